@@ -1,0 +1,1 @@
+"""Shipped training configurations: `ctx-jax train NAME` finds them here."""

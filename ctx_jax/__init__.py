@@ -1,0 +1,1 @@
+"""Contextual word embeddings in JAX: train them, load them, mix their layers."""

@@ -1,0 +1,1 @@
+"""Parameters on disk: our runs, and other people's files both ways."""

@@ -1,0 +1,1 @@
+"""Corpora to examples to fixed-shape batches: deterministic and resumable."""

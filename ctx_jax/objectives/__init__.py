@@ -1,0 +1,1 @@
+"""Hidden states and targets to sums of losses."""

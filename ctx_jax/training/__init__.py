@@ -1,0 +1,1 @@
+"""State, step, devices and loop of a training run."""
