@@ -1,0 +1,59 @@
+"""Where a run's text comes from and how it becomes batches: one frozen dataclass, whose comments are the flags' help."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The data of a run, from file names to the shape of a batch."""
+
+    train: str = "python-docs"
+    """Training text: `python-docs` (the interpreter's own documentation), files or globs separated by commas
+    (plain, .gz or .xz), or `tfds:NAME[/CONFIG][:SPLIT]`."""
+
+    valid: str = ""
+    """Validation text, written like `train`. Empty: the corpus' own validation split; text files have none, so that
+    without it there is no evaluation during training."""
+
+    rule: Literal["whitespace", "prose"] = "whitespace"
+    """How a sentence becomes words: `whitespace` for text that is already tokenized, `prose` for raw English
+    (punctuation is cut off). `python-docs` is always `prose`."""
+
+    sentences: Literal["line", "split"] = "line"
+    """`line`: each line is one sentence. `split`: each line is prose, to be split into sentences."""
+
+    cache: str = ""
+    """Folder of the indexed text, which several runs may share. Empty: `cache` in the run directory."""
+
+    errors: Literal["strict", "replace"] = "strict"
+    """Bytes that are not UTF-8 and NUL characters: `strict` stops and names file, line and offset; `replace` puts
+    U+FFFD in their place and goes on."""
+
+    vocabulary: str = ""
+    """A vocabulary file as bilm-tf writes it, one word a line, most frequent first. Empty: built from `train`."""
+
+    vocabulary_size: int = 0
+    """The most words a built vocabulary may hold, `<S>`, `</S>` and `<UNK>` included. 0: no limit."""
+
+    minimum_count: int = 1
+    """A word seen less often than this is `<UNK>` as a target."""
+
+    lanes: int = 32
+    """Rows of a batch (B), over all devices. Each is a stream of sentences of its own."""
+
+    window: int = 20
+    """Steps of a batch (T): gradients stop at the ends of a window, the LSTM's state goes on."""
+
+    directions: Literal["shared", "separate"] = "shared"
+    """`shared`: both directions of a batch read the same sentences. `separate`: the original's two shuffles."""
+
+    assignment: Literal["lanes", "shared"] = "lanes"
+    """`lanes`: sentences are dealt to lanes beforehand, so that a host reads only its own. `shared`: the original's
+    generator, where a lane whose sentence ends takes the next one."""
+
+    shuffle: bool = True
+    """A new order of sentences in every epoch; without it the order of the file."""
+
+    prefetch: int = 2
+    """Batches made ready ahead of the one being trained on."""
