@@ -1,0 +1,94 @@
+"""Settings of every test: strict jax on 8 simulated CPU devices, and the fixtures the tests share.
+
+Nothing here may import `ctx_jax` or jax before the environment is set: jax reads it once.
+"""
+
+import inspect
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+# By configuration and not by XLA_FLAGS, so that a test's subprocesses start with one device and choose for themselves.
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).resolve().parents[1]
+REQUIRE_PARITY = os.environ.get("CTX_JAX_REQUIRE_PARITY") == "1"
+PARITY_IMPORT = re.compile(r"""importorskip\(\s*["'](torch|transformers|sentencepiece|sentence_transformers)\b""")
+MISSING_PARITY = re.compile(r"could not import '(torch|transformers|sentencepiece|sentence_transformers)\b")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference fixtures and data sets that lies beside the project, where there is one."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"needs the reference fixtures and data of {folder}, which is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Numbers of the original systems that travel with the project; each folder says where they come from."""
+    return ROOT / "tests" / "golden"
+
+
+def _source(thing: object) -> str:
+    try:
+        return inspect.getsource(thing)  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return ""
+
+
+def _compares(item: pytest.Item) -> bool:
+    """Whether a test compares with torch or transformers: it, a fixture of it, or its module's head asks for them."""
+    if not isinstance(item, pytest.Function):
+        return False
+    module: ModuleType = item.module
+    head = [line for line in _source(module).splitlines() if not line.startswith(" ")]
+    fixtures = [
+        definition.func
+        for definitions in item._fixtureinfo.name2fixturedefs.values()
+        for definition in definitions
+        if definition.baseid != ""
+    ]
+    return any(
+        PARITY_IMPORT.search(text) for text in ("\n".join(head), _source(item.function), *map(_source, fixtures))
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need the `[parity]` extra, so that `pytest -m parity` runs them and nothing else."""
+    for item in items:
+        if _compares(item):
+            item.add_marker(pytest.mark.parity)
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if REQUIRE_PARITY and report.skipped and MISSING_PARITY.search(str(report.longrepr)):
+        report.outcome = "failed"
+        report.longrepr = f"CTX_JAX_REQUIRE_PARITY=1 lets no comparison skip: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Under CTX_JAX_REQUIRE_PARITY=1 a missing reference is a failure, not a skip."""
+    report: pytest.TestReport = yield
+    _refuse_skip(report)
+    return report  # type: ignore[return-value]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    """The same for a module that skips as a whole."""
+    report: pytest.CollectReport = yield
+    _refuse_skip(report)
+    return report  # type: ignore[return-value]

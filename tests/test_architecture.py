@@ -1,0 +1,160 @@
+"""The house holds: imports run downward by the table of docs/architecture.md, files and the import stay small."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "ctx_jax"
+FILES = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "configs").glob("*.py"))
+REFERENCES = {"torch", "transformers", "tensorflow", "allennlp", "sentence_transformers"}
+FILE_LINES, FUNCTION_LINES = 350, 60
+
+
+def _table() -> dict[str, tuple[int, set[str]]]:
+    """room -> (floor, further rooms it may import), read from the table of docs/architecture.md."""
+    rooms: dict[str, tuple[int, set[str]]] = {}
+    for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
+        if not re.match(r"\| \d \|", line):
+            continue
+        floor, names, *_, also = (cell.strip() for cell in line.strip().strip("|").split("|"))
+        inside = re.findall(r"`([^`]+)`", names)
+        further = {_room_of_path(name) for name in re.findall(r"`([^`]+)`", also)}
+        for name in inside:
+            rooms[_room_of_path(name)] = (int(floor), further - {_room_of_path(name)})
+    return rooms
+
+
+def _room_of_path(name: str) -> str:
+    """`ctx_jax/commands/` -> commands, `cli.py` -> cli."""
+    return Path(name.removeprefix("ctx_jax/")).with_suffix("").name
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import of a file, wherever it stands; `from a import b` gives a.b."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import hides its room"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def _room(path: Path) -> str:
+    """The room a file belongs to; `package` for ctx_jax/__init__.py, which names what a user meets."""
+    if path.parent == ROOT / "configs":
+        return "configs"
+    inside = path.relative_to(PACKAGE)
+    if inside.name == "__init__.py" and len(inside.parts) == 1:
+        return "package"
+    return inside.with_suffix("").parts[0]
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_table_names_every_room() -> None:
+    rooms = {_room(path) for path in FILES} - {"package", "configs"}
+    assert len(_table()) >= 10
+    assert rooms <= set(_table()), f"rooms without a row in docs/architecture.md: {sorted(rooms - set(_table()))}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_imports_run_downward(path: Path) -> None:
+    table, room = _table(), _room(path)
+    # Configs stand above training, whose TrainConfig they state; the package's own file re-exports any room.
+    table |= {"package": (6, set()), "configs": (6, set())}
+    table["commands"][1].add("configs")
+    floor, further = table[room]
+    wrong = []
+    for line, name in _imports(path):
+        parts = name.split(".")
+        if parts[0] != "ctx_jax" or len(parts) < 2 or parts[1] in {room, "__version__"}:
+            continue
+        if parts[1] not in table:
+            wrong.append(f"{_name(path)}:{line} imports {name}: no such room in the table")
+        elif parts[1] not in further and table[parts[1]][0] >= floor:
+            wrong.append(f"{_name(path)}:{line} imports {name}: {room} is on floor {floor}, {parts[1]} not below it")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_no_reference_is_imported_at_run_time(path: Path) -> None:
+    wrong = [f"{_name(path)}:{line} {name}" for line, name in _imports(path) if name.split(".")[0] in REFERENCES]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_text_does_not_import_jax() -> None:
+    above = {"jax", "jaxlib", "flax", "optax", "orbax"}
+    wrong = [
+        f"{_name(path)}:{line} {name}"
+        for path in FILES
+        if _room(path) == "text"
+        for line, name in _imports(path)
+        if name.split(".")[0] in above
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_device_code_lives_in_one_file() -> None:
+    words = {"pmap", "shard_map", "Mesh", "make_mesh", "NamedSharding", "PositionalSharding"}
+    wrong = []
+    for path in FILES:
+        if path == PACKAGE / "training" / "devices.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = {
+                ast.Name: lambda n: [n.id],
+                ast.Attribute: lambda n: [n.attr],
+                ast.ImportFrom: lambda n: [alias.name for alias in n.names],
+            }.get(type(node), lambda n: [])(node)
+            wrong += [f"{_name(path)}:{node.lineno} {name}" for name in names if name in words]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "path", [*FILES, *sorted((ROOT / "tests").glob("*.py")), *sorted(ROOT.glob("*.py"))], ids=_name
+)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= FILE_LINES, f"{_name(path)} is over {FILE_LINES} lines: split it"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= FUNCTION_LINES, f"{_name(path)}:{node.lineno} {node.name} has {lines} lines: split it"
+
+
+def test_every_module_says_what_it_is_and_none_is_a_drawer() -> None:
+    for path in FILES:
+        assert not re.search(r"util|helper|misc|common", path.stem), f"{_name(path)}: name what it owns"
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{_name(path)} has no docstring"
+
+
+def test_nothing_is_imported_by_string_and_nothing_unpickled() -> None:
+    for path in FILES:
+        for line, name in _imports(path):
+            assert name.split(".")[0] not in {"pickle", "dill", "cloudpickle", "marshal"}, (
+                f"{_name(path)}:{line} {name}"
+            )
+            # A config is a file the user names: that one loader is the exception.
+            assert not name.startswith("importlib.import_module"), f"{_name(path)}:{line} {name}"
+
+
+def test_train_py_stays_short() -> None:
+    path = ROOT / "train.py"
+    assert path.is_file(), "train.py is the main job's command"
+    assert len(path.read_text().splitlines()) < 80
+
+
+def test_the_import_is_light() -> None:
+    heavy = [*sorted(REFERENCES), "tensorflow_datasets", "grain", "orbax", "tyro", "sentencepiece", "tensorboardX"]
+    code = f"import sys, ctx_jax; print([name for name in {heavy!r} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == "[]"
