@@ -22,8 +22,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRE_PARITY = os.environ.get("CTX_JAX_REQUIRE_PARITY") == "1"
-PARITY_IMPORT = re.compile(r"""importorskip\(\s*["'](torch|transformers|sentencepiece|sentence_transformers)\b""")
-MISSING_PARITY = re.compile(r"could not import '(torch|transformers|sentencepiece|sentence_transformers)\b")
+REFERENCES = "(torch|transformers|sentencepiece|sentence_transformers)"
+PARITY_IMPORT = re.compile(rf"""importorskip\(\s*["']{REFERENCES}\b""")
+MISSING_PARITY = re.compile(rf"(could not import|module) '{REFERENCES}\b")
 
 
 @pytest.fixture(scope="session")
