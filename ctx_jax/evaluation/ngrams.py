@@ -1,0 +1,172 @@
+"""Count-based baselines on the model's own vocabulary: what a language model has to beat.
+
+Letters: V vocabulary, N tokens (targets).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_TOKENS = 5_000_000  # bounds memory: about 100 bytes a token while fitting, some 500 MB at the cap
+HELD_OUT = 10  # every tenth training sentence fits the interpolation weights
+BUCKETS = 16  # weights depend on floor(log2(count of the history)) + 1; 0 is a history never seen
+EM_STEPS = 30
+
+
+@dataclass(frozen=True)
+class Ngram:
+    """An interpolated n-gram model; `keys[k]`, `counts[k]` describe the (k+1)-grams, sorted by key."""
+
+    size: int
+    begin: int
+    end: int
+    keys: tuple[np.ndarray, ...]
+    counts: tuple[np.ndarray, ...]
+    history_keys: tuple[np.ndarray, ...]
+    history_counts: tuple[np.ndarray, ...]
+    weights: np.ndarray  # [order, BUCKETS], share of the maximum-likelihood estimate at each order
+
+    @property
+    def order(self) -> int:
+        """1 for a unigram model, 3 for a trigram model."""
+        return len(self.keys)
+
+    def probabilities(self, grams: np.ndarray) -> np.ndarray:
+        """p(last word | the words before it) of each row of `grams`, int [N, order] -> float64 [N].
+
+        Summed over the last word it is 1 for every history, seen or not.
+        """
+        estimates, buckets = _estimates(self, grams)
+        shares = np.take_along_axis(self.weights, buckets, axis=1)
+        result = np.full(len(grams), 1.0 / self.size)
+        for estimate, share in zip(estimates, shares, strict=True):
+            result = share * estimate + (1.0 - share) * result
+        return result
+
+    def perplexity(self, sentences: Iterable[Sequence[int]]) -> float:
+        """exp of the mean nats a target in the forward direction; every word, <UNK> and </S> count."""
+        nats, tokens = 0.0, 0
+        for grams in _chunks(sentences, self.order, self.begin, self.end):
+            nats -= float(np.log(self.probabilities(grams)).sum())
+            tokens += len(grams)
+        if not tokens:
+            raise ValueError("the perplexity of an n-gram model needs at least one sentence, none came")
+        return math.exp(nats / tokens)
+
+
+def fit_ngram(
+    sentences: Iterable[Sequence[int]],
+    size: int,
+    *,
+    begin: int,
+    end: int,
+    order: int = 3,
+    max_tokens: int = MAX_TOKENS,
+) -> Ngram:
+    """Jelinek-Mercer interpolation, p_k = a ML_k + (1 - a) p_(k-1) down to the uniform 1 / V.
+
+    `sentences` are vocabulary ids without markers; `begin` and `end` the ids of <S> and </S>; `size` is V.
+    The weights `a`, one per order and per power of two of the history's count, are fitted by expectation
+    maximisation on every tenth sentence with counts from the others; the counts of the model returned are those of
+    all sentences. Sentences after the first `max_tokens` targets are not read, which bounds memory.
+    Source: Jelinek and Mercer 1980; buckets as in Chen and Goodman 1999, section 2.3.
+    """
+    if not 1 <= order <= 3:
+        raise ValueError(f"an n-gram model here has order 1, 2 or 3, got {order}")
+    if size**order >= 2**63:
+        raise ValueError(f"the keys of {order}-grams over {size} words do not fit 64 bits: lower the vocabulary")
+    fitting: list[np.ndarray] = []
+    held_out: list[np.ndarray] = []
+    tokens = 0
+    for index, sentence in enumerate(sentences):
+        (held_out if index % HELD_OUT == HELD_OUT - 1 else fitting).append(_grams(sentence, order, begin, end))
+        tokens += len(sentence) + 1
+        if tokens >= max_tokens:
+            break
+    if not held_out:
+        raise ValueError(
+            f"an n-gram model needs at least {HELD_OUT} training sentences (every {HELD_OUT}th fits its weights), "
+            f"got {len(fitting)}"
+        )
+    rest, kept = np.concatenate(fitting), np.concatenate(held_out)
+    weights = _fit_weights(_count(rest, size, begin, end, np.zeros((order, BUCKETS))), kept)
+    return _count(np.concatenate([rest, kept]), size, begin, end, weights)
+
+
+def _grams(sentence: Sequence[int], order: int, begin: int, end: int) -> np.ndarray:
+    padded = np.asarray([begin] * (order - 1) + list(sentence) + [end], np.int64)
+    return np.lib.stride_tricks.sliding_window_view(padded, order)
+
+
+def _chunks(sentences: Iterable[Sequence[int]], order: int, begin: int, end: int) -> Iterable[np.ndarray]:
+    waiting: list[np.ndarray] = []
+    for sentence in sentences:
+        waiting.append(_grams(sentence, order, begin, end))
+        if len(waiting) == 10_000:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+def _key(grams: np.ndarray, size: int) -> np.ndarray:
+    key = np.zeros(len(grams), np.int64)
+    for column in grams.T:
+        key = key * size + column
+    return key
+
+
+def _count(grams: np.ndarray, size: int, begin: int, end: int, weights: np.ndarray) -> Ngram:
+    order = grams.shape[1]
+    tails = [grams[:, order - 1 - k :] for k in range(order)]
+    whole = [np.unique(_key(tail, size), return_counts=True) for tail in tails]
+    before = [np.unique(_key(tail[:, :-1], size), return_counts=True) for tail in tails]
+    return Ngram(
+        size, begin, end,
+        tuple(k for k, _ in whole), tuple(c for _, c in whole),
+        tuple(k for k, _ in before), tuple(c for _, c in before),
+        weights,
+    )  # fmt: skip
+
+
+def _look_up(keys: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[place] == wanted, counts[place], 0)
+
+
+def _estimates(model: Ngram, grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Maximum-likelihood estimates [order, N] and the bucket of each history [order, N]."""
+    if grams.ndim != 2 or grams.shape[1] != model.order:
+        raise ValueError(f"a model of order {model.order} needs grams [N, {model.order}], got {grams.shape}")
+    estimates, buckets = [], []
+    for k in range(model.order):
+        tail = grams[:, model.order - 1 - k :]
+        count = _look_up(model.keys[k], model.counts[k], _key(tail, model.size))
+        total = _look_up(model.history_keys[k], model.history_counts[k], _key(tail[:, :-1], model.size))
+        estimates.append(count / np.maximum(total, 1))
+        exponent = np.frexp(total.astype(np.float64))[1]  # 0 for 0, else floor(log2) + 1
+        buckets.append(np.minimum(exponent, BUCKETS - 1))
+    return np.stack(estimates), np.stack(buckets)
+
+
+def _fit_weights(model: Ngram, held_out: np.ndarray) -> np.ndarray:
+    """Expectation maximisation of the share each order takes, jointly over orders; unseen histories get 0."""
+    estimates, buckets = _estimates(model, held_out)
+    weights = np.full((model.order, BUCKETS), 0.5)
+    weights[:, 0] = 0.0
+    for _ in range(EM_STEPS):
+        shares = np.take_along_axis(weights, buckets, axis=1)
+        lower = [np.full(len(held_out), 1.0 / model.size)]
+        for estimate, share in zip(estimates, shares, strict=True):
+            lower.append(share * estimate + (1.0 - share) * lower[-1])
+        reach = np.ones(len(held_out))  # probability that the draw came down to this order
+        for k in reversed(range(model.order)):
+            taken = reach * shares[k] * estimates[k] / lower[k + 1]
+            used = np.bincount(buckets[k], weights=taken, minlength=BUCKETS)
+            seen = np.bincount(buckets[k], weights=reach, minlength=BUCKETS)
+            # A bucket the held-out part never shows takes one imaginary draw at a half, others barely feel it.
+            weights[k, 1:] = (used[1:] + 0.5) / (seen[1:] + 1.0)
+            reach = reach - taken
+    return weights
