@@ -1,0 +1,99 @@
+"""Scalar mixes of layers (Peters et al. 2018, equation 1).
+
+Letters: L layers, B sentences, T words, D width.
+"""
+
+from typing import Literal, TypedDict
+
+import jax
+import jax.numpy as jnp
+
+LayerNorm = Literal["bilm_tf", "allennlp"]
+
+
+class Mixing(TypedDict):
+    """What a task trains: one weight a layer, before the softmax, and one scale."""
+
+    weights: jax.Array  # [L]
+    gamma: jax.Array  # []
+
+
+def init_mix(count: int) -> Mixing:
+    """The mix to start from: the plain mean of `count` layers.
+
+    >>> init_mix(3)
+    {'weights': Array([0., 0., 0.], dtype=float32), 'gamma': Array(1., dtype=float32)}
+    """
+    if count < 1:
+        raise ValueError(f"a mix needs at least one layer, got count={count}: give len(layers.values)")
+    return {"weights": jnp.zeros(count, jnp.float32), "gamma": jnp.ones((), jnp.float32)}
+
+
+def mix(
+    values: jax.Array,
+    mixing: Mixing,
+    *,
+    mask: jax.Array | None = None,
+    layer_norm: LayerNorm | None = None,
+) -> jax.Array:
+    """gamma * sum over layers k of softmax(weights)_k * values_k.
+
+    values [L, B, T, D], mixing as `init_mix(L)` gives it, mask [B, T] -> [B, T, D], float32.
+    With a mask, places where it is False come back as 0.
+
+    `layer_norm` normalises every layer first by one mean and one variance, taken over all real elements of the
+    whole batch, without a learned scale; it needs the mask. "bilm_tf" adds 1e-12 to the variance, "allennlp" 1e-13,
+    as those two programs do. They also differ in what they count: bilm-tf the words, AllenNLP the words and both
+    sentence markers. The statistics here are those of `values` under `mask`; `embed` gives words without markers, so
+    "bilm_tf" is met exactly and "allennlp" up to the markers' share in the statistics (two tokens a sentence).
+
+    Two special cases need no mix: the top layer alone is `values[-1]`, the plain mean `jnp.mean(values, axis=0)`,
+    which is also what `mix` gives with `init_mix`.
+    """
+    values = jnp.asarray(values, jnp.float32)
+    weights = jnp.asarray(mixing["weights"], jnp.float32)
+    gamma = jnp.asarray(mixing["gamma"], jnp.float32)
+    _check(values, weights, gamma, mask)
+    if layer_norm is not None:
+        if mask is None:
+            raise ValueError(f"layer_norm={layer_norm!r} takes statistics over real words: give mask=layers.mask")
+        match layer_norm:
+            case "bilm_tf":
+                values = _normalise(values, mask, 1e-12)
+            case "allennlp":
+                values = _normalise(values, mask, 1e-13)
+            case _:
+                raise ValueError(f'layer_norm must be None, "bilm_tf" or "allennlp", got {layer_norm!r}')
+    mixed = jnp.einsum("l,lbtd->btd", jax.nn.softmax(weights), values, precision=jax.lax.Precision.HIGHEST)
+    mixed = gamma * mixed
+    return mixed if mask is None else jnp.where(mask[..., None], mixed, 0.0)  # [B, T, D]
+
+
+def mix_penalty(mixing: Mixing, scale: float = 1e-3) -> jax.Array:
+    """scale * sum of squared weights: pulls a mix towards the plain mean (section 3.4; bilm-tf's `l2_coef`)."""
+    return scale * jnp.sum(jnp.square(jnp.asarray(mixing["weights"], jnp.float32)))
+
+
+def _normalise(values: jax.Array, mask: jax.Array, epsilon: float) -> jax.Array:
+    """(values - mean) / sqrt(variance + epsilon), one mean and variance a layer; no real element: unchanged zeros."""
+    real = jnp.asarray(mask, jnp.bool_)[None, :, :, None]  # [1, B, T, 1]
+    count = jnp.maximum(jnp.sum(real), 1).astype(jnp.float32) * values.shape[-1]
+    axes = (1, 2, 3)
+    mean = jnp.sum(jnp.where(real, values, 0.0), axes, keepdims=True) / count
+    centred = jnp.where(real, values - mean, 0.0)
+    variance = jnp.sum(jnp.square(centred), axes, keepdims=True) / count
+    return centred * jax.lax.rsqrt(variance + epsilon)
+
+
+def _check(values: jax.Array, weights: jax.Array, gamma: jax.Array, mask: jax.Array | None) -> None:
+    if values.ndim != 4:
+        raise ValueError(f"mix needs values [L, B, T, D], got shape {values.shape}: give layers.values")
+    if weights.shape != values.shape[:1]:
+        raise ValueError(
+            f"{values.shape[0]} layers need mixing weights of shape {values.shape[:1]}, got {weights.shape}: "
+            f"use init_mix({values.shape[0]})"
+        )
+    if gamma.shape != ():
+        raise ValueError(f"the mix's gamma is one number, got shape {gamma.shape}")
+    if mask is not None and mask.shape != values.shape[1:3]:
+        raise ValueError(f"mask must be [B, T] = {values.shape[1:3]}, got {mask.shape}: give layers.mask")
