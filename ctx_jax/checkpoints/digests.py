@@ -1,0 +1,133 @@
+"""SHA-256 of the files of a checkpoint step, kept beside it: what makes a step complete, and damage nameable.
+
+```
+checkpoints/
+  40/                   the step's files
+  40.sha256.json        process 0's digests, written last: {"processes": 2, "files": {"state/d/ab": {...}}}
+  40.sha256.1.json      process 1's
+```
+Orbax gives each process a folder of its own, `ocdbt.process_<i>`; everything else is process 0's.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+PROCESS_FOLDER = re.compile(r"ocdbt\.process_(\d+)$")
+
+
+class DamagedFile(ValueError):
+    """A file of a step is missing, shorter than it was, or holds other bytes than were written."""
+
+
+def path_of(step_folder: Path, process: int = 0) -> Path:
+    """`<step>.sha256.json` for process 0, `<step>.sha256.<process>.json` for the others."""
+    return step_folder.with_name(step_folder.name + (f".sha256.{process}.json" if process else ".sha256.json"))
+
+
+def all_paths(step_folder: Path) -> list[Path]:
+    """The digest files there are for a step, process 0's first."""
+    others = sorted(step_folder.parent.glob(f"{step_folder.name}.sha256.*.json"))
+    return [path for path in (path_of(step_folder), *others) if path.is_file()]
+
+
+def files_of(step_folder: Path, process: int = 0, processes: int = 1) -> list[Path]:
+    """The files of a step that `process` of `processes` wrote, sorted."""
+
+    def owner(path: Path) -> int:
+        found = [int(match[1]) for part in path.relative_to(step_folder).parts if (match := PROCESS_FOLDER.match(part))]
+        return found[0] if found else 0
+
+    files = sorted(path for path in step_folder.rglob("*") if path.is_file())
+    return files if processes == 1 else [path for path in files if owner(path) == process]
+
+
+def _digest(path: Path, *, durable: bool = False) -> str:
+    with path.open("rb") as file:
+        if durable:  # the digest must not outlive the bytes it speaks for when the power fails
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside `path`, force to disk, rename: whoever looks sees the old file or all of the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write(step_folder: Path, files: Iterable[Path] | None = None, *, process: int = 0, processes: int = 1) -> Path:
+    """Hash the files of a step that this process wrote, and write its digest file; returns that file's path.
+
+    `files`: the files to hash; by default those `files_of` gives. Process 0 must come after all others,
+    since its file is what declares the step complete.
+    """
+    chosen = files_of(step_folder, process, processes) if files is None else sorted(files)
+    entries = {
+        path.relative_to(step_folder).as_posix(): {
+            "size": path.stat().st_size,
+            "sha256": _digest(path, durable=True),
+        }
+        for path in chosen
+    }
+    target = path_of(step_folder, process)
+    write_atomically(target, json.dumps({"processes": processes, "files": entries}, indent=1) + "\n")
+    return target
+
+
+def _read(path: Path) -> tuple[int, dict[str, tuple[int, str]]]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        files = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in data["files"].items()}
+        return int(data["processes"]), files
+    except FileNotFoundError:
+        raise DamagedFile(f"{path}: missing; without it the step is incomplete") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedFile(f"{path}: is not the digest file that was written ({error})") from error
+
+
+def is_complete(step_folder: Path) -> bool:
+    """True if the step and every process's digest file are there; says nothing about their contents.
+
+    A digest file that cannot be read counts as there: the step was complete once, and `verify` names the damage.
+    """
+    if not step_folder.is_dir() or not path_of(step_folder).is_file():
+        return False
+    try:
+        processes, _ = _read(path_of(step_folder))
+    except DamagedFile:
+        return path_of(step_folder).is_file()
+    return all(path_of(step_folder, process).is_file() for process in range(1, processes))
+
+
+def verify(step_folder: Path) -> None:
+    """Compare a step's files with its digests; `DamagedFile` names the first one missing, truncated or changed."""
+    processes, files = _read(path_of(step_folder))
+    for process in range(1, processes):
+        files |= _read(path_of(step_folder, process))[1]
+    for name, (size, digest) in files.items():
+        path = step_folder / name
+        if not path.is_file():
+            raise DamagedFile(f"{path}: missing; it had {size} bytes")
+        found = path.stat().st_size
+        if found != size:
+            raise DamagedFile(f"{path}: {'truncated' if found < size else 'grown'}, from {size} to {found} bytes")
+        if _digest(path) != digest:
+            raise DamagedFile(f"{path}: changed; its SHA-256 is not the one noted when it was written")
+
+
+def remove(step_folder: Path) -> None:
+    """Remove a step's digest files, process 0's first, so that the step is incomplete from the first moment."""
+    for path in all_paths(step_folder):
+        path.unlink(missing_ok=True)

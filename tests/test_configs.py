@@ -1,0 +1,119 @@
+"""Config dataclasses survive JSON, and whatever does not fit is refused by name."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from ctx_jax.checkpoints import configs
+from ctx_jax.models.bilm import BiLM
+
+
+@dataclass(frozen=True)
+class Words:
+    width: int = 4
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    rate: float = 0.1
+    kind: Literal["adagrad", "adamw"] = "adagrad"
+    decay: float | None = None
+    warmup: int | float = 5
+
+
+@dataclass(frozen=True)
+class Run:
+    model: BiLM | Words = field(default_factory=Words)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    files: tuple[str, ...] = ("a.txt",)
+    folder: Path | None = None
+    weights: dict[str, float] = field(default_factory=dict)
+    stages: tuple[Optimizer, ...] = ()
+    pair: tuple[int, float] = (1, 2.0)
+    steps: int = 10
+    verbose: bool = False
+
+
+RUNS = [
+    Run(),
+    Run(model=BiLM(filters=((1, 4), (2, 8)), cell_clip=None)),
+    Run(folder=Path("runs/a"), weights={"forward": 0.5}, stages=(Optimizer(), Optimizer(decay=0.5))),
+    Run(optimizer=Optimizer(warmup=0.5)),
+]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_what_was_stored_reads_back_equal_and_hashable_where_it_was(run: Run) -> None:
+    back = configs.from_json([Run], json.loads(json.dumps(configs.to_json(run))))
+    assert back == run
+    assert type(back.model) is type(run.model)
+    assert hash(back.model) == hash(run.model)
+    assert configs.differences(run, back) == []
+
+
+def test_an_integer_in_a_float_field_becomes_a_float_and_stays_one_in_a_union() -> None:
+    back = configs.from_json([Run], configs.to_json(Run(optimizer=Optimizer(rate=1, warmup=7))))
+    assert isinstance(back.optimizer.rate, float)
+    assert isinstance(back.optimizer.warmup, int)
+
+
+def change(path: str, value: Any) -> dict[str, Any]:
+    data = configs.to_json(Run())
+    *parents, last = path.split(".")
+    place = data
+    for parent in parents:
+        place = place[parent]
+    if value is KeyError:
+        del place[last]
+    else:
+        place[last] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("optimizer.rtae", 0.1, ["config.optimizer.rtae", "Optimizer", "'rate'"]),
+        ("optimizer.rate", KeyError, ["config.optimizer.rate", "missing"]),
+        ("optimizer.rate", "fast", ["config.optimizer.rate", "float", "'fast'"]),
+        ("optimizer.decay", "x", ["config.optimizer.decay", "float", "'x'"]),
+        ("optimizer.kind", "adagard", ["config.optimizer.kind", "'adagrad'", "did you mean"]),
+        ("steps", True, ["config.steps", "int", "True"]),
+        ("steps", 1.5, ["config.steps", "int", "1.5"]),
+        ("verbose", 1, ["config.verbose", "bool"]),
+        ("files", ["a", 3], ["config.files.1", "str", "3"]),
+        ("files", "a.txt", ["config.files", "list"]),
+        ("pair", [1], ["config.pair", "2 values"]),
+        ("model", {"type": "Word", "width": 3}, ["config.model.type", "BiLM or Words", "did you mean 'Words'"]),
+        ("model", None, ["config.model"]),
+        ("model", {"width": 3}, ["config.model", "type"]),
+        ("type", "Runs", ["config.type", "Run"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(path: str, value: Any, said: list[str]) -> None:
+    with pytest.raises(ValueError) as error:
+        configs.from_json([Run], change(path, value))
+    for words in said:
+        assert words in str(error.value)
+
+
+def test_a_value_without_a_json_form_is_refused_when_stored() -> None:
+    with pytest.raises(TypeError, match="weights"):
+        configs.to_json(Run(weights={"a": object()}))  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="dataclass"):
+        configs.to_json({"a": 1})
+
+
+def test_differences_name_the_field_and_both_values() -> None:
+    old = Run(stages=(Optimizer(), Optimizer()))
+    new = replace(old, steps=20, optimizer=Optimizer(rate=0.2), stages=(Optimizer(), Optimizer(decay=1.0)), files=())
+    assert configs.differences(old, new) == [
+        ("optimizer.rate", 0.1, 0.2),
+        ("files", ("a.txt",), ()),
+        ("stages.1.decay", None, 1.0),
+        ("steps", 10, 20),
+    ]
+    assert configs.differences(old, replace(old, model=BiLM())) == [("model.type", "Words", "BiLM")]
