@@ -1,0 +1,97 @@
+"""Sides of one comparison, run in turns in one process, and what machine they ran on."""
+
+import os
+import platform
+import re
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+# Dense peaks in FLOP/s by a part of the GPU's name: (bfloat16, float32 without TF32). NVIDIA's data sheets.
+PEAKS = {"H200": (989e12, 67e12), "H100": (989e12, 67e12), "A100": (312e12, 19.5e12)}
+
+
+@dataclass
+class Side:
+    """One contender: `call` does one batch and waits for its result."""
+
+    call: Callable[[], object]
+    tokens: int  # real tokens of one call
+    flops: float = 0.0  # of one call, as the network is defined: shortcuts do not lower it
+    seconds: list[float] = field(default_factory=list)  # per call, one entry a round
+
+    @property
+    def rate(self) -> float:
+        """Real tokens per second, the median over the rounds."""
+        return self.tokens / statistics.median(self.seconds)
+
+
+def alternate(sides: Mapping[str, Side], rounds: int, least: float) -> None:
+    """Fill `seconds` of every side: in each round every side runs for at least `least` seconds and three calls.
+
+    The first round's warm-up compiles; before each later measurement one call goes untimed, so that threads of the
+    other framework that still spin and caches that hold the other's weights cost no side.
+    """
+    for _ in range(rounds):
+        for side in sides.values():
+            side.call()
+            start, calls = time.perf_counter(), 0
+            while calls < 3 or time.perf_counter() - start < least:
+                side.call()
+                calls += 1
+            side.seconds.append((time.perf_counter() - start) / calls)
+
+
+def report(title: str, sides: Mapping[str, Side], against: tuple[str, ...], peaks: Mapping[str, float]) -> list[str]:
+    """A Markdown table: tokens/s of each side, spread, its ratio to each of `against` (median of the rounds' ratios)."""
+    present = [name for name in against if name in sides]
+    heads = ["side", "tokens/s", "spread", "GFLOP/s", "share of peak", *(f"x {name}" for name in present)]
+    lines = ["", f"### {title}", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for name, side in sides.items():
+        spread = (max(side.seconds) - min(side.seconds)) / statistics.median(side.seconds)
+        work = side.flops / side.tokens * side.rate
+        peak = peaks.get("bfloat16" if "bf16" in name else "float32")
+        cells = [name, f"{side.rate:,.0f}", f"{spread:.0%}", f"{work / 1e9:,.0f}" if work else "-"]
+        cells.append(f"{work / peak:.1%}" if work and peak else "-")
+        for other in present:
+            ratios = [theirs / ours for ours, theirs in zip(side.seconds, sides[other].seconds, strict=True)]
+            cells.append(f"{statistics.median(ratios) * side.tokens / sides[other].tokens:.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def machine(gpu: bool) -> str:
+    """Name, cores and the instructions that decide a CPU's speed in bf16; the GPU's name and driver."""
+    if gpu:
+        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    information = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    name = re.search(r"model name\s*:\s*(.*)", information)
+    flags = sorted(set(re.findall(r"\b(avx2|avx512f|avx512_bf16|amx_bf16)\b", information)))
+    return f"{name[1] if name else platform.processor()}, {os.cpu_count()} cores, {' '.join(flags) or 'flags unknown'}"
+
+
+def peaks(gpu: bool) -> dict[str, float]:
+    """FLOP/s by operand type: of the data sheet on a GPU we know, else those of a 2048-wide product measured now."""
+    if gpu:
+        name = machine(gpu)
+        known = [peak for part, peak in PEAKS.items() if part in name]
+        return dict(zip(("bfloat16", "float32"), known[0], strict=True)) if known else {}
+    found = {}
+    for dtype in (jnp.bfloat16, jnp.float32):
+        matrix = jnp.ones((2048, 2048), dtype)
+        product = jax.jit(lambda a: jnp.dot(a, a, preferred_element_type=jnp.float32))
+        product(matrix).block_until_ready()
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            product(matrix).block_until_ready()
+            times.append(time.perf_counter() - start)
+        found[jnp.dtype(dtype).name] = 2 * 2048**3 / min(times)
+    return found
