@@ -5,7 +5,6 @@ Letters: C characters, N CNN filters in all, P projection, D LSTM cell, V vocabu
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -50,24 +49,24 @@ def model_from_options(options: Mapping[str, Any]) -> BiLM:
     vocabulary = int(options.get("n_tokens_vocab", 0))
     sampled = vocabulary > 0 and bool(options.get("sample_softmax", True))
     if sampled and "n_negative_samples_batch" not in options:
-        raise ValueError("options: a sampled softmax needs n_negative_samples_batch; set it, or sample_softmax to false")
-    model = BiLM(
-        vocabulary=vocabulary,
-        dim=int(lstm["dim"]),
-        projection=int(lstm["projection_dim"]),
-        layers=int(lstm["n_layers"]),
-        cell_clip=_clip(lstm.get("cell_clip")),
-        projection_clip=_clip(lstm.get("proj_clip")),
-        residual=bool(lstm.get("use_skip_connections", False)),
-        dropout=float(options.get("dropout", 0.0)),
-        tied_softmax=bool(options.get("share_embedding_softmax", False)),
-        negatives=int(options["n_negative_samples_batch"]) if sampled else 0,
-    )
+        raise ValueError("options: sampled softmax needs n_negative_samples_batch; set it, or sample_softmax to false")
+    fields: dict[str, Any] = {
+        "vocabulary": vocabulary,
+        "dim": int(lstm["dim"]),
+        "projection": int(lstm["projection_dim"]),
+        "layers": int(lstm["n_layers"]),
+        "cell_clip": _clip(lstm.get("cell_clip")),
+        "projection_clip": _clip(lstm.get("proj_clip")),
+        "residual": bool(lstm.get("use_skip_connections", False)),
+        "dropout": float(options.get("dropout", 0.0)),
+        "tied_softmax": bool(options.get("share_embedding_softmax", False)),
+        "negatives": int(options["n_negative_samples_batch"]) if sampled else 0,
+    }
     if "char_cnn" in options:
-        return _with_characters(model, options["char_cnn"])
+        return BiLM(inputs="characters", **fields, **_character_fields(options["char_cnn"]))
     if not vocabulary:
         raise ValueError("options: without char_cnn the model reads words and needs n_tokens_vocab")
-    return replace(model, inputs="words")
+    return BiLM(inputs="words", **fields)
 
 
 def options_from_model(model: BiLM) -> dict[str, Any]:
@@ -200,7 +199,7 @@ def _full_name(name: str, layers: int) -> str:
     return name.replace("/RNN/LSTMCell/", "/RNN/MultiRNNCell/Cell0/LSTMCell/") if layers == 1 else name
 
 
-def _with_characters(model: BiLM, options: Mapping[str, Any]) -> BiLM:
+def _character_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     needed = {"embedding", "filters", "max_characters_per_token", "n_characters"}
     _known("options char_cnn", options, _CHARACTERS, needed)
     _known("options char_cnn embedding", options["embedding"], {"dim"}, {"dim"})
@@ -209,20 +208,16 @@ def _with_characters(model: BiLM, options: Mapping[str, Any]) -> BiLM:
             f"options char_cnn: n_characters must be {CHARACTERS} (training) or {CHARACTERS + 1} (inference), "
             f"got {options['n_characters']}"
         )
-    if model.tied_softmax:
-        raise ValueError("options: share_embedding_softmax needs word inputs; this model reads characters")
     activation = options.get("activation", "relu")
     if activation not in ("relu", "tanh"):
         raise ValueError(f"options char_cnn: activation must be relu or tanh, got {activation!r}")
-    return replace(
-        model,
-        inputs="characters",
-        max_characters=int(options["max_characters_per_token"]),
-        character_dim=int(options["embedding"]["dim"]),
-        filters=tuple((int(width), int(count)) for width, count in options["filters"]),
-        activation=activation,
-        highways=int(options.get("n_highway") or 0),
-    )
+    return {
+        "max_characters": int(options["max_characters_per_token"]),
+        "character_dim": int(options["embedding"]["dim"]),
+        "filters": tuple((int(width), int(count)) for width, count in options["filters"]),
+        "activation": activation,
+        "highways": int(options.get("n_highway") or 0),
+    }
 
 
 def _clip(value: float | None) -> float | None:

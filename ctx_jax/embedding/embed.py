@@ -1,0 +1,100 @@
+"""Arrays to every layer of an encoder, as one pure function.
+
+Letters: L layers, B sentences, T words, C characters, D width.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ctx_jax.models import bilm
+from ctx_jax.models.bilm import BiLM
+from ctx_jax.text.characters import raw_ids
+
+
+class Layers(NamedTuple):
+    """What an encoder says about a batch of sentences."""
+
+    values: jax.Array  # [L, B, T, D] float32, layer 0 first; 0 where the mask is False
+    mask: jax.Array  # [B, T] bool, True at real words
+    carry: Any = None  # the LSTM state after the batch; None for encoders without one
+
+
+def embed(model: BiLM, params: Mapping[str, Any], inputs: Mapping[str, Any], *, carry: Any = None) -> Layers:
+    """Every layer of `model` for a tokenized batch; `jax.jit(embed, static_argnums=0)`.
+
+    A pure function: it works inside anyone's `jit`, `grad`, `vmap`, `scan` or Flax module, and a frozen encoder is
+    `jax.lax.stop_gradient` around `params`.
+
+        inputs = encoder.tokenize(["The bank of the river ."])
+        layers = embed(encoder.model, encoder.params, inputs)
+        layers.values.shape                                       # (3, 1, 6, 2 * projection)
+
+    Args:
+      model: a frozen config; it picks the code.
+      params: nested dict of arrays, as `load` or `models.bilm.init` give it.
+      inputs: what `encoder.tokenize` gives: {"char_ids": int [B, T + 2, C]} with sentence markers and 0 for padding,
+        or for a biLM over words {"token_ids": int [B, T + 2]} with -1 for padding.
+      carry: the LSTM state to start from, one row a sentence: `layers.carry` of an earlier call, or None for zeros.
+
+    Returns:
+      Layers; of a biLM [token, token], then [forward, backward] per LSTM layer, without sentence markers.
+
+    Raises (while tracing):
+      ValueError: inputs of another kind or shape than the model reads, a carry of other rows.
+      TypeError: a model that is no encoder, ids that are no integers.
+    """
+    match model:
+        case BiLM():
+            return _embed_bilm(model, params, inputs, carry)
+        case _:
+            raise TypeError(f"embed needs an encoder's config such as BiLM, got {type(model).__name__}")
+
+
+def _embed_bilm(model: BiLM, params: Mapping[str, Any], inputs: Mapping[str, Any], carry: Any) -> Layers:
+    if model.inputs == "characters":
+        ids = _integers(inputs, "char_ids", ("B", "T + 2", model.max_characters))
+        tokens, present = raw_ids(ids)
+    else:
+        ids = _integers(inputs, "token_ids", ("B", "T + 2"))
+        tokens, present = jnp.maximum(ids, 0), ids >= 0
+    rows, length = present.shape
+    if length < 2:
+        raise ValueError(f"inputs need room for both sentence markers, T + 2 >= 2, got shape {ids.shape}")
+    if carry is not None:
+        _check_carry(model, carry, rows)
+    mask = present[:, 2:]  # n words and two markers are n + 2 tokens: word t is there if token t + 2 is
+    if rows == 0:
+        start = bilm.zero_carry(model, 0) if carry is None else carry
+        return Layers(jnp.zeros((model.layers + 1, 0, length - 2, 2 * model.projection), jnp.float32), mask, start)
+    values, carry = bilm.contextual(model, params, tokens, present, carry)
+    return Layers(values, mask, carry)
+
+
+def _integers(inputs: Mapping[str, Any], name: str, shape: tuple[str | int, ...]) -> jax.Array:
+    """inputs[name] as int32 after checking that it is the only input, integer, and of `shape`."""
+    if not isinstance(inputs, Mapping) or set(inputs) != {name}:
+        found = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
+        raise ValueError(f"this model reads inputs {{{name!r}: ...}}, got {found}: use encoder.tokenize")
+    ids = jnp.asarray(inputs[name])
+    wrong = [want for want, have in zip(shape, ids.shape, strict=False) if isinstance(want, int) and want != have]
+    if ids.ndim != len(shape) or wrong:
+        needed = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must be [{needed}], got shape {ids.shape}: use encoder.tokenize")
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got {ids.dtype}")
+    return ids.astype(jnp.int32)
+
+
+def _check_carry(model: BiLM, carry: Any, rows: int) -> None:
+    needed = jax.eval_shape(lambda: bilm.zero_carry(model, rows))
+    if jax.tree.structure(carry) != jax.tree.structure(needed):
+        raise ValueError(f"carry must be layers.carry of this model, {jax.tree.structure(needed)}")
+    for have, want in zip(jax.tree.leaves(carry), jax.tree.leaves(needed), strict=True):
+        if jnp.shape(have) != want.shape:
+            raise ValueError(
+                f"carry has a leaf of shape {jnp.shape(have)}, the batch of {rows} rows needs {want.shape}: "
+                "one row of state a sentence"
+            )

@@ -1,0 +1,143 @@
+"""A loaded encoder: text to arrays, and the convenience that does the rest.
+
+Letters: L layers, B sentences, T words, D width, N words of a list.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from ctx_jax.embedding import mixing
+from ctx_jax.embedding.batching import plan
+from ctx_jax.embedding.embed import embed
+from ctx_jax.embedding.reading import CharacterReader, VocabularyReader, sentences_to_words
+from ctx_jax.models.bilm import BiLM
+
+Sentence = str | Sequence[str]
+Level = Literal["words", "tokens"]
+
+_LOOK_AHEAD = 8  # batches of sentences read before the first comes back, sorted by length among themselves
+_ROW = 32  # words of a row when words are encoded without context
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """What `load` gives. `model` (a frozen config) and `params` (nested dict of arrays) are all that `embed` needs."""
+
+    model: BiLM
+    params: dict[str, Any]
+    reader: CharacterReader | VocabularyReader
+
+    def tokenize(
+        self,
+        sentences: Iterable[Sentence],
+        *,
+        level: Level = "words",
+        rows: int | None = None,
+        length: int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Sentences to the `inputs` of `embed`: a dict of int32 arrays with leading axis B.
+
+        A string is split by the encoder's rule: white space for imported encoders, the run's own rule for ours. A list
+        of words is taken as it is. `rows` and `length` (in words) pad B and T to fixed sizes. The tokens of a biLM
+        are its words, so both levels are the same here. No sentences give B = 0, an empty sentence an all-False row.
+
+        Raises ValueError for more sentences than `rows` or longer ones than `length`, TypeError for a bare string,
+        for strings and lists in one call, and for words that are no strings.
+        """
+        if level not in ("words", "tokens"):
+            raise ValueError(f'level must be "words" or "tokens", got {level!r}')
+        return self.reader.arrays(_words(sentences, self.reader), rows, length)
+
+    def encode(
+        self,
+        sentences: Iterable[Sentence],
+        *,
+        layers: Literal["all", "mix"] = "all",
+        mix: Mapping[str, Any] | None = None,
+        batch: int = 32,
+    ) -> Iterator[np.ndarray]:
+        """One float32 array a sentence, in the order given: [L, T, D], or [T, D] with `layers="mix"`.
+
+            for vectors in encoder.encode(open("text.txt"), layers="mix", mix=ctx_jax.init_mix(3)):
+                ...
+
+        Reads at most 8 x `batch` sentences ahead, so the input may be an endless generator, and batches those by
+        length, `batch` sentences at a time, in few compiled shapes. Every sentence starts from a zero state.
+
+        Raises ValueError where `layers="mix"` comes without `mix` (as `init_mix` gives it) or the other way round;
+        otherwise as `tokenize`, when the sentence at fault is reached.
+        """
+        if layers not in ("all", "mix"):
+            raise ValueError(f'layers must be "all" or "mix", got {layers!r}')
+        if (layers == "mix") != (mix is not None):
+            raise ValueError(f'layers="mix" and mix= go together, got layers={layers!r} and mix={mix!r}: see init_mix')
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1 sentence, got {batch}")
+        if isinstance(sentences, str | bytes):
+            raise TypeError("sentences must be a list of sentences, got one string: wrap it in a list")
+        return self._encode(iter(sentences), mix, batch)
+
+    def word_vectors(self, words: Iterable[str], *, batch: int = 1024) -> np.ndarray:
+        """Static vectors of single words, float32 [N, D]: layer 0 alone, which knows no context.
+
+        For a whole vocabulary, `batch` words at a time; the rows equal `embed(...).values[0]` of the same words.
+        A biLM's layer 0 is the token vector twice, [token, token].
+        """
+        if isinstance(words, str | bytes):
+            raise TypeError("words must be a list of words, got one string: wrap it in a list")
+        words = _words([list(words)], self.reader)[0]
+        height = max(1, -(-min(batch, len(words)) // _ROW))
+        found = []
+        for start in range(0, len(words), height * _ROW):
+            part = words[start : start + height * _ROW]
+            sentences = [part[i : i + _ROW] for i in range(0, len(part), _ROW)]
+            layer = np.asarray(_first_layer(self.model, self.params, self.reader.arrays(sentences, height, _ROW)))
+            found.append(layer.reshape(height * _ROW, -1)[: len(part)])
+        width = 2 * self.model.projection
+        return np.concatenate(found) if found else np.zeros((0, width), np.float32)
+
+    def _encode(
+        self, sentences: Iterator[Sentence], mixing: Mapping[str, Any] | None, batch: int
+    ) -> Iterator[np.ndarray]:
+        while chunk := list(islice(sentences, _LOOK_AHEAD * batch)):
+            words = _words(chunk, self.reader)
+            found: dict[int, np.ndarray] = {}
+            running: deque[tuple[tuple[int, ...], jax.Array]] = deque()
+            for chosen, rows, length in plan(list(map(len, words)), batch):
+                inputs = self.reader.arrays([words[number] for number in chosen], rows, length)
+                running.append((chosen, _vectors(self.model, self.params, mixing, inputs)))
+                if len(running) > 1:  # the device works on one batch while the host takes the one before apart
+                    found |= _apart(*running.popleft(), words)
+            for chosen, vectors in running:
+                found |= _apart(chosen, vectors, words)
+            for number in range(len(words)):
+                yield found.pop(number)
+
+
+def _words(sentences: Iterable[Sentence], reader: CharacterReader | VocabularyReader) -> list[list[str]]:
+    return sentences_to_words(sentences, reader.rule)
+
+
+def _apart(numbers: tuple[int, ...], vectors: jax.Array, words: list[list[str]]) -> dict[int, np.ndarray]:
+    """Vectors [..., B, T, D] to one array a sentence, copied, so that no result holds on to its whole batch."""
+    batch = np.asarray(vectors)
+    return {number: batch[..., row, : len(words[number]), :].copy() for row, number in enumerate(numbers)}
+
+
+def _all_or_mixed(model: BiLM, params: Any, mix: mixing.Mixing | None, inputs: Any) -> jax.Array:
+    values = embed(model, params, inputs).values
+    return values if mix is None else mixing.mix(values, mix)
+
+
+def _layer_zero(model: BiLM, params: Any, inputs: Any) -> jax.Array:
+    return embed(model, params, inputs).values[0]
+
+
+_vectors = jax.jit(_all_or_mixed, static_argnums=0)
+_first_layer = jax.jit(_layer_zero, static_argnums=0)  # the layers above are dead code to the compiler
