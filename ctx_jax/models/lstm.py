@@ -46,7 +46,8 @@ class State(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """What the backward pass needs of one step."""
+    """What the backward pass needs of one step: its gates and the state it left (an absent token's is the one before,
+    and its gates get no gradient)."""
 
     i: jax.Array
     j: jax.Array
@@ -75,11 +76,12 @@ def _advance(
     h = o * jnp.tanh(c)
     if weights.projection is not None:
         h = _clip(product(h, weights.projection, (1, 0), cell.compute), cell.projection_clip)
-    step = _Step(i, j, f, o, c, h)
-    if present is None:
-        return State(c, h), h, step
-    here = present[:, None] > 0.0
-    return State(jnp.where(here, c, state.c), jnp.where(here, h, state.h)), jnp.where(here, h, 0.0), step
+    output = h
+    if present is not None:
+        here = present[:, None] > 0.0
+        output = jnp.where(here, h, 0.0)
+        c, h = jnp.where(here, c, state.c), jnp.where(here, h, state.h)
+    return State(c, h), output, _Step(i, j, f, o, c, h)
 
 
 def _cast(weights: Weights, compute: Compute) -> Weights:
@@ -171,8 +173,8 @@ def _backward(
 ) -> tuple[Weights, jax.Array, jax.Array | None, State]:
     weights, present, state, steps = saved
     output_gradient, last = gradients
-    c, h = _after(steps, present, state)
-    before = State(*(jnp.concatenate([first[None], rest[:-1]]) for first, rest in zip(state, (c, h), strict=True)))
+    after = State(steps.c, steps.h)
+    before = State(*(jnp.concatenate([first[None], rest[:-1]]) for first, rest in zip(state, after, strict=True)))
     cast = _cast(weights, cell.compute)
     first, (gates, projected) = lax.scan(
         partial(_retreat, cell, cast), last, (output_gradient, before.c, steps, present), reverse=True
@@ -186,20 +188,6 @@ def _backward(
         projection = weight_gradient(steps.o * jnp.tanh(steps.c), projected)
     weights_gradient = Weights(weight_gradient(before.h, gates), projection)
     return weights_gradient, gates, None if present is None else jnp.zeros_like(present), first
-
-
-def _after(steps: _Step, present: jax.Array | None, state: State) -> tuple[jax.Array, jax.Array]:
-    """The state after each step [T, B, ...]: the step's own, or the last present one's before it."""
-    if present is None:
-        return steps.c, steps.h
-
-    def keep(state: State, inputs: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[State, State]:
-        c, h, here = inputs
-        state = State(jnp.where(here[:, None] > 0.0, c, state.c), jnp.where(here[:, None] > 0.0, h, state.h))
-        return state, state
-
-    _, after = lax.scan(keep, state, (steps.c, steps.h, present))
-    return after.c, after.h
 
 
 lstm.defvjp(_forward, _backward)

@@ -1,0 +1,182 @@
+"""Scaled dot-product attention: the one function every Transformer layer calls.
+
+Letters: B rows, T tokens, H heads, E width of a head.
+
+plain   matrix products, masked softmax in float32; does everything
+fused   cuDNN's flash attention through `jax.nn.dot_product_attention`: no [T, T] array per head is ever held
+xla     the very call of the fused path, with XLA's own kernels instead of cuDNN's: a reference for it on any machine
+auto    fused where the machine and the call allow it, else plain
+"""
+
+import warnings
+from functools import cache
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ctx_jax.models.linear import Compute
+
+Path = Literal["auto", "plain", "fused", "xla"]
+
+
+class Visible(NamedTuple):
+    """Who sees whom. `allowed` bool [B or 1, 1, T, T] is everything but causality, `None` for all; `causal` adds
+    that no token sees a later one. They are apart because the fused kernel skips what causality hides."""
+
+    allowed: jax.Array | None
+    causal: bool
+
+
+def visible(
+    length: int,
+    *,
+    mask: jax.Array | None = None,
+    segments: jax.Array | None = None,
+    window: int | None = None,
+    causal: bool = False,
+) -> Visible:
+    """Combine what limits attention among T = `length` tokens.
+
+    mask      bool [B, T]: False keys get no attention
+    segments  int [B, T]: tokens see only tokens with their own number (packed examples)
+    window    tokens see |i - j| <= window
+    causal    tokens see j <= i
+
+    segments  1 1 2 2        query 0 sees  * * . .
+    mask      T T T F        query 2 sees  . . * .
+    """
+    parts = []
+    if mask is not None:
+        parts.append(mask[:, None, None, :])
+    if segments is not None:
+        parts.append(segments[:, None, :, None] == segments[:, None, None, :])
+    if window is not None:
+        index = jnp.arange(length)
+        parts.append((jnp.abs(index[:, None] - index[None, :]) <= window)[None, None])
+    if not parts:
+        return Visible(None, causal)
+    allowed = parts[0]
+    for part in parts[1:]:
+        allowed = allowed & part
+    return Visible(jnp.broadcast_to(allowed, (allowed.shape[0], 1, length, length)), causal)
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    seen: Visible,
+    *,
+    compute: Compute,
+    path: Path = "auto",
+    drop: jax.Array | None = None,
+    maps: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+    """softmax(query key^T / sqrt(E)) value over the keys that `seen` lets through: float32 [B, T, H, E].
+
+    query, key, value are float32 [B, T, H, E]. A token that sees nothing gets zeros. `drop` [B, H, T, T], float32,
+    multiplies the probabilities (dropout: 0 or 1 / (1 - rate)). With `maps` the probabilities come back as well,
+    float32 [B, H, T, T], before dropout; else None.
+    """
+    if path in ("auto", "fused", "xla") and _fusible(query.shape, seen, compute, path, drop is not None, maps):
+        return _fused(query, key, value, seen, "xla" if path == "xla" else "cudnn"), None
+    return _plain(query, key, value, seen, compute, drop, maps)
+
+
+def _plain(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    seen: Visible,
+    compute: Compute,
+    drop: jax.Array | None,
+    maps: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+    # bf16 products of this shape fail at run time on CPUs when differentiated, so there they stay float32.
+    low = compute == "bfloat16" and jax.default_backend() != "cpu"
+    kind = jnp.bfloat16 if low else jnp.float32
+    precision = lax.Precision.HIGHEST if compute == "float32" else None
+    logits = jnp.einsum("bthe,bshe->bhts", query.astype(kind), key.astype(kind), precision=precision)
+    logits = logits.astype(jnp.float32) * query.shape[-1] ** -0.5
+    allowed = seen.allowed
+    if seen.causal:
+        index = jnp.arange(query.shape[1])
+        earlier = (index[None, :] <= index[:, None])[None, None]
+        allowed = earlier if allowed is None else allowed & earlier
+    if allowed is not None:
+        logits = jnp.where(allowed, logits, jnp.finfo(jnp.float32).min)
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    if allowed is not None:
+        # Without this a query that sees no key would average all of them.
+        probabilities = jnp.where(allowed, probabilities, 0.0)
+    weights = probabilities if drop is None else probabilities * drop
+    mixed = jnp.einsum("bhts,bshe->bthe", weights.astype(kind), value.astype(kind), precision=precision)
+    return mixed.astype(jnp.float32), probabilities if maps else None
+
+
+def _fused(
+    query: jax.Array, key: jax.Array, value: jax.Array, seen: Visible, implementation: Literal["cudnn", "xla"]
+) -> jax.Array:
+    kind = jnp.bfloat16
+    # jax's own code mixes types inside, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        mixed = jax.nn.dot_product_attention(
+            query.astype(kind),
+            key.astype(kind),
+            value.astype(kind),
+            mask=seen.allowed,
+            is_causal=seen.causal,
+            implementation=implementation,
+        ).astype(jnp.float32)
+    if seen.allowed is None:
+        return mixed
+    allowed = seen.allowed[:, 0]
+    if seen.causal:
+        allowed = jnp.tril(allowed)
+    return jnp.where(allowed.any(-1)[:, :, None, None], mixed, 0.0)
+
+
+def _fusible(
+    shape: tuple[int, ...], seen: Visible, compute: Compute, path: Path, dropped: bool, maps: bool
+) -> bool:
+    """Whether the fused kernel can do this call; says once why not where it was asked for or could be expected."""
+    _, length, _, width = shape
+    machine = path == "xla" or _cuda()
+    reason = None
+    if not machine:
+        reason = f"the machine is a {jax.default_backend()}, the kernel is for NVIDIA GPUs"
+    elif compute != "bfloat16":
+        reason = "it computes in bfloat16 and compute is float32"
+    elif maps:
+        reason = "it never holds the attention maps that are asked for"
+    elif dropped:
+        reason = "its dropout takes one seed for all steps; set attention_dropout=0 to use it"
+    elif path != "xla" and (width % 8 or width > _widest()):
+        reason = f"its heads are a multiple of 8 and at most {_widest()} wide, these are {width}"
+    elif seen.allowed is not None and length % 2:
+        reason = f"with a mask it needs an even length, this is {length}"
+    if reason is None:
+        return True
+    # Nobody expects the fused kernel of "auto" on a CPU or in float32.
+    if path != "auto" or (machine and compute == "bfloat16"):
+        _say(f"attention takes the plain path instead of the fused one: {reason}")
+    return False
+
+
+@cache
+def _cuda() -> bool:
+    # AMD's devices call themselves gpu too.
+    return "cuda" in str(jax.local_devices()[0].client.platform_version).lower()
+
+
+@cache
+def _widest() -> int:
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", "0"))
+    return 256 if float(capability) >= 9 else 128
+
+
+@cache
+def _say(message: str) -> None:
+    warnings.warn(message, stacklevel=2)

@@ -1,0 +1,99 @@
+"""Work done once per distinct word, inside the compiled program and with shapes fixed by the configuration.
+
+A batch of N words holds about half as many distinct ones, most of them short. The words are sorted by a hash, equal
+neighbours are grouped (compared whole, so that a clash of hashes costs a row and never a wrong vector), the groups are
+sorted by length and laid into tiers: a tier of (occupied, share) has `share` x N rows for words that occupy at most
+`occupied` of the C positions. A tier that is full spills into the next. What no tier holds any more, a batch of N new
+long words say, makes this shard, and only this shard, take the plain path: every word for itself.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class Tier(NamedTuple):
+    """Rows for words that occupy at most `occupied` positions."""
+
+    occupied: int
+    rows: int
+
+
+def tiers(shares: tuple[tuple[int, float], ...], count: int) -> tuple[Tier, ...]:
+    """Whole rows for `count` words; never more rows than words."""
+    return tuple(Tier(occupied, max(1, min(count, -(-int(share * count) // 8) * 8))) for occupied, share in shares)
+
+
+def _hash(words: jax.Array) -> jax.Array:
+    """uint32 [N] of int32 [N, C]; equal rows hash equal."""
+    positions = jnp.arange(1, words.shape[1] + 1, dtype=jnp.uint32)
+    mixed = (words.astype(jnp.uint32) + jnp.uint32(0x9E3779B9)) * (positions * jnp.uint32(0x85EBCA6B))[None, :]
+    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0xC2B2AE35)
+    return jnp.sum(mixed ^ (mixed >> 13), axis=1, dtype=jnp.uint32)
+
+
+class _Groups(NamedTuple):
+    of_word: jax.Array  # [N] the group's rank, shortest words first
+    word: jax.Array  # [N] by rank: a word of the group (past the last group: any)
+    lengths: jax.Array  # [N] by rank: occupied positions (past the last group: C + 1)
+
+
+def _group(words: jax.Array, lengths: jax.Array) -> _Groups:
+    count, width = words.shape
+    order = jnp.argsort(_hash(words), stable=True)
+    in_order = words[order]
+    new = jnp.concatenate([jnp.ones((1,), bool), jnp.any(in_order[1:] != in_order[:-1], axis=1)])
+    group = jnp.cumsum(new) - 1  # by hash order
+    key = jnp.where(new, lengths[order], width + 1)
+    by_length = jnp.argsort(key, stable=True)
+    rank_of_group = jnp.zeros((count,), group.dtype).at[group[by_length]].max(
+        jnp.where(key[by_length] <= width, jnp.arange(count, dtype=group.dtype), 0)
+    )
+    of_word = jnp.zeros((count,), group.dtype).at[order].set(rank_of_group[group], unique_indices=True)
+    return _Groups(of_word, order[by_length], key[by_length])
+
+
+def once_per_distinct(
+    encode: Callable[[jax.Array, int], jax.Array],
+    words: jax.Array,
+    lengths: jax.Array,
+    shares: tuple[tuple[int, float], ...],
+) -> jax.Array:
+    """`encode` applied to the distinct rows of `words`, laid back to every row.
+
+    Args:
+      encode: (words [M, C], occupied) -> [M, P]; every word given occupies at most `occupied` positions.
+      words: int32 [N, C].
+      lengths: int32 [N], occupied positions of each, at most C.
+      shares: (occupied, share of N), by rising `occupied`, the last with `occupied` = C.
+
+    Returns:
+      [N, P].
+    """
+    count, width = words.shape
+    if count == 0:
+        return encode(words, width)
+    groups = _group(words, lengths)
+    laid, starts = jnp.zeros((), jnp.int32), []
+    plan = tiers(shares, count)
+    for tier in plan:
+        starts.append(laid)
+        fitting = jnp.sum(groups.lengths <= tier.occupied, dtype=jnp.int32)
+        laid = jnp.clip(fitting, laid, laid + tier.rows)
+    fits = laid == jnp.sum(groups.lengths <= width, dtype=jnp.int32)
+
+    def table() -> jax.Array:
+        encoded, rows, offset = [], jnp.zeros_like(groups.of_word), 0
+        for tier, start in zip(plan, starts, strict=True):
+            chosen = groups.word[jnp.minimum(start + jnp.arange(tier.rows, dtype=jnp.int32), count - 1)]
+            encoded.append(encode(words[chosen], tier.occupied))
+            rows = jnp.where(groups.of_word >= start, groups.of_word - start + offset, rows)
+            offset += tier.rows
+        return jnp.concatenate(encoded)[rows]
+
+    # Rematerialised, so that the rare path keeps nothing for the backward pass but its inputs.
+    plain = jax.checkpoint(lambda: encode(words, width))
+    return lax.cond(fits, table, plain)

@@ -1,0 +1,42 @@
+"""A projected GRU over a window: an alternative cell, ours, without a reference.
+
+Letters: T steps, B rows, D state, P projection (P = D without one).
+
+    r, z = sigmoid(x_t W_x + h_{t-1} W_h + b)            c~ = tanh(x_t W_x + r * (h_{t-1} W_h) + b)
+    c_t = clip(z c_{t-1} + (1 - z) c~)                   h_t = clip(c_t W_P)
+
+Source: Cho et al. 2014, with the reset gate behind the recurrent product (as cuDNN has it), and the LSTM's projection.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ctx_jax.models.linear import linear
+from ctx_jax.models.lstm import Cell, State, Weights
+
+
+def gru(
+    cell: Cell, weights: Weights, gates: jax.Array, present: jax.Array | None, state: State
+) -> tuple[jax.Array, State]:
+    """Run one direction over a window: as `lstm.lstm`, with gates [T, B, 3D] in the order r, z, candidate."""
+
+    def clip(values: jax.Array, bound: float | None) -> jax.Array:
+        return values if bound is None else jnp.clip(values, -bound, bound)
+
+    def step(state: State, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[State, jax.Array]:
+        gates, present = inputs
+        x_r, x_z, x_c = jnp.split(gates, 3, axis=-1)
+        h_r, h_z, h_c = jnp.split(linear(state.h, weights.recurrent, cell.compute), 3, axis=-1)
+        reset, keep = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
+        c = clip(keep * state.c + (1.0 - keep) * jnp.tanh(x_c + reset * h_c), cell.cell_clip)
+        h = c
+        if weights.projection is not None:
+            h = clip(linear(c, weights.projection, cell.compute), cell.projection_clip)
+        if present is None:
+            return State(c, h), h
+        here = present[:, None] > 0.0
+        return State(jnp.where(here, c, state.c), jnp.where(here, h, state.h)), jnp.where(here, h, 0.0)
+
+    state, outputs = lax.scan(step, state, (gates, present))
+    return outputs, state

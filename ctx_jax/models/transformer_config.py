@@ -1,0 +1,90 @@
+"""The frozen configuration of every Transformer, and the shapes it implies.
+
+Letters: V vocabulary, D width, F feed-forward width, P rows of the position table, H heads.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ctx_jax.models.attention import Path
+from ctx_jax.models.linear import Compute
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """Shape and mathematics of a Transformer; hashable, so it can be a static argument of `jax.jit`.
+
+    The defaults are BERT-base with its masked-LM head. Differences between layers (local or global attention, an
+    absent first norm) are fields here: every layer has the same parameters but for that norm.
+    """
+
+    vocabulary: int = 30522  # V
+    dim: int = 768  # D
+    layers: int = 12
+    heads: int = 12  # H
+    feed_forward: int = 3072  # F
+    activation: Activation = "gelu"  # gelu is the exact one (erf), gelu_tanh its approximation
+    gated: bool = False  # GeGLU: down(activation(gate(x)) * up(x))
+    causal: bool = False  # GPT: a token sees those before it and itself
+
+    norm: Literal["post", "pre"] = "post"  # pre: a final norm closes the stack
+    norm_epsilon: float = 1e-12
+    norm_bias: bool = True
+    embedding_norm: bool = True
+    first_attention_norm: bool = True  # False: layer_0 has no norm before its attention (ModernBERT)
+    attention_bias: bool = True
+    feed_forward_bias: bool = True
+
+    positions: Literal["learned", "rotary"] = "learned"
+    max_positions: int = 512  # P; RoBERTa's table counts pad_id + 1 rows that no token uses
+    positions_after_padding: bool = False  # RoBERTa: the first position is pad_id + 1, pads stand at pad_id
+    pad_id: int | None = 0
+    token_types: int = 2  # rows of the segment embedding; 0: none
+    rotary_theta: float = 160_000.0
+    local_rotary_theta: float = 10_000.0
+    local_layers: tuple[int, ...] = ()  # layers whose tokens see |i - j| <= window
+    window: int = 64
+
+    head: Literal["none", "transform", "direct"] = "transform"  # dense, activation, norm, decoder; or the decoder alone
+    head_activation: Activation = "gelu"
+    head_bias: bool = True  # of the transform's dense layer
+    decoder_bias: bool = True
+    tied: bool = True  # the decoder is the token embedding
+    pooler: bool = False
+    next_sentence: bool = False  # needs the pooler
+
+    embedding_dropout: float = 0.1
+    attention_dropout: float = 0.1  # on the attention's probabilities
+    attention_output_dropout: float = 0.1
+    feed_forward_inner_dropout: float = 0.0  # before the down projection (ModernBERT)
+    feed_forward_dropout: float = 0.1
+
+    initial_scale: float = 0.02  # standard deviation of the truncated normal
+    depth_scaled: bool = False  # output projections start smaller by sqrt(2 layers): GPT-2, ModernBERT
+
+    compute: Compute = "float32"
+    attention: Path = "auto"
+    scan: bool = False  # one compiled layer, looped: faster to compile, a little slower to run
+    remat: bool = False  # recompute each layer in the backward pass: less memory, more arithmetic
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise ValueError(f"dim must be a multiple of heads, got {self.dim} and {self.heads}; set one of them")
+        if self.positions == "rotary" and (self.dim // self.heads) % 2:
+            raise ValueError(f"rotary positions need an even head size, got {self.dim // self.heads}; set dim or heads")
+        if self.positions_after_padding and (self.pad_id is None or self.positions != "learned"):
+            raise ValueError("positions_after_padding needs a pad_id and learned positions; set both")
+        if self.next_sentence and not self.pooler:
+            raise ValueError("next_sentence reads the pooler's vector; set pooler=True")
+        wrong = [layer for layer in self.local_layers if not 0 <= layer < self.layers]
+        if wrong:
+            raise ValueError(f"local_layers must lie in 0..{self.layers - 1}, got {wrong}")
+        if not self.first_attention_norm and self.norm == "post":
+            raise ValueError("first_attention_norm=False is for norm='pre'; set one of them")
+
+    @property
+    def longest(self) -> int:
+        """The longest sequence its positions hold: P, less RoBERTa's unused rows."""
+        return self.max_positions - (1 + (self.pad_id or 0) if self.positions_after_padding else 0)

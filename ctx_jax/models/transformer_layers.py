@@ -1,0 +1,170 @@
+"""The parts of a Transformer layer, and the layer: plain functions over a nested dict of float32 arrays.
+
+Letters: B rows, T tokens, D width, F feed-forward width, H heads, E width of a head, L layers.
+
+post-norm   x = norm(x + attention(x));  x = norm(x + feed_forward(x))
+pre-norm    x = x + attention(norm(x));  x = x + feed_forward(norm(x))
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ctx_jax.models.attention import Visible, attend
+from ctx_jax.models.linear import Compute, linear
+from ctx_jax.models.transformer_config import Activation, Transformer
+
+Choice = TypeVar("Choice")
+
+
+class Kind(NamedTuple):
+    """What tells one layer from another: Python values in an unrolled stack, arrays in a scanned one."""
+
+    index: Any  # int or int32 []; seeds the layer's dropout
+    local: Any  # bool or bool []
+    normed: Any  # whether a norm stands before the attention of a pre-norm layer
+
+
+class Surroundings(NamedTuple):
+    """What every layer of a call shares."""
+
+    global_seen: Visible
+    local_seen: Visible
+    global_rotation: tuple[jax.Array, jax.Array] | None  # cosine, sine [B, T, 1, E]
+    local_rotation: tuple[jax.Array, jax.Array] | None
+
+
+def choose(flag: Any, yes: Choice, no: Choice) -> Choice:
+    """`yes` or `no`: by a Python bool, or value by value by an array, so that a scanned layer can differ by data."""
+    if isinstance(flag, bool):
+        return yes if flag else no
+    return jax.tree.map(lambda first, second: jnp.where(flag, first, second), yes, no)
+
+
+def normalize(params: Mapping[str, jax.Array], values: jax.Array, epsilon: float) -> jax.Array:
+    """Layer norm over the last axis, in float32; `bias` is optional."""
+    mean = values.mean(-1, keepdims=True)
+    centred = values - mean
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    normed = centred * lax.rsqrt(variance + epsilon) * _wide(params["scale"], values)
+    return normed + _wide(params["bias"], values) if "bias" in params else normed
+
+
+def _wide(vector: jax.Array, like: jax.Array) -> jax.Array:
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
+def dense(params: Mapping[str, jax.Array], values: jax.Array, compute: Compute) -> jax.Array:
+    """values [..., in] @ kernel [in, out] + bias, the bias optional: float32 [..., out]."""
+    result = linear(values, params["kernel"], compute)
+    return result + _wide(params["bias"], result) if "bias" in params else result
+
+
+def activate(activation: Activation, values: jax.Array) -> jax.Array:
+    """The feed-forward's nonlinearity. `gelu` is x Phi(x) by the error function, `gelu_tanh` Hendrycks' formula."""
+    match activation:
+        case "gelu":
+            return 0.5 * values * (1.0 + lax.erf(values * 0.5**0.5))
+        case "gelu_tanh":
+            return jax.nn.gelu(values, approximate=True)
+        case "relu":
+            return jax.nn.relu(values)
+        case "silu":
+            return jax.nn.silu(values)
+
+
+def keep(keys: jax.Array, site: int, rate: float, shape: tuple[int, ...]) -> jax.Array:
+    """Dropout's factors, float32 [B, *shape]: 0, or 1 / (share kept). One key a row, so that the factors of a row
+    depend neither on its place in the batch nor on the device; 16 bits a value, half the cost of 32."""
+    threshold = round(rate * 65536)
+
+    def row(key: jax.Array) -> jax.Array:
+        return jax.random.bits(jax.random.fold_in(key, site), shape, jnp.uint16) >= jnp.uint16(min(threshold, 65535))
+
+    return jax.vmap(row)(keys).astype(jnp.float32) * (65536 / max(65536 - threshold, 1))
+
+
+def dropout(keys: jax.Array | None, site: int, rate: float, values: jax.Array) -> jax.Array:
+    """`values` [B, ...] with a share `rate` set to 0 and the rest scaled up; `keys` [B], or None for none."""
+    if keys is None or rate == 0.0:
+        return values
+    return values * keep(keys, site, rate, values.shape[1:])
+
+
+def rotation(positions: jax.Array, width: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines [B or 1, T, 1, E] of rotary positions (Su et al. 2021), halves paired as (i, i + E / 2)."""
+    inverse = 1.0 / theta ** (jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angles = positions.astype(jnp.float32)[:, :, None] * inverse[None, None, :]
+    angles = jnp.concatenate([angles, angles], -1)[:, :, None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(values: jax.Array, by: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turn query or key heads [B, T, H, E] by their positions."""
+    cosine, sine = by
+    first, second = jnp.split(values, 2, axis=-1)
+    return values * cosine + jnp.concatenate([-second, first], -1) * sine
+
+
+def layer(
+    model: Transformer,
+    params: Mapping[str, Any],
+    values: jax.Array,
+    around: Surroundings,
+    kind: Kind,
+    keys: jax.Array | None,
+    maps: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+    """One layer: float32 [B, T, D] to the same, and the attention maps [B, H, T, T] or None. `keys` [B] or None."""
+    if keys is not None:
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, kind.index)
+    epsilon = model.norm_epsilon
+    inputs = values
+    if model.norm == "pre" and "attention_norm" in params:
+        inputs = choose(kind.normed, normalize(params["attention_norm"], values, epsilon), values)
+    attention, probabilities = _attention(model, params, inputs, around, kind, keys, maps)
+    values = values + dropout(keys, 1, model.attention_output_dropout, attention)
+    if model.norm == "post":
+        values = normalize(params["attention_norm"], values, epsilon)
+    inputs = values if model.norm == "post" else normalize(params["feed_forward_norm"], values, epsilon)
+    inner = activate(model.activation, dense(params["gate" if model.gated else "up"], inputs, model.compute))
+    if model.gated:
+        inner = inner * dense(params["up"], inputs, model.compute)
+    inner = dropout(keys, 2, model.feed_forward_inner_dropout, inner)
+    values = values + dropout(keys, 3, model.feed_forward_dropout, dense(params["down"], inner, model.compute))
+    if model.norm == "post":
+        values = normalize(params["feed_forward_norm"], values, epsilon)
+    return values, probabilities
+
+
+def _attention(
+    model: Transformer,
+    params: Mapping[str, Any],
+    inputs: jax.Array,
+    around: Surroundings,
+    kind: Kind,
+    keys: jax.Array | None,
+    maps: bool,
+) -> tuple[jax.Array, jax.Array | None]:
+    rows, length, _ = inputs.shape
+    heads = (rows, length, model.heads, model.dim // model.heads)
+    query, key, value = (
+        dense(params[name], inputs, model.compute).reshape(heads) for name in ("query", "key", "value")
+    )
+    seen = around.global_seen
+    if model.local_layers:
+        allowed = choose(kind.local, around.local_seen.allowed, around.global_seen.allowed)
+        seen = Visible(allowed, seen.causal)
+    if around.global_rotation is not None and around.local_rotation is not None:
+        by = choose(kind.local, around.local_rotation, around.global_rotation)
+        query, key = rotate(query, by), rotate(key, by)
+    drop = None
+    if keys is not None and model.attention_dropout:
+        drop = keep(keys, 0, model.attention_dropout, (model.heads, length, length))
+    mixed, probabilities = attend(
+        query, key, value, seen, compute=model.compute, path=model.attention, drop=drop, maps=maps
+    )
+    return dense(params["output"], mixed.reshape(inputs.shape), model.compute), probabilities
