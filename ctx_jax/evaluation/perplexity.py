@@ -1,0 +1,141 @@
+"""Perplexity of a biLM in both directions, with every token counted.
+
+Letters: B lanes.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+
+from ctx_jax.evaluation.protocols import SentenceScore, by_sentence, by_step, by_stream
+from ctx_jax.evaluation.scoring import Encoder, Scorer
+from ctx_jax.models.bilm import BiLM
+from ctx_jax.text.vocabulary import Vocabulary
+
+Protocol = Literal["sentence", "stream", "bilm-tf"]
+# Steps a call, which no number depends on: short where lanes end with their sentences, long where one lane goes on.
+WINDOWS: dict[str, int] = {"sentence": 16, "stream": 128, "bilm-tf": 16}
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """What a text cost a model; natural logarithms throughout."""
+
+    protocol: Protocol
+    loss: float
+    """Half the sum of both directions, in nats a target."""
+    forward_perplexity: float
+    backward_perplexity: float
+    tokens: int
+    """Targets counted in either direction: words, <UNK> and one sentence marker a sentence."""
+    unknown: float
+    """Share of the targets that are <UNK>."""
+    batches: tuple[float, ...] = ()
+    """The perplexity of each batch of one step; of protocol bilm-tf alone."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), the geometric mean of both directions."""
+        return _exp(self.loss)
+
+
+def perplexity(
+    model: BiLM,
+    params: Any,
+    vocabulary: Vocabulary,
+    sentences: Iterable[Sequence[str]],
+    *,
+    protocol: Protocol = "sentence",
+    batch: int = 32,
+    window: int = 0,
+    devices: Sequence[jax.Device] | None = None,
+) -> Perplexity:
+    """The perplexity of `sentences` (lists of words) with the exact softmax and without dropout.
+
+    - `sentence`: a zero state for each sentence; `batch` and `devices` change the speed, not the number.
+    - `stream`: the text in its order in one lane, state carried: the convention of WikiText-2. `batch` plays no part.
+    - `bilm-tf`: the test of the original trainer in `batch` lanes. It stops as soon as a lane finds no sentence, so
+      part of the text goes uncounted, and the number depends on `batch`.
+
+    `window` is the steps of one call, 0 for a good one; `devices` share the lanes (default: all of this machine;
+    their count is lowered until it divides the lanes). Memory does not grow with the text.
+
+    Raises ValueError for a text without sentences, or with too few for `bilm-tf` to fill its lanes once.
+    """
+    if protocol != "bilm-tf":
+        scores = sentence_scores(
+            model, params, vocabulary, sentences, protocol=protocol, batch=batch, window=window, devices=devices
+        )
+        return summarize(scores, protocol)
+    scorer = Scorer(model, params, rows=batch, window=window or WINDOWS[protocol], devices=devices)
+    steps = list(by_step(scorer, Encoder(model, vocabulary), sentences))
+    if not steps:
+        raise ValueError(
+            f"protocol bilm-tf fills {batch} lanes with a sentence each, and the text has fewer: no batch is complete. "
+            "Set a smaller batch (--batch), or take protocol sentence, which counts every token"
+        )
+    forward = math.fsum(step.forward for step in steps) / len(steps)
+    backward = math.fsum(step.backward for step in steps) / len(steps)
+    tokens = batch * len(steps)
+    return Perplexity(
+        protocol,
+        0.5 * (forward + backward),
+        _exp(forward),
+        _exp(backward),
+        tokens,
+        sum(step.unknown for step in steps) / tokens,
+        tuple(_exp(0.5 * (step.forward + step.backward)) for step in steps),
+    )
+
+
+def sentence_scores(
+    model: BiLM,
+    params: Any,
+    vocabulary: Vocabulary,
+    sentences: Iterable[Sequence[str]],
+    *,
+    protocol: Literal["sentence", "stream"] = "sentence",
+    batch: int = 32,
+    window: int = 0,
+    devices: Sequence[jax.Device] | None = None,
+) -> Iterator[SentenceScore]:
+    """(index, nats forward, nats backward, targets, unknown targets) of each sentence, in the order of the text.
+
+    The arguments are those of `perplexity`; `summarize` makes the same result of them. Protocol bilm-tf cuts
+    sentences off and has no such scores: ValueError.
+    """
+    encode = Encoder(model, vocabulary)
+    match protocol:
+        case "sentence":
+            scorer = Scorer(model, params, rows=batch, window=window or WINDOWS[protocol], devices=devices)
+            return by_sentence(scorer, encode, sentences)
+        case "stream":
+            scorer = Scorer(model, params, rows=1, window=window or WINDOWS[protocol], devices=devices)
+            return by_stream(scorer, encode, sentences)
+    raise ValueError(f"sentences are scored by protocol sentence or stream, got {protocol!r}")
+
+
+def summarize(scores: Iterable[SentenceScore], protocol: Literal["sentence", "stream"] = "sentence") -> Perplexity:
+    """Adds up the scores of sentences; ValueError when there are none."""
+    forward = backward = 0.0
+    tokens = unknown = 0
+    for score in scores:
+        forward += score.forward
+        backward += score.backward
+        tokens += score.tokens
+        unknown += score.unknown
+    if not tokens:
+        raise ValueError("perplexity needs at least one sentence, the text has none")
+    loss = 0.5 * (forward + backward) / tokens
+    return Perplexity(protocol, loss, _exp(forward / tokens), _exp(backward / tokens), tokens, unknown / tokens)
+
+
+def _exp(nats: float) -> float:
+    """exp, with infinity where a float cannot hold it (an untrained or diverged model)."""
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,73 @@
+"""Neighbours of a word in two contexts: a vector that knows its context finds words of the same sense."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from ctx_jax.evaluation.neighbours import show_neighbours
+
+RIVER = ["the river had a steep bank of mud", "we swam along the shore of mud", "a boat lay near some water there"]
+MONEY = ["she paid money at this bank on Friday", "my loan came from your lender on Monday", "they owe cash to him"]
+SENTENCES = [sentence.split() for pair in zip(RIVER, MONEY, strict=True) for sentence in pair]
+
+
+class Topical:
+    """A made-up encoder: layer 1 says whether the sentence is about rivers, layer 0 knows the spelling alone."""
+
+    def encode(self, sentences: Sequence[Sequence[str]]) -> Iterator[np.ndarray]:
+        for sentence in sentences:
+            river = " ".join(sentence) in RIVER
+            spelling = [np.random.default_rng(list(word.encode())).normal(size=6) for word in sentence]
+            topic = [np.r_[vector[:4] * 0.1, 3.0 * river, 3.0 * (not river)] for vector in spelling]
+            yield np.stack([spelling, topic]).astype(np.float32)
+
+
+def neighbours_of(page: str) -> list[list[str]]:
+    """The sentences below each of the two queries, brackets taken off."""
+    groups: list[list[str]] = []
+    for line in page.splitlines()[1:]:
+        if line.startswith("    "):
+            groups[-1].append(line[9:].replace("[", "").replace("]", "").replace("...", "").strip())
+        else:
+            groups.append([])
+    return groups
+
+
+def test_each_context_finds_its_own_sense() -> None:
+    page = show_neighbours(Topical(), SENTENCES, count=2)
+    assert page.splitlines()[0].startswith('"bank" in two sentences')
+    assert page.count("[bank]") == 2
+    river, money = neighbours_of(page)
+    assert len(river) == len(money) == 2
+    assert all(any(near in sentence for sentence in RIVER) for near in river)
+    assert all(any(near in sentence for sentence in MONEY) for near in money)
+
+
+def test_a_vector_without_context_cannot_tell_them_apart() -> None:
+    page = show_neighbours(Topical(), SENTENCES, layer=0)
+    assert "cosine 1.00" in page.splitlines()[0]
+
+
+class Zeros:
+    def encode(self, sentences: Sequence[Sequence[str]]) -> Iterator[np.ndarray]:
+        return (np.zeros((3, len(sentence), 4), np.float32) for sentence in sentences)
+
+
+def test_an_encoder_that_says_nothing_does_no_harm() -> None:
+    assert "cosine 0.00" in show_neighbours(Zeros(), SENTENCES)
+
+
+@pytest.mark.parametrize("sentences", [[], [["one"]], [["a", "b", "c", "d"], ["e", "f", "g", "h"]]])
+def test_a_text_without_such_a_word_says_so(sentences: list[list[str]]) -> None:
+    assert "nothing to compare" in show_neighbours(Zeros(), sentences)
+
+
+def test_any_frequent_word_stands_in_for_the_candidates() -> None:
+    page = show_neighbours(Topical(), SENTENCES, words=())
+    assert "in two sentences" in page
+
+
+def test_sentences_that_share_the_words_beside_are_no_two_contexts() -> None:
+    same = [["now", "a", "bank", "of", "mud"], ["then", "a", "bank", "of", "stone"]]
+    assert "nothing to compare" in show_neighbours(Zeros(), same)
