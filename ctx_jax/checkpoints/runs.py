@@ -1,0 +1,316 @@
+"""The checkpoints of a run: complete steps, saved while training goes on. The one file that knows Orbax.
+
+```
+checkpoints/
+  40/state/             Orbax: the state's arrays, each process's shards in `ocdbt.process_<i>`
+  40/position/          where step 40 left the data, as JSON
+  40/metrics/           as JSON, where the step has any
+  40.sha256.json        digests, written last: a step without it is incomplete
+```
+"""
+
+import logging
+import math
+import re
+import shutil
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ctx_jax.checkpoints import digests
+
+STATE, POSITION, METRICS = "state", "position", "metrics"
+NAME = re.compile(
+    r"(?P<step>0|[1-9]\d*)((?P<temporary>\.orbax-checkpoint-tmp.*|\.sha256.*\.tmp)|\.sha256(\.\d+)?\.json)?"
+)
+BARRIER_MS = 20 * 60 * 1000  # as long as Orbax itself waits for the other processes
+
+
+class RunCheckpoints:
+    """The checkpoints in a run's `checkpoints/` folder: `save` while training, `restore` anywhere.
+
+    Opened with `clean=True` it is for training: what a killed run left unfinished is removed, `save` works, and the
+    last `keep` steps and the best one (lowest `metrics["loss"]`) are kept. Otherwise it only reads and changes nothing
+    on disk. A context manager: leaving it waits for the save in flight.
+
+    With several processes, all construct it, save, restore, wait and close together, on one shared folder:
+    - every process writes the shards it holds, then hashes the files it wrote into a digest file of its own;
+    - process 0 also writes the position and the metrics, which must be the same everywhere, and, after all the others,
+      the digest file that makes the step complete; only then it removes steps no longer kept. It alone cleans;
+    - every process verifies all digests before it restores, so that a damaged step stops all of them, and none hangs.
+
+    The state is logical: global arrays, unreplicated, whose top level has `params`. Metrics are Python floats.
+    """
+
+    def __init__(self, folder: str | Path, *, keep: int = 3, clean: bool = False) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, since a run resumes from its last checkpoint; came {keep}")
+        _quieten_orbax()
+        self.folder = Path(folder).absolute()
+        self.keep = keep
+        self.writable = clean
+        self._finishing: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        if clean and jax.process_index() == 0:
+            _clean(self.folder)
+        # Orbax has each process wait here for process 0, so none lists the folder before it is clean.
+        self._manager = _manager(self.folder, writable=clean)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        position: dict[str, np.ndarray],
+        metrics: dict[str, float] | None = None,
+    ) -> None:
+        """Save a step in the background; returns when the arrays are copied, so the caller may donate their buffers.
+
+        Waits for the save before it, and raises what went wrong with that one. A step already saved is left as it is.
+        """
+        if not self.writable:
+            raise ValueError(f"{self.folder} was opened for reading: open it with clean=True to save")
+        self.wait()
+        if step in self._manager.all_steps():
+            return
+        items: dict[str, Any] = {
+            STATE: ocp.args.PyTreeSave(state),
+            POSITION: ocp.args.JsonSave({name: _array_to_json(array) for name, array in position.items()}),
+        }
+        if metrics is not None:
+            items[METRICS] = ocp.args.JsonSave({name: float(value) for name, value in metrics.items()})
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        # Not a daemon: a process that ends without `close` still finishes the step first.
+        self._finishing = threading.Thread(target=self._finish, args=(step,), name=f"checkpoint-{step}")
+        self._finishing.start()
+
+    def _finish(self, step: int) -> None:
+        try:
+            self._manager.wait_until_finished()
+            process, processes = jax.process_index(), jax.process_count()
+            barrier = ocp.multihost.get_barrier_sync_fn()
+            if process != 0:
+                digests.write(self._path(step), process=process, processes=processes)
+            barrier(key=f"ctx_jax_digests_{step}", timeout_ms=BARRIER_MS)
+            if process == 0:
+                digests.write(self._path(step), process=process, processes=processes)
+                self._drop_old()
+            barrier(key=f"ctx_jax_complete_{step}", timeout_ms=BARRIER_MS)
+        except BaseException as error:  # raised again in the thread that trains, by `wait`
+            self._failure = error
+
+    def _drop_old(self) -> None:
+        steps = self.steps()
+        kept = {*steps[-self.keep :], self.best()}
+        for step in steps:
+            if step not in kept:
+                _remove(self._path(step))
+
+    def wait(self) -> None:
+        """Wait until the save in flight is complete, digests and all; raises `RuntimeError` if it failed."""
+        if self._finishing is None:
+            return
+        self._finishing.join()
+        name, self._finishing = self._finishing.name, None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            last = self.latest()
+            raise RuntimeError(
+                f"{name} could not be written to {self.folder}: {failure}. Check the space and the permissions there; "
+                + ("no step is complete" if last is None else f"the last complete step is {last}")
+            ) from failure
+
+    def close(self) -> None:
+        """Wait for the save in flight and let Orbax's threads go."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _path(self, step: int) -> Path:
+        return self.folder / str(step)
+
+    def steps(self) -> list[int]:
+        """The complete steps, ascending, as the folder holds them now."""
+        if not self.folder.is_dir():
+            return []
+        matches = (NAME.fullmatch(path.name) for path in self.folder.iterdir())
+        found = {int(match["step"]) for match in matches if match is not None}
+        return sorted(step for step in found if digests.is_complete(self._path(step)))
+
+    def latest(self) -> int | None:
+        """The last complete step; None if there is none."""
+        return max(self.steps(), default=None)
+
+    def best(self) -> int | None:
+        """The complete step with the lowest finite `metrics["loss"]`, the later of equals.
+
+        Where no step has one it is the last step; None if there is no step.
+        """
+        steps = self.steps()
+        losses = [((self.metrics(step) or {}).get("loss", math.nan), -step) for step in steps]
+        finite = [pair for pair in losses if math.isfinite(pair[0])]
+        return -min(finite)[1] if finite else max(steps, default=None)
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """The metrics a step was saved with; None if it has none, or they cannot be read."""
+        try:
+            return self._manager.metrics(step)
+        except ValueError:
+            return None
+
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, np.ndarray]]:
+        """The state of a step, laid out as `abstract_state` asks, and where that step left the data.
+
+        `abstract_state`: a pytree of `jax.ShapeDtypeStruct`, each with its sharding. The devices may be others, more
+        or fewer than those it was saved from. Raises `FileNotFoundError` for a step that is not complete, and
+        `ValueError` for a damaged one (naming the file, and the step before it that is whole) or for a state of
+        another form (naming what is missing, extra or of another shape).
+        """
+        self._verify(step)
+        bare = [name for name, leaf in _named(abstract_state).items() if getattr(leaf, "sharding", None) is None]
+        if bare:
+            raise ValueError(f"abstract_state needs a sharding on every array; {', '.join(bare)} have none")
+        _compare(_named(abstract_state), _named(self._metadata(step)), self._path(step))
+        arguments = ocp.args.PyTreeRestore(
+            item=abstract_state, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state)
+        )
+        found = self._manager.restore(step, args=ocp.args.Composite(state=arguments, position=ocp.args.JsonRestore()))
+        return found[STATE], {name: _array_from_json(entry) for name, entry in found[POSITION].items()}
+
+    def restore_params(self, step: int) -> Any:
+        """The parameters of a step alone, as jax arrays on the default device of this process.
+
+        Reads neither optimizer state nor carry, and needs no model: names and shapes are the checkpoint's own.
+        Raises as `restore` does.
+        """
+        self._verify(step)
+        metadata = self._metadata(step)
+        if "params" not in metadata:
+            raise ValueError(f"{self._path(step)}: needs `params` at the top of the state, holds {', '.join(metadata)}")
+        params = {"params": metadata["params"]}
+        arguments = ocp.args.PyTreeRestore(
+            item=params,
+            # numpy, not the sharding of old: the devices it names may not be here
+            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params),
+            partial_restore=True,
+        )
+        found = self._manager.restore(step, args=ocp.args.Composite(state=arguments))
+        return jax.device_put(found[STATE]["params"])
+
+    def _metadata(self, step: int) -> dict[str, Any]:
+        return self._manager.item_metadata(step)[STATE].tree
+
+    def _verify(self, step: int) -> None:
+        self.wait()
+        steps = self.steps()
+        if step not in steps:
+            raise FileNotFoundError(f"{self.folder} needs a complete step {step}; it has {_listed(steps)}")
+        try:
+            digests.verify(self._path(step))
+        except digests.DamagedFile as damage:
+            raise ValueError(f"step {step} is damaged: {damage}. {self._offer(step, steps)}") from damage
+
+    def _offer(self, damaged: int, steps: list[int]) -> str:
+        for step in reversed([step for step in steps if step < damaged]):
+            try:
+                digests.verify(self._path(step))
+            except digests.DamagedFile:
+                continue
+            return (
+                f"Step {step} before it is whole: load it with step={step}, or train on from it after removing "
+                f"{self._path(damaged)} and {digests.path_of(self._path(damaged))}"
+            )
+        return f"No whole step comes before it (complete: {_listed(steps)})"
+
+
+def _manager(folder: Path, *, writable: bool) -> ocp.CheckpointManager:
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    state = ocp.PyTreeCheckpointHandler()
+    registry.add(STATE, ocp.args.PyTreeSave, state)
+    registry.add(STATE, ocp.args.PyTreeRestore, state)
+    for name in (POSITION, METRICS):
+        handler = ocp.JsonCheckpointHandler(filename=name)
+        registry.add(name, ocp.args.JsonSave, handler)
+        registry.add(name, ocp.args.JsonRestore, handler)
+    # Orbax keeps every step: it would delete old ones before the digest of the new one exists.
+    options = ocp.CheckpointManagerOptions(
+        create=writable,
+        read_only=not writable,
+        save_interval_steps=1 if writable else 0,
+        save_root_metadata=False,
+        lightweight_initialize=True,
+    )
+    return ocp.CheckpointManager(folder, options=options, handler_registry=registry)
+
+
+def _clean(folder: Path) -> None:
+    """Remove what a killed run left: steps without digests, digests without a step, temporary folders and files."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        match = NAME.fullmatch(path.name)
+        if match is None or (digests.is_complete(folder / match["step"]) and match["temporary"] is None):
+            continue
+        if path.is_dir():
+            _remove(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    digests.remove(path)  # first: killed in between, the step is incomplete, and not damaged
+    shutil.rmtree(path)
+
+
+def _array_to_json(array: np.ndarray) -> dict[str, Any]:
+    array = np.asarray(array)
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "values": array.ravel().tolist()}
+
+
+def _array_from_json(entry: dict[str, Any]) -> np.ndarray:
+    return np.array(entry["values"], dtype=entry["dtype"]).reshape(entry["shape"])
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """{"params.cnn.w": leaf}, the same for a NamedTuple and for the dict Orbax made of it."""
+    parts = ("key", "name", "idx")
+    return {
+        ".".join(str(next(getattr(entry, part) for part in parts if hasattr(entry, part))) for entry in path): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _compare(wanted: dict[str, Any], stored: dict[str, Any], path: Path) -> None:
+    problems = [f"missing there: {name}" for name in wanted if name not in stored]
+    problems += [f"only there: {name}" for name in stored if name not in wanted]
+    for name in wanted.keys() & stored.keys():
+        want, have = ((tuple(leaf.shape), np.dtype(leaf.dtype).name) for leaf in (wanted[name], stored[name]))
+        if want != have:
+            problems.append(f"{name}: needs {want[1]} {list(want[0])}, has {have[1]} {list(have[0])}")
+    if problems:
+        shown = "; ".join(sorted(problems)[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise ValueError(f"{path} holds another state than this run's config makes: {shown}")
+
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps)) or "none"
+
+
+def _keep_record(record: logging.LogRecord) -> bool:
+    return "orbax" not in Path(record.pathname).parts
+
+
+def _quieten_orbax() -> None:
+    """Drop Orbax's log: it warns of read-only folders and slow disks. Its errors are raised here anyway."""
+    logging.getLogger("absl").addFilter(_keep_record)  # the same function twice is one filter

@@ -1,0 +1,332 @@
+"""Checkpoints: what was saved comes back bit for bit on any devices, and what is incomplete or damaged never does."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ctx_jax.checkpoints import digests
+from ctx_jax.checkpoints.runs import RunCheckpoints
+
+
+class State(NamedTuple):
+    step: jax.Array
+    params: dict[str, Any]
+    optimizer: Any
+    carry: Any
+
+
+def sharding(devices: int, *axes: str) -> NamedSharding:
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("lanes",), axis_types=(AxisType.Auto,))
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def make(seed: int = 0, devices: int = 8) -> State:
+    """Replicated parameters and optimizer, a carry sharded by lanes, and the empty corners of optax's states."""
+    random_numbers = np.random.default_rng(seed)
+    params = {
+        "cnn": {"w": random_numbers.normal(size=(3, 4)).astype(np.float32)},
+        "half": jnp.asarray(random_numbers.normal(size=5), jnp.bfloat16),
+    }
+    optimizer = optax.chain(optax.clip(1.0), optax.adagrad(0.1)).init(params)
+    carry = {"forward": ({"c": random_numbers.normal(size=(8, 3)).astype(np.float32)},), "backward": None}
+    replicated = jax.device_put((jnp.asarray(seed, jnp.int32), params, optimizer), sharding(devices))
+    return State(*replicated, jax.device_put(carry, sharding(devices, "lanes")))
+
+
+def abstract(state: State, devices: int) -> State:
+    def leaf(array: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding(devices, *array.sharding.spec))
+
+    return jax.tree.map(leaf, state)
+
+
+def position(seed: int = 0) -> dict[str, np.ndarray]:
+    return {
+        "next": np.array(7 + seed, np.int64),
+        "key": np.array([2**64 - 1, seed], np.uint64),
+        "lanes": np.arange(6, dtype=np.int32).reshape(2, 3),
+        "none": np.zeros((0, 2), np.float64),
+    }
+
+
+def check_equal(found: Any, wanted: Any) -> None:
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for have, want in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert have.dtype == want.dtype
+        assert have.shape == want.shape
+        assert np.asarray(have).tobytes() == np.asarray(want).tobytes()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Steps 1, 2 and 3 of states made from their numbers."""
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    with RunCheckpoints(folder, clean=True) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, make(step), position(step), {"loss": 3.0 - step})
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "checkpoints"))
+
+
+@pytest.fixture
+def checkpoints(folder: Path) -> Iterator[RunCheckpoints]:
+    with RunCheckpoints(folder) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("devices", [8, 4, 2, 1])
+def test_saved_on_eight_devices_restored_bit_for_bit_on_fewer(checkpoints: RunCheckpoints, devices: int) -> None:
+    wanted = make(2)
+    state, left = checkpoints.restore(2, abstract(wanted, devices))
+    check_equal(state, wanted)
+    check_equal(left, position(2))
+    assert len(state.carry["forward"][0]["c"].sharding.device_set) == devices
+
+
+def test_saved_on_one_device_restored_on_eight(tmp_path: Path) -> None:
+    with RunCheckpoints(tmp_path / "c", clean=True) as checkpoints:
+        checkpoints.save(0, make(devices=1), position())
+        state, _ = checkpoints.restore(0, abstract(make(), 8))
+    check_equal(state, make())
+
+
+def test_parameters_alone_need_no_optimizer_and_no_model(checkpoints: RunCheckpoints) -> None:
+    params = checkpoints.restore_params(3)
+    check_equal(params, make(3).params)
+    assert {device for leaf in jax.tree.leaves(params) for device in leaf.devices()} == {jax.devices()[0]}
+
+
+def test_donated_buffers_do_not_reach_the_checkpoint(tmp_path: Path) -> None:
+    state = {"params": {"w": jax.device_put(jnp.ones((64, 1024)), sharding(8, "lanes"))}}
+    step = jax.jit(lambda state: jax.tree.map(lambda x: x * 2, state), donate_argnums=0)
+    with RunCheckpoints(tmp_path / "c", clean=True) as checkpoints:
+        for number in range(3):
+            checkpoints.save(number, state, {})
+            for _ in range(4):
+                state = step(state)
+        for number in range(3):
+            assert np.unique(checkpoints.restore_params(number)["w"]).tolist() == [16.0**number]
+
+
+def test_the_last_and_the_best_are_kept_and_the_digests_go_with_the_others(tmp_path: Path) -> None:
+    losses = [None, 0.5, 2.0, float("nan"), None, 0.7]
+    with RunCheckpoints(tmp_path / "c", keep=2, clean=True) as checkpoints:
+        for step, loss in enumerate(losses):
+            checkpoints.save(step, {"params": jnp.ones(2)}, {}, None if loss is None else {"loss": loss})
+        checkpoints.save(5, {"params": jnp.zeros(2)}, {})  # saved already: stays as it is
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 4, 5]
+        assert (checkpoints.latest(), checkpoints.best()) == (5, 1)
+        assert checkpoints.restore_params(5).tolist() == [1, 1]
+        assert checkpoints.metrics(4) is None
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [
+        *("1", "1.sha256.json", "4", "4.sha256.json", "5", "5.sha256.json")
+    ]
+
+
+def test_without_metrics_the_best_is_the_last(tmp_path: Path) -> None:
+    with RunCheckpoints(tmp_path / "c", keep=1, clean=True) as checkpoints:
+        assert (checkpoints.steps(), checkpoints.latest(), checkpoints.best()) == ([], None, None)
+        for step in (3, 10):
+            checkpoints.save(step, {"params": jnp.ones(2)}, {})
+        checkpoints.wait()
+        assert (checkpoints.steps(), checkpoints.best()) == ([10], 10)
+
+
+def largest(folder: Path) -> Path:
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+@pytest.mark.parametrize(("harm", "word"), [(flip, "changed"), (truncate, "truncated"), (Path.unlink, "missing")])
+def test_a_damaged_step_is_refused_by_file_and_the_whole_one_before_is_offered(
+    checkpoints: RunCheckpoints, folder: Path, harm: Any, word: str
+) -> None:
+    victim = largest(folder / "3" / "state")
+    harm(victim)
+    harm(largest(folder / "2" / "state"))
+    for restore in (lambda: checkpoints.restore(3, abstract(make(), 8)), lambda: checkpoints.restore_params(3)):
+        with pytest.raises(ValueError) as error:
+            restore()
+        for said in ("step 3", str(victim), word, "Step 1", "step=1"):
+            assert said in str(error.value)
+    check_equal(checkpoints.restore_params(1), make(1).params)
+
+
+def test_every_file_of_a_step_is_guarded(folder: Path) -> None:
+    step = folder / "3"
+    digests.verify(step)
+    for path in [path for path in step.rglob("*") if path.is_file() and path.stat().st_size]:
+        whole = path.read_bytes()
+        flip(path)
+        with pytest.raises(digests.DamagedFile, match="changed") as error:
+            digests.verify(step)
+        assert str(path) in str(error.value)
+        path.write_bytes(whole)
+    digests.path_of(step).write_text("{")
+    with pytest.raises(digests.DamagedFile, match=r"3\.sha256\.json"):
+        digests.verify(step)
+
+
+def test_a_step_without_digest_does_not_count_and_only_training_removes_it(folder: Path) -> None:
+    digests.path_of(folder / "3").unlink()
+    shutil.copytree(folder / "2", folder / "4.orbax-checkpoint-tmp")
+    shutil.copytree(folder / "2", folder / "2.orbax-checkpoint-tmp-77")
+    (folder / "9.sha256.json").write_text("{}")
+    (folder / "2.sha256.json.tmp").write_text("{")
+    (folder / "notes.txt").write_text("mine")
+    before = tree(folder)
+    with RunCheckpoints(folder) as reading:
+        assert (reading.steps(), reading.best()) == ([1, 2], 2)
+        check_equal(reading.restore_params(2), make(2).params)
+        with pytest.raises(FileNotFoundError, match="complete step 3; it has 1, 2"):
+            reading.restore_params(3)
+        with pytest.raises(ValueError, match="clean=True"):
+            reading.save(4, {"params": jnp.ones(2)}, {})
+    assert tree(folder) == before
+    with RunCheckpoints(folder, clean=True) as training:
+        names = sorted(path.name for path in folder.iterdir())
+        assert names == ["1", "1.sha256.json", "2", "2.sha256.json", "notes.txt"]
+        training.save(3, make(3), position(3))
+        training.wait()
+        assert training.steps() == [1, 2, 3]
+
+
+def test_reading_a_folder_that_is_not_there_creates_nothing(tmp_path: Path) -> None:
+    with RunCheckpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.latest() is None
+        with pytest.raises(FileNotFoundError, match="none"):
+            checkpoints.restore_params(1)
+    assert not (tmp_path / "c").exists()
+
+
+def test_another_state_is_refused_by_name(checkpoints: RunCheckpoints) -> None:
+    wanted = abstract(make(), 8)
+    extra = wanted._replace(params={"cnn": {"w": jax.ShapeDtypeStruct((3, 5), jnp.float32, sharding=sharding(8))}})
+    extra.params["bias"] = extra.params["cnn"]["w"]
+    with pytest.raises(ValueError) as error:
+        checkpoints.restore(3, extra)
+    for said in (
+        "missing there: params.bias",
+        "only there: params.half",
+        "params.cnn.w: needs float32 [3, 5], has float32 [3, 4]",
+    ):
+        assert said in str(error.value)
+    with pytest.raises(ValueError, match=r"sharding.*step"):
+        checkpoints.restore(3, wanted._replace(step=jax.ShapeDtypeStruct((), jnp.int32)))
+
+
+def test_a_save_that_fails_is_raised_by_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> Path:
+        raise OSError("No space left on device")
+
+    with RunCheckpoints(tmp_path / "c", clean=True) as checkpoints:
+        checkpoints.save(1, {"params": jnp.ones(2)}, {})
+        checkpoints.wait()
+        monkeypatch.setattr(digests, "write", full)
+        checkpoints.save(2, {"params": jnp.ones(2)}, {})
+        with pytest.raises(RuntimeError, match=r"checkpoint-2.*No space left.*last complete step is 1"):
+            checkpoints.wait()
+        assert checkpoints.steps() == [1]
+
+
+def test_digests_of_several_processes_make_a_step_complete_only_together(folder: Path) -> None:
+    step = folder / "3"
+    digests.remove(step)
+    theirs = step / "state" / "ocdbt.process_1"
+    shutil.copytree(step / "state" / "ocdbt.process_0", theirs)
+    digests.write(step, process=0, processes=2)
+    assert not digests.is_complete(step)
+    digests.write(step, process=1, processes=2)
+    assert digests.is_complete(step)
+    mine, others = (json.loads(path.read_text())["files"] for path in digests.all_paths(step))
+    assert not mine.keys() & others.keys()
+    assert {step / name for name in others} == {path for path in theirs.rglob("*") if path.is_file()}
+    digests.verify(step)
+    flip(largest(theirs))
+    with pytest.raises(digests.DamagedFile, match="process_1"):
+        digests.verify(step)
+
+
+TRAIN = textwrap.dedent("""
+    import sys, jax, jax.numpy as jnp
+    from ctx_jax.checkpoints.runs import RunCheckpoints
+    with RunCheckpoints(sys.argv[1], keep=2, clean=True) as checkpoints:
+        start = checkpoints.latest()
+        if start is None:
+            start = 0
+        for step in range(start + 1, start + 1 + int(sys.argv[2])):
+            state = {"params": {str(i): jnp.full((400, 500), step, jnp.float32) for i in range(4)}}
+            checkpoints.save(step, state, {"next": step})
+            print(step, flush=True)
+""")
+
+
+def start(folder: Path, steps: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-c", TRAIN, str(folder), str(steps)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_process_that_ends_completes_its_last_save_and_says_nothing(tmp_path: Path) -> None:
+    output, errors = start(tmp_path / "c", 2).communicate(timeout=120)
+    assert (output.split(), errors) == (["1", "2"], "")
+    with RunCheckpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+
+
+@pytest.mark.slow
+def test_killed_in_mid_save_the_last_complete_step_is_whole(tmp_path: Path) -> None:
+    folder, generator, last, torn = tmp_path / "c", random.Random(5), 0, 0
+    for _ in range(6):
+        process = start(folder, 1000)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(generator.uniform(0, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        with RunCheckpoints(folder) as checkpoints:
+            step = checkpoints.latest()
+            torn += sum(path.is_dir() for path in folder.iterdir()) - len(checkpoints.steps())
+            if step is None:
+                assert last == 0
+                continue
+            assert step >= last
+            last = step
+            for complete in checkpoints.steps():
+                params = checkpoints.restore_params(complete)
+                assert all(np.all(np.asarray(leaf) == complete) for leaf in jax.tree.leaves(params))
+    assert last > 0
+    assert torn > 0, "no kill hit a save: nothing was tested"
