@@ -1,0 +1,42 @@
+"""The order in which sentences are read: a function of (seed, position), computed by index and never written out."""
+
+from functools import lru_cache
+
+import numpy as np
+from grain.experimental import index_shuffle
+
+LARGEST_CORPUS = 2**31
+"""Sentences a corpus may hold: `index_shuffle` counts in 32 bits, and a saved position in signed ones."""
+
+
+def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> int:
+    """The sentence that stands at `position` of the endless stream over `count` sentences.
+
+    Epoch `position // count` is a permutation of its own, drawn from (seed, epoch) alone, so that any place of any
+    epoch is found at once, on every host alike:
+
+        count 3    position   0 1 2 | 3 4 5 | 6 ...
+                   sentence   2 0 1 | 0 2 1 | 1 ...       (without shuffle: 0 1 2 | 0 1 2 | 0 ...)
+
+    Returns a sentence index in 0..count-1. Raises ValueError for an empty corpus, one of more than 2**31 sentences,
+    a negative position or a negative seed. The permutation is grain's four-round Feistel cipher.
+    """
+    if not 0 < count <= LARGEST_CORPUS:
+        raise ValueError(f"an order needs between 1 and {LARGEST_CORPUS} sentences, got {count}")
+    if position < 0:
+        raise ValueError(f"a position in the stream of sentences is 0 or more, got {position}")
+    epoch, place = divmod(position, count)
+    if not shuffle:
+        return place
+    return int(index_shuffle(place, max_index=count - 1, seed=mixed(seed, epoch), rounds=4))
+
+
+@lru_cache(maxsize=64)
+def mixed(seed: int, number: int) -> int:
+    """32 bits that depend on both `seed` and `number`: the seed of an epoch, or of a second stream.
+
+    Not seed + number: epoch 1 of seed 0 would be epoch 0 of seed 1, and two runs would share most of their order.
+    """
+    if seed < 0:
+        raise ValueError(f"a seed is 0 or more, got {seed}; set --seed")
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

@@ -1,0 +1,52 @@
+"""The order of sentences: a permutation per epoch, and a function of (seed, position) alone."""
+
+import pytest
+
+from ctx_jax.data.order import permuted
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 1000])
+@pytest.mark.parametrize("seed", [0, 1, 2**40])
+def test_each_epoch_is_a_permutation(count: int, seed: int) -> None:
+    for epoch in (0, 1, 5, 123_456):
+        order = [permuted(epoch * count + place, count, seed) for place in range(count)]
+        assert sorted(order) == list(range(count))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    def order(seed: int, epoch: int) -> tuple[int, ...]:
+        return tuple(permuted(epoch * 50 + place, 50, seed) for place in range(50))
+
+    orders = {order(seed, epoch) for seed in range(10) for epoch in range(10)}
+    assert len(orders) == 100  # in particular (seed, epoch + 1) is not (seed + 1, epoch)
+    assert tuple(range(50)) not in orders
+
+
+def test_the_order_depends_on_seed_and_position_only() -> None:
+    forward = [permuted(position, 13, 5) for position in range(60)]
+    backward = [permuted(position, 13, 5) for position in reversed(range(60))]
+    assert forward == backward[::-1]
+
+
+def test_places_are_spread_evenly() -> None:
+    hits = [0] * 5
+    for seed in range(1000):
+        hits[permuted(2, 5, seed)] += 1
+    assert all(150 < hit < 250 for hit in hits)
+
+
+def test_without_shuffle_the_order_is_the_file() -> None:
+    assert [permuted(position, 3, 9, shuffle=False) for position in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_the_largest_corpus() -> None:
+    assert 0 <= permuted(2**31 - 1, 2**31, 0) < 2**31
+
+
+@pytest.mark.parametrize(
+    ("position", "count", "seed", "message"),
+    [(0, 0, 0, "between 1 and"), (0, 2**31 + 1, 0, "between 1 and"), (-1, 3, 0, "0 or more"), (0, 3, -1, "seed")],
+)
+def test_out_of_range_is_named(position: int, count: int, seed: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        permuted(position, count, seed)
