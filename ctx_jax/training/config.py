@@ -1,0 +1,129 @@
+"""The settings of a training run: frozen dataclasses, whose field names are the command line's flags."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tyro.conf import AvoidSubcommands
+
+from ctx_jax.data.config import DataConfig
+from ctx_jax.models.bilm import BiLM
+from ctx_jax.training.optimizer import Adagrad, AdamW
+
+
+@dataclass(frozen=True)
+class DevicesConfig:
+    """Where the step runs. None of these changes what is computed, beyond rounding."""
+
+    mode: Literal["shard", "pmap"] = "shard"
+    """`shard`: `jit(shard_map)` over all devices. `pmap`: the same step under `jax.pmap`."""
+
+    count: int = 0
+    """How many of this machine's devices to use; 0: all of them."""
+
+    micro_batches: int = 1
+    """Parts in which each device takes its lanes, one after the other, to save memory."""
+
+    distributed: bool = False
+    """Join the other processes of a job over many hosts (`jax.distributed`): coordinator, process count and number
+    come from Slurm, Kubernetes or the TPU's environment, or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the run is saved, and how much of it is kept."""
+
+    every: int = 1000
+    """Steps from one checkpoint to the next; one more is written at the end."""
+
+    keep: int = 3
+    """The latest checkpoints kept; the one with the lowest validation loss is kept besides."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """When the validation text is measured."""
+
+    every: int = 1000
+    """Steps from one evaluation to the next; one more at the end. 0: none."""
+
+    sentences: int = 0
+    """The most sentences of the validation text that are read each time; 0: all of them."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is written while the run goes on."""
+
+    every: int = 50
+    """Steps from one line of metrics.jsonl to the next; a line holds the means over them."""
+
+    tensorboard: bool = False
+    """The same numbers for TensorBoard, in `tensorboard/` of the run directory (needs the `[tensorboard]` extra)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. What differs from these defaults is what a file of `configs/` states."""
+
+    model: AvoidSubcommands[BiLM] = field(default_factory=BiLM)
+    data: AvoidSubcommands[DataConfig] = field(default_factory=DataConfig)
+    optimizer: AvoidSubcommands[AdamW | Adagrad] = field(default_factory=AdamW)
+    devices: DevicesConfig = field(default_factory=DevicesConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    run_dir: str = ""
+    """Where the run lives; the same command with the same directory goes on. Empty: runs/<name of the config>."""
+
+    steps: int = 1000
+    """Batches to train on, from the first one; a run that is done trains nothing."""
+
+    seed: int = 0
+    """Decides initial parameters, order of the text, dropout and sampling."""
+
+
+FREE = ("devices", "checkpoint", "evaluate", "log", "run_dir")
+"""The settings a resumed run may change: they say where and how often, not what is computed."""
+
+
+def check_config(config: TrainConfig) -> None:
+    """Refuse settings that no run can follow: ValueError, naming the flag."""
+    for flag, value, least in (
+        ("steps", config.steps, 1),
+        ("devices.count", config.devices.count, 0),
+        ("devices.micro-batches", config.devices.micro_batches, 1),
+        ("checkpoint.every", config.checkpoint.every, 1),
+        ("checkpoint.keep", config.checkpoint.keep, 1),
+        ("evaluate.every", config.evaluate.every, 0),
+        ("log.every", config.log.every, 1),
+        ("data.lanes", config.data.lanes, 1),
+        ("data.window", config.data.window, 1),
+    ):
+        if value < least:
+            raise ValueError(f"--{flag} must be at least {least}, not {value}")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"--seed must be between 0 and 2**32 - 1, not {config.seed}")
+
+
+def check_resume(old: TrainConfig, new: TrainConfig, differences: list[tuple[str, object, object]]) -> None:
+    """Refuse to go on with other settings than the run began with: ValueError, naming field, old and new value.
+
+    `differences` are (dotted field, old value, new value), as `checkpoints.configs.differences` gives them. `steps`
+    may grow where the learning rate does not depend on it.
+    """
+    refused = []
+    for name, before, after in differences:
+        if name.split(".")[0] in FREE:
+            continue
+        if name == "steps" and new.optimizer.schedule == "constant" and new.steps > old.steps:
+            continue
+        refused.append(f"  {name}: the run has {before!r}, this command {after!r}")
+    if refused:
+        raise ValueError(
+            "this run directory was begun with other settings:\n"
+            + "\n".join(refused)
+            + "\nRepeat the command it was begun with, or choose another --run-dir. Only devices, log, checkpoint and "
+            "evaluate settings may change, and steps may grow where the schedule is constant."
+        )

@@ -1,0 +1,132 @@
+"""Every line that knows about more than one device: meshes, shardings, `shard_map`, `pmap`, hosts.
+
+Parameters and optimizer are whole on every device, rows of batch and carry are divided among them. Outside a running
+step the state is *logical* in both modes: one array a leaf, unreplicated, as on a single device. That is what
+checkpoints hold, so that a run moves between modes and numbers of devices.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ctx_jax.training.config import DevicesConfig
+from ctx_jax.training.step import State
+
+AXIS = "data"
+WHOLE, ROWS = PartitionSpec(), PartitionSpec(AXIS)
+LAYOUT = State(step=WHOLE, params=WHOLE, optimizer=WHOLE, carry=ROWS, window=WHOLE)
+
+Step = Callable[[State, dict[str, Any]], State]
+
+
+def join_hosts(config: DevicesConfig) -> None:
+    """Join the job's other processes, before anything else touches jax. Does nothing unless `--devices.distributed`.
+
+    On TPU pods, Slurm and Kubernetes jax finds coordinator and process numbers itself; elsewhere they come from
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    """
+    if config.distributed and not jax.distributed.is_initialized():
+        jax.distributed.initialize()
+
+
+def is_first_host() -> bool:
+    """Whether this process is the one that prints and writes the metrics."""
+    return jax.process_index() == 0
+
+
+def stop_agreed(step: int) -> bool:
+    """Whether a job over several hosts was told to stop (SIGTERM to any of them); the same answer on all of them.
+
+    Every process has to ask at every step. False in a job of one process, which has a signal handler of its own.
+    """
+    return jax.process_count() > 1 and bool(multihost_utils.reached_preemption_sync_point(step))
+
+
+class Devices:
+    """The devices of a run, and the way arrays lie on them."""
+
+    def __init__(self, config: DevicesConfig, rows: int) -> None:
+        """`rows`: rows of a batch over all devices. Raises ValueError where they cannot be divided."""
+        found = jax.devices()
+        count = config.count or len(found)
+        if count > len(found):
+            raise ValueError(f"--devices.count {count}, but this machine has {len(found)}: {found}")
+        if jax.process_count() > 1 and (config.count or config.mode == "pmap"):
+            raise ValueError("a job over several processes uses every device, with --devices.mode shard")
+        if rows % (count * config.micro_batches):
+            raise ValueError(
+                f"{rows} rows of a batch cannot be shared by {count} devices in {config.micro_batches} micro-batches: "
+                f"set --data.lanes to a multiple of {count * config.micro_batches}, or fewer --devices.count"
+            )
+        self.devices = found[:count]
+        self.mode = config.mode
+        self.mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices)
+        self.host_rows = rows // jax.process_count()
+        self.first_row = self.host_rows * jax.process_index()
+
+    def _shardings(self, state: State) -> State:
+        return State(
+            *(jax.tree.map(lambda _, s=spec: NamedSharding(self.mesh, s), part) for part, spec in zip(state, LAYOUT, strict=True))
+        )
+
+    def abstract(self, make: Callable[[], State]) -> State:
+        """The shapes, types and shardings of the logical state that `make` would make."""
+        shapes = jax.eval_shape(make)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            self._shardings(shapes),
+        )
+
+    def create(self, make: Callable[[], State]) -> State:
+        """The logical state that `make` makes, computed where it will lie."""
+        return jax.jit(make, out_shardings=self._shardings(jax.eval_shape(make)))()
+
+    def compile(self, step: Callable[[State, dict[str, Any], Callable[[Any], Any]], State]) -> Step:
+        """The step over all devices: (state as `enter` gives it, batch as `put` gives it) -> state.
+
+        The state given is donated: use the one that comes back.
+        """
+
+        def one(state: State, batch: dict[str, Any]) -> State:
+            return step(state, batch, partial(jax.lax.psum, axis_name=AXIS))
+
+        if self.mode == "pmap":
+            axes = State(*(None if spec == WHOLE else 0 for spec in LAYOUT))
+            return jax.pmap(
+                one, AXIS, in_axes=(axes, 0), out_axes=axes, devices=self.devices, donate_argnums=0
+            )
+        # check_vma would turn the gradient of a replicated parameter into a reduction of its own, once a use.
+        mapped = jax.shard_map(one, mesh=self.mesh, in_specs=(LAYOUT, ROWS), out_specs=LAYOUT, check_vma=False)
+        return jax.jit(mapped, donate_argnums=0)
+
+    def put(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        """This host's rows of a batch, on their way to the devices."""
+        if self.mode == "pmap":
+            count = len(self.devices)
+            return {name: array.reshape(count, -1, *array.shape[1:]) for name, array in arrays.items()}
+        rows = NamedSharding(self.mesh, ROWS)
+        return {name: jax.make_array_from_process_local_data(rows, array) for name, array in arrays.items()}
+
+    def enter(self, state: State) -> State:
+        """The logical state in the form the compiled step takes: under pmap, rows as [devices, rows of each, ...]."""
+        return state._replace(carry=jax.tree.map(self._divide, state.carry)) if self.mode == "pmap" else state
+
+    def leave(self, state: State) -> State:
+        """The logical state again."""
+        return state._replace(carry=jax.tree.map(self._join, state.carry)) if self.mode == "pmap" else state
+
+    def _divide(self, array: jax.Array) -> jax.Array:
+        shape = (len(self.devices), array.shape[0] // len(self.devices), *array.shape[1:])
+        pieces = [shard.data[None] for shard in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(shape, NamedSharding(self.mesh, ROWS), pieces)
+
+    def _join(self, array: jax.Array) -> jax.Array:
+        shape = (array.shape[0] * array.shape[1], *array.shape[2:])
+        pieces = [shard.data[0] for shard in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(shape, NamedSharding(self.mesh, ROWS), pieces)

@@ -1,0 +1,127 @@
+"""The training step: one body, free of collectives, for any objective, device mode and number of micro-batches.
+
+Letters: B rows of a device's share of the batch, M micro-batches.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ctx_jax.training.optimizer import Recipe, apply_gradients, optimizer
+from ctx_jax.training.task import Carry, Objective, Params, Terms
+
+Tree = TypeVar("Tree")
+Arrays = dict[str, jax.Array]
+
+INIT = 2**32 - 1
+"""What the seed is folded with for the initial parameters: a number no step reaches."""
+
+
+class Window(NamedTuple):
+    """What a line of metrics.jsonl is made of: sums since the line before, kept on the device so that no step waits."""
+
+    terms: Terms
+    gradient_norm: jax.Array  # of the last step, before clipping
+    bad: jax.Array  # int32, the first step whose loss or gradient was not finite; -1: none
+
+
+class State(NamedTuple):
+    """All that a step reads and writes; a checkpoint holds exactly this, whole and once."""
+
+    step: jax.Array  # int32, steps done
+    params: Params
+    optimizer: optax.OptState
+    carry: Carry  # [B, ...], the only part that differs from device to device
+    window: Window
+
+
+def empty_window(objective: Objective) -> Window:
+    """A window of no steps."""
+    return Window(
+        {name: (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)) for name in objective.coefficients},
+        gradient_norm=jnp.zeros((), jnp.float32),
+        bad=jnp.full((), -1, jnp.int32),
+    )
+
+
+def initial_state(objective: Objective, recipe: Recipe, steps: int, seed: int, rows: int) -> State:
+    """The state before the first step, for B = `rows` rows in all."""
+    params = objective.init(jax.random.fold_in(jax.random.key(seed), INIT))
+    chain = optimizer(recipe, steps)
+    return State(
+        jnp.zeros((), jnp.int32), params, chain.init(params), objective.zero_carry(rows), empty_window(objective)
+    )
+
+
+def gradients(
+    objective: Objective, params: Params, batch: Arrays, carry: Carry, key: jax.Array, scales: Arrays, parts: int = 1
+) -> tuple[Params, Arrays, Carry]:
+    """(gradient of sum over terms scale * sum, {term: sum}, new carry) of B rows, taken in `parts` micro-batches.
+
+    The scales hold the denominators of the *whole* batch, so that the parts' gradients simply add up. Raises
+    ValueError where the rows cannot be divided.
+    """
+
+    def scaled(params: Params, batch: Arrays, carry: Carry) -> tuple[jax.Array, tuple[Arrays, Carry]]:
+        terms, carry = objective.loss(params, batch, carry, key)
+        total = sum((scales[name] * terms[name][0] for name in scales), start=jnp.zeros((), jnp.float32))
+        return total, ({name: terms[name][0] for name in scales}, carry)
+
+    gradient = jax.grad(scaled, has_aux=True)
+    if parts == 1:
+        slopes, (sums, carry) = gradient(params, batch, carry)
+        return slopes, sums, carry
+
+    def divide(array: jax.Array) -> jax.Array:
+        if array.shape[0] % parts:
+            raise ValueError(
+                f"{array.shape[0]} rows a device do not divide into {parts} micro-batches: "
+                "choose --data.lanes as a multiple of devices x --devices.micro-batches"
+            )
+        return array.reshape(parts, array.shape[0] // parts, *array.shape[1:])  # [M, B / M, ...]
+
+    def one(so_far: tuple[Params, Arrays], part: tuple[Arrays, Carry]) -> tuple[tuple[Params, Arrays], Carry]:
+        slopes, (sums, carry) = gradient(params, *part)
+        return jax.tree.map(jnp.add, so_far, (slopes, sums)), carry
+
+    zeros = (jax.tree.map(jnp.zeros_like, params), {name: jnp.zeros((), jnp.float32) for name in scales})
+    (slopes, sums), carry = jax.lax.scan(one, zeros, jax.tree.map(divide, (batch, carry)))
+    return slopes, sums, jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), carry)
+
+
+def make_step(
+    objective: Objective, recipe: Recipe, steps: int, seed: int, parts: int = 1
+) -> Callable[[State, Arrays, Callable[[Any], Any]], State]:
+    """The step: (state, batch, total) -> state, where B is this device's share of the rows.
+
+    `total` adds a tree of arrays up over the devices (`devices.py` gives it; the identity on one device), and is
+    called twice: for the denominators, then for gradients and sums together.
+    """
+    chain = optimizer(recipe, steps)
+
+    def step(state: State, batch: Arrays, total: Callable[[Tree], Tree]) -> State:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        # Only the weights of this loss are used; XLA drops the rest of its work.
+        terms, _ = objective.loss(state.params, batch, state.carry, key)
+        weights = total({name: terms[name][1] for name in objective.coefficients})
+        scales = {
+            # A term without a single target is 0, not 0 / 0.
+            name: recipe.loss_scale * share / jnp.where(weights[name] > 0, weights[name], 1.0)
+            for name, share in objective.coefficients.items()
+        }
+        local, local_sums, carry = gradients(objective, state.params, batch, state.carry, key, scales, parts)
+        slopes, sums = total((local, local_sums))
+        params, moments = apply_gradients(chain, slopes, state.optimizer, state.params)
+        norm = optax.tree.norm(slopes)
+        finite = jnp.isfinite(norm)
+        for value in sums.values():
+            finite &= jnp.isfinite(value)
+        bad = jnp.where((state.window.bad < 0) & ~finite, state.step + 1, state.window.bad)
+        before = state.window.terms
+        means = {name: (before[name][0] + sums[name], before[name][1] + weights[name]) for name in sums}
+        return State(state.step + 1, params, moments, carry, Window(means, norm, bad))
+
+    return step
