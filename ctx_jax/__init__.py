@@ -1,1 +1,22 @@
 """Contextual word embeddings in JAX: train them, load them, mix their layers."""
+
+from ctx_jax import checkpoints, losses, objectives
+from ctx_jax.embedding.embed import Layers, embed
+from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.load import load
+from ctx_jax.embedding.mixing import init_mix, mix, mix_penalty
+from ctx_jax.embedding.pooling import pool
+
+__all__ = [
+    "Encoder",
+    "Layers",
+    "checkpoints",
+    "embed",
+    "init_mix",
+    "load",
+    "losses",
+    "mix",
+    "mix_penalty",
+    "objectives",
+    "pool",
+]

@@ -1,1 +1,5 @@
 """Parameters on disk: our runs, and other people's files both ways."""
+
+from ctx_jax.checkpoints import allennlp
+
+__all__ = ["allennlp"]

@@ -1,0 +1,109 @@
+"""Files to an encoder: our runs, AllenNLP folders."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from ctx_jax.checkpoints import allennlp_files
+from ctx_jax.checkpoints.configs import from_json
+from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.reading import CharacterReader, VocabularyReader
+from ctx_jax.models.bilm import BiLM
+from ctx_jax.text.words import Rule
+
+Step = Literal["best", "latest"] | int
+
+
+def load(
+    path: str | Path | None = None,
+    *,
+    step: Step = "best",
+    options: str | Path | None = None,
+    weights: str | Path | None = None,
+) -> Encoder:
+    """An encoder from a run directory or an AllenNLP folder, or from AllenNLP's two files by name.
+
+        load("runs/elmo")                                   # step="best", "latest" or a number
+        load("elmo_2x4096_512_2048cnn_2xhighway")           # a folder with options and weights
+        load(options="options.json", weights="weights.hdf5")
+
+    Args:
+      path: a run directory (`config.json`, `checkpoints/`), or a folder with one `options.json` or `*_options.json`
+        and one HDF5 file that holds `char_embed`.
+      step: of a run: "best" is the lowest validation loss.
+      options, weights: instead of `path`.
+
+    Raises:
+      FileNotFoundError: nothing there, a folder of neither kind (the error says what was looked for and what is
+        there), a run without a complete checkpoint or without this step.
+      ValueError: a file that is damaged or does not fit the others.
+    """
+    if (path is None) == (options is None and weights is None) or (options is None) != (weights is None):
+        raise ValueError("load needs a path, or both options= and weights=")
+    if options is not None and weights is not None:
+        return _allennlp(Path(options), Path(weights))
+    folder = Path(path or "")
+    if not folder.is_dir():
+        what = "is a file; load needs its folder, or options= and weights=" if folder.exists() else "does not exist"
+        raise FileNotFoundError(f"{folder} {what}")
+    config = _config(folder)
+    if "model" in config:
+        return _run(folder, config, step)
+    if "model_type" in config:
+        raise ValueError(f"{folder} is a Hugging Face folder ({config['model_type']}); Transformers cannot be read yet")
+    if found := allennlp_files.find(folder):
+        return _allennlp(*found)
+    listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
+    raise FileNotFoundError(
+        f"{folder} is no encoder: looked for config.json and checkpoints/ (a run), or options.json or *_options.json "
+        f"with an HDF5 file holding char_embed (AllenNLP); found {listed}"
+    )
+
+
+def _allennlp(options: Path, weights: Path) -> Encoder:
+    model, params = allennlp_files.read(options=options, weights=weights)
+    if model.inputs == "words":
+        raise ValueError(f"{options} describes a model of words, whose files hold no vocabulary: load the run instead")
+    return Encoder(model, params, CharacterReader(model.max_characters))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _run(folder: Path, config: dict[str, Any], step: Step) -> Encoder:
+    from ctx_jax.checkpoints.runs import RunCheckpoints  # Orbax takes seconds to import, and only runs need it
+
+    model = from_json([BiLM], config["model"])
+    with RunCheckpoints(folder / "checkpoints") as checkpoints:
+        match step:
+            case "best":
+                number = checkpoints.best()
+            case "latest":
+                number = checkpoints.latest()
+            case int():
+                number = step
+            case _:
+                raise ValueError(f'step must be "best", "latest" or a number, got {step!r}')
+        if number is None:
+            raise FileNotFoundError(f"{folder} has no complete checkpoint yet: train it longer, then load it")
+        params = checkpoints.restore_params(number)
+    rule = _rule(config)
+    if model.inputs == "characters":
+        return Encoder(model, params, CharacterReader(model.max_characters, rule))
+    words = (folder / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
+    return Encoder(model, params, VocabularyReader.of(words, rule))
+
+
+def _rule(config: dict[str, Any]) -> Rule:
+    """How the run's text became words; the embedded corpus is prose whatever the setting."""
+    data = config["data"]
+    rule: Rule = "prose" if data["train"] == "python-docs" else data["rule"]
+    return rule
