@@ -54,6 +54,19 @@ def test_what_was_stored_reads_back_equal_and_hashable_where_it_was(run: Run) ->
     assert configs.differences(run, back) == []
 
 
+def test_a_file_reads_back_equal_and_a_torn_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    configs.write(path, Run())
+    configs.write(path, RUNS[1])
+    assert configs.read(path, [Run]) == RUNS[1]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(ValueError, match=r"config\.json"):
+        configs.read(path, [Run])
+    with pytest.raises(FileNotFoundError):
+        configs.read(tmp_path / "none.json", [Run])
+
+
 def test_an_integer_in_a_float_field_becomes_a_float_and_stays_one_in_a_union() -> None:
     back = configs.from_json([Run], configs.to_json(Run(optimizer=Optimizer(rate=1, warmup=7))))
     assert isinstance(back.optimizer.rate, float)

@@ -2,13 +2,7 @@
 
 import json
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -279,54 +273,3 @@ def test_digests_of_several_processes_make_a_step_complete_only_together(folder:
     flip(largest(theirs))
     with pytest.raises(digests.DamagedFile, match="process_1"):
         digests.verify(step)
-
-
-TRAIN = textwrap.dedent("""
-    import sys, jax, jax.numpy as jnp
-    from ctx_jax.checkpoints.runs import RunCheckpoints
-    with RunCheckpoints(sys.argv[1], keep=2, clean=True) as checkpoints:
-        start = checkpoints.latest()
-        if start is None:
-            start = 0
-        for step in range(start + 1, start + 1 + int(sys.argv[2])):
-            state = {"params": {str(i): jnp.full((400, 500), step, jnp.float32) for i in range(4)}}
-            checkpoints.save(step, state, {"next": step})
-            print(step, flush=True)
-""")
-
-
-def start(folder: Path, steps: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "error", "-c", TRAIN, str(folder), str(steps)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_a_process_that_ends_completes_its_last_save_and_says_nothing(tmp_path: Path) -> None:
-    output, errors = start(tmp_path / "c", 2).communicate(timeout=120)
-    assert (output.split(), errors) == (["1", "2"], "")
-    with RunCheckpoints(tmp_path / "c") as checkpoints:
-        assert checkpoints.steps() == [1, 2]
-
-
-@pytest.mark.slow
-def test_killed_in_mid_save_the_last_complete_step_is_whole(tmp_path: Path) -> None:
-    folder, generator, last, torn = tmp_path / "c", random.Random(5), 0, 0
-    for _ in range(6):
-        process = start(folder, 1000)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(generator.uniform(0, 0.6))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        with RunCheckpoints(folder) as checkpoints:
-            step = checkpoints.latest()
-            torn += sum(path.is_dir() for path in folder.iterdir()) - len(checkpoints.steps())
-            if step is None:
-                assert last == 0
-                continue
-            assert step >= last
-            last = step
-            for complete in checkpoints.steps():
-                params = checkpoints.restore_params(complete)
-                assert all(np.all(np.asarray(leaf) == complete) for leaf in jax.tree.leaves(params))
-    assert last > 0
-    assert torn > 0, "no kill hit a save: nothing was tested"

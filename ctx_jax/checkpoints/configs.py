@@ -8,13 +8,29 @@ Values may be dataclasses, tuples, lists, dicts with string keys, `Literal`s, pa
 """
 
 import difflib
+import json
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from ctx_jax.checkpoints import digests
+
 TYPE = "type"
+
+
+def write(path: str | Path, config: Any) -> None:
+    """Store a config as a JSON file, atomically: a killed process leaves the old file or the new one."""
+    digests.write_atomically(Path(path), json.dumps(to_json(config), indent=2) + "\n")
+
+
+def read(path: str | Path, allowed: Sequence[type]) -> Any:
+    """The config `write` stored; `ValueError` names the file and what in it does not fit (see `from_json`)."""
+    try:
+        return from_json(allowed, json.loads(Path(path).read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -36,7 +36,8 @@ class RunCheckpoints:
 
     Opened with `clean=True` it is for training: what a killed run left unfinished is removed, `save` works, and the
     last `keep` steps and the best one (lowest `metrics["loss"]`) are kept. Otherwise it only reads and changes nothing
-    on disk. A context manager: leaving it waits for the save in flight.
+    on disk. A context manager: leaving it waits for the save in flight. A process that ends without `close` loses that
+    save, and no other: Python stops the thread pools Orbax writes with before anything else.
 
     With several processes, all construct it, save, restore, wait and close together, on one shared folder:
     - every process writes the shards it holds, then hashes the files it wrote into a digest file of its own;
@@ -92,7 +93,6 @@ class RunCheckpoints:
         if metrics is not None:
             items[METRICS] = ocp.args.JsonSave({name: float(value) for name, value in metrics.items()})
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-        # Not a daemon: a process that ends without `close` still finishes the step first.
         self._finishing = threading.Thread(target=self._finish, args=(step,), name=f"checkpoint-{step}")
         self._finishing.start()
 

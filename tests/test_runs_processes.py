@@ -1,0 +1,102 @@
+"""Checkpoints across processes: one that ends, two that write together, and one that is killed in mid-save."""
+
+import random
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctx_jax.checkpoints import digests
+from ctx_jax.checkpoints.runs import RunCheckpoints
+
+pytestmark = pytest.mark.slow
+
+TRAIN = textwrap.dedent("""
+    import sys, jax, jax.numpy as jnp
+    from ctx_jax.checkpoints.runs import RunCheckpoints
+    with RunCheckpoints(sys.argv[1], keep=2, clean=True) as checkpoints:
+        start = 1 + (checkpoints.latest() or 0)
+        for step in range(start, start + int(sys.argv[2])):
+            state = {"params": {str(i): jnp.full((400, 500), step, jnp.float32) for i in range(4)}}
+            checkpoints.save(step, state, {"next": step})
+            print(step, flush=True)
+""")
+
+TWO_PROCESSES = textwrap.dedent("""
+    import sys, jax, numpy as np
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+    from ctx_jax.checkpoints.runs import RunCheckpoints
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]), heartbeat_timeout_seconds=20)
+    mesh = jax.make_mesh((4,), ("lanes",), axis_types=(AxisType.Auto,))
+    lanes = NamedSharding(mesh, PartitionSpec("lanes"))
+    carry = np.arange(8, dtype=np.float32)
+    with RunCheckpoints(sys.argv[1], keep=1, clean=True) as checkpoints:
+        for step in (1, 2):
+            array = jax.make_array_from_callback((8,), lanes, lambda index: carry[index] * step)
+            checkpoints.save(step, {"params": {"w": array}}, {"next": np.array(step)}, {"loss": 1.0})
+        checkpoints.wait()
+        assert checkpoints.steps() == [2], checkpoints.steps()
+        abstract = jax.ShapeDtypeStruct((8,), np.float32, sharding=lanes)
+        state, position = checkpoints.restore(2, {"params": {"w": abstract}})
+        for shard in state["params"]["w"].addressable_shards:
+            assert np.array_equal(shard.data, 2 * carry[shard.index])
+        assert position == {"next": 2}
+""")
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_process_that_ends_completes_its_last_save_and_says_nothing(tmp_path: Path) -> None:
+    output, errors = start(TRAIN, tmp_path / "c", 2).communicate(timeout=120)
+    assert (output.split(), errors) == (["1", "2"], "")
+    with RunCheckpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+
+
+def test_two_processes_write_one_checkpoint_that_one_process_reads(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [start(TWO_PROCESSES, tmp_path / "c", address, process) for process in range(2)]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert [path.name for path in digests.all_paths(tmp_path / "c" / "2")] == ["2.sha256.json", "2.sha256.1.json"]
+    with RunCheckpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.restore_params(2)["w"].tolist() == [2 * i for i in range(8)]
+
+
+def test_killed_in_mid_save_the_last_complete_step_is_whole(tmp_path: Path) -> None:
+    folder, moments, last, torn = tmp_path / "c", random.Random(5), 0, 0
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shape = jax.ShapeDtypeStruct((400, 500), jnp.float32, sharding=one)
+    for _ in range(5):
+        process = start(TRAIN, folder, 1000)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(moments.uniform(0.2, 0.8))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        with RunCheckpoints(folder) as checkpoints:
+            torn += sum(path.is_dir() for path in folder.iterdir()) - len(checkpoints.steps())
+            step = checkpoints.latest()
+            assert step is not None
+            assert step > last
+            last = step
+            for complete in checkpoints.steps():
+                state, left = checkpoints.restore(complete, {"params": {str(i): shape for i in range(4)}})
+                assert left == {"next": complete}
+                assert all(np.all(np.asarray(leaf) == complete) for leaf in jax.tree.leaves(state))
+    assert torn > 0, "no kill hit a save: nothing was tested"
