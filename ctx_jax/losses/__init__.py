@@ -1,1 +1,5 @@
-"""Where a model and an objective join."""
+"""Where a model and an objective join: (model, params, batch, carry) to {term: (sum, weight)} and the new carry."""
+
+from ctx_jax.losses.bilm import bilm, bilm_tokens
+
+__all__ = ["bilm", "bilm_tokens"]

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ctx_jax.models.gru import gru
-from ctx_jax.models.linear import Compute, linear
+from ctx_jax.numerics.linear import Compute, linear
 from ctx_jax.models.lstm import Cell, State, Weights, lstm
 from ctx_jax.models.token_encoder import PAD, CharacterEncoder, Table
 

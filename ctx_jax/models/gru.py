@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ctx_jax.models.linear import linear
+from ctx_jax.numerics.linear import linear
 from ctx_jax.models.lstm import Cell, State, Weights
 
 

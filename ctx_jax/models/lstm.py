@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ctx_jax.models.linear import Compute, operand, product
+from ctx_jax.numerics.linear import Compute, operand, product
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ctx_jax.models.distinct import once_per_distinct
-from ctx_jax.models.linear import Compute, linear
+from ctx_jax.numerics.linear import Compute, linear
 
 PAD = 260  # the id that fills a word behind its end marker; its embedding is learned like any other
 CHARACTERS = 261

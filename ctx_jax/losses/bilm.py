@@ -1,0 +1,96 @@
+"""The two language models of a biLM over a window (Peters et al. 2018, section 3.1).
+
+Letters: B rows, T tokens, C characters, P projection, V vocabulary.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ctx_jax.models.bilm import DIRECTIONS, BiLM, Carry, Params, softmax_weights, streams, token_vectors
+from ctx_jax.objectives.sampled import draw_negatives, expected_counts, sampled_softmax
+from ctx_jax.objectives.softmax import softmax, token_losses
+
+Batch = dict[str, Any]
+Terms = dict[str, tuple[jax.Array, jax.Array]]
+
+_SUFFIX = {"forward": "", "backward": "_reverse"}
+_DROPOUT, _NEGATIVES = 0, 1  # purposes of the step's key
+
+
+def bilm(
+    model: BiLM, params: Params, batch: Batch, carry: Carry | None, *, key: jax.Array | None = None
+) -> tuple[Terms, Carry]:
+    """Nats of the next token in either direction, over one window of every row.
+
+    Args:
+      batch: raw character ids `tokens_characters`, `tokens_characters_reverse` int32 [B, T, C] (a model over words:
+        `token_ids`, `token_ids_reverse` [B, T]); targets `next_token_id`, `next_token_id_reverse` int32 [B, T];
+        optionally `row` int32 [B], the rows' global numbers, and `weight` float32 [B, T], 0 where no target counts.
+      carry: the state before the window, as `models.bilm.zero_carry` makes it; None: zeros. Its gradient stops here.
+      key: the step's key, the same on every device: dropout by row, and with `model.negatives` the sampled softmax,
+        one set of negatives per direction. None: no dropout, exact softmax.
+
+    Returns:
+      {"forward": (sum, weight), "backward": (sum, weight)} and the state after the window.
+
+    Raises:
+      ValueError: the model has no softmax, or the batch lacks an array; both are named.
+    """
+    weights, bias = softmax_weights(model, params)
+    hidden, carry = _hidden(model, params, batch, carry, key)
+    weight = batch.get("weight")
+    weight = None if weight is None else weight.reshape(-1)
+    terms = {}
+    for number, name in enumerate(DIRECTIONS):
+        states = hidden[name].reshape(-1, hidden[name].shape[-1])
+        labels = batch[f"next_token_id{_SUFFIX[name]}"].reshape(-1)
+        if model.negatives and key is not None:
+            draw = jax.random.fold_in(jax.random.fold_in(key, _NEGATIVES), number)
+            negatives, tries = draw_negatives(draw, model.negatives, model.vocabulary)
+            counts = [expected_counts(ids, tries, model.vocabulary) for ids in (labels, negatives)]
+            terms[name] = sampled_softmax(
+                states, labels, weights, bias, negatives, *counts, weight=weight, compute=model.compute
+            )
+        else:
+            terms[name] = softmax(states, labels, weights, bias, weight, compute=model.compute)
+    return terms, carry
+
+
+def bilm_tokens(
+    model: BiLM, params: Params, batch: Batch, carry: Carry | None
+) -> tuple[dict[str, jax.Array], Carry]:
+    """Nats of every single target with the exact softmax, for evaluation: {"forward": [B, T], "backward": [B, T]}."""
+    weights, bias = softmax_weights(model, params)
+    hidden, carry = _hidden(model, params, batch, carry, None)
+    losses = {}
+    for name in DIRECTIONS:
+        labels = batch[f"next_token_id{_SUFFIX[name]}"]
+        states = hidden[name].reshape(-1, hidden[name].shape[-1])
+        nats = token_losses(states, labels.reshape(-1), weights, bias, compute=model.compute)
+        losses[name] = nats.reshape(labels.shape)
+    return losses, carry
+
+
+def _hidden(
+    model: BiLM, params: Params, batch: Batch, carry: Carry | None, key: jax.Array | None
+) -> tuple[dict[str, jax.Array], Carry]:
+    """What the softmax sees of either direction [B, T, P], and the state after the window."""
+    stem = "tokens_characters" if model.inputs == "characters" else "token_ids"
+    names = [stem + suffix for suffix in _SUFFIX.values()]
+    targets = [f"next_token_id{suffix}" for suffix in _SUFFIX.values()]
+    missing = [name for name in names + targets if name not in batch]
+    if missing:
+        raise ValueError(f"a biLM over {model.inputs} needs {names + targets} in its batch; missing {missing}")
+    # Both directions in one call: they hold nearly the same words, and each distinct one is encoded once.
+    both = token_vectors(model, params, jnp.stack([batch[name] for name in names]))
+    outputs, carry = streams(
+        model,
+        params,
+        dict(zip(DIRECTIONS, both, strict=True)),
+        None if carry is None else jax.lax.stop_gradient(carry),
+        key=None if key is None else jax.random.fold_in(key, _DROPOUT),
+        rows=batch.get("row"),
+    )
+    return {name: outputs[name][-1] for name in DIRECTIONS}, carry

@@ -1,0 +1,1 @@
+"""Arithmetic that models and objectives share."""

@@ -1,0 +1,125 @@
+"""The exact softmax cross-entropy over a large vocabulary, without ever holding [N, V] logits.
+
+Letters: N tokens, P width, V vocabulary.
+
+Tokens go through in chunks. Where a gradient is asked for, the chunk's is computed while its logits are there, in the
+forward scan, so that nothing of size V is kept per token and no product is done twice.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ctx_jax.numerics.linear import Compute, product
+
+LOGITS_AT_ONCE = 2**25  # elements of a chunk's logits: 128 MiB in float32
+
+
+def _chunks(count: int, vocabulary: int) -> tuple[int, int]:
+    """(chunks, tokens of a chunk): equal chunks of at most LOGITS_AT_ONCE logits."""
+    number = max(1, -(-count * vocabulary // LOGITS_AT_ONCE))
+    number = min(number, max(count, 1))
+    return number, -(-count // number)
+
+
+def _split(values: jax.Array, number: int, size: int) -> jax.Array:
+    """[N, ...] -> [number, size, ...], padded with zeros."""
+    padding = [(0, number * size - values.shape[0])] + [(0, 0)] * (values.ndim - 1)
+    return jnp.pad(values, padding).reshape(number, size, *values.shape[1:])
+
+
+def _logits(hidden: jax.Array, weights: jax.Array, bias: jax.Array, compute: Compute) -> jax.Array:
+    return product(hidden, weights, (1, 1), compute) + bias[None, :]
+
+
+def _losses(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Nats of each token, and the log of its normaliser."""
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    return normaliser - jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0], normaliser
+
+
+def token_losses(
+    hidden: jax.Array, labels: jax.Array, weights: jax.Array, bias: jax.Array, *, compute: Compute = "float32"
+) -> jax.Array:
+    """-log p(label | hidden) in nats, float32 [N]; for evaluation (its gradient would hold every chunk's logits).
+
+    Args:
+      hidden: [N, P]. labels: int32 [N]. weights: [V, P]. bias: [V].
+    """
+    number, size = _chunks(hidden.shape[0], weights.shape[0])
+
+    def chunk(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return _losses(_logits(inputs[0], weights, bias, compute), inputs[1])[0]
+
+    losses = lax.map(chunk, (_split(hidden, number, size), _split(labels, number, size)))
+    return losses.reshape(-1)[: hidden.shape[0]]
+
+
+def softmax(
+    hidden: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    bias: jax.Array,
+    weight: jax.Array | None = None,
+    *,
+    compute: Compute = "float32",
+) -> tuple[jax.Array, jax.Array]:
+    """Sum over tokens of weight * -log softmax(hidden weights^T + bias)[label], and the sum of the weights.
+
+    Args:
+      hidden: [N, P]. labels: int32 [N]. weights: [V, P]. bias: [V].
+      weight: float32 [N], 0 where a token does not count; None: 1 everywhere.
+
+    Returns:
+      (sum in nats, sum of weights), float32 scalars.
+    """
+    if weight is None:
+        weight = jnp.ones(labels.shape, jnp.float32)
+    return _sum(compute, hidden, weights, bias, labels, weight), jnp.sum(weight)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum(
+    compute: Compute, hidden: jax.Array, weights: jax.Array, bias: jax.Array, labels: jax.Array, weight: jax.Array
+) -> jax.Array:
+    return jnp.sum(token_losses(hidden, labels, weights, bias, compute=compute) * weight)
+
+
+_Gradients = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _forward(
+    compute: Compute, hidden: jax.Array, weights: jax.Array, bias: jax.Array, labels: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, _Gradients]:
+    count, vocabulary = hidden.shape[0], weights.shape[0]
+    number, size = _chunks(count, vocabulary)
+
+    def chunk(
+        sums: tuple[jax.Array, jax.Array, jax.Array], inputs: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], jax.Array]:
+        total, to_weights, to_bias = sums
+        rows, labels, weight = inputs
+        logits = _logits(rows, weights, bias, compute)
+        losses, normaliser = _losses(logits, labels)
+        is_label = lax.broadcasted_iota(labels.dtype, logits.shape, 1) == labels[:, None]
+        to_logits = (jnp.exp(logits - normaliser[:, None]) - is_label.astype(jnp.float32)) * weight[:, None]
+        to_weights = to_weights + product(to_logits, rows, (0, 0), compute)
+        sums = (total + jnp.sum(losses * weight), to_weights, to_bias + jnp.sum(to_logits, axis=0))
+        return sums, product(to_logits, weights, (1, 0), compute)
+
+    start = (jnp.zeros(()), jnp.zeros(weights.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32))
+    inputs = tuple(_split(values, number, size) for values in (hidden, labels, weight))
+    (total, to_weights, to_bias), to_hidden = lax.scan(chunk, start, inputs)
+    return total, (to_hidden.reshape(-1, hidden.shape[1])[:count], to_weights, to_bias)
+
+
+def _backward(
+    compute: Compute, gradients: _Gradients, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, None, None]:
+    to_hidden, to_weights, to_bias = (gradient * cotangent for gradient in gradients)
+    return to_hidden, to_weights, to_bias, None, None
+
+
+_sum.defvjp(_forward, _backward)
