@@ -15,8 +15,7 @@ def pool(vectors: jax.Array, mask: jax.Array, how: How = "mean") -> jax.Array:
         word   0 1 2 .        first       word 0
                               last        word 2
 
-    A sentence without words gives zeros. Layers [L, B, T, D] pool with `jax.vmap(pool, (0, None, None))`, with `how`
-    bound first where it is not the mean.
+    A sentence without words gives zeros. Layers [L, B, T, D] pool with `jax.vmap(partial(pool, how=how), (0, None))`.
     """
     vectors, mask = jnp.asarray(vectors), jnp.asarray(mask, jnp.bool_)
     if vectors.ndim != 3 or mask.shape != vectors.shape[:2]:
