@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the suite's time is compilation: programs are kept from run to run, and for the subprocesses tests start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import pytest
@@ -20,7 +24,6 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-ROOT = Path(__file__).resolve().parents[1]
 REQUIRE_PARITY = os.environ.get("CTX_JAX_REQUIRE_PARITY") == "1"
 REFERENCES = "(torch|transformers|sentencepiece|sentence_transformers)"
 PARITY_IMPORT = re.compile(rf"""importorskip\(\s*["']{REFERENCES}\b""")
