@@ -1,0 +1,125 @@
+"""Prose to sentences to words, by rules simple enough to state; and the pass-through for tokenized text.
+
+Sentences end at `.`, `!`, `?` or an ellipsis, with the quotes and brackets that close after it, when white space
+follows and then something that can begin a sentence (not a lower-case letter). A full stop does not end one after an
+abbreviation ("Dr.", "e.g.", "No."), an initial ("J. Smith") or, with a digit following, a word such as "Fig.".
+
+Words under the `prose` rule follow the Penn Treebank's habits: punctuation stands alone, clitics are cut off ("do n't",
+"it 's"), while numbers ("1,000.5"), abbreviations ("U.S.", "etc."), hyphenated words, dotted names ("os.path"), URLs and
+e-mail addresses stay whole. Quotes keep their form.
+
+Every rule looks at a bounded distance or moves on past what it read, so time is linear in the text.
+"""
+
+import re
+from typing import Literal
+
+Rule = Literal["whitespace", "prose"]
+
+_TITLES = "mr mrs ms dr prof rev gen col capt lt sgt sen rep gov st jr sr messrs mt ft hon pres supt"
+_LATIN = "e.g i.e cf vs viz al etc ca approx resp esp incl excl"
+_DATES = "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun"
+_FIRMS = "inc ltd co corp dept univ assn bros"
+_NUMBERED = "no nos fig figs sec ch vol vols pp eq eqs art p ver v"
+_ABBREVIATIONS = frozenset(f"{_TITLES} {_LATIN} {_DATES} {_FIRMS}".split())
+_BEFORE_NUMBERS = frozenset(_NUMBERED.split())
+# These end a sentence as often as not: what follows decides (a capital begins the next one).
+_MAY_END = frozenset("etc al inc ltd co corp jr sr jan feb mar apr jun jul aug sep sept oct nov dec".split())
+_LONGEST = 24  # characters looked back for an abbreviation
+
+_STOP = re.compile(r"[.!?…]+[\"'”’»)\]]*")
+_BEFORE_STOP = re.compile(r"[^\s(\[\"'“‘«]+\Z")
+_INITIAL = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]\Z")
+
+_WORD = re.compile(
+    r"""
+      (?:https?|ftp|file)://[^\s<>"”]*[^\s<>"”.,;:!?)\]'’]   # URLs, without what follows them
+    | [\w.+-]{1,64}@\w[\w-]*(?:\.\w[\w-]*)+                  # e-mail
+    | \d+(?:[.,:/]\d+)*\w*                                   # 3.14, 1,000, 10:30, 2nd
+    | (?:[^\W\d_]\.){2,}(?!\w)                               # U.S., e.g.
+    | \w+(?:['’.-]\w+)*                                      # words, don't, low-level, os.path
+    | \.{2,}|…|-{2,}|[–—]+                                   # ellipsis, dashes
+    | [<>=!:+*/-]=|<?->|\*\*|//|<<|>>|``|''                  # operators and TeX quotes
+    | \S
+    """,
+    re.VERBOSE,
+)
+_CLITIC = re.compile(r"(?i)(.+?)(n['’]t|['’](?:s|m|d|re|ve|ll))\Z")
+
+
+def split_words(line: str, rule: Rule) -> list[str]:
+    """Words of one sentence; `whitespace` is `str.split`, `prose` the module's rules.
+
+    `split_words("Dr. Smith didn't pay $1,000.", "prose")` is
+    `["Dr.", "Smith", "did", "n't", "pay", "$", "1,000", "."]`.
+    """
+    match rule:
+        case "whitespace":
+            return line.split()
+        case "prose":
+            return _prose(line)
+        case _:
+            raise ValueError(f'a rule is "whitespace" or "prose", got {rule!r}')
+
+
+def _prose(line: str) -> list[str]:
+    words: list[str] = []
+    for found in _WORD.finditer(line):
+        word = found.group()
+        if word == "." and words and found.start() > 0 and _keeps_stop(words[-1], line, found):
+            words[-1] += "."
+        elif ("'" in word or "’" in word) and len(word) < 64 and (clitic := _CLITIC.match(word)):
+            words += clitic.groups()
+        else:
+            words.append(word)
+    return words
+
+
+def _keeps_stop(word: str, line: str, stop: re.Match[str]) -> bool:
+    """Whether the full stop right after `word` belongs to it."""
+    if line[stop.start() - 1].isspace():
+        return False
+    lower = word.lower()
+    followed = bool(line[stop.end() : stop.end() + 24].strip())
+    if lower in _ABBREVIATIONS:
+        return True
+    if lower in _BEFORE_NUMBERS:
+        return line[stop.end() : stop.end() + 8].lstrip()[:1].isdigit()
+    return followed and len(word) == 1 and word.isupper() and word != "I"
+
+
+def split_sentences(text: str) -> list[str]:
+    """Sentences of a piece of prose, in order, stripped; white space alone gives none.
+
+    `split_sentences('He met Dr. Who. "Why?" she asked... Then 3.5 hours passed.')` gives three: the question mark is
+    followed by a lower-case word, and the stops in "Dr." and "3.5" end nothing.
+    """
+    sentences = []
+    start = 0
+    for stop in _STOP.finditer(text):
+        if _ends_sentence(text, stop):
+            sentences.append(text[start : stop.end()].strip())
+            start = stop.end()
+    if rest := text[start:].strip():
+        sentences.append(rest)
+    return sentences
+
+
+def _ends_sentence(text: str, stop: re.Match[str]) -> bool:
+    if not text[stop.end() : stop.end() + 1].isspace():
+        return False
+    after = text[stop.end() : stop.end() + _LONGEST].lstrip().lstrip("\"'“‘«([`*_")[:1]
+    if after.islower():
+        return False
+    if stop.group() != ".":  # a lone full stop is the only one that can belong to a word
+        return True
+    before = _BEFORE_STOP.search(text[max(0, stop.start() - _LONGEST) : stop.start()])
+    if before is None:
+        return True
+    word = before.group()
+    lower = word.lower()
+    if lower in _BEFORE_NUMBERS:
+        return not after.isdigit()
+    if lower in _ABBREVIATIONS:
+        return lower in _MAY_END and not after.isdigit()
+    return word == "I" or _INITIAL.match(word) is None
