@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ctx_jax.models.linear import Compute
+from ctx_jax.numerics.linear import Compute
 
 Path = Literal["auto", "plain", "fused", "xla"]
 

@@ -11,9 +11,9 @@ Parameters, one layout whatever the flags (kernels [in, out], float32):
 Letters: L layers, B rows, T tokens, D width, H heads, V vocabulary, P rows of the position table, S token types.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 Params = Mapping[str, Any]
+Wanted = Literal["every", "last", "maps"]
+Step = Callable[..., tuple[jax.Array, jax.Array | None]]  # (values, params, *, kind) -> (values, maps or None)
 
 
 def hidden_states(
@@ -110,7 +112,7 @@ def _run(
     segments: jax.Array | None,
     key: jax.Array | None,
     rows: jax.Array | None,
-    wanted: str,
+    wanted: Wanted,
 ) -> jax.Array:
     batch, length = token_ids.shape
     if model.positions == "learned" and positions is None and segments is None and length > model.longest:
@@ -130,7 +132,7 @@ def _run(
     def step(values: jax.Array, params: Params, kind: Kind) -> tuple[jax.Array, jax.Array | None]:
         return layer(model, params, values, around, kind, keys, wanted == "maps")
 
-    outputs, maps = _stack(model, params, values, jax.checkpoint(step) if model.remat else step, wanted)
+    outputs, maps = _stack(model, params, values, step, wanted)
     if wanted == "maps":
         assert maps is not None
         return maps
@@ -163,3 +165,54 @@ def _surroundings(
         rotation(positions, width, model.rotary_theta),
         rotation(positions, width, model.local_rotary_theta),
     )
+
+
+def _stack(
+    model: Transformer, params: Params, values: jax.Array, step: Step, wanted: Wanted
+) -> tuple[jax.Array | list[jax.Array], jax.Array | None]:
+    """The layers in turn: ([embedding output, layer 1, ..., layer L] or their end, attention maps or None)."""
+    kinds = [
+        Kind(index + 1, index in model.local_layers, index > 0 or model.first_attention_norm)
+        for index in range(model.layers)
+    ]
+    if model.scan and model.layers:
+        return _scan(model, [params[f"layer_{index}"] for index in range(model.layers)], kinds, values, step, wanted)
+    outputs, maps = [values], []
+    for index, kind in enumerate(kinds):
+        # The kind is bound, not passed: a checkpointed function would turn its Python bools into arrays.
+        one = partial(step, kind=kind)
+        values, probabilities = (jax.checkpoint(one) if model.remat else one)(values, params[f"layer_{index}"])
+        outputs.append(values)
+        maps.append(probabilities)
+    return outputs, jnp.stack(maps) if wanted == "maps" else None
+
+
+def _scan(
+    model: Transformer, layers: list[Params], kinds: list[Kind], values: jax.Array, step: Step, wanted: Wanted
+) -> tuple[jax.Array | list[jax.Array], jax.Array | None]:
+    """`_stack` as one compiled layer over stacked parameters. Layers that differ do so by an array of flags; where
+    none differs the flag stays a Python bool and costs nothing."""
+    absent = [index for index, params in enumerate(layers) if "attention_norm" not in params]
+    if absent and len(absent) < len(layers):
+        # The stack needs every name: a norm that its flag then passes by.
+        filler = jax.tree.map(jnp.zeros_like, layers[-1]["attention_norm"])
+        layers = [{"attention_norm": filler, **params} for params in layers]
+    flags: dict[str, Any] = {"index": jnp.array([kind.index for kind in kinds], jnp.int32)}
+    same: dict[str, bool] = {}
+    for name in ("local", "normed"):
+        column = [getattr(kind, name) for kind in kinds]
+        if len(set(column)) == 1:
+            same[name] = column[0]
+        else:
+            flags[name] = jnp.array(column)
+
+    def body(values: jax.Array, given: tuple[Params, dict[str, Any]]) -> tuple[jax.Array, jax.Array | None]:
+        params, varying = given
+        values, probabilities = step(values, params, kind=Kind(**varying, **same))
+        return values, {"every": values, "last": None, "maps": probabilities}[wanted]
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    last, kept = jax.lax.scan(jax.checkpoint(body) if model.remat else body, values, (stacked, flags))
+    if wanted == "every":
+        return jnp.concatenate([values[None], kept]), None
+    return [last], kept

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ctx_jax.models.attention import Path
-from ctx_jax.models.linear import Compute
+from ctx_jax.numerics.linear import Compute
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 

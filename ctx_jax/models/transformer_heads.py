@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ctx_jax.models.linear import linear
+from ctx_jax.numerics.linear import linear
 from ctx_jax.models.transformer_config import Transformer
 from ctx_jax.models.transformer_layers import activate, dense, normalize
 

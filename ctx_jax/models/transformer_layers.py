@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ctx_jax.models.attention import Visible, attend
-from ctx_jax.models.linear import Compute, linear
+from ctx_jax.numerics.linear import Compute, linear
 from ctx_jax.models.transformer_config import Activation, Transformer
 
 Choice = TypeVar("Choice")
