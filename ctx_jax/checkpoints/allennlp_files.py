@@ -77,7 +77,7 @@ def write(folder: Path | str, model: BiLM, params: Mapping[str, Any], words: Seq
             _write_hdf5(partial / "softmax.hdf5", softmax)
         if words:
             (partial / "vocabulary.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
-        os.replace(partial, folder)
+        partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

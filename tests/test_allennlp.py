@@ -1,0 +1,297 @@
+"""AllenNLP's files: the original's numbers from its own weights, both ways, and what is refused."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ctx_jax
+from ctx_jax.checkpoints import allennlp, allennlp_files
+from ctx_jax.models import bilm
+from ctx_jax.models.bilm import BiLM
+
+TINY = BiLM(filters=((1, 4), (2, 3)), character_dim=3, highways=1, dim=6, projection=5, max_characters=9, dropout=0.0)
+OPTIONS: dict[str, Any] = {
+    "lstm": {
+        "use_skip_connections": True, "projection_dim": 5, "cell_clip": 3, "proj_clip": 3, "dim": 6, "n_layers": 2,
+    },
+    "char_cnn": {
+        "activation": "relu", "filters": [[1, 4], [2, 3]], "n_highway": 1, "embedding": {"dim": 3},
+        "n_characters": 262, "max_characters_per_token": 9,
+    },
+}  # fmt: skip
+TRAINING = {
+    "bidirectional": True, "dropout": 0.1, "all_clip_norm_val": 10.0, "n_epochs": 10, "n_train_tokens": 1000,
+    "batch_size": 128, "n_tokens_vocab": 40, "unroll_steps": 20, "n_negative_samples_batch": 8,
+}  # fmt: skip
+
+
+def arrays_of(model: BiLM, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random arrays under the file's names, of the shapes elmo's documents give."""
+    shapes = {
+        "char_embed": (261, 3), "CNN/W_cnn_0": (1, 1, 3, 4), "CNN/b_cnn_0": (4,), "CNN/W_cnn_1": (1, 2, 3, 3),
+        "CNN/b_cnn_1": (3,), "CNN_high_0/W_carry": (7, 7), "CNN_high_0/W_transform": (7, 7), "CNN_high_0/b_carry": (7,),
+        "CNN_high_0/b_transform": (7,), "CNN_proj/W_proj": (7, 5), "CNN_proj/b_proj": (5,),
+    }  # fmt: skip
+    for direction in (0, 1):
+        for layer in range(model.layers):
+            cell = f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/"
+            shapes |= {cell + "W_0": (10, 24), cell + "B": (24,), cell + "W_P_0": (6, 5)}
+    if model.vocabulary:
+        shapes |= {"softmax/W": (model.vocabulary, 5), "softmax/b": (model.vocabulary,)}
+    generator = np.random.default_rng(seed)
+    return {name: generator.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def write_weights(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder as AllenNLP's users keep it, with files that do not belong."""
+    (tmp_path / "elmo").mkdir()
+    (tmp_path / "elmo" / "small_options.json").write_text(json.dumps(OPTIONS))
+    write_weights(tmp_path / "elmo" / "small_weights.hdf5", arrays_of(TINY))
+    write_weights(tmp_path / "elmo" / "tokens.hdf5", {"embedding": np.zeros((3, 5), np.float32)})
+    (tmp_path / "elmo" / "config.json").write_text('{"other": 1}')
+    return tmp_path / "elmo"
+
+
+def test_options_of_both_forms() -> None:
+    model = allennlp.model_from_options(OPTIONS)
+    assert model == TINY
+    assert isinstance(hash(model), int)
+    training = allennlp.model_from_options(OPTIONS | TRAINING)
+    assert (training.vocabulary, training.negatives, training.dropout) == (40, 8, 0.1)
+    exact = allennlp.model_from_options(OPTIONS | TRAINING | {"sample_softmax": False})
+    assert (exact.vocabulary, exact.negatives) == (40, 0)
+    bare = copy.deepcopy(OPTIONS)
+    for key in ("cell_clip", "proj_clip", "use_skip_connections"):
+        del bare["lstm"][key]
+    del bare["char_cnn"]["n_highway"]
+    bare["char_cnn"]["n_characters"] = 261
+    model = allennlp.model_from_options(bare)
+    assert (model.cell_clip, model.projection_clip, model.residual, model.highways) == (None, None, False, 0)
+    words = allennlp.model_from_options({"lstm": OPTIONS["lstm"]} | TRAINING | {"share_embedding_softmax": True})
+    assert (words.inputs, words.tied_softmax, words.vocabulary) == ("words", True, 40)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("lstm", "dmi"), 3, "unknown keys .'dmi'."),
+        (("lstm", "dim"), None, "missing keys .'dim'."),
+        (("lstm",), None, "missing keys .'lstm'."),
+        (("lstm",), 3, "must be an object"),
+        (("colour",), "red", "unknown keys .'colour'."),
+        (("char_cnn", "n_characters"), 260, "n_characters must be 261"),
+        (("char_cnn", "activation"), "gelu", "relu or tanh"),
+        (("char_cnn",), None, "n_tokens_vocab"),
+        (("bidirectional",), False, "bidirectional"),
+        (("n_tokens_vocab",), 40, "n_negative_samples_batch"),
+        (("share_embedding_softmax",), True, "tied_softmax"),
+    ],
+)
+def test_options_that_fit_no_model_are_refused(path: tuple[str, ...], value: Any, message: str) -> None:
+    options = copy.deepcopy(OPTIONS)
+    node = options
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    if value is None:
+        del node[path[-1]]
+    with pytest.raises(ValueError, match=message):
+        allennlp.model_from_options(options)
+
+
+def test_the_published_sizes_are_read() -> None:
+    for dim, projection, highways, millions in ((1024, 128, 1, 13.6), (2048, 256, 1, 28.0), (4096, 512, 2, 93.6)):
+        options = {
+            "lstm": OPTIONS["lstm"] | {"dim": dim, "projection_dim": projection},
+            "char_cnn": OPTIONS["char_cnn"]
+            | {
+                "embedding": {"dim": 16}, "n_highway": highways, "max_characters_per_token": 50,
+                "filters": [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256], [6, 512], [7, 1024]],
+            },
+        }  # fmt: skip
+        places = allennlp._places(allennlp.model_from_options(options))
+        assert round(sum(int(np.prod(place.shape)) for place in places.values()) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize("vocabulary", [0, 11])
+def test_arrays_and_params_are_inverse_and_the_tree_is_the_models(vocabulary: int) -> None:
+    model = BiLM(**(vars(TINY) | {"vocabulary": vocabulary}))
+    arrays = arrays_of(model)
+    params = allennlp.params_from_arrays(model, arrays)
+    made = jax.eval_shape(lambda key: bilm.init(model, key), jax.random.key(0))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, made)
+    again = allennlp.arrays_from_params(model, params)
+    assert again.keys() == arrays.keys()
+    assert all(np.array_equal(again[name], arrays[name]) and again[name].dtype == np.float32 for name in arrays)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"projection": 7, "dim": 8},  # as wide as the filters: no projection behind them
+        {"projection": 6},  # as wide as the state: none in the LSTM
+        {"inputs": "words", "vocabulary": 11, "tied_softmax": True},
+        {"inputs": "words", "vocabulary": 11},
+    ],
+)
+def test_optional_parts_have_the_models_tree(change: dict[str, Any]) -> None:
+    model = BiLM(**(vars(TINY) | change))
+    made = jax.eval_shape(lambda key: bilm.init(model, key), jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), made)
+    arrays = allennlp.arrays_from_params(model, zeros)
+    assert jax.tree.map(jnp.shape, allennlp.params_from_arrays(model, arrays)) == jax.tree.map(jnp.shape, made)
+    with pytest.raises(ValueError, match="params lack forward_0/kernel"):
+        allennlp.arrays_from_params(model, {name: zeros[name] for name in zeros if name != "forward_0"})
+
+
+def test_one_error_lists_missing_extra_and_misshapen() -> None:
+    arrays = arrays_of(TINY)
+    del arrays["CNN/b_cnn_1"], arrays["RNN_1/RNN/MultiRNNCell/Cell1/LSTMCell/B"]
+    arrays |= {"CNN/W_cnn_7": np.zeros((1, 7, 3, 2)), "softmax/b": np.zeros(4), "char_embed": np.zeros((262, 3))}
+    arrays["CNN_proj/W_proj"] = np.zeros((5, 7))
+    with pytest.raises(ValueError) as raised:
+        allennlp.params_from_arrays(TINY, arrays)
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 1 + 6
+    for words in (
+        "missing: CNN/b_cnn_1 (3,)",
+        "missing: RNN_1/RNN/MultiRNNCell/Cell1/LSTMCell/B (24,)",
+        "extra: CNN/W_cnn_7 (1, 7, 3, 2)",
+        "extra: softmax/b (4,)",
+        "wrong shape: char_embed is (262, 3), the model needs (261, 3) (the zero row",
+        "wrong shape: CNN_proj/W_proj is (5, 7), the model needs (7, 5)",
+    ):
+        assert any(words in line for line in lines), words
+
+
+def test_one_layer_is_read_under_both_names() -> None:
+    model = BiLM(**(vars(TINY) | {"layers": 1}))
+    arrays = arrays_of(model)
+    short = {name.replace("MultiRNNCell/Cell0/", ""): array for name, array in arrays.items()}
+    assert short.keys() != arrays.keys()
+    both = [allennlp.params_from_arrays(model, given) for given in (arrays, short)]
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), *both)))
+
+
+def test_a_folder_is_found_whatever_else_lies_there(folder: Path) -> None:
+    encoder = ctx_jax.load(folder)
+    assert encoder.model == TINY
+    arrays = allennlp.arrays_from_params(encoder.model, encoder.params)
+    assert all(np.array_equal(arrays[name], array) for name, array in arrays_of(TINY).items())
+    named = ctx_jax.load(options=folder / "small_options.json", weights=folder / "small_weights.hdf5")
+    assert named.model == TINY
+
+
+@pytest.mark.parametrize(
+    ("original", "second"), [("small_options.json", "options.json"), ("small_weights.hdf5", "other.h5")]
+)
+def test_two_candidates_are_an_error_naming_both(folder: Path, original: str, second: str) -> None:
+    shutil.copy(folder / original, folder / second)
+    with pytest.raises(ValueError, match="more than one") as raised:
+        ctx_jax.load(folder)
+    assert original in str(raised.value)
+    assert second in str(raised.value)
+
+
+def test_damaged_files_are_named(folder: Path) -> None:
+    weights, options = folder / "small_weights.hdf5", folder / "small_options.json"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"small_weights\.hdf5 cannot be read"):
+        ctx_jax.load(folder)
+    with pytest.raises(ValueError, match=r"small_weights\.hdf5 cannot be read"):
+        ctx_jax.load(options=options, weights=weights)
+    weights.write_bytes(whole)
+    with h5py.File(weights, "a") as file:
+        del file["char_embed"]
+        file["char_embed"] = h5py.ExternalLink("tokens.hdf5", "embedding")
+    with pytest.raises(ValueError, match="missing: char_embed"):
+        allennlp_files.read(options=options, weights=weights)
+    options.write_text("{")
+    with pytest.raises(ValueError, match=r"small_options\.json is not JSON"):
+        allennlp_files.read(options=options, weights=weights)
+
+
+def test_values_from_other_files_and_other_types_are_refused(folder: Path) -> None:
+    weights = folder / "small_weights.hdf5"
+    with h5py.File(weights, "a") as file:
+        del file["CNN/b_cnn_0"]
+        file.create_dataset("CNN/b_cnn_0", (4,), "f4", external=[(str(folder / "config.json"), 0, 16)])
+    with pytest.raises(ValueError, match="from another file"):
+        ctx_jax.load(folder)
+    with h5py.File(weights, "a") as file:
+        del file["CNN/b_cnn_0"]
+        file["CNN/b_cnn_0"] = np.zeros(4, np.int32)
+    with pytest.raises(ValueError, match="holds int32"):
+        ctx_jax.load(folder)
+
+
+def test_exported_and_imported_again_is_identical(tmp_path: Path) -> None:
+    model = BiLM(**(vars(TINY) | {"vocabulary": 3, "negatives": 2, "cell_clip": None}))
+    params = allennlp.params_from_arrays(model, arrays_of(model))
+    target = tmp_path / "new" / "export"
+    allennlp_files.write(target, model, params, ["<S>", "</S>", "<UNK>"])
+    assert sorted(path.name for path in target.iterdir()) == [
+        "options.json", "softmax.hdf5", "vocabulary.txt", "weights.hdf5",
+    ]  # fmt: skip
+    assert json.loads((target / "options.json").read_text())["char_cnn"]["n_characters"] == 262
+    encoder = ctx_jax.load(target)
+    assert encoder.model == BiLM(**(vars(model) | {"vocabulary": 0, "negatives": 0}))
+    del params["softmax"]
+    assert jax.tree.structure(encoder.params) == jax.tree.structure(params)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), encoder.params, params)))
+    with h5py.File(target / "softmax.hdf5") as file:
+        assert file["softmax/W"].shape == (3, 5)
+
+
+def test_nothing_is_written_over_or_by_halves(tmp_path: Path) -> None:
+    params = allennlp.params_from_arrays(TINY, arrays_of(TINY))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="not empty"):
+        allennlp_files.write(tmp_path / "full", TINY, params)
+    with pytest.raises(UnicodeEncodeError):
+        allennlp_files.write(tmp_path / "half", TINY, params, ["\ud800"])
+    with pytest.raises(ValueError, match="LSTM cells"):
+        allennlp_files.write(tmp_path / "half", BiLM(**(vars(TINY) | {"cell": "gru"})), params)
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_the_originals_top_layer_with_carried_state(shared: Path) -> None:
+    """Thirty sentences in ten batches, the state carried per row; and 458 context-free vectors."""
+    source = shared / "fixtures" / "elmo" / "allennlp_elmo"
+    encoder = ctx_jax.load(source)
+    lists = json.loads((source / "sentences.json").read_text())
+    length = max(len(sentence.split()) for sentences in lists for sentence in sentences)
+    expected = []
+    for number in range(3):
+        with h5py.File(source / f"lm_embeddings_{number}.hdf5") as file:
+            expected.append([file[str(i)][()] for i in range(10)])
+    step, carry = jax.jit(ctx_jax.embed, static_argnums=0), bilm.zero_carry(encoder.model, 3)
+    for i in range(10):
+        inputs = encoder.tokenize([sentences[i] for sentences in lists], length=length)
+        layers = step(encoder.model, encoder.params, inputs, carry=carry)
+        carry = layers.carry
+        for row in range(3):
+            found = np.asarray(layers.values[-1, row][layers.mask[row]])
+            both = np.concatenate(expected[row][i], axis=-1)
+            np.testing.assert_allclose(found, both, atol=1e-6, rtol=1e-5)
+    words = (source / "vocab_test.txt").read_text(encoding="utf-8").splitlines()
+    with h5py.File(source / "elmo_token_embeddings.hdf5") as file:
+        vectors = encoder.word_vectors(words)
+        np.testing.assert_allclose(vectors, np.tile(file["embedding"][()], 2), atol=1e-5, rtol=1e-5)
