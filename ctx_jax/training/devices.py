@@ -70,8 +70,9 @@ class Devices:
         self.first_row = self.host_rows * jax.process_index()
 
     def _shardings(self, state: State) -> State:
+        places = {WHOLE: NamedSharding(self.mesh, WHOLE), ROWS: NamedSharding(self.mesh, ROWS)}
         return State(
-            *(jax.tree.map(lambda _, s=spec: NamedSharding(self.mesh, s), part) for part, spec in zip(state, LAYOUT, strict=True))
+            *(jax.tree.map(lambda _, s=spec: places[s], part) for part, spec in zip(state, LAYOUT, strict=True))
         )
 
     def abstract(self, make: Callable[[], State]) -> State:
@@ -86,6 +87,25 @@ class Devices:
     def create(self, make: Callable[[], State]) -> State:
         """The logical state that `make` makes, computed where it will lie."""
         return jax.jit(make, out_shardings=self._shardings(jax.eval_shape(make)))()
+
+    def replicated(self, make: Callable[[], Any]) -> Callable[[], Any]:
+        """`make`, compiled to lie whole on every device."""
+        return jax.jit(make, out_shardings=NamedSharding(self.mesh, WHOLE))
+
+    def local(self, tree: Any) -> Any:
+        """Arrays that lie whole on every device, as arrays of this host's first one alone."""
+        return jax.tree.map(lambda array: array.addressable_data(0), tree)
+
+    @property
+    def local_devices(self) -> list[jax.Device]:
+        """The devices of this run that belong to this host."""
+        return [device for device in self.devices if device.process_index == jax.process_index()]
+
+    def whole_position(self, position: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The data position of all rows, from that of this host's."""
+        if jax.process_count() == 1:
+            return position
+        return {name: np.asarray(v) for name, v in multihost_utils.process_allgather(position, tiled=True).items()}
 
     def compile(self, step: Callable[[State, dict[str, Any], Callable[[Any], Any]], State]) -> Step:
         """The step over all devices: (state as `enter` gives it, batch as `put` gives it) -> state.

@@ -1,6 +1,6 @@
 """What a model and its objective give the trainer: one protocol, behind which every model looks alike."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,7 +69,7 @@ class Task(Objective, Protocol):
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
         """What is reported of the terms' means: `loss` first."""
 
-    def evaluate(self, params: Params) -> dict[str, float] | None:
+    def evaluate(self, params: Params, devices: Sequence[jax.Device]) -> dict[str, float] | None:
         """The validation split's measures, `loss` among them; None without a validation split."""
 
     def flops_per_token(self) -> float:

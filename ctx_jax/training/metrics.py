@@ -1,0 +1,193 @@
+"""What a run reports: metrics.jsonl, TensorBoard, the progress bar, and how fast it goes."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Metrics = dict[str, float]
+
+PEAKS = {  # device kind -> dense bfloat16 FLOP/s, from the vendors' data sheets
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """The device's dense bfloat16 peak in FLOP/s; None where it is not known."""
+    for kind, peak in PEAKS.items():
+        if kind in device.device_kind:
+            return peak
+    return None
+
+
+def cut_after(path: Path, step: int) -> None:
+    """Drop the lines of a metrics.jsonl that a resumed run will write again: steps after `step`, and a torn line.
+
+    The rest stays as it is, byte for byte. Replaced atomically; a missing file is left missing.
+    """
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            whole = line.endswith(b"\n") and int(json.loads(line)["step"]) <= step
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if whole:
+            kept.append(line)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(b"".join(kept))
+    os.replace(temporary, path)
+
+
+def recorded(path: Path, step: int, split: str) -> bool:
+    """Whether a metrics.jsonl has a line for this step and split."""
+    if not path.is_file():
+        return False
+    lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    return any(line["step"] == step and line["split"] == split for line in lines)
+
+
+class MetricsLog:
+    """Writes one line of metrics.jsonl at a time, and the same to TensorBoard where it is asked for."""
+
+    def __init__(self, run_dir: Path, step: int, *, tensorboard: bool = False) -> None:
+        """`step`: the one the run goes on from; later lines are cut. ModuleNotFoundError without tensorboardX."""
+        self.path = run_dir / "metrics.jsonl"
+        cut_after(self.path, step)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board: Any = None
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError(
+                    "--log.tensorboard needs tensorboardX: pip install 'ctx-jax[tensorboard]'"
+                ) from error
+            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, split: str, metrics: Metrics) -> None:
+        """One object: step, split, then the metrics."""
+        self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
+        self._file.flush()  # what the kernel has outlives a killed process
+        if self._board is not None:
+            for name, value in metrics.items():
+                self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+class Speed:
+    """Tokens a second between two lines, the time of evaluations and checkpoints left out."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new stretch."""
+        self._since, self._tokens = time.perf_counter(), 0
+
+    def count(self, tokens: int) -> None:
+        """Add the tokens of a batch."""
+        self._tokens += tokens
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent in here does not count."""
+        before = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - before
+
+    def rate(self) -> float:
+        """Tokens a second since the last `restart`."""
+        return self._tokens / max(time.perf_counter() - self._since, 1e-9)
+
+
+class Display:
+    """A bar with rate, loss and time left on a terminal; plain lines elsewhere; nothing on the other hosts."""
+
+    def __init__(self, steps: int, step: int, *, shown: bool = True) -> None:
+        self._steps, self._shown = steps, shown
+        console = Console()
+        self._bar: Progress | None = None
+        if shown and console.is_terminal:
+            self._bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._bar.add_task("training", total=steps, completed=step, numbers="")
+        self._began, self._first = time.perf_counter(), step
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        elif self._shown:
+            print(text, flush=True)
+
+    def advance(self, step: int) -> None:
+        """Show that a step is done."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def show(self, step: int, split: str, metrics: Metrics) -> None:
+        """Show what was just written to metrics.jsonl."""
+        numbers = f"loss {metrics['loss']:.4f}"
+        if "perplexity" in metrics:
+            numbers += f"  perplexity {metrics['perplexity']:,.2f}"
+        if "tokens_per_second" in metrics:
+            numbers += f"  {metrics['tokens_per_second']:,.0f} tokens/s"
+        if self._bar is not None and split == "train":
+            self._bar.update(self._task, numbers=numbers)
+            return
+        left = (time.perf_counter() - self._began) / max(step - self._first, 1) * (self._steps - step)
+        clock = f"  {int(left) // 60}:{int(left) % 60:02d} left" if split == "train" else ""
+        self.say(f"step {step}/{self._steps}  {split}  {numbers}{clock}")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+Say = Callable[[str], None]
