@@ -1,0 +1,162 @@
+"""The corpus that every machine has: the English of the running interpreter's own documentation.
+
+Texts are the language reference's topics (`pydoc_data.topics`) and the docstrings of the standard library, read from
+its source files and never imported. From them come sentences: doctests, signatures, tables, code and markup are left
+out by simple rules, and a sentence is kept only where it first appears. A document is a topic or a module; a hash of
+its name decides which split it is in, so that no module speaks in two splits. Sizes vary with the Python version.
+"""
+
+import ast
+import hashlib
+import inspect
+import pydoc_data.topics
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from ctx_jax.text.words import split_sentences, split_words
+
+Split = Literal["train", "valid", "test"]
+VERSION = 1  # of the rules below: part of a cache's key
+_SHARE = 0.055  # of all words, at least, in the validation split, and in the test split
+_LEAST = 13_000  # words, at least, in either
+
+_SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data", "__pycache__"}
+_SKIPPED_FOLDERS |= {"lib2to3", "encodings", "turtledemo", "_pyrepl"}
+
+_ROLE = re.compile(r":[\w:]{2,20}:`~?([^`<]{1,80})(?:<[^`]{1,80})?`")
+_LINK = re.compile(r"`([^`<]{1,80}) ?(?:<[^`>]{1,200}>)?`__?")
+_CODE = re.compile(r"``?([^`]{1,80})`?`")
+_STRONG = re.compile(r"(?<![\w*])(\*{1,2})(?=[^\s*])([^*]{1,80}?[^\s*])\1(?![\w*])")
+_NOTE = re.compile(r"\s?\[(?:\d{1,2}|#\w{0,20})\]_?")
+_BULLET = re.compile(r"(?:[-*+•]|\(?\d{1,2}[.)]|\(?[a-z]\)|@\w+:|:\w+(?: \w+)?:|\w{1,20}\s--)\s+")
+_NOT_PROSE = re.compile(r"[={}<>|\\~^#$@%&*/+_]{2}|[{}|\\^~=<>@#$`]|\w\(|__|\b[A-Z]{2,}(?: [A-Z]{2,}){2}|[ (\"']-{1,2}\w")
+_PLAIN = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*\Z")
+_CAMEL = re.compile(r"[a-z][A-Z]")
+_FUNCTION_WORDS = frozenset(
+    "the a an is are was be been to of in on for with and or not if it this that these by as from can will may must "
+    "when which you they has have do does should would no any all at".split()
+)
+
+
+@lru_cache(maxsize=1)
+def _splits() -> dict[Split, tuple[tuple[str, tuple[str, ...]], ...]]:
+    """Every split's documents, each a name and its sentences, whose words are joined by one space (3 MB in all)."""
+    seen: set[str] = set()
+    documents: list[tuple[str, tuple[str, ...]]] = []
+    for name, texts in _texts():
+        kept = []
+        for text in texts:
+            for sentence in _sentences(text):
+                if sentence.lower() not in seen:
+                    seen.add(sentence.lower())
+                    kept.append(sentence)
+        if kept:
+            documents.append((name, tuple(kept)))
+    return _divide(documents)
+
+
+def _divide(
+    documents: list[tuple[str, tuple[str, ...]]],
+) -> dict[Split, tuple[tuple[str, tuple[str, ...]], ...]]:
+    """Deals documents, in the order of their names' hashes, to valid and test until each has its share, then train."""
+    sizes = {name: sum(sentence.count(" ") + 1 for sentence in sentences) for name, sentences in documents}
+    wanted = max(_LEAST, int(_SHARE * sum(sizes.values())))
+    split_of: dict[str, Split] = {}
+    split: Split = "valid"
+    taken = 0
+    for name in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        split_of[name] = split
+        taken += sizes[name]
+        if split != "train" and taken >= wanted:
+            split, taken = ("test", 0) if split == "valid" else ("train", 0)
+    splits: tuple[Split, ...] = ("train", "valid", "test")
+    return {kind: tuple(document for document in documents if split_of[document[0]] == kind) for kind in splits}
+
+
+def documents(split: Split) -> Iterator[list[str]]:
+    """Sentences of a split as lists of words; an empty list stands before each document."""
+    for _, sentences in _splits()[split]:
+        yield []
+        for sentence in sentences:
+            yield sentence.split(" ")
+
+
+def _texts() -> Iterator[tuple[str, list[str]]]:
+    for topic, text in sorted(pydoc_data.topics.topics.items()):
+        yield f"topic {topic}", [text]
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        if parts[0] in sys.stdlib_module_names and not _SKIPPED_FOLDERS.intersection(parts):
+            yield f"module {'.'.join(parts).removesuffix('.__init__')}", _docstrings(path)
+
+
+def _docstrings(path: Path) -> list[str]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return []  # a file the interpreter itself could not read has no documentation to offer
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
+    return [text for text in found if text]
+
+
+def _sentences(text: str) -> Iterator[str]:
+    for paragraph in _paragraphs(inspect.cleandoc(text)):
+        for sentence in split_sentences(_without_markup(paragraph)):
+            words = split_words(sentence, "prose")
+            if _is_english(sentence, words):
+                yield " ".join(words)
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Runs of lines of one indentation, but for code: doctests, and what stands indented after a colon or `::`."""
+    lines: list[str] = []
+    indent = 0
+    literal = -1  # indentation of the paragraph that announced code, while inside that code
+    for line in [*text.expandtabs().splitlines(), ""]:
+        body = line.strip()
+        here = len(line) - len(line.lstrip())
+        bullet = _BULLET.match(body)
+        if lines and (not body or here != indent or bullet):
+            yield " ".join(lines)
+            literal = indent if lines[-1].endswith("::") else literal
+            lines = []
+        if not body:
+            continue
+        if 0 <= literal < here:
+            continue
+        literal = -1
+        if body.startswith((">>>", "...", "$ ", "% ", "| ", "+-", "#")) or "   " in body:
+            if lines:
+                yield " ".join(lines)
+                lines = []
+            continue
+        if bullet:
+            body = body[bullet.end() :]
+            here += bullet.end()  # a bullet's text goes on under its first word
+        indent = here if not lines else indent
+        lines.append(body)
+
+
+def _without_markup(text: str) -> str:
+    for pattern in (_ROLE, _LINK, _CODE):
+        text = pattern.sub(r"\1", text)
+    return _NOTE.sub("", _STRONG.sub(r"\2", text)).replace("``", '"').replace("''", '"')
+
+
+def _is_english(sentence: str, words: list[str]) -> bool:
+    """Whether a sentence is whole and reads as English: a rule of thumb, not a judgement."""
+    if not 4 <= len(words) <= 80 or not sentence[0].isupper() or words[-1] not in {".", "!", "?"}:
+        return False
+    if _NOT_PROSE.search(sentence) or sentence.count('"') % 2 or sentence.count("(") != sentence.count(")"):
+        return False
+    plain = sum(_PLAIN.match(word) is not None and _CAMEL.search(word) is None for word in words)
+    odd = sum(_PLAIN.match(word) is None and any(map(str.isalnum, word)) for word in words)
+    english = sum(word.lower() in _FUNCTION_WORDS for word in words)
+    return english >= 1 and 10 * english >= len(words) and odd <= 0.15 * len(words) and plain >= 0.6 * len(words)
