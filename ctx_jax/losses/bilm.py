@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ctx_jax.models.bilm import DIRECTIONS, BiLM, Carry, Params, softmax_weights, streams, token_vectors
 from ctx_jax.objectives.sampled import draw_negatives, expected_counts, sampled_softmax
-from ctx_jax.objectives.softmax import softmax, token_losses
+from ctx_jax.objectives.softmax import exact_softmax, token_losses
 
 Batch = dict[str, Any]
 Terms = dict[str, tuple[jax.Array, jax.Array]]
@@ -54,7 +54,7 @@ def bilm(
                 states, labels, weights, bias, negatives, *counts, weight=weight, compute=model.compute
             )
         else:
-            terms[name] = softmax(states, labels, weights, bias, weight, compute=model.compute)
+            terms[name] = exact_softmax(states, labels, weights, bias, weight, compute=model.compute)
     return terms, carry
 
 
