@@ -37,14 +37,14 @@ def tiny() -> tuple[BiLM, Any, Vocabulary]:
         dim=7, projection=5, layers=2, dropout=0.5,
     )  # fmt: skip
     params = jax.tree.map(lambda leaf: leaf * 3, jax.jit(bilm.init, static_argnums=0)(model, jax.random.key(0)))  # far from uniform
-    return model, params, Vocabulary(WORDS)
+    return model, params, Vocabulary(tuple(WORDS))
 
 
 @pytest.fixture(scope="module")
 def original(shared: Path) -> tuple[BiLM, Any, Vocabulary, list[list[str]], dict[str, Any]]:
     """The original trainer's weights after its last step, and what its own test printed for them."""
     folder = shared / "fixtures" / "elmo" / "train_char_skip"
-    vocabulary = Vocabulary((folder / "vocab.txt").read_text().split())
+    vocabulary = Vocabulary.read(folder / "vocab.txt")
     model = allennlp.model_from_options(json.loads((folder / "options.json").read_text()))
     arrays: dict[str, np.ndarray] = {}
     with h5py.File(folder / "trace.hdf5") as file:
@@ -164,6 +164,6 @@ def test_errors_say_what_to_change(tiny: Any) -> None:
     with pytest.raises(ValueError, match="batch and a window of at least 1"):
         perplexity(*tiny, TEXT, batch=0)
     with pytest.raises(ValueError, match="vocabulary the model was trained with"):
-        perplexity(model, params, Vocabulary(WORDS[:-1]), TEXT)
+        perplexity(model, params, Vocabulary(tuple(WORDS[:-1])), TEXT)
     with pytest.raises(TypeError, match="list of words"):
         perplexity(*tiny, ["the cat"], devices=ONE)  # type: ignore[list-item]
