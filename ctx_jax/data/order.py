@@ -1,4 +1,8 @@
-"""The order in which sentences are read: a function of (seed, position), computed by index and never written out."""
+"""The order in which sentences are read: a function of (seed, position), computed by index and never written out.
+
+The one exception is small: grain's `index_shuffle` draws from at least 2**16 places until one falls inside the corpus,
+milliseconds for a corpus of a few sentences, so epochs of up to `SMALL` sentences are listed and a few of them kept.
+"""
 
 from functools import lru_cache
 
@@ -7,6 +11,8 @@ from grain.experimental import index_shuffle
 
 LARGEST_CORPUS = 2**31
 """Sentences a corpus may hold: `index_shuffle` counts in 32 bits, and a saved position in signed ones."""
+
+SMALL = 4096
 
 
 def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> int:
@@ -19,7 +25,7 @@ def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> i
                    sentence   2 0 1 | 0 2 1 | 1 ...       (without shuffle: 0 1 2 | 0 1 2 | 0 ...)
 
     Returns a sentence index in 0..count-1. Raises ValueError for an empty corpus, one of more than 2**31 sentences,
-    a negative position or a negative seed. The permutation is grain's four-round Feistel cipher.
+    a negative position or a negative seed.
     """
     if not 0 < count <= LARGEST_CORPUS:
         raise ValueError(f"an order needs between 1 and {LARGEST_CORPUS} sentences, got {count}")
@@ -28,6 +34,8 @@ def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> i
     epoch, place = divmod(position, count)
     if not shuffle:
         return place
+    if count <= SMALL:
+        return int(_small_epoch(seed, epoch, count)[place])
     return int(index_shuffle(place, max_index=count - 1, seed=mixed(seed, epoch), rounds=4))
 
 
@@ -37,6 +45,16 @@ def mixed(seed: int, number: int) -> int:
 
     Not seed + number: epoch 1 of seed 0 would be epoch 0 of seed 1, and two runs would share most of their order.
     """
+    return int(_sequence(seed, number).generate_state(1)[0])
+
+
+@lru_cache(maxsize=256)
+def _small_epoch(seed: int, epoch: int, count: int) -> np.ndarray:
+    # By SeedSequence, whose bits numpy keeps from version to version; those of `Generator.permutation` it may change.
+    return np.argsort(_sequence(seed, epoch).generate_state(count, np.uint64), kind="stable").astype(np.int32)
+
+
+def _sequence(seed: int, number: int) -> np.random.SeedSequence:
     if seed < 0:
         raise ValueError(f"a seed is 0 or more, got {seed}; set --seed")
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    return np.random.SeedSequence([seed, number])

@@ -162,9 +162,9 @@ class Windows(Iterator[Batch]):
         shape = (len(lanes), self._window)
         inputs = self._flat([[words for words, _ in lane] for lane in lanes])
         targets = self._flat([[words for _, words in lane] for lane in lanes])
-        arrays = {"next_token_id" + suffix: self._vocabulary.ids(targets).astype(np.int32, copy=False).reshape(shape)}
+        arrays: dict[str, np.ndarray] = {"next_token_id" + suffix: self._vocabulary.ids(targets).reshape(shape)}
         if self._encode is None:
-            arrays["token_ids" + suffix] = self._vocabulary.ids(inputs).astype(np.int32, copy=False).reshape(shape)
+            arrays["token_ids" + suffix] = self._vocabulary.ids(inputs).reshape(shape)
         else:
             arrays["tokens_characters" + suffix] = self._encode(inputs).reshape(*shape, -1)
         return arrays
