@@ -102,7 +102,7 @@ def sentence_scores(
     window: int = 0,
     devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[SentenceScore]:
-    """(index, nats forward, nats backward, targets, unknown targets) of each sentence, in the order of the text.
+    """(sentence, nats forward, nats backward, targets, unknown targets) of each sentence, in the order of the text.
 
     The arguments are those of `perplexity`; `summarize` makes the same result of them. Protocol bilm-tf cuts
     sentences off and has no such scores: ValueError.

@@ -25,7 +25,7 @@ CHUNK = 64  # batches of sentences read ahead to be sorted by length
 class SentenceScore(NamedTuple):
     """Nats of one sentence in either direction: minus the logarithm of its probability."""
 
-    index: int  # its place in the text, from 0
+    sentence: int  # its place in the text, from 0
     forward: float
     backward: float
     tokens: int  # targets in either direction, n + 1
@@ -110,6 +110,4 @@ def deal(
 
 def _score(placed: Placed, unknown: int) -> SentenceScore:
     targets = placed.ids[1:]
-    return SentenceScore(
-        placed.index, placed.forward, placed.backward, len(targets), int((targets == unknown).sum())
-    )
+    return SentenceScore(placed.index, placed.forward, placed.backward, len(targets), int((targets == unknown).sum()))

@@ -119,9 +119,7 @@ class Scorer:
         return arrays
 
 
-def _overlaps(
-    lanes: Sequence[Sequence[Placed]], start: int, window: int
-) -> Iterator[tuple[int, Placed, slice, slice]]:
+def _overlaps(lanes: Sequence[Sequence[Placed]], start: int, window: int) -> Iterator[tuple[int, Placed, slice, slice]]:
     """(lane, sentence, its steps in the window, its own steps) wherever a sentence reaches into the window."""
     for lane, sentences in enumerate(lanes):
         for placed in sentences:

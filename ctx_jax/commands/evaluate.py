@@ -1,0 +1,112 @@
+"""`ctx-jax evaluate RUN FILES... [--flags]`: perplexity of text under a trained run, every token counted."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TextIO
+
+import tyro
+
+from ctx_jax.checkpoints import configs
+from ctx_jax.data.config import DataConfig
+from ctx_jax.data.corpora import resolve
+from ctx_jax.embedding.load import load
+from ctx_jax.evaluation.perplexity import Perplexity, Protocol, perplexity, sentence_scores, summarize
+from ctx_jax.evaluation.protocols import SentenceScore
+from ctx_jax.text.vocabulary import Vocabulary
+from ctx_jax.text.words import Rule
+from ctx_jax.training.config import TrainConfig
+from ctx_jax.training.task import saved_vocabulary
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Perplexity of text under a trained run. Every token counts: words, <UNK> and the sentence markers."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's directory."""
+
+    files: tyro.conf.Positional[tuple[str, ...]]
+    """Text, read as the run's own was: files or globs (plain, .gz or .xz), or a corpus by name as in --data.valid,
+    of which the validation split is taken."""
+
+    protocol: Protocol = "sentence"
+    """`sentence`: each sentence from a zero state. `stream`: one lane in the text's order, state carried (WikiText-2).
+    `bilm-tf`: the original's test, which leaves the end of the text out."""
+
+    step: Literal["best", "latest"] | int = "best"
+    """Which checkpoint: of the lowest validation loss, the last one, or a step's number."""
+
+    batch: int = 32
+    """Sentences at a time; with protocol bilm-tf its number of lanes, which changes the result."""
+
+    per_sentence: Path | None = None
+    """A file for the log probabilities of each sentence, one JSON object a line (not with bilm-tf)."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the perplexities the command line asks for; 0 when done."""
+    print(evaluate(tyro.cli(Evaluate, args=list(arguments), prog="ctx-jax evaluate")))
+    return 0
+
+
+def evaluate(options: Evaluate) -> str:
+    """The table `main` prints. Raises what loading the run and reading the text raise, with what to change."""
+    if not options.files:
+        raise ValueError("evaluate needs the text to measure: ctx-jax evaluate RUN FILES...")
+    if options.per_sentence and options.protocol == "bilm-tf":
+        raise ValueError("--per-sentence needs --protocol sentence or stream: bilm-tf cuts sentences off at its end")
+    path = options.run / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{options.run} is no run directory: it has no config.json")
+    data = configs.read(path, [TrainConfig]).data
+    encoder = load(options.run, step=options.step)
+    vocabulary = Vocabulary.read(saved_vocabulary(options.run))
+    model, params, batch = encoder.model, encoder.params, options.batch
+    sentences = _sentences(data, options.files)
+    if options.protocol == "bilm-tf":
+        found = perplexity(model, params, vocabulary, sentences, protocol="bilm-tf", batch=batch)
+    else:
+        with ExitStack() as stack:
+            scores = sentence_scores(model, params, vocabulary, sentences, protocol=options.protocol, batch=batch)
+            if options.per_sentence:
+                file = stack.enter_context(options.per_sentence.open("w", encoding="utf-8"))
+                scores = _written(scores, file)
+            found = summarize(scores, options.protocol)
+    return table(found, f"{options.run}, step {options.step}, protocol {options.protocol}")
+
+
+def table(found: Perplexity, title: str) -> str:
+    """The numbers as aligned lines below a title."""
+    rows = (
+        ("targets in either direction", f"{found.tokens:,}"),
+        ("of them <UNK>", f"{found.unknown:.2%}"),
+        ("loss, nats a target", f"{found.loss:.4f}"),
+        ("perplexity", f"{found.perplexity:,.2f}"),
+        ("forward perplexity", f"{found.forward_perplexity:,.2f}"),
+        ("backward perplexity", f"{found.backward_perplexity:,.2f}"),
+    )
+    return "\n".join([title, *(f"  {name:<28}{value:>14}" for name, value in rows)])
+
+
+def _sentences(data: DataConfig, specs: Sequence[str]) -> Iterator[list[str]]:
+    """Sentences of all files, split into words by the rule of the run's training text."""
+    rule: Rule = "prose" if data.train == "python-docs" else data.rule
+    sources = [resolve(spec, "valid", rule=rule, sentences=data.sentences, errors=data.errors) for spec in specs]
+    return (words for source in sources for words in source.documents() if words)
+
+
+def _written(scores: Iterable[SentenceScore], file: TextIO) -> Iterator[SentenceScore]:
+    """The same scores, each written on its way as natural logarithms of probabilities."""
+    for score in scores:
+        line = {
+            "sentence": score.sentence,
+            "targets": score.tokens,
+            "unknown": score.unknown,
+            "forward_log_probability": -score.forward,
+            "backward_log_probability": -score.backward,
+        }
+        file.write(json.dumps(line) + "\n")
+        yield score
