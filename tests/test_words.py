@@ -45,7 +45,7 @@ def test_whitespace_is_a_pass_through() -> None:
     "sentences",
     [
         ["He met Dr. Who.", '"Why?" she asked... and 3.5 hours passed.', "Then he left."],
-        ["See No. 5 and Fig. 3.", "I said no.", "Stay!", "(It was J. R. R. Tolkien.)", "Really?!", "“Yes.”"],
+        ["See No. 5 and Fig. 3.", "I said no.", "He isn't.", "Stay!", "(It was J. R. R. Tolkien.)", "Really?!", "“Yes.”"],
         ["The U.S. Army, e.g. the cavalry etc. was there.", "Files, folders, etc.", "Call os.path.join. not this."],
         ["No stop at the end"],
         [],

@@ -1,12 +1,13 @@
 """The corpus that every machine has: the English of the running interpreter's own documentation.
 
-Texts are the language reference's topics (`pydoc_data.topics`) and the docstrings of the standard library, read from
-its source files and never imported. From them come sentences: doctests, signatures, tables, code and markup are left
+Texts are the language reference's topics (`pydoc_data.topics`), the docstrings of `builtins`, and those of the standard
+library, read from its source files, which are never imported. From them come sentences: doctests, signatures, tables, code and markup are left
 out by simple rules, and a sentence is kept only where it first appears. A document is a topic or a module; a hash of
 its name decides which split it is in, so that no module speaks in two splits. Sizes vary with the Python version.
 """
 
 import ast
+import builtins
 import hashlib
 import inspect
 import pydoc_data.topics
@@ -26,12 +27,12 @@ _SHARE = 0.055  # of all words, at least, in the validation split, and in the te
 _LEAST = 13_000  # words, at least, in either
 
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data", "__pycache__"}
-_SKIPPED_FOLDERS |= {"lib2to3", "encodings", "turtledemo", "_pyrepl"}
 
 _ROLE = re.compile(r":[\w:]{2,20}:`~?([^`<]{1,80})(?:<[^`]{1,80})?`")
 _LINK = re.compile(r"`([^`<]{1,80}) ?(?:<[^`>]{1,200}>)?`__?")
 _CODE = re.compile(r"``?([^`]{1,80})`?`")
 _STRONG = re.compile(r"(?<![\w*])(\*{1,2})(?=[^\s*])([^*]{1,80}?[^\s*])\1(?![\w*])")
+_CALL = re.compile(r"(?<=\w)\(\)")
 _NOTE = re.compile(r"\s?\[(?:\d{1,2}|#\w{0,20})\]_?")
 _BULLET = re.compile(r"(?:[-*+•]|\(?\d{1,2}[.)]|\(?[a-z]\)|@\w+:|:\w+(?: \w+)?:|\w{1,20}\s--)\s+")
 _NOT_PROSE = re.compile(r"[={}<>|\\~^#$@%&*/+_]{2}|[{}|\\^~=<>@#$`]|\w\(|__|\b[A-Z]{2,}(?: [A-Z]{2,}){2}|[ (\"']-{1,2}\w")
@@ -89,6 +90,11 @@ def documents(split: Split) -> Iterator[list[str]]:
 def _texts() -> Iterator[tuple[str, list[str]]]:
     for topic, text in sorted(pydoc_data.topics.topics.items()):
         yield f"topic {topic}", [text]
+    for name, thing in sorted(vars(builtins).items()):
+        if isinstance(thing, type) or inspect.isbuiltin(thing):
+            members = sorted(vars(thing).items()) if isinstance(thing, type) else []
+            texts = [thing.__doc__, *(getattr(member, "__doc__", None) for _, member in members)]
+            yield f"builtin {name}", [text for text in texts if isinstance(text, str)]
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
@@ -147,12 +153,14 @@ def _paragraphs(text: str) -> Iterator[str]:
 def _without_markup(text: str) -> str:
     for pattern in (_ROLE, _LINK, _CODE):
         text = pattern.sub(r"\1", text)
+    text = _CALL.sub("", text)  # "call close() first" reads as "call close first"
     return _NOTE.sub("", _STRONG.sub(r"\2", text)).replace("``", '"').replace("''", '"')
 
 
 def _is_english(sentence: str, words: list[str]) -> bool:
-    """Whether a sentence is whole and reads as English: a rule of thumb, not a judgement."""
-    if not 4 <= len(words) <= 80 or not sentence[0].isupper() or words[-1] not in {".", "!", "?"}:
+    """Whether it is a sentence (or a summary line, which may lack its full stop) in English: rules of thumb."""
+    ended = words[-1] in {".", "!", "?", ":"}
+    if not (5 - ended) <= len(words) <= 90 or not (sentence[0].isupper() or (ended and sentence[0].isalpha())):
         return False
     if _NOT_PROSE.search(sentence) or sentence.count('"') % 2 or sentence.count("(") != sentence.count(")"):
         return False

@@ -28,7 +28,7 @@ _MAY_END = frozenset("etc al inc ltd co corp jr sr jan feb mar apr jun jul aug s
 _LONGEST = 24  # characters looked back for an abbreviation
 
 _STOP = re.compile(r"[.!?…]+[\"'”’»)\]]*")
-_BEFORE_STOP = re.compile(r"[^\s(\[\"'“‘«]+\Z")
+_BEFORE_STOP = re.compile(r"[^\s(\[\"“‘«]+\Z")
 _INITIAL = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]\Z")
 
 _WORD = re.compile(
@@ -116,7 +116,7 @@ def _ends_sentence(text: str, stop: re.Match[str]) -> bool:
     before = _BEFORE_STOP.search(text[max(0, stop.start() - _LONGEST) : stop.start()])
     if before is None:
         return True
-    word = before.group()
+    word = before.group().lstrip("'")
     lower = word.lower()
     if lower in _BEFORE_NUMBERS:
         return not after.isdigit()

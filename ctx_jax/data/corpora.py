@@ -1,0 +1,148 @@
+"""Corpora by name: what a run's `train` and `valid` settings stand for, as streams of sentences.
+
+A source has an `identity`, which says in JSON what it will read and how, so that text already cached is not read again,
+and `documents()`, a stream of sentences (lists of words) in which an empty list means that a new document begins.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ctx_jax.data import python_docs, tfds_text
+from ctx_jax.data.config import DataConfig
+from ctx_jax.data.text_files import Errors, list_files, read_lines
+from ctx_jax.text.words import Rule, split_sentences, split_words
+
+Split = Literal["train", "valid", "test"]
+
+
+class Source(Protocol):
+    """A corpus that can be read, from its beginning, as often as asked."""
+
+    @property
+    def name(self) -> str: ...
+
+    def identity(self) -> dict[str, Any]: ...
+
+    def documents(self) -> Iterator[list[str]]: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How lines become sentences of words."""
+
+    rule: Rule = "whitespace"
+    sentences: Literal["line", "split"] = "line"
+    errors: Errors = "strict"
+
+    def read(self, line: str) -> Iterator[list[str]]:
+        """Sentences of one line; a blank line gives one empty list, the mark of a new document."""
+        if self.sentences == "line":
+            yield split_words(line, self.rule)
+        elif not line.strip():
+            yield []
+        else:
+            for sentence in split_sentences(line):
+                yield split_words(sentence, self.rule)
+
+
+@dataclass(frozen=True)
+class PythonDocs:
+    """The interpreter's own documentation."""
+
+    split: Split
+
+    @property
+    def name(self) -> str:
+        return f"python-docs-{self.split}"
+
+    def identity(self) -> dict[str, Any]:
+        return {"corpus": self.name, "python": sys.version, "version": python_docs.VERSION}
+
+    def documents(self) -> Iterator[list[str]]:
+        return python_docs.documents(self.split)
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """Files of lines; a new file is a new document, and so is what follows a blank line."""
+
+    files: tuple[Path, ...]
+    reading: Reading
+
+    @property
+    def name(self) -> str:
+        return self.files[0].name.split(".")[0]
+
+    def identity(self) -> dict[str, Any]:
+        try:
+            stats = [(str(path.resolve()), path.stat()) for path in self.files]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error.filename} was there when files were listed and is gone now") from error
+        files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        return {"files": files, **vars(self.reading)}
+
+    def documents(self) -> Iterator[list[str]]:
+        for path in self.files:
+            yield []
+            for line in read_lines(path, self.reading.errors):
+                yield from self.reading.read(line)
+
+
+@dataclass(frozen=True)
+class TfdsText:
+    """A TensorFlow Datasets set prepared as ArrayRecord; every record is a document."""
+
+    set: tfds_text.TextSet
+    reading: Reading
+
+    @property
+    def name(self) -> str:
+        return f"tfds-{self.set.name.replace('/', '-')}-{self.set.split}"
+
+    def identity(self) -> dict[str, Any]:
+        return {"tfds": self.set.identity(), **vars(self.reading)}
+
+    def documents(self) -> Iterator[list[str]]:
+        for text in self.set.texts(self.reading.errors):
+            yield []
+            for line in text.split("\n"):
+                yield from self.reading.read(line)
+
+
+def resolve(
+    spec: str,
+    split: Split,
+    *,
+    rule: Rule = "whitespace",
+    sentences: Literal["line", "split"] = "line",
+    errors: Errors = "strict",
+) -> Source:
+    """The source that a spec names.
+
+    `python-docs` and `tfds:NAME[/CONFIG]` read their own `split` (`tfds:NAME:SPLIT` reads that one, whatever `split`
+    says); file paths and globs, separated by commas, have no splits.
+
+    Raises:
+        FileNotFoundError: a glob that matches nothing, or a set that is not prepared.
+        ValueError: an empty spec, or a set without such a split or a text.
+    """
+    reading = Reading(rule, sentences, errors)
+    if spec == "python-docs":
+        return PythonDocs(split)
+    if spec.startswith("tfds:"):
+        return TfdsText(tfds_text.open_set(spec.removeprefix("tfds:"), split), reading)
+    return TextFiles(list_files(spec), reading)
+
+
+def source_of(config: DataConfig, split: Literal["train", "valid"]) -> Source | None:
+    """The source of a run's training or validation text; None where text files came without `valid`."""
+    spec = config.train
+    if split == "valid":
+        spec = config.valid or config.train
+        own = spec == "python-docs" or (spec.startswith("tfds:") and ":" not in spec.removeprefix("tfds:"))
+        if not config.valid and not own:
+            return None
+    return resolve(spec, split, rule=config.rule, sentences=config.sentences, errors=config.errors)

@@ -1,0 +1,82 @@
+"""Text files, plain or compressed, as lines: read as a stream, and every kind of damage named by file and line."""
+
+import glob
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+Errors = Literal["strict", "replace"]
+
+
+def list_files(patterns: str) -> tuple[Path, ...]:
+    """Files named by paths and globs separated by commas, in that order; a glob's files are sorted.
+
+    Raises:
+        FileNotFoundError: a path or a glob that matches no file.
+        ValueError: no pattern at all, or one file named twice.
+    """
+    files: list[Path] = []
+    for pattern in filter(None, map(str.strip, patterns.split(","))):
+        whole = str(Path(pattern).expanduser())
+        matches = [whole] if Path(whole).is_file() else sorted(glob.glob(whole, recursive=True))
+        found = [path for path in map(Path, matches) if path.is_file()]
+        if not found:
+            raise FileNotFoundError(
+                f"no file matches {pattern!r} (seen from {Path.cwd()}); give `python-docs`, `tfds:NAME`, or paths and "
+                "globs of text files separated by commas"
+            )
+        files += found
+    if not files:
+        raise ValueError("no text file was named: give paths or globs separated by commas")
+    if twice := {str(path) for path in files if files.count(path) > 1} if len(files) < 10_000 else set():
+        raise ValueError(f"named twice: {', '.join(sorted(twice))}; name each file once")
+    return tuple(files)
+
+
+def read_lines(path: Path, errors: Errors) -> Iterator[str]:
+    """Lines of a UTF-8 file, without their ends; `.gz` and `.xz` are unpacked on the way.
+
+    A byte order mark at the start is dropped. Only `\\n` ends a line. Memory holds one line.
+
+    Raises:
+        FileNotFoundError: the file is not there (any more).
+        ValueError: bytes that are not UTF-8 or a NUL character (with "replace" U+FFFD takes their place), a damaged
+            archive, or an empty file.
+    """
+    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    offset = 0  # bytes of the unpacked text before this line
+    number = 0
+    try:
+        with opener(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if number == 1 and line.startswith(b"\xef\xbb\xbf"):
+                    offset, line = 3, line[3:]
+                yield _decode(line, path, number, offset, errors)
+                offset += len(line)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} was there when files were listed and is gone now; start again") from error
+    except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
+        raise ValueError(f"{path}, after line {number}: damaged archive ({error}); fetch the file again") from error
+    if number == 0:
+        raise ValueError(f"{path} is empty: leave it out or fetch it again")
+
+
+def _decode(line: bytes, path: Path, number: int, offset: int, errors: Errors) -> str:
+    try:
+        text = line.decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}, line {number}, byte {offset + error.start} of the text: not UTF-8 ({error.reason}); convert the "
+            "file, or set errors to `replace` to go on"
+        ) from error
+    if "\0" in text:
+        if errors == "strict":
+            raise ValueError(
+                f"{path}, line {number}, byte {offset + line.index(0)} of the text: a NUL character; is this a text "
+                "file? Set errors to `replace` to go on"
+            )
+        text = text.replace("\0", "\ufffd")
+    return text.removesuffix("\n")

@@ -1,0 +1,93 @@
+"""Text of TensorFlow Datasets, read from ArrayRecord files without TensorFlow."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
+
+_CANDIDATES = {"train": ("train",), "valid": ("validation", "valid", "dev", "test"), "test": ("test",)}
+_HOW = 'prepare it once with tfds.builder(NAME, file_format="array_record").download_and_prepare()'
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """One split of a prepared set, and the feature of its records that holds the text."""
+
+    builder: "DatasetBuilder" = field(repr=False)
+    name: str
+    split: str
+    feature: str
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this text from other text: the set's full name, its split and its sizes."""
+        info = self.builder.info
+        split = info.splits[self.split]
+        return {
+            "name": info.full_name,
+            "split": self.split,
+            "feature": self.feature,
+            "folder": str(self.builder.data_path),
+            "examples": split.num_examples,
+            "bytes": split.num_bytes,
+        }
+
+    def texts(self, errors: Literal["strict", "replace"]) -> Iterator[str]:
+        """The text of every record, in order.
+
+        Raises:
+            ValueError: bytes that are not UTF-8 or a NUL character, with the record's number, unless "replace".
+        """
+        for number, record in enumerate(self.builder.as_data_source(split=self.split)):
+            value = record[self.feature]
+            try:
+                text = value.decode("utf-8", errors) if isinstance(value, bytes) else str(value)
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{self.name}, {self.split}, record {number}, byte {error.start}: not UTF-8; set errors to `replace`"
+                ) from error
+            if "\0" in text and errors == "strict":
+                raise ValueError(
+                    f"{self.name}, {self.split}, record {number}: a NUL character; set errors to `replace` to go on"
+                )
+            yield text.replace("\0", "\ufffd")
+
+
+def open_set(spec: str, split: Literal["train", "valid", "test"]) -> TextSet:
+    """Opens `NAME[/CONFIG][:SPLIT]`; NAME may also be the folder of a prepared version (`.../lm1b/1.1.0`).
+
+    Sets are looked for in `TFDS_DATA_DIR`, or `~/tensorflow_datasets` without it. Nothing is downloaded.
+
+    Raises:
+        FileNotFoundError: the set is not prepared there.
+        ValueError: no such split, or no feature called `text` and not exactly one of text.
+    """
+    import tensorflow_datasets as tfds
+
+    name, _, wanted = spec.partition(":")
+    if Path(name).is_dir():
+        builder = tfds.builder_from_directory(name)
+    else:
+        try:
+            builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record")
+        except tfds.core.DatasetNotFoundError as error:
+            raise FileNotFoundError(f"no data set {name!r} of tfds is known or prepared: {_HOW}") from error
+    splits = list(builder.info.splits)
+    if not splits:
+        raise FileNotFoundError(f"{name} is not prepared in {builder.data_path}: {_HOW}, or set TFDS_DATA_DIR")
+    chosen = next((each for each in ((wanted,) if wanted else _CANDIDATES[split]) if each in splits), None)
+    if chosen is None:
+        raise ValueError(f"{name} has no {wanted or split!r} split, only {', '.join(splits)}: name one, tfds:{name}:SPLIT")
+    return TextSet(builder, name, chosen, _text_feature(name, builder.info.features))
+
+
+def _text_feature(name: str, features: Any) -> str:
+    if "text" in features:
+        return "text"
+    texts = [key for key, feature in features.items() if type(feature).__name__ == "Text"]
+    if len(texts) != 1:
+        raise ValueError(f"{name} has no feature `text`, and {len(texts)} others of text, among {', '.join(features)}")
+    return texts[0]

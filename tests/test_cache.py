@@ -1,0 +1,143 @@
+"""The indexed cache: what was read comes back, unchanged text is not read again, nothing half-written stays."""
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ctx_jax.data import cache
+from ctx_jax.data.cache import Sentences, build_cache, load_sentences
+from ctx_jax.data.config import DataConfig
+
+STREAM = [[], ["the", "cat", "."], ["naïve", "日本"], [], [], ["a"], []]
+
+
+@dataclass
+class Made:
+    """A source made here, which counts how often it was read."""
+
+    stream: list[list[str]]
+    name: str = "made"
+    read: int = 0
+    fails: bool = False
+    key: dict[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        return self.key
+
+    def documents(self) -> Iterator[list[str]]:
+        self.read += 1
+        yield from self.stream
+        if self.fails:
+            raise RuntimeError("the disk went away")
+
+
+def _silent(line: str) -> None:
+    assert line
+
+
+def test_what_was_read_comes_back(tmp_path: Path) -> None:
+    lines: list[str] = []
+    sentences = build_cache(Made(STREAM), tmp_path, report=lines.append)
+    kept = [sentence for sentence in STREAM if sentence]
+    assert len(sentences) == 3 and sentences.words == 6
+    assert [sentences[i] for i in range(3)] == kept == list(sentences)
+    assert sentences.text(1) == "naïve 日本" and sentences[-1] == ["a"] and sentences[np.int64(0)] == kept[0]
+    assert sentences.documents.tolist() == [0, 2] and sentences.documents.dtype == np.int64
+    assert "6 words, 3 sentences, 2 documents" in lines[0] and sentences.digest[:12] in lines[0]
+    for index in (3, -4):
+        with pytest.raises(IndexError, match="of a corpus of 3"):
+            sentences[index]
+    assert list(pickle.loads(pickle.dumps(sentences))) == kept
+
+
+def test_a_second_run_does_not_read_the_text(tmp_path: Path) -> None:
+    source = Made(STREAM)
+    first = build_cache(source, tmp_path, report=_silent)
+    second = build_cache(source, tmp_path, report=_silent)
+    assert source.read == 1 and second.digest == first.digest
+    source.key = {"size": 7}
+    build_cache(source, tmp_path, report=_silent)
+    assert source.read == 2
+
+
+def test_the_digest_is_of_words_sentences_and_documents(tmp_path: Path) -> None:
+    streams = [STREAM, [["the", "cat", "."], ["naïve", "日本"], ["a"]], [["the", "cat"], [".", "naïve", "日本"], [], ["a"]]]
+    digests = [
+        build_cache(Made(stream, key={"n": n}), tmp_path, report=_silent).digest for n, stream in enumerate(streams)
+    ]
+    assert len(set(digests)) == 3
+    assert build_cache(Made(STREAM[1:], "other", key={"n": 9}), tmp_path, report=_silent).digest == digests[0]
+
+
+def test_buffers_smaller_than_the_text_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_BUFFER", 64)
+    stream = [[f"w{n}"] * (n % 5) for n in range(500)]
+    sentences = build_cache(Made(stream), tmp_path, report=_silent)
+    kept = [sentence for sentence in stream if sentence]
+    assert list(sentences) == kept and [sentences[n] for n in range(len(kept))] == kept
+
+
+@pytest.mark.parametrize("name", ["text.bin", "offsets.bin", "documents.bin", "meta.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_cache_is_named_and_rebuilt(tmp_path: Path, name: str, damage: str) -> None:
+    source = Made(STREAM)
+    folder = build_cache(source, tmp_path, report=_silent).folder
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if damage == "cut":
+        (folder / name).write_bytes(content[:-5])
+    with pytest.raises((ValueError, FileNotFoundError), match=name):
+        Sentences(folder)
+    lines: list[str] = []
+    assert list(build_cache(source, tmp_path, report=lines.append)) == [s for s in STREAM if s]
+    assert source.read == 2 and name in lines[0]
+
+
+def test_nothing_half_written_stays(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="went away"):
+        build_cache(Made(STREAM, fails=True), tmp_path, report=_silent)
+    with pytest.raises(ValueError, match="holds no word"):
+        build_cache(Made([[], []]), tmp_path, report=_silent)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    killed = f"""
+import os
+from ctx_jax.data.cache import build_cache
+class Source:
+    name = "made"
+    def identity(self): return {{}}
+    def documents(self):
+        yield ["a"]
+        os.kill(os.getpid(), 9)
+build_cache(Source(), {str(tmp_path)!r})
+"""
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -9
+    assert list(tmp_path.glob(".building-*"))
+    assert list(build_cache(Made(STREAM), tmp_path, report=_silent)) == [s for s in STREAM if s]
+    assert not list(tmp_path.glob(".building-*"))
+
+
+def test_a_run_finds_its_sentences(tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("a b\nc\n")
+    config = DataConfig(train=str(text))
+    train = load_sentences(config, "train", tmp_path / "run", report=_silent)
+    assert train is not None and list(train) == [["a", "b"], ["c"]] and train.folder.parent == tmp_path / "run"
+    assert load_sentences(config, "valid", tmp_path / "run", report=_silent) is None
+    elsewhere = DataConfig(train=str(text), valid=str(text), cache=str(tmp_path / "cache"))
+    valid = load_sentences(elsewhere, "valid", tmp_path / "run", report=_silent)
+    assert valid is not None and valid.folder.parent == tmp_path / "cache" and valid.digest == train.digest
+    text.write_text("a b\nc d\n")  # another size, so another key
+    again = load_sentences(config, "train", tmp_path / "run", report=_silent)
+    assert again is not None and list(again) == [["a", "b"], ["c", "d"]]
+    with pytest.raises(ValueError, match='"train" and "valid"'):
+        load_sentences(config, "test", tmp_path)
