@@ -39,7 +39,7 @@ class Evaluate:
     step: Literal["best", "latest"] | int = "best"
     """Which checkpoint: of the lowest validation loss, the last one, or a step's number."""
 
-    batch: int = 32
+    batch: int = 64
     """Sentences at a time; with protocol bilm-tf its number of lanes, which changes the result."""
 
     per_sentence: Path | None = None

@@ -49,7 +49,7 @@ def perplexity(
     sentences: Iterable[Sequence[str]],
     *,
     protocol: Protocol = "sentence",
-    batch: int = 32,
+    batch: int = 64,
     window: int = 0,
     devices: Sequence[jax.Device] | None = None,
 ) -> Perplexity:
@@ -98,7 +98,7 @@ def sentence_scores(
     sentences: Iterable[Sequence[str]],
     *,
     protocol: Literal["sentence", "stream"] = "sentence",
-    batch: int = 32,
+    batch: int = 64,
     window: int = 0,
     devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[SentenceScore]:

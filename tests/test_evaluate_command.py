@@ -1,0 +1,100 @@
+"""`ctx-jax evaluate`: the text is read as the run's own was, and what is printed is what is computed."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from ctx_jax import cli
+from ctx_jax.checkpoints import configs
+from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.evaluation.perplexity import perplexity
+from ctx_jax.models import bilm
+from ctx_jax.models.bilm import BiLM
+from ctx_jax.text.vocabulary import Vocabulary
+from ctx_jax.training.config import TrainConfig
+
+VOCABULARY = Vocabulary(("<S>", "</S>", "<UNK>", "the", "cat", "did", "n't", "."))
+MODEL = BiLM(
+    vocabulary=len(VOCABULARY), inputs="words", tied_softmax=True, max_characters=8, filters=((1, 4),),
+    dim=6, projection=4, layers=1,
+)  # fmt: skip
+SENTENCES = [["the", "cat", "did", "n't", "."], ["the", "the", "zebra"]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over prose with two checkpoints, the first of them the better one."""
+    folder = tmp_path_factory.mktemp("runs") / "words"
+    folder.mkdir()
+    config = TrainConfig(model=MODEL)
+    configs.write(folder / "config.json", replace(config, data=replace(config.data, train="python-docs")))
+    VOCABULARY.write(folder / "vocabulary.txt")
+    with RunCheckpoints(folder / "checkpoints", clean=True) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"params": params(step)}, {"sentence": np.int64(step)}, {"loss": float(step)})
+    return folder
+
+
+def params(step: int) -> Any:
+    return jax.jit(bilm.init, static_argnums=0)(MODEL, jax.random.key(step))
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("the cat didn't.\n\nthe the zebra\n")  # prose, and a blank line that is no sentence
+    return path
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+    """The table as name -> number."""
+    lines = [line.strip().rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:]]
+    return {name.strip(): float(value.replace(",", "").rstrip("%")) for name, value in lines}
+
+
+@pytest.mark.parametrize(("flags", "step"), [([], 1), (["--step", "latest", "--protocol", "stream"], 2)])
+def test_prints_the_perplexity_of_the_text(
+    run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], step: int
+) -> None:
+    lines = tmp_path / "sentences.jsonl"
+    assert cli.main(["evaluate", str(run), str(text), "--per-sentence", str(lines), *flags]) == 0
+    found = printed(capsys)
+    protocol: Any = "stream" if flags else "sentence"
+    expected = perplexity(MODEL, params(step), VOCABULARY, SENTENCES, protocol=protocol)
+    assert found["targets in either direction"] == expected.tokens == 10
+    assert found["of them <UNK>"] == 10.0
+    assert found["perplexity"] == pytest.approx(expected.perplexity, abs=0.006)
+    assert found["forward perplexity"] == pytest.approx(expected.forward_perplexity, abs=0.006)
+    assert found["backward perplexity"] == pytest.approx(expected.backward_perplexity, abs=0.006)
+    scores = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [(score["sentence"], score["targets"], score["unknown"]) for score in scores] == [(0, 6, 0), (1, 4, 1)]
+    forward = sum(score["forward_log_probability"] for score in scores)
+    assert math.exp(-forward / expected.tokens) == pytest.approx(expected.forward_perplexity, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RUN"], "needs the text"),
+        (["RUN", "TEXT", "--protocol", "bilm-tf", "--per-sentence", "x.jsonl"], "sentence or stream"),
+        (["RUN", "TEXT", "--protocol", "bilm-tf"], "smaller batch"),
+        (["RUN", "TEXT", "--step", "7"], "7"),
+        (["RUN", "missing*.txt"], "missing"),
+        (["TEXT", "TEXT"], "no run directory"),
+    ],
+)
+def test_errors_are_one_line_that_says_what_to_change(
+    run: Path, text: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    names = {"RUN": str(run), "TEXT": str(text)}
+    assert cli.main(["evaluate", *(names.get(argument, argument) for argument in arguments)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
