@@ -138,9 +138,7 @@ def _fused(
     return jnp.where(allowed.any(-1)[:, :, None, None], mixed, 0.0)
 
 
-def _fusible(
-    shape: tuple[int, ...], seen: Visible, compute: Compute, path: Path, dropped: bool, maps: bool
-) -> bool:
+def _fusible(shape: tuple[int, ...], seen: Visible, compute: Compute, path: Path, dropped: bool, maps: bool) -> bool:
     """Whether the fused kernel can do this call; says once why not where it was asked for or could be expected."""
     _, length, _, width = shape
     machine = path == "xla" or _cuda()

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ctx_jax.numerics.linear import linear
 from ctx_jax.models.transformer_config import Transformer
 from ctx_jax.models.transformer_layers import activate, dense, normalize
+from ctx_jax.numerics.linear import linear
 
 
 def mlm_hidden(model: Transformer, params: Mapping[str, Any], hidden: jax.Array) -> jax.Array:

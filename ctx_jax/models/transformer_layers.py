@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from ctx_jax.models.attention import Visible, attend
-from ctx_jax.numerics.linear import Compute, linear
 from ctx_jax.models.transformer_config import Activation, Transformer
+from ctx_jax.numerics.linear import Compute, linear
 
 Choice = TypeVar("Choice")
 

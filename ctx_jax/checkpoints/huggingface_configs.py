@@ -1,0 +1,186 @@
+"""Hugging Face's `config.json` and our `Transformer`, both ways.
+
+Each architecture is data: which key is which field, which fields it fixes, which keys must have one value. The way
+out is checked by the way in: what we write must read back as the same model, so that nothing is lost silently.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from ctx_jax.checkpoints.huggingface_keys import ARCHITECTURES, GPT_READ, GPT_WRITTEN, READ, WRITTEN, keys_of
+from ctx_jax.checkpoints.huggingface_names import Architecture
+from ctx_jax.models.transformer import Transformer
+
+# How a model runs and starts, not what it computes: not in config.json.
+_OURS = ("compute", "attention", "scan", "remat", "depth_scaled", "initial_scale")
+# Seen in a file's tensors, not in its config.
+_SEEN = ("head", "pooler", "next_sentence", "tied", "decoder_bias", "head_bias", "head_activation")
+
+
+def architecture_of_config(config: Mapping[str, Any]) -> Architecture:
+    """`model_type` of a config.json; ValueError where we cannot read it."""
+    for architecture in ARCHITECTURES:
+        if config.get("model_type") == architecture:
+            return architecture
+    raise ValueError(f"config.json: model_type is {config.get('model_type')!r}; these are read: {list(ARCHITECTURES)}")
+
+
+def model_from_config(
+    config: Mapping[str, Any], *, head: bool = True, pooler: bool = False, next_sentence: bool = False
+) -> Transformer:
+    """The model that a parsed config.json describes; which heads it has is for its tensors to say.
+
+    Raises ValueError for keys that are missing (class defaults are not trusted: they change between releases) and
+    for settings the model cannot express.
+    """
+    architecture = architecture_of_config(config)
+    keys = keys_of(architecture)
+    absent = sorted({*keys.required, *keys.activations} - {*config} - {"pad_token_id"})
+    if absent:
+        raise ValueError(f"config.json of {architecture}: these keys are needed and missing: {absent}")
+    for key, value in keys.constant.items():
+        if config.get(key, value) != value:
+            raise ValueError(
+                f"config.json of {architecture}: {key} is {config[key]!r}, only {value!r} can be expressed"
+            )
+    values: dict[str, Any] = dict(keys.fixed)
+    for key, names in keys.required.items():
+        values |= dict.fromkeys(names, config.get(key))
+    for key, name in keys.activations.items():
+        values[name] = _activation(config[key], key, architecture)
+    if architecture in ("gpt2", "openai-gpt"):
+        values |= {"feed_forward": config.get("n_inner") or 4 * values["dim"], "pad_id": config.get("pad_token_id")}
+    if architecture == "modernbert":
+        values |= _modern_layers(config)
+    if "initializer_range" in config:
+        values["initial_scale"] = config["initializer_range"]
+    direct = architecture in ("gpt2", "openai-gpt")
+    values |= {"head": ("direct" if direct else "transform") if head else "none"}
+    values |= {"pooler": pooler, "next_sentence": next_sentence, "tied": bool(config.get("tie_word_embeddings", True))}
+    values |= {"decoder_bias": not direct, **_head(config, architecture, values["activation"])}
+    try:
+        return Transformer(**values)
+    except ValueError as error:
+        raise ValueError(f"config.json of {architecture}: {error}") from error
+
+
+def _activation(name: Any, key: str, architecture: Architecture) -> str:
+    known = GPT_READ if architecture == "openai-gpt" else READ
+    if name not in known:
+        raise ValueError(f"config.json of {architecture}: {key} is {name!r}; these can be expressed: {sorted(known)}")
+    return known[name]
+
+
+def _head(config: Mapping[str, Any], architecture: Architecture, activation: str) -> dict[str, Any]:
+    match architecture:
+        case "bert" | "distilbert":
+            return {"head_activation": activation}
+        case "modernbert":
+            return {
+                "head_activation": _activation(
+                    config.get("classifier_activation", "gelu"), "classifier_activation", architecture
+                ),
+                "head_bias": bool(config.get("classifier_bias", False)),
+                "decoder_bias": bool(config.get("decoder_bias", True)),
+            }
+        case _:
+            return {}  # RoBERTa's is always gelu
+
+
+def _modern_layers(config: Mapping[str, Any]) -> dict[str, Any]:
+    layers = config["num_hidden_layers"]
+    kinds = config.get("layer_types")
+    if kinds is None:
+        if "global_attn_every_n_layers" not in config:
+            raise ValueError("config.json of modernbert: it needs layer_types or global_attn_every_n_layers")
+        every = config["global_attn_every_n_layers"]
+        kinds = ["sliding_attention" if layer % every else "full_attention" for layer in range(layers)]
+    if len(kinds) != layers or not {*kinds} <= {"sliding_attention", "full_attention"}:
+        raise ValueError(f"config.json of modernbert: layer_types must name {layers} layers, got {kinds}")
+    rotary = config.get("rope_parameters")
+    if rotary is None:
+        if "global_rope_theta" not in config:
+            raise ValueError("config.json of modernbert: it needs rope_parameters or global_rope_theta")
+        whole = config["global_rope_theta"]
+        thetas = (whole, config.get("local_rope_theta") or whole)
+    else:
+        parts = [rotary.get(kind) or {} for kind in ("full_attention", "sliding_attention")]
+        if any(part.get("rope_type", "default") != "default" or "rope_theta" not in part for part in parts):
+            raise ValueError(f"config.json of modernbert: rope_parameters need rope_type default and a theta: {rotary}")
+        thetas = (parts[0]["rope_theta"], parts[1]["rope_theta"])
+    if "local_attention" not in config:
+        raise ValueError("config.json of modernbert: these keys are needed and missing: ['local_attention']")
+    return {
+        "local_layers": tuple(layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"),
+        "window": config["local_attention"] // 2,
+        "rotary_theta": float(thetas[0]),
+        "local_rotary_theta": float(thetas[1]),
+    }
+
+
+def architecture_of(model: Transformer) -> Architecture:
+    """The architecture whose files fit a model's mathematics (RoBERTa's and XLM-R's are the same: roberta)."""
+    if model.positions == "rotary":
+        return "modernbert"
+    if model.causal:
+        return "gpt2" if model.norm == "pre" else "openai-gpt"
+    if model.positions_after_padding:
+        return "roberta"
+    return "bert" if model.token_types else "distilbert"
+
+
+def config_from_model(model: Transformer, architecture: Architecture | None = None) -> dict[str, Any]:
+    """The entries of config.json that describe a model; ValueError naming the fields no such file can express."""
+    architecture = architecture or architecture_of(model)
+    keys = keys_of(architecture)
+    config: dict[str, Any] = {"model_type": architecture, **keys.constant}
+    for key, names in keys.required.items():
+        config[key] = getattr(model, names[0])
+    written = GPT_WRITTEN if architecture == "openai-gpt" else WRITTEN
+    for key, name in keys.activations.items():
+        config[key] = written.get(getattr(model, name))
+    config |= {"initializer_range": model.initial_scale, "tie_word_embeddings": model.tied}
+    match architecture:
+        case "gpt2":
+            config |= {"n_inner": model.feed_forward, "pad_token_id": model.pad_id}
+        case "openai-gpt":
+            config |= {"pad_token_id": model.pad_id}
+        case "modernbert":
+            config |= _modern_config(model)
+        case _:
+            pass
+    _check_expressed(model, config, architecture)
+    return config
+
+
+def _modern_config(model: Transformer) -> dict[str, Any]:
+    kinds = ["sliding_attention" if layer in model.local_layers else "full_attention" for layer in range(model.layers)]
+    return {
+        "layer_types": kinds,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": model.rotary_theta},
+            "sliding_attention": {"rope_type": "default", "rope_theta": model.local_rotary_theta},
+        },
+        "local_attention": 2 * model.window,
+        "classifier_activation": WRITTEN[model.head_activation],
+        "classifier_bias": model.head_bias,
+        "decoder_bias": model.decoder_bias,
+    }
+
+
+def _check_expressed(model: Transformer, config: Mapping[str, Any], architecture: Architecture) -> None:
+    try:
+        back = model_from_config(config, head=True, pooler=model.pooler, next_sentence=model.next_sentence)
+    except ValueError as error:
+        raise ValueError(f"no {architecture} file can express this model: {error}") from error
+    skipped = {*_OURS, *(_SEEN if model.head == "none" else ())}
+    if model.head == "none":
+        back = replace(back, head="none")
+    lost = [
+        f"{field.name} is {getattr(model, field.name)!r}, there it would be {getattr(back, field.name)!r}"
+        for field in fields(Transformer)
+        if field.name not in skipped and getattr(model, field.name) != getattr(back, field.name)
+    ]
+    if lost:
+        raise ValueError(f"no {architecture} file can express this model: {'; '.join(lost)}")

@@ -1,0 +1,138 @@
+"""Hugging Face folders: parity with transformers both ways, and every way a folder can be wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctx_jax.checkpoints import huggingface
+from ctx_jax.models import transformer
+from ctx_jax.models.transformer import Transformer
+
+BERT: dict[str, Any] = {
+    "model_type": "bert",
+    "vocab_size": 23,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": 16,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+}
+SIZES = {key: BERT[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")}
+GPT2 = {"vocab_size": 23, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2}
+# (class of transformers, its config's settings)
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertForPreTraining", {"vocab_size": 23, "max_position_embeddings": 16, **SIZES}),
+    "bert headless": ("BertModel", {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "hidden_act": "relu"}),
+    "minilm": ("BertForMaskedLM", {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "hidden_act": "gelu_new"}),
+    "bert untied": (
+        "BertForMaskedLM",
+        {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "tie_word_embeddings": False},
+    ),
+    "roberta": (
+        "RobertaForMaskedLM",
+        {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+    ),
+    "xlm-roberta": (
+        "XLMRobertaForMaskedLM",
+        {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "type_vocab_size": 1},
+    ),
+    "distilbert": (
+        "DistilBertForMaskedLM",
+        {"vocab_size": 23, "max_position_embeddings": 16, "dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12},
+    ),
+    "modernbert": (
+        "ModernBertForMaskedLM",
+        {
+            "vocab_size": 23,
+            "max_position_embeddings": 16,
+            **SIZES,
+            "num_hidden_layers": 4,
+            "local_attention": 4,
+            **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
+        },
+    ),
+    "gpt2": ("GPT2LMHeadModel", {**GPT2, "bos_token_id": 0, "eos_token_id": 0}),
+    "openai-gpt": ("OpenAIGPTLMHeadModel", GPT2),
+}
+IDS = np.array([[2, 5, 9, 4, 7, 3, 8, 22], [2, 6, 3, 11, 3, 0, 0, 0]])
+MASK = np.array([[1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0, 0]])
+TYPES = np.array([[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0, 0, 0]])
+
+
+def _theirs(model: Any, ids: np.ndarray, token_types: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """transformers' hidden states and named outputs."""
+    import torch
+
+    given = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(MASK)}
+    if token_types:
+        given["token_type_ids"] = torch.tensor(TYPES)
+    with torch.no_grad():
+        out = model.eval()(**given, output_hidden_states=True)
+    names = ("logits", "prediction_logits", "seq_relationship_logits", "pooler_output")
+    return torch.stack(out.hidden_states).numpy(), {name: out[name].numpy() for name in names if name in out}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_parity_with_transformers_in_and_out(name: str, tmp_path: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    kind, settings = ARCHITECTURES[name]
+    torch.manual_seed(0)
+    made = getattr(transformers, kind)
+    reference = made(made.config_class(**settings))
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    reference.save_pretrained(tmp_path / "theirs")
+
+    model, params, config = huggingface.read(tmp_path / "theirs")
+    types = model.token_types > 1
+    ids = np.where(MASK, IDS, 1) if model.positions_after_padding else IDS
+    hidden, outputs = _theirs(reference, ids, types)
+    ours = _ours(model, params, ids, types)
+    real = MASK.astype(bool)
+    np.testing.assert_allclose(ours["hidden"][:, real], hidden[:, real], rtol=0, atol=2e-5)
+    for output in ("logits", "prediction_logits"):
+        if output in outputs:
+            np.testing.assert_allclose(ours["logits"][real], outputs[output][real], rtol=0, atol=2e-5)
+    assert {"pooler_output": model.pooler, "seq_relationship_logits": model.next_sentence}.items() >= {
+        (output, True) for output in outputs.keys() - {"logits", "prediction_logits"}
+    }
+    for output in outputs.keys() - {"logits", "prediction_logits"}:
+        np.testing.assert_allclose(ours[output], outputs[output], rtol=0, atol=2e-5)
+
+    huggingface.write(tmp_path / "ours", model, params, config=config)
+    back, info = made.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+    again, named = _theirs(back, ids, types)
+    np.testing.assert_array_equal(again, hidden)
+    assert named.keys() == outputs.keys()
+    for output, values in named.items():
+        np.testing.assert_array_equal(values, outputs[output])
+
+
+def _ours(model: Transformer, params: dict[str, Any], ids: np.ndarray, token_types: bool) -> dict[str, np.ndarray]:
+    @jax.jit
+    def run(params: dict[str, Any]) -> dict[str, jax.Array]:
+        given = {"token_types": jnp.asarray(TYPES)} if token_types else {}
+        hidden = transformer.hidden_states(model, params, jnp.asarray(ids), mask=jnp.asarray(MASK, bool), **given)
+        results = {"hidden": hidden}
+        if model.head != "none":
+            results["logits"] = transformer.head_logits(model, params, hidden[-1])
+        if model.pooler:
+            results["pooler_output"] = transformer.pooled(model, params, hidden[-1])
+        if model.next_sentence:
+            vectors = results["pooler_output"]
+            results["seq_relationship_logits"] = transformer.next_sentence_logits(model, params, vectors)
+        return results
+
+    return {name: np.asarray(value) for name, value in run(params).items()}
