@@ -49,16 +49,16 @@ def alternate(sides: Mapping[str, Side], rounds: int, least: float) -> None:
 
 
 def report(title: str, sides: Mapping[str, Side], against: tuple[str, ...], peaks: Mapping[str, float]) -> list[str]:
-    """A Markdown table: tokens/s of each side, spread, its ratio to each of `against` (median of the rounds' ratios)."""
+    """A Markdown table: tokens/s of each side, spread, ratio to each of `against` (median of the rounds' ratios)."""
     present = [name for name in against if name in sides]
-    heads = ["side", "tokens/s", "spread", "GFLOP/s", "share of peak", *(f"x {name}" for name in present)]
+    heads = ["side", "tokens/s", "ms a call", "spread", "GFLOP/s", "share of peak", *(f"x {name}" for name in present)]
     lines = ["", f"### {title}", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, side in sides.items():
         spread = (max(side.seconds) - min(side.seconds)) / statistics.median(side.seconds)
         work = side.flops / side.tokens * side.rate
         peak = peaks.get("bfloat16" if "bf16" in name else "float32")
-        cells = [name, f"{side.rate:,.0f}", f"{spread:.0%}", f"{work / 1e9:,.0f}" if work else "-"]
-        cells.append(f"{work / peak:.1%}" if work and peak else "-")
+        cells = [name, f"{side.rate:,.0f}", f"{statistics.median(side.seconds) * 1e3:,.1f}", f"{spread:.0%}"]
+        cells += [f"{work / 1e9:,.0f}" if work else "-", f"{work / peak:.1%}" if work and peak else "-"]
         for other in present:
             ratios = [theirs / ours for ours, theirs in zip(side.seconds, sides[other].seconds, strict=True)]
             cells.append(f"{statistics.median(ratios) * side.tokens / sides[other].tokens:.2f}")

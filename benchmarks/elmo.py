@@ -1,0 +1,219 @@
+"""The biLM's speed, ours against the same network in standard torch parts, all sides in one process, in turns.
+
+    python benchmarks/elmo.py --size small --task inference
+    python benchmarks/elmo.py --size original --task training --rounds 5
+    python benchmarks/elmo.py --device gpu --size original --task training --rows 512 --length 20
+
+Needs the `[parity]` extra. What is compared:
+
+inference   every layer of B rows x T words, parameters as initialised
+cached      the same, token vectors looked up: the LSTMs alone
+training    a step of the original's recipe, exact softmax
+sampled     the same with 8,192 sampled words of 100,000; ours alone
+softmax     the chunked softmax against the naive one, time and memory
+phases      how long the parts of an inference and of a step take
+
+Both sides run without clips (`nn.LSTM` has none) and without dropout. "distinct" encodes each distinct word of the
+batch once on torch's side too; ours always does. Tokens are real ones, each counted once for both directions.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from typing import Literal
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave room on a GPU for the other side
+
+import jax
+import jax.numpy as jnp
+import torch
+import tyro
+from elmo_sides import Batch, Ours, Torch, batches, flops_per_token, naive_softmax, shape
+from timing import Side, alternate, machine, peaks, report
+
+from ctx_jax.models.bilm import BiLM, Params
+from ctx_jax.objectives.softmax import exact_softmax
+
+PRECISIONS = (("fp32", "float32"), ("bf16", "bfloat16"))
+AGAINST = ("torch fp32", "torch bf16", "torch distinct fp32", "torch distinct bf16")
+
+
+@dataclass(frozen=True)
+class Options:
+    """One run of the benchmark."""
+
+    size: Literal["tiny", "small", "medium", "original"] = "small"
+    """Published size; `tiny` only shows that the script runs."""
+
+    task: Literal["inference", "cached", "training", "sampled", "softmax", "phases", "all"] = "all"
+    """What is compared."""
+
+    sides: tuple[str, ...] = ()
+    """Only the sides whose name holds one of these, such as `ours` or `bf16`; empty: all."""
+
+    rounds: int = 5
+    """Turns each side takes; medians over them are reported."""
+
+    seconds: float = 1.0
+    """The least a side runs in a turn."""
+
+    rows: int = 8
+    """Sentences (lanes) of a batch."""
+
+    length: int = 32
+    """Words of each; in training, targets."""
+
+    vocabulary: int = 10_000
+    """Words of the exact softmax in training."""
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where both sides run."""
+
+    naive: bool = True
+    """In the softmax task, also run the naive softmax, which needs about 10 GB; without it only its memory is told."""
+
+
+class Bench:
+    """The tasks of one set of options."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.gpu = options.device == "gpu"
+        self.model = shape(options.size)
+        self.peaks = peaks(self.gpu)
+
+    def data(self, words: int) -> tuple[list[Batch], int]:
+        return batches(self.options.rows, words, 8, self.model.max_characters)
+
+    def show(self, title: str, sides: dict[str, Side], against: tuple[str, ...] = AGAINST) -> None:
+        """Run the sides that are wanted and print their table."""
+        options = self.options
+        wanted = {
+            name: side
+            for name, side in sides.items()
+            if not options.sides or any(part in name for part in options.sides)
+        }
+        alternate(wanted, options.rounds, options.seconds)
+        heading = f"{title}, {options.size}, {options.rows} x {options.length}, {options.rounds} rounds"
+        print("\n".join(report(heading, wanted, against, self.peaks)), flush=True)
+
+    def sides(self, model: BiLM, data: list[Batch], task: str, params: Params) -> dict[str, Side]:
+        """Ours and torch's, in both precisions, torch's also with distinct words."""
+        tokens = self.options.rows * self.options.length
+        flops = tokens * flops_per_token(model, model.vocabulary if task == "training" else 0)
+        found: dict[str, Side] = {}
+        for name, compute in PRECISIONS:
+            ours = Ours(model, compute, data)
+            call = ours.training() if task == "training" else ours.inference(params)
+            found[f"ours {name}"] = Side(call, tokens, flops)
+        for distinct in (False, True) if model.inputs == "characters" else (False,):
+            for name, _ in PRECISIONS:
+                theirs = Torch(model, name == "bf16", distinct, data, self.gpu)
+                call = theirs.training(params) if task == "training" else theirs.inference(params)
+                found[f"torch {'distinct ' * distinct}{name}"] = Side(call, tokens, flops)
+        return found
+
+    def inference(self) -> None:
+        data, _ = self.data(self.options.length)
+        params = Ours(self.model, "float32", data).init(jax.random.key(0))
+        self.show("Inference", self.sides(self.model, data, "inference", params))
+
+    def cached(self) -> None:
+        data, known = self.data(self.options.length)
+        # A tied softmax has no second table; only the look-up and the LSTMs run here.
+        model = replace(self.model, inputs="words", vocabulary=known, tied_softmax=True)
+        params = Ours(model, "float32", data).init(jax.random.key(0))
+        self.show("Inference, token vectors cached", self.sides(model, data, "cached", params))
+
+    def training(self) -> None:
+        data, _ = self.data(self.options.length - 1)
+        model = replace(self.model, vocabulary=self.options.vocabulary)
+        params = Ours(model, "float32", data).init(jax.random.key(0))
+        self.show(f"Training, softmax of {model.vocabulary:,}", self.sides(model, data, "training", params))
+
+    def sampled(self) -> None:
+        data, _ = self.data(self.options.length - 1)
+        model = replace(self.model, vocabulary=100_000, negatives=8_192)
+        tokens = self.options.rows * self.options.length
+        flops = tokens * flops_per_token(model, model.negatives + 1)
+        sides = {
+            f"ours {name}": Side(Ours(model, compute, data).training(), tokens, flops) for name, compute in PRECISIONS
+        }
+        self.show("Training, 8,192 sampled of 100,000", sides, ())
+
+    def phases(self) -> None:
+        """Times of the parts; what a part takes is the difference to the line above it."""
+        data, _ = self.data(self.options.length - 1)
+        model = replace(self.model, vocabulary=self.options.vocabulary)
+        params = Ours(model, "float32", data).init(jax.random.key(0))
+        tokens, sides = self.options.rows * self.options.length, {}
+        for name, compute in PRECISIONS:
+            ours, theirs = Ours(model, compute, data), Torch(model, name == "bf16", False, data, self.gpu)
+            calls = {
+                f"ours {name}: token encoder": ours.token_encoder(params),
+                f"ours {name}: every layer": ours.inference(params),
+                f"ours {name}: loss": ours.forward(params, gradients=False),
+                f"ours {name}: loss and gradients": ours.forward(params, gradients=True),
+                f"ours {name}: step": ours.training(),
+                f"torch {name}: token encoder": theirs.token_encoder(params),
+                f"torch {name}: every layer": theirs.inference(params),
+                f"torch {name}: loss": theirs.training(params, "loss"),
+                f"torch {name}: loss and gradients": theirs.training(params, "gradients"),
+                f"torch {name}: step": theirs.training(params),
+            }
+            sides |= {phase: Side(call, tokens) for phase, call in calls.items()}
+        self.show("Phases", sides, ())
+
+    def softmax(self) -> None:
+        """Loss and gradients of 8,192 tokens over 100,000 words: the compiler's temporary memory, and time."""
+        tokens, words, width = 8_192, 100_000, self.model.projection
+        if self.options.size == "tiny":
+            tokens, words = 512, 5_000
+        keys = jax.random.split(jax.random.key(0), 3)
+        hidden, weights = jax.random.normal(keys[0], (tokens, width)), jax.random.normal(keys[1], (words, width)) * 0.1
+        inputs = (hidden, jax.random.randint(keys[2], (tokens,), 0, words), weights, jnp.zeros(words))
+        flops = 3.0 * 2 * tokens * words * width
+        functions = {
+            "naive fp32": naive_softmax,
+            "ours fp32": lambda *given: exact_softmax(*given)[0],
+            "ours bf16": lambda *given: exact_softmax(*given, compute="bfloat16")[0],
+        }
+        sides = {}
+        for name, function in functions.items():
+            run = jax.jit(jax.value_and_grad(function, argnums=(0, 2, 3))).lower(*inputs).compile()
+            print(
+                f"{name}: {run.memory_analysis().temp_size_in_bytes / 2**20:,.0f} MiB of temporary memory", flush=True
+            )
+            if name != "naive fp32" or self.options.naive:
+                sides[name] = Side(lambda run=run: jax.block_until_ready(run(*inputs)), tokens, flops)  # type: ignore[misc]
+        self.show(f"Softmax over {words:,}, {tokens:,} tokens, loss and gradients", sides, ("naive fp32",))
+
+
+def main(options: Options) -> None:
+    """Print the machine, then one table a task."""
+    jax.config.update("jax_platforms", "cuda,cpu" if options.device == "gpu" else "cpu")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(cores)
+    # "fp32" means full float32 products on both sides; ours asks for them by Precision.HIGHEST.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    bench = Bench(options)
+    print(f"{machine(bench.gpu)}; {cores} cores; jax {jax.__version__}, torch {torch.__version__}")
+    source = "data sheet" if bench.gpu else "a product of 2,048 x 2,048, measured now"
+    print(
+        "peak (" + source + "): " + ", ".join(f"{name} {peak / 1e9:,.0f} GFLOP/s" for name, peak in bench.peaks.items())
+    )
+    print(f"forward pass: {flops_per_token(bench.model) / 1e6:,.1f} MFLOP a token")
+    tasks = {
+        "inference": bench.inference,
+        "cached": bench.cached,
+        "training": bench.training,
+        "sampled": bench.sampled,
+        "softmax": bench.softmax,
+        "phases": bench.phases,
+    }
+    for name, run in tasks.items():
+        if options.task in (name, "all"):
+            run()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
