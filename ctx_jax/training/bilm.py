@@ -3,8 +3,9 @@
 Letters: B rows, T tokens of a window, C characters, D state, P projection, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.task import Batches, Carry, Params, Terms, perplexity
 
 DIRECTIONS = ("forward", "backward")
+SHOWN = 400  # validation sentences among which the last page looks for neighbours
 
 
 def with_vocabulary(model: BiLM, vocabulary: Vocabulary) -> BiLM:
@@ -92,8 +94,8 @@ class BiLMTask:
         )
 
     def tokens(self, arrays: dict[str, np.ndarray]) -> int:
-        """Targets of one direction."""
-        return int(arrays["weight"].sum()) if "weight" in arrays else arrays["next_token_id"].size
+        """Targets of one direction that count."""
+        return int(np.count_nonzero(arrays["weight"])) if "weight" in arrays else arrays["next_token_id"].size
 
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Half the sum of both directions, and the perplexities."""
@@ -109,9 +111,7 @@ class BiLMTask:
         """Each validation sentence from a zero state, with the exact softmax."""
         if self.valid is None:
             return None
-        count = min(self.limit or len(self.valid), len(self.valid))
-        sentences = (self.valid[index] for index in range(count))
-        found = measure(self.model, params, self.vocabulary, sentences, devices=devices)
+        found = measure(self.model, params, self.vocabulary, self._valid(), devices=devices)
         return {
             "loss": found.loss,
             "forward_perplexity": found.forward_perplexity,
@@ -142,20 +142,27 @@ class BiLMTask:
         """What counting reaches on the same split, and one word in two sentences."""
         if self.valid is None:
             return
-        train, valid = self._ids(self.train), self._ids(self.valid)
-        unknown = sum(int((ids == self.vocabulary.unknown).sum()) for ids in valid)
-        total = sum(len(ids) + 1 for ids in valid)
+        valid = [self.vocabulary.ids(words) for words in self._valid()]
         size, begin, end = len(self.vocabulary), self.vocabulary.begin, self.vocabulary.end
         for order, name in ((1, "unigram"), (3, "interpolated trigram")):
-            ngram = fit_ngram(train, order=order, size=size, begin=begin, end=end)
-            say(f"{name} perplexity on the validation split: {ngram.perplexity(valid):,.2f}")
-        say(f"<UNK> among the validation targets: {unknown / total:.2%}")
-        say(show_neighbours(self._encoder(params), [self.valid[index] for index in range(len(self.valid))]))
+            train = (self.vocabulary.ids(self.train[index]) for index in range(len(self.train)))
+            try:
+                ngram = fit_ngram(train, size, begin=begin, end=end, order=order)
+            except ValueError as reason:  # a text too short to be counted does not make the run a failure
+                say(f"no {name} model to compare with: {reason}")
+                continue
+            say(f"validation perplexity of the {name} model: {ngram.perplexity(valid):,.2f}")
+        unknown = sum(int((ids == self.vocabulary.unknown).sum()) for ids in valid)
+        say(f"<UNK> among the validation targets: {unknown / sum(len(ids) + 1 for ids in valid):.2%}")
+        say(show_neighbours(self._encoder(params), list(islice(self._valid(), SHOWN))))
 
-    def _ids(self, sentences: Sentences) -> list[np.ndarray]:
-        return [self.vocabulary.ids(sentences[index]) for index in range(len(sentences))]
+    def _valid(self) -> Iterator[Sequence[str]]:
+        if self.valid is None:
+            return
+        for index in range(min(self.limit or len(self.valid), len(self.valid))):
+            yield self.valid[index]
 
     def _encoder(self, params: Params) -> Any:
         if self.model.inputs == "characters":
             return Encoder(self.model, params, CharacterReader(self.model.max_characters))
-        return Encoder(self.model, params, VocabularyReader.of(self.vocabulary.words))
+        return Encoder(self.model, params, VocabularyReader(self.vocabulary))

@@ -7,7 +7,7 @@ checkpoints hold, so that a run moves between modes and numbers of devices.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ AXIS = "data"
 WHOLE, ROWS = PartitionSpec(), PartitionSpec(AXIS)
 LAYOUT = State(step=WHOLE, params=WHOLE, optimizer=WHOLE, carry=ROWS, window=WHOLE)
 
+Made = TypeVar("Made")
 Step = Callable[[State, dict[str, Any]], State]
 
 
@@ -37,6 +38,16 @@ def join_hosts(config: DevicesConfig) -> None:
 def is_first_host() -> bool:
     """Whether this process is the one that prints and writes the metrics."""
     return jax.process_index() == 0
+
+
+def first_host_first(make: Callable[[], Made]) -> Made:
+    """What `make` gives, on every host; the others wait until the first one has prepared the files it shares."""
+    if not is_first_host():
+        multihost_utils.sync_global_devices("ctx_jax files prepared")
+    made = make()
+    if is_first_host() and jax.process_count() > 1:
+        multihost_utils.sync_global_devices("ctx_jax files prepared")
+    return made
 
 
 def stop_agreed(step: int) -> bool:

@@ -135,6 +135,7 @@ class Loop:
             # One place a step, and the last one is that of the current step.
             before = self.step - bad + 2
             place = self.places[-before] if before <= len(self.places) else None
+            self.checkpoints.wait()
             last = self.checkpoints.latest()
             raise NonFinite(
                 f"step {bad}: the loss or its gradient is not finite. Its batch is the one after data position "
@@ -156,13 +157,20 @@ def _shown(place: Position | None) -> str:
     return "{" + ", ".join(f"{name}: {np.asarray(value).tolist()}" for name, value in place.items()) + "}"
 
 
-def train(config: TrainConfig, task: Task, checkpoints: RunCheckpoints, announce: Callable[[str], None]) -> bool:
+def train(
+    config: TrainConfig,
+    task: Task,
+    checkpoints: RunCheckpoints,
+    announce: Callable[[str], None],
+    begin: Callable[[], None] = lambda: None,
+) -> bool:
     """Run the loop on an opened run directory; True when the last step is done, False when stopped before.
 
-    Raises NonFinite, and what data and checkpoints raise.
+    `begin` is called once the state is on the devices. Raises NonFinite, and what data and checkpoints raise.
     """
     loop = Loop(config, task, checkpoints)
     state = loop.start()
+    begin()
     if loop.step:
         announce(f"resumed from step {loop.step}")
     shown = is_first_host()

@@ -45,14 +45,8 @@ def cut_after(path: Path, step: int) -> None:
     """
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            whole = line.endswith(b"\n") and int(json.loads(line)["step"]) <= step
-        except (ValueError, KeyError, TypeError):
-            whole = False
-        if whole:
-            kept.append(line)
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if (found := _parsed(line)) is not None and found["step"] <= step]
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(b"".join(kept))
     os.replace(temporary, path)
@@ -60,10 +54,17 @@ def cut_after(path: Path, step: int) -> None:
 
 def recorded(path: Path, step: int, split: str) -> bool:
     """Whether a metrics.jsonl has a line for this step and split."""
-    if not path.is_file():
-        return False
-    lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return any(line["step"] == step and line["split"] == split for line in lines)
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    return any(found["step"] == step and found["split"] == split for found in map(_parsed, lines) if found)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """A whole line of metrics.jsonl; None for a torn one."""
+    try:
+        found = json.loads(line)
+        return found if line.endswith(b"\n") and {"step", "split"} <= found.keys() else None
+    except (ValueError, AttributeError):
+        return None
 
 
 class MetricsLog:

@@ -1,0 +1,31 @@
+"""ELMo in its published small size (13.6 M parameters without the softmax), with a modern recipe.
+
+Command: ctx-jax train elmo_small   (after preparing `lm1b` with tensorflow-datasets as ArrayRecord)
+Hardware: one GPU or more; lanes divide by up to 8 devices and beyond
+Time: not measured yet
+Expect: not measured yet
+"""
+
+from ctx_jax.data.config import DataConfig
+from ctx_jax.models.bilm import BiLM
+from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.training.optimizer import AdamW
+
+
+def config() -> TrainConfig:
+    """What differs from the defaults."""
+    return TrainConfig(
+        model=BiLM(dim=1024, projection=128, negatives=8192, compute="bfloat16"),
+        data=DataConfig(
+            train="tfds:lm1b:train",
+            valid="tfds:lm1b:test",
+            vocabulary_size=200_000,
+            lanes=512,
+            window=20,
+        ),
+        optimizer=AdamW(learning_rate=1e-3, warmup=1_000),
+        checkpoint=CheckpointConfig(every=2_000),
+        evaluate=EvaluateConfig(every=10_000, sentences=5_000),
+        log=LogConfig(every=100),
+        steps=150_000,  # two epochs
+    )

@@ -1,0 +1,28 @@
+"""A regularised biLM on WikiText-2 (Merity et al. 2016), two million words of Wikipedia.
+
+Command: ctx-jax train elmo_wikitext2 --data.train wiki.train.tokens --data.valid wiki.valid.tokens
+Data: the word-level WikiText-2 its authors published, https://huggingface.co/datasets/Salesforce/wikitext
+    (wikitext-2-v1), as the three files wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens
+Hardware: one GPU
+Time: about ten minutes meant; not measured yet
+Expect: not measured yet. The field's convention is one stream with the state carried:
+    ctx-jax evaluate runs/elmo_wikitext2 wiki.test.tokens --protocol stream
+"""
+
+from ctx_jax.data.config import DataConfig
+from ctx_jax.models.bilm import BiLM
+from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.training.optimizer import AdamW
+
+
+def config() -> TrainConfig:
+    """What differs from the defaults."""
+    return TrainConfig(
+        model=BiLM(dim=1024, projection=256, dropout=0.4, compute="bfloat16"),
+        data=DataConfig(train="wiki.train.tokens", valid="wiki.valid.tokens", lanes=64, window=35),
+        optimizer=AdamW(learning_rate=2e-3, warmup=200, weight_decay=0.1),
+        checkpoint=CheckpointConfig(every=1_000),
+        evaluate=EvaluateConfig(every=1_000),
+        log=LogConfig(every=100),
+        steps=20_000,
+    )

@@ -1,0 +1,62 @@
+"""The command `ctx-jax`: reads the subcommand's name, calls one function, turns our errors into one line."""
+
+import difflib
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+USAGE = """usage: ctx-jax COMMAND ...
+
+  train [NAME|CONFIG.py] [--flags]     train a model; the same command again goes on where it was
+  evaluate RUN FILES [--flags]         perplexity of text under a trained run
+  export RUN DIR [--flags]             write a trained run as files other programs read
+
+ctx-jax COMMAND --help says more."""
+
+COMMANDS = ("train", "evaluate", "export")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (default: this process's) and return its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name, *rest = given or ["--help"]
+    try:
+        return _call(name, rest)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not _is_ours(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _call(name: str, rest: list[str]) -> int:
+    # Imported where needed: `ctx-jax --help` need not wait for jax.
+    match name:
+        case "train":
+            from ctx_jax.commands import train
+
+            return train.main(rest)
+        case "evaluate":
+            from ctx_jax.commands import evaluate
+
+            return evaluate.main(rest)
+        case "export":
+            from ctx_jax.commands import export
+
+            return export.main(rest)
+        case "-h" | "--help":
+            print(USAGE)
+            return 0
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    print(f"no command {name!r}" + (f": did you mean {near[0]!r}?" if near else "") + f"\n\n{USAGE}", file=sys.stderr)
+    return 2
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether our own code raised the error, whose message then says all; others keep their traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)

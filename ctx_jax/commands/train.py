@@ -1,0 +1,72 @@
+"""`ctx-jax train [NAME|CONFIG.py] [--flags]`: a configuration by name or file, flags over it, one call."""
+
+import difflib
+import inspect
+import runpy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+from ctx_jax import configs
+from ctx_jax.training.config import TrainConfig
+from ctx_jax.training.run import run
+
+SHIPPED = Path(configs.__file__).parent
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train, or go on with, the run the command line describes; 0 when done or stopped on request."""
+    run(read(arguments))
+    return 0
+
+
+def read(arguments: Sequence[str]) -> TrainConfig:
+    """The configuration a command line names (default: quickstart) with its flags applied.
+
+    Exits with status 2 and a message for a wrong flag or value, as argparse does.
+    """
+    named = bool(arguments) and not arguments[0].startswith("-")
+    path = find(arguments[0] if named else "quickstart")
+    config, about = load(path)
+    config = tyro.cli(
+        TrainConfig,
+        default=config,
+        args=list(arguments[1:] if named else arguments),
+        prog=f"ctx-jax train {path.stem}",
+        description=f"{about}\n\nConfigurations: {', '.join(names())}, or a file with `config() -> TrainConfig`.",
+    )
+    return config if config.run_dir else replace(config, run_dir=f"runs/{path.stem}")
+
+
+def names() -> list[str]:
+    """The shipped configurations."""
+    return sorted(path.stem for path in SHIPPED.glob("*.py") if not path.stem.startswith("_"))
+
+
+def find(name: str) -> Path:
+    """The file of a shipped configuration, or the file a path names; FileNotFoundError with the near match."""
+    path = Path(name)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise FileNotFoundError(f"no configuration file {path}")
+        return path
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise FileNotFoundError(
+            f"no configuration {name!r}: {hint}There are {', '.join(names())}; a file of your own ends in .py"
+        )
+    return SHIPPED / f"{name}.py"
+
+
+def load(path: Path) -> tuple[TrainConfig, str]:
+    """(configuration, docstring) of a file that defines `config() -> TrainConfig`."""
+    # Run and not imported: a name is data here, and nothing of the file stays behind in sys.modules.
+    module = runpy.run_path(str(path))
+    make = module.get("config")
+    config = make() if callable(make) else None
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"{path} must define config() -> ctx_jax.training.config.TrainConfig, gave {config!r}")
+    return config, inspect.cleandoc(module.get("__doc__") or "")

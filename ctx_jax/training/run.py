@@ -1,0 +1,64 @@
+"""One call from a configuration to a trained run directory: opened, compared with what it holds, trained on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ctx_jax.checkpoints import configs
+from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.training.config import TrainConfig, check_config, check_resume
+from ctx_jax.training.devices import first_host_first, is_first_host, join_hosts
+from ctx_jax.training.loop import train
+from ctx_jax.training.choose import completed, open_task
+
+CONFIG = "config.json"
+
+
+def run(config: TrainConfig) -> bool:
+    """Train `config` in `config.run_dir`, from where the last complete checkpoint left it, to `config.steps`.
+
+    True when the last step is done (also where it was done before), False when SIGTERM or Ctrl-C stopped it, saved.
+    Raises ValueError for settings that do not fit each other, the machine or the run begun in the directory,
+    `loop.NonFinite` for a diverged run, and what data and checkpoints raise.
+    """
+    check_config(config)
+    if not config.run_dir:
+        raise ValueError("a run needs a directory: set --run-dir")
+    join_hosts(config.devices)
+    say: Callable[[str], None] = _print if is_first_host() else _quiet
+    run_dir = Path(config.run_dir)
+    path = run_dir / CONFIG
+    resumed = path.is_file()
+    if resumed:
+        old = configs.read(path, [TrainConfig])
+        config = replace(config, model=completed(config.model, old.model))
+        check_resume(old, config, configs.differences(old, config))
+    with RunCheckpoints(run_dir / "checkpoints", keep=config.checkpoint.keep, clean=True) as checkpoints:
+        if _finished(config, checkpoints, say):
+            return True
+        task = first_host_first(lambda: open_task(config, run_dir, say, resumed=resumed))
+        config = replace(config, model=task.model)
+        say(f"{type(config.model).__name__} in {run_dir}, {config.steps} steps")
+        return train(config, task, checkpoints, say, begin=lambda: _write(path, config))
+
+
+def _finished(config: TrainConfig, checkpoints: RunCheckpoints, say: Callable[[str], None]) -> bool:
+    latest = checkpoints.latest()
+    if latest is None or latest < config.steps:
+        return False
+    say(f"resumed from step {latest}")
+    say(f"nothing to train: all {config.steps} steps are done. More steps need --steps, another run --run-dir")
+    return True
+
+
+def _write(path: Path, config: TrainConfig) -> None:
+    if is_first_host():
+        configs.write(path, config)
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def _quiet(text: str) -> None:
+    """On the other hosts nothing is printed."""

@@ -1,0 +1,229 @@
+"""A run as a whole, in one process: what it writes, where it stops, how it goes on."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ctx_jax.checkpoints.configs import differences
+from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.data.batch import Batch
+from ctx_jax.data.config import DataConfig
+from ctx_jax.models.bilm import BiLM
+from ctx_jax.text.vocabulary import Vocabulary
+from ctx_jax.training.bilm import BiLMTask
+from ctx_jax.training.config import (
+    CheckpointConfig,
+    DevicesConfig,
+    EvaluateConfig,
+    LogConfig,
+    TrainConfig,
+    check_config,
+    check_resume,
+)
+from ctx_jax.training.loop import NonFinite, train
+from ctx_jax.training.metrics import cut_after
+from ctx_jax.training.optimizer import Adagrad, AdamW
+
+WORDS = Vocabulary(("<S>", "</S>", "<UNK>", *"abcdefghijklm"))
+STEPS = 6
+EVERY_TRAIN = {"loss", "forward_perplexity", "backward_perplexity", "perplexity"}
+
+
+def sentences(seed: int, count: int) -> list[list[str]]:
+    random = np.random.default_rng(seed)
+    return [[WORDS.words[word] for word in random.integers(3, 16, random.integers(1, 7))] for _ in range(count)]
+
+
+def configured(run_dir: Path, **changes: object) -> TrainConfig:
+    config = TrainConfig(
+        model=BiLM(vocabulary=16, inputs="words", dim=4, projection=3, layers=1, dropout=0.2, negatives=5),
+        data=DataConfig(lanes=8, window=3),
+        optimizer=AdamW(learning_rate=0.02, warmup=2),
+        devices=DevicesConfig(count=1),
+        checkpoint=CheckpointConfig(every=2),
+        evaluate=EvaluateConfig(every=3),
+        log=LogConfig(every=1),
+        run_dir=str(run_dir),
+        steps=STEPS,
+        seed=3,
+    )
+    return replace(config, **changes)
+
+
+class Task(BiLMTask):
+    """The biLM's task with hooks: a signal after a batch, or a batch that gives no number."""
+
+    signal_after = 0
+    weights_end_at = 0
+
+    def batches(self, first: int, count: int):  # type: ignore[no-untyped-def]
+        windows = super().batches(first, count)
+        task = self
+
+        class Hooked:
+            given = 0
+
+            def seek(self, position: dict) -> None:
+                windows.seek(position)
+
+            def __iter__(self) -> "Hooked":
+                return self
+
+            def __next__(self) -> Batch:
+                batch, self.given = next(windows), self.given + 1
+                weight = (batch.arrays["next_token_id"] % 5 > 0).astype(np.float32)  # uneven over lanes
+                if self.given == task.weights_end_at:
+                    weight[:] = np.inf
+                return batch._replace(arrays=batch.arrays | {"weight": weight})
+
+        return Hooked()
+
+    def tokens(self, arrays: dict) -> int:
+        if self.signal_after:
+            type(self).signal_after -= 1
+            if self.signal_after == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return super().tokens(arrays)
+
+
+def go(config: TrainConfig, kind: type[Task] = Task) -> tuple[bool, str]:
+    task = kind(config.model, config.data, config.seed, sentences(0, 30), sentences(1, 12), WORDS)
+    said: list[str] = []
+    with RunCheckpoints(Path(config.run_dir) / "checkpoints", clean=True) as checkpoints:
+        done = train(config, task, checkpoints, said.append)
+    return done, "\n".join(said)
+
+
+def lines(run_dir: Path, split: str = "train") -> list[dict]:
+    found = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if line["split"] == split]
+
+
+def losses(run_dir: Path, split: str = "train") -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in lines(run_dir, split)]
+
+
+def parameters(run_dir: Path, step: int = STEPS) -> dict:
+    with RunCheckpoints(run_dir / "checkpoints") as checkpoints:
+        return jax.device_get(checkpoints.restore_params(step))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    run_dir = tmp_path_factory.mktemp("whole")
+    done, _ = go(configured(run_dir))
+    assert done
+    return run_dir
+
+
+def test_every_line_has_the_fields_it_must_have(whole: Path) -> None:
+    for number, line in enumerate(lines(whole), 1):
+        fields = {"step", "split", "learning_rate", "gradient_norm", "tokens_per_second"} | EVERY_TRAIN
+        assert line.keys() - {"flops_utilization"} == fields and line["step"] == number
+        mean = (np.log(line["forward_perplexity"]) + np.log(line["backward_perplexity"])) / 2
+        np.testing.assert_allclose([line["loss"], np.log(line["perplexity"])], mean, rtol=1e-6)
+    assert lines(whole)[0]["learning_rate"] == pytest.approx(0.01)
+    assert [line["step"] for line in lines(whole, "valid")] == [3, 6]
+    assert all(line.keys() >= EVERY_TRAIN for line in lines(whole, "valid"))
+
+
+def test_sigterm_saves_and_the_same_command_goes_on_as_if_nothing_had_been(whole: Path, tmp_path: Path) -> None:
+    class Stopped(Task):
+        signal_after = 3  # where an evaluation is due: it follows when the run goes on
+
+    done, said = go(configured(tmp_path), Stopped)
+    assert not done and "stopped at step 3" in said
+    assert losses(tmp_path, "valid") == []
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "split": "train", "loss": 1.0}\n{"step": 5, "spl')
+    done, said = go(configured(tmp_path))
+    assert done and "resumed from step 3" in said
+    for split in ("train", "valid"):
+        assert losses(tmp_path, split) == losses(whole, split)
+    jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path), parameters(whole))
+
+
+def test_eight_devices_then_four_under_pmap_then_one_give_the_same_losses(whole: Path, tmp_path: Path) -> None:
+    for mode, count, stop in (("shard", 8, 2), ("pmap", 4, 2), ("shard", 1, 0)):
+        kind = type("Stopped", (Task,), {"signal_after": stop})
+        config = configured(tmp_path, devices=DevicesConfig(mode, count))  # type: ignore[arg-type]
+        assert go(config, kind)[0] == (stop == 0)
+    np.testing.assert_allclose(losses(tmp_path), losses(whole), rtol=2e-5)
+    np.testing.assert_allclose(losses(tmp_path, "valid"), losses(whole, "valid"), rtol=2e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_and_nothing_of_it_is_saved(tmp_path: Path) -> None:
+    class Broken(Task):
+        weights_end_at = 5
+
+    with pytest.raises(NonFinite, match=r"step 5: .*after data position \{epoch: .*last good checkpoint is step 4"):
+        go(configured(tmp_path, log=LogConfig(every=4)), Broken)
+    with RunCheckpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest() == 4
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(checkpoints.restore_params(4)))
+    assert [line["step"] for line in lines(tmp_path)] == [4]
+
+
+def test_a_line_holds_the_means_over_its_steps(whole: Path, tmp_path: Path) -> None:
+    go(configured(tmp_path, log=LogConfig(every=3)))
+    single = [loss for _, loss in losses(whole)]
+    expected = [(3, np.mean(single[:3])), (6, np.mean(single[3:]))]
+    np.testing.assert_allclose(losses(tmp_path), expected, rtol=1e-5)
+
+
+def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(whole: Path) -> None:
+    with RunCheckpoints(whole / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [2, 4, 6]
+        assert checkpoints.metrics(6)["loss"] == losses(whole, "valid")[-1][1]
+        assert checkpoints.best() == 6
+
+
+def test_cutting_keeps_whole_lines_byte_for_byte(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    kept = '{"step":1, "split": "train"}\n{"step": 2, "split": "valid"}\n'
+    path.write_text(kept + '{"step": 3, "split": "train"}\n{"step": 2, "split": "tr')
+    cut_after(path, 2)
+    assert path.read_text() == kept
+
+
+def refusal(old: TrainConfig, new: TrainConfig) -> str:
+    try:
+        check_resume(old, new, differences(old, new))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_only_the_settings_that_compute_nothing_may_change_on_resume(tmp_path: Path) -> None:
+    old = configured(tmp_path)
+    free = replace(
+        old,
+        devices=DevicesConfig("pmap", 2, 2),
+        log=LogConfig(7),
+        checkpoint=CheckpointConfig(9),
+        evaluate=EvaluateConfig(8),
+    )
+    assert refusal(old, free) == ""
+    said = refusal(old, replace(old, model=replace(old.model, dim=5), seed=4))
+    assert "model.dim: the run has 4, this command 5" in said and "seed: the run has 3, this command 4" in said
+    assert "steps: the run has 6, this command 7" in refusal(old, replace(old, steps=7))  # cosine
+    constant = replace(old, optimizer=Adagrad())
+    assert refusal(constant, replace(constant, steps=7)) == ""
+    assert "steps" in refusal(constant, replace(constant, steps=5))
+    assert "optimizer.type: the run has 'AdamW', this command 'Adagrad'" in refusal(old, constant)
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [({"steps": 0}, "--steps"), ({"seed": -1}, "--seed"), ({"log": LogConfig(every=0)}, "--log.every")],
+)
+def test_settings_no_run_can_follow_are_refused_by_flag(changes: dict, named: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=named):
+        check_config(configured(tmp_path, **changes))
