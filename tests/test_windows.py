@@ -81,13 +81,8 @@ def split(ids: list[int], begin: int) -> list[tuple[int, ...]]:
     return [tuple(sentence) for sentence in found]
 
 
-def packing(shared: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((shared / "fixtures/elmo/packing/ids_and_packing.json").read_text("utf-8"))
-    return content
-
-
-def test_the_original_packing(shared: Path) -> None:
-    pinned = packing(shared)
+def test_the_original_packing(golden: Path) -> None:
+    pinned = json.loads((golden / "packing" / "ids_and_packing.json").read_text("utf-8"))
     sentences = [line.split() for line in pinned["text"]]
     given = Windows(
         sentences, Ids(pinned["vocab"]), lanes=pinned["batch_size"], window=pinned["num_steps"], inputs="words",
