@@ -53,16 +53,16 @@ def embed(model: BiLM, params: Mapping[str, Any], inputs: Mapping[str, Any], *, 
             raise TypeError(f"embed needs an encoder's config such as BiLM, got {type(model).__name__}")
 
 
+def token_layer(model: BiLM, params: Mapping[str, Any], inputs: Mapping[str, Any]) -> jax.Array:
+    """Layer 0 alone, [B, T, D]: what `embed(...).values[0]` holds, without running the layers above it."""
+    tokens, present = _bilm_tokens(model, inputs)
+    vectors = bilm.token_vectors(model, params, tokens[:, 1:-1])
+    return jnp.where(present[:, 2:, None], jnp.concatenate([vectors, vectors], axis=-1), 0.0)
+
+
 def _embed_bilm(model: BiLM, params: Mapping[str, Any], inputs: Mapping[str, Any], carry: Any) -> Layers:
-    if model.inputs == "characters":
-        ids = _integers(inputs, "char_ids", ("B", "T + 2", model.max_characters))
-        tokens, present = raw_ids(ids)
-    else:
-        ids = _integers(inputs, "token_ids", ("B", "T + 2"))
-        tokens, present = jnp.maximum(ids, 0), ids >= 0
+    tokens, present = _bilm_tokens(model, inputs)
     rows, length = present.shape
-    if length < 2:
-        raise ValueError(f"inputs need room for both sentence markers, T + 2 >= 2, got shape {ids.shape}")
     if carry is not None:
         _check_carry(model, carry, rows)
     mask = present[:, 2:]  # n words and two markers are n + 2 tokens: word t is there if token t + 2 is
@@ -71,6 +71,19 @@ def _embed_bilm(model: BiLM, params: Mapping[str, Any], inputs: Mapping[str, Any
         return Layers(jnp.zeros((model.layers + 1, 0, length - 2, 2 * model.projection), jnp.float32), mask, start)
     values, carry = bilm.contextual(model, params, tokens, present, carry)
     return Layers(values, mask, carry)
+
+
+def _bilm_tokens(model: BiLM, inputs: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
+    """Raw ids with sentence markers, [B, T + 2, C] or [B, T + 2], and bool [B, T + 2] where there is a token."""
+    if model.inputs == "characters":
+        ids = _integers(inputs, "char_ids", ("B", "T + 2", model.max_characters))
+        tokens, present = raw_ids(ids)
+    else:
+        ids = _integers(inputs, "token_ids", ("B", "T + 2"))
+        tokens, present = jnp.maximum(ids, 0), ids >= 0
+    if ids.shape[1] < 2:
+        raise ValueError(f"inputs need room for both sentence markers, T + 2 >= 2, got shape {ids.shape}")
+    return tokens, present
 
 
 def _integers(inputs: Mapping[str, Any], name: str, shape: tuple[str | int, ...]) -> jax.Array:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ctx_jax.embedding import mixing
 from ctx_jax.embedding.batching import plan
-from ctx_jax.embedding.embed import embed
+from ctx_jax.embedding.embed import embed, token_layer
 from ctx_jax.embedding.reading import CharacterReader, VocabularyReader, sentences_to_words
 from ctx_jax.models.bilm import BiLM
 
@@ -97,7 +97,7 @@ class Encoder:
         for start in range(0, len(words), height * _ROW):
             part = words[start : start + height * _ROW]
             sentences = [part[i : i + _ROW] for i in range(0, len(part), _ROW)]
-            layer = np.asarray(_first_layer(self.model, self.params, self.reader.arrays(sentences, height, _ROW)))
+            layer = np.asarray(_token_layer(self.model, self.params, self.reader.arrays(sentences, height, _ROW)))
             found.append(layer.reshape(height * _ROW, -1)[: len(part)])
         width = 2 * self.model.projection
         return np.concatenate(found) if found else np.zeros((0, width), np.float32)
@@ -135,9 +135,5 @@ def _all_or_mixed(model: BiLM, params: Any, mix: mixing.Mixing | None, inputs: A
     return values if mix is None else mixing.mix(values, mix)
 
 
-def _layer_zero(model: BiLM, params: Any, inputs: Any) -> jax.Array:
-    return embed(model, params, inputs).values[0]
-
-
 _vectors = jax.jit(_all_or_mixed, static_argnums=0)
-_first_layer = jax.jit(_layer_zero, static_argnums=0)  # the layers above are dead code to the compiler
+_token_layer = jax.jit(token_layer, static_argnums=0)

@@ -9,6 +9,7 @@ from ctx_jax.checkpoints.configs import from_json
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.reading import CharacterReader, VocabularyReader
 from ctx_jax.models.bilm import BiLM
+from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.text.words import Rule
 
 Step = Literal["best", "latest"] | int
@@ -98,8 +99,10 @@ def _run(folder: Path, config: dict[str, Any], step: Step) -> Encoder:
     rule = _rule(config)
     if model.inputs == "characters":
         return Encoder(model, params, CharacterReader(model.max_characters, rule))
-    words = (folder / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
-    return Encoder(model, params, VocabularyReader.of(words, rule))
+    vocabulary = Vocabulary.read(folder / "vocabulary.txt")
+    if len(vocabulary) != model.vocabulary:
+        raise ValueError(f"{folder}: vocabulary.txt has {len(vocabulary)} words, the model {model.vocabulary}")
+    return Encoder(model, params, VocabularyReader(vocabulary, rule))
 
 
 def _rule(config: dict[str, Any]) -> Rule:

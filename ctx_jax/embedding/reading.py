@@ -1,15 +1,13 @@
 """Sentences as a user gives them, to the arrays a biLM reads. Letters: B sentences, T words, C characters."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 
 from ctx_jax.text.characters import BEGIN, END, char_ids
+from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.text.words import Rule, split_words
-
-UNKNOWN = "<UNK>"
 
 
 def sentences_to_words(sentences: Iterable[str | Sequence[str]], rule: Rule) -> list[list[str]]:
@@ -58,23 +56,15 @@ class CharacterReader:
 
 @dataclass(frozen=True)
 class VocabularyReader:
-    """Words to rows of a vocabulary."""
+    """Words to rows of a vocabulary; a word outside it is `<UNK>`."""
 
-    ids: Mapping[str, int]
+    vocabulary: Vocabulary
     rule: Rule = "whitespace"
-
-    @classmethod
-    def of(cls, words: Sequence[str], rule: Rule = "whitespace") -> "VocabularyReader":
-        """The reader of a vocabulary in the order of its ids. Raises ValueError where a special word is missing."""
-        ids = {word: number for number, word in enumerate(words)}
-        if missing := [word for word in (BEGIN, END, UNKNOWN) if word not in ids]:
-            raise ValueError(f"the vocabulary of {len(ids)} words lacks {', '.join(missing)}, which the model reads")
-        return cls(MappingProxyType(ids), rule)
 
     def arrays(
         self, sentences: Sequence[Sequence[str]], rows: int | None = None, length: int | None = None
     ) -> dict[str, np.ndarray]:
-        """{"token_ids": int32 [B, T + 2]} with -1 where there is no token."""
+        """{"token_ids": int32 [B, T + 2]} with sentence markers; -1 where there is no token."""
         longest = max(map(len, sentences), default=0)
         height = len(sentences) if rows is None else rows
         width = longest if length is None else length
@@ -83,7 +73,6 @@ class VocabularyReader:
         if longest > width:
             raise ValueError(f"the longest sentence has {longest} words, for length={width}: set length={longest}")
         ids = np.full((height, width + 2), -1, np.int32)
-        unknown = self.ids[UNKNOWN]
         for row, sentence in zip(ids, sentences, strict=False):
-            row[: len(sentence) + 2] = [self.ids.get(word, unknown) for word in (BEGIN, *sentence, END)]
+            row[: len(sentence) + 2] = self.vocabulary.ids((BEGIN, *sentence, END))
         return {"token_ids": ids}

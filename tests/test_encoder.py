@@ -1,0 +1,199 @@
+"""The encoder's convenience, and loading: text in, one array a sentence out, in order and in few shapes."""
+
+import json
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ctx_jax
+from ctx_jax.checkpoints.configs import to_json
+from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.embedding.batching import plan, rounded
+from ctx_jax.embedding.reading import CharacterReader, VocabularyReader
+from ctx_jax.models import bilm
+from ctx_jax.models.bilm import BiLM
+from ctx_jax.text.vocabulary import Vocabulary
+
+TINY = BiLM(filters=((1, 4), (2, 8)), character_dim=4, highways=1, dim=6, projection=5, max_characters=9)
+WORDS = Vocabulary(("<S>", "</S>", "<UNK>", "the", "cat"))
+SENTENCES = ["the cat sat .", "", "a", "one two three four five six seven eight nine", "été\tnaïve"]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ctx_jax.Encoder:
+    return ctx_jax.Encoder(TINY, bilm.init(TINY, jax.random.key(0)), CharacterReader(TINY.max_characters))
+
+
+def write_run(folder: Path, model: BiLM, data: dict[str, str], losses: dict[int, float]) -> dict[int, dict]:
+    """A run directory with a checkpoint per entry of `losses`; returns the parameters of each."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"type": "TrainConfig", "model": to_json(model), "data": data}))
+    WORDS.write(folder / "vocabulary.txt")
+    saved = {}
+    with RunCheckpoints(folder / "checkpoints", keep=9, clean=True) as checkpoints:
+        for step, loss in losses.items():
+            saved[step] = bilm.init(model, jax.random.key(step))
+            state = {"params": saved[step], "step": jnp.int32(step)}
+            checkpoints.save(step, state, {"sentence": np.int64(step)}, {"loss": loss})
+    return saved
+
+
+def test_strings_are_split_and_lists_taken_as_they_are(encoder: ctx_jax.Encoder) -> None:
+    inputs = encoder.tokenize(["the  cat\n", "a b c"])
+    assert set(inputs) == {"char_ids"}
+    assert inputs["char_ids"].shape == (2, 5, 9)
+    assert inputs["char_ids"].dtype == np.int32
+    np.testing.assert_array_equal(inputs["char_ids"], encoder.tokenize([["the", "cat"], ["a", "b", "c"]])["char_ids"])
+    np.testing.assert_array_equal(
+        inputs["char_ids"], encoder.tokenize(["the cat", "a b c"], level="tokens")["char_ids"]
+    )
+    spaced = encoder.tokenize([["the cat"]])["char_ids"]
+    assert spaced.shape == (1, 3, 9), "a word of a list may hold a space"
+    prose = ctx_jax.Encoder(TINY, {}, CharacterReader(9, "prose"))
+    np.testing.assert_array_equal(
+        prose.tokenize(["I don't."])["char_ids"], encoder.tokenize([["I", "do", "n't", "."]])["char_ids"]
+    )
+
+
+def test_rows_and_length_fix_the_shape(encoder: ctx_jax.Encoder) -> None:
+    assert encoder.tokenize(["a b", ""], rows=4, length=7)["char_ids"].shape == (4, 9, 9)
+    assert encoder.tokenize([])["char_ids"].shape[0] == 0
+    assert encoder.tokenize([], rows=2, length=3)["char_ids"].shape == (2, 5, 9)
+    words = ctx_jax.Encoder(BiLM(inputs="words", vocabulary=5), {}, VocabularyReader(WORDS))
+    expected = [[0, 3, 2, 1, -1], [0, 4, 1, -1, -1], [-1] * 5]
+    np.testing.assert_array_equal(words.tokenize(["the dog", "cat"], rows=3, length=3)["token_ids"], expected)
+    for reader in (encoder, words):
+        with pytest.raises(ValueError, match="rows=1"):
+            reader.tokenize(["a", "b"], rows=1)
+        with pytest.raises(ValueError, match="length=1"):
+            reader.tokenize(["a b"], length=1)
+
+
+@pytest.mark.parametrize(
+    ("sentences", "message"),
+    [
+        ("a bare string", "wrap it in a list"),
+        (["a string", ["a", "list"]], "number 0 is a string, number 1 is a list"),
+        ([["a", 3]], "holds 3, a int"),
+        ([b"bytes"], "got bytes"),
+        ([None], "got NoneType"),
+    ],
+)
+def test_what_is_no_list_of_sentences_is_refused(encoder: ctx_jax.Encoder, sentences: list, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        encoder.tokenize(sentences)
+    with pytest.raises(TypeError):
+        list(encoder.encode(sentences))
+
+
+def test_encode_gives_embeds_vectors_in_order(encoder: ctx_jax.Encoder) -> None:
+    layers = jax.jit(ctx_jax.embed, static_argnums=0)(TINY, encoder.params, encoder.tokenize(SENTENCES))
+    mixing = {"weights": jnp.array([0.0, 1.0, 2.0]), "gamma": jnp.float32(2.0)}
+    mixed = ctx_jax.mix(layers.values, mixing)
+    found = list(encoder.encode(SENTENCES, batch=3))
+    again = list(encoder.encode(SENTENCES, layers="mix", mix=mixing, batch=3))
+    assert len(found) == len(again) == len(SENTENCES)
+    for row, sentence in enumerate(SENTENCES):
+        length = len(sentence.split())
+        assert found[row].shape == (3, length, 10)
+        assert (found[row].dtype, again[row].dtype) == (np.float32, np.float32)
+        np.testing.assert_allclose(found[row], layers.values[:, row, :length], atol=1e-6)
+        np.testing.assert_allclose(again[row], mixed[row, :length], atol=1e-5)
+    assert list(encoder.encode([])) == []
+
+
+def test_encode_reads_ahead_a_bounded_way(encoder: ctx_jax.Encoder) -> None:
+    taken = []
+
+    def endless() -> Iterator[str]:
+        for number in count():
+            taken.append(number)
+            yield "a b"
+
+    first = list(islice(encoder.encode(endless(), batch=2), 3))
+    assert [vectors.shape for vectors in first] == [(3, 2, 10)] * 3
+    assert len(taken) == 16
+
+
+def test_encode_checks_its_settings_when_called(encoder: ctx_jax.Encoder) -> None:
+    for wrong in ({"layers": "mix"}, {"mix": ctx_jax.init_mix(3)}, {"layers": "top"}, {"batch": 0}):
+        with pytest.raises(ValueError):
+            encoder.encode(["a"], **wrong)
+
+
+def test_shapes_are_few_and_every_sentence_is_planned_once() -> None:
+    assert [rounded(length) for length in (0, 8, 9, 13, 17, 25, 33, 49, 100)] == [8, 8, 12, 16, 24, 32, 48, 64, 128]
+    assert plan([3, 40, 5], 2) == [((1, 2), 2, 48), ((0,), 1, 8)]
+    lengths = np.random.default_rng(0).geometric(0.04, 2000).tolist() + [3000]
+    plans = plan(lengths, 32)
+    assert sorted(number for one in plans for number in one.sentences) == list(range(len(lengths)))
+    assert all(len(one.sentences) <= one.rows and one.rows * one.length <= 32 * 64 * 2 for one in plans)
+    assert all(lengths[number] <= one.length for one in plans for number in one.sentences)
+    assert len({(one.rows, one.length) for one in plans}) < 20
+
+
+def test_word_vectors_are_layer_zero_without_context(encoder: ctx_jax.Encoder) -> None:
+    words = [f"word{number}" for number in range(40)] + ["", "with space", "word0"]
+    vectors = encoder.word_vectors(words, batch=64)
+    assert (vectors.shape, vectors.dtype) == ((43, 10), np.float32)
+    layers = jax.jit(ctx_jax.embed, static_argnums=0)(TINY, encoder.params, encoder.tokenize([words]))
+    np.testing.assert_allclose(vectors, layers.values[0, 0], atol=1e-6)
+    np.testing.assert_array_equal(vectors[0], vectors[-1])
+    np.testing.assert_allclose(encoder.word_vectors(words, batch=32), vectors, atol=1e-6)
+    assert encoder.word_vectors([]).shape == (0, 10)
+    with pytest.raises(TypeError, match="list of words"):
+        encoder.word_vectors("word")
+
+
+def test_a_run_is_loaded_by_step_with_its_rule(tmp_path: Path) -> None:
+    data = {"train": "text.txt", "rule": "prose"}
+    saved = write_run(tmp_path / "run", TINY, data, {10: 2.0, 20: 1.0, 30: 3.0})
+    for step, number in (("best", 20), ("latest", 30), (10, 10)):
+        encoder = ctx_jax.load(tmp_path / "run", step=step)
+        assert encoder.model == TINY
+        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, encoder.params, saved[number])))
+    assert encoder.tokenize(["don't"])["char_ids"].shape[1] == 4
+    with pytest.raises(FileNotFoundError, match="10, 20, 30"):
+        ctx_jax.load(tmp_path / "run", step=11)
+    with pytest.raises(ValueError, match="step must be"):
+        ctx_jax.load(tmp_path / "run", step="last")
+    file = max((tmp_path / "run/checkpoints/20/state").rglob("*"), key=lambda path: path.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="step 20 is damaged"):
+        ctx_jax.load(tmp_path / "run")
+
+
+def test_the_embedded_corpus_is_prose_and_a_word_model_keeps_its_vocabulary(tmp_path: Path) -> None:
+    model = BiLM(inputs="words", vocabulary=5, dim=6, projection=5)
+    write_run(tmp_path / "run", model, {"train": "python-docs", "rule": "whitespace"}, {1: 1.0})
+    encoder = ctx_jax.load(str(tmp_path / "run"))
+    np.testing.assert_array_equal(encoder.tokenize(["the cat."])["token_ids"], [[0, 3, 4, 2, 1]])
+    (tmp_path / "run" / "vocabulary.txt").write_text("<S>\n</S>\n<UNK>\n")
+    with pytest.raises(ValueError, match="3 words, the model 5"):
+        ctx_jax.load(tmp_path / "run")
+
+
+def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        ctx_jax.load(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"looked for config\.json.*options\.json.*found notes\.txt"):
+        ctx_jax.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is a file"):
+        ctx_jax.load(tmp_path / "notes.txt")
+    (tmp_path / "config.json").write_text(json.dumps({"type": "TrainConfig", "model": to_json(TINY), "data": {}}))
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+        ctx_jax.load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        ctx_jax.load(tmp_path)
+    for arguments in ({}, {"options": "a"}, {"weights": "a"}, {"path": "a", "options": "b", "weights": "c"}):
+        with pytest.raises(ValueError, match="both options= and weights="):
+            ctx_jax.load(**arguments)
+    with pytest.raises(FileNotFoundError):
+        ctx_jax.load(options=tmp_path / "options.json", weights=tmp_path / "weights.hdf5")
