@@ -22,7 +22,7 @@ class Layers(NamedTuple):
     carry: Any = None  # the LSTM state after the batch; None for encoders without one
 
 
-def embed(model: BiLM, params: Mapping[str, Any], inputs: Mapping[str, Any], *, carry: Any = None) -> Layers:
+def embed(model: BiLM, params: bilm.Params, inputs: Mapping[str, Any], *, carry: Any = None) -> Layers:
     """Every layer of `model` for a tokenized batch; `jax.jit(embed, static_argnums=0)`.
 
     A pure function: it works inside anyone's `jit`, `grad`, `vmap`, `scan` or Flax module, and a frozen encoder is
@@ -53,14 +53,14 @@ def embed(model: BiLM, params: Mapping[str, Any], inputs: Mapping[str, Any], *, 
             raise TypeError(f"embed needs an encoder's config such as BiLM, got {type(model).__name__}")
 
 
-def token_layer(model: BiLM, params: Mapping[str, Any], inputs: Mapping[str, Any]) -> jax.Array:
+def token_layer(model: BiLM, params: bilm.Params, inputs: Mapping[str, Any]) -> jax.Array:
     """Layer 0 alone, [B, T, D]: what `embed(...).values[0]` holds, without running the layers above it."""
     tokens, present = _bilm_tokens(model, inputs)
     vectors = bilm.token_vectors(model, params, tokens[:, 1:-1])
     return jnp.where(present[:, 2:, None], jnp.concatenate([vectors, vectors], axis=-1), 0.0)
 
 
-def _embed_bilm(model: BiLM, params: Mapping[str, Any], inputs: Mapping[str, Any], carry: Any) -> Layers:
+def _embed_bilm(model: BiLM, params: bilm.Params, inputs: Mapping[str, Any], carry: Any) -> Layers:
     tokens, present = _bilm_tokens(model, inputs)
     rows, length = present.shape
     if carry is not None:
@@ -103,8 +103,9 @@ def _integers(inputs: Mapping[str, Any], name: str, shape: tuple[str | int, ...]
 
 def _check_carry(model: BiLM, carry: Any, rows: int) -> None:
     needed = jax.eval_shape(lambda: bilm.zero_carry(model, rows))
-    if jax.tree.structure(carry) != jax.tree.structure(needed):
-        raise ValueError(f"carry must be layers.carry of this model, {jax.tree.structure(needed)}")
+    found: Any = jax.tree.structure(carry)
+    if found != jax.tree.structure(needed):
+        raise ValueError(f"carry must be layers.carry of this model, {jax.tree.structure(needed)}, got {found}")
     for have, want in zip(jax.tree.leaves(carry), jax.tree.leaves(needed), strict=True):
         if jnp.shape(have) != want.shape:
             raise ValueError(
