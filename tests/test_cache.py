@@ -46,11 +46,16 @@ def test_what_was_read_comes_back(tmp_path: Path) -> None:
     lines: list[str] = []
     sentences = build_cache(Made(STREAM), tmp_path, report=lines.append)
     kept = [sentence for sentence in STREAM if sentence]
-    assert len(sentences) == 3 and sentences.words == 6
+    assert len(sentences) == 3
+    assert sentences.words == 6
     assert [sentences[i] for i in range(3)] == kept == list(sentences)
-    assert sentences.text(1) == "naïve 日本" and sentences[-1] == ["a"] and sentences[np.int64(0)] == kept[0]
-    assert sentences.documents.tolist() == [0, 2] and sentences.documents.dtype == np.int64
-    assert "6 words, 3 sentences, 2 documents" in lines[0] and sentences.digest[:12] in lines[0]
+    assert sentences.text(1) == "naïve 日本"
+    assert sentences[-1] == ["a"]
+    assert sentences[np.int64(0)] == kept[0]
+    assert sentences.documents.tolist() == [0, 2]
+    assert sentences.documents.dtype == np.int64
+    assert "6 words, 3 sentences, 2 documents" in lines[0]
+    assert sentences.digest[:12] in lines[0]
     for index in (3, -4):
         with pytest.raises(IndexError, match="of a corpus of 3"):
             sentences[index]
@@ -61,14 +66,17 @@ def test_a_second_run_does_not_read_the_text(tmp_path: Path) -> None:
     source = Made(STREAM)
     first = build_cache(source, tmp_path, report=_silent)
     second = build_cache(source, tmp_path, report=_silent)
-    assert source.read == 1 and second.digest == first.digest
+    assert source.read == 1
+    assert second.digest == first.digest
     source.key = {"size": 7}
     build_cache(source, tmp_path, report=_silent)
     assert source.read == 2
 
 
 def test_the_digest_is_of_words_sentences_and_documents(tmp_path: Path) -> None:
-    streams = [STREAM, [["the", "cat", "."], ["naïve", "日本"], ["a"]], [["the", "cat"], [".", "naïve", "日本"], [], ["a"]]]
+    joined = [["the", "cat", "."], ["naïve", "日本"], ["a"]]
+    moved = [["the", "cat"], [".", "naïve", "日本"], [], ["a"]]
+    streams = [STREAM, joined, moved]
     digests = [
         build_cache(Made(stream, key={"n": n}), tmp_path, report=_silent).digest for n, stream in enumerate(streams)
     ]
@@ -81,7 +89,8 @@ def test_buffers_smaller_than_the_text_change_nothing(tmp_path: Path, monkeypatc
     stream = [[f"w{n}"] * (n % 5) for n in range(500)]
     sentences = build_cache(Made(stream), tmp_path, report=_silent)
     kept = [sentence for sentence in stream if sentence]
-    assert list(sentences) == kept and [sentences[n] for n in range(len(kept))] == kept
+    assert list(sentences) == kept
+    assert [sentences[n] for n in range(len(kept))] == kept
 
 
 @pytest.mark.parametrize("name", ["text.bin", "offsets.bin", "documents.bin", "meta.json"])
@@ -97,7 +106,8 @@ def test_a_damaged_cache_is_named_and_rebuilt(tmp_path: Path, name: str, damage:
         Sentences(folder)
     lines: list[str] = []
     assert list(build_cache(source, tmp_path, report=lines.append)) == [s for s in STREAM if s]
-    assert source.read == 2 and name in lines[0]
+    assert source.read == 2
+    assert name in lines[0]
 
 
 def test_nothing_half_written_stays(tmp_path: Path) -> None:
@@ -131,13 +141,18 @@ def test_a_run_finds_its_sentences(tmp_path: Path) -> None:
     text.write_text("a b\nc\n")
     config = DataConfig(train=str(text))
     train = load_sentences(config, "train", tmp_path / "run", report=_silent)
-    assert train is not None and list(train) == [["a", "b"], ["c"]] and train.folder.parent == tmp_path / "run"
+    assert train is not None
+    assert list(train) == [["a", "b"], ["c"]]
+    assert train.folder.parent == tmp_path / "run"
     assert load_sentences(config, "valid", tmp_path / "run", report=_silent) is None
     elsewhere = DataConfig(train=str(text), valid=str(text), cache=str(tmp_path / "cache"))
     valid = load_sentences(elsewhere, "valid", tmp_path / "run", report=_silent)
-    assert valid is not None and valid.folder.parent == tmp_path / "cache" and valid.digest == train.digest
+    assert valid is not None
+    assert valid.folder.parent == tmp_path / "cache"
+    assert valid.digest == train.digest
     text.write_text("a b\nc d\n")  # another size, so another key
     again = load_sentences(config, "train", tmp_path / "run", report=_silent)
-    assert again is not None and list(again) == [["a", "b"], ["c", "d"]]
+    assert again is not None
+    assert list(again) == [["a", "b"], ["c", "d"]]
     with pytest.raises(ValueError, match='"train" and "valid"'):
         load_sentences(config, "test", tmp_path)

@@ -57,9 +57,12 @@ def test_a_bounded_encoder_forgets_but_never_changes_its_answer() -> None:
 def test_padding_to_fixed_sizes_only_adds_zeros() -> None:
     free = char_ids(SENTENCES, 8)
     fixed = char_ids(SENTENCES, 8, rows=5, length=9)
-    assert free.shape == (3, 6, 8) and fixed.shape == (5, 11, 8) and free.dtype == np.int32
+    assert free.shape == (3, 6, 8)
+    assert fixed.shape == (5, 11, 8)
+    assert free.dtype == np.int32
     np.testing.assert_array_equal(fixed[:3, :6], free)
-    assert not fixed[3:].any() and not fixed[:, 6:].any()
+    assert not fixed[3:].any()
+    assert not fixed[:, 6:].any()
     np.testing.assert_array_equal((free > 0).all(-1).sum(1), [4, 2, 6])
 
 
@@ -78,7 +81,8 @@ def test_raw_ids_take_the_offset_off_in_numpy_and_in_a_trace() -> None:
     traced_raw, traced_present = jax.jit(raw_ids)(ids)
     np.testing.assert_array_equal(traced_raw, raw)
     np.testing.assert_array_equal(traced_present, present)
-    assert traced_raw.dtype == np.int32 and traced_present.dtype == bool
+    assert traced_raw.dtype == np.int32
+    assert traced_present.dtype == bool
 
 
 def test_errors_name_what_to_set() -> None:

@@ -31,7 +31,8 @@ def test_counting_merges_runs_and_cleans_up(monkeypatch: pytest.MonkeyPatch, tmp
     counts = count_words(_sentences(), limit=40)
     for _ in counts:
         most = max(most, len(list(tmp_path.glob("*/*"))))
-    assert 0 < most <= 3 and not list(tmp_path.iterdir())
+    assert 0 < most <= 3
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="limit"):
         next(count_words([], limit=0))
 
@@ -61,7 +62,8 @@ def test_ids_are_the_originals(shared: Path) -> None:
     golden = json.loads((shared / "fixtures/elmo/packing/ids_and_packing.json").read_text())
     vocabulary = Vocabulary(tuple(golden["vocab"]))
     ids = vocabulary.ids(golden["words"])
-    assert ids.dtype == np.int32 and ids.tolist() == golden["word_ids"]
+    assert ids.dtype == np.int32
+    assert ids.tolist() == golden["word_ids"]
     assert [vocabulary.id(word) for word in golden["words"]] == golden["word_ids"]
 
 
@@ -78,7 +80,9 @@ def test_written_and_read_is_the_same(tmp_path: Path) -> None:
     assert Vocabulary.read(tmp_path / "vocabulary.txt") == vocabulary
     assert Vocabulary.read(tmp_path / "vocabulary.txt").digest == vocabulary.digest
     assert vocabulary.digest != build([["a"]], size=None).digest
-    assert "naïve" in vocabulary and "x" not in vocabulary and len(vocabulary) == 6
+    assert "naïve" in vocabulary
+    assert "x" not in vocabulary
+    assert len(vocabulary) == 6
 
 
 def test_reads_windows_line_ends_and_the_skipped_line(tmp_path: Path) -> None:

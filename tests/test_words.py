@@ -1,5 +1,7 @@
 """Sentences and words of prose, by examples a reader would agree with and by laws."""
 
+# ruff: noqa: RUF001 (typographic quotes are what is split)
+
 import pytest
 
 from ctx_jax.text.words import split_sentences, split_words
@@ -45,7 +47,15 @@ def test_whitespace_is_a_pass_through() -> None:
     "sentences",
     [
         ["He met Dr. Who.", '"Why?" she asked... and 3.5 hours passed.', "Then he left."],
-        ["See No. 5 and Fig. 3.", "I said no.", "He isn't.", "Stay!", "(It was J. R. R. Tolkien.)", "Really?!", "“Yes.”"],
+        [
+            "See No. 5 and Fig. 3.",
+            "I said no.",
+            "He isn't.",
+            "Stay!",
+            "(It was J. R. R. Tolkien.)",
+            "Really?!",
+            "“Yes.”",
+        ],
         ["The U.S. Army, e.g. the cavalry etc. was there.", "Files, folders, etc.", "Call os.path.join. not this."],
         ["No stop at the end"],
         [],

@@ -96,7 +96,7 @@ def load_sentences(
     if split not in ("train", "valid"):
         raise ValueError(f'a run reads "train" and "valid", not {split!r}')
     source = source_of(config, "train" if split == "train" else "valid")
-    return source and build_cache(source, config.cache or folder, report=report)
+    return None if source is None else build_cache(source, config.cache or folder, report=report)
 
 
 def build_cache(source: Source, folder: str | Path, *, report: Callable[[str], None] = print) -> Sentences:

@@ -1,4 +1,4 @@
-"""Where a run's text comes from and how it becomes batches: one frozen dataclass, whose comments are the flags' help."""
+"""Where a run's text comes from and how it becomes batches: one frozen dataclass whose comments are the help."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,9 +1,10 @@
 """The corpus that every machine has: the English of the running interpreter's own documentation.
 
 Texts are the language reference's topics (`pydoc_data.topics`), the docstrings of `builtins`, and those of the standard
-library, read from its source files, which are never imported. From them come sentences: doctests, signatures, tables, code and markup are left
-out by simple rules, and a sentence is kept only where it first appears. A document is a topic or a module; a hash of
-its name decides which split it is in, so that no module speaks in two splits. Sizes vary with the Python version.
+library, read from its source files, which are never imported. From them come sentences: doctests, signatures, tables,
+code and markup are left out by simple rules, and a sentence is kept only where it first appears. A document is a topic,
+a built-in or a module; a hash of its name decides which split it is in, so that no module speaks in two splits. Sizes
+vary with the Python version.
 """
 
 import ast
@@ -28,19 +29,19 @@ _LEAST = 13_000  # words, at least, in either
 
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data", "__pycache__"}
 
-_ROLE = re.compile(r":[\w:]{2,20}:`~?([^`<]{1,80})(?:<[^`]{1,80})?`")
+_ROLE = re.compile(r":[\w:]{2,20}:`(?:~(?:\w{1,40}\.){0,9})?([^`<]{1,80})(?:<[^`]{1,80})?`")
 _LINK = re.compile(r"`([^`<]{1,80}) ?(?:<[^`>]{1,200}>)?`__?")
 _CODE = re.compile(r"``?([^`]{1,80})`?`")
-_STRONG = re.compile(r"(?<![\w*])(\*{1,2})(?=[^\s*])([^*]{1,80}?[^\s*])\1(?![\w*])")
+_STRONG = re.compile(r"(?<![\w*])(\*{1,2})([^\s*](?:[^*]{0,80}[^\s*])?)\1(?![\w*])")
 _CALL = re.compile(r"(?<=\w)\(\)")
 _NOTE = re.compile(r"\s?\[(?:\d{1,2}|#\w{0,20})\]_?")
 _BULLET = re.compile(r"(?:[-*+•]|\(?\d{1,2}[.)]|\(?[a-z]\)|@\w+:|:\w+(?: \w+)?:|\w{1,20}\s--)\s+")
-_NOT_PROSE = re.compile(r"[={}<>|\\~^#$@%&*/+_]{2}|[{}|\\^~=<>@#$`]|\w\(|__|\b[A-Z]{2,}(?: [A-Z]{2,}){2}|[ (\"']-{1,2}\w")
-_PLAIN = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*\Z")
+_NOT_PROSE = re.compile(r"[={}<>|\\~^#$@%&*/+_]{2}|[{}|\\^~=<>@#$`]|\w\(|\b[A-Z]{2,}(?: [A-Z]{2,}){2}|[ (\"']-{1,2}\w")
+_PLAIN = re.compile(r"[^\W\d_]+(?:[-'\u2019][^\W\d_]+)*\Z")
 _CAMEL = re.compile(r"[a-z][A-Z]")
-_FUNCTION_WORDS = frozenset(
-    "the a an is are was be been to of in on for with and or not if it this that these by as from can will may must "
-    "when which you they has have do does should would no any all at".split()
+_FUNCTION_WORDS = (
+    " the a an is are was be been to of in on for with and or not if it this that these by as from can will may must "
+    "when which you they has have do does should would no any all at "
 )
 
 
@@ -107,9 +108,16 @@ def _docstrings(path: Path) -> list[str]:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return []  # a file the interpreter itself could not read has no documentation to offer
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
-    return [text for text in found if text]
+    return list(_docstrings_below(tree))
+
+
+def _docstrings_below(node: ast.AST) -> Iterator[str]:
+    """Docstrings of a node and of what is defined in it: statements alone are walked, expressions hold none."""
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        yield from filter(None, [ast.get_docstring(node)])
+    for field in ("body", "orelse", "handlers", "finalbody"):
+        for child in getattr(node, field, ()):
+            yield from _docstrings_below(child)
 
 
 def _sentences(text: str) -> Iterator[str]:
@@ -154,7 +162,7 @@ def _without_markup(text: str) -> str:
     for pattern in (_ROLE, _LINK, _CODE):
         text = pattern.sub(r"\1", text)
     text = _CALL.sub("", text)  # "call close() first" reads as "call close first"
-    return _NOTE.sub("", _STRONG.sub(r"\2", text)).replace("``", '"').replace("''", '"')
+    return _NOTE.sub("", _STRONG.sub(r"\2", text)).replace("::", ":").replace("``", '"').replace("''", '"')
 
 
 def _is_english(sentence: str, words: list[str]) -> bool:
@@ -162,9 +170,13 @@ def _is_english(sentence: str, words: list[str]) -> bool:
     ended = words[-1] in {".", "!", "?", ":"}
     if not (5 - ended) <= len(words) <= 90 or not (sentence[0].isupper() or (ended and sentence[0].isalpha())):
         return False
-    if _NOT_PROSE.search(sentence) or sentence.count('"') % 2 or sentence.count("(") != sentence.count(")"):
+    if not sentence.isprintable() or _NOT_PROSE.search(sentence):
+        return False
+    if sentence.count('"') % 2 or sentence.count("(") != sentence.count(")"):
         return False
     plain = sum(_PLAIN.match(word) is not None and _CAMEL.search(word) is None for word in words)
     odd = sum(_PLAIN.match(word) is None and any(map(str.isalnum, word)) for word in words)
-    english = sum(word.lower() in _FUNCTION_WORDS for word in words)
+    if not ended and f" {words[-1].lower()} " in _FUNCTION_WORDS:
+        return False  # cut off in its middle
+    english = sum(f" {word.lower()} " in _FUNCTION_WORDS for word in words)
     return english >= 1 and 10 * english >= len(words) and odd <= 0.15 * len(words) and plain >= 0.6 * len(words)

@@ -4,7 +4,9 @@ import glob
 import gzip
 import lzma
 import zlib
+from collections import Counter
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +23,9 @@ def list_files(patterns: str) -> tuple[Path, ...]:
     files: list[Path] = []
     for pattern in filter(None, map(str.strip, patterns.split(","))):
         whole = str(Path(pattern).expanduser())
-        matches = [whole] if Path(whole).is_file() else sorted(glob.glob(whole, recursive=True))
+        matches = [whole]
+        if not Path(whole).is_file():
+            matches = sorted(glob.glob(whole, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         found = [path for path in map(Path, matches) if path.is_file()]
         if not found:
             raise FileNotFoundError(
@@ -31,8 +35,9 @@ def list_files(patterns: str) -> tuple[Path, ...]:
         files += found
     if not files:
         raise ValueError("no text file was named: give paths or globs separated by commas")
-    if twice := {str(path) for path in files if files.count(path) > 1} if len(files) < 10_000 else set():
-        raise ValueError(f"named twice: {', '.join(sorted(twice))}; name each file once")
+    if len(set(files)) < len(files):
+        twice = sorted(str(path) for path, count in Counter(files).items() if count > 1)
+        raise ValueError(f"named twice: {', '.join(twice)}; name each file once")
     return tuple(files)
 
 
@@ -46,11 +51,10 @@ def read_lines(path: Path, errors: Errors) -> Iterator[str]:
         ValueError: bytes that are not UTF-8 or a NUL character (with "replace" U+FFFD takes their place), a damaged
             archive, or an empty file.
     """
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     offset = 0  # bytes of the unpacked text before this line
     number = 0
     try:
-        with opener(path, "rb") as file:
+        with _open(path) as file:
             for number, line in enumerate(file, start=1):
                 if number == 1 and line.startswith(b"\xef\xbb\xbf"):
                     offset, line = 3, line[3:]
@@ -62,6 +66,15 @@ def read_lines(path: Path, errors: Errors) -> Iterator[str]:
         raise ValueError(f"{path}, after line {number}: damaged archive ({error}); fetch the file again") from error
     if number == 0:
         raise ValueError(f"{path} is empty: leave it out or fetch it again")
+
+
+def _open(path: Path) -> BufferedIOBase:
+    match path.suffix:
+        case ".gz":
+            return gzip.open(path)
+        case ".xz":
+            return lzma.open(path)
+    return path.open("rb")
 
 
 def _decode(line: bytes, path: Path, number: int, offset: int, errors: Errors) -> str:

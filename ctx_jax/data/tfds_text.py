@@ -47,7 +47,8 @@ class TextSet:
                 text = value.decode("utf-8", errors) if isinstance(value, bytes) else str(value)
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"{self.name}, {self.split}, record {number}, byte {error.start}: not UTF-8; set errors to `replace`"
+                    f"{self.name}, {self.split}, record {number}, byte {error.start}: not UTF-8; set errors to "
+                    "`replace` to go on"
                 ) from error
             if "\0" in text and errors == "strict":
                 raise ValueError(
@@ -80,7 +81,9 @@ def open_set(spec: str, split: Literal["train", "valid", "test"]) -> TextSet:
         raise FileNotFoundError(f"{name} is not prepared in {builder.data_path}: {_HOW}, or set TFDS_DATA_DIR")
     chosen = next((each for each in ((wanted,) if wanted else _CANDIDATES[split]) if each in splits), None)
     if chosen is None:
-        raise ValueError(f"{name} has no {wanted or split!r} split, only {', '.join(splits)}: name one, tfds:{name}:SPLIT")
+        raise ValueError(
+            f"{name} has no {wanted or split!r} split, only {', '.join(splits)}: name one (tfds:{name}:{splits[0]})"
+        )
     return TextSet(builder, name, chosen, _text_feature(name, builder.info.features))
 
 

@@ -139,7 +139,7 @@ def char_ids(
     if len(sentences) > height:
         raise ValueError(f"got {len(sentences)} sentences for rows={height}: set rows={len(sentences)} or pass fewer")
     if longest > width:
-        raise ValueError(f"the longest sentence has {longest} words, for length={width}: set length={longest} or cut it")
+        raise ValueError(f"the longest sentence has {longest} words for length={width}: set length={longest} or cut it")
     ids = np.zeros((height, width + 2, max_characters), np.int32)
     lengths = np.fromiter(map(len, sentences), np.intp, len(sentences)) + 2
     taken = np.arange(width + 2)[None, :] < lengths[:, None]  # [B, T + 2]

@@ -36,8 +36,8 @@ class Vocabulary:
         ids = dict(zip(self.words, range(len(self.words)), strict=True))
         if missing := [marker for marker in MARKERS if marker not in ids]:
             raise ValueError(
-                f"a vocabulary needs {', '.join(MARKERS)}; missing: {', '.join(missing)}. Add each as a line of its own, "
-                "where the softmax weights expect it (at the top for a new model)"
+                f"a vocabulary needs {', '.join(MARKERS)}; missing: {', '.join(missing)}. Add each as a line of its "
+                "own, where the softmax weights expect it (at the top for a new model)"
             )
         for number, word in enumerate(self.words, start=1):
             if ids[word] != number - 1:
@@ -111,7 +111,7 @@ class Vocabulary:
             if not word:
                 raise ValueError(f"{path}, line {number}: empty; every line must hold one word")
             if word in words:
-                raise ValueError(f"{path}, line {number}: {word!r} stands in line {words[word]} already; keep one of them")
+                raise ValueError(f"{path}, line {number}: {word!r} stands in line {words[word]} already; keep one")
             words[word] = number
         try:
             return cls(tuple(words))

@@ -5,26 +5,28 @@ follows and then something that can begin a sentence (not a lower-case letter). 
 abbreviation ("Dr.", "e.g.", "No."), an initial ("J. Smith") or, with a digit following, a word such as "Fig.".
 
 Words under the `prose` rule follow the Penn Treebank's habits: punctuation stands alone, clitics are cut off ("do n't",
-"it 's"), while numbers ("1,000.5"), abbreviations ("U.S.", "etc."), hyphenated words, dotted names ("os.path"), URLs and
-e-mail addresses stay whole. Quotes keep their form.
+"it 's"), while numbers ("1,000.5"), abbreviations ("U.S.", "etc."), hyphenated words, dotted names ("os.path"), URLs
+and e-mail addresses stay whole. Quotes keep their form.
 
 Every rule looks at a bounded distance or moves on past what it read, so time is linear in the text.
 """
+
+# ruff: noqa: RUF001 (typographic quotes and dashes are what this file is about)
 
 import re
 from typing import Literal
 
 Rule = Literal["whitespace", "prose"]
 
-_TITLES = "mr mrs ms dr prof rev gen col capt lt sgt sen rep gov st jr sr messrs mt ft hon pres supt"
-_LATIN = "e.g i.e cf vs viz al etc ca approx resp esp incl excl"
-_DATES = "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun"
+_TITLES = "mr mrs ms dr prof rev gen col capt lt sgt sen rep gov st jr sr messrs mt ft hon pres supt "
+_LATIN = "e.g i.e cf vs viz al etc ca approx resp esp incl excl "
+_DATES = "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun "
 _FIRMS = "inc ltd co corp dept univ assn bros"
 _NUMBERED = "no nos fig figs sec ch vol vols pp eq eqs art p ver v"
-_ABBREVIATIONS = frozenset(f"{_TITLES} {_LATIN} {_DATES} {_FIRMS}".split())
+_ABBREVIATIONS = frozenset((_TITLES + _LATIN + _DATES + _FIRMS).split())
 _BEFORE_NUMBERS = frozenset(_NUMBERED.split())
 # These end a sentence as often as not: what follows decides (a capital begins the next one).
-_MAY_END = frozenset("etc al inc ltd co corp jr sr jan feb mar apr jun jul aug sep sept oct nov dec".split())
+_MAY_END = "etc al inc ltd co corp jr sr jan feb mar apr jun jul aug sep sept oct nov dec"
 _LONGEST = 24  # characters looked back for an abbreviation
 
 _STOP = re.compile(r"[.!?…]+[\"'”’»)\]]*")
@@ -121,5 +123,5 @@ def _ends_sentence(text: str, stop: re.Match[str]) -> bool:
     if lower in _BEFORE_NUMBERS:
         return not after.isdigit()
     if lower in _ABBREVIATIONS:
-        return lower in _MAY_END and not after.isdigit()
+        return lower in _MAY_END.split() and not after.isdigit()
     return word == "I" or _INITIAL.match(word) is None

@@ -1,0 +1,217 @@
+"""Corpora by name: what a spec reads, where documents begin, and what bad input says."""
+
+import gzip
+import lzma
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctx_jax.data import python_docs
+from ctx_jax.data.config import DataConfig
+from ctx_jax.data.corpora import PythonDocs, TextFiles, resolve, source_of
+from ctx_jax.data.text_files import list_files, read_lines
+
+
+def _read(spec: str | Path, **settings: Any) -> list[list[str]]:
+    return list(resolve(str(spec), "train", **settings).documents())
+
+
+def test_plain_and_compressed_files_read_the_same(tmp_path: Path) -> None:
+    content = "\ufeffthe cat .\r\n\n日本 naïve\nno end".encode()
+    (tmp_path / "a.txt").write_bytes(content)
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "c.txt.xz").write_bytes(lzma.compress(content))
+    expected = [[], ["the", "cat", "."], [], ["日本", "naïve"], ["no", "end"]]
+    assert _read(tmp_path / "a.txt") == expected
+    assert _read(f"{tmp_path}/b.txt.gz, {tmp_path}/c*") == expected + expected
+    assert _read(f"{tmp_path}/*.txt*") == expected * 3
+
+
+def test_prose_is_split_into_sentences_and_words(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Dr. No isn't in. Is he?\n\nYes.\n")
+    first, second = ["Dr.", "No", "is", "n't", "in", "."], ["Is", "he", "?"]
+    assert _read(tmp_path / "a.txt", rule="prose", sentences="split") == [[], first, second, [], ["Yes", "."]]
+    assert _read(tmp_path / "a.txt", rule="prose")[1] == first + second
+
+
+def test_globs_are_sorted_and_must_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b.txt", "a.txt", "[x].txt"):
+        (tmp_path / name).write_text(name)
+    assert [path.name for path in list_files(f"{tmp_path}/?.txt")] == ["a.txt", "b.txt"]
+    assert [path.name for path in list_files(f"{tmp_path}/[x].txt")] == ["[x].txt"]  # a name before a pattern
+    monkeypatch.chdir(tmp_path)
+    assert list_files("b.txt,a.txt") == (Path("b.txt"), Path("a.txt"))
+    with pytest.raises(FileNotFoundError, match=r"no file matches '.*\*\.text'.*python-docs"):
+        list_files(f"a.txt,{tmp_path}/*.text")
+    with pytest.raises(ValueError, match=r"named twice: .*a\.txt"):
+        list_files("a.txt,?.txt")
+    with pytest.raises(ValueError, match="no text file was named"):
+        resolve(" , ", "train")
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "replaced"),
+    [
+        (b"caf\xe9 x", r"a\.txt, line 3, byte 14 of the text: not UTF-8", "caf\ufffd x"),
+        (b"ab\0c", r"a\.txt, line 3, byte 13 of the text: a NUL", "ab\ufffdc"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_bad_characters_are_named_or_replaced(
+    tmp_path: Path, line: bytes, message: str, replaced: str, zipped: bool
+) -> None:
+    content = b"\xef\xbb\xbfone\n" + b"two\n" + line + b"\nlast\n"
+    path = tmp_path / ("a.txt.gz" if zipped else "a.txt")
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    with pytest.raises(ValueError, match=message.replace(r"a\.txt", path.name)):
+        _read(path)
+    assert list(read_lines(path, "replace")) == ["one", "two", replaced, "last"]
+
+
+def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a")
+    source = resolve(str(path), "train")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.txt.*gone now"):
+        list(source.documents())
+    with pytest.raises(FileNotFoundError, match=r"a\.txt.*gone now"):
+        source.identity()
+
+
+def test_an_empty_file_and_a_damaged_archive_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "empty.gz").write_bytes(gzip.compress(b""))
+    for name in ("empty.txt", "empty.gz"):
+        with pytest.raises(ValueError, match=f"{name} is empty"):
+            _read(tmp_path / name)
+    whole = gzip.compress(os.urandom(5000).hex().encode())
+    (tmp_path / "cut.gz").write_bytes(whole[:-100])
+    (tmp_path / "no.xz").write_bytes(whole)
+    for name in ("cut.gz", "no.xz"):
+        with pytest.raises(ValueError, match=f"{name}.*damaged archive"):
+            _read(tmp_path / name)
+
+
+@pytest.mark.parametrize("rule", ["whitespace", "prose"])
+def test_a_line_of_a_million_characters(tmp_path: Path, rule: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("abcd " * 100_000 + "x" * 500_000 + "\nend\n")
+    words = _read(path, rule=rule)[1]
+    assert len(words) == 100_001
+    assert len(words[-1]) == 500_000
+
+
+def test_identity_follows_the_files_and_the_rules(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a")
+    first = resolve(str(path), "train").identity()
+    assert resolve(str(path), "valid").identity() == first
+    assert resolve(str(path), "train", rule="prose").identity() != first
+    os.utime(path, (1, 1))
+    assert resolve(str(path), "train").identity() != first
+
+
+def test_where_validation_text_comes_from(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a")
+    assert source_of(DataConfig(), "valid") == PythonDocs("valid")
+    assert source_of(DataConfig(train=str(path)), "valid") is None
+    given = source_of(DataConfig(valid=str(path)), "valid")
+    assert isinstance(given, TextFiles)
+    assert given.files == (path,)
+    assert source_of(DataConfig(train=str(path), valid="python-docs"), "valid") == PythonDocs("valid")
+
+
+@pytest.fixture(scope="module")
+def docs() -> dict[str, list[list[str]]]:
+    return {split: list(PythonDocs(split).documents()) for split in ("train", "valid", "test")}
+
+
+def test_the_embedded_corpus_is_large_split_and_without_duplicates(docs: dict[str, list[list[str]]]) -> None:
+    counts = {split: Counter(word for sentence in stream for word in sentence) for split, stream in docs.items()}
+    assert counts["valid"].total() >= 12_000
+    assert counts["test"].total() >= 12_000
+    assert sum(count.total() for count in counts.values()) > 200_000
+    assert counts["train"].total() > 0.85 * sum(count.total() for count in counts.values())
+    sentences = [" ".join(sentence).lower() for stream in docs.values() for sentence in stream if sentence]
+    assert len(set(sentences)) == len(sentences)
+    unknown = sum(count for word, count in counts["valid"].items() if word not in counts["train"])
+    assert unknown <= 0.05 * counts["valid"].total()
+    assert counts["train"].most_common(1)[0][0] in {"the", "."}
+
+
+def test_the_embedded_corpus_is_prose(docs: dict[str, list[list[str]]]) -> None:
+    text = "\n".join(" ".join(sentence) for sentence in docs["train"])
+    assert not any(sign in text for sign in (">>>", "```", "|", "{", "\\", ":class:", " = "))
+    assert "keys must be strings" in text or "dictionary" in text
+
+
+def test_markup_goes_and_code_is_left_out() -> None:
+    text = """spam(x, y) -> str
+
+    Return the *best* ``spam`` of :class:`~menu.Spam` objects [1]_.  It is
+    never empty, e.g. after close().
+
+        >>> spam(1, 2)
+        'The spam is here.'
+
+    The code follows::
+
+        this is the code of the example.
+
+    - The first item is a sentence of its own.
+
+    +------+ The table is not prose. +---+
+    """
+    assert list(python_docs._sentences(text)) == [
+        "Return the best spam of Spam objects .",
+        "It is never empty , e.g. after close .",
+        "The code follows :",
+        "The first item is a sentence of its own .",
+    ]
+
+
+def _texts() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "0", {"text": "the cat .\n\nthe dog"}
+    yield "1", {"text": "日本"}
+
+
+def test_a_prepared_tfds_set_is_read_without_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class CtxSmallTexts(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc, name-defined]
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> Any:
+            features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, _: Any) -> Any:
+            return {"train": _texts(), "validation": _texts()}
+
+        def _generate_examples(self) -> Any:
+            yield from _texts()
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="not prepared"):
+        resolve("tfds:ctx_small_texts", "train")
+    CtxSmallTexts(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    expected = Counter({("the", "cat", "."): 1, (): 3, ("the", "dog"): 1, ("日本",): 1})
+    for spec in ("tfds:ctx_small_texts", "tfds:ctx_small_texts:validation", f"tfds:{tmp_path}/ctx_small_texts/1.0.0"):
+        assert Counter(map(tuple, _read(spec))) == expected
+    train, valid = (source_of(DataConfig(train="tfds:ctx_small_texts"), split) for split in ("train", "valid"))
+    assert train is not None
+    assert valid is not None
+    assert (train.name, valid.name) == ("tfds-ctx_small_texts-train", "tfds-ctx_small_texts-validation")
+    assert train.identity() != valid.identity()
+    with pytest.raises(ValueError, match="no 'dev' split, only train, validation"):
+        resolve("tfds:ctx_small_texts:dev", "train")
+    with pytest.raises(FileNotFoundError, match="no data set 'ctx_nothing'"):
+        resolve("tfds:ctx_nothing", "train")
+    assert "tensorflow" not in sys.modules
