@@ -15,7 +15,7 @@ SENTENCES = [sentence.split() for pair in zip(RIVER, MONEY, strict=True) for sen
 class Topical:
     """A made-up encoder: layer 1 says whether the sentence is about rivers, layer 0 knows the spelling alone."""
 
-    def encode(self, sentences: Sequence[Sequence[str]]) -> Iterator[np.ndarray]:
+    def encode(self, sentences: Sequence[Sequence[str]], *, batch: int) -> Iterator[np.ndarray]:
         for sentence in sentences:
             river = " ".join(sentence) in RIVER
             spelling = [np.random.default_rng(list(word.encode())).normal(size=6) for word in sentence]
@@ -50,7 +50,7 @@ def test_a_vector_without_context_cannot_tell_them_apart() -> None:
 
 
 class Zeros:
-    def encode(self, sentences: Sequence[Sequence[str]]) -> Iterator[np.ndarray]:
+    def encode(self, sentences: Sequence[Sequence[str]], *, batch: int) -> Iterator[np.ndarray]:
         return (np.zeros((3, len(sentence), 4), np.float32) for sentence in sentences)
 
 

@@ -15,11 +15,12 @@ CANDIDATES = (
     "right", "left", "state", "point", "field", "case", "part", "record", "play", "run", "match", "second", "close",
 )  # fmt: skip
 OCCURRENCES = 60  # at most this many of a word are compared with each other
+SHORTEST, LONGEST = 4, 24  # words of a sentence that is read
 NEAR = 2  # words on either side that must differ between the two contexts
 
 
 class _Encoder(Protocol):
-    def encode(self, sentences: Sequence[Sequence[str]]) -> Iterator[np.ndarray]: ...
+    def encode(self, sentences: Sequence[Sequence[str]], *, batch: int) -> Iterator[np.ndarray]: ...
 
 
 class _Place(NamedTuple):
@@ -39,7 +40,7 @@ def show_neighbours(
     *,
     words: Sequence[str] = CANDIDATES,
     count: int = 4,
-    limit: int = 400,
+    limit: int = 300,
     layer: int = -1,
 ) -> str:
     """A printable page: an ambiguous word in two sentences, and what lies nearest to each of its two vectors.
@@ -48,8 +49,8 @@ def show_neighbours(
     it; without such a word, any frequent word of the text. Neighbours are words of other sentences, one a sentence
     and spelling, by the cosine of centred vectors of `layer` (-1: the top one).
 
-    `encoder.encode(sentences)` must give [L, T, D] a sentence; `limit` bounds the sentences encoded, and with them
-    memory: about 100 bytes x D a sentence. A text where no word comes twice gives a line that says so.
+    `encoder.encode(sentences, batch=)` must give [L, T, D] a sentence. The first `limit` distinct sentences of 4 to 24
+    words are encoded, in one batch: one shape to compile. A text where no word comes twice gives a line that says so.
 
         "string" in two sentences, cosine 0.21
           ... returns a [string] that holds ...
@@ -74,13 +75,15 @@ def _read(encoder: _Encoder, sentences: Sequence[Sequence[str]], limit: int, lay
     for sentence in sentences:
         if len(chosen) == limit:
             break
-        if 4 <= len(sentence) <= 40:
+        if SHORTEST <= len(sentence) <= LONGEST:
             chosen.setdefault(tuple(sentence))
     kept = [list(sentence) for sentence in chosen]
     places = [_Place(number, word) for number, sentence in enumerate(kept) for word in range(len(sentence))]
     if not kept:
         return _Text(kept, places, np.zeros((0, 1), np.float32))
-    vectors = np.concatenate([np.asarray(layers[layer], np.float32) for layers in encoder.encode(kept)])
+    vectors = np.concatenate(
+        [np.asarray(layers[layer], np.float32) for layers in encoder.encode(kept, batch=len(kept))]
+    )
     vectors = vectors - vectors.mean(axis=0, keepdims=True)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return _Text(kept, places, vectors / np.maximum(lengths, 1e-12))
