@@ -1,0 +1,93 @@
+"""The command line: what it accepts, what it refuses, and how it says so."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ctx_jax.cli import main
+from ctx_jax.commands.train import find, load, names, read
+from ctx_jax.training.config import check_config
+from ctx_jax.training.optimizer import Adagrad
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_flags_override_a_named_configuration() -> None:
+    config = read(
+        ["elmo_original", "--steps", "7", "--seed", "5", "--data.train", "a*.txt", "--data.valid", "b.txt"]
+        + ["--devices.mode", "pmap", "--checkpoint.every", "3", "--log.every", "2", "--model.highways", "1"]
+        + ["--optimizer.learning-rate", "0.5", "--run-dir", "here"]
+    )
+    assert (config.steps, config.seed, config.run_dir, config.model.highways) == (7, 5, "here", 1)
+    assert (config.data.train, config.data.valid, config.devices.mode) == ("a*.txt", "b.txt", "pmap")
+    assert (config.checkpoint.every, config.log.every, config.optimizer.learning_rate) == (3, 2, 0.5)
+    assert isinstance(config.optimizer, Adagrad) and config.model.negatives == 8192  # what no flag named
+
+
+def test_without_a_configuration_it_is_quickstart_in_a_directory_of_its_name() -> None:
+    assert read([]).run_dir == "runs/quickstart"
+    assert read(["elmo_small"]).run_dir == "runs/elmo_small"
+    assert read(["--steps", "3"]).data.train == "python-docs"
+
+
+def test_a_file_is_a_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text('"""Mine."""\nfrom ctx_jax.training.config import TrainConfig\ndef config(): return TrainConfig(steps=9)\n')
+    assert read([str(path)]).steps == 9 and read([str(path)]).run_dir == "runs/mine"
+    path.write_text("def config(): return 3\n")
+    with pytest.raises(TypeError, match="must define config"):
+        read([str(path)])
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_configuration_says_what_to_expect_and_can_be_followed(name: str) -> None:
+    config, about = load(find(name))
+    check_config(config)
+    assert config.data.lanes % 8 == 0, "eight devices must be able to share it"
+    for part in ("Command:", "Hardware:", "Time:", "Expect:"):
+        assert part in about, f"configs/{name}.py must state its {part}"
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--stepz", "3"], "--steps"),
+        (["--devices.mode", "both"], "shard"),
+        (["--steps", "many"], "int"),
+    ],
+)
+def test_a_wrong_flag_or_value_ends_with_status_2_and_a_hint(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *arguments])
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert said in printed.out + printed.err
+
+
+@pytest.mark.parametrize(
+    "arguments, status, said",
+    [
+        (["trian"], 2, "did you mean 'train'"),
+        (["train", "quikstart"], 1, "did you mean 'quickstart'"),
+        (["train", "none.py"], 1, "no configuration file none.py"),
+        (["train", "--steps", "0"], 1, "--steps must be at least 1"),
+        (["train", "--data.train", "no/such*.txt", "--run-dir", "{tmp}"], 1, "no/such*.txt"),
+    ],
+)
+def test_our_errors_are_one_line_without_a_traceback(
+    arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([argument.format(tmp=tmp_path) for argument in arguments]) == status
+    printed = capsys.readouterr().err
+    assert said in printed and "Traceback" not in printed
+
+
+def test_help_of_train_py_names_configurations_and_flags() -> None:
+    ran = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    for word in ("quickstart", "elmo_original", "--run-dir", "--devices.mode", "{shard,pmap}", "--data.train"):
+        assert word in ran.stdout
