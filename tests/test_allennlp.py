@@ -62,6 +62,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "elmo").mkdir()
     (tmp_path / "elmo" / "small_options.json").write_text(json.dumps(OPTIONS))
     write_weights(tmp_path / "elmo" / "small_weights.hdf5", arrays_of(TINY))
+    (tmp_path / "elmo" / "broken.hdf5").write_bytes(b"no HDF5")
     write_weights(tmp_path / "elmo" / "tokens.hdf5", {"embedding": np.zeros((3, 5), np.float32)})
     (tmp_path / "elmo" / "config.json").write_text('{"other": 1}')
     return tmp_path / "elmo"
@@ -212,7 +213,7 @@ def test_damaged_files_are_named(folder: Path) -> None:
     weights, options = folder / "small_weights.hdf5", folder / "small_options.json"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"small_weights\.hdf5 cannot be read"):
+    with pytest.raises(ValueError, match=r"no weights can be read: broken\.hdf5 .*small_weights\.hdf5 cannot be read"):
         ctx_jax.load(folder)
     with pytest.raises(ValueError, match=r"small_weights\.hdf5 cannot be read"):
         ctx_jax.load(options=options, weights=weights)

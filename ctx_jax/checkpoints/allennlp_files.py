@@ -25,7 +25,10 @@ def find(folder: Path | str) -> tuple[Path, Path] | None:
     """
     names = sorted(path for path in Path(folder).iterdir() if path.is_file())
     options = [path for path in names if path.name == "options.json" or path.name.endswith("_options.json")]
-    weights = [path for path in names if path.suffix in _HDF5 and _holds_characters(path)]
+    unreadable: list[str] = []
+    weights = [path for path in names if path.suffix in _HDF5 and _holds_characters(path, unreadable)]
+    if options and not weights and unreadable:
+        raise ValueError(f"{folder} has {options[0].name}, but no weights can be read: {'; '.join(unreadable)}")
     for what, found in (("options", options), ("weights", weights)):
         if len(found) > 1:
             listed = ", ".join(path.name for path in found)
@@ -89,12 +92,14 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
-def _holds_characters(path: Path) -> bool:
+def _holds_characters(path: Path, unreadable: list[str]) -> bool:
+    """Whether it is a file of weights; one that is damaged is noted, since it may belong to something else."""
     try:
         with h5py.File(path, "r") as file:
             return "char_embed" in file
     except OSError as error:
-        raise ValueError(f"{path} cannot be read as HDF5: {error}") from error
+        unreadable.append(f"{path.name} cannot be read as HDF5 ({error})")
+        return False
 
 
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:

@@ -48,7 +48,7 @@ def load(
         what = "is a file; load needs its folder, or options= and weights=" if folder.exists() else "does not exist"
         raise FileNotFoundError(f"{folder} {what}")
     config = _config(folder)
-    if "model" in config:
+    if isinstance(config.get("model"), dict):
         return _run(folder, config, step)
     if "model_type" in config:
         raise ValueError(f"{folder} is a Hugging Face folder ({config['model_type']}); Transformers cannot be read yet")
