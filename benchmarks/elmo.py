@@ -19,6 +19,7 @@ batch once on torch's side too; ours always does. Tokens are real ones, each cou
 
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave room on a GPU for the other side
@@ -84,14 +85,13 @@ class Bench:
     def data(self, words: int) -> tuple[list[Batch], int]:
         return batches(self.options.rows, words, 8, self.model.max_characters)
 
+    def wants(self, name: str) -> bool:
+        """Whether the options ask for a side of this name."""
+        return not self.options.sides or any(part in name for part in self.options.sides)
+
     def show(self, title: str, sides: dict[str, Side], against: tuple[str, ...] = AGAINST) -> None:
         """Run the sides that are wanted and print their table."""
-        options = self.options
-        wanted = {
-            name: side
-            for name, side in sides.items()
-            if not options.sides or any(part in name for part in options.sides)
-        }
+        options, wanted = self.options, {name: side for name, side in sides.items() if self.wants(name)}
         alternate(wanted, options.rounds, options.seconds)
         heading = f"{title}, {options.size}, {options.rows} x {options.length}, {options.rounds} rounds"
         print("\n".join(report(heading, wanted, against, self.peaks)), flush=True)
@@ -102,14 +102,17 @@ class Bench:
         flops = tokens * flops_per_token(model, model.vocabulary if task == "training" else 0)
         found: dict[str, Side] = {}
         for name, compute in PRECISIONS:
-            ours = Ours(model, compute, data)
-            call = ours.training() if task == "training" else ours.inference(params)
-            found[f"ours {name}"] = Side(call, tokens, flops)
+            if self.wants(f"ours {name}"):
+                ours = Ours(model, compute, data)
+                call = ours.training() if task == "training" else ours.inference(params)
+                found[f"ours {name}"] = Side(call, tokens, flops)
         for distinct in (False, True) if model.inputs == "characters" else (False,):
             for name, _ in PRECISIONS:
-                theirs = Torch(model, name == "bf16", distinct, data, self.gpu)
-                call = theirs.training(params) if task == "training" else theirs.inference(params)
-                found[f"torch {'distinct ' * distinct}{name}"] = Side(call, tokens, flops)
+                title = f"torch {'distinct ' * distinct}{name}"
+                if self.wants(title):
+                    theirs = Torch(model, name == "bf16", distinct, data, self.gpu)
+                    call = theirs.training(params) if task == "training" else theirs.inference(params)
+                    found[title] = Side(call, tokens, flops)
         return found
 
     def inference(self) -> None:
@@ -148,19 +151,19 @@ class Bench:
         tokens, sides = self.options.rows * self.options.length, {}
         for name, compute in PRECISIONS:
             ours, theirs = Ours(model, compute, data), Torch(model, name == "bf16", False, data, self.gpu)
-            calls = {
-                f"ours {name}: token encoder": ours.token_encoder(params),
-                f"ours {name}: every layer": ours.inference(params),
-                f"ours {name}: loss": ours.forward(params, gradients=False),
-                f"ours {name}: loss and gradients": ours.forward(params, gradients=True),
-                f"ours {name}: step": ours.training(),
-                f"torch {name}: token encoder": theirs.token_encoder(params),
-                f"torch {name}: every layer": theirs.inference(params),
-                f"torch {name}: loss": theirs.training(params, "loss"),
-                f"torch {name}: loss and gradients": theirs.training(params, "gradients"),
-                f"torch {name}: step": theirs.training(params),
+            makers = {
+                f"ours {name}: token encoder": partial(ours.token_encoder, params),
+                f"ours {name}: every layer": partial(ours.inference, params),
+                f"ours {name}: loss": partial(ours.forward, params, gradients=False),
+                f"ours {name}: loss and gradients": partial(ours.forward, params, gradients=True),
+                f"ours {name}: step": ours.training,
+                f"torch {name}: token encoder": partial(theirs.token_encoder, params),
+                f"torch {name}: every layer": partial(theirs.inference, params),
+                f"torch {name}: loss": partial(theirs.training, params, "loss"),
+                f"torch {name}: loss and gradients": partial(theirs.training, params, "gradients"),
+                f"torch {name}: step": partial(theirs.training, params),
             }
-            sides |= {phase: Side(call, tokens) for phase, call in calls.items()}
+            sides |= {phase: Side(make(), tokens) for phase, make in makers.items() if self.wants(phase)}
         self.show("Phases", sides, ())
 
     def softmax(self) -> None:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pydoc_data.topics import topics
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ import torch
 from torch_bilm import TorchBiLM, load_params
 
 from ctx_jax import losses
+from ctx_jax.data.python_docs import documents
 from ctx_jax.embedding.embed import embed
 from ctx_jax.models import bilm
 from ctx_jax.models.bilm import BiLM
@@ -64,9 +64,9 @@ class Batch:
 def batches(rows: int, words: int, count: int, max_characters: int) -> tuple[list[Batch], int]:
     """`count` batches of consecutive real text (the interpreter's documentation), and how many words that text knows.
 
-    The text starts anew where it ends, which a batch of a few hundred thousand words does.
+    The text starts anew where it ends, as it does for batches of more than a few hundred thousand words.
     """
-    text = [word for topic in topics.values() for word in topic.split()]
+    text = [word for sentence in documents("train") for word in sentence]
     ranked = ["<S>", "</S>", *(word for word, _ in Counter(text).most_common())]
     number = {word: index for index, word in enumerate(ranked)}
     stream, made = itertools.cycle(text), []
