@@ -273,6 +273,7 @@ def test_nothing_is_written_over_or_by_halves(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
+@pytest.mark.slow
 def test_the_originals_top_layer_with_carried_state(shared: Path) -> None:
     """Thirty sentences in ten batches, the state carried per row; and 458 context-free vectors."""
     source = shared / "fixtures" / "elmo" / "allennlp_elmo"

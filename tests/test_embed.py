@@ -89,6 +89,7 @@ def test_the_same_call_twice_is_bit_identical(params: Params, layers: ctx_jax.La
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, again, layers)))
 
 
+@pytest.mark.slow
 def test_padded_equals_unpadded_and_batched_equals_single(params: Params, layers: ctx_jax.Layers) -> None:
     for row, sentence in enumerate(SENTENCES):
         alone = STEP(TINY, params, inputs_of([sentence], None, None))
@@ -116,6 +117,7 @@ def test_the_state_is_an_argument(params: Params, layers: ctx_jax.Layers) -> Non
     same(nothing.carry, layers.carry, 0)
 
 
+@pytest.mark.slow
 def test_gradients_flow_where_the_caller_lets_them(params: Params) -> None:
     def loss(params: Params, mixing: dict[str, Any], frozen: bool) -> jax.Array:
         params = jax.lax.stop_gradient(params) if frozen else params
