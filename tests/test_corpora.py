@@ -133,6 +133,7 @@ def docs() -> dict[str, list[list[str]]]:
     return {split: list(PythonDocs(split).documents()) for split in ("train", "valid", "test")}
 
 
+@pytest.mark.slow
 def test_the_embedded_corpus_is_large_split_and_without_duplicates(docs: dict[str, list[list[str]]]) -> None:
     counts = {split: Counter(word for sentence in stream for word in sentence) for split, stream in docs.items()}
     assert counts["valid"].total() >= 12_000
@@ -146,6 +147,7 @@ def test_the_embedded_corpus_is_large_split_and_without_duplicates(docs: dict[st
     assert counts["train"].most_common(1)[0][0] in {"the", "."}
 
 
+@pytest.mark.slow
 def test_the_embedded_corpus_is_prose(docs: dict[str, list[list[str]]]) -> None:
     text = "\n".join(" ".join(sentence) for sentence in docs["train"])
     assert not any(sign in text for sign in (">>>", "```", "|", "{", "\\", ":class:", " = "))
