@@ -168,7 +168,9 @@ def tensors_from_params(
     Tied tensors stand once. Raises ValueError for parameters that do not fit the model or that the file cannot hold.
     """
     names, flat, shapes = names_of(architecture), _flat(params), _shapes(model)
-    wrong = sorted(path for path in flat.keys() | shapes.keys() if np.shape(flat.get(path)) != shapes.get(path))
+    wrong = sorted(
+        path for path in flat.keys() | shapes.keys() if path not in flat or np.shape(flat[path]) != shapes.get(path)
+    )
     if wrong:
         raise ValueError(f"the parameters do not fit the model at {wrong}")
     body, heads = (expand(part, model.layers, {*flat}) for part in (names.body, names.heads))

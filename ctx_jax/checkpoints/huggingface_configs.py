@@ -46,6 +46,7 @@ def model_from_config(
             )
     values: dict[str, Any] = dict(keys.fixed)
     for key, names in keys.required.items():
+        _check_type(architecture, key, config.get(key), names[0])
         values |= dict.fromkeys(names, config.get(key))
     for key, name in keys.activations.items():
         values[name] = _activation(config[key], key, architecture)
@@ -63,6 +64,16 @@ def model_from_config(
         return Transformer(**values)
     except ValueError as error:
         raise ValueError(f"config.json of {architecture}: {error}") from error
+
+
+def _check_type(architecture: Architecture, key: str, value: Any, field: str) -> None:
+    """A number where a number belongs: what tools of any kind wrote is not taken on trust."""
+    if key == "pad_token_id" and value is None:
+        return
+    default = getattr(Transformer(), field)
+    fits = {bool: (bool,), int: (int,), float: (int, float)}[type(default)]
+    if not isinstance(value, fits) or (isinstance(value, bool) and bool not in fits) or value < 0:
+        raise ValueError(f"config.json of {architecture}: {key} needs a {type(default).__name__} >= 0, got {value!r}")
 
 
 def _activation(name: Any, key: str, architecture: Architecture) -> str:

@@ -9,8 +9,9 @@ auto    fused where the machine and the call allow it, else plain
 """
 
 import warnings
-from functools import cache
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,9 @@ from ctx_jax.numerics.linear import Compute
 Path = Literal["auto", "plain", "fused", "xla"]
 
 
-class Visible(NamedTuple):
+@partial(jax.tree_util.register_dataclass, data_fields=["allowed"], meta_fields=["causal"])
+@dataclass(frozen=True)
+class Visible:
     """Who sees whom. `allowed` bool [B or 1, 1, T, T] is everything but causality, `None` for all; `causal` adds
     that no token sees a later one. They are apart because the fused kernel skips what causality hides."""
 

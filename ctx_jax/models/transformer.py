@@ -12,6 +12,7 @@ Letters: L layers, B rows, T tokens, D width, H heads, V vocabulary, P rows of t
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -155,7 +156,7 @@ def _surroundings(
         local = see(window=model.window)
         assert local.allowed is not None
         if everything.allowed is None:
-            everything = everything._replace(allowed=jnp.ones((1, 1, length, length), bool))
+            everything = replace(everything, allowed=jnp.ones((1, 1, length, length), bool))
     if model.positions == "learned":
         return Surroundings(everything, local, None, None)
     width = model.dim // model.heads
@@ -177,13 +178,14 @@ def _stack(
     ]
     if model.scan and model.layers:
         return _scan(model, [params[f"layer_{index}"] for index in range(model.layers)], kinds, values, step, wanted)
-    outputs, maps = [values], []
+    outputs, maps = [values], list[jax.Array]()
     for index, kind in enumerate(kinds):
         # The kind is bound, not passed: a checkpointed function would turn its Python bools into arrays.
         one = partial(step, kind=kind)
         values, probabilities = (jax.checkpoint(one) if model.remat else one)(values, params[f"layer_{index}"])
         outputs.append(values)
-        maps.append(probabilities)
+        if probabilities is not None:
+            maps.append(probabilities)
     return outputs, jnp.stack(maps) if wanted == "maps" else None
 
 

@@ -1,0 +1,121 @@
+"""One function for all attention: the fused call equals the plain one, and nothing that limits attention is lost."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctx_jax.models import attention
+from ctx_jax.models.attention import visible
+
+# One compiled call is much quicker here than many small ones.
+attend = jax.jit(attention.attend, static_argnames=("compute", "path", "maps"))
+
+B, T, H, E = 2, 6, 2, 8
+MASK = jnp.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]], bool)
+SEGMENTS = jnp.array([[1, 1, 2, 2, 2, 3], [1, 1, 1, 0, 0, 0]])
+LIMITS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "causal": {"causal": True},
+    "padding": {"mask": MASK},
+    "padding, causal": {"mask": MASK, "causal": True},
+    "packing": {"segments": SEGMENTS},
+    "packing, padding, causal": {"segments": SEGMENTS, "mask": MASK, "causal": True},
+    "window": {"window": 1},
+    "window, packing": {"window": 1, "segments": SEGMENTS},
+}
+
+
+@pytest.fixture
+def heads() -> tuple[jax.Array, ...]:
+    random = np.random.default_rng(0)
+    return tuple(jnp.asarray(random.normal(size=(B, T, H, E)), jnp.float32) for _ in range(3))
+
+
+def _sees(limits: dict[str, Any]) -> np.ndarray:
+    """Who sees whom, [B, T, T], by one rule at a time."""
+    sees = np.ones((B, T, T), bool)
+    for b in range(B):
+        for i in range(T):
+            for j in range(T):
+                sees[b, i, j] = (
+                    ("mask" not in limits or bool(MASK[b, j]))
+                    and ("segments" not in limits or SEGMENTS[b, i] == SEGMENTS[b, j])
+                    and abs(i - j) <= limits.get("window", T)
+                    and (not limits.get("causal") or j <= i)
+                )
+    return sees
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_both_paths_follow_the_formula(name: str, heads: tuple[jax.Array, ...]) -> None:
+    limits = LIMITS[name]
+    seen = visible(T, **limits)
+    plain, maps = attend(*heads, seen, compute="float32", path="plain", maps=True)
+    query, key, value = (np.asarray(part, np.float64) for part in heads)
+    sees = _sees(limits)[:, None]
+    weights = np.exp(np.einsum("bthe,bshe->bhts", query, key) / np.sqrt(E)) * sees
+    weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-30)
+    np.testing.assert_allclose(maps, weights, atol=1e-6)
+    np.testing.assert_allclose(plain, np.einsum("bhts,bshe->bthe", weights, value), atol=1e-6)
+    low, none = attend(*heads, seen, compute="bfloat16", path="xla")
+    assert none is None and low.dtype == jnp.float32
+    np.testing.assert_allclose(low, plain, atol=3e-2)
+
+
+@pytest.mark.parametrize(("compute", "path", "within"), [("float32", "plain", 0.0), ("bfloat16", "xla", 1e-6)])
+def test_no_path_lets_a_packed_example_see_another(
+    compute: Any, path: Any, within: float, heads: tuple[jax.Array, ...]
+) -> None:
+    query, key, value = heads
+    seen = visible(T, segments=SEGMENTS)
+    here = SEGMENTS == 2
+    moved = [jnp.where(here[:, :, None, None], part + 3.0, part) for part in heads]
+    one, _ = attend(query, key, value, seen, compute=compute, path=path)
+    two, _ = attend(*moved, seen, compute=compute, path=path)
+    np.testing.assert_allclose(np.asarray(one)[~here], np.asarray(two)[~here], rtol=0, atol=within)
+    assert np.abs(np.asarray(one - two))[here].min() > 0.1
+
+
+def test_gradients_agree_and_stay_finite_where_nothing_is_seen(heads: tuple[jax.Array, ...]) -> None:
+    seen = visible(T, mask=jnp.zeros((B, T), bool).at[0].set(True), causal=True)
+
+    def loss(heads: tuple[jax.Array, ...], compute: Any, path: Any) -> jax.Array:
+        return jnp.square(attend(*heads, seen, compute=compute, path=path)[0]).sum()
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=(1, 2))
+    plain, fused = gradient(heads, "float32", "plain"), gradient(heads, "bfloat16", "xla")
+    for ours, theirs in zip(fused, plain, strict=True):
+        assert np.isfinite(theirs).all() and not np.asarray(theirs)[1].any()
+        np.testing.assert_allclose(ours, theirs, atol=6e-2)
+
+
+def test_what_the_fused_path_cannot_do_falls_back_and_says_so_once(heads: tuple[jax.Array, ...]) -> None:
+    attention._say.cache_clear()
+    seen = visible(T, segments=SEGMENTS)
+    drop = jnp.ones((B, H, T, T))
+    plain, _ = attend(*heads, seen, compute="float32", path="plain")
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("compute is float32", {"compute": "float32"}),
+        ("attention_dropout=0", {"compute": "bfloat16", "drop": drop}),
+        ("attention maps", {"compute": "bfloat16", "maps": True}),
+    ]
+    for reason, given in cases:
+        with pytest.warns(UserWarning, match=reason):
+            mixed, _ = attention.attend(*heads, seen, path="xla", **given)
+        np.testing.assert_allclose(mixed, plain, atol=3e-2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            attention.attend(*heads, seen, path="xla", **given)
+    odd = [part[:, :5] for part in heads]
+    with pytest.warns(UserWarning, match="even length, this is 5"):
+        attention.attend(*odd, visible(5, mask=MASK[:, :5]), compute="bfloat16", path="xla")
+    if jax.default_backend() == "cpu":
+        with pytest.warns(UserWarning, match="the machine is a cpu"):
+            attention.attend(*heads, seen, compute="bfloat16", path="fused")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            attention.attend(*heads, seen, compute="bfloat16", path="auto")

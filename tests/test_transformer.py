@@ -1,0 +1,228 @@
+"""The Transformer's laws: flags change nothing, examples do not see each other, rows do not depend on their places."""
+
+from dataclasses import replace
+from functools import partial
+from math import erf, sqrt
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctx_jax.models import transformer
+from ctx_jax.models.transformer import Transformer
+from ctx_jax.models.transformer_layers import keep
+
+BERT = Transformer(vocabulary=20, dim=8, heads=2, layers=3, feed_forward=12, max_positions=16, initial_scale=0.5)
+MODERN = replace(
+    BERT,
+    norm="pre",
+    gated=True,
+    norm_bias=False,
+    attention_bias=False,
+    positions="rotary",
+    token_types=0,
+    first_attention_norm=False,
+    local_layers=(1, 2),
+    window=2,
+    feed_forward_inner_dropout=0.1,
+)
+GPT = replace(BERT, causal=True, norm="pre", embedding_norm=False, head="direct", decoder_bias=False, token_types=0)
+ROBERTA = replace(BERT, positions_after_padding=True, pad_id=1, token_types=1)
+IDS = jnp.array([[2, 5, 9, 4, 7, 3, 8], [2, 6, 3, 11, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]])
+MASK = jnp.array([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]], bool)
+
+
+def _params(model: Transformer) -> dict[str, Any]:
+    """Random values everywhere: the biases and scales of a fresh model are 0 and 1, which hide mistakes."""
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(partial(transformer.init, model), jax.random.key(0))
+    return jax.tree.map(lambda leaf: (random.normal(size=leaf.shape) * 0.4).astype(np.float32), shapes)
+
+
+def _hidden(model: Transformer, params: dict[str, Any], ids: Any = IDS, **given: Any) -> np.ndarray:
+    return np.asarray(jax.jit(partial(transformer.hidden_states, model))(params, ids, **given))
+
+
+def test_one_post_norm_layer_by_hand() -> None:
+    """BERT's equations in a few lines of numpy (Devlin et al. 2019, appendix of Vaswani et al. 2017)."""
+    model = replace(BERT, layers=1)
+    params = _params(model)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+    def norm(x: np.ndarray, q: dict[str, np.ndarray]) -> np.ndarray:
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12) * q["scale"] + q["bias"]
+
+    def dense(x: np.ndarray, q: dict[str, np.ndarray]) -> np.ndarray:
+        return x @ q["kernel"] + q["bias"]
+
+    def gelu(x: np.ndarray) -> np.ndarray:
+        return x * 0.5 * (1 + np.vectorize(erf)(x / sqrt(2)))
+
+    ids, types = np.asarray(IDS[1]), np.array([0, 0, 1, 1, 0, 0, 0])
+    e, layer = p["embeddings"], p["layer_0"]
+    x = norm(e["tokens"][ids] + e["positions"][:7] + e["types"][types], e["norm"])
+    heads = [dense(x, layer[name]).reshape(7, 2, 4) for name in ("query", "key", "value")]
+    logits = np.einsum("ihe,jhe->hij", *heads[:2]) / 2
+    logits[:, :, 4:] = -np.inf
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    y = norm(
+        x + dense(np.einsum("hij,jhe->ihe", weights, heads[2]).reshape(7, 8), layer["output"]), layer["attention_norm"]
+    )
+    y = norm(y + dense(gelu(dense(y, layer["up"])), layer["down"]), layer["feed_forward_norm"])
+    head = p["head"]
+    scores = norm(gelu(dense(y, head["dense"])), head["norm"]) @ e["tokens"].T + head["decoder"]["bias"]
+
+    given = {"mask": MASK[1:2], "token_types": jnp.asarray(types[None])}
+    hidden = _hidden(model, params, IDS[1:2], **given)
+    np.testing.assert_allclose(hidden[:, 0], np.stack([x, y]), atol=2e-5)
+    logits = jax.jit(partial(transformer.head_logits, model))(params, hidden[-1, 0])
+    np.testing.assert_allclose(logits, scores, atol=5e-5)
+    maps = jax.jit(partial(transformer.attention_maps, model))(params, IDS[1:2], **given)
+    np.testing.assert_allclose(maps[0, 0], weights, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", [BERT, MODERN], ids=["bert", "modern"])
+def test_scan_and_remat_change_nothing(model: Transformer) -> None:
+    params = _params(model)
+
+    @partial(jax.jit, static_argnums=0)
+    def everything(model: Transformer, params: dict[str, Any]) -> Any:
+        given = {"mask": MASK, "key": jax.random.key(3), "rows": jnp.array([4, 9, 2])}
+
+        def loss(params: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+            hidden = transformer.hidden_states(model, params, IDS, **given)
+            return jnp.square(hidden[:, :2] - 0.5).sum(), hidden
+
+        (_, hidden), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        last = transformer.last_hidden(model, params, IDS, **given)
+        return hidden, last, transformer.attention_maps(model, params, IDS, mask=MASK), gradient
+
+    plain = everything(model, params)
+    np.testing.assert_allclose(plain[1], plain[0][-1], atol=1e-6)
+    for flags in ({"scan": True}, {"remat": True}, {"scan": True, "remat": True}):
+        other = everything(replace(model, **flags), params)
+        assert jax.tree.structure(other) == jax.tree.structure(plain)
+        for ours, theirs in zip(jax.tree.leaves(other), jax.tree.leaves(plain), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model", [BERT, MODERN, GPT, ROBERTA], ids=["bert", "modern", "gpt", "roberta"])
+def test_packed_examples_do_not_see_each_other(model: Transformer) -> None:
+    #                 a  a  a  b  b  b  b  c  c  padding
+    ids = jnp.array([[2, 5, 9, 4, 7, 3, 8, 2, 6, model.pad_id]])
+    segments = jnp.array([[1, 1, 1, 2, 2, 2, 2, 3, 3, 0]])
+    params = _params(model)
+    packed = _hidden(model, params, ids, segments=segments)
+    changed = _hidden(model, params, ids.at[0, 3:7].set(jnp.array([11, 12, 13, 14])), segments=segments)
+    others = np.array([0, 1, 2, 7, 8])
+    np.testing.assert_array_equal(changed[:, 0, others], packed[:, 0, others])
+    assert np.abs(changed - packed)[:, 0, 3:7].min(axis=-1).max() > 1e-3
+    alone = _hidden(model, params, ids[:, 3:7])
+    np.testing.assert_allclose(packed[:, :, 3:7], alone, atol=2e-6)
+
+
+@pytest.mark.parametrize("model", [BERT, MODERN, GPT], ids=["bert", "modern", "gpt"])
+def test_padding_changes_nothing_and_stays_finite(model: Transformer) -> None:
+    params = _params(model)
+    padded = _hidden(model, params, mask=MASK)
+    assert np.isfinite(padded).all()
+    np.testing.assert_array_equal(_hidden(model, params, IDS.at[1, 4:].set(19), mask=MASK)[:, 1, :4], padded[:, 1, :4])
+    np.testing.assert_allclose(_hidden(model, params, IDS[1:2, :4]), padded[:, 1:2, :4], atol=2e-6)
+    loss = jax.jit(jax.grad(lambda params: transformer.last_hidden(model, params, IDS[2:], mask=MASK[2:]).sum()))
+    gradient = loss(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_causal_model_sees_no_later_token_and_a_local_layer_no_far_one() -> None:
+    params = _params(GPT)
+    before, after = _hidden(GPT, params), _hidden(GPT, params, IDS.at[0, 4].set(1))
+    np.testing.assert_array_equal(before[:, 0, :4], after[:, 0, :4])
+    assert np.abs(before - after)[-1, 0, 4:].max(-1).min() > 1e-4
+    model = replace(MODERN, local_layers=(0, 1, 2), layers=1 + 2, window=1)
+    maps = np.asarray(jax.jit(partial(transformer.attention_maps, model))(_params(model), IDS[:1]))[:, 0]
+    far = np.abs(np.arange(7)[:, None] - np.arange(7)) > 1
+    assert (maps[:, :, far] == 0).all() and (maps[:, :, ~far] > 0).all()
+
+
+def test_dropout_belongs_to_the_row_and_not_to_its_place() -> None:
+    params, rows = _params(BERT), jnp.array([7, 3, 5])
+    run = partial(_hidden, BERT, params, key=jax.random.key(1))
+    one = run(IDS, rows=rows)
+    np.testing.assert_allclose(run(IDS[::-1], rows=rows[::-1])[:, ::-1], one, atol=1e-6)
+    assert np.abs(one - run(IDS, rows=rows + 1)).max() > 0.1
+    np.testing.assert_array_equal(run(IDS), run(IDS, rows=jnp.arange(3)))
+    factors = np.asarray(keep(jax.random.split(jax.random.key(0), 4), 1, 0.25, (100, 100)))
+    assert set(np.unique(factors)) == {np.float32(0), np.float32(4 / 3)}
+    assert abs(factors.mean() - 1) < 0.02
+
+
+def test_roberta_positions_follow_pad_ids_and_restart_in_segments() -> None:
+    ids = jnp.array([[0, 5, 6, 2, 1, 1]])
+    assert transformer.default_positions(ROBERTA, ids).tolist() == [[2, 3, 4, 5, 1, 1]]
+    assert transformer.default_positions(BERT, ids).tolist() == [[0, 1, 2, 3, 4, 5]]
+    #                      a  a  b  b  b  padding
+    segments = jnp.array([[1, 1, 2, 2, 2, 0]])
+    assert transformer.default_positions(BERT, ids, segments).tolist() == [[0, 1, 0, 1, 2, 0]]
+    assert transformer.default_positions(ROBERTA, ids, segments).tolist() == [[2, 3, 2, 3, 1, 1]]
+    assert ROBERTA.longest == 14 and BERT.longest == 16
+
+
+def test_bfloat16_is_near_and_trains_on_this_machine() -> None:
+    params, low = _params(BERT), replace(BERT, compute="bfloat16")
+    exact, near = _hidden(BERT, params, mask=MASK), _hidden(low, params, mask=MASK)
+    assert near.dtype == np.float32 and 0 < np.abs(near - exact)[:, :2].max() < 0.1
+    loss = jax.jit(
+        jax.grad(lambda model, params: transformer.last_hidden(model, params, IDS).std(), 1), static_argnums=0
+    )
+    for ours, theirs in zip(jax.tree.leaves(loss(low, params)), jax.tree.leaves(loss(BERT, params)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("millions", "model"),
+    [
+        (110.1, Transformer(pooler=True)),
+        (
+            124.7,
+            Transformer(vocabulary=50265, max_positions=514, token_types=1, pad_id=1, positions_after_padding=True),
+        ),
+        (278.3, Transformer(vocabulary=250002, max_positions=514, token_types=1, pad_id=1)),
+        (67.0, Transformer(layers=6, token_types=0)),
+        (
+            149.7,
+            Transformer(
+                vocabulary=50368,
+                layers=22,
+                feed_forward=1152,
+                gated=True,
+                norm="pre",
+                positions="rotary",
+                token_types=0,
+                first_attention_norm=False,
+                **dict.fromkeys(("norm_bias", "attention_bias", "feed_forward_bias", "head_bias"), False),
+            ),
+        ),
+    ],
+    ids=["bert", "roberta", "xlm-r", "distilbert", "modernbert"],
+)
+def test_published_sizes(millions: float, model: Transformer) -> None:
+    shapes = jax.eval_shape(partial(transformer.init, model), jax.random.key(0))
+    assert round(sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6, 1) == millions
+
+
+def test_refusals_say_what_to_set() -> None:
+    params = _params(BERT)
+    with pytest.raises(ValueError, match=r"at most 16 tokens, these have 17.*max_positions"):
+        transformer.hidden_states(BERT, params, jnp.zeros((1, 17), jnp.int32))
+    with pytest.raises(ValueError, match="token_types"):
+        transformer.hidden_states(MODERN, _params(MODERN), IDS, token_types=IDS)
+    assert np.isnan(_hidden(BERT, params, jnp.array([[2, 20]]))[0, 0, 1]).all()
+    headless = replace(BERT, head="none")
+    for head in (transformer.mlm_hidden, transformer.pooled, transformer.next_sentence_logits):
+        with pytest.raises(ValueError, match="make or load it with"):
+            head(headless, params, jnp.zeros((1, 1, 8)))
+    for wrong in ({"heads": 3}, {"next_sentence": True}, {"local_layers": (3,)}, {"first_attention_norm": False}):
+        with pytest.raises(ValueError, match=r"heads|pooler|local_layers|first_attention_norm"):
+            replace(BERT, **wrong)
