@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import jax
@@ -171,10 +172,14 @@ def test_a_loss_that_is_not_finite_stops_and_nothing_of_it_is_saved(tmp_path: Pa
     assert [line["step"] for line in lines(tmp_path)] == [4]
 
 
-def test_a_line_holds_the_means_over_its_steps(whole: Path, tmp_path: Path) -> None:
-    go(configured(tmp_path, log=LogConfig(every=3)))
+def test_a_line_holds_the_means_over_the_targets_since_the_line_before(whole: Path, tmp_path: Path) -> None:
+    config = configured(tmp_path, log=LogConfig(every=3))
+    go(config)
+    task = Task(config.model, config.data, config.seed, sentences(0, 30), None, WORDS)
+    weights = [batch.arrays["weight"].sum() for batch in islice(task.batches(0, 8), STEPS)]
+    assert len(set(weights)) > 1
     single = [loss for _, loss in losses(whole)]
-    expected = [(3, np.mean(single[:3])), (6, np.mean(single[3:]))]
+    expected = [(last, np.average(single[last - 3 : last], weights=weights[last - 3 : last])) for last in (3, 6)]
     np.testing.assert_allclose(losses(tmp_path), expected, rtol=1e-5)
 
 

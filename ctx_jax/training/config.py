@@ -56,7 +56,7 @@ class LogConfig:
     """What is written while the run goes on."""
 
     every: int = 50
-    """Steps from one line of metrics.jsonl to the next; a line holds the means over them."""
+    """Steps from one line of metrics.jsonl to the next; a line holds the means over their targets."""
 
     tensorboard: bool = False
     """The same numbers for TensorBoard, in `tensorboard/` of the run directory (needs the `[tensorboard]` extra)."""
