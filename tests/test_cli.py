@@ -34,7 +34,9 @@ def test_without_a_configuration_it_is_quickstart_in_a_directory_of_its_name() -
 
 def test_a_file_is_a_configuration(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text('"""Mine."""\nfrom ctx_jax.training.config import TrainConfig\ndef config(): return TrainConfig(steps=9)\n')
+    path.write_text(
+        '"""Mine."""\nfrom ctx_jax.training.config import TrainConfig as T\ndef config(): return T(steps=9)\n'
+    )
     assert read([str(path)]).steps == 9 and read([str(path)]).run_dir == "runs/mine"
     path.write_text("def config(): return 3\n")
     with pytest.raises(TypeError, match="must define config"):

@@ -73,8 +73,9 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_bit_for_bit_the_
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert (process := start(config, whole)).wait(300) == 0, process.communicate()[0]
-    process.communicate()
+    process = start(config, whole)
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, printed
     random = np.random.default_rng()  # any moment must do
     for steps in (int(random.integers(1, 15)), int(random.integers(18, 34))):
         kill_after(start(config, killed), killed, steps, float(random.random() / 20))

@@ -43,8 +43,9 @@ class Recurrent:
             for time in range(WINDOW):
                 inputs = params["table"][batch[name][:, time]]  # [B, D]
                 if self.dropout and key is not None:
-                    rows = jax.vmap(lambda row, p=place, t=time: jax.random.fold_in(jax.random.fold_in(key, 10 * p + t), row))
-                    keep = jax.vmap(lambda k: jax.random.bernoulli(k, 0.8, (WIDTH,)))(rows(batch["row"]))
+                    here = jax.random.fold_in(key, 10 * place + time)
+                    keys = jax.vmap(jax.random.fold_in, (None, 0))(here, batch["row"])
+                    keep = jax.vmap(lambda k: jax.random.bernoulli(k, 0.8, (WIDTH,)))(keys)
                     inputs = jnp.where(keep, inputs / 0.8, 0.0)
                 state = jnp.tanh(inputs + state @ params["mix"] + params["bias"][None])
                 hidden.append(state)

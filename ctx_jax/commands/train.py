@@ -9,11 +9,11 @@ from pathlib import Path
 
 import tyro
 
-from ctx_jax import configs
+from ctx_jax.configs import __file__ as SHIPPED_PACKAGE
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.run import run
 
-SHIPPED = Path(configs.__file__).parent
+SHIPPED = Path(SHIPPED_PACKAGE).parent
 
 
 def main(arguments: Sequence[str]) -> int:

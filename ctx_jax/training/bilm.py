@@ -142,17 +142,17 @@ class BiLMTask:
         """What counting reaches on the same split, and one word in two sentences."""
         if self.valid is None:
             return
-        valid = [self.vocabulary.ids(words) for words in self._valid()]
+        valid = [self.vocabulary.ids(words).tolist() for words in self._valid()]
         size, begin, end = len(self.vocabulary), self.vocabulary.begin, self.vocabulary.end
         for order, name in ((1, "unigram"), (3, "interpolated trigram")):
-            train = (self.vocabulary.ids(self.train[index]) for index in range(len(self.train)))
+            train = (self.vocabulary.ids(self.train[index]).tolist() for index in range(len(self.train)))
             try:
                 ngram = fit_ngram(train, size, begin=begin, end=end, order=order)
             except ValueError as reason:  # a text too short to be counted does not make the run a failure
                 say(f"no {name} model to compare with: {reason}")
                 continue
             say(f"validation perplexity of the {name} model: {ngram.perplexity(valid):,.2f}")
-        unknown = sum(int((ids == self.vocabulary.unknown).sum()) for ids in valid)
+        unknown = sum(ids.count(self.vocabulary.unknown) for ids in valid)
         say(f"<UNK> among the validation targets: {unknown / sum(len(ids) + 1 for ids in valid):.2%}")
         say(show_neighbours(self._encoder(params), list(islice(self._valid(), SHOWN))))
 

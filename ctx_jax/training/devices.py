@@ -5,6 +5,7 @@ step the state is *logical* in both modes: one array a leaf, unreplicated, as on
 checkpoints hold, so that a run moves between modes and numbers of devices.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from ctx_jax.training.step import State
 
 AXIS = "data"
 WHOLE, ROWS = PartitionSpec(), PartitionSpec(AXIS)
-LAYOUT = State(step=WHOLE, params=WHOLE, optimizer=WHOLE, carry=ROWS, window=WHOLE)
+LAYOUT = State._make(ROWS if part == "carry" else WHOLE for part in State._fields)
 
 Made = TypeVar("Made")
 Step = Callable[[State, dict[str, Any]], State]
@@ -32,7 +33,10 @@ def join_hosts(config: DevicesConfig) -> None:
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
     if config.distributed and not jax.distributed.is_initialized():
-        jax.distributed.initialize()
+        count, number = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+        jax.distributed.initialize(
+            num_processes=None if count is None else int(count), process_id=None if number is None else int(number)
+        )
 
 
 def is_first_host() -> bool:
@@ -128,10 +132,8 @@ class Devices:
             return step(state, batch, partial(jax.lax.psum, axis_name=AXIS))
 
         if self.mode == "pmap":
-            axes = State(*(None if spec == WHOLE else 0 for spec in LAYOUT))
-            return jax.pmap(
-                one, AXIS, in_axes=(axes, 0), out_axes=axes, devices=self.devices, donate_argnums=0
-            )
+            axes = State._make(None if spec == WHOLE else 0 for spec in LAYOUT)
+            return jax.pmap(one, AXIS, in_axes=(axes, 0), out_axes=axes, devices=self.devices, donate_argnums=0)
         # check_vma would turn the gradient of a replicated parameter into a reduction of its own, once a use.
         mapped = jax.shard_map(one, mesh=self.mesh, in_specs=(LAYOUT, ROWS), out_specs=LAYOUT, check_vma=False)
         return jax.jit(mapped, donate_argnums=0)

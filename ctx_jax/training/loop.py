@@ -176,9 +176,7 @@ def train(
     shown = is_first_host()
     with ExitStack() as stack:
         run_dir = Path(config.run_dir)
-        log = (
-            stack.enter_context(MetricsLog(run_dir, loop.step, tensorboard=config.log.tensorboard)) if shown else None
-        )
+        log = stack.enter_context(MetricsLog(run_dir, loop.step, tensorboard=config.log.tensorboard)) if shown else None
         display = stack.enter_context(Display(config.steps, loop.step, shown=shown))
         final = loop.run(state, log, display)
     checkpoints.wait()

@@ -1,7 +1,6 @@
 """What a run reports: metrics.jsonl, TensorBoard, the progress bar, and how fast it goes."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,7 +48,7 @@ def cut_after(path: Path, step: int) -> None:
     kept = [line for line in lines if (found := _parsed(line)) is not None and found["step"] <= step]
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(b"".join(kept))
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def recorded(path: Path, step: int, split: str) -> bool:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ctx_jax.checkpoints import configs
 from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.training.choose import completed, open_task
 from ctx_jax.training.config import TrainConfig, check_config, check_resume
 from ctx_jax.training.devices import first_host_first, is_first_host, join_hosts
 from ctx_jax.training.loop import train
-from ctx_jax.training.choose import completed, open_task
 
 CONFIG = "config.json"
 

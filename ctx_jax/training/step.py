@@ -4,7 +4,7 @@ Letters: B rows of a device's share of the batch, M micro-batches.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,6 @@ import optax
 from ctx_jax.training.optimizer import Recipe, apply_gradients, optimizer
 from ctx_jax.training.task import Carry, Objective, Params, Terms
 
-Tree = TypeVar("Tree")
 Arrays = dict[str, jax.Array]
 
 INIT = 2**32 - 1
@@ -102,7 +101,7 @@ def make_step(
     """
     chain = optimizer(recipe, steps)
 
-    def step(state: State, batch: Arrays, total: Callable[[Tree], Tree]) -> State:
+    def step(state: State, batch: Arrays, total: Callable[[Any], Any]) -> State:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         # Only the weights of this loss are used; XLA drops the rest of its work.
         terms, _ = objective.loss(state.params, batch, state.carry, key)
@@ -112,8 +111,8 @@ def make_step(
             name: recipe.loss_scale * share / jnp.where(weights[name] > 0, weights[name], 1.0)
             for name, share in objective.coefficients.items()
         }
-        local, local_sums, carry = gradients(objective, state.params, batch, state.carry, key, scales, parts)
-        slopes, sums = total((local, local_sums))
+        own_slopes, own_sums, carry = gradients(objective, state.params, batch, state.carry, key, scales, parts)
+        slopes, sums = total((own_slopes, own_sums))
         params, moments = apply_gradients(chain, slopes, state.optimizer, state.params)
         norm = optax.tree.norm(slopes)
         finite = jnp.isfinite(norm)
