@@ -58,9 +58,7 @@ def bilm(
     return terms, carry
 
 
-def bilm_tokens(
-    model: BiLM, params: Params, batch: Batch, carry: Carry | None
-) -> tuple[dict[str, jax.Array], Carry]:
+def bilm_tokens(model: BiLM, params: Params, batch: Batch, carry: Carry | None) -> tuple[dict[str, jax.Array], Carry]:
     """Nats of every single target with the exact softmax, for evaluation: {"forward": [B, T], "backward": [B, T]}."""
     weights, bias = softmax_weights(model, params)
     hidden, carry = _hidden(model, params, batch, carry, None)

@@ -9,6 +9,7 @@ auto    fused where the machine and the call allow it, else plain
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal
@@ -122,23 +123,47 @@ def _plain(
 def _fused(
     query: jax.Array, key: jax.Array, value: jax.Array, seen: Visible, implementation: Literal["cudnn", "xla"]
 ) -> jax.Array:
-    kind = jnp.bfloat16
-    # jax's own code mixes types inside, which strict promotion refuses.
-    with jax.numpy_dtype_promotion("standard"):
-        mixed = jax.nn.dot_product_attention(
-            query.astype(kind),
-            key.astype(kind),
-            value.astype(kind),
-            mask=seen.allowed,
-            is_causal=seen.causal,
-            implementation=implementation,
-        ).astype(jnp.float32)
+    low = (part.astype(jnp.bfloat16) for part in (query, key, value))
+    mixed = _kernel(*low, seen, implementation).astype(jnp.float32)
     if seen.allowed is None:
         return mixed
     allowed = seen.allowed[:, 0]
     if seen.causal:
         allowed = jnp.tril(allowed)
     return jnp.where(allowed.any(-1)[:, :, None, None], mixed, 0.0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _kernel(
+    query: jax.Array, key: jax.Array, value: jax.Array, seen: Visible, implementation: Literal["cudnn", "xla"]
+) -> jax.Array:
+    return _kernel_forward(query, key, value, seen, implementation)[0]
+
+
+def _kernel_forward(
+    query: jax.Array, key: jax.Array, value: jax.Array, seen: Visible, implementation: Literal["cudnn", "xla"]
+) -> tuple[jax.Array, Callable[[jax.Array], tuple[jax.Array, ...]]]:
+    def call(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=seen.allowed, is_causal=seen.causal, implementation=implementation
+        )
+
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.vjp(call, query, key, value)
+
+
+def _kernel_backward(
+    implementation: Literal["cudnn", "xla"],
+    pullback: Callable[[jax.Array], tuple[jax.Array, ...]],
+    cotangent: jax.Array,
+) -> tuple[jax.Array | None, ...]:
+    with jax.numpy_dtype_promotion("standard"):
+        return (*pullback(cotangent), None)
+
+
+# jax's own code mixes types in both passes, which strict promotion refuses. A derivative of our own puts both under
+# the standard rules; autodiff's backward pass would be traced under the caller's.
+_kernel.defvjp(_kernel_forward, _kernel_backward)
 
 
 def _fusible(shape: tuple[int, ...], seen: Visible, compute: Compute, path: Path, dropped: bool, maps: bool) -> bool:

@@ -11,6 +11,7 @@ Parameters, float32, kernels [in, out]:
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -18,9 +19,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ctx_jax.models.gru import gru
-from ctx_jax.numerics.linear import Compute, linear
 from ctx_jax.models.lstm import Cell, State, Weights, lstm
 from ctx_jax.models.token_encoder import PAD, CharacterEncoder, Table
+from ctx_jax.numerics.linear import Compute, linear
 
 Params = dict[str, Any]
 Carry = dict[str, tuple[dict[str, jax.Array], ...]]
@@ -61,13 +62,16 @@ class BiLM:
                     f"got {self.filters}: set filters or max_characters"
                 )
             if self.tied_softmax:
-                raise ValueError("tied_softmax shares a word table, which inputs='characters' has not: "
-                                 "set inputs='words' or tied_softmax=False")
+                raise ValueError(
+                    "tied_softmax shares a word table, which inputs='characters' has not: "
+                    "set inputs='words' or tied_softmax=False"
+                )
         elif not self.vocabulary:
             raise ValueError("inputs='words' needs the size of its table: set vocabulary")
         if self.layers < 1 or self.dim < 1 or self.projection < 1:
-            raise ValueError(f"layers, dim and projection must be at least 1, got {self.layers}, {self.dim}, "
-                             f"{self.projection}")
+            raise ValueError(
+                f"layers, dim and projection must be at least 1, got {self.layers}, {self.dim}, {self.projection}"
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.residual and self.layers > 1 and not self.dim >= self.projection:
@@ -86,9 +90,7 @@ class Direction(nn.Module):
         init = nn.initializers.glorot_uniform()
         self.kernel = self.param("kernel", init, (self.inputs + self.outputs, self.gates * self.dim))
         self.bias = self.param("bias", nn.initializers.zeros, (self.gates * self.dim,))
-        self.projection = (
-            self.param("projection", init, (self.dim, self.outputs)) if self.dim != self.outputs else None
-        )
+        self.projection = self.param("projection", init, (self.dim, self.outputs)) if self.dim != self.outputs else None
 
 
 class Softmax(nn.Module):
@@ -197,10 +199,14 @@ def _drop(values: jax.Array, rate: float, key: jax.Array | None, rows: jax.Array
 
 def init(model: BiLM, key: jax.Array) -> Params:
     """Parameters drawn as the original trainer draws them (elmo's `training.py`; Peters et al. 2018)."""
+    return _init(model, key)
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(model: BiLM, key: jax.Array) -> Params:
     shape = (1, model.max_characters) if model.inputs == "characters" else (1,)
-    params: Params = Network(model).init(key, jnp.full(shape, PAD if model.inputs == "characters" else 0, jnp.int32))[
-        "params"
-    ]
+    tokens = jnp.full(shape, PAD if model.inputs == "characters" else 0, jnp.int32)
+    params: Params = Network(model).init(key, tokens)["params"]
     return params
 
 
@@ -215,7 +221,8 @@ def zero_carry(model: BiLM, rows: int) -> Carry:
 
 def token_vectors(model: BiLM, params: Params, tokens: jax.Array) -> jax.Array:
     """Context-free vectors, float32 [..., P], of raw character ids [..., C] (or of word ids [...])."""
-    return Network(model).apply({"params": params}, tokens, method=Network.vectors)
+    vectors: jax.Array = _apply(model, params, Network.vectors, jnp.asarray(tokens))
+    return vectors
 
 
 def streams(
@@ -242,16 +249,22 @@ def streams(
     """
     if carry is None:
         carry = zero_carry(model, inputs["forward"].shape[0])
-    return Network(model).apply(
-        {"params": params}, inputs, present, carry, key, rows, method=Network.streams
-    )
+    layers, left = _apply(model, params, Network.streams, inputs, present, carry, key, rows)
+    return layers, left
+
+
+def _apply(model: BiLM, params: Params, method: Any, *arguments: Any) -> Any:
+    """Run a method of the network; parameters may come as numpy arrays, which no tracer may index."""
+    return Network(model).apply({"params": jax.tree.map(jnp.asarray, params)}, *arguments, method=method)
 
 
 def softmax_weights(model: BiLM, params: Params) -> tuple[jax.Array, jax.Array]:
     """W [V, P] and b [V] of the softmax both directions share."""
     if not model.vocabulary:
-        raise ValueError("this biLM has no softmax (vocabulary=0), so it gives vectors but no probabilities: "
-                         "load a run, or weights with softmax/W and softmax/b")
+        raise ValueError(
+            "this biLM has no softmax (vocabulary=0), so it gives vectors but no probabilities: "
+            "load a run, or weights with softmax/W and softmax/b"
+        )
     kernel = params["words"]["embedding"] if model.tied_softmax else params["softmax"]["kernel"]
     return kernel, params["softmax"]["bias"]
 

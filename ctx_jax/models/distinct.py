@@ -8,6 +8,7 @@ long words say, makes this shard, and only this shard, take the plain path: ever
 """
 
 from collections.abc import Callable
+from math import ceil
 from typing import NamedTuple
 
 import jax
@@ -23,8 +24,8 @@ class Tier(NamedTuple):
 
 
 def tiers(shares: tuple[tuple[int, float], ...], count: int) -> tuple[Tier, ...]:
-    """Whole rows for `count` words; never more rows than words."""
-    return tuple(Tier(occupied, max(1, min(count, -(-int(share * count) // 8) * 8))) for occupied, share in shares)
+    """Rows for `count` words, in whole eights; never more rows than words."""
+    return tuple(Tier(occupied, min(count, max(8, 8 * ceil(share * count / 8)))) for occupied, share in shares)
 
 
 def _hash(words: jax.Array) -> jax.Array:
@@ -49,8 +50,10 @@ def _group(words: jax.Array, lengths: jax.Array) -> _Groups:
     group = jnp.cumsum(new) - 1  # by hash order
     key = jnp.where(new, lengths[order], width + 1)
     by_length = jnp.argsort(key, stable=True)
-    rank_of_group = jnp.zeros((count,), group.dtype).at[group[by_length]].max(
-        jnp.where(key[by_length] <= width, jnp.arange(count, dtype=group.dtype), 0)
+    rank_of_group = (
+        jnp.zeros((count,), group.dtype)
+        .at[group[by_length]]
+        .max(jnp.where(key[by_length] <= width, jnp.arange(count, dtype=group.dtype), 0))
     )
     of_word = jnp.zeros((count,), group.dtype).at[order].set(rank_of_group[group], unique_indices=True)
     return _Groups(of_word, order[by_length], key[by_length])
@@ -73,7 +76,8 @@ def once_per_distinct(
     Returns:
       [N, P].
     """
-    count, width = words.shape
+    count, width = words.shape  # a numpy array has a shape too, but no tracer may index it
+    words = jnp.asarray(words)
     if count == 0:
         return encode(words, width)
     groups = _group(words, lengths)

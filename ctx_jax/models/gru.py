@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ctx_jax.numerics.linear import linear
 from ctx_jax.models.lstm import Cell, State, Weights
+from ctx_jax.numerics.linear import linear
 
 
 def gru(

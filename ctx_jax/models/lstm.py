@@ -124,9 +124,7 @@ def _forward(
 ) -> tuple[tuple[jax.Array, State], _Saved]:
     cast = _cast(weights, cell.compute)
 
-    def step(
-        state: State, inputs: tuple[jax.Array, jax.Array | None]
-    ) -> tuple[State, tuple[jax.Array, _Step]]:
+    def step(state: State, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[State, tuple[jax.Array, _Step]]:
         state, output, saved = _advance(cell, cast, state, *inputs)
         return state, (output, saved)
 

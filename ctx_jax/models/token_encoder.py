@@ -4,6 +4,7 @@ Letters: N words, C characters, e character width, w filter width, n filters of 
 Source: Kim et al. 2016 (character CNN, highway), Jozefowicz et al. 2016 (projection).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -41,7 +42,7 @@ def convolve(
       kernel: [w, e, n].
       bias: [n].
       characters: [M, at least min(C, occupied + w - 1), e], of words that occupy at most `occupied` positions.
-      pad: [e], the embedding of padding, if windows of padding alone exist for every width; None to read all positions instead.
+      pad: [e], the embedding of padding, if windows of padding alone exist; None where all positions are read.
 
     Returns:
       [M, n].
@@ -134,7 +135,7 @@ class CharacterEncoder(nn.Module):
             self.projection = Projection(width, self.features)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        words = tokens.reshape(-1, tokens.shape[-1])
+        words = tokens.reshape(math.prod(tokens.shape[:-1]), tokens.shape[-1])
         vectors = once_per_distinct(self._encoder(), words, occupied_positions(words), self.tiers)
         return vectors.reshape(*tokens.shape[:-1], self.features)
 

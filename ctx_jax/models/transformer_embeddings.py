@@ -62,4 +62,4 @@ def embed_tokens(
 
 
 def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
-    return table.at[ids].get(mode="fill", fill_value=jnp.nan)
+    return jnp.asarray(table).at[ids].get(mode="fill", fill_value=jnp.nan)

@@ -110,7 +110,7 @@ def _forward(
         return sums, product(to_logits, weights, (1, 0), compute)
 
     start = (jnp.zeros(()), jnp.zeros(weights.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32))
-    inputs = tuple(_split(values, number, size) for values in (hidden, labels, weight))
+    inputs = (_split(hidden, number, size), _split(labels, number, size), _split(weight, number, size))
     (total, to_weights, to_bias), to_hidden = lax.scan(chunk, start, inputs)
     return total, (to_hidden.reshape(-1, hidden.shape[1])[:count], to_weights, to_bias)
 

@@ -1,0 +1,108 @@
+"""The projected LSTM against a few lines of numpy, and its own backward pass against autodiff."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctx_jax.models.gru import gru
+from ctx_jax.models.lstm import Cell, State, Weights, lstm
+
+T, B, D, P = 6, 3, 5, 4
+
+
+def draw(seed: int, projected: bool, gates: int = 4) -> tuple[Weights, jax.Array, State]:
+    keys = jax.random.split(jax.random.key(seed), 5)
+    out = P if projected else D
+    weights = Weights(
+        jax.random.normal(keys[0], (out, gates * D)), jax.random.normal(keys[1], (D, P)) if projected else None
+    )
+    state = State(jax.random.normal(keys[2], (B, D)), 0.3 * jax.random.normal(keys[3], (B, out)))
+    return weights, jax.random.normal(keys[4], (T, B, gates * D)), state
+
+
+def plain(
+    cell: Cell, weights: Weights, gates: jax.Array, present: jax.Array | None, state: State
+) -> tuple[jax.Array, State]:
+    """The formulas of the docstring, step by step, for autodiff and float64 alike."""
+
+    def clip(values: jax.Array, bound: float | None) -> jax.Array:
+        return values if bound is None else jnp.clip(values, -bound, bound)
+
+    c, h = state
+    outputs = []
+    for t in range(gates.shape[0]):
+        i, j, f, o = jnp.split(gates[t] + h @ weights.recurrent, 4, axis=-1)
+        new_c = clip(jax.nn.sigmoid(f + 1.0) * c + jax.nn.sigmoid(i) * jnp.tanh(j), cell.cell_clip)
+        new_h = jax.nn.sigmoid(o) * jnp.tanh(new_c)
+        if weights.projection is not None:
+            new_h = clip(new_h @ weights.projection, cell.projection_clip)
+        here = jnp.ones((gates.shape[1], 1), bool) if present is None else present[t][:, None] > 0
+        outputs.append(jnp.where(here, new_h, 0.0))
+        c, h = jnp.where(here, new_c, c), jnp.where(here, new_h, h)
+    return jnp.stack(outputs), State(c, h)
+
+
+PRESENT = jnp.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]], jnp.float32)
+
+
+@pytest.mark.parametrize("projected", [True, False])
+@pytest.mark.parametrize("clips", [(None, None), (0.7, 0.5)])
+@pytest.mark.parametrize("present", [None, PRESENT], ids=["everywhere", "lengths 6 3 2"])
+def test_values_and_gradients_equal_autodiff(
+    projected: bool, clips: tuple[float | None, float | None], present: jax.Array | None
+) -> None:
+    cell = Cell(*clips, "float32")
+    weights, gates, state = draw(0, projected)
+    directions = jax.random.normal(jax.random.key(9), (T, B, P if projected else D))
+
+    def total(run: object, weights: Weights, gates: jax.Array, state: State) -> jax.Array:
+        outputs, last = run(cell, weights, gates, present, state)  # type: ignore[operator]
+        return jnp.sum(outputs * directions) + jnp.sum(last.c**2) + jnp.sum(jnp.sin(last.h))
+
+    ours = jax.value_and_grad(lambda *a: total(lstm, *a), (0, 1, 2))(weights, gates, state)
+    reference = jax.value_and_grad(lambda *a: total(plain, *a), (0, 1, 2))(weights, gates, state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, reference)
+
+
+def test_a_window_is_two_windows_with_the_state_between() -> None:
+    cell = Cell(3.0, 3.0, "float32")
+    weights, gates, state = draw(1, True)
+    whole, last = lstm(cell, weights, gates, None, state)
+    first, between = lstm(cell, weights, gates[:2], None, state)
+    second, end = lstm(cell, weights, gates[2:], None, between)
+    np.testing.assert_allclose(jnp.concatenate([first, second]), whole, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(end.c, last.c, rtol=1e-6, atol=1e-6)
+
+
+def test_bfloat16_stays_near_and_has_a_gradient() -> None:
+    weights, gates, state = draw(2, True)
+    weights = jax.tree.map(lambda a: 0.3 * a, weights)
+
+    def total(weights: Weights, compute: str) -> jax.Array:
+        outputs, _ = lstm(Cell(3.0, 3.0, compute), weights, gates, None, state)  # type: ignore[arg-type]
+        return jnp.sum(outputs**2)
+
+    exact, near = (jax.grad(total)(weights, compute) for compute in ("float32", "bfloat16"))
+    for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(near), strict=True):
+        assert b.dtype == jnp.float32
+        assert float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a)) < 2e-2
+
+
+@pytest.mark.parametrize("projected", [True, False])
+def test_gru_freezes_where_absent_and_meets_numpy(projected: bool) -> None:
+    cell = Cell(0.8, 0.6, "float32")
+    weights, gates, state = draw(3, projected, gates=3)
+    outputs, last = gru(cell, weights, gates, PRESENT, state)
+    x, (c, h) = np.asarray(gates), (np.asarray(part) for part in state)
+    for t in range(T):
+        hr, hz, hc = np.split(h @ np.asarray(weights.recurrent), 3, -1)
+        xr, xz, xc = np.split(x[t], 3, -1)
+        r, z = 1 / (1 + np.exp(-(xr + hr))), 1 / (1 + np.exp(-(xz + hz)))
+        new_c = np.clip(z * c + (1 - z) * np.tanh(xc + r * hc), -0.8, 0.8)
+        new_h = new_c if weights.projection is None else np.clip(new_c @ np.asarray(weights.projection), -0.6, 0.6)
+        here = np.asarray(PRESENT)[t][:, None] > 0
+        np.testing.assert_allclose(outputs[t], np.where(here, new_h, 0), rtol=1e-5, atol=1e-5)
+        c, h = np.where(here, new_c, c), np.where(here, new_h, h)
+    np.testing.assert_allclose(last.c, c, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(last.h, h, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,135 @@
+"""The softmax objectives against the original's numbers and against a few plain lines."""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ctx_jax import objectives
+from ctx_jax.objectives import sampled
+
+Arrays = dict[str, jax.Array]
+
+
+@pytest.fixture
+def case(golden: Path) -> Arrays:
+    with np.load(golden / "sampled" / "sampled_softmax.npz") as arrays:
+        return {name: jnp.asarray(np.asarray(arrays[name], _kind(arrays[name]))) for name in arrays.files}
+
+
+def _kind(values: np.ndarray) -> type:
+    return np.float32 if values.dtype.kind == "f" else np.int32
+
+
+def naive(hidden: jax.Array, weights: jax.Array, bias: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
+    logits = jnp.dot(hidden, weights.T, precision="highest") + bias[None, :]
+    return -jnp.sum(weight * jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0])
+
+
+def test_sampled_softmax_meets_the_original(case: Arrays) -> None:
+    def loss(hidden: jax.Array, weights: jax.Array, bias: jax.Array) -> jax.Array:
+        total, weight = objectives.sampled_softmax(
+            hidden,
+            case["labels"],
+            weights,
+            bias,
+            case["sampled"],
+            case["true_expected_count"],
+            case["sampled_expected_count"],
+        )
+        return total / weight
+
+    value, gradients = jax.value_and_grad(loss, (0, 1, 2))(case["x"], case["W"], case["b"])
+    np.testing.assert_allclose(value, np.mean(case["loss"]), rtol=1e-5)
+    for gradient, name in zip(gradients, ("dx", "dW", "db"), strict=True):
+        np.testing.assert_allclose(gradient, case[name], rtol=1e-5, atol=1e-6)
+
+
+def test_token_losses_meet_the_original(case: Arrays) -> None:
+    losses = objectives.token_losses(case["x"], case["labels"], case["W"], case["b"])
+    np.testing.assert_allclose(losses, case["full_softmax_loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [200, 700, 2**25])
+def test_chunks_change_neither_sum_nor_gradient(case: Arrays, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(sys.modules["ctx_jax.objectives.softmax"], "LOGITS_AT_ONCE", at_once)
+    weight = jnp.linspace(0.0, 2.0, len(case["labels"]))
+
+    def chunked(*arrays: jax.Array) -> jax.Array:
+        return 3.0 * objectives.exact_softmax(arrays[0], case["labels"], arrays[1], arrays[2], weight)[0]
+
+    arrays = (case["x"], case["W"], case["b"])
+    value, gradients = jax.value_and_grad(chunked, (0, 1, 2))(*arrays)
+    want, expected = jax.value_and_grad(naive, (0, 1, 2))(*arrays, case["labels"], weight)
+    np.testing.assert_allclose(value, 3.0 * want, rtol=1e-6)
+    for gradient, reference in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(gradient, 3.0 * reference, rtol=1e-5, atol=1e-5)
+
+
+def test_accumulated_micro_batches_give_the_whole_gradient(case: Arrays) -> None:
+    def total(weights: jax.Array, hidden: jax.Array, labels: jax.Array) -> jax.Array:
+        return objectives.exact_softmax(hidden, labels, weights, case["b"])[0] / 14.0
+
+    whole = jax.grad(total)(case["W"], case["x"], case["labels"])
+    parts = [jax.grad(total)(case["W"], case["x"][at : at + 7], case["labels"][at : at + 7]) for at in (0, 7)]
+    np.testing.assert_allclose(parts[0] + parts[1], whole, rtol=1e-5, atol=1e-7)
+
+
+def test_logits_are_never_held_whole() -> None:
+    tokens, width, vocabulary = 4096, 8, 50_000
+
+    def temporary(loss: object) -> int:
+        shapes = [(tokens, width), (vocabulary, width), (vocabulary,)]
+        arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        arrays += [jax.ShapeDtypeStruct((tokens,), jnp.int32), jax.ShapeDtypeStruct((tokens,), jnp.float32)]
+        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arrays).compile()  # type: ignore[arg-type]
+        return int(compiled.memory_analysis().temp_size_in_bytes)
+
+    def chunked(
+        hidden: jax.Array, weights: jax.Array, bias: jax.Array, labels: jax.Array, weight: jax.Array
+    ) -> jax.Array:
+        return objectives.exact_softmax(hidden, labels, weights, bias, weight)[0]
+
+    assert temporary(chunked) < 0.45 * temporary(naive)
+
+
+def test_negatives_are_distinct_and_their_tries_counted() -> None:
+    ids, tries = objectives.draw_negatives(jax.random.key(0), 20, 40)
+    assert len(set(np.asarray(ids).tolist())) == 20
+    assert tries >= 20
+    everything, _ = objectives.draw_negatives(jax.random.key(1), 40, 40)
+    assert sorted(np.asarray(everything).tolist()) == list(range(40))
+
+
+def test_drawing_does_not_depend_on_how_many_are_drawn_at_once() -> None:
+    """Drawing on until S are distinct: one more distinct word costs at least one more try, and the first stay."""
+    many = [objectives.draw_negatives(jax.random.key(3), count, 30) for count in (5, 6)]
+    assert many[1].tries > 5
+    uniform = jax.random.uniform(jax.random.split(jax.random.key(3))[1], (10,))
+    drawn = (np.floor(np.exp(np.asarray(uniform) * np.log(31.0))).astype(int) - 1).tolist()
+    seen = list(dict.fromkeys(drawn))
+    if len(seen) >= 5:  # the first block sufficed: ids and tries are those of a plain walk over the draws
+        assert np.asarray(many[0].ids).tolist() == seen[:5]
+        assert int(many[0].tries) == drawn.index(seen[4]) + 1
+
+
+@pytest.mark.slow
+def test_inclusion_frequencies_match_their_expectation() -> None:
+    vocabulary, count, runs = 60, 12, 6000
+    keys = jax.random.split(jax.random.key(0), runs)
+    draws = jax.jit(jax.vmap(lambda key: objectives.draw_negatives(key, count, vocabulary)))(keys)
+    ids = np.arange(vocabulary, dtype=np.int32)
+    included = (np.asarray(draws.ids)[:, :, None] == ids).any(1).mean(0)
+    p = np.log((ids + 2.0) / (ids + 1.0)) / np.log(vocabulary + 1.0)
+    expected = 1.0 - (1.0 - p[None, :]) ** np.asarray(draws.tries)[:, None].astype(np.float64)
+    np.testing.assert_allclose(included, expected.mean(0), atol=5 * 0.5 / np.sqrt(runs))
+    ours = sampled.expected_counts(jnp.asarray(ids), draws.tries[0], vocabulary)
+    np.testing.assert_allclose(ours, expected[0], rtol=1e-4)
+
+
+def test_more_negatives_than_words_is_an_error() -> None:
+    with pytest.raises(ValueError, match="vocabulary of 5 words cannot give 6"):
+        objectives.draw_negatives(jax.random.key(0), 6, 5)

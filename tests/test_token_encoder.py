@@ -1,0 +1,119 @@
+"""Distinct words once and short words short: exact, whatever the words and wherever they overflow."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from ctx_jax.models import distinct
+from ctx_jax.models.bilm import BiLM, init, token_vectors
+from ctx_jax.models.distinct import once_per_distinct
+from ctx_jax.models.token_encoder import PAD, convolve, occupied_positions
+
+
+def words_of_lengths(lengths: list[int], width: int, seed: int = 0) -> np.ndarray:
+    """Raw ids of random words of these many bytes, between their markers."""
+    draw = np.random.default_rng(seed)
+    rows = np.full((len(lengths), width), PAD, np.int32)
+    for row, length in zip(rows, lengths, strict=True):
+        row[: length + 2] = [258, *draw.integers(97, 100, length), 259]
+    return rows
+
+
+@pytest.mark.parametrize("positions", [9, 12, 50])
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 6, 7])
+def test_convolving_the_occupied_positions_is_convolving_all(positions: int, width: int) -> None:
+    """Words of every length 0..C-2, with small filters so that padding wins some maxima."""
+    draw = np.random.default_rng(width)
+    kernel = draw.normal(size=(width, 3, 16)).astype(np.float32)
+    bias = draw.normal(size=(16,)).astype(np.float32)
+    table = draw.normal(size=(261, 3)).astype(np.float32)
+    words = words_of_lengths([length for length in range(positions - 1) for _ in range(3)], positions)
+    windows = np.stack([table[words][:, s : s + width] for s in range(positions - width + 1)])
+    plain = np.einsum("smwe,wen->smn", windows, kernel).max(0) + bias
+    run = jax.jit(convolve, static_argnums=(4, 5))
+    everywhere = run(kernel, bias, table[words], None, positions, "float32")
+    np.testing.assert_allclose(everywhere, plain, rtol=1e-5, atol=1e-5)
+    for occupied in {2, 3, 5, 6, positions - width} & set(range(2, positions - width + 1)):
+        fitting = (words != PAD).sum(1) <= occupied
+        read = table[words[:, : occupied + width - 1]]
+        short = run(kernel, bias, read, table[PAD], occupied, "float32")
+        np.testing.assert_allclose(np.asarray(short)[fitting], plain[fitting], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("positions", "tiers"), [(9, ((4, 0.5), (7, 0.3))), (12, ((6, 1.0),)), (50, ((4, 0.5), (7, 0.3))), (50, ())]
+)
+def test_token_vectors_do_not_depend_on_the_tiers(positions: int, tiers: tuple[tuple[int, float], ...]) -> None:
+    filters = ((1, 4), (2, 3), (3, 5), (7, 6))
+    make = partial(BiLM, max_characters=positions, character_dim=3, filters=filters, dim=6, projection=5)
+    alone = make(tiers=(), long_words=1.0)
+    params = init(alone, jax.random.key(0))
+    lengths = [n % (positions - 1) for n in range(2 * positions)]
+    words = np.concatenate([words_of_lengths(lengths, positions), words_of_lengths(lengths, positions)])
+    vectors = jax.jit(token_vectors, static_argnums=0)
+    each = np.concatenate([vectors(alone, params, words[n : n + 1]) for n in range(len(words))])
+    together = vectors(make(tiers=tiers, long_words=0.6), params, words)
+    np.testing.assert_allclose(together, each, rtol=1e-5, atol=1e-5)
+    assert np.array_equal(together[: len(lengths)], together[len(lengths) :])
+
+    def total(model: BiLM, params: dict[str, object]) -> jax.Array:
+        return jnp.sum(jnp.sin(3.0 * token_vectors(model, params, words)))
+
+    gradient = jax.jit(jax.grad(total, argnums=1), static_argnums=0)
+    ours = gradient(make(tiers=tiers, long_words=0.6), params)
+    reference = gradient(make(tiers=(), long_words=0.01), params)  # overflows: the plain path
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), ours, reference)
+
+
+def encode(words: jax.Array, occupied: int) -> jax.Array:
+    """A stand-in that shows which path ran: a sum over the positions read, and how many rows were given."""
+    rows = jnp.full((words.shape[0],), words.shape[0], jnp.int32)
+    return jnp.stack([jnp.sum(words[:, :occupied], axis=1), rows], axis=1)
+
+
+def test_a_tier_that_is_full_spills_into_the_next() -> None:
+    words = words_of_lengths([1, 1, 1, 1, 1, 5, 5, 9], 12)
+    words[:5, 1] = np.arange(5)  # five distinct short words for a tier of fewer rows
+    shares = ((3, 0.01), (7, 0.5), (12, 0.5))
+    lengths = occupied_positions(jnp.asarray(words))
+    run = jax.jit(once_per_distinct, static_argnums=(0, 3))
+    vectors = run(encode, np.repeat(words, 4, axis=0), np.repeat(lengths, 4), shares)
+    sums = [int(row[:n].sum()) for row, n in zip(words, np.asarray(lengths), strict=True)]
+    read = np.asarray(vectors[:, 0]).reshape(8, 4)
+    assert (read == read[:, :1]).all()
+    for total, got, length in zip(sums, read[:, 0], np.asarray(lengths), strict=True):
+        assert (got - total) % PAD == 0, (total, got, length)  # what is read beyond a word is padding
+    assert set(np.asarray(vectors[:, 1]).tolist()) <= {8, 16}
+
+
+def test_only_the_shard_that_overflows_takes_the_plain_path() -> None:
+    same, new = words_of_lengths([3], 12), words_of_lengths([3] * 32, 12)
+    new[:, 1] = np.arange(32)
+    words = jnp.asarray(np.concatenate([np.repeat(same, 32, axis=0)] * 3 + [new]))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    lengths = occupied_positions(words)
+    shares = ((6, 0.25), (12, 0.25))
+    run = jax.shard_map(
+        lambda words, lengths: once_per_distinct(encode, words, lengths, shares),
+        mesh=mesh,
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec("data"),
+    )
+    rows = np.asarray(jax.jit(run)(words, lengths))[:, 1].reshape(4, 32)
+    assert (rows[:3] == 8).all()  # the first tier's table
+    assert (rows[3] == 32).all()  # every word for itself
+    assert np.asarray(jax.jit(run)(words, lengths))[:, 0].reshape(4, 32)[3].min() > 0
+
+
+def test_words_whose_hashes_clash_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distinct, "_hash", lambda words: jnp.zeros((words.shape[0],), jnp.uint32))
+    words = words_of_lengths([2, 3, 2, 3, 4, 2], 12)
+    words[2], words[5] = words[0], words[0]
+    lengths = occupied_positions(jnp.asarray(words))
+    vectors = once_per_distinct(encode, jnp.asarray(words), lengths, ((12, 1.0),))
+    np.testing.assert_array_equal(vectors[:, 0], words.sum(1))
