@@ -1,6 +1,9 @@
 """Killed at any moment and started again, a run ends as if nothing had been: `train.py` itself, in processes."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -46,9 +49,26 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny.py"
 
 
-def start(config: Path, run_dir: Path) -> subprocess.Popen:
-    command = [sys.executable, "train.py", str(config), "--run-dir", str(run_dir)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(config: Path, run_dir: Path, *flags: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "train.py", str(config), "--run-dir", str(run_dir), *flags]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted, on one device."""
+    run_dir = tmp_path_factory.mktemp("whole")
+    process = start(config, run_dir)
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, printed
+    return run_dir
 
 
 def lines(run_dir: Path) -> list[dict]:
@@ -56,29 +76,27 @@ def lines(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def kill_after(process: subprocess.Popen, run_dir: Path, steps: int, moment: float) -> None:
-    """SIGKILL once `steps` lines are written, and a moment later."""
+def wait_for(process: subprocess.Popen, run_dir: Path, steps: int) -> None:
+    """Until `steps` lines of metrics are written."""
     path, until = run_dir / "metrics.jsonl", time.monotonic() + 240
     while not (path.is_file() and path.read_bytes().count(b"\n") >= steps):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < until
         time.sleep(0.002)
-    time.sleep(moment)
-    process.kill()
-    process.communicate()
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_bit_for_bit_the_same(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = start(config, whole)
-    printed = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, printed
+    killed = tmp_path / "killed"
     random = np.random.default_rng()  # any moment must do
     for steps in (int(random.integers(1, 15)), int(random.integers(18, 34))):
-        kill_after(start(config, killed), killed, steps, float(random.random() / 20))
+        process = start(config, killed)
+        wait_for(process, killed, steps)
+        time.sleep(random.random() / 20)
+        process.kill()
+        process.communicate()
     with RunCheckpoints(killed / "checkpoints") as checkpoints:
         last = checkpoints.latest()
     printed = start(config, killed).communicate(timeout=300)[0]
@@ -108,3 +126,27 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_bit_for_bit_the_
     assert main([*command, "--steps", str(STEPS + 1), "--devices.mode", "pmap", "--devices.count", "4"]) == 0
     assert f"resumed from step {STEPS}" in capsys.readouterr().out
     assert lines(killed)[-1]["step"] == STEPS + 1
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_one_goes_on_with_the_same_losses(
+    config: Path, whole: Path, tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    both = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "2"}
+    hosts = [start(config, tmp_path, "--devices.distributed", JAX_PROCESS_ID=number, **both) for number in ("0", "1")]
+    try:
+        wait_for(hosts[0], tmp_path, 4)
+        hosts[1].send_signal(signal.SIGTERM)
+        printed = [host.communicate(timeout=240)[0] for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+    assert [host.returncode for host in hosts] == [0, 0], printed
+    assert "and saved; the same command goes on" in printed[0] and "step " not in printed[1]
+    printed = [start(config, tmp_path, JAX_NUM_CPU_DEVICES="4").communicate(timeout=300)[0]]
+    assert "resumed from step" in printed[0]
+    mine, reference = ([line["loss"] for line in lines(run_dir)] for run_dir in (tmp_path, whole))
+    np.testing.assert_allclose(mine, reference, rtol=1e-4)
