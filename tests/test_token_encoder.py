@@ -76,13 +76,17 @@ def encode(words: jax.Array, occupied: int) -> jax.Array:
     return jnp.stack([jnp.sum(words[:, :occupied], axis=1), rows], axis=1)
 
 
+def same(values: jax.Array) -> jax.Array:
+    return values
+
+
 def test_a_tier_that_is_full_spills_into_the_next() -> None:
     words = words_of_lengths([1, 1, 1, 1, 1, 5, 5, 9], 12)
     words[:5, 1] = np.arange(5)  # five distinct short words for a tier of fewer rows
     shares = ((3, 0.01), (7, 0.5), (12, 0.5))
     lengths = occupied_positions(jnp.asarray(words))
-    run = jax.jit(once_per_distinct, static_argnums=(0, 3))
-    vectors = run(encode, np.repeat(words, 4, axis=0), np.repeat(lengths, 4), shares)
+    run = jax.jit(once_per_distinct, static_argnums=(0, 1, 4))
+    vectors = run(encode, same, np.repeat(words, 4, axis=0), np.repeat(lengths, 4), shares)
     sums = [int(row[:n].sum()) for row, n in zip(words, np.asarray(lengths), strict=True)]
     read = np.asarray(vectors[:, 0]).reshape(8, 4)
     assert (read == read[:, :1]).all()
@@ -92,14 +96,14 @@ def test_a_tier_that_is_full_spills_into_the_next() -> None:
 
 
 def test_only_the_shard_that_overflows_takes_the_plain_path() -> None:
-    same, new = words_of_lengths([3], 12), words_of_lengths([3] * 32, 12)
+    usual, new = words_of_lengths([3], 12), words_of_lengths([3] * 32, 12)
     new[:, 1] = np.arange(32)
-    words = jnp.asarray(np.concatenate([np.repeat(same, 32, axis=0)] * 3 + [new]))
+    words = jnp.asarray(np.concatenate([np.repeat(usual, 32, axis=0)] * 3 + [new]))
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     lengths = occupied_positions(words)
     shares = ((6, 0.25), (12, 0.25))
     run = jax.shard_map(
-        lambda words, lengths: once_per_distinct(encode, words, lengths, shares),
+        lambda words, lengths: once_per_distinct(encode, same, words, lengths, shares),
         mesh=mesh,
         in_specs=PartitionSpec("data"),
         out_specs=PartitionSpec("data"),
@@ -115,5 +119,5 @@ def test_words_whose_hashes_clash_stay_apart(monkeypatch: pytest.MonkeyPatch) ->
     words = words_of_lengths([2, 3, 2, 3, 4, 2], 12)
     words[2], words[5] = words[0], words[0]
     lengths = occupied_positions(jnp.asarray(words))
-    vectors = once_per_distinct(encode, jnp.asarray(words), lengths, ((12, 1.0),))
+    vectors = once_per_distinct(encode, same, jnp.asarray(words), lengths, ((12, 1.0),))
     np.testing.assert_array_equal(vectors[:, 0], words.sum(1))

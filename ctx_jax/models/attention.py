@@ -161,8 +161,9 @@ def _kernel_backward(
         return (*pullback(cotangent), None)
 
 
-# jax's own code mixes types in both passes, which strict promotion refuses. A derivative of our own puts both under
-# the standard rules; autodiff's backward pass would be traced under the caller's.
+# jax's own code mixes types, which strict promotion refuses. A derivative of our own traces both passes under the
+# standard rules and never asks for the mask's gradient. XLA's kernels mix them once more when they are lowered, so
+# that the caller of a gradient through "xla" sets the rule for the whole call.
 _kernel.defvjp(_kernel_forward, _kernel_backward)
 
 

@@ -60,15 +60,17 @@ def _group(words: jax.Array, lengths: jax.Array) -> _Groups:
 
 
 def once_per_distinct(
-    encode: Callable[[jax.Array, int], jax.Array],
+    read: Callable[[jax.Array, int], jax.Array],
+    finish: Callable[[jax.Array], jax.Array],
     words: jax.Array,
     lengths: jax.Array,
     shares: tuple[tuple[int, float], ...],
 ) -> jax.Array:
-    """`encode` applied to the distinct rows of `words`, laid back to every row.
+    """`finish(read(...))` of the distinct rows of `words`, laid back to every row.
 
     Args:
-      encode: (words [M, C], occupied) -> [M, P]; every word given occupies at most `occupied` positions.
+      read: (words [M, C], occupied) -> [M, F], tier by tier; no word given that is used occupies more positions.
+      finish: [M, F] -> [M, P], all tiers in one call.
       words: int32 [N, C].
       lengths: int32 [N], occupied positions of each, at most C.
       shares: (occupied, share of N), by rising `occupied`, the last with `occupied` = C.
@@ -79,7 +81,7 @@ def once_per_distinct(
     count, width = words.shape  # a numpy array has a shape too, but no tracer may index it
     words = jnp.asarray(words)
     if count == 0:
-        return encode(words, width)
+        return finish(read(words, width))
     groups = _group(words, lengths)
     laid, starts = jnp.zeros((), jnp.int32), []
     plan = tiers(shares, count)
@@ -90,14 +92,14 @@ def once_per_distinct(
     fits = laid == jnp.sum(groups.lengths <= width, dtype=jnp.int32)
 
     def table() -> jax.Array:
-        encoded, rows, offset = [], jnp.zeros_like(groups.of_word), 0
+        features, rows, offset = [], jnp.zeros_like(groups.of_word), 0
         for tier, start in zip(plan, starts, strict=True):
             chosen = groups.word[jnp.minimum(start + jnp.arange(tier.rows, dtype=jnp.int32), count - 1)]
-            encoded.append(encode(words[chosen], tier.occupied))
+            features.append(read(words[chosen], tier.occupied))
             rows = jnp.where(groups.of_word >= start, groups.of_word - start + offset, rows)
             offset += tier.rows
-        return jnp.concatenate(encoded)[rows]
+        return finish(jnp.concatenate(features))[rows]
 
     # Rematerialised, so that the rare path keeps nothing for the backward pass but its inputs.
-    plain = jax.checkpoint(lambda: encode(words, width))
+    plain = jax.checkpoint(lambda: finish(read(words, width)))
     return lax.cond(fits, table, plain)

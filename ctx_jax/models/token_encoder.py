@@ -136,32 +136,42 @@ class CharacterEncoder(nn.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         words = tokens.reshape(math.prod(tokens.shape[:-1]), tokens.shape[-1])
-        vectors = once_per_distinct(self._encoder(), words, occupied_positions(words), self.tiers)
+        lengths = occupied_positions(words)
+        vectors = once_per_distinct(self._reader(), self._finisher(), words, lengths, self.tiers)
         return vectors.reshape(*tokens.shape[:-1], self.features)
 
-    def _encoder(self) -> Callable[[jax.Array, int], jax.Array]:
-        """The encoder as a function that may run inside a condition: it closes over arrays, not over modules."""
+    # Both parts run inside a condition: they close over arrays, not over modules.
+
+    def _reader(self) -> Callable[[jax.Array, int], jax.Array]:
+        """Words [M, C] that occupy at most `occupied` positions -> filters' values [M, F]."""
         table = self.characters.embedding
         filters = [(module.kernel, module.bias) for module in self.convolution]
-        highways = [(m.gate_kernel, m.gate_bias, m.kernel, m.bias) for m in self.highway]
-        projection = (self.projection.kernel, self.projection.bias) if hasattr(self, "projection") else None
         activate = jax.nn.relu if self.activation == "relu" else jnp.tanh
         widest, compute = max(width for width, _ in self.filters), self.compute
 
-        def encode(words: jax.Array, occupied: int) -> jax.Array:
+        def read(words: jax.Array, occupied: int) -> jax.Array:
             short = occupied + widest <= words.shape[1]
             characters = table[words[:, : occupied + widest - 1] if short else words]
             pad = table[PAD] if short else None
             starts = occupied if short else words.shape[1]
-            vectors = activate(
-                jnp.concatenate([convolve(k, b, characters, pad, starts, compute) for k, b in filters], axis=-1)
-            )
-            for gate_kernel, gate_bias, kernel, bias in highways:
-                gate = jax.nn.sigmoid(linear(vectors, gate_kernel, compute) + gate_bias[None, :])
-                transformed = jax.nn.relu(linear(vectors, kernel, compute) + bias[None, :])
-                vectors = gate * transformed + (1.0 - gate) * vectors
-            if projection is None:
-                return vectors
-            return linear(vectors, projection[0], compute) + projection[1][None, :]
+            values = [convolve(kernel, bias, characters, pad, starts, compute) for kernel, bias in filters]
+            return activate(jnp.concatenate(values, axis=-1))
 
-        return encode
+        return read
+
+    def _finisher(self) -> Callable[[jax.Array], jax.Array]:
+        """Filters' values [M, F] -> vectors [M, P]: the highways and the projection."""
+        highways = [(m.gate_kernel, m.gate_bias, m.kernel, m.bias) for m in self.highway]
+        projection = (self.projection.kernel, self.projection.bias) if hasattr(self, "projection") else None
+        compute = self.compute
+
+        def finish(values: jax.Array) -> jax.Array:
+            for gate_kernel, gate_bias, kernel, bias in highways:
+                gate = jax.nn.sigmoid(linear(values, gate_kernel, compute) + gate_bias[None, :])
+                transformed = jax.nn.relu(linear(values, kernel, compute) + bias[None, :])
+                values = gate * transformed + (1.0 - gate) * values
+            if projection is None:
+                return values
+            return linear(values, projection[0], compute) + projection[1][None, :]
+
+        return finish
