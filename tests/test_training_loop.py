@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -27,8 +28,9 @@ from ctx_jax.training.config import (
     check_config,
     check_resume,
 )
+from ctx_jax.training.devices import fix_kernels
 from ctx_jax.training.loop import NonFinite, train
-from ctx_jax.training.metrics import cut_after
+from ctx_jax.training.metrics import MetricsLog, cut_after
 from ctx_jax.training.optimizer import Adagrad, AdamW
 
 WORDS = Vocabulary(("<S>", "</S>", "<UNK>", *"abcdefghijklm"))
@@ -232,3 +234,21 @@ def test_only_the_settings_that_compute_nothing_may_change_on_resume(tmp_path: P
 def test_settings_no_run_can_follow_are_refused_by_flag(changes: dict, named: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=named):
         check_config(configured(tmp_path, **changes))
+
+
+def test_tensorboard_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ModuleNotFoundError, match=r"ctx-jax\[tensorboard\]"):
+        MetricsLog(tmp_path, 0, tensorboard=True)
+
+
+def test_deterministic_adds_to_the_flags_of_xla_and_keeps_its_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_one=1")
+    fix_kernels(DevicesConfig(), tmp_path)
+    assert os.environ["XLA_FLAGS"] == "--xla_one=1"
+    fix_kernels(DevicesConfig(deterministic=True), tmp_path)
+    first, operations, choices = os.environ["XLA_FLAGS"].split()
+    assert (first, operations) == ("--xla_one=1", "--xla_gpu_deterministic_ops=true")
+    assert Path(choices.split("=")[1]) == tmp_path / "autotune" and (tmp_path / "autotune").is_dir()

@@ -23,6 +23,10 @@ class DevicesConfig:
     micro_batches: int = 1
     """Parts in which each device takes its lanes, one after the other, to save memory."""
 
+    deterministic: bool = False
+    """On GPUs: only operations that give the same bits every time, and the same choice of kernels when the run goes on
+    (kept in `autotune/` of the run directory). Slower. On CPUs it is so anyway."""
+
     distributed: bool = False
     """Join the other processes of a job over many hosts (`jax.distributed`): coordinator, process count and number
     come from Slurm, Kubernetes or the TPU's environment, or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and

@@ -8,6 +8,7 @@ checkpoints hold, so that a run moves between modes and numbers of devices.
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -24,6 +25,18 @@ LAYOUT = State._make(ROWS if part == "carry" else WHOLE for part in State._field
 
 Made = TypeVar("Made")
 Step = Callable[[State, dict[str, Any]], State]
+
+
+def fix_kernels(config: DevicesConfig, run_dir: Path) -> None:
+    """Ask XLA for deterministic operations, before anything else touches jax. Does nothing unless it is asked for.
+
+    XLA times several kernels and keeps the fastest, which can be another one on the next start: its choices are kept.
+    """
+    if config.deterministic:
+        choices = (run_dir / "autotune").absolute()
+        choices.mkdir(parents=True, exist_ok=True)
+        flags = ["--xla_gpu_deterministic_ops=true", f"--xla_gpu_per_fusion_autotune_cache_dir={choices}"]
+        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 
 
 def join_hosts(config: DevicesConfig) -> None:

@@ -8,7 +8,7 @@ from ctx_jax.checkpoints import configs
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.training.choose import completed, open_task
 from ctx_jax.training.config import TrainConfig, check_config, check_resume
-from ctx_jax.training.devices import first_host_first, is_first_host, join_hosts
+from ctx_jax.training.devices import first_host_first, fix_kernels, is_first_host, join_hosts
 from ctx_jax.training.loop import train
 
 CONFIG = "config.json"
@@ -24,6 +24,7 @@ def run(config: TrainConfig) -> bool:
     check_config(config)
     if not config.run_dir:
         raise ValueError("a run needs a directory: set --run-dir")
+    fix_kernels(config.devices, Path(config.run_dir))
     join_hosts(config.devices)
     say: Callable[[str], None] = _print if is_first_host() else _quiet
     run_dir = Path(config.run_dir)
