@@ -1,0 +1,165 @@
+"""Dynamic masking: which positions of a row are predicted, and what stands there instead.
+
+A row of seven words, masked by words at rate 0.3; `##` goes on with a word, K = 4:
+
+    words       [CLS] the  em    ##bed ##ding of   a     word  [SEP]
+    ids         2     10   11    12    13     14   15    16    3
+    begins      1     1    1     0     0      1    1     1     1
+    token_ids   2     10   4     4     71     14   15    16    3        4 is [MASK], 71 a random token
+
+    predicted_positions   2  3  4  0
+    predicted_ids         11 12 13 0
+    predicted_weights     1  1  1  0
+
+Letters: B rows, T tokens, K predicted positions of a row, V vocabulary.
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+from ctx_jax.data.draws import ONE, draws
+from ctx_jax.data.sequence_config import SequenceConfig
+
+_PURPOSE = 1
+_NEVER = np.uint64(2**64 - 1)
+_LOW = np.uint64(2**32 - 1)
+
+
+class Specials(Protocol):
+    """Ids of a tokenizer's special tokens; several names may share one (GPT-2's `<|endoftext|>`)."""
+
+    @property
+    def pad(self) -> int: ...
+    @property
+    def unknown(self) -> int: ...
+    @property
+    def begin(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def mask(self) -> int: ...
+
+
+class Masking:
+    """Masks rows anew in each epoch: randomness is of (seed, epoch, example) alone.
+
+    Of a row's n ordinary tokens, count = floor(rate x n + U(0, 1)) are predicted (RoBERTa), at most K, the budget.
+    Tokens that are special wherever they stand (padding and unknown words included) are never predicted and never put
+    in at random. By words, the word at the edge of the count comes in or stays out as a whole, by a draw that keeps
+    the expected count, and stays out where the budget has no room for it. Spans (SpanBERT) are of whole words, their
+    lengths geometric; they do not reach over special tokens, and the last one is cut at the count.
+    """
+
+    def __init__(self, config: SequenceConfig, specials: Specials, size: int, seed: int) -> None:
+        """`size` is V. Raises ValueError where no ordinary token is left, or a special one lies outside V."""
+        ids = {specials.pad, specials.unknown, specials.begin, specials.end, specials.mask}
+        if min(ids) < 0 or max(ids) >= size:
+            raise ValueError(f"special tokens need ids within the vocabulary of {size}, got {sorted(ids)}")
+        self._special = np.zeros(size, bool)
+        self._special[sorted(ids)] = True
+        self._ordinary = np.flatnonzero(~self._special).astype(np.int32)
+        if not len(self._ordinary):
+            raise ValueError(f"masking needs ordinary tokens, and the vocabulary of {size} holds only special ones")
+        self._config, self._mask, self._seed = config, specials.mask, seed
+        self._spans = _span_table(config.span_mean, config.span_longest)
+
+    def __call__(
+        self, token_ids: np.ndarray, begins: np.ndarray, epochs: np.ndarray, examples: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Mask int32 [B, T] rows, given where words begin (bool [B, T]) and the rows' epochs and examples (int [B]).
+
+        Returns `token_ids` (a new array), `predicted_positions` and `predicted_ids` int32 [B, K], in the order of the
+        row, and `predicted_weights` float32 [B, K], 1 where there is something to predict; the rest is 0.
+        """
+        budget, length = self._config.budget, token_ids.shape[1]
+        numbers = draws(self._seed, _PURPOSE, epochs, examples, 2 + 2 * length + 2 * budget)
+        firsts, scores, lengths, kinds, others = np.split(
+            numbers, np.cumsum([2, length, length, budget]).tolist(), axis=1
+        )
+        special = self._special[token_ids]
+        words = self._words(special, begins)
+        order, count = self._choose(special, words, scores, lengths, firsts)
+        chosen = np.arange(budget) < count[:, None]  # [B, K]
+        positions = np.sort(np.where(chosen, order[:, :budget], length), axis=1)
+        chosen = positions < length
+        positions[~chosen] = 0
+        rows = np.arange(len(token_ids))[:, None]
+        predicted = np.where(chosen, token_ids[rows, positions], 0)
+        masked = kinds < np.uint64(round(self._config.masked * ONE))
+        kept = kinds >= np.uint64(round((self._config.masked + self._config.randomized) * ONE))
+        drawn = self._ordinary[(others.astype(np.uint64) * np.uint64(len(self._ordinary))) >> np.uint64(32)]
+        instead = np.where(masked, self._mask, np.where(kept, predicted, drawn))
+        changed = token_ids.astype(np.int32)
+        changed[np.broadcast_to(rows, chosen.shape)[chosen], positions[chosen]] = instead[chosen]
+        return {
+            "token_ids": changed,
+            "predicted_positions": positions.astype(np.int32),
+            "predicted_ids": predicted.astype(np.int32),
+            "predicted_weights": chosen.astype(np.float32),
+        }
+
+    def _words(self, special: np.ndarray, begins: np.ndarray) -> np.ndarray | None:
+        """The number of each token's word in its row, int64 [B, T]; None where each token is one."""
+        if self._config.masking == "tokens":
+            return None
+        first = begins | special
+        first[:, 1:] |= special[:, :-1]
+        first[:, 0] = True
+        return np.cumsum(first, axis=1) - 1
+
+    def _choose(
+        self, special: np.ndarray, words: np.ndarray | None, scores: np.ndarray, lengths: np.ndarray, firsts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in the order of being chosen, int64 [B, T], and how many are, int64 [B]."""
+        size = special.shape[1]
+        if words is not None:
+            if self._config.masking == "spans":
+                scores = self._spread(special, words, scores, lengths)
+            scores = np.take_along_axis(scores, words, axis=1)
+        # Sorting whole keys is several times faster than argsort; a tie goes to the earlier position.
+        keys = scores.astype(np.uint64) << np.uint64(32) | np.arange(size, dtype=np.uint64)
+        keys[special] = _NEVER
+        keys.sort(axis=1)
+        order = (keys & _LOW).astype(np.int64)
+        free = size - special.sum(axis=1)
+        wanted = (self._config.rate * free + firsts[:, 0] / ONE).astype(np.int64)
+        count = np.minimum(np.minimum(wanted, free), self._config.budget)
+        if self._config.masking == "words":
+            assert words is not None
+            return order, self._whole(words, order, free, count, firsts[:, 1])
+        return order, count
+
+    def _whole(
+        self, words: np.ndarray, order: np.ndarray, free: np.ndarray, count: np.ndarray, draw: np.ndarray
+    ) -> np.ndarray:
+        """The count, moved to an end of the word that lies across it."""
+        rank = np.arange(order.shape[1])
+        real = rank < free[:, None]
+        by_rank = np.take_along_axis(words, np.where(real, order, 0), axis=1)
+        last = np.take_along_axis(by_rank, np.maximum(count - 1, 0)[:, None], axis=1)
+        same = (by_rank == last) & real
+        inside = (same & (rank < count[:, None])).sum(axis=1)
+        whole = same.sum(axis=1)
+        grown = count - inside + whole
+        taken = (draw / ONE * whole < inside) & (grown <= self._config.budget)
+        return np.where(taken, grown, count - inside)
+
+    def _spread(self, special: np.ndarray, words: np.ndarray, scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """By words, [B, T]: the least score among the spans that cover a word; each word begins one span."""
+        rows = np.arange(len(words))[:, None]
+        ends = np.zeros(words.shape, np.int64)  # of words: how many special tokens stand before or at it
+        ends[rows, words] = np.cumsum(special, axis=1)
+        reach = np.searchsorted(self._spans, lengths / ONE, side="right") + 1
+        reach[np.nonzero(special)[0], words[special]] = 0
+        best = scores.copy()
+        for back in range(1, self._config.span_longest):
+            covers = (reach[:, :-back] > back) & (ends[:, :-back] == ends[:, back:])
+            best[:, back:] = np.where(covers, np.minimum(best[:, back:], scores[:, :-back]), best[:, back:])
+        return best
+
+
+def _span_table(mean: float, longest: int) -> np.ndarray:
+    """Cumulative probabilities of 1 .. longest - 1 words, geometric with the mean, renormalized over 1 .. longest."""
+    shares = (1 - 1 / mean) ** np.arange(longest)
+    return np.cumsum(shares / shares.sum())[:-1]
