@@ -1,0 +1,138 @@
+"""SentencePiece `.model` files as `tokenizers`: the pieces, scores and character map, read by the sentencepiece package.
+
+Its kinds map to Unigram, BPE and WordLevel. Ids stay SentencePiece's own, or move by one for XLM-R.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from ctx_jax.text.subwords import BERT, ROBERTA, SpecialTokens, Subwords
+
+Layout = Literal["plain", "xlm-r"]
+
+_UNIGRAM, _BPE, _WORD = 1, 2, 3
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)
+
+
+def read_sentencepiece(
+    path: str | Path,
+    *,
+    layout: Layout = "plain",
+    special: SpecialTokens | None = None,
+    add_missing: bool = False,
+) -> Subwords:
+    """A SentencePiece file as a tokenizer that puts its begin and end tokens around a sentence.
+
+    layout       "plain": the file's ids. "xlm-r": the file's ids + 1, with `<s> <pad> </s> <unk>` in front and `<mask>`
+                 last, which is how fairseq laid XLM-R out
+    special      absent: `[CLS]`, `[SEP]` ... if the file has `[CLS]`, else `<s>`, `</s>` ...; the unknown is the file's
+    add_missing  give tokens that the file lacks (most lack `<pad>` and `<mask>`) new ids at the end; else refuse
+
+    Raises ModuleNotFoundError without the package: install `ctx-jax[sentencepiece]`. FileNotFoundError, ValueError:
+    nothing there, no SentencePiece file, a kind that cannot be told in other terms, a special token lacking.
+    """
+    path = Path(path)
+    proto = _parse(path)
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    kinds = [piece.type for piece in proto.pieces]
+    if _UNUSED in kinds:
+        raise ValueError(f"{path} marks pieces as unused, which tokenizers cannot express")
+    names = [piece for piece, _ in pieces]
+    unknown = kinds.index(_UNKNOWN)
+    if layout == "xlm-r":
+        if kinds[:3].count(_NORMAL):
+            raise ValueError(
+                f"{path}: XLM-R's layout needs <unk>, <s>, </s> as the first three pieces, got {names[:3]}"
+            )
+        special = ROBERTA
+        pieces = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")] + pieces[3:] + [("<mask>", 0.0)]
+        unknown = 3
+    elif special is None:
+        family = BERT if BERT.begin in names else ROBERTA
+        pad = next(
+            (name for name, kind in zip(names, kinds, strict=True) if kind == _CONTROL and "pad" in name.lower()),
+            family.pad,
+        )
+        special = SpecialTokens(pad, names[unknown], family.begin, family.end, family.mask)
+    tokenizer = Tokenizer(_model(path, proto, pieces, unknown))
+    _dress(tokenizer, proto.normalizer_spec)
+    user = [AddedToken(name, normalized=False) for name, kind in zip(names, kinds, strict=True) if kind == _USER]
+    tokenizer.add_tokens(user)
+    roles = special.roles()
+    lacking = [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]
+    if lacking and not add_missing:
+        raise ValueError(
+            f"{path} lacks special tokens: {', '.join(lacking)}; set add_missing=True to append them to the vocabulary, "
+            "special= if they have other names, or layout='xlm-r' for XLM-R's file"
+        )
+    tokenizer.add_special_tokens([AddedToken(token, lstrip=role == "mask") for role, token in roles.items()])
+    ends = [(token, tokenizer.token_to_id(token)) for token in (special.begin, special.end)]
+    begin, end = special.begin, special.end
+    pair = f"{begin} $A {end} $B:1 {end}:1" if begin == BERT.begin else f"{begin} $A {end} {end} $B {end}"
+    tokenizer.post_processor = processors.TemplateProcessing(f"{begin} $A {end}", pair, ends)
+    try:
+        return Subwords(tokenizer, special)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _parse(path: Path) -> Any:
+    try:
+        from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"reading {path} needs the sentencepiece package: pip install 'ctx-jax[sentencepiece]'"
+        ) from error
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except OSError:
+        raise
+    except Exception as error:  # protobuf's DecodeError, whose module moved between versions
+        raise ValueError(f"{path} is no SentencePiece model: {error}") from error
+    if not any(piece.type == _UNKNOWN for piece in proto.pieces):
+        raise ValueError(f"{path} is no SentencePiece model: it has no unknown piece")
+    return proto
+
+
+def _model(path: Path, proto: Any, pieces: list[tuple[str, float]], unknown: int) -> Any:
+    """The pieces in order as a model of `tokenizers`."""
+    bytes_too = bool(proto.trainer_spec.byte_fallback)
+    ids = {piece: number for number, (piece, _) in enumerate(pieces)}
+    match proto.trainer_spec.model_type:
+        case 1:
+            return models.Unigram(pieces, unk_id=unknown, byte_fallback=bytes_too)
+        case 2:
+            merges = _merges(pieces, ids)
+            name = pieces[unknown][0]
+            return models.BPE(ids, merges, unk_token=name, fuse_unk=True, byte_fallback=bytes_too)
+        case 3:
+            return models.WordLevel(ids, unk_token=pieces[unknown][0])
+    raise ValueError(f"{path} is a SentencePiece character model, which is not read: give a unigram, bpe or word model")
+
+
+def _merges(pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tuple[str, str]]:
+    """Every way to make a piece of two others, best score first: SentencePiece merges by the score of the result."""
+    found = [
+        (score, ids[piece[:cut]], ids[piece[cut:]], piece[:cut], piece[cut:])
+        for piece, score in pieces
+        for cut in range(1, len(piece))
+        if piece[:cut] in ids and piece[cut:] in ids
+    ]
+    found.sort(key=lambda merge: (-merge[0], merge[1], merge[2]))
+    return [(left, right) for *_, left, right in found]
+
+
+def _dress(tokenizer: Tokenizer, spec: Any) -> None:
+    """Normalizing and splitting at spaces as the file's own settings say."""
+    steps: list[Any] = []
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    scheme: Literal["always", "never"] = "always" if spec.add_dummy_prefix else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)

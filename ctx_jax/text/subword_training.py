@@ -1,0 +1,118 @@
+"""New subword tokenizers from text, in one pass over it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from ctx_jax.text.subwords import BERT, ROBERTA, SpecialTokens, Subwords
+
+Kind = Literal["wordpiece", "bpe", "unigram"]
+
+
+def train(
+    sentences: Iterable[str | Sequence[str]],
+    kind: Kind = "bpe",
+    size: int = 16_384,
+    *,
+    lowercase: bool = False,
+    minimum_count: int = 2,
+) -> Subwords:
+    """A tokenizer of at most `size` tokens, special tokens included, from sentences read once.
+
+    kind  "wordpiece": BERT's, with `[CLS]` and its like. "bpe": byte-level, with RoBERTa's `<s>` and its like; no
+          character is ever unknown, and a sentence's first word is cut like any other. "unigram": SentencePiece's way,
+          NFKC, with RoBERTa's special tokens.
+
+    A sentence is a string or a list of words. `minimum_count` is how often a pair must occur to become a token
+    (wordpiece and bpe). The same text gives the same bpe tokenizer; the others differ from training to training in
+    ties and last digits, so keep what was trained. Raises ValueError for text that is empty or has more characters than `size` leaves room for.
+    """
+    special = BERT if kind == "wordpiece" else ROBERTA
+    names = list(special.roles().values()) if kind == "wordpiece" else ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    least = len(names) + (len(pre_tokenizers.ByteLevel.alphabet()) if kind == "bpe" else 1)
+    if size < least:
+        raise ValueError(f"a {kind} tokenizer needs size={least} or more for its special tokens and bytes, got {size}")
+    tokenizer, trainer = _untrained(kind, size, names, lowercase, minimum_count)
+    stream = _Counted(sentences)
+    tokenizer.train_from_iterator(stream, trainer)
+    if not stream.count:
+        raise ValueError("no text to train a tokenizer on: every sentence is empty")
+    _surround(tokenizer, kind, special)
+    subwords = Subwords(tokenizer, special)
+    if len(subwords) > size:
+        raise ValueError(
+            f"the text's characters alone need a vocabulary of {len(subwords)}, size is {size}: set size higher, or "
+            "use kind='bpe', which counts bytes"
+        )
+    return subwords
+
+
+class _Counted:
+    """The sentences as strings, blank ones left out, counted on the way."""
+
+    def __init__(self, sentences: Iterable[str | Sequence[str]]) -> None:
+        self.sentences = sentences
+        self.count = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for sentence in self.sentences:
+            text = sentence if isinstance(sentence, str) else " ".join(sentence)
+            if text.strip():
+                self.count += 1
+                yield text
+
+
+def _untrained(kind: Kind, size: int, names: list[str], lowercase: bool, minimum_count: int) -> tuple[Tokenizer, Any]:
+    lower = [normalizers.Lowercase()] if lowercase else []
+    match kind:
+        case "wordpiece":
+            tokenizer = Tokenizer(models.WordPiece(unk_token=BERT.unknown))
+            tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+            tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+            tokenizer.decoder = decoders.WordPiece(prefix="##")
+            return tokenizer, trainers.WordPieceTrainer(
+                vocab_size=size, min_frequency=minimum_count, special_tokens=names, show_progress=False
+            )
+        case "bpe":
+            tokenizer = Tokenizer(models.BPE())
+            if lower:
+                tokenizer.normalizer = normalizers.Sequence(lower)
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+            tokenizer.decoder = decoders.ByteLevel()
+            return tokenizer, trainers.BpeTrainer(
+                vocab_size=size,
+                min_frequency=minimum_count,
+                special_tokens=names,
+                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                show_progress=False,
+            )
+        case "unigram":
+            tokenizer = Tokenizer(models.Unigram())
+            spaces = normalizers.Replace(Regex(r"\s+"), " ")
+            tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), *lower, spaces, normalizers.Strip()])
+            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+            tokenizer.decoder = decoders.Metaspace()
+            return tokenizer, trainers.UnigramTrainer(
+                vocab_size=size, special_tokens=names, unk_token=ROBERTA.unknown, show_progress=False
+            )
+    raise ValueError(f'kind must be "wordpiece", "bpe" or "unigram", got {kind!r}')
+
+
+def _surround(tokenizer: Tokenizer, kind: Kind, special: SpecialTokens) -> None:
+    """Each family's special tokens around one sentence and two."""
+    begin, end = ((token, tokenizer.token_to_id(token)) for token in (special.begin, special.end))
+    match kind:
+        case "wordpiece":
+            tokenizer.post_processor = processors.BertProcessing(end, begin)
+        case "bpe":
+            tokenizer.post_processor = processors.RobertaProcessing(
+                end, begin, trim_offsets=True, add_prefix_space=True
+            )
+        case "unigram":
+            tokenizer.post_processor = processors.TemplateProcessing(
+                "<s> $A </s>", "<s> $A </s> </s> $B </s>", [begin, end]
+            )
+    if kind != "wordpiece" and special.mask is not None:
+        # The mask takes the space before it along, as a word's first piece does.
+        tokenizer.add_special_tokens([AddedToken(special.mask, lstrip=True)])

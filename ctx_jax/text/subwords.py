@@ -1,0 +1,239 @@
+"""Subword tokenizers: strings or words to pieces, with the word every piece belongs to.
+
+The work is done by Hugging Face `tokenizers`; here stand the special tokens by their roles, and the way back from
+pieces to the caller's words. Letters: S pieces of a sentence, V vocabulary.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+
+FILE = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The tokens that are no text, by what they do. `mask` is None where the family has none (GPT-2)."""
+
+    pad: str
+    unknown: str
+    begin: str  # BERT's [CLS]
+    end: str  # BERT's [SEP]
+    mask: str | None
+
+    def roles(self) -> dict[str, str]:
+        """Role to token, the absent mask left out."""
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {role: token for role, token in given.items() if token is not None}
+
+
+BERT = SpecialTokens("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ROBERTA = SpecialTokens("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+GPT2 = SpecialTokens("<|endoftext|>", "<|endoftext|>", "<|endoftext|>", "<|endoftext|>", None)
+
+
+class Pieces(NamedTuple):
+    """A sentence of words in pieces, without special tokens around it."""
+
+    ids: np.ndarray  # int32 [S]
+    words: np.ndarray  # int32 [S], the number of the word each piece belongs to, rising; every word has a piece
+
+
+@dataclass(frozen=True, eq=False)
+class Subwords:
+    """A tokenizer and the roles of its special tokens. Truncation and padding of `tokenizer` are switched off.
+
+    `before` and `after` are the ids its own template puts around a sentence: ([CLS],) and ([SEP],) for BERT, none for
+    GPT-2.
+
+    Raises:
+        ValueError: the tokenizer lacks a token (named with its role), or two roles share one where the family does
+            not do so: around a sentence all five must differ; only GPT's, which adds none, may share.
+    """
+
+    tokenizer: Tokenizer
+    special: SpecialTokens
+    before: tuple[int, ...] = field(init=False)
+    after: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        before, after = template(self.tokenizer)
+        object.__setattr__(self, "before", before)
+        object.__setattr__(self, "after", after)
+        self._check()
+
+    def _check(self) -> None:
+        roles = self.special.roles()
+        lacking = [f"{role} ({token})" for role, token in roles.items() if self.tokenizer.token_to_id(token) is None]
+        wraps = bool(self.before or self.after)
+        if wraps and self.special.mask is None:
+            lacking.append("mask")
+        if lacking:
+            raise ValueError(
+                f"the tokenizer lacks special tokens: {', '.join(lacking)}; name the ones it has in {CONFIG} "
+                "(pad_token, unk_token, cls_token, sep_token, mask_token) or by special=, or add them to its vocabulary"
+            )
+        holders: dict[int, list[str]] = {}
+        for role, token in roles.items():
+            holders.setdefault(self.tokenizer.token_to_id(token), []).append(role)
+        clashes = [
+            f"{' and '.join(shared)} are both {roles[shared[0]]} (id {number})"
+            for number, shared in holders.items()
+            if len(shared) > 1 and (wraps or "mask" in shared)
+        ]
+        if clashes:
+            raise ValueError(f"special tokens clash: {'; '.join(clashes)}; give each role a token of its own")
+        found = (self.before, self.after)
+        needed = ((self.begin_id,) if self.before else (), (self.end_id,) if self.after else ())
+        if found != needed:
+            raise ValueError(
+                f"the tokenizer puts ids {found[0]} and {found[1]} around a sentence, but begin is "
+                f"{self.special.begin} (id {self.begin_id}) and end {self.special.end} (id {self.end_id}): make them agree"
+            )
+
+    def __len__(self) -> int:
+        """V: one more than the greatest id, so that a table of V rows holds every token."""
+        return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
+
+    @property
+    def pad_id(self) -> int:
+        return self._id(self.special.pad)
+
+    @property
+    def unknown_id(self) -> int:
+        return self._id(self.special.unknown)
+
+    @property
+    def begin_id(self) -> int:
+        return self._id(self.special.begin)
+
+    @property
+    def end_id(self) -> int:
+        return self._id(self.special.end)
+
+    @property
+    def mask_id(self) -> int:
+        """ValueError for a family without a mask (GPT-2)."""
+        if self.special.mask is None:
+            raise ValueError("the tokenizer lacks a special token: mask; masked language modelling needs one")
+        return self._id(self.special.mask)
+
+    def _id(self, token: str) -> int:
+        number = self.tokenizer.token_to_id(token)
+        assert number is not None
+        return int(number)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that are no text: never masked, never drawn at random."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return frozenset({number for number, token in added.items() if token.special}) | {
+            self._id(token) for token in self.special.roles().values()
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tokenizer and its roles, in hexadecimal."""
+        # A Unigram score comes back from its file different in the last digit.
+        text = re.sub(r"-?\d+\.\d{7,}", lambda found: f"{float(found.group()):.6f}", self.tokenizer.to_str())
+        return hashlib.sha256((text + repr(self.special)).encode()).hexdigest()
+
+    def of_text(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of strings, split by the tokenizer's own rule, int32 [S] each, without special tokens around them."""
+        found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(one.ids, np.int32) for one in found]
+
+    def of_words(self, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
+        """Pieces of words, as the tokenizer cuts the words joined by single spaces.
+
+        A word the tokenizer leaves nothing of (empty, a zero-width character) is one unknown token:
+
+            words   un  believ-able  <U+200B>          BERT's
+            ids     un  ##...        [UNK]
+            words   0   1  1         2
+        """
+        # A blank word would lend its place to the space of the next: it is left out and gets its unknown afterwards.
+        kept = [[number for number, word in enumerate(words) if word.strip()] for words in sentences]
+        joined = [" ".join(words[i] for i in places) for words, places in zip(sentences, kept, strict=True)]
+        found = self.tokenizer.encode_batch(joined, add_special_tokens=False)
+        return [
+            self._align(one.ids, one.offsets, words, places)
+            for one, words, places in zip(found, sentences, kept, strict=True)
+        ]
+
+    def _align(self, ids: list[int], offsets: list[tuple[int, int]], words: Sequence[str], places: list[int]) -> Pieces:
+        numbers = np.zeros(0, np.int32)
+        if places:
+            ends = np.cumsum([len(words[place]) + 1 for place in places]) - 1
+            span = np.array(offsets, np.int64).reshape(-1, 2)
+            # By a piece's last character: a space belongs to the word after it.
+            last = np.maximum(span[:, 1] - 1, span[:, 0])
+            row = np.minimum(np.searchsorted(ends, last, side="right"), len(places) - 1)
+            numbers = np.array(places, np.int32)[row]
+        empty = sorted(set(range(len(words))).difference(numbers.tolist()))
+        where = np.searchsorted(numbers, empty)
+        return Pieces(
+            np.insert(np.array(ids, np.int32), where, self.unknown_id).astype(np.int32),
+            np.insert(numbers, where, empty).astype(np.int32),
+        )
+
+    def wrap(self, ids: np.ndarray) -> np.ndarray:
+        """[begin] ids [end], int32, as the family does it for one sentence; GPT-2 adds nothing."""
+        return np.concatenate([self.before, ids, self.after]).astype(np.int32)
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The pieces as they stand in the vocabulary: "##able", "Ġworld"."""
+        return [self.tokenizer.id_to_token(int(number)) for number in ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return str(self.tokenizer.decode([int(number) for number in ids]))
+
+    def check_vocabulary(self, size: int, place: str = "the model") -> None:
+        """Raises ValueError unless a model of V = `size` and this tokenizer agree."""
+        if size != len(self):
+            raise ValueError(
+                f"{place} has a vocabulary of {size}, its tokenizer one of {len(self)}: they do not belong together; "
+                "use the tokenizer the model was trained with, or set the model's vocabulary"
+            )
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json and, for the roles, tokenizer_config.json into `folder`; transformers reads both."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        keys = {"pad_token": self.special.pad, "unk_token": self.special.unknown}
+        if self.before or self.after:
+            keys |= {"cls_token": self.special.begin, "sep_token": self.special.end}
+        keys |= {"bos_token": self.special.begin, "eos_token": self.special.end}
+        if self.special.mask is not None:
+            keys["mask_token"] = self.special.mask
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **keys, "clean_up_tokenization_spaces": False}
+        for name, text in ((CONFIG, json.dumps(config, indent=2) + "\n"), (FILE, self.tokenizer.to_str(pretty=True))):
+            partial = folder / f"{name}.partial"
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, folder / name)  # noqa: PTH105 (atomic, and on every platform)
+
+
+def template(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(ids before, ids after) that the tokenizer's post-processor puts around one sentence."""
+    count = tokenizer.num_special_tokens_to_add(False)
+    if count == 0:
+        return (), ()
+    one = tokenizer.encode("a", add_special_tokens=True)
+    begin, end = one.ids[0], one.ids[-1]
+    if count == 2:
+        return (begin,), (end,)
+    if count == 1:
+        return ((begin,), ()) if one.special_tokens_mask[0] else ((), (end,))
+    raise ValueError(f"the tokenizer puts {count} special tokens around a sentence; at most one on each side is read")
