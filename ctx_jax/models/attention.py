@@ -75,18 +75,19 @@ def attend(
     *,
     compute: Compute,
     path: Path = "auto",
-    drop: jax.Array | None = None,
+    kept: jax.Array | None = None,
+    rate: float = 0.0,
     maps: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
     """softmax(query key^T / sqrt(E)) value over the keys that `seen` lets through: float32 [B, T, H, E].
 
-    query, key, value are float32 [B, T, H, E]. A token that sees nothing gets zeros. `drop` [B, H, T, T], float32,
-    multiplies the probabilities (dropout: 0 or 1 / (1 - rate)). With `maps` the probabilities come back as well,
-    float32 [B, H, T, T], before dropout; else None.
+    query, key, value are float32 [B, T, H, E]. A token that sees nothing gets zeros. `kept`, bool [B, H, T, T],
+    is dropout at `rate`: the probabilities it lets live grow by 1 / (1 - rate). With `maps` the probabilities come
+    back as well, float32 [B, H, T, T], before dropout; else None.
     """
-    if path in ("auto", "fused", "xla") and _fusible(query.shape, seen, compute, path, drop is not None, maps):
+    if path in ("auto", "fused", "xla") and _fusible(query.shape, seen, compute, path, kept is not None, maps):
         return _fused(query, key, value, seen, "xla" if path == "xla" else "cudnn"), None
-    return _plain(query, key, value, seen, compute, drop, maps)
+    return _plain(query, key, value, seen, compute, kept, rate, maps)
 
 
 def _plain(
@@ -95,7 +96,8 @@ def _plain(
     value: jax.Array,
     seen: Visible,
     compute: Compute,
-    drop: jax.Array | None,
+    kept: jax.Array | None,
+    rate: float,
     maps: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
     # bf16 products of this shape fail at run time on CPUs when differentiated, so there they stay float32.
@@ -115,7 +117,7 @@ def _plain(
     if allowed is not None:
         # Without this a query that sees no key would average all of them.
         probabilities = jnp.where(allowed, probabilities, 0.0)
-    weights = probabilities if drop is None else probabilities * drop
+    weights = probabilities if kept is None else jnp.where(kept, probabilities / (1.0 - rate), 0.0)
     mixed = jnp.einsum("bhts,bshe->bthe", weights.astype(kind), value.astype(kind), precision=precision)
     return mixed.astype(jnp.float32), probabilities if maps else None
 

@@ -24,7 +24,7 @@ from ctx_jax.models.transformer_config import Transformer
 from ctx_jax.models.transformer_embeddings import default_positions, embed_tokens
 from ctx_jax.models.transformer_heads import decoder, head_logits, mlm_hidden, next_sentence_logits, pooled
 from ctx_jax.models.transformer_init import init
-from ctx_jax.models.transformer_layers import Kind, Surroundings, layer, normalize, rotation
+from ctx_jax.models.transformer_layers import Kind, Surroundings, layer, normalize, rotation, row_seeds
 
 __all__ = [
     "Transformer",
@@ -121,17 +121,14 @@ def _run(
             f"the position table holds sequences of at most {model.longest} tokens, these have {length}: "
             "shorten them, or set max_positions"
         )
-    keys = None
-    if key is not None:
-        rows = jnp.arange(batch) if rows is None else rows
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+    seeds = None if key is None else row_seeds(key, jnp.arange(batch) if rows is None else rows)
     if positions is None:
         positions = default_positions(model, token_ids, segments)
-    values = embed_tokens(model, params["embeddings"], token_ids, positions, token_types, keys)
+    values = embed_tokens(model, params["embeddings"], token_ids, positions, token_types, seeds)
     around = _surroundings(model, length, mask, segments, positions)
 
     def step(values: jax.Array, params: Params, kind: Kind) -> tuple[jax.Array, jax.Array | None]:
-        return layer(model, params, values, around, kind, keys, wanted == "maps")
+        return layer(model, params, values, around, kind, seeds, wanted == "maps")
 
     outputs, maps = _stack(model, params, values, step, wanted)
     if wanted == "maps":

@@ -45,7 +45,7 @@ def embed_tokens(
     token_ids: jax.Array,
     positions: jax.Array,
     token_types: jax.Array | None,
-    keys: jax.Array | None,
+    seeds: jax.Array | None,
 ) -> jax.Array:
     """float32 [B, T, D]. An id or a position outside its table gives NaN, which is loud, not a neighbour's vector."""
     values = _rows(params["tokens"], token_ids)
@@ -58,7 +58,7 @@ def embed_tokens(
         values = values + _rows(params["positions"], positions)
     if model.embedding_norm:
         values = normalize(params["norm"], values, model.norm_epsilon)
-    return dropout(keys, 0, model.embedding_dropout, values)
+    return dropout(seeds, 0, model.embedding_dropout, values)
 
 
 def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ post-norm   x = norm(x + attention(x));  x = norm(x + feed_forward(x))
 pre-norm    x = x + attention(norm(x));  x = x + feed_forward(norm(x))
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -76,22 +77,41 @@ def activate(activation: Activation, values: jax.Array) -> jax.Array:
             return jax.nn.silu(values)
 
 
-def keep(keys: jax.Array, site: int, rate: float, shape: tuple[int, ...]) -> jax.Array:
-    """Dropout's factors, float32 [B, *shape]: 0, or 1 / (share kept). One key a row, so that the factors of a row
-    depend neither on its place in the batch nor on the device; 16 bits a value, half the cost of 32."""
-    threshold = round(rate * 65536)
-
-    def row(key: jax.Array) -> jax.Array:
-        return jax.random.bits(jax.random.fold_in(key, site), shape, jnp.uint16) >= jnp.uint16(min(threshold, 65535))
-
-    return jax.vmap(row)(keys).astype(jnp.float32) * (65536 / max(65536 - threshold, 1))
+def row_seeds(key: jax.Array, rows: jax.Array) -> jax.Array:
+    """Two random words for each row, uint32 [B, 2], by threefry from the step's key and the rows' global numbers."""
+    return jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row), (2,), jnp.uint32))(rows)
 
 
-def dropout(keys: jax.Array | None, site: int, rate: float, values: jax.Array) -> jax.Array:
-    """`values` [B, ...] with a share `rate` set to 0 and the rest scaled up; `keys` [B], or None for none."""
-    if keys is None or rate == 0.0:
+def reseed(seeds: jax.Array, number: int | jax.Array) -> jax.Array:
+    """Other words [B, 2] for the layer or the place `number`."""
+    return _hash(seeds ^ _hash(jnp.asarray(number, jnp.uint32) + jnp.uint32(0x9E3779B9)))
+
+
+def keep(seeds: jax.Array, place: int, rate: float, shape: tuple[int, ...]) -> jax.Array:
+    """Which values dropout keeps, bool [B, *shape], a share 1 - rate of them.
+
+    Seeded by row, so that a row's choice depends neither on its place in the batch nor on the device. An integer hash
+    spreads a row's two words over its values: threefry on every value costs several times more to run and, unrolled
+    over the layers, minutes to compile.
+    """
+    words = reseed(seeds, place)
+    first, second = (words[:, column].reshape((-1,) + (1,) * len(shape)) for column in range(2))
+    counter = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(1, *shape)
+    return _hash(_hash(counter + first) ^ second) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+
+
+def _hash(word: jax.Array) -> jax.Array:
+    """C. Wellons' lowbias32: a bijection of uint32 whose every input bit flips every output bit half of the time."""
+    word = (word ^ (word >> jnp.uint32(16))) * jnp.uint32(0x7FEB352D)
+    word = (word ^ (word >> jnp.uint32(15))) * jnp.uint32(0x846CA68B)
+    return word ^ (word >> jnp.uint32(16))
+
+
+def dropout(seeds: jax.Array | None, place: int, rate: float, values: jax.Array) -> jax.Array:
+    """`values` [B, ...] with a share `rate` set to 0 and the rest scaled up; `seeds` [B, 2], or None for none."""
+    if seeds is None or rate == 0.0:
         return values
-    return values * keep(keys, site, rate, values.shape[1:])
+    return jnp.where(keep(seeds, place, rate, values.shape[1:]), values / (1.0 - rate), 0.0)
 
 
 def rotation(positions: jax.Array, width: int, theta: float) -> tuple[jax.Array, jax.Array]:
@@ -115,26 +135,26 @@ def layer(
     values: jax.Array,
     around: Surroundings,
     kind: Kind,
-    keys: jax.Array | None,
+    seeds: jax.Array | None,
     maps: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """One layer: float32 [B, T, D] to the same, and the attention maps [B, H, T, T] or None. `keys` [B] or None."""
-    if keys is not None:
-        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, kind.index)
+    """One layer: float32 [B, T, D] to the same, and the attention maps [B, H, T, T] or None. `seeds` [B, 2] or None."""
+    if seeds is not None:
+        seeds = reseed(seeds, kind.index)
     epsilon = model.norm_epsilon
     inputs = values
     if model.norm == "pre" and "attention_norm" in params:
         inputs = choose(kind.normed, normalize(params["attention_norm"], values, epsilon), values)
-    attention, probabilities = _attention(model, params, inputs, around, kind, keys, maps)
-    values = values + dropout(keys, 1, model.attention_output_dropout, attention)
+    attention, probabilities = _attention(model, params, inputs, around, kind, seeds, maps)
+    values = values + dropout(seeds, 1, model.attention_output_dropout, attention)
     if model.norm == "post":
         values = normalize(params["attention_norm"], values, epsilon)
     inputs = values if model.norm == "post" else normalize(params["feed_forward_norm"], values, epsilon)
     inner = activate(model.activation, dense(params["gate" if model.gated else "up"], inputs, model.compute))
     if model.gated:
         inner = inner * dense(params["up"], inputs, model.compute)
-    inner = dropout(keys, 2, model.feed_forward_inner_dropout, inner)
-    values = values + dropout(keys, 3, model.feed_forward_dropout, dense(params["down"], inner, model.compute))
+    inner = dropout(seeds, 2, model.feed_forward_inner_dropout, inner)
+    values = values + dropout(seeds, 3, model.feed_forward_dropout, dense(params["down"], inner, model.compute))
     if model.norm == "post":
         values = normalize(params["feed_forward_norm"], values, epsilon)
     return values, probabilities
@@ -146,7 +166,7 @@ def _attention(
     inputs: jax.Array,
     around: Surroundings,
     kind: Kind,
-    keys: jax.Array | None,
+    seeds: jax.Array | None,
     maps: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
     rows, length, _ = inputs.shape
@@ -161,10 +181,10 @@ def _attention(
     if around.global_rotation is not None and around.local_rotation is not None:
         by = choose(kind.local, around.local_rotation, around.global_rotation)
         query, key = rotate(query, by), rotate(key, by)
-    drop = None
-    if keys is not None and model.attention_dropout:
-        drop = keep(keys, 0, model.attention_dropout, (model.heads, length, length))
+    kept, rate = None, model.attention_dropout
+    if seeds is not None and rate:
+        kept = keep(seeds, 0, rate, (model.heads, length, length))
     mixed, probabilities = attend(
-        query, key, value, seen, compute=model.compute, path=model.attention, drop=drop, maps=maps
+        query, key, value, seen, compute=model.compute, path=model.attention, kept=kept, rate=rate, maps=maps
     )
     return dense(params["output"], mixed.reshape(inputs.shape), model.compute), probabilities
