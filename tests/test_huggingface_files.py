@@ -1,0 +1,254 @@
+"""Hugging Face folders without transformers: old forms, sharded files, and every way a folder can be wrong."""
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ctx_jax.checkpoints import huggingface
+from ctx_jax.checkpoints.huggingface_configs import config_from_model, model_from_config
+from ctx_jax.models import transformer
+
+BERT: dict[str, Any] = {
+    "model_type": "bert",
+    "vocab_size": 23,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": 16,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A whole folder of a tiny BERT with every head, written by us."""
+    model = model_from_config(BERT, pooler=True, next_sentence=True)
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(partial(transformer.init, model), jax.random.key(0))
+    params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes)
+    huggingface.write(tmp_path / "bert", model, params)
+    return tmp_path / "bert"
+
+
+def _equal(one: Any, two: Any) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def _change(folder: Path, change: Callable[[dict[str, np.ndarray]], Any]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, folder / "model.safetensors")
+
+
+def _configure(folder: Path, **entries: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **entries}))
+
+
+def test_written_and_read_again_is_the_same(folder: Path, tmp_path: Path) -> None:
+    model, params, config = huggingface.read(folder)
+    assert config["architectures"] == ["BertForPreTraining"]
+    (tmp_path / "vocab.txt").write_text("[PAD]\n")
+    wider = {**config, "bos_token_id": 5}
+    huggingface.write(tmp_path / "again", model, params, config=wider, files=[tmp_path / "vocab.txt"])
+    again, same, kept = huggingface.read(tmp_path / "again")
+    assert again == model
+    assert kept["bos_token_id"] == 5
+    assert (tmp_path / "again" / "vocab.txt").read_text() == "[PAD]\n"
+    _equal(params, same)
+    with pytest.raises(FileExistsError, match="config.json exists"):
+        huggingface.write(folder, model, params)
+
+
+def test_old_names_missing_prefixes_shards_copies_and_half_precision(folder: Path) -> None:
+    _model, params, _ = huggingface.read(folder)
+
+    def age(tensors: dict[str, np.ndarray]) -> None:
+        for name in list(tensors):
+            old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            tensors[old.removeprefix("bert.")] = tensors.pop(name)
+        tensors["embeddings.position_ids"] = np.arange(16)[None]
+        tensors["cls.predictions.decoder.weight"] = tensors["embeddings.word_embeddings.weight"]
+        tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
+
+    _change(folder, age)
+    _equal(huggingface.read(folder)[1], params)
+
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, held in shards.items():
+        save_file({name: tensors[name] for name in held}, folder / file)
+    index = {"metadata": {}, "weight_map": {name: file for file, held in shards.items() for name in held}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    _equal(huggingface.read(folder)[1], params)
+
+    for kind in (np.float16, ml_dtypes.bfloat16):
+        low = {name: tensor.astype(kind) for name, tensor in tensors.items() if tensor.dtype == np.float32}
+        save_file(low, folder / "model.safetensors")
+        half = huggingface.read(folder)[1]
+        _equal(half, jax.tree.map(lambda leaf, kind=kind: np.asarray(leaf).astype(kind).astype(np.float32), params))
+    (folder / "model.safetensors").unlink()
+
+    (folder / "b.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"index.json: names files that are not there: \['b.safetensors'\]"):
+        huggingface.read(folder)
+    save_file({}, folder / "b.safetensors")
+    with pytest.raises(ValueError, match="its shards lack"):
+        huggingface.read(folder)
+    index["weight_map"]["x"] = "../a.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="outside its folder"):
+        huggingface.read(folder)
+
+
+def test_every_misfit_is_listed_at_once(folder: Path) -> None:
+    def spoil(tensors: dict[str, np.ndarray]) -> None:
+        del tensors["bert.encoder.layer.1.output.dense.bias"]
+        tensors["classifier.weight"] = np.zeros((3, 8), np.float32)
+        tensors["bert.pooler.dense.weight"] = np.zeros((8, 9), np.float32)
+        tensors["bert.pooler.dense.bias"] = np.zeros(8, np.int32)
+
+    _change(folder, spoil)
+    with pytest.raises(ValueError, match="do not fit") as error:
+        huggingface.read(folder)
+    for line in (
+        "missing encoder.layer.1.output.dense.bias",
+        "unexpected classifier.weight [3, 8]",
+        "misshapen pooler.dense.weight: the config needs [8, 8], it is [8, 9]",
+        "mistyped pooler.dense.bias: floating point is needed, it is int32",
+    ):
+        assert line in str(error.value)
+
+
+def test_damaged_files_are_named(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    header = struct.unpack("<Q", whole[:8])[0]
+    for damaged in (
+        *(whole[:-4], whole[:100], whole[:5], b"", whole + b"more"),
+        *(struct.pack("<Q", length) + whole[8:] for length in (10**12, header + 8, header - 8, 0)),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"model.safetensors: damaged or cut short"):
+            huggingface.read(folder)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"needs model.safetensors or .*index.json, holds \['config.json'\]"):
+        huggingface.read(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json: not JSON"):
+        huggingface.read(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"needs config.json"):
+        huggingface.read(folder)
+
+
+def test_tied_copies_must_agree(folder: Path) -> None:
+    _change(folder, lambda tensors: tensors.update({"cls.predictions.decoder.weight": np.zeros((23, 8), np.float32)}))
+    with pytest.raises(ValueError, match="ties .*decoder.weight to .*they differ; set tie_word_embeddings"):
+        huggingface.read(folder)
+    _configure(folder, tie_word_embeddings=False)
+    model, params, _ = huggingface.read(folder)
+    assert not model.tied
+    assert not np.asarray(params["head"]["decoder"]["matrix"]).any()
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ({"model_type": "t5"}, "model_type is 't5'; these are read"),
+        ({"position_embedding_type": "relative_key"}, "only 'absolute' can be expressed"),
+        ({"is_decoder": True}, "only False can be expressed"),
+        ({"hidden_act": "mish"}, "hidden_act is 'mish'; these can be expressed"),
+        ({"num_attention_heads": 3}, "dim must be a multiple of heads"),
+        ({"hidden_size": "8"}, "hidden_size needs a int >= 0, got '8'"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers needs a int >= 0, got -1"),
+        ({"vocab_size": 24}, "misshapen embeddings.word_embeddings.weight"),
+    ],
+)
+def test_configs_that_cannot_be_expressed(entries: dict[str, Any], says: str, folder: Path) -> None:
+    _configure(folder, **entries)
+    with pytest.raises(ValueError, match=says):
+        huggingface.read(folder)
+
+
+def test_missing_keys_are_not_guessed() -> None:
+    with pytest.raises(ValueError, match=r"needed and missing: \['hidden_act', 'layer_norm_eps'\]"):
+        model_from_config({key: value for key, value in BERT.items() if key not in ("hidden_act", "layer_norm_eps")})
+
+
+def test_modernbert_configs_old_and_new_are_one() -> None:
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
+    modern = {
+        **{key: BERT[key] for key in (*sizes, "vocab_size", "pad_token_id")},
+        **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias"), False),
+        **dict.fromkeys(("embedding_dropout", "attention_dropout", "mlp_dropout"), 0.0),
+        "model_type": "modernbert",
+        "norm_eps": 1e-5,
+        "local_attention": 8,
+        "hidden_activation": "gelu",
+    }
+    old = {"global_attn_every_n_layers": 2, "global_rope_theta": 1e5, "local_rope_theta": 1e4}
+    rotary = {
+        "full_attention": {"rope_type": "default", "rope_theta": 1e5},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    new = {"layer_types": [*rotary], "rope_parameters": rotary}
+    model = model_from_config({**modern, **old})
+    assert model == model_from_config({**modern, **new})
+    assert model.local_layers == (1,)
+    assert model.window == 4
+    assert model_from_config(config_from_model(model)) == model
+    scaled = {**new, "rope_parameters": {kind: {"rope_type": "linear", "rope_theta": 1e4} for kind in rotary}}
+    short = {**new, "layer_types": ["full_attention"]}
+    for wrong in (short, scaled, {"layer_types": [*rotary]}, {"global_rope_theta": 1}):
+        with pytest.raises(ValueError, match=r"layer_types|rope"):
+            model_from_config({**modern, **wrong})
+
+
+def test_a_model_no_file_can_express_is_refused(tmp_path: Path) -> None:
+    model = replace(model_from_config(BERT, pooler=True), norm="pre")
+    shapes = jax.eval_shape(partial(transformer.init, model), jax.random.key(0))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    with (
+        pytest.warns(UserWarning, match="the pooler is left out"),
+        pytest.raises(ValueError, match="no bert file can express this model: norm is 'pre', there it would be 'post'"),
+    ):
+        huggingface.write(tmp_path / "no", model, params)
+    model = replace(model, norm="post", pooler=False)
+    del params["layer_0"]["query"]["bias"], params["pooler"]
+    with pytest.raises(ValueError, match=r"not fit the model at \['final_norm/bias', .*, 'layer_0/query/bias'\]"):
+        huggingface.write(tmp_path / "no", model, params)
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_pooler_beside_a_lone_head_is_left_out_with_a_warning(folder: Path, tmp_path: Path) -> None:
+    model, params, _ = huggingface.read(folder)
+    model = replace(model, next_sentence=False)
+    del params["next_sentence"]
+    with pytest.warns(UserWarning, match="the pooler is left out"):
+        huggingface.write(tmp_path / "head", model, params)
+    back, same, config = huggingface.read(tmp_path / "head")
+    assert back == replace(model, pooler=False)
+    assert config["architectures"] == ["BertForMaskedLM"]
+    del params["pooler"]
+    _equal(same, params)
