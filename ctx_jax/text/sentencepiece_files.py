@@ -1,4 +1,4 @@
-"""SentencePiece `.model` files as `tokenizers`: the pieces, scores and character map, read by the sentencepiece package.
+"""SentencePiece `.model` files as `tokenizers`: pieces, scores and character map, read by the sentencepiece package.
 
 Its kinds map to Unigram, BPE and WordLevel. Ids stay SentencePiece's own, or move by one for XLM-R.
 """
@@ -12,8 +12,7 @@ from ctx_jax.text.subwords import BERT, ROBERTA, SpecialTokens, Subwords
 
 Layout = Literal["plain", "xlm-r"]
 
-_UNIGRAM, _BPE, _WORD = 1, 2, 3
-_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED = range(1, 6)  # what a piece is
 
 
 def read_sentencepiece(
@@ -64,8 +63,8 @@ def read_sentencepiece(
     lacking = [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]
     if lacking and not add_missing:
         raise ValueError(
-            f"{path} lacks special tokens: {', '.join(lacking)}; set add_missing=True to append them to the vocabulary, "
-            "special= if they have other names, or layout='xlm-r' for XLM-R's file"
+            f"{path} lacks special tokens: {', '.join(lacking)}; set add_missing=True to append them to the "
+            "vocabulary, special= if they have other names, or layout='xlm-r' for XLM-R's file"
         )
     tokenizer.add_special_tokens([AddedToken(token, lstrip=role == "mask") for role, token in roles.items()])
     ends = [(token, tokenizer.token_to_id(token)) for token in (special.begin, special.end)]
@@ -102,13 +101,13 @@ def _model(path: Path, proto: Any, pieces: list[tuple[str, float]], unknown: int
     bytes_too = bool(proto.trainer_spec.byte_fallback)
     ids = {piece: number for number, (piece, _) in enumerate(pieces)}
     match proto.trainer_spec.model_type:
-        case 1:
+        case 1:  # unigram
             return models.Unigram(pieces, unk_id=unknown, byte_fallback=bytes_too)
-        case 2:
+        case 2:  # bpe
             merges = _merges(pieces, ids)
             name = pieces[unknown][0]
             return models.BPE(ids, merges, unk_token=name, fuse_unk=True, byte_fallback=bytes_too)
-        case 3:
+        case 3:  # words
             return models.WordLevel(ids, unk_token=pieces[unknown][0])
     raise ValueError(f"{path} is a SentencePiece character model, which is not read: give a unigram, bpe or word model")
 

@@ -77,8 +77,8 @@ def read_folder(folder: str | Path, model_type: str = "") -> Subwords:
         return read_sentencepiece(files[0], layout=layout, special=_special(settings))
     listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
     raise FileNotFoundError(
-        f"{folder} holds no tokenizer: needs tokenizer.json, vocab.txt, vocab.json with merges.txt, or one SentencePiece "
-        f".model; found {listed}"
+        f"{folder} holds no tokenizer: needs tokenizer.json, vocab.txt, vocab.json with merges.txt, or one "
+        f"SentencePiece .model; found {listed}"
     )
 
 

@@ -26,7 +26,9 @@ def train(
 
     A sentence is a string or a list of words. `minimum_count` is how often a pair must occur to become a token
     (wordpiece and bpe). The same text gives the same bpe tokenizer; the others differ from training to training in
-    ties and last digits, so keep what was trained. Raises ValueError for text that is empty or has more characters than `size` leaves room for.
+    ties and last digits, so keep what was trained.
+
+    Raises ValueError for text that is empty or has more characters than `size` leaves room for.
     """
     special = BERT if kind == "wordpiece" else ROBERTA
     names = list(special.roles().values()) if kind == "wordpiece" else ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

@@ -99,7 +99,8 @@ class Subwords:
         if found != needed:
             raise ValueError(
                 f"the tokenizer puts ids {found[0]} and {found[1]} around a sentence, but begin is "
-                f"{self.special.begin} (id {self.begin_id}) and end {self.special.end} (id {self.end_id}): make them agree"
+                f"{self.special.begin} (id {self.begin_id}) and end {self.special.end} (id {self.end_id}): "
+                "make them agree"
             )
 
     def __len__(self) -> int:
