@@ -15,7 +15,7 @@ from ctx_jax.training.optimizer import AdamW
 def config() -> TrainConfig:
     """What differs from the defaults."""
     return TrainConfig(
-        model=BiLM(dim=2048, projection=256, negatives=8192, compute="bfloat16"),
+        model=BiLM(dim=2048, projection=256, negatives=8192, zero_start=0.02, compute="bfloat16"),
         data=DataConfig(
             train="tfds:lm1b:train",
             valid="tfds:lm1b:test",

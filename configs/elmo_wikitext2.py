@@ -18,7 +18,7 @@ from ctx_jax.training.optimizer import AdamW
 def config() -> TrainConfig:
     """What differs from the defaults."""
     return TrainConfig(
-        model=BiLM(dim=1024, projection=256, dropout=0.4, compute="bfloat16"),
+        model=BiLM(dim=1024, projection=256, dropout=0.4, zero_start=0.02, compute="bfloat16"),
         data=DataConfig(train="wiki.train.tokens", valid="wiki.valid.tokens", lanes=64, window=35),
         optimizer=AdamW(learning_rate=2e-3, warmup=200, weight_decay=0.1),
         checkpoint=CheckpointConfig(every=1_000),

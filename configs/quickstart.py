@@ -21,6 +21,7 @@ def config() -> TrainConfig:
             dim=256,
             projection=96,
             dropout=0.1,
+            zero_start=0.1,
         ),
         data=DataConfig(train="python-docs", minimum_count=2, lanes=32, window=20),
         optimizer=AdamW(learning_rate=4e-3, warmup=50),

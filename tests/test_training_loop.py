@@ -9,13 +9,16 @@ from itertools import islice
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctx_jax import losses as losses_of
 from ctx_jax.checkpoints.configs import differences
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.batch import Batch
 from ctx_jax.data.config import DataConfig
+from ctx_jax.models import bilm
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.bilm import BiLMTask
@@ -45,7 +48,7 @@ def sentences(seed: int, count: int) -> list[list[str]]:
 
 def configured(run_dir: Path, **changes: object) -> TrainConfig:
     config = TrainConfig(
-        model=BiLM(vocabulary=16, inputs="words", dim=4, projection=3, layers=1, dropout=0.2, negatives=5),
+        model=BiLM(16, "words", dim=4, projection=3, layers=1, dropout=0.2, zero_start=0.3, negatives=5),
         data=DataConfig(lanes=8, window=3),
         optimizer=AdamW(learning_rate=0.02, warmup=2),
         devices=DevicesConfig(count=1),
@@ -183,6 +186,23 @@ def test_a_line_holds_the_means_over_the_targets_since_the_line_before(whole: Pa
     single = [loss for _, loss in losses(whole)]
     expected = [(last, np.average(single[last - 3 : last], weights=weights[last - 3 : last])) for last in (3, 6)]
     np.testing.assert_allclose(losses(tmp_path), expected, rtol=1e-5)
+
+
+def test_a_window_may_begin_from_a_zero_state_row_by_row() -> None:
+    model = BiLM(16, "words", dim=4, projection=3, layers=1, dropout=0.0, zero_start=0.5)
+    names = ("token_ids", "token_ids_reverse", "next_token_id", "next_token_id_reverse")
+    batch = dict.fromkeys(names, jnp.ones((8, 1), jnp.int32)) | {"row": jnp.arange(8, dtype=jnp.int32)}
+    params, key = jax.jit(lambda: bilm.init(model, jax.random.key(0)))(), jax.random.key(1)
+
+    def after(carry: object, key: jax.Array | None) -> np.ndarray:
+        _, left = jax.jit(lambda: losses_of.bilm(model, params, batch, carry, key=key))()
+        return np.asarray(left["forward"][0]["c"])
+
+    ones = jax.tree.map(jnp.ones_like, bilm.zero_carry(model, 8))
+    drawn, zero, carried = after(ones, key), after(None, key), after(ones, None)
+    fresh = np.isclose(drawn, zero, atol=1e-6).all(axis=1)
+    assert 0 < fresh.sum() < 8
+    np.testing.assert_allclose(drawn[~fresh], carried[~fresh], atol=1e-6)
 
 
 def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(whole: Path) -> None:

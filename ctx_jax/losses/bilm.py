@@ -16,7 +16,7 @@ Batch = dict[str, Any]
 Terms = dict[str, tuple[jax.Array, jax.Array]]
 
 _SUFFIX = {"forward": "", "backward": "_reverse"}
-_DROPOUT, _NEGATIVES = 0, 1  # purposes of the step's key
+_DROPOUT, _NEGATIVES, _ZERO_START = 0, 1, 2  # purposes of the step's key
 
 
 def bilm(
@@ -30,7 +30,8 @@ def bilm(
         optionally `row` int32 [B], the rows' global numbers, and `weight` float32 [B, T], 0 where no target counts.
       carry: the state before the window, as `models.bilm.zero_carry` makes it; None: zeros. Its gradient stops here.
       key: the step's key, the same on every device: dropout by row, and with `model.negatives` the sampled softmax,
-        one set of negatives per direction. None: no dropout, exact softmax.
+        one set of negatives per direction, and with `model.zero_start` the rows whose carry is dropped. None: no
+        dropout, exact softmax, the carry as it is.
 
     Returns:
       {"forward": (sum, weight), "backward": (sum, weight)} and the state after the window.
@@ -39,6 +40,8 @@ def bilm(
       ValueError: the model has no softmax, or the batch lacks an array; both are named.
     """
     weights, bias = softmax_weights(model, params)
+    if model.zero_start and key is not None and carry is not None:
+        carry = _forget(carry, model.zero_start, jax.random.fold_in(key, _ZERO_START), batch)
     hidden, carry = _hidden(model, params, batch, carry, key)
     weight = batch.get("weight")
     weight = None if weight is None else weight.reshape(-1)
@@ -69,6 +72,19 @@ def bilm_tokens(model: BiLM, params: Params, batch: Batch, carry: Carry | None) 
         nats = token_losses(states, labels.reshape(-1), weights, bias, compute=model.compute)
         losses[name] = nats.reshape(labels.shape)
     return losses, carry
+
+
+def _forget(carry: Carry, share: float, key: jax.Array, batch: Batch) -> Carry:
+    """The carry with a share of the rows set to zero, drawn by global row.
+
+    A state that is never reset in training can settle where no sentence that starts from zeros gets to, and the
+    model then fails on single sentences (Melis, Dyer and Blunsom 2018, section 4, train against it in this way).
+    """
+    labels = batch["next_token_id"]
+    rows = batch["row"] if "row" in batch else jnp.arange(labels.shape[0], dtype=jnp.int32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - share))(keys)
+    return jax.tree.map(lambda state: jnp.where(kept[:, None], state, 0.0), carry)
 
 
 def _hidden(

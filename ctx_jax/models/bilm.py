@@ -47,6 +47,7 @@ class BiLM:
     projection_clip: float | None = 3.0
     residual: bool = True  # from the second layer on
     dropout: float = 0.1
+    zero_start: float = 0.0  # share of a row's windows that begin from a zero state in training, as sentences later do
     tied_softmax: bool = False  # word inputs only
     negatives: int = 0  # sampled softmax in training; 0 for the exact one
     compute: Compute = "float32"
@@ -74,6 +75,8 @@ class BiLM:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not 0.0 <= self.zero_start <= 1.0:
+            raise ValueError(f"zero_start must be in [0, 1], got {self.zero_start}")
         if self.residual and self.layers > 1 and not self.dim >= self.projection:
             raise ValueError(f"projection={self.projection} must not exceed dim={self.dim}")
 
