@@ -1,6 +1,6 @@
 """Arrays to every layer of an encoder, as one pure function.
 
-Letters: L layers, B sentences, T words, C characters, D width.
+Letters: L layers, B sentences, T words, C characters, S tokens of a Transformer, D width.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ctx_jax.embedding.subwords import embed_transformer, transformer_token_layer
 from ctx_jax.models import bilm
 from ctx_jax.models.bilm import BiLM
+from ctx_jax.models.transformer_config import Transformer
 from ctx_jax.text.characters import raw_ids
+
+Model = BiLM | Transformer
 
 
 class Layers(NamedTuple):
@@ -22,7 +26,7 @@ class Layers(NamedTuple):
     carry: Any = None  # the LSTM state after the batch; None for encoders without one
 
 
-def embed(model: BiLM, params: bilm.Params, inputs: Mapping[str, Any], *, carry: Any = None) -> Layers:
+def embed(model: Model, params: bilm.Params, inputs: Mapping[str, Any], *, carry: Any = None) -> Layers:
     """Every layer of `model` for a tokenized batch; `jax.jit(embed, static_argnums=0)`.
 
     A pure function: it works inside anyone's `jit`, `grad`, `vmap`, `scan` or Flax module, and a frozen encoder is
@@ -36,25 +40,35 @@ def embed(model: BiLM, params: bilm.Params, inputs: Mapping[str, Any], *, carry:
       model: a frozen config; it picks the code.
       params: nested dict of arrays, as `load` or `models.bilm.init` give it.
       inputs: what `encoder.tokenize` gives: {"char_ids": int [B, T + 2, C]} with sentence markers and 0 for padding,
-        or for a biLM over words {"token_ids": int [B, T + 2]} with -1 for padding.
+        or for a biLM over words {"token_ids": int [B, T + 2]} with -1 for padding; for a Transformer "token_ids" int
+        and "token_mask" bool [B, S], and to have one vector a word "word_of_token" int [B, S] (-1: in no word) and
+        "word_mask" bool [B, T]. "token_types" int [B, S] may be added.
       carry: the LSTM state to start from, one row a sentence: `layers.carry` of an earlier call, or None for zeros.
 
     Returns:
-      Layers; of a biLM [token, token], then [forward, backward] per LSTM layer, without sentence markers.
+      Layers; of a biLM [token, token], then [forward, backward] per LSTM layer, without sentence markers; of a
+      Transformer its hidden states, the embedding output first and the last after the final norm: of every token, or
+      with "word_of_token" the mean over each word's.
 
     Raises (while tracing):
       ValueError: inputs of another kind or shape than the model reads, a carry of other rows.
-      TypeError: a model that is no encoder, ids that are no integers.
+      TypeError: a model that is no encoder, ids that are no integers, a carry for a Transformer.
     """
     match model:
         case BiLM():
             return _embed_bilm(model, params, inputs, carry)
+        case Transformer():
+            if carry is not None:
+                raise TypeError("a Transformer has no state to carry: leave carry out")
+            return Layers(*embed_transformer(model, params, inputs))
         case _:
-            raise TypeError(f"embed needs an encoder's config such as BiLM, got {type(model).__name__}")
+            raise TypeError(f"embed needs an encoder's config such as BiLM or Transformer, got {type(model).__name__}")
 
 
-def token_layer(model: BiLM, params: bilm.Params, inputs: Mapping[str, Any]) -> jax.Array:
+def token_layer(model: Model, params: bilm.Params, inputs: Mapping[str, Any]) -> jax.Array:
     """Layer 0 alone, [B, T, D]: what `embed(...).values[0]` holds, without running the layers above it."""
+    if isinstance(model, Transformer):
+        return transformer_token_layer(model, params, inputs)
     tokens, present = _bilm_tokens(model, inputs)
     vectors = bilm.token_vectors(model, params, tokens[:, 1:-1])
     return jnp.where(present[:, 2:, None], jnp.concatenate([vectors, vectors], axis=-1), 0.0)

@@ -14,10 +14,12 @@ import numpy as np
 
 from ctx_jax.embedding import mixing
 from ctx_jax.embedding.batching import plan
-from ctx_jax.embedding.embed import embed, token_layer
-from ctx_jax.embedding.reading import CharacterReader, VocabularyReader, sentences_to_words
+from ctx_jax.embedding.embed import Model, embed, token_layer
+from ctx_jax.embedding.reading import CharacterReader, SubwordReader, VocabularyReader, checked, sentences_to_words
 from ctx_jax.models.bilm import BiLM
+from ctx_jax.text.subwords import Pieces
 
+Reader = CharacterReader | VocabularyReader | SubwordReader
 Sentence = str | Sequence[str]
 Level = Literal["words", "tokens"]
 
@@ -29,9 +31,9 @@ _ROW = 32  # words of a row when words are encoded without context
 class Encoder:
     """What `load` gives. `model` (a frozen config) and `params` (nested dict of arrays) are all that `embed` needs."""
 
-    model: BiLM
+    model: Model
     params: dict[str, Any]
-    reader: CharacterReader | VocabularyReader
+    reader: Reader
 
     def tokenize(
         self,
@@ -41,17 +43,23 @@ class Encoder:
         rows: int | None = None,
         length: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """Sentences to the `inputs` of `embed`: a dict of int32 arrays with leading axis B.
+        """Sentences to the `inputs` of `embed`: a dict of arrays with leading axis B.
 
         A string is split by the encoder's rule: white space for imported encoders, the run's own rule for ours. A list
-        of words is taken as it is. `rows` and `length` (in words) pad B and T to fixed sizes. The tokens of a biLM
-        are its words, so both levels are the same here. No sentences give B = 0, an empty sentence an all-False row.
+        of words is taken as it is. `rows` and `length` (in words) pad B and T to fixed sizes. No sentences give B = 0,
+        an empty sentence an all-False row.
 
-        Raises ValueError for more sentences than `rows` or longer ones than `length`, TypeError for a bare string,
-        for strings and lists in one call, and for words that are no strings.
+        `level="words"` makes `embed` give one vector a word whatever the encoder: a Transformer's pieces are pooled.
+        `level="tokens"` asks for the pieces instead, special tokens in their places; strings are then split by the
+        tokenizer's own rule, and `length` counts tokens. The tokens of a biLM are its words.
+
+        Raises ValueError for more sentences than `rows`, longer ones than `length` or than a Transformer's positions
+        hold, TypeError for a bare string, for strings and lists in one call, and for words that are no strings.
         """
         if level not in ("words", "tokens"):
             raise ValueError(f'level must be "words" or "tokens", got {level!r}')
+        if level == "tokens" and isinstance(self.reader, SubwordReader):
+            return self.reader.token_arrays(checked(sentences), rows, length)
         return self.reader.arrays(_words(sentences, self.reader), rows, length)
 
     def encode(
@@ -87,19 +95,22 @@ class Encoder:
         """Static vectors of single words, float32 [N, D]: layer 0 alone, which knows no context.
 
         For a whole vocabulary, `batch` words at a time; the rows equal `embed(...).values[0]` of the same words.
-        A biLM's layer 0 is the token vector twice, [token, token].
+        A biLM's layer 0 is the token vector twice, [token, token]; a Transformer's is the embedding output of the word
+        as a sentence of its own, position included, the mean over its pieces.
         """
         if isinstance(words, str | bytes):
             raise TypeError("words must be a list of words, got one string: wrap it in a list")
         words = _words([list(words)], self.reader)[0]
-        height = max(1, -(-min(batch, len(words)) // _ROW))
+        # A Transformer's vectors depend on their place: each word stands in a row of its own.
+        row = 1 if isinstance(self.reader, SubwordReader) else _ROW
+        height = max(1, -(-min(batch, len(words)) // row))
         found = []
-        for start in range(0, len(words), height * _ROW):
-            part = words[start : start + height * _ROW]
-            sentences = [part[i : i + _ROW] for i in range(0, len(part), _ROW)]
-            layer = np.asarray(_token_layer(self.model, self.params, self.reader.arrays(sentences, height, _ROW)))
-            found.append(layer.reshape(height * _ROW, -1)[: len(part)])
-        width = 2 * self.model.projection
+        for start in range(0, len(words), height * row):
+            part = words[start : start + height * row]
+            sentences = [part[i : i + row] for i in range(0, len(part), row)]
+            layer = np.asarray(_token_layer(self.model, self.params, self.reader.arrays(sentences, height, row)))
+            found.append(layer.reshape(height * row, -1)[: len(part)])
+        width = 2 * self.model.projection if isinstance(self.model, BiLM) else self.model.dim
         return np.concatenate(found) if found else np.zeros((0, width), np.float32)
 
     def _encode(
@@ -109,8 +120,7 @@ class Encoder:
             words = _words(chunk, self.reader)
             found: dict[int, np.ndarray] = {}
             running: deque[tuple[tuple[int, ...], jax.Array]] = deque()
-            for chosen, rows, length in plan(list(map(len, words)), batch):
-                inputs = self.reader.arrays([words[number] for number in chosen], rows, length)
+            for chosen, inputs in _batches(words, self.reader, batch):
                 running.append((chosen, _vectors(self.model, self.params, mixing, inputs)))
                 if len(running) > 1:  # the device works on one batch while the host takes the one before apart
                     found |= _apart(*running.popleft(), words)
@@ -120,8 +130,22 @@ class Encoder:
                 yield found.pop(number)
 
 
-def _words(sentences: Iterable[Sentence], reader: CharacterReader | VocabularyReader) -> list[list[str]]:
+def _words(sentences: Iterable[Sentence], reader: Reader) -> list[list[str]]:
     return sentences_to_words(sentences, reader.rule)
+
+
+def _batches(
+    words: list[list[str]], reader: Reader, batch: int
+) -> Iterator[tuple[tuple[int, ...], dict[str, np.ndarray]]]:
+    """(sentences' numbers, inputs): batches of sentences of like length, counted in what the model reads."""
+    if not isinstance(reader, SubwordReader):
+        for chosen, rows, length in plan(list(map(len, words)), batch):
+            yield chosen, reader.arrays([words[number] for number in chosen], rows, length)
+        return
+    pieces: list[Pieces] = reader.subwords.of_words(words)
+    for chosen, rows, length in plan(reader.sizes(pieces), batch):
+        # There are no more words than tokens: one size for both keeps the shapes few.
+        yield chosen, reader.word_arrays([pieces[number] for number in chosen], rows, length, length)
 
 
 def _apart(numbers: tuple[int, ...], vectors: jax.Array, words: list[list[str]]) -> dict[int, np.ndarray]:
@@ -130,7 +154,7 @@ def _apart(numbers: tuple[int, ...], vectors: jax.Array, words: list[list[str]])
     return {number: batch[..., row, : len(words[number]), :].copy() for row, number in enumerate(numbers)}
 
 
-def _all_or_mixed(model: BiLM, params: Any, mix: mixing.Mixing | None, inputs: Any) -> jax.Array:
+def _all_or_mixed(model: Model, params: Any, mix: mixing.Mixing | None, inputs: Any) -> jax.Array:
     values = embed(model, params, inputs).values
     return values if mix is None else mixing.mix(values, mix)
 

@@ -1,14 +1,17 @@
-"""Files to an encoder: our runs, AllenNLP folders."""
+"""Files to an encoder: our runs, AllenNLP folders, Hugging Face folders."""
 
 import json
 from pathlib import Path
 from typing import Any, Literal
 
-from ctx_jax.checkpoints import allennlp_files
+from ctx_jax.checkpoints import allennlp_files, huggingface
 from ctx_jax.checkpoints.configs import from_json
 from ctx_jax.embedding.encoder import Encoder
-from ctx_jax.embedding.reading import CharacterReader, VocabularyReader
+from ctx_jax.embedding.reading import CharacterReader, SubwordReader, VocabularyReader
 from ctx_jax.models.bilm import BiLM
+from ctx_jax.models.transformer_config import Transformer
+from ctx_jax.text import subword_files
+from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.text.words import Rule
 
@@ -22,15 +25,17 @@ def load(
     options: str | Path | None = None,
     weights: str | Path | None = None,
 ) -> Encoder:
-    """An encoder from a run directory or an AllenNLP folder, or from AllenNLP's two files by name.
+    """An encoder from a run directory, an AllenNLP or a Hugging Face folder, or from AllenNLP's two files by name.
 
         load("runs/elmo")                                   # step="best", "latest" or a number
         load("elmo_2x4096_512_2048cnn_2xhighway")           # a folder with options and weights
+        load("bert-base-uncased")                           # config.json, model.safetensors, tokenizer files
         load(options="options.json", weights="weights.hdf5")
 
     Args:
-      path: a run directory (`config.json`, `checkpoints/`), or a folder with one `options.json` or `*_options.json`
-        and one HDF5 file that holds `char_embed`.
+      path: a run directory (`config.json`, `checkpoints/`), a folder with one `options.json` or `*_options.json`
+        and one HDF5 file that holds `char_embed`, or a Hugging Face folder of an encoder that
+        `checkpoints.huggingface` reads, with its tokenizer.
       step: of a run: "best" is the lowest validation loss.
       options, weights: instead of `path`.
 
@@ -51,13 +56,14 @@ def load(
     if isinstance(config.get("model"), dict):
         return _run(folder, config, step)
     if "model_type" in config:
-        raise ValueError(f"{folder} is a Hugging Face folder ({config['model_type']}); Transformers cannot be read yet")
+        return _huggingface(folder)
     if found := allennlp_files.find(folder):
         return _allennlp(*found)
     listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
     raise FileNotFoundError(
-        f"{folder} is no encoder: looked for config.json and checkpoints/ (a run), or options.json or *_options.json "
-        f"with an HDF5 file holding char_embed (AllenNLP); found {listed}"
+        f"{folder} is no encoder: looked for config.json and checkpoints/ (a run), options.json or *_options.json "
+        "with an HDF5 file holding char_embed (AllenNLP), or config.json with a model_type (Hugging Face); "
+        f"found {listed}"
     )
 
 
@@ -66,6 +72,23 @@ def _allennlp(options: Path, weights: Path) -> Encoder:
     if model.inputs == "words":
         raise ValueError(f"{options} describes a model of words, whose files hold no vocabulary: load the run instead")
     return Encoder(model, params, CharacterReader(model.max_characters))
+
+
+def _huggingface(folder: Path) -> Encoder:
+    model, params, config = huggingface.read(folder)
+    return Encoder(
+        model, params, _subword_reader(model, subword_files.read_folder(folder, config["model_type"]), folder)
+    )
+
+
+def _subword_reader(model: Transformer, subwords: Subwords, folder: Path, rule: Rule = "whitespace") -> SubwordReader:
+    subwords.check_vocabulary(model.vocabulary, str(folder))
+    if model.positions_after_padding and model.pad_id != subwords.pad_id:
+        raise ValueError(
+            f"{folder}: the model counts positions around pad_id={model.pad_id}, its tokenizer pads with "
+            f"{subwords.pad_id} ({subwords.special.pad}): they do not belong together"
+        )
+    return SubwordReader(subwords, model.longest if model.positions == "learned" else None, rule)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -82,7 +105,7 @@ def _config(folder: Path) -> dict[str, Any]:
 def _run(folder: Path, config: dict[str, Any], step: Step) -> Encoder:
     from ctx_jax.checkpoints.runs import RunCheckpoints  # Orbax takes seconds to import, and only runs need it
 
-    model = from_json([BiLM], config["model"])
+    model = from_json([BiLM, Transformer], config["model"])
     with RunCheckpoints(folder / "checkpoints") as checkpoints:
         match step:
             case "best":
@@ -97,6 +120,8 @@ def _run(folder: Path, config: dict[str, Any], step: Step) -> Encoder:
             raise FileNotFoundError(f"{folder} has no complete checkpoint yet: train it longer, then load it")
         params = checkpoints.restore_params(number)
     rule = _rule(config)
+    if isinstance(model, Transformer):
+        return Encoder(model, params, _subword_reader(model, subword_files.read_folder(folder), folder, rule))
     if model.inputs == "characters":
         return Encoder(model, params, CharacterReader(model.max_characters, rule))
     vocabulary = Vocabulary.read(folder / "vocabulary.txt")

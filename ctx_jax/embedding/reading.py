@@ -1,11 +1,17 @@
-"""Sentences as a user gives them, to the arrays a biLM reads. Letters: B sentences, T words, C characters."""
+"""Sentences as a user gives them, to the arrays an encoder reads.
+
+Letters: B sentences, T words, C characters, S tokens of a Transformer (pieces and special tokens).
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from ctx_jax.embedding.batching import rounded
 from ctx_jax.text.characters import BEGIN, END, char_ids
+from ctx_jax.text.subwords import Pieces, Subwords
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.text.words import Rule, split_words
 
@@ -15,12 +21,18 @@ def sentences_to_words(sentences: Iterable[str | Sequence[str]], rule: Rule) -> 
 
     Raises TypeError for a bare string, for strings and lists in one call, and for words that are no strings.
     """
+    found = checked(sentences)
+    return [split_words(sentence, rule) if isinstance(sentence, str) else sentence for sentence in found]
+
+
+def checked(sentences: Iterable[str | Sequence[str]]) -> list[str] | list[list[str]]:
+    """The sentences, all strings or all lists of words; raises as `sentences_to_words`."""
     if isinstance(sentences, str | bytes):
         raise TypeError(f"sentences must be a list of sentences, got one {type(sentences).__name__}: wrap it in a list")
     sentences = list(sentences)
     strings = [isinstance(sentence, str) for sentence in sentences]
     if all(strings):
-        return [split_words(sentence, rule) for sentence in sentences]  # type: ignore[arg-type]
+        return sentences  # type: ignore[return-value]
     if any(strings):
         first, second = strings.index(True), strings.index(False)
         raise TypeError(
@@ -65,14 +77,126 @@ class VocabularyReader:
         self, sentences: Sequence[Sequence[str]], rows: int | None = None, length: int | None = None
     ) -> dict[str, np.ndarray]:
         """{"token_ids": int32 [B, T + 2]} with sentence markers; -1 where there is no token."""
-        longest = max(map(len, sentences), default=0)
-        height = len(sentences) if rows is None else rows
-        width = longest if length is None else length
-        if len(sentences) > height:
-            raise ValueError(f"got {len(sentences)} sentences for rows={height}: set rows={len(sentences)}")
-        if longest > width:
-            raise ValueError(f"the longest sentence has {longest} words, for length={width}: set length={longest}")
+        height, width = _shape([len(sentence) for sentence in sentences], rows, length, "words")
         ids = np.full((height, width + 2), -1, np.int32)
         for row, sentence in zip(ids, sentences, strict=False):
             row[: len(sentence) + 2] = self.vocabulary.ids((BEGIN, *sentence, END))
         return {"token_ids": ids}
+
+
+@dataclass(frozen=True)
+class SubwordReader:
+    """Words or strings to the tokens of a Transformer.
+
+    `longest` is how many tokens, special ones included, the model's positions hold; None: any number.
+    `pieces` says what of a word's pieces stands for the word: their mean, the first or the last.
+    """
+
+    subwords: Subwords
+    longest: int | None = None
+    rule: Rule = "whitespace"
+    pieces: Literal["mean", "first", "last"] = "mean"
+
+    def arrays(
+        self, sentences: Sequence[Sequence[str]], rows: int | None = None, length: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """What `embed` needs to give one vector a word, each with leading axis B:
+
+            words            un        believably
+            token_ids        [CLS] un  believ ##ably [SEP] [PAD]      int32 [B, S]
+            token_mask       1     1   1      1      1     0          bool  [B, S]
+            word_of_token    -1    0   1      1      -1    -1         int32 [B, S], -1 at what is in no word
+            word_mask        1 1                                      bool  [B, T]
+
+        With a `length`, S is fixed by it too: room for two tokens a word, and the next size of `batching.rounded` for
+        a batch that needs more.
+        """
+        pieces = self.subwords.of_words(sentences)
+        tokens = None if length is None else rounded(2 * length + self._added)
+        return self.word_arrays(pieces, *_shape(self.words(pieces), rows, length, "words"), tokens)
+
+    def token_arrays(
+        self, sentences: list[str] | list[list[str]], rows: int | None = None, length: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """{"token_ids": int32 [B, S], "token_mask": bool [B, S]}: strings are split by the tokenizer's own rule.
+
+        `length` is S, special tokens included; a string without pieces is an all-False row.
+        """
+        if sentences and not isinstance(sentences[0], str):
+            found = [pieces.ids for pieces in self.subwords.of_words(sentences)]
+        else:
+            found = self.subwords.of_text(sentences)  # type: ignore[arg-type]
+        height, width = _shape([self._size(ids) for ids in found], rows, length, "tokens")
+        ids, mask = self._tokens(found, height, width)
+        return {"token_ids": ids, "token_mask": mask}
+
+    def word_arrays(
+        self, pieces: Sequence[Pieces], rows: int, length: int, tokens: int | None
+    ) -> dict[str, np.ndarray]:
+        """`arrays` of sentences already in pieces, with B = `rows`, T = `length` and S at least `tokens`."""
+        needed = max((self._size(one.ids) for one in pieces), default=0)
+        width = needed if tokens is None else max(tokens, rounded(needed))
+        if self.longest is not None:
+            width = min(width, max(needed, self.longest))  # what is rounded up stops at the positions
+        ids, mask = self._tokens([one.ids for one in pieces], rows, width)
+        word_of_token = np.full((rows, width), -1, np.int32)
+        word_mask = np.zeros((rows, length), bool)
+        before = len(self.subwords.before)
+        for row, one, words in zip(range(rows), pieces, self.words(pieces), strict=False):
+            word_of_token[row, before : before + len(one.ids)] = self._chosen(one.words)
+            word_mask[row, :words] = True
+        return {"token_ids": ids, "token_mask": mask, "word_of_token": word_of_token, "word_mask": word_mask}
+
+    def sizes(self, pieces: Sequence[Pieces]) -> list[int]:
+        """Tokens of every sentence, special ones included."""
+        return [self._size(one.ids) for one in pieces]
+
+    @staticmethod
+    def words(pieces: Sequence[Pieces]) -> list[int]:
+        """Words of every sentence."""
+        return [int(one.words[-1]) + 1 if len(one.words) else 0 for one in pieces]
+
+    @property
+    def _added(self) -> int:
+        return len(self.subwords.before) + len(self.subwords.after)
+
+    def _size(self, ids: np.ndarray) -> int:
+        return len(ids) + self._added if len(ids) else 0
+
+    def _chosen(self, words: np.ndarray) -> np.ndarray:
+        """The words' numbers, -1 at pieces that do not stand for their word."""
+        changes = words[1:] != words[:-1]
+        match self.pieces:
+            case "mean":
+                return words
+            case "first":
+                return np.where(np.append(True, changes)[: len(words)], words, -1)
+            case "last":
+                return np.where(np.append(changes, True)[: len(words)], words, -1)
+
+    def _tokens(self, found: Sequence[np.ndarray], rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.full((rows, width), self.subwords.pad_id, np.int32)
+        mask = np.zeros((rows, width), bool)
+        for number, given in enumerate(found):
+            size = self._size(given)
+            if self.longest is not None and size > self.longest:
+                raise ValueError(
+                    f"sentence {number} has {size} tokens, the model's positions hold {self.longest}: split it into "
+                    "shorter ones"
+                )
+            if size:
+                ids[number, :size] = self.subwords.wrap(given)
+                mask[number, :size] = True
+        return ids, mask
+
+
+def _shape(sizes: Sequence[int], rows: int | None, length: int | None, unit: str) -> tuple[int, int]:
+    """(B, T) that hold sentences of these sizes; ValueError where the sizes asked for do not."""
+    longest = max(sizes, default=0)
+    height = len(sizes) if rows is None else rows
+    width = longest if length is None else length
+    if len(sizes) > height:
+        raise ValueError(f"got {len(sizes)} sentences for rows={height}: set rows={len(sizes)}")
+    if longest > width:
+        raise ValueError(f"the longest sentence has {longest} {unit}, for length={width}: set length={longest}")
+    return height, width

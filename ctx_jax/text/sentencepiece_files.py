@@ -6,9 +6,9 @@ Its kinds map to Unigram, BPE and WordLevel. Ids stay SentencePiece's own, or mo
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from ctx_jax.text.subwords import BERT, ROBERTA, SpecialTokens, Subwords
+from ctx_jax.text.subwords import BERT, ROBERTA, SpecialTokens, Subwords, surround
 
 Layout = Literal["plain", "xlm-r"]
 
@@ -66,11 +66,8 @@ def read_sentencepiece(
             f"{path} lacks special tokens: {', '.join(lacking)}; set add_missing=True to append them to the "
             "vocabulary, special= if they have other names, or layout='xlm-r' for XLM-R's file"
         )
-    tokenizer.add_special_tokens([AddedToken(token, lstrip=role == "mask") for role, token in roles.items()])
-    ends = [(token, tokenizer.token_to_id(token)) for token in (special.begin, special.end)]
-    begin, end = special.begin, special.end
-    pair = f"{begin} $A {end} $B:1 {end}:1" if begin == BERT.begin else f"{begin} $A {end} {end} $B {end}"
-    tokenizer.post_processor = processors.TemplateProcessing(f"{begin} $A {end}", pair, ends)
+    tokenizer.add_special_tokens(list(roles.values()))
+    surround(tokenizer, special, mask_takes_space=True)
     try:
         return Subwords(tokenizer, special)
     except ValueError as error:
@@ -79,7 +76,7 @@ def read_sentencepiece(
 
 def _parse(path: Path) -> Any:
     try:
-        from sentencepiece.sentencepiece_model_pb2 import ModelProto
+        from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"reading {path} needs the sentencepiece package: pip install 'ctx-jax[sentencepiece]'"

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ctx_jax.text.sentencepiece_files import Layout, read_sentencepiece
-from ctx_jax.text.subwords import BERT, CONFIG, FILE, GPT2, ROBERTA, SpecialTokens, Subwords, template
+from ctx_jax.text.subwords import BERT, CONFIG, FILE, GPT2, ROBERTA, SpecialTokens, Subwords, surround, template
 
 _KEYS = {
     "pad": ("pad_token",),
@@ -133,7 +133,7 @@ def read_wordpiece(
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    return _dressed(tokenizer, special, path)
+    return _surrounded(tokenizer, special, path, False)
 
 
 def read_byte_bpe(
@@ -171,27 +171,14 @@ def read_byte_bpe(
         tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
         tokenizer.add_special_tokens([token for token in special.roles().values() if token in ids])
         return _subwords(tokenizer, special, path)
-    return _dressed(tokenizer, special, path, add_prefix_space)
+    return _surrounded(tokenizer, special, path, True)
 
 
-def _dressed(
-    tokenizer: Tokenizer, special: SpecialTokens, path: Path, add_prefix_space: bool | None = None
-) -> Subwords:
-    """With its special tokens known and put around sentences: `add_prefix_space` None is BERT's way, else RoBERTa's."""
-    roles = special.roles()
-    if lacking := [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]:
-        raise ValueError(f"{path} lacks special tokens: {', '.join(lacking)}; add each, or name the tokens it has")
-    # RoBERTa's mask takes the space before it along, as a word's first piece does.
-    tokenizer.add_special_tokens(
-        [AddedToken(t, lstrip=role == "mask" and add_prefix_space is not None) for role, t in roles.items()]
-    )
-    begin, end = ((token, tokenizer.token_to_id(token)) for token in (special.begin, special.end))
-    if add_prefix_space is None:
-        tokenizer.post_processor = processors.BertProcessing(end, begin)
-    else:
-        tokenizer.post_processor = processors.RobertaProcessing(
-            end, begin, trim_offsets=True, add_prefix_space=add_prefix_space
-        )
+def _surrounded(tokenizer: Tokenizer, special: SpecialTokens, path: Path, mask_takes_space: bool) -> Subwords:
+    try:
+        surround(tokenizer, special, mask_takes_space=mask_takes_space)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return _subwords(tokenizer, special, path)
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from ctx_jax.text.subwords import BERT, ROBERTA, SpecialTokens, Subwords
+from ctx_jax.text.subwords import BERT, ROBERTA, Subwords, surround
 
 Kind = Literal["wordpiece", "bpe", "unigram"]
 
@@ -40,7 +40,7 @@ def train(
     tokenizer.train_from_iterator(stream, trainer)
     if not stream.count:
         raise ValueError("no text to train a tokenizer on: every sentence is empty")
-    _surround(tokenizer, kind, special)
+    surround(tokenizer, special, mask_takes_space=kind != "wordpiece")
     subwords = Subwords(tokenizer, special)
     if len(subwords) > size:
         raise ValueError(
@@ -99,22 +99,3 @@ def _untrained(kind: Kind, size: int, names: list[str], lowercase: bool, minimum
                 vocab_size=size, special_tokens=names, unk_token=ROBERTA.unknown, show_progress=False
             )
     raise ValueError(f'kind must be "wordpiece", "bpe" or "unigram", got {kind!r}')
-
-
-def _surround(tokenizer: Tokenizer, kind: Kind, special: SpecialTokens) -> None:
-    """Each family's special tokens around one sentence and two."""
-    begin, end = ((token, tokenizer.token_to_id(token)) for token in (special.begin, special.end))
-    match kind:
-        case "wordpiece":
-            tokenizer.post_processor = processors.BertProcessing(end, begin)
-        case "bpe":
-            tokenizer.post_processor = processors.RobertaProcessing(
-                end, begin, trim_offsets=True, add_prefix_space=True
-            )
-        case "unigram":
-            tokenizer.post_processor = processors.TemplateProcessing(
-                "<s> $A </s>", "<s> $A </s> </s> $B </s>", [begin, end]
-            )
-    if kind != "wordpiece" and special.mask is not None:
-        # The mask takes the space before it along, as a word's first piece does.
-        tokenizer.add_special_tokens([AddedToken(special.mask, lstrip=True)])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, processors
 
 FILE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -86,7 +86,7 @@ class Subwords:
             )
         holders: dict[int, list[str]] = {}
         for role, token in roles.items():
-            holders.setdefault(self.tokenizer.token_to_id(token), []).append(role)
+            holders.setdefault(self._id(token), []).append(role)
         clashes = [
             f"{' and '.join(shared)} are both {roles[shared[0]]} (id {number})"
             for number, shared in holders.items()
@@ -133,7 +133,7 @@ class Subwords:
     def _id(self, token: str) -> int:
         number = self.tokenizer.token_to_id(token)
         assert number is not None
-        return int(number)
+        return number
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -195,7 +195,10 @@ class Subwords:
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The pieces as they stand in the vocabulary: "##able", "Ġworld"."""
-        return [self.tokenizer.id_to_token(int(number)) for number in ids]
+        found = [self.tokenizer.id_to_token(int(number)) for number in ids]
+        if None in found:
+            raise ValueError(f"ids must lie in 0..{len(self) - 1} and have a token, got {ids[found.index(None)]}")
+        return [token for token in found if token is not None]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
@@ -238,3 +241,23 @@ def template(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if count == 1:
         return ((begin,), ()) if one.special_tokens_mask[0] else ((), (end,))
     raise ValueError(f"the tokenizer puts {count} special tokens around a sentence; at most one on each side is read")
+
+
+def surround(tokenizer: Tokenizer, special: SpecialTokens, *, mask_takes_space: bool) -> None:
+    """Make the special tokens known and put begin and end around sentences, as the family does for one and for two.
+
+    `[CLS] A [SEP] B [SEP]` with B of type 1 for BERT's tokens, else RoBERTa's `<s> A </s> </s> B </s>`.
+    `mask_takes_space`: the mask swallows the space before it, as a word's first piece does in RoBERTa and kin.
+
+    Raises ValueError naming each token that is not in the vocabulary.
+    """
+    roles = special.roles()
+    if lacking := [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]:
+        raise ValueError(f"the tokenizer lacks special tokens: {', '.join(lacking)}; add each, or name the ones it has")
+    tokenizer.add_special_tokens(
+        [AddedToken(token, lstrip=mask_takes_space and role == "mask") for role, token in roles.items()]
+    )
+    begin, end = special.begin, special.end
+    pair = f"{begin} $A {end} $B:1 {end}:1" if begin == BERT.begin else f"{begin} $A {end} {end} $B {end}"
+    ends = [(token, tokenizer.token_to_id(token)) for token in (begin, end)]
+    tokenizer.post_processor = processors.TemplateProcessing(f"{begin} $A {end}", pair, ends)
