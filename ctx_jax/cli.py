@@ -11,10 +11,11 @@ USAGE = """usage: ctx-jax COMMAND ...
   train [NAME|CONFIG.py] [--flags]     train a model; the same command again goes on where it was
   evaluate RUN FILES [--flags]         perplexity of text under a trained run
   export RUN DIR [--flags]             write a trained run as files other programs read
+  tokenizer FOLDER [--flags]           train a subword tokenizer from text
 
 ctx-jax COMMAND --help says more."""
 
-COMMANDS = ("train", "evaluate", "export")
+COMMANDS = ("train", "evaluate", "export", "tokenizer")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +49,10 @@ def _call(name: str, rest: list[str]) -> int:
             from ctx_jax.commands import export
 
             return export.main(rest)
+        case "tokenizer":
+            from ctx_jax.commands import tokenizer
+
+            return tokenizer.main(rest)
         case "-h" | "--help":
             print(USAGE)
             return 0

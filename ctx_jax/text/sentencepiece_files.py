@@ -66,8 +66,7 @@ def read_sentencepiece(
             f"{path} lacks special tokens: {', '.join(lacking)}; set add_missing=True to append them to the "
             "vocabulary, special= if they have other names, or layout='xlm-r' for XLM-R's file"
         )
-    tokenizer.add_special_tokens(list(roles.values()))
-    surround(tokenizer, special, mask_takes_space=True)
+    surround(tokenizer, special, mask_takes_space=True, add_missing=True)
     try:
         return Subwords(tokenizer, special)
     except ValueError as error:

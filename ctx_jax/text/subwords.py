@@ -243,16 +243,19 @@ def template(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     raise ValueError(f"the tokenizer puts {count} special tokens around a sentence; at most one on each side is read")
 
 
-def surround(tokenizer: Tokenizer, special: SpecialTokens, *, mask_takes_space: bool) -> None:
+def surround(
+    tokenizer: Tokenizer, special: SpecialTokens, *, mask_takes_space: bool, add_missing: bool = False
+) -> None:
     """Make the special tokens known and put begin and end around sentences, as the family does for one and for two.
 
     `[CLS] A [SEP] B [SEP]` with B of type 1 for BERT's tokens, else RoBERTa's `<s> A </s> </s> B </s>`.
     `mask_takes_space`: the mask swallows the space before it, as a word's first piece does in RoBERTa and kin.
 
-    Raises ValueError naming each token that is not in the vocabulary.
+    Raises ValueError naming each token that is not in the vocabulary, unless `add_missing` gives it a new id.
     """
     roles = special.roles()
-    if lacking := [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]:
+    lacking = [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]
+    if lacking and not add_missing:
         raise ValueError(f"the tokenizer lacks special tokens: {', '.join(lacking)}; add each, or name the ones it has")
     tokenizer.add_special_tokens(
         [AddedToken(token, lstrip=mask_takes_space and role == "mask") for role, token in roles.items()]

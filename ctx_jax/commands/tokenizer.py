@@ -1,0 +1,59 @@
+"""`ctx-jax tokenizer FOLDER [--flags]`: a subword tokenizer trained from text, for runs to share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from ctx_jax.data.corpora import resolve
+from ctx_jax.text.subword_training import Kind, train
+from ctx_jax.text.subwords import FILE
+
+
+@dataclass(frozen=True)
+class TrainTokenizer:
+    """Train a subword tokenizer in one pass over a corpus and write tokenizer.json and tokenizer_config.json."""
+
+    folder: tyro.conf.Positional[Path]
+    """The folder for the files."""
+
+    train: str = "python-docs"
+    """The text: `python-docs`, files or globs separated by commas, or `tfds:NAME[/CONFIG][:SPLIT]`."""
+
+    kind: Kind = "bpe"
+    """BERT's `wordpiece`, RoBERTa's byte-level `bpe`, or SentencePiece's `unigram`."""
+
+    size: int = 16_384
+    """Tokens of the vocabulary at most, special tokens included."""
+
+    lowercase: bool = False
+    """Make no difference between capitals and small letters."""
+
+    minimum_count: int = 2
+    """How often a pair must occur to become a token (wordpiece, bpe)."""
+
+    rule: Literal["whitespace", "prose"] = "whitespace"
+    """Words as the run will cut them: `whitespace` leaves the text as it is, `prose` cuts punctuation off."""
+
+    errors: Literal["strict", "replace"] = "strict"
+    """What to do with bytes that are not UTF-8."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train and write the tokenizer the command line asks for; 0 when done."""
+    options = tyro.cli(TrainTokenizer, args=list(arguments), prog="ctx-jax tokenizer")
+    if (options.folder / FILE).exists():
+        raise FileExistsError(f"{options.folder / FILE} exists; name another folder or remove it")
+    source = resolve(options.train, "train", rule=options.rule, errors=options.errors)
+    subwords = train(
+        source.documents(),
+        options.kind,
+        options.size,
+        lowercase=options.lowercase,
+        minimum_count=options.minimum_count,
+    )
+    subwords.save(options.folder)
+    print(f"{options.kind} tokenizer of {len(subwords):,} tokens, trained on {source.name}, in {options.folder}")
+    return 0
