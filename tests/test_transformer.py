@@ -104,7 +104,7 @@ def test_scan_and_remat_change_nothing(model: Transformer) -> None:
 
     plain = everything(model, params)
     np.testing.assert_allclose(plain[1], plain[0][-1], atol=1e-6)
-    for flags in ({"scan": True}, {"scan": True, "remat": True}):
+    for flags in ({"scan": True}, {"remat": True}, {"scan": True, "remat": True}):
         other = everything(replace(model, **flags), params)
         assert jax.tree.structure(other) == jax.tree.structure(plain)
         for ours, theirs in zip(jax.tree.leaves(other), jax.tree.leaves(plain), strict=True):

@@ -71,8 +71,9 @@ def _check_type(architecture: Architecture, key: str, value: Any, field: str) ->
     if key == "pad_token_id" and value is None:
         return
     default = getattr(Transformer(), field)
-    fits = {bool: (bool,), int: (int,), float: (int, float)}[type(default)]
-    if not isinstance(value, fits) or (isinstance(value, bool) and bool not in fits) or value < 0:
+    # By exact type: True is an int to isinstance.
+    fits = type(value) in {bool: (bool,), int: (int,), float: (int, float)}[type(default)]
+    if not fits or value < 0:
         raise ValueError(f"config.json of {architecture}: {key} needs a {type(default).__name__} >= 0, got {value!r}")
 
 

@@ -26,17 +26,16 @@ def default_positions(model: Transformer, token_ids: jax.Array, segments: jax.Ar
     ids       0 5 6 2 1 1    positions  2 3 4 5 1 1      (pad_id 1)
     """
     real = jnp.ones(token_ids.shape, jnp.int32)
-    if model.positions_after_padding:
+    if model.positions_after_padding and model.pad_id is not None:
         real = jnp.not_equal(token_ids, model.pad_id).astype(jnp.int32)
     count = jnp.cumsum(real, axis=1)
     if segments is not None:
         new = jnp.concatenate([jnp.ones_like(real[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
         # The count just before each segment's first token, carried to the segment's end.
         count = count - lax.cummax(jnp.where(new, count - real, 0), axis=1)
-    if not model.positions_after_padding:
-        return count - 1
-    assert model.pad_id is not None
-    return count * real + model.pad_id
+    if model.positions_after_padding and model.pad_id is not None:
+        return count * real + model.pad_id
+    return count - 1
 
 
 def embed_tokens(
