@@ -102,11 +102,11 @@ def test_text_does_not_import_jax() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_device_code_lives_in_one_file() -> None:
+def test_device_code_lives_where_the_plan_says() -> None:
     words = {"pmap", "shard_map", "Mesh", "make_mesh", "NamedSharding", "PositionalSharding"}
     wrong = []
     for path in FILES:
-        if path == PACKAGE / "training" / "devices.py":
+        if path in (PACKAGE / "training" / "devices.py", PACKAGE / "numerics" / "rows.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             names = {

@@ -15,10 +15,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ctx_jax import losses
 from ctx_jax.models.bilm import BiLM, zero_carry
+from ctx_jax.numerics.rows import over_rows
 from ctx_jax.text.characters import BEGIN, END, WordEncoder
 from ctx_jax.text.vocabulary import Vocabulary
 
@@ -76,8 +76,8 @@ class Scorer:
             raise ValueError("perplexity needs a model with a softmax; this encoder was stored without one")
         chosen = tuple(devices) if devices else tuple(jax.local_devices())
         self.rows, self.window, self._model = rows, window, model
-        self._run, self._whole = _compiled(model, chosen[: math.gcd(rows, len(chosen))])
-        self._params = jax.device_put(params, self._whole)
+        self._run, lay = _compiled(model, chosen[: math.gcd(rows, len(chosen))])
+        self._params = lay(params)
 
     def start(self) -> Any:
         """The state every lane starts from: zeros."""
@@ -129,16 +129,13 @@ def _overlaps(lanes: Sequence[Sequence[Placed]], start: int, window: int) -> Ite
 
 
 @lru_cache(maxsize=8)
-def _compiled(model: BiLM, devices: tuple[jax.Device, ...]) -> tuple[Callable[..., Any], NamedSharding]:
-    """The jitted scoring function, kept so that each evaluation of a run reuses it; lanes are cut over the devices."""
-    mesh = Mesh(np.asarray(devices), ("lanes",))
-    whole, cut = PartitionSpec(), PartitionSpec("lanes")
+def _compiled(model: BiLM, devices: tuple[jax.Device, ...]) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
+    """The compiled scoring function and its way of laying parameters, kept so that a run's evaluations share them."""
 
     def score(params: Any, arrays: dict[str, jax.Array], carry: Any) -> tuple[dict[str, jax.Array], Any]:
         return losses.bilm_tokens(model, params, arrays, carry)
 
-    mapped = jax.shard_map(score, mesh=mesh, in_specs=(whole, cut, cut), out_specs=cut, check_vma=False)
-    return jax.jit(mapped), NamedSharding(mesh, whole)
+    return over_rows(score, devices)
 
 
 def numbered(sentences: Iterable[Sequence[str]]) -> Iterator[tuple[int, Sequence[str]]]:
