@@ -1,0 +1,292 @@
+"""Subword tokenizers: files of the original systems, training, special tokens, and the words pieces belong to."""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from ctx_jax.cli import main
+from ctx_jax.text.sentencepiece_files import read_sentencepiece
+from ctx_jax.text.subword_files import read, read_byte_bpe, read_folder, read_tokenizer_json, read_wordpiece
+from ctx_jax.text.subword_training import Kind, train
+from ctx_jax.text.subwords import BERT, ROBERTA, SpecialTokens, Subwords
+
+TEXT = ["the cat sat on the mat", "a dog and a cat", ["the", "dogs", "sat"], "mats and cats"] * 5
+KINDS: list[tuple[Kind, int]] = [("wordpiece", 60), ("bpe", 290), ("unigram", 40)]
+ZERO_WIDTH = "\u200b"
+
+
+@pytest.fixture(scope="module")
+def files(shared: Path) -> Path:
+    return shared / "fixtures" / "tokenizers"
+
+
+@pytest.fixture(scope="module")
+def botchan(files: Path) -> list[str]:
+    return gzip.decompress((files / "botchan.txt.gz").read_bytes()).decode().splitlines()
+
+
+def unpack(source: Path, target: Path) -> Path:
+    target.write_bytes(gzip.decompress(source.read_bytes()))
+    return target
+
+
+@pytest.fixture(scope="module")
+def uncased(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Subwords:
+    return read(unpack(files / "bert_base_uncased_vocab.txt.gz", tmp_path_factory.mktemp("bert") / "vocab.txt"))
+
+
+@pytest.mark.parametrize(
+    "text, ids",
+    [
+        # The example of google-research/bert's README and two of transformers' documentation.
+        ("John Johanson's house", [2198, 13093, 7033, 1005, 1055, 2160]),
+        ("Hello, my dog is cute", [7592, 1010, 2026, 3899, 2003, 10140]),
+        ("Using a Transformer network is simple", [2478, 1037, 10938, 2121, 2897, 2003, 3722]),
+        ("héllo\u200b [MASK]", [7592, 103]),
+    ],
+)
+def test_bert_ids_of_known_sentences(uncased: Subwords, text: str, ids: list[int]) -> None:
+    assert len(uncased) == 30522
+    assert uncased.of_text([text])[0].tolist() == ids
+    assert uncased.wrap(uncased.of_text([text])[0]).tolist() == [101, *ids, 102]
+    pieces = uncased.of_words([text.split()])[0]
+    assert pieces.ids.tolist() == ids and len(set(pieces.words.tolist())) == len(text.split())
+
+
+def test_a_cased_vocabulary_is_not_lowered_unless_told(files: Path, tmp_path: Path) -> None:
+    path = unpack(files / "bert_base_cased_vocab.txt.gz", tmp_path / "vocab.txt")
+    cased = read(path)
+    assert cased.tokens(cased.of_text(["Paris É"])[0]) == ["Paris", "É"]
+    lowered = read_wordpiece(path, lowercase=True)
+    assert "Paris" not in lowered.tokens(lowered.of_text(["Paris"])[0])
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true, "strip_accents": false}')
+    said = read_folder(tmp_path)
+    assert said.tokens(said.of_text(["É"])[0]) == ["é"]
+
+
+def test_roberta_ids(files: Path, tmp_path: Path) -> None:
+    """fairseq renumbered GPT-2's tokens; with three of them at RoBERTa's places the golden sentence comes out."""
+    gpt2 = json.loads(gzip.decompress((files / "gpt2_bpe_encoder.json.gz").read_bytes()))
+    ids = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 50264}
+    places = {"Hello": 31414, "Ġworld": 232, "!": 328}
+    free = iter(sorted(set(range(4, 50264)) - set(places.values())))
+    ids |= {token: places[token] if token in places else next(free) for token in gpt2}
+    (tmp_path / "vocab.json").write_text(json.dumps(ids))
+    unpack(files / "gpt2_bpe_vocab.bpe.gz", tmp_path / "merges.txt")
+    roberta = read(tmp_path)
+    assert len(roberta) == 50265 and roberta.special == ROBERTA
+    assert roberta.wrap(roberta.of_text(["Hello world!"])[0]).tolist() == [0, 31414, 232, 328, 2]
+    pieces = roberta.of_words([["Hello", "world!"]])[0]
+    assert pieces.ids.tolist() == [31414, 232, 328] and pieces.words.tolist() == [0, 1, 1]
+    masked = roberta.of_words([["Hello", "<mask>", "", "!"]])[0]
+    assert roberta.tokens(masked.ids) == ["Hello", "<mask>", "<unk>", "Ġ!"] and masked.words.tolist() == [0, 1, 2, 3]
+
+
+def test_gpt2_adds_nothing_and_shares_one_special_token(files: Path, tmp_path: Path) -> None:
+    unpack(files / "gpt2_bpe_encoder.json.gz", tmp_path / "vocab.json")
+    unpack(files / "gpt2_bpe_vocab.bpe.gz", tmp_path / "merges.txt")
+    gpt2 = read(tmp_path / "vocab.json")
+    assert len(gpt2) == 50257
+    assert gpt2.wrap(gpt2.of_text(["Hello world!"])[0]).tolist() == [15496, 995, 0]
+    assert gpt2.of_words([["Hello", " ", "x"]])[0].ids.tolist() == [15496, 50256, 2124]
+    with pytest.raises(ValueError, match="mask"):
+        gpt2.mask_id  # noqa: B018
+    gpt2.save(tmp_path / "saved")
+    assert read(tmp_path / "saved").digest == gpt2.digest
+
+
+def test_robberts_vocabulary_and_merges(files: Path) -> None:
+    """Cut to 1,000 merges: ids have gaps, and no mask; the pieces undo the bytes."""
+    vocabulary, merges = files / "curated_robbert-vocab-1000.json", files / "curated_robbert-merges-1000.txt"
+    with pytest.raises(ValueError, match=r"robbert.*mask \(<mask>\)"):
+        read_byte_bpe(vocabulary, merges)
+    special = SpecialTokens("<pad>", "<unk>", "<s>", "</s>", ".")
+    robbert = read_byte_bpe(vocabulary, merges, special=special)
+    assert len(robbert) == 39841
+    pieces = robbert.of_words([["Een", "verschillende"]])[0]
+    assert pieces.ids[-1] == 181 and robbert.decode(pieces.ids) == "Een verschillende"
+
+
+@pytest.mark.parametrize("name", ["curated_toy.model", "sentencepiece_test_model.model", "spm_example.model"])
+def test_sentencepiece_files_cut_as_sentencepiece_does(files: Path, botchan: list[str], name: str) -> None:
+    library = pytest.importorskip("sentencepiece")
+    original = library.SentencePieceProcessor(model_file=str(files / name))
+    ours = read_sentencepiece(files / name, add_missing=True)
+    assert len(ours) == len(original) + 2 and ours.begin_id == original.bos_id()
+    moved = read_sentencepiece(files / name, layout="xlm-r")
+    assert (len(moved), moved.mask_id) == (len(original) + 2, len(original) + 1)
+    lines = botchan[::4]
+    for line, found, xlm_r in zip(lines, ours.of_text(lines), moved.of_text(lines), strict=True):
+        expected = original.encode(line)
+        if found.tolist() != expected:  # of two segmentations with one score either may come out
+            score = [sum(map(original.get_score, ids)) for ids in (found.tolist(), expected)]
+            assert score[0] == pytest.approx(score[1], abs=1e-4)
+        else:
+            assert xlm_r.tolist() == [number + 1 if number > 2 else 3 for number in expected]
+
+
+def test_sentencepiece_bpe_and_words(files: Path, botchan: list[str], tmp_path: Path) -> None:
+    library = pytest.importorskip("sentencepiece")
+    library.SentencePieceTrainer.train(
+        sentence_iterator=iter(botchan[:300]), model_prefix=str(tmp_path / "bpe"), model_type="bpe", vocab_size=300,
+        minloglevel=9,
+    )  # fmt: skip
+    original = library.SentencePieceProcessor(model_file=str(tmp_path / "bpe.model"))
+    ours = read_sentencepiece(tmp_path / "bpe.model", add_missing=True)
+    assert [ids.tolist() for ids in ours.of_text(botchan[:500])] == original.encode(botchan[:500])
+    words = read(files / "albert_test_vocab.spm")
+    assert words.special == BERT_WITH_SMALL_PAD
+    assert words.tokens(words.of_text(["the quick cat"])[0])[0] == "▁the"
+
+
+BERT_WITH_SMALL_PAD = SpecialTokens("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
+
+
+def test_sentencepiece_lacks_are_named_and_the_extra_too(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sentencepiece")
+    with pytest.raises(ValueError, match=r"pad \(<pad>\), mask \(<mask>\); set add_missing=True"):
+        read(files / "curated_toy.model")
+    monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
+    with pytest.raises(ModuleNotFoundError, match=r"ctx-jax\[sentencepiece\]"):
+        read(files / "curated_toy.model")
+
+
+@pytest.mark.parametrize("kind, size", KINDS)
+def test_training_streams_once_and_files_bring_it_back(kind: Kind, size: int, tmp_path: Path) -> None:
+    subwords = train(iter(TEXT), kind, size)
+    assert len(subwords) <= size
+    assert subwords.special == (BERT if kind == "wordpiece" else ROBERTA)
+    assert subwords.special_ids == set(range(5))
+    text = subwords.of_text(["the cat and a dog"])[0]
+    assert subwords.unknown_id not in text and subwords.decode(text).strip() == "the cat and a dog"
+    subwords.save(tmp_path)
+    again = read(tmp_path)
+    assert again.special == subwords.special and again.digest == subwords.digest and len(again) == len(subwords)
+    assert again.wrap(text).tolist() == [subwords.begin_id, *text, subwords.end_id]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("kind, size", KINDS)
+def test_every_word_has_pieces_in_order(kind: Kind, size: int) -> None:
+    subwords = train(iter(TEXT), kind, size)
+    sentences = [["the", "dogs", "", "cat", " ", ZERO_WIDTH, "a b"], [], [""], ["mat"], ["\u0301", "sat", "été\n"]]
+    for words, pieces in zip(sentences, subwords.of_words(sentences), strict=True):
+        assert sorted(set(pieces.words.tolist())) == list(range(len(words)))
+        assert (np.diff(pieces.words) >= 0).all()
+        assert len(pieces.ids) == len(pieces.words) and pieces.ids.dtype == pieces.words.dtype == np.int32
+        for number, word in enumerate(words):
+            if not word.strip():
+                assert pieces.ids[pieces.words == number].tolist() == [subwords.unknown_id]
+            elif word.isascii():
+                # A word is cut as it is alone, whatever stands beside it.
+                alone = subwords.of_words([[word]])[0].ids
+                assert pieces.ids[pieces.words == number].tolist() == alone.tolist()
+    if kind != "bpe":  # bytes know every character; the others have nothing left of it, or no piece for it
+        assert subwords.unknown_id in subwords.of_words([[ZERO_WIDTH]])[0].ids
+
+
+def test_byte_level_training_repeats() -> None:
+    assert train(TEXT, "bpe", 290).digest == train(iter(TEXT), "bpe", 290).digest
+
+
+def test_lowercase_is_kept_in_the_file(tmp_path: Path) -> None:
+    for kind, size in KINDS:
+        train(TEXT, kind, size, lowercase=True).save(tmp_path / kind)
+        lower = read(tmp_path / kind)
+        np.testing.assert_array_equal(lower.of_text(["The CAT"])[0], lower.of_text(["the cat"])[0])
+
+
+def test_training_refuses_what_cannot_be() -> None:
+    with pytest.raises(ValueError, match="no text"):
+        train(["", "  "], "wordpiece", 50)
+    with pytest.raises(ValueError, match="size=261"):
+        train(TEXT, "bpe", 100)
+    with pytest.raises(ValueError, match=r"size is 10: set size higher"):
+        train(TEXT, "wordpiece", 10)
+    with pytest.raises(ValueError, match="kind must be"):
+        train(TEXT, "bpee", 300)  # type: ignore[arg-type]
+
+
+def test_truncation_and_padding_of_a_file_are_switched_off(tmp_path: Path) -> None:
+    subwords = train(TEXT, "wordpiece", 60)
+    subwords.save(tmp_path)
+    baked = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    baked.enable_truncation(4)
+    baked.enable_padding(length=6)
+    baked.save(str(tmp_path / "tokenizer.json"))
+    words = ["the", "cat", "sat"] * 4
+    np.testing.assert_array_equal(read(tmp_path).of_words([words])[0].ids, subwords.of_words([words])[0].ids)
+    assert len(read(tmp_path).of_words([["cat"]])[0].ids) == len(subwords.of_words([["cat"]])[0].ids)
+
+
+def test_the_configuration_beside_a_file_is_honoured(tmp_path: Path) -> None:
+    train([*TEXT, "The Cat"] * 3, "wordpiece", 60).save(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    kept = json.loads(config.read_text())
+    config.write_text(json.dumps(kept | {"do_lower_case": True}))
+    lower = read(tmp_path / "tokenizer.json")
+    np.testing.assert_array_equal(lower.of_text(["THE"])[0], lower.of_text(["the"])[0])
+    config.unlink()  # the roles are then known by the usual names
+    assert read(tmp_path).special == BERT
+    config.write_text(json.dumps(kept | {"mask_token": {"content": "<hole>"}}))
+    with pytest.raises(ValueError, match=r"lacks special tokens: mask \(<hole>\)"):
+        read(tmp_path)
+
+
+def test_clashing_special_tokens_are_refused(tmp_path: Path) -> None:
+    train(TEXT, "bpe", 290).save(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    kept = json.loads(config.read_text())
+    config.write_text(json.dumps(kept | {"pad_token": "</s>"}))
+    with pytest.raises(ValueError, match=r"clash: pad and end are both </s> \(id 2\)"):
+        read(tmp_path)
+    config.write_text(json.dumps(kept | {"cls_token": "<mask>", "mask_token": "<s>"}))
+    with pytest.raises(ValueError, match="around a sentence, but begin is <mask>"):
+        read(tmp_path)
+
+
+def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
+    for name, text, said in [
+        ("tokenizer.json", "{", "not JSON"),
+        ("tokenizer.json", '{"a": 1}', "no entry 'model'"),
+        ("tokenizer.json", '{"model": {"type": "WordPiece"}}', "damaged"),
+        ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\nthe\n", r"vocab.txt: .*end \(\[SEP\]\), mask"),
+    ]:
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=said):
+            read(tmp_path / name)
+    (tmp_path / "vocab.json").write_text('{"a": 0, "b": 0}')
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    with pytest.raises(ValueError, match="an id of its own"):
+        read(tmp_path / "vocab.json")
+    (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')
+    with pytest.raises(ValueError, match="merges.txt does not fit"):
+        read(tmp_path / "merges.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no tokenizer: needs tokenizer.json"):
+        read(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError):
+        read_tokenizer_json(tmp_path / "none" / "tokenizer.json")
+
+
+def test_the_command_trains_and_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(line for line in TEXT if isinstance(line, str)))
+    line = ["tokenizer", str(tmp_path / "out"), "--train", str(tmp_path / "text.txt"), "--kind", "wordpiece"]
+    assert main([*line, "--size", "50"]) == 0
+    assert len(read(tmp_path / "out")) <= 50
+    assert main(line) == 1
+    assert "exists; name another folder" in capsys.readouterr().err
+
+
+def test_transformers_reads_what_we_save(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    subwords = train(TEXT, "bpe", 290)
+    subwords.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs("the cats")["input_ids"] == subwords.wrap(subwords.of_text(["the cats"])[0]).tolist()
+    assert (theirs.mask_token_id, theirs.pad_token_id) == (subwords.mask_id, subwords.pad_id)
