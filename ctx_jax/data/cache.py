@@ -113,7 +113,7 @@ def build_cache(source: Source, folder: str | Path, *, report: Callable[[str], N
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     name = f"{re.sub(r'[^A-Za-z0-9_-]+', '_', source.name)[:40]}-{key}"
     target = folder / name
-    with _alone(folder / f".{name}.lock"):
+    with alone(folder / f".{name}.lock"):
         if target.exists():
             try:
                 sentences = Sentences(target)
@@ -136,7 +136,7 @@ def build_cache(source: Source, folder: str | Path, *, report: Callable[[str], N
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     """Holds a lock among processes; the system lets go of it when its holder dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

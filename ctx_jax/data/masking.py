@@ -14,31 +14,15 @@ A row of seven words, masked by words at rate 0.3; `##` goes on with a word, K =
 Letters: B rows, T tokens, K predicted positions of a row, V vocabulary.
 """
 
-from typing import Protocol
-
 import numpy as np
 
 from ctx_jax.data.draws import ONE, draws
 from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.data.tokens import Vocabulary
 
 _PURPOSE = 1
 _NEVER = np.uint64(2**64 - 1)
 _LOW = np.uint64(2**32 - 1)
-
-
-class Specials(Protocol):
-    """Ids of a tokenizer's special tokens; several names may share one (GPT-2's `<|endoftext|>`)."""
-
-    @property
-    def pad(self) -> int: ...
-    @property
-    def unknown(self) -> int: ...
-    @property
-    def begin(self) -> int: ...
-    @property
-    def end(self) -> int: ...
-    @property
-    def mask(self) -> int: ...
 
 
 class Masking:
@@ -51,17 +35,15 @@ class Masking:
     lengths geometric; they do not reach over special tokens, and the last one is cut at the count.
     """
 
-    def __init__(self, config: SequenceConfig, specials: Specials, size: int, seed: int) -> None:
-        """`size` is V. Raises ValueError where no ordinary token is left, or a special one lies outside V."""
-        ids = {specials.pad, specials.unknown, specials.begin, specials.end, specials.mask}
-        if min(ids) < 0 or max(ids) >= size:
-            raise ValueError(f"special tokens need ids within the vocabulary of {size}, got {sorted(ids)}")
+    def __init__(self, config: SequenceConfig, vocabulary: Vocabulary, seed: int) -> None:
+        """Raises ValueError where there is no mask token or no ordinary one."""
+        ids, size = vocabulary.special_ids, len(vocabulary)
         self._special = np.zeros(size, bool)
         self._special[sorted(ids)] = True
         self._ordinary = np.flatnonzero(~self._special).astype(np.int32)
         if not len(self._ordinary):
             raise ValueError(f"masking needs ordinary tokens, and the vocabulary of {size} holds only special ones")
-        self._config, self._mask, self._seed = config, specials.mask, seed
+        self._config, self._mask, self._seed = config, vocabulary.mask_id, seed
         self._spans = _span_table(config.span_mean, config.span_longest)
 
     def __call__(

@@ -1,0 +1,135 @@
+"""Rows cut from the running text: whole sentences up to the length, or blocks with next-token targets.
+
+Two documents, "a b . / c d ." and "e f .", read as one stream; T = 8, crossing documents:
+
+    stream      | a b . c d . | e f . |             `|` is the end token, which stands before every document
+
+    full        row 0   [CLS] a  b  .  c  d  .  [SEP]        as many sentences as fit
+                row 1   [CLS] e  f  .  [SEP] . . .
+    causal      row 0   |     a  b  .  c  d  .  |            inputs
+                        a     b  .  c  d  .  |  e            targets
+
+Letters: B rows, T tokens, U units.
+"""
+
+import numpy as np
+
+from ctx_jax.data.packing import Rows, Units, cut_units, ranges
+from ctx_jax.data.tokens import Tokens, Vocabulary
+
+
+class _Stream:
+    """The text with an end token before every document and after the last, by place."""
+
+    def __init__(self, tokens: Tokens, units: Units, end: int) -> None:
+        self._tokens, self._end = tokens, end
+        # Where each document's end token stands; the last is the stream's own.
+        self.documents = units.bounds[units.first] + np.arange(len(units.first))
+
+    def __len__(self) -> int:
+        return int(self.documents[-1]) + 1
+
+    def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids, whether a word begins there, and the document's number, all of the shape of `places`, which are
+        smaller than the stream's length."""
+        document = np.searchsorted(self.documents, places, side="right") - 1
+        between = self.documents[document] == places
+        source = np.where(between, 0, places - document - 1)
+        ids = np.where(between, self._end, self._tokens.ids[source]).astype(np.int32)
+        return ids, between | self._tokens.begins[source].astype(bool), document
+
+
+class FullSentences:
+    """`begin ... end` rows of as many neighbouring sentences as fit (RoBERTa's FULL-SENTENCES); one that is longer
+    than a row is cut. With `cross` a row goes on in the next document, after another end token; without, it ends with
+    its document (DOC-SENTENCES). Without `whole` rows are filled to the brim and cut sentences anywhere. Every token
+    of the text stands in one row."""
+
+    def __init__(self, tokens: Tokens, vocabulary: Vocabulary, length: int, cross: bool, whole: bool = True) -> None:
+        self._vocabulary, self._length = vocabulary, length
+        units = cut_units(tokens, length - 2)
+        self._stream = _Stream(tokens, units, vocabulary.end_id)
+        if whole:
+            self._starts, self._counts = _whole_sentences(units, length - 2, cross)
+        else:
+            documents = self._stream.documents
+            self._starts, self._counts = _filled(documents[[0, -1]] if cross else documents, length - 2)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
+        columns = np.arange(self._length)
+        counts = self._counts[examples][:, None]
+        inside = (columns > 0) & (columns <= counts)
+        places = self._starts[examples][:, None] + np.clip(columns - 1, 0, counts - 1)
+        ids, begins, _ = self._stream.read(places)
+        ids = np.where(inside, ids, self._vocabulary.pad_id).astype(np.int32)
+        ids[:, 0] = self._vocabulary.begin_id
+        np.put_along_axis(ids, counts + 1, self._vocabulary.end_id, axis=1)
+        mask = columns < counts + 2
+        positions = np.where(mask, columns, 0).astype(np.int32)
+        return {"token_ids": ids, "begins": begins & inside, "mask": mask, "positions": positions}
+
+
+class CausalBlocks:
+    """Blocks of T neighbouring tokens, cut anywhere, with what follows each token as its target (GPT): every token,
+    and the end of every document, is a target once. The text's first token follows an end token.
+
+    Adds `next_token_id` int32 [B, T] and `weight` float32 [B, T], 0 past the text's end. Without `cross` also
+    `segments`, one for each document of a row (an end token opens the next one's), where positions start again.
+    """
+
+    def __init__(self, tokens: Tokens, vocabulary: Vocabulary, length: int, cross: bool) -> None:
+        self._pad, self._length, self._cross = vocabulary.pad_id, length, cross
+        self._stream = _Stream(tokens, cut_units(tokens, len(tokens.ids) or 1), vocabulary.end_id)
+
+    def __len__(self) -> int:
+        return -(-(len(self._stream) - 1) // self._length)
+
+    def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
+        places = examples[:, None] * self._length + np.arange(self._length + 1)
+        ids, begins, document = self._stream.read(np.minimum(places, len(self._stream) - 1))
+        mask = places[:, 1:] < len(self._stream)
+        columns = np.arange(self._length, dtype=np.int32)
+        rows = {
+            "token_ids": np.where(mask, ids[:, :-1], self._pad).astype(np.int32),
+            "begins": begins[:, :-1] & mask,
+            "mask": mask,
+            "positions": np.where(mask, columns, 0).astype(np.int32),
+            "next_token_id": np.where(mask, ids[:, 1:], self._pad).astype(np.int32),
+            "weight": mask.astype(np.float32),
+        }
+        if not self._cross:
+            number = document[:, :-1] - document[:, :1]
+            first = np.maximum(self._stream.documents[document[:, :-1]] - places[:, :1], 0)
+            rows["segments"] = np.where(mask, number + 1, 0).astype(np.int32)
+            rows["positions"] = np.where(mask, columns - first, 0).astype(np.int32)
+        return rows
+
+
+def _whole_sentences(units: Units, room: int, cross: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Places and counts of stretches of the stream, of whole units and at most `room` long."""
+    starts = units.bounds[:-1] + units.document + 1
+    stops = units.bounds[1:] + units.document + 1
+    following = np.searchsorted(stops, starts + room, side="right")
+    if not cross:
+        following = np.minimum(following, units.first[units.document + 1])
+    first = chase(following)
+    return starts[first], stops[np.append(first[1:], len(starts)) - 1] - starts[first]
+
+
+def _filled(ends: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places and counts of stretches of `room`, but for the last, of what lies between each end and the next."""
+    lengths = np.diff(ends) - 1
+    pieces = -(-lengths // room)
+    before = ranges(np.zeros(len(lengths), np.int64), pieces) * room
+    return np.repeat(ends[:-1] + 1, pieces) + before, np.minimum(room, np.repeat(lengths, pieces) - before)
+
+
+def chase(following: np.ndarray) -> np.ndarray:
+    """0, following[0], following[following[0]], ... as long as they are places of `following`, which all grow."""
+    places = [0]
+    while (place := int(following[places[-1]])) < len(following):
+        places.append(place)
+    return np.asarray(places)

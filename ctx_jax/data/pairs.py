@@ -1,0 +1,145 @@
+"""Pairs of texts with token types (BERT), and the label of the second one.
+
+T = 12; the text's next sentence (label 0), or one of another document (label 1):
+
+    words    [CLS] the  cat  sat  [SEP] it   slept [SEP] .    .    .    .         label 0
+    types    0     0    0    0    0     1    1     1     0    0    0    0
+
+    words    [CLS] the  cat  sat  [SEP] two  of    four  is   [SEP] .    .         label 1
+    types    0     0    0    0    0     1    1     1     1    1     0    0
+
+Letters: B rows, T tokens, U units.
+"""
+
+import numpy as np
+
+from ctx_jax.data.blocks import chase
+from ctx_jax.data.draws import ONE, draws
+from ctx_jax.data.packing import Rows, blank, cut_units, place
+from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.data.tokens import Tokens, Vocabulary
+
+_EPOCHS, _TEXT = 2, 3  # purposes of draws
+
+
+class Pairs:
+    """`begin A end B end`, from stretches of neighbouring sentences of one document.
+
+    The text is cut once into stretches that fill a row, or, a share `short` of them, a random part of one; two
+    sentences at least where two fit. In each epoch a stretch is split anew at a sentence's end into A and the rest (a
+    lone sentence between two words), and by half of the draws
+
+        next_sentence   B is not the rest but sentences of another document, from a random one on, as many as fit
+        order           A and B change places (ALBERT)
+
+    Differs from Devlin et al.'s script where an example must be found by its number alone: the rest that a random B
+    took the place of waits for another epoch, instead of opening the next pair; and exactly half of the draws, not
+    half and all lone sentences, are negatives, always of another document. A stretch of one token is left out.
+
+    Adds `token_types` int32 [B, T] and, but for pairs="none", `next_sentence` int32 [B], 1 for a random or swapped B,
+    and `next_sentence_weight` float32 [B].
+
+    Raises:
+        ValueError: next_sentence with fewer than two documents; no stretch of two tokens.
+    """
+
+    def __init__(self, tokens: Tokens, vocabulary: Vocabulary, config: SequenceConfig, seed: int) -> None:
+        self._tokens, self._vocabulary, self._length = tokens, vocabulary, config.length
+        self._kind, self._seed, self._room = config.pairs, seed, config.length - 3
+        self._units = cut_units(tokens, self._room)
+        bounds, document, first = self._units
+        if self._kind == "next_sentence" and len(first) < 3:
+            raise ValueError(
+                "next-sentence pairs need at least two documents, and the text has one: separate documents by empty "
+                "lines, or set pairs to order or none"
+            )
+        count = len(document)
+        drawn = draws(seed, _TEXT, np.zeros(1, int), np.zeros(1, int), 2 * count)[0].reshape(2, count)
+        shorter = 2 + _below(drawn[1], np.full(count, self._room - 1))
+        rooms = np.where(drawn[0] / ONE < config.short, shorter, self._room)
+        # Where the stretch that a unit opens ends: with what fits, or two sentences, or one.
+        ends = np.searchsorted(bounds, bounds[:-1] + rooms, side="right") - 1
+        second = np.minimum(np.arange(count) + 2, count)
+        ends = np.where(bounds[second] - bounds[:-1] <= self._room, np.maximum(ends, second), ends)
+        ends = np.minimum(np.maximum(ends, np.arange(count) + 1), first[document + 1])
+        starts = chase(ends)
+        keep = bounds[ends[starts]] - bounds[starts] > 1
+        self._starts, self._rooms = starts[keep], rooms[starts[keep]]
+        self._ends = ends[self._starts]
+        if not len(self._starts):
+            raise ValueError("pairs need stretches of at least two tokens, and the text has none; set --data.train")
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
+        drawn = draws(self._seed, _EPOCHS, epochs, examples, 4).T
+        split = self._split(examples, drawn[0])
+        bounds = self._units.bounds
+        starts, ends = bounds[self._starts[examples]], bounds[self._ends[examples]]
+        changed = (drawn[1] < ONE / 2) & (self._kind != "none")
+        firsts, seconds = (starts, split), (split, ends)
+        if self._kind == "order":
+            firsts, seconds = (
+                (np.where(changed, split, starts), np.where(changed, ends, split)),
+                (np.where(changed, starts, split), np.where(changed, split, ends)),
+            )
+        elif self._kind == "next_sentence":
+            other = self._elsewhere(examples, drawn[2], drawn[3], split)
+            seconds = (np.where(changed, other[0], split), np.where(changed, other[1], ends))
+        rows = self._lay(firsts, seconds)
+        if self._kind != "none":
+            rows["next_sentence"] = changed.astype(np.int32)
+            rows["next_sentence_weight"] = np.ones(len(examples), np.float32)
+        return rows
+
+    def _split(self, examples: np.ndarray, draw: np.ndarray) -> np.ndarray:
+        """The token of the text at which B begins, int64 [B]."""
+        bounds = self._units.bounds
+        starts, ends = self._starts[examples], self._ends[examples]
+        inner = ends - starts - 1
+        split = bounds[starts + 1 + _below(draw, np.maximum(inner, 1))]
+        for row in np.flatnonzero(inner == 0).tolist():
+            begin, end = bounds[starts[row]], bounds[ends[row]]
+            choices = np.flatnonzero(self._tokens.begins[begin + 1 : end])
+            if not len(choices):  # one word: between two of its pieces
+                choices = np.arange(end - begin - 1)
+            split[row] = begin + 1 + choices[_below(draw[row : row + 1], np.array([len(choices)]))[0]]
+        return split
+
+    def _elsewhere(
+        self, examples: np.ndarray, of_document: np.ndarray, of_unit: np.ndarray, split: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where the sentences of another document begin and end, that fit beside each A; int64 [B] each."""
+        bounds, document, first = self._units
+        starts, ends = self._starts[examples], self._ends[examples]
+        room = np.maximum(self._rooms[examples], bounds[ends] - bounds[starts]) - (split - bounds[starts])
+        own = document[starts]
+        other = _below(of_document, np.full(len(own), len(first) - 2))
+        other += other >= own
+        unit = first[other] + _below(of_unit, first[other + 1] - first[other])
+        stop = np.searchsorted(bounds, bounds[unit] + room, side="right") - 1
+        stop = np.minimum(np.maximum(stop, unit + 1), first[other + 1])
+        return bounds[unit], np.minimum(bounds[stop], bounds[unit] + room)
+
+    def _lay(self, firsts: tuple[np.ndarray, np.ndarray], seconds: tuple[np.ndarray, np.ndarray]) -> Rows:
+        count = len(firsts[0])
+        rows = blank(count, self._length, self._vocabulary.pad_id)
+        ahead, behind = firsts[1] - firsts[0], seconds[1] - seconds[0]
+        cells = np.arange(count) * self._length
+        place(rows, self._tokens, cells + 1, firsts[0], ahead)
+        place(rows, self._tokens, cells + 2 + ahead, seconds[0], behind)
+        ids = rows["token_ids"]
+        ids[:, 0] = self._vocabulary.begin_id
+        for column in (1 + ahead, 2 + ahead + behind):
+            ids[np.arange(count), column] = self._vocabulary.end_id
+        columns = np.arange(self._length, dtype=np.int32)
+        rows["mask"] = columns < (3 + ahead + behind)[:, None]
+        rows["positions"] = np.where(rows["mask"], columns, 0).astype(np.int32)
+        rows["token_types"] = (rows["mask"] & (columns >= (2 + ahead)[:, None])).astype(np.int32)
+        return rows
+
+
+def _below(draw: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Draws (uint32) as numbers from 0 to limit - 1, int64."""
+    return (draw.astype(np.uint64) * limits.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
