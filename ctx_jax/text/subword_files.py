@@ -1,7 +1,7 @@
 """Subword tokenizers from other people's files: tokenizer.json, vocab.txt, vocab.json + merges.txt, whole folders."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +102,7 @@ def read_tokenizer_json(path: str | Path, special: SpecialTokens | None = None) 
             ("tokenize_chinese_chars", "handle_chinese_chars"),
         )
         normalizer |= {ours: settings[theirs] for theirs, ours in names if theirs in settings}
-    try:
-        tokenizer = Tokenizer.from_str(json.dumps(state))
-    except Exception as error:  # what the Rust side raises has no type of its own
-        raise ValueError(f"{path} is damaged or of a newer kind: {error}") from error
+    tokenizer = _made(lambda: Tokenizer.from_str(json.dumps(state)), f"{path} is damaged or of a newer kind")
     return _subwords(tokenizer, special or _special(settings) or _guess(tokenizer), path)
 
 
@@ -158,13 +155,12 @@ def read_byte_bpe(
         pair = line.rstrip("\r").split(" ")
         if len(pair) != 2:
             raise ValueError(f"{merges}, line {number}: needs two tokens and a space between them, came {line!r}")
+        if absent := [token for token in (*pair, "".join(pair)) if token not in ids]:
+            raise ValueError(f"{merges} does not fit {path}: line {number} needs {absent[0]!r}, which has no id")
         pairs.append((pair[0], pair[1]))
     if special is None:
         special = GPT2 if ROBERTA.begin not in ids and GPT2.end in ids else ROBERTA
-    try:
-        tokenizer = Tokenizer(models.BPE(ids, pairs))
-    except Exception as error:  # what the Rust side raises has no type of its own
-        raise ValueError(f"{merges} does not fit {path}: {error}") from error
+    tokenizer = _made(lambda: Tokenizer(models.BPE(ids, pairs)), f"{merges} does not fit {path}")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     tokenizer.decoder = decoders.ByteLevel()
     if special.begin == special.end:
@@ -172,6 +168,16 @@ def read_byte_bpe(
         tokenizer.add_special_tokens([token for token in special.roles().values() if token in ids])
         return _subwords(tokenizer, special, path)
     return _surrounded(tokenizer, special, path, True)
+
+
+def _made(make: Callable[[], Tokenizer], fault: str) -> Tokenizer:
+    """`make()`; what the Rust side raises has no type of its own, and its panics are no Exception."""
+    try:
+        return make()
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{fault}: {error}") from error
 
 
 def _surrounded(tokenizer: Tokenizer, special: SpecialTokens, path: Path, mask_takes_space: bool) -> Subwords:
