@@ -1,22 +1,17 @@
-"""Batches of sequences: positions resume them, hosts agree, epochs mask anew; pairs; and the cache of tokens."""
+"""Batches of sequences: positions resume them, hosts agree, epochs mask anew, shapes are fixed."""
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ctx_jax.data.batch import Batch
-from ctx_jax.data.cache import build_cache
-from ctx_jax.data.config import DataConfig
-from ctx_jax.data.corpora import source_of
-from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.prefetch import prefetch
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
-from ctx_jax.data.tokens import Tokens, cache_tokens, tokens_of
+from ctx_jax.data.tokens import Tokens
 
 FORMS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -29,13 +24,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "causal": {"form": "causal"},
     "causal apart": {"form": "causal", "cross_documents": False},
 }
-PAD, BEGIN, END, MASK = 0, 2, 3, 4
 
 
 class Names:
     """Special tokens 0 to 4: padding, unknown, begin, end, mask."""
 
-    pad_id, begin_id, end_id, mask_id = PAD, BEGIN, END, MASK
+    pad_id, begin_id, end_id, mask_id = 0, 2, 3, 4
     special_ids = frozenset(range(5))
 
     def __init__(self, size: int = 9000) -> None:
@@ -55,11 +49,6 @@ def corpus(documents: int = 12, longest: int = 14, seed: int = 0) -> Tokens:
     begins = (draw.random(total) < 0.7).astype(np.uint8)
     begins[offsets[:-1]] = 1
     return Tokens(np.arange(5, total + 5), begins, offsets, np.cumsum(sentences) - sentences)
-
-
-def document_of(tokens: Tokens, ids: np.ndarray) -> np.ndarray:
-    sentence = np.searchsorted(tokens.offsets, ids - 5, side="right") - 1
-    return np.searchsorted(tokens.documents, sentence, side="right") - 1
 
 
 def sequences(tokens: Tokens, form: str, /, **settings: Any) -> Sequences:
@@ -159,7 +148,7 @@ def test_the_last_batch_is_filled_with_rows_that_count_for_nothing(form: str) ->
     assert full
     for name in ("mask", "predicted_weights", "weight", "next_sentence_weight", "segments", "token_types"):
         assert name not in last or not last[name][full:].any()
-    assert (last["token_ids"][full:] == PAD).all() and last["mask"][:full].any(axis=1).all()
+    assert (last["token_ids"][full:] == 0).all() and last["mask"][:full].any(axis=1).all()
     np.testing.assert_array_equal(last["row"], np.arange(7))
 
 
@@ -190,6 +179,15 @@ def test_an_epoch_has_every_token_once_and_is_masked_anew(form: str) -> None:
     assert sum(masks[0][row] == masks[1][row] for row in masks[0]) < len(masks[0]) / 3
 
 
+def test_a_host_reads_the_text_of_its_own_rows_only() -> None:
+    tokens = corpus()
+    given = next(sequences(tokens, "packed", own=slice(1, 2)))
+    mine = np.isin(tokens.ids, original(given))
+    assert 0 < mine.sum() < len(mine) / 4
+    others = Tokens(np.where(mine, tokens.ids, 5), tokens.begins, tokens.offsets, tokens.documents)
+    same([next(sequences(others, "packed", own=slice(1, 2)))], [given])
+
+
 def test_two_seeds_differ_and_without_shuffling_the_text_is_read_in_order() -> None:
     tokens = corpus()
     one, other = (next(sequences(tokens, "full", seed=seed)).arrays["token_ids"] for seed in (3, 4))
@@ -204,93 +202,6 @@ def test_positions_of_a_table_that_begins_after_padding() -> None:
     mask = plain["mask"]
     np.testing.assert_array_equal(moved["positions"], np.where(mask, plain["positions"] + 2, 1))
     assert (~mask).any()
-
-
-def test_pairs_drawn() -> None:
-    sentences = ["the cat sat", "it slept", "two of", "four is"]
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *" ".join(sentences).split()]
-    numbers = np.arange(5, len(names))
-    tokens = Tokens(numbers, np.ones(9, np.uint8), np.array([0, 3, 5, 7, 9]), np.array([0, 2]))
-    pairs = Pairs(tokens, Names(), SequenceConfig(form="pairs", length=12, short=0.0), seed=0)
-    assert len(pairs) == 2
-    seen = set()
-    for epoch in range(40):
-        rows = pairs.rows(np.array([0]), np.array([epoch]))
-        words = " ".join(names[number].replace("[PAD]", ".") for number in rows["token_ids"][0])
-        seen.add((words, " ".join(map(str, rows["token_types"][0].tolist())), int(rows["next_sentence"][0])))
-    drawn = """
-    [CLS] the cat sat [SEP] it slept [SEP] . . . .            0 0 0 0 0 1 1 1 0 0 0 0    0
-    [CLS] the cat sat [SEP] two of four is [SEP] . .          0 0 0 0 0 1 1 1 1 1 0 0    1
-    [CLS] the cat sat [SEP] four is [SEP] . . . .             0 0 0 0 0 1 1 1 0 0 0 0    1
-    """
-    expected = set()
-    for line in drawn.strip().splitlines():
-        *columns, label = line.split()
-        expected.add((" ".join(columns[:12]), " ".join(columns[12:]), int(label)))
-    assert seen == expected
-
-
-def sides(batch: Batch) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    ids = original(batch)
-    for row, types in zip(ids, batch.arrays["token_types"], strict=True):
-        real = row[row > 4]
-        yield real[types[row > 4] == 0], real[types[row > 4] == 1], len(row[row != PAD])
-
-
-@pytest.mark.parametrize("form", ["next_sentence", "order", "pairs"])
-def test_the_second_text_is_what_its_label_says(form: str) -> None:
-    tokens = corpus(40)
-    ends = set((tokens.offsets[1:] + 4).tolist())
-    labels, changed = [], 0
-    for batch in take(sequences(tokens, form, length=40, rows=16), 60):
-        given = batch.arrays.get("next_sentence", np.zeros(16, np.int32)).tolist()
-        for (first, second, size), label in zip(sides(batch), given, strict=True):
-            assert len(first) and len(second) and size == len(first) + len(second) + 3 <= 40
-            assert (np.diff(first) == 1).all() and (np.diff(second) == 1).all()
-            documents = [set(document_of(tokens, side).tolist()) for side in (first, second)]
-            assert all(len(side) == 1 for side in documents)
-            assert (documents[0] == documents[1]) == (form != "next_sentence" or not label)
-            if form != "next_sentence" or not label:
-                ahead, behind = (second, first) if label else (first, second)
-                assert behind[0] == ahead[-1] + 1
-            lone = (second if form == "order" and label else first)[-1] not in ends  # a sentence was split
-            changed += not lone and second[-1] not in ends
-            labels.append(label)
-    assert changed < 0.05 * len(labels)  # B ends with a sentence, unless none fits
-    if form != "pairs":
-        assert abs(np.mean(labels) - 0.5) < 4 * 0.5 / np.sqrt(len(labels))
-
-
-def test_stretches_cover_the_text_and_some_are_short() -> None:
-    draw = np.random.default_rng(0)
-    lengths = draw.integers(4, 20, 4000)
-    offsets = np.append(0, np.cumsum(lengths))
-    tokens = Tokens(np.arange(5, offsets[-1] + 5), np.ones(offsets[-1], np.uint8), offsets, np.arange(0, 4000, 1000))
-    shares = {}
-    for short in (0.0, 0.1):
-        config = SequenceConfig(form="pairs", pairs="none", length=128, short=short)
-        pairs = Pairs(tokens, Names(), config, seed=1)
-        rows = pairs.rows(np.arange(len(pairs)), np.zeros(len(pairs), int))
-        ids = rows["token_ids"][rows["token_ids"] > 4]
-        assert sorted(ids.tolist()) == tokens.ids.tolist()
-        shares[short] = (rows["mask"].sum(axis=1) < 128 - 40).mean()
-    assert shares[0.0] < 0.03  # the ends of documents
-    assert 0.04 < shares[0.1] - shares[0.0] < 0.1
-
-
-def test_a_lone_sentence_is_split_between_words() -> None:
-    begins = np.array([1, 0, 1, 0, 0, 1, 0, 0], np.uint8)
-    tokens = Tokens(np.arange(5, 13), begins, np.array([0, 8]), np.array([0]))
-    pairs = Pairs(tokens, Names(), SequenceConfig(form="pairs", pairs="none", length=16), seed=0)
-    rows = pairs.rows(np.zeros(50, int), np.arange(50))
-    assert set((rows["token_types"] == 0).argmin(axis=1).tolist()) == {4, 7}  # after [CLS] x x [SEP], or three more
-
-
-def test_negatives_need_another_document() -> None:
-    tokens = corpus(1)
-    with pytest.raises(ValueError, match="two documents"):
-        sequences(tokens, "next_sentence")
-    assert sequences(tokens, "order").examples > 0
 
 
 def test_wrong_positions_are_refused() -> None:
@@ -312,52 +223,3 @@ def test_wrong_positions_are_refused() -> None:
 def test_prefetched_batches_are_the_same() -> None:
     with prefetch(sequences(corpus(), "packed"), 2) as ready:
         same(take(ready, 5), take(sequences(corpus(), "packed"), 5))
-
-
-class Pieces:
-    def __init__(self, words: list[str]) -> None:
-        self.ids = np.asarray([5 + ord(letter) % 50 for word in words for letter in word], np.int32)
-        self.words = np.asarray([number for number, word in enumerate(words) for _ in word], np.int32)
-
-
-class Characters(Names):
-    """A tokenizer whose pieces are characters."""
-
-    def __init__(self, digest: str, size: int = 60) -> None:
-        super().__init__(size)
-        self.digest, self.asked = digest, 0
-
-    def of_words(self, sentences: Any, /) -> list[Pieces]:
-        self.asked += len(sentences)
-        return [Pieces(words) for words in sentences]
-
-
-@pytest.mark.parametrize("size", [60, 70_000])
-def test_tokens_are_cut_once_and_mapped_afterwards(tmp_path: Path, size: int) -> None:
-    (tmp_path / "text.txt").write_text("one two\nthree\n\na b\n")
-    source = source_of(DataConfig(train=str(tmp_path / "text.txt")), "train")
-    assert source is not None
-    lines: list[str] = []
-    sentences = build_cache(source, tmp_path / "cache", report=lines.append)
-    tokenizer = Characters("one", size)
-    first = cache_tokens(sentences, tokenizer, tmp_path / "cache", report=lines.append)
-    assert "13 tokens of 5 words" in lines[-1]
-    again = cache_tokens(sentences, tokenizer, tmp_path / "cache", report=lines.append)
-    assert tokenizer.asked == 3
-    memory = tokens_of(sentences, sentences.documents, tokenizer)
-    assert first.begins.tolist() == [1, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1, 1]
-    assert (first.offsets.tolist(), first.documents.tolist(), len(first)) == ([0, 6, 11, 13], [0, 2], 3)
-    assert first.ids.dtype == (np.uint16 if size == 60 else np.int32)
-    for name in ("ids", "begins", "offsets", "documents"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
-        np.testing.assert_array_equal(getattr(memory, name), getattr(first, name))
-    other = Characters("two")
-    cache_tokens(sentences, other, tmp_path / "cache", report=lines.append)
-    assert other.asked == 3
-
-    for path in (tmp_path / "cache").glob("tokens-*/ids.bin"):
-        path.write_bytes(b"x")
-    mended = cache_tokens(sentences, tokenizer, tmp_path / "cache", report=lines.append)
-    np.testing.assert_array_equal(mended.ids, memory.ids)
-    assert any("ids.bin has 1 bytes" in line for line in lines)
-    assert tokenizer.asked == 3 * 3  # once, in memory, and once again

@@ -1,0 +1,151 @@
+"""Pairs: what stands on either side, that the second is what its label says, and how the text is cut for them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ctx_jax.data.packing import Rows
+from ctx_jax.data.pairs import Pairs
+from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.data.tokens import Tokens
+
+
+class Names:
+    """Special tokens 0 to 4: padding, unknown, begin, end, mask."""
+
+    pad_id, begin_id, end_id, mask_id = 0, 2, 3, 4
+    special_ids = frozenset(range(5))
+
+    def __init__(self, size: int = 9000) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def corpus(documents: int = 12, longest: int = 14, seed: int = 0) -> Tokens:
+    """Every token is different: token t of the text has the id t + 5. Words have one or two pieces."""
+    draw = np.random.default_rng(seed)
+    sentences = draw.integers(1, 9, documents)
+    lengths = draw.integers(1, longest, sentences.sum())
+    total = lengths.sum()
+    offsets = np.append(0, np.cumsum(lengths))
+    begins = (draw.random(total) < 0.7).astype(np.uint8)
+    begins[offsets[:-1]] = 1
+    return Tokens(np.arange(5, total + 5), begins, offsets, np.cumsum(sentences) - sentences)
+
+
+def document_of(tokens: Tokens, ids: np.ndarray) -> np.ndarray:
+    sentence = np.searchsorted(tokens.offsets, ids - 5, side="right") - 1
+    return np.searchsorted(tokens.documents, sentence, side="right") - 1
+
+
+def pairs_of(tokens: Tokens, seed: int = 1, **settings: Any) -> Pairs:
+    return Pairs(tokens, Names(), SequenceConfig(**({"form": "pairs", "length": 40} | settings)), seed)
+
+
+def every(pairs: Pairs, epoch: int = 0) -> Rows:
+    return pairs.rows(np.arange(len(pairs)), np.full(len(pairs), epoch))
+
+
+@pytest.mark.parametrize("kind", ["next_sentence", "order", "none"])
+def test_the_second_text_is_what_its_label_says(kind: str) -> None:
+    tokens = corpus(40)
+    ends = set((tokens.offsets[1:] + 4).tolist())
+    labels, cut = [], 0
+    pairs = pairs_of(tokens, pairs=kind)
+    for epoch in range(12):
+        rows = every(pairs, epoch)
+        given = rows.get("next_sentence", np.zeros(len(pairs), np.int32)).tolist()
+        for ids, types, mask, label in zip(rows["token_ids"], rows["token_types"], rows["mask"], given, strict=True):
+            first, second = (ids[(ids > 4) & (types == side)] for side in (0, 1))
+            drawn = [2, *first.tolist(), 3, *second.tolist(), 3]
+            assert ids[mask].tolist() == drawn and mask[: len(drawn)].all()
+            assert types[mask].tolist() == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+            assert len(first) and len(second) and len(drawn) <= 40
+            assert (np.diff(first) == 1).all() and (np.diff(second) == 1).all()
+            documents = [set(document_of(tokens, side).tolist()) for side in (first, second)]
+            assert all(len(side) == 1 for side in documents)
+            assert (documents[0] == documents[1]) == (kind != "next_sentence" or not label)
+            ahead, behind = (second, first) if kind == "order" and label else (first, second)
+            if kind != "next_sentence" or not label:
+                assert behind[0] == ahead[-1] + 1
+            lone = ahead[-1] not in ends  # a sentence was split
+            cut += not lone and second[-1] not in ends
+            labels.append(label)
+    assert cut < 0.05 * len(labels)  # B ends with a sentence, unless none fits
+    if kind != "none":
+        assert abs(np.mean(labels) - 0.5) < 4 * 0.5 / np.sqrt(len(labels))
+        assert (rows["next_sentence_weight"] == 1).all()
+
+
+def test_an_epoch_pairs_anew_and_the_same_epoch_as_before() -> None:
+    pairs = pairs_of(corpus())
+    first, again, second = every(pairs, 0), every(pairs_of(corpus()), 0), every(pairs, 1)
+    for name in first:
+        np.testing.assert_array_equal(first[name], again[name])
+    assert (first["token_types"] != second["token_types"]).any()
+    assert (first["next_sentence"] != second["next_sentence"]).any()
+
+
+def test_pairs_drawn() -> None:
+    sentences = ["the cat sat", "it slept", "two of", "four is"]
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *" ".join(sentences).split()]
+    numbers = np.arange(5, len(names))
+    tokens = Tokens(numbers, np.ones(9, np.uint8), np.array([0, 3, 5, 7, 9]), np.array([0, 2]))
+    pairs = Pairs(tokens, Names(), SequenceConfig(form="pairs", length=12, short=0.0), seed=0)
+    assert len(pairs) == 2
+    seen = set()
+    for epoch in range(40):
+        rows = pairs.rows(np.array([0]), np.array([epoch]))
+        words = " ".join(names[number].replace("[PAD]", ".") for number in rows["token_ids"][0])
+        seen.add((words, " ".join(map(str, rows["token_types"][0].tolist())), int(rows["next_sentence"][0])))
+    drawn = """
+    [CLS] the cat sat [SEP] it slept [SEP] . . . .            0 0 0 0 0 1 1 1 0 0 0 0    0
+    [CLS] the cat sat [SEP] two of four is [SEP] . .          0 0 0 0 0 1 1 1 1 1 0 0    1
+    [CLS] the cat sat [SEP] four is [SEP] . . . .             0 0 0 0 0 1 1 1 0 0 0 0    1
+    """
+    expected = set()
+    for line in drawn.strip().splitlines():
+        *columns, label = line.split()
+        expected.add((" ".join(columns[:12]), " ".join(columns[12:]), int(label)))
+    assert seen == expected
+
+
+def test_stretches_cover_the_text_and_some_are_short() -> None:
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(4, 20, 4000)
+    offsets = np.append(0, np.cumsum(lengths))
+    tokens = Tokens(np.arange(5, offsets[-1] + 5), np.ones(offsets[-1], np.uint8), offsets, np.arange(0, 4000, 1000))
+    shares = {}
+    for short in (0.0, 0.1):
+        config = SequenceConfig(form="pairs", pairs="none", length=128, short=short)
+        pairs = Pairs(tokens, Names(), config, seed=1)
+        rows = pairs.rows(np.arange(len(pairs)), np.zeros(len(pairs), int))
+        ids = rows["token_ids"][rows["token_ids"] > 4]
+        assert sorted(ids.tolist()) == tokens.ids.tolist()
+        shares[short] = (rows["mask"].sum(axis=1) < 128 - 40).mean()
+    assert shares[0.0] < 0.03  # the ends of documents
+    assert 0.04 < shares[0.1] - shares[0.0] < 0.1
+
+
+def test_a_lone_sentence_is_split_between_words() -> None:
+    begins = np.array([1, 0, 1, 0, 0, 1, 0, 0], np.uint8)
+    tokens = Tokens(np.arange(5, 13), begins, np.array([0, 8]), np.array([0]))
+    pairs = Pairs(tokens, Names(), SequenceConfig(form="pairs", pairs="none", length=16), seed=0)
+    rows = pairs.rows(np.zeros(50, int), np.arange(50))
+    assert set((rows["token_types"] == 0).argmin(axis=1).tolist()) == {4, 7}  # after [CLS] x x [SEP], or three more
+
+
+def test_negatives_need_another_document() -> None:
+    tokens = corpus(1)
+    with pytest.raises(ValueError, match="two documents"):
+        pairs_of(tokens)
+    assert len(pairs_of(tokens, pairs="order")) > 0
+
+
+def test_text_of_single_tokens_has_no_pairs() -> None:
+    tokens = Tokens(np.arange(5, 7), np.ones(2, np.uint8), np.array([0, 1, 2]), np.array([0, 1]))
+    with pytest.raises(ValueError, match="two tokens"):
+        pairs_of(tokens)
