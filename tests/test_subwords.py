@@ -155,7 +155,7 @@ BERT_WITH_SMALL_PAD = SpecialTokens("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"
 
 def test_sentencepiece_lacks_are_named_and_the_extra_too(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sentencepiece")
-    with pytest.raises(ValueError, match=r"pad \(<pad>\), mask \(<mask>\); set add_missing=True"):
+    with pytest.raises(ValueError, match=r"pad \(<pad>\), mask \(<mask>\); call .* add_missing=True"):
         read(files / "curated_toy.model")
     monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
     with pytest.raises(ModuleNotFoundError, match=r"ctx-jax\[sentencepiece\]"):
@@ -287,6 +287,14 @@ def test_the_command_trains_and_refuses_to_overwrite(tmp_path: Path, capsys: pyt
     assert len(read(tmp_path / "out")) <= 50
     assert main(line) == 1
     assert "exists; name another folder" in capsys.readouterr().err
+
+
+def test_the_command_converts_and_completes_a_sentencepiece_file(files: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    toy = files / "curated_toy.model"
+    assert main(["tokenizer", str(tmp_path), "--convert", str(toy)]) == 0
+    found, expected = read(tmp_path), read_sentencepiece(toy, add_missing=True)
+    assert (len(found), found.mask_id, found.digest) == (1002, 1001, expected.digest)
 
 
 def test_transformers_reads_what_we_save(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`ctx-jax tokenizer FOLDER [--flags]`: a subword tokenizer trained from text, for runs to share."""
+"""`ctx-jax tokenizer FOLDER [--flags]`: a subword tokenizer from text, or from a file, for runs to share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,16 @@ from typing import Literal
 import tyro
 
 from ctx_jax.data.corpora import resolve
+from ctx_jax.text.sentencepiece_files import SUFFIXES as SENTENCEPIECE
+from ctx_jax.text.sentencepiece_files import read_sentencepiece
+from ctx_jax.text.subword_files import read
 from ctx_jax.text.subword_training import Kind, train
 from ctx_jax.text.subwords import FILE
 
 
 @dataclass(frozen=True)
 class TrainTokenizer:
-    """Train a subword tokenizer in one pass over a corpus and write tokenizer.json and tokenizer_config.json."""
+    """Write tokenizer.json and tokenizer_config.json of a subword tokenizer trained in one pass over a corpus."""
 
     folder: tyro.conf.Positional[Path]
     """The folder for the files."""
@@ -40,12 +43,22 @@ class TrainTokenizer:
     errors: Literal["strict", "replace"] = "strict"
     """What to do with bytes that are not UTF-8."""
 
+    convert: str = ""
+    """Instead of training: the tokenizer to write, a vocab.txt, a vocab.json with merges.txt beside it, a folder, or a
+    SentencePiece .model, whose lacking special tokens get new ids at the end."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Train and write the tokenizer the command line asks for; 0 when done."""
     options = tyro.cli(TrainTokenizer, args=list(arguments), prog="ctx-jax tokenizer")
     if (options.folder / FILE).exists():
         raise FileExistsError(f"{options.folder / FILE} exists; name another folder or remove it")
+    if options.convert:
+        path = Path(options.convert)
+        given = read_sentencepiece(path, add_missing=True) if path.suffix in SENTENCEPIECE else read(path)
+        given.save(options.folder)
+        print(f"tokenizer of {len(given):,} tokens, read from {path}, in {options.folder}")
+        return 0
     source = resolve(options.train, "train", rule=options.rule, errors=options.errors)
     subwords = train(
         source.documents(),

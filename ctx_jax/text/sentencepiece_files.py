@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from ctx_jax.text.subwords import BERT, ROBERTA, SpecialTokens, Subwords, surround
 
+SUFFIXES = (".model", ".spm")
 Layout = Literal["plain", "xlm-r"]
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED = range(1, 6)  # what a piece is
@@ -63,8 +64,8 @@ def read_sentencepiece(
     lacking = [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]
     if lacking and not add_missing:
         raise ValueError(
-            f"{path} lacks special tokens: {', '.join(lacking)}; set add_missing=True to append them to the "
-            "vocabulary, special= if they have other names, or layout='xlm-r' for XLM-R's file"
+            f"{path} lacks special tokens: {', '.join(lacking)}; call read_sentencepiece with add_missing=True to "
+            "append them to the vocabulary, special= if they have other names, or layout='xlm-r' for XLM-R's file"
         )
     surround(tokenizer, special, mask_takes_space=True, add_missing=True)
     try:

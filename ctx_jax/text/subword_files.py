@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from ctx_jax.text.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.text.sentencepiece_files import Layout, read_sentencepiece
 from ctx_jax.text.subwords import BERT, CONFIG, FILE, GPT2, ROBERTA, SpecialTokens, Subwords, surround, template
 
@@ -17,7 +18,6 @@ _KEYS = {
     "end": ("sep_token", "eos_token"),
     "mask": ("mask_token",),
 }
-_SENTENCEPIECE = (".model", ".spm")
 
 
 def read(path: str | Path) -> Subwords:
@@ -34,7 +34,7 @@ def read(path: str | Path) -> Subwords:
     path = Path(path)
     if path.is_dir():
         return read_folder(path)
-    if path.suffix in _SENTENCEPIECE:
+    if path.suffix in SENTENCEPIECE:
         return read_sentencepiece(path)
     match path.name:
         case "vocab.json":
@@ -70,7 +70,7 @@ def read_folder(folder: str | Path, model_type: str = "") -> Subwords:
             add_prefix_space=bool(settings.get("add_prefix_space", False)),
             special=_special(settings),
         )
-    files = sorted(file for file in folder.iterdir() if file.suffix in _SENTENCEPIECE)
+    files = sorted(file for file in folder.iterdir() if file.suffix in SENTENCEPIECE)
     if len(files) == 1:
         xlm_r = model_type == "xlm-roberta" or str(settings.get("tokenizer_class", "")).startswith("XLMRoberta")
         layout: Layout = "xlm-r" if xlm_r else "plain"

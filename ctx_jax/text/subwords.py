@@ -64,6 +64,7 @@ class Subwords:
     special: SpecialTokens
     before: tuple[int, ...] = field(init=False)
     after: tuple[int, ...] = field(init=False)
+    _size: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.tokenizer.no_truncation()
@@ -71,6 +72,9 @@ class Subwords:
         before, after = template(self.tokenizer)
         object.__setattr__(self, "before", before)
         object.__setattr__(self, "after", after)
+        object.__setattr__(
+            self, "_size", 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        )
         self._check()
 
     def _check(self) -> None:
@@ -105,7 +109,7 @@ class Subwords:
 
     def __len__(self) -> int:
         """V: one more than the greatest id, so that a table of V rows holds every token."""
-        return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
+        return self._size
 
     @property
     def pad_id(self) -> int:
