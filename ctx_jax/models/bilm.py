@@ -51,8 +51,12 @@ class BiLM:
     tied_softmax: bool = False  # word inputs only
     negatives: int = 0  # sampled softmax in training; 0 for the exact one
     compute: Compute = "float32"
-    tiers: tuple[tuple[int, float], ...] = ((9, 0.35), (14, 0.2))  # distinct words: (positions occupied, share of N)
-    long_words: float = 0.06  # share of the tokens that are distinct words beyond the last tier
+    tiers: tuple[tuple[int, float], ...] = ((9, 0.32), (14, 0.13))
+    """Rows for distinct words: (positions they occupy at most, share of the batch's words)."""
+    long_words: float = 0.03
+    """Rows for distinct words beyond the last tier, as a share of the batch's words."""
+    spare: tuple[float, ...] = (1.0, 1.8)
+    """Sizes of tables to choose from, as multiples of these shares; what fits none encodes every word for itself."""
 
     def __post_init__(self) -> None:
         if self.inputs == "characters":
@@ -125,6 +129,7 @@ class Network(nn.Module):
                 model.highways,
                 model.projection,
                 tuple(tier for tier in model.tiers if tier[0] < model.max_characters) + longest,
+                model.spare,
                 model.compute,
             )
             nn.share_scope(self, self.tokens)

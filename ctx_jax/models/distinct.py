@@ -3,11 +3,13 @@
 A batch of N words holds about half as many distinct ones, most of them short. The words are sorted by a hash, equal
 neighbours are grouped (compared whole, so that a clash of hashes costs a row and never a wrong vector), the groups are
 sorted by length and laid into tiers: a tier of (occupied, share) has `share` x N rows for words that occupy at most
-`occupied` of the C positions. A tier that is full spills into the next. What no tier holds any more, a batch of N new
-long words say, makes this shard, and only this shard, take the plain path: every word for itself.
+`occupied` of the C positions. A tier that is full spills into the next. A batch that does not fit takes tables that are
+larger by a factor, and one that does not fit those, of N new long words say, every word for itself; each device shard
+decides for itself.
 """
 
 from collections.abc import Callable
+from functools import partial
 from math import ceil
 from typing import NamedTuple
 
@@ -65,6 +67,7 @@ def once_per_distinct(
     words: jax.Array,
     lengths: jax.Array,
     shares: tuple[tuple[int, float], ...],
+    factors: tuple[float, ...] = (1.0,),
 ) -> jax.Array:
     """`finish(read(...))` of the distinct rows of `words`, laid back to every row.
 
@@ -74,6 +77,7 @@ def once_per_distinct(
       words: int32 [N, C].
       lengths: int32 [N], occupied positions of each, at most C.
       shares: (occupied, share of N), by rising `occupied`, the last with `occupied` = C.
+      factors: by which the shares are multiplied, rising; the first tables that hold the batch are used.
 
     Returns:
       [N, P].
@@ -83,8 +87,26 @@ def once_per_distinct(
     if count == 0:
         return finish(read(words, width))
     groups = _group(words, lengths)
+    choice: Callable[[], jax.Array] = jax.checkpoint(lambda: finish(read(words, width)))
+    for factor in sorted(factors, reverse=True):
+        plan = tiers(tuple((occupied, share * factor) for occupied, share in shares), count)
+        fits, table = _lay(read, finish, words, groups, plan)
+        # Rematerialised but for the first, so that the rarer ways keep nothing but their inputs for the backward pass.
+        way = table if factor == min(factors) else jax.checkpoint(table)
+        choice = partial(lax.cond, fits, way, choice)
+    return choice()
+
+
+def _lay(
+    read: Callable[[jax.Array, int], jax.Array],
+    finish: Callable[[jax.Array], jax.Array],
+    words: jax.Array,
+    groups: _Groups,
+    plan: tuple[Tier, ...],
+) -> tuple[jax.Array, Callable[[], jax.Array]]:
+    """Whether the plan's tiers hold every group, and the vectors of all words by way of them."""
+    count, width = words.shape
     laid, starts = jnp.zeros((), jnp.int32), []
-    plan = tiers(shares, count)
     for tier in plan:
         starts.append(laid)
         fitting = jnp.sum(groups.lengths <= tier.occupied, dtype=jnp.int32)
@@ -100,6 +122,4 @@ def once_per_distinct(
             offset += tier.rows
         return finish(jnp.concatenate(features))[rows]
 
-    # Rematerialised, so that the rare path keeps nothing for the backward pass but its inputs.
-    plain = jax.checkpoint(lambda: finish(read(words, width)))
-    return lax.cond(fits, table, plain)
+    return fits, table

@@ -124,6 +124,7 @@ class CharacterEncoder(nn.Module):
     highways: int
     features: int
     tiers: tuple[tuple[int, float], ...]
+    factors: tuple[float, ...]
     compute: Compute
 
     def setup(self) -> None:
@@ -137,7 +138,7 @@ class CharacterEncoder(nn.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         words = tokens.reshape(math.prod(tokens.shape[:-1]), tokens.shape[-1])
         lengths = occupied_positions(words)
-        vectors = once_per_distinct(self._reader(), self._finisher(), words, lengths, self.tiers)
+        vectors = once_per_distinct(self._reader(), self._finisher(), words, lengths, self.tiers, self.factors)
         return vectors.reshape(*tokens.shape[:-1], self.features)
 
     # Both parts run inside a condition: they close over arrays, not over modules.
