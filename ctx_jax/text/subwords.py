@@ -10,11 +10,12 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tokenizers import AddedToken, Tokenizer, processors
+from tokenizers import AddedToken, Encoding, Tokenizer, processors
 
 FILE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -164,34 +165,35 @@ class Subwords:
 
         A word the tokenizer leaves nothing of (empty, a zero-width character) is one unknown token:
 
-            words   un  believ-able  <U+200B>          BERT's
-            ids     un  ##...        [UNK]
-            words   0   1  1         2
+            words given   un  believably      <U+200B>
+            ids           un  believ  ##ably  [UNK]
+            words         0   1       1       2
         """
         # A blank word would lend its place to the space of the next: it is left out and gets its unknown afterwards.
         kept = [[number for number, word in enumerate(words) if word.strip()] for words in sentences]
-        joined = [" ".join(words[i] for i in places) for words, places in zip(sentences, kept, strict=True)]
-        found = self.tokenizer.encode_batch(joined, add_special_tokens=False)
-        return [
-            self._align(one.ids, one.offsets, words, places)
-            for one, words, places in zip(found, sentences, kept, strict=True)
-        ]
+        texts = [" ".join([words[i] for i in places]) for words, places in zip(sentences, kept, strict=True)]
+        found = self.tokenizer.encode_batch([text for text in texts if text], add_special_tokens=False)
+        places = np.fromiter(chain.from_iterable(kept), np.int32)
+        lengths = [len(words[i]) for words, numbers in zip(sentences, kept, strict=True) for i in numbers]
+        rows = _rows(found, np.array(lengths, np.int64), [len(numbers) for numbers in kept if numbers])
+        ids = np.fromiter(chain.from_iterable(one.ids for one in found), np.int32)
+        covered = np.zeros(len(places), bool)
+        covered[rows] = True
+        numbers, sizes, result = places[rows], iter([len(one) for one in found]), list[Pieces]()
+        piece = word = 0
+        for words, own in zip(sentences, kept, strict=True):
+            stop = piece + (next(sizes) if own else 0)
+            pieces = Pieces(ids[piece:stop], numbers[piece:stop])
+            whole = len(own) == len(words) and covered[word : word + len(own)].all()
+            result.append(pieces if whole else self._completed(pieces, len(words)))
+            piece, word = stop, word + len(own)
+        return result
 
-    def _align(self, ids: list[int], offsets: list[tuple[int, int]], words: Sequence[str], places: list[int]) -> Pieces:
-        numbers = np.zeros(0, np.int32)
-        if places:
-            ends = np.cumsum([len(words[place]) + 1 for place in places]) - 1
-            span = np.array(offsets, np.int64).reshape(-1, 2)
-            # By a piece's last character: a space belongs to the word after it.
-            last = np.maximum(span[:, 1] - 1, span[:, 0])
-            row = np.minimum(np.searchsorted(ends, last, side="right"), len(places) - 1)
-            numbers = np.array(places, np.int32)[row]
-        empty = sorted(set(range(len(words))).difference(numbers.tolist()))
-        where = np.searchsorted(numbers, empty)
-        return Pieces(
-            np.insert(np.array(ids, np.int32), where, self.unknown_id).astype(np.int32),
-            np.insert(numbers, where, empty).astype(np.int32),
-        )
+    def _completed(self, pieces: Pieces, count: int) -> Pieces:
+        """With an unknown token for each of the `count` words that has no piece."""
+        empty = np.setdiff1d(np.arange(count, dtype=np.int32), pieces.words)
+        where = np.searchsorted(pieces.words, empty)
+        return Pieces(np.insert(pieces.ids, where, self.unknown_id), np.insert(pieces.words, where, empty))
 
     def wrap(self, ids: np.ndarray) -> np.ndarray:
         """[begin] ids [end], int32, as the family does it for one sentence; GPT-2 adds nothing."""
@@ -231,6 +233,21 @@ class Subwords:
             partial = folder / f"{name}.partial"
             partial.write_text(text, encoding="utf-8")
             os.replace(partial, folder / name)  # noqa: PTH105 (atomic, and on every platform)
+
+
+def _rows(found: Sequence[Encoding], lengths: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Which word each piece of a batch is of, counted over the whole batch, int64.
+
+    `lengths`: characters of every word; `counts`: words of every sentence, at least one. A piece goes by its last
+    character, and a space belongs to the word after it.
+    """
+    stops = np.cumsum(lengths + 1)  # of the words, as if all sentences stood in one line
+    after = np.cumsum(np.array(counts, np.int64))
+    begins = np.concatenate([np.zeros(1, np.int64), stops[after[:-1] - 1]])[: len(after)]
+    sizes = np.array([len(one) for one in found], np.int64)
+    last = np.fromiter((max(stop - 1, start) for one in found for start, stop in one.offsets), np.int64)
+    rows = np.searchsorted(stops - 1, last + np.repeat(begins, sizes), side="right")
+    return np.minimum(rows, np.repeat(after - 1, sizes))
 
 
 def template(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
