@@ -191,7 +191,8 @@ class RunCheckpoints:
         return found[STATE], {name: _array_from_json(entry) for name, entry in found[POSITION].items()}
 
     def restore_params(self, step: int) -> Any:
-        """The parameters of a step alone, as jax arrays on the default device of this process.
+        """The parameters of a step alone, as jax arrays on the default device of this process; where the run keeps
+        their moving average, that.
 
         Reads neither optimizer state nor carry, and needs no model: names and shapes are the checkpoint's own.
         Raises as `restore` does.
@@ -200,7 +201,8 @@ class RunCheckpoints:
         metadata = self._metadata(step)
         if "params" not in metadata:
             raise ValueError(f"{self._path(step)}: needs `params` at the top of the state, holds {', '.join(metadata)}")
-        params = {"params": metadata["params"]}
+        name = "average" if metadata.get("average") else "params"
+        params = {name: metadata[name]}
         arguments = ocp.args.PyTreeRestore(
             item=params,
             # numpy, not the sharding of old: the devices it names may not be here
@@ -208,7 +210,7 @@ class RunCheckpoints:
             partial_restore=True,
         )
         found = self._manager.restore(step, args=ocp.args.Composite(state=arguments))
-        return jax.device_put(found[STATE]["params"])
+        return jax.device_put(found[STATE][name])
 
     def _metadata(self, step: int) -> dict[str, Any]:
         return self._manager.item_metadata(step)[STATE].tree

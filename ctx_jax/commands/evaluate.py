@@ -1,4 +1,4 @@
-"""`ctx-jax evaluate RUN FILES... [--flags]`: perplexity of text under a trained run, every token counted."""
+"""`ctx-jax evaluate RUN FILES... [--flags]`: what text costs a trained run."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,11 +10,13 @@ from typing import Literal, TextIO
 import tyro
 
 from ctx_jax.checkpoints import configs
+from ctx_jax.commands import evaluate_transformer
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.corpora import resolve
 from ctx_jax.embedding.load import load
 from ctx_jax.evaluation.perplexity import Perplexity, Protocol, perplexity, sentence_scores, summarize
 from ctx_jax.evaluation.protocols import SentenceScore
+from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.text.words import Rule
 from ctx_jax.training.config import TrainConfig
@@ -23,7 +25,8 @@ from ctx_jax.training.task import saved_vocabulary
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Perplexity of text under a trained run. Every token counts: words, <UNK> and the sentence markers."""
+    """What text costs a trained run. A biLM's perplexity counts every token: words, <UNK> and the sentence markers. A
+    Transformer is measured on masked tokens, always the same ones (causal: on every token), in the run's sequences."""
 
     run: tyro.conf.Positional[Path]
     """The run's directory."""
@@ -33,17 +36,20 @@ class Evaluate:
     of which the validation split is taken."""
 
     protocol: Protocol = "sentence"
-    """`sentence`: each sentence from a zero state. `stream`: one lane in the text's order, state carried (WikiText-2).
-    `bilm-tf`: the original's test, which leaves the end of the text out."""
+    """Of a biLM. `sentence`: each sentence from a zero state. `stream`: one lane in the text's order, state carried
+    (WikiText-2). `bilm-tf`: the original's test, which leaves the end of the text out."""
 
     step: Literal["best", "latest"] | int = "best"
     """Which checkpoint: of the lowest validation loss, the last one, or a step's number."""
 
     batch: int = 64
-    """Sentences at a time; with protocol bilm-tf its number of lanes, which changes the result."""
+    """Of a biLM: sentences at a time; with protocol bilm-tf its number of lanes, which changes the result."""
 
     per_sentence: Path | None = None
-    """A file for the log probabilities of each sentence, one JSON object a line (not with bilm-tf)."""
+    """Of a biLM: a file for the log probabilities of each sentence, one JSON object a line (not with bilm-tf)."""
+
+    pseudo_perplexity: bool = False
+    """Of a masked Transformer, besides: each token of each sentence masked in turn, which takes as many readings."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -61,11 +67,15 @@ def evaluate(options: Evaluate) -> str:
     path = options.run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{options.run} is no run directory: it has no config.json")
-    data = configs.read(path, [TrainConfig]).data
+    config = configs.read(path, [TrainConfig])
     encoder = load(options.run, step=options.step)
+    documents = _documents(config.data, options.files)
+    if not isinstance(encoder.model, BiLM):
+        title = f"{options.run}, step {options.step}"
+        return evaluate_transformer.table(config, encoder, documents, title, options.pseudo_perplexity)
     vocabulary = Vocabulary.read(saved_vocabulary(options.run))
     model, params, batch = encoder.model, encoder.params, options.batch
-    sentences = _sentences(data, options.files)
+    sentences = (words for words in documents if words)
     if options.protocol == "bilm-tf":
         found = perplexity(model, params, vocabulary, sentences, protocol="bilm-tf", batch=batch)
     else:
@@ -91,11 +101,11 @@ def table(found: Perplexity, title: str) -> str:
     return "\n".join([title, *(f"  {name:<28}{value:>14}" for name, value in rows)])
 
 
-def _sentences(data: DataConfig, specs: Sequence[str]) -> Iterator[list[str]]:
-    """Sentences of all files, split into words by the rule of the run's training text."""
+def _documents(data: DataConfig, specs: Sequence[str]) -> Iterator[list[str]]:
+    """Sentences of all files, split into words by the run's own rule; an empty one for a new document."""
     rule: Rule = "prose" if data.train == "python-docs" else data.rule
     sources = [resolve(spec, "valid", rule=rule, sentences=data.sentences, errors=data.errors) for spec in specs]
-    return (words for source in sources for words in source.documents() if words)
+    return (words for source in sources for words in source.documents())
 
 
 def _written(scores: Iterable[SentenceScore], file: TextIO) -> Iterator[SentenceScore]:

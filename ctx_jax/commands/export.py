@@ -3,25 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
-from ctx_jax.checkpoints import allennlp_files
+from ctx_jax.checkpoints import allennlp_files, huggingface
 from ctx_jax.embedding.load import load
+from ctx_jax.embedding.reading import SubwordReader
+from ctx_jax.models.bilm import BiLM
+from ctx_jax.models.transformer import Transformer
+from ctx_jax.text.subwords import CONFIG, FILE, Subwords
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.task import saved_vocabulary
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write a trained biLM as AllenNLP's options.json and weights.hdf5, its softmax and vocabulary beside them."""
+    """Write a trained biLM as AllenNLP's options.json and weights.hdf5, its softmax and vocabulary beside them; a
+    Transformer as a folder that transformers loads: config.json, model.safetensors, the tokenizer."""
 
     run: tyro.conf.Positional[Path]
     """The run's directory."""
 
     folder: tyro.conf.Positional[Path]
     """A new folder for the files."""
+
+    format: Literal["model", "allennlp", "huggingface"] = "model"
+    """Whose files: `allennlp` of a biLM, `huggingface` of a Transformer; `model` takes the one that the model has."""
 
     step: Literal["best", "latest"] | int = "best"
     """Which checkpoint: of the lowest validation loss, the last one, or a step's number."""
@@ -31,7 +39,27 @@ def main(arguments: Sequence[str]) -> int:
     """Write the files the command line asks for; 0 when done."""
     options = tyro.cli(Export, args=list(arguments), prog="ctx-jax export")
     encoder = load(options.run, step=options.step)
-    words = Vocabulary.read(saved_vocabulary(options.run)).words
-    allennlp_files.write(options.folder, encoder.model, encoder.params, words)
+    match encoder.model, options.format:
+        case BiLM() as model, "model" | "allennlp":
+            words = Vocabulary.read(saved_vocabulary(options.run)).words
+            allennlp_files.write(options.folder, model, encoder.params, words)
+        case Transformer() as model, "model" | "huggingface":
+            assert isinstance(encoder.reader, SubwordReader), "a Transformer's run reads subwords"
+            files = [options.run / name for name in (FILE, CONFIG)]
+            entries = special_ids(encoder.reader.subwords)
+            huggingface.write(options.folder, model, encoder.params, config=entries, files=files)
+        case model, name:
+            raise ValueError(f"--format {name} has no place for a {type(model).__name__}: leave the flag out")
     print(f"{options.run} written to {options.folder}")
     return 0
+
+
+def special_ids(subwords: Subwords) -> dict[str, Any]:
+    """The entries of config.json that name special tokens by id."""
+    return {
+        "pad_token_id": subwords.pad_id,
+        "bos_token_id": subwords.begin_id,
+        "eos_token_id": subwords.end_id,
+        "cls_token_id": subwords.begin_id,
+        "sep_token_id": subwords.end_id,
+    }

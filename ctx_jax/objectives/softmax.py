@@ -34,10 +34,12 @@ def _logits(hidden: jax.Array, weights: jax.Array, bias: jax.Array, compute: Com
     return product(hidden, weights, (1, 1), compute) + bias[None, :]
 
 
-def _losses(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Nats of each token, and the log of its normaliser."""
+def _losses(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Nats of each token, whether no logit is above its label's (float32), and the log of its normaliser."""
     normaliser = jax.nn.logsumexp(logits, axis=-1)
-    return normaliser - jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0], normaliser
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    # The maximum is that of logsumexp, found once; argmax would be a pass of its own.
+    return normaliser - own, (own >= jnp.max(logits, axis=-1)).astype(jnp.float32), normaliser
 
 
 def token_losses(
@@ -48,13 +50,20 @@ def token_losses(
     Args:
       hidden: [N, P]. labels: int32 [N]. weights: [V, P]. bias: [V].
     """
+    return _token_scores(hidden, labels, weights, bias, compute)[0]
+
+
+def _token_scores(
+    hidden: jax.Array, labels: jax.Array, weights: jax.Array, bias: jax.Array, compute: Compute
+) -> tuple[jax.Array, jax.Array]:
+    """Nats and hits of each token, float32 [N]."""
     number, size = _chunks(hidden.shape[0], weights.shape[0])
 
-    def chunk(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return _losses(_logits(inputs[0], weights, bias, compute), inputs[1])[0]
+    def chunk(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return _losses(_logits(inputs[0], weights, bias, compute), inputs[1])[:2]
 
-    losses = lax.map(chunk, (_split(hidden, number, size), _split(labels, number, size)))
-    return losses.reshape(-1)[: hidden.shape[0]]
+    found = lax.map(chunk, (_split(hidden, number, size), _split(labels, number, size)))
+    return found[0].reshape(-1)[: hidden.shape[0]], found[1].reshape(-1)[: hidden.shape[0]]
 
 
 def exact_softmax(
@@ -75,51 +84,70 @@ def exact_softmax(
     Returns:
       (sum in nats, sum of weights), float32 scalars.
     """
+    total, _, weight = softmax_with_hits(hidden, labels, weights, bias, weight, compute=compute)
+    return total, weight
+
+
+def softmax_with_hits(
+    hidden: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    bias: jax.Array,
+    weight: jax.Array | None = None,
+    *,
+    compute: Compute = "float32",
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(sum in nats, sum of the weights of tokens whose label no other entry outscores, sum of weights) of
+    `exact_softmax`'s arguments, in the same pass. The second has no gradient."""
     if weight is None:
         weight = jnp.ones(labels.shape, jnp.float32)
-    return _sum(compute, hidden, weights, bias, labels, weight), jnp.sum(weight)
+    total, hits = _sums(compute, hidden, weights, bias, labels, weight)
+    return total, hits, jnp.sum(weight)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sum(
+def _sums(
     compute: Compute, hidden: jax.Array, weights: jax.Array, bias: jax.Array, labels: jax.Array, weight: jax.Array
-) -> jax.Array:
-    return jnp.sum(token_losses(hidden, labels, weights, bias, compute=compute) * weight)
+) -> tuple[jax.Array, jax.Array]:
+    losses, hits = _token_scores(hidden, labels, weights, bias, compute)
+    return jnp.sum(losses * weight), jnp.sum(hits * weight)
 
 
 _Gradients = tuple[jax.Array, jax.Array, jax.Array]
+_Sums = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # nats, hits, gradients to weights and bias
 
 
 def _forward(
     compute: Compute, hidden: jax.Array, weights: jax.Array, bias: jax.Array, labels: jax.Array, weight: jax.Array
-) -> tuple[jax.Array, _Gradients]:
+) -> tuple[tuple[jax.Array, jax.Array], _Gradients]:
     count, vocabulary = hidden.shape[0], weights.shape[0]
     number, size = _chunks(count, vocabulary)
 
-    def chunk(
-        sums: tuple[jax.Array, jax.Array, jax.Array], inputs: tuple[jax.Array, jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], jax.Array]:
-        total, to_weights, to_bias = sums
+    def chunk(sums: _Sums, inputs: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[_Sums, jax.Array]:
+        total, right, to_weights, to_bias = sums
         rows, labels, weight = inputs
         logits = _logits(rows, weights, bias, compute)
-        losses, normaliser = _losses(logits, labels)
+        losses, hits, normaliser = _losses(logits, labels)
         is_label = lax.broadcasted_iota(labels.dtype, logits.shape, 1) == labels[:, None]
         to_logits = (jnp.exp(logits - normaliser[:, None]) - is_label.astype(jnp.float32)) * weight[:, None]
         to_weights = to_weights + product(to_logits, rows, (0, 0), compute)
-        sums = (total + jnp.sum(losses * weight), to_weights, to_bias + jnp.sum(to_logits, axis=0))
-        return sums, product(to_logits, weights, (1, 0), compute)
+        total, right = total + jnp.sum(losses * weight), right + jnp.sum(hits * weight)
+        return (total, right, to_weights, to_bias + jnp.sum(to_logits, axis=0)), product(
+            to_logits, weights, (1, 0), compute
+        )
 
-    start = (jnp.zeros(()), jnp.zeros(weights.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32))
+    zero = jnp.zeros((), jnp.float32)
+    start = (zero, zero, jnp.zeros(weights.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32))
     inputs = (_split(hidden, number, size), _split(labels, number, size), _split(weight, number, size))
-    (total, to_weights, to_bias), to_hidden = lax.scan(chunk, start, inputs)
-    return total, (to_hidden.reshape(-1, hidden.shape[1])[:count], to_weights, to_bias)
+    (total, right, to_weights, to_bias), to_hidden = lax.scan(chunk, start, inputs)
+    return (total, right), (to_hidden.reshape(-1, hidden.shape[1])[:count], to_weights, to_bias)
 
 
 def _backward(
-    compute: Compute, gradients: _Gradients, cotangent: jax.Array
+    compute: Compute, gradients: _Gradients, cotangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array, jax.Array, None, None]:
-    to_hidden, to_weights, to_bias = (gradient * cotangent for gradient in gradients)
+    to_hidden, to_weights, to_bias = (gradient * cotangents[0] for gradient in gradients)
     return to_hidden, to_weights, to_bias, None, None
 
 
-_sum.defvjp(_forward, _backward)
+_sums.defvjp(_forward, _backward)

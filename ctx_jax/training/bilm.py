@@ -66,6 +66,10 @@ class BiLMTask:
         """Parameters as the original draws them."""
         return bilm.init(self.model, key)
 
+    def starting(self, params: Params) -> Params:
+        """Fresh ones: a biLM's run begins with nothing else."""
+        return params
+
     def zero_carry(self, rows: int) -> Carry:
         """The LSTMs' state before the first word."""
         return bilm.zero_carry(self.model, rows)

@@ -7,12 +7,19 @@ from pathlib import Path
 
 from ctx_jax.checkpoints.digests import write_atomically
 from ctx_jax.data.cache import Sentences, load_sentences
+from ctx_jax.data.tokens import Tokens, cache_tokens
+from ctx_jax.embedding.load import load
+from ctx_jax.embedding.reading import SubwordReader
 from ctx_jax.models.bilm import BiLM
+from ctx_jax.models.transformer_config import Transformer
+from ctx_jax.text import subword_files, subword_training
 from ctx_jax.text import vocabulary as vocabularies
+from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.bilm import BiLMTask, with_vocabulary
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.task import Task, saved_vocabulary
+from ctx_jax.training.transformer import TransformerTask, adapted, first_sentences, fitted
 
 TEXTS = "texts.json"
 
@@ -21,27 +28,88 @@ def open_task(config: TrainConfig, run_dir: Path, say: Callable[[str], None], *,
     """The task of a run, its text read and its vocabulary built, or found in the directory of a resumed run."""
     match config.model:
         case BiLM():
-            return _open_bilm(config, run_dir, say, resumed=resumed)
+            return _open_bilm(config, config.model, run_dir, say, resumed=resumed)
+        case Transformer():
+            return _open_transformer(config, config.model, run_dir, say, resumed=resumed)
     raise TypeError(f"nothing trains a {type(config.model).__name__}")
 
 
-def completed(model: BiLM, old: BiLM) -> BiLM:
-    """The model of a command line, with what the run it goes on with has found out: the vocabulary's size."""
-    match model, old:
+def completed(config: TrainConfig, old: TrainConfig) -> BiLM | Transformer:
+    """The model of a command line, with what the run it goes on with has found out: the size of its vocabulary, the
+    tokenizer's padding, the shape of what it started from."""
+    match config.model, old.model:
         case BiLM(vocabulary=0), BiLM():
-            return replace(model, vocabulary=old.vocabulary)
-    return model
+            return replace(config.model, vocabulary=old.model.vocabulary)
+        case Transformer(), Transformer() if config.init and config.init == old.init:
+            assert config.sequences is not None, "checked with the config"
+            return adapted(config.model, old.model, config.sequences)
+        case Transformer(), Transformer():
+            size = config.model.vocabulary or old.model.vocabulary
+            return replace(config.model, vocabulary=size, pad_id=old.model.pad_id)
+    return config.model
 
 
-def _open_bilm(config: TrainConfig, run_dir: Path, say: Callable[[str], None], *, resumed: bool) -> BiLMTask:
+def _texts(
+    config: TrainConfig, run_dir: Path, say: Callable[[str], None], *, resumed: bool
+) -> tuple[Sentences, Sentences | None]:
     run_dir.mkdir(parents=True, exist_ok=True)
     train = load_sentences(config.data, "train", run_dir / "cache", report=say)
     assert train is not None, "every source has a training split"
     valid = load_sentences(config.data, "valid", run_dir / "cache", report=say)
     _same_texts(run_dir / TEXTS, {"train": train, "valid": valid}, resumed=resumed)
+    return train, valid
+
+
+def _open_transformer(
+    config: TrainConfig, model: Transformer, run_dir: Path, say: Callable[[str], None], *, resumed: bool
+) -> TransformerTask:
+    assert config.sequences is not None and config.tokenizer is not None, "checked with the config"
+    train, valid = _texts(config, run_dir, say, resumed=resumed)
+    imported = None
+    if resumed:
+        subwords = subword_files.read_folder(run_dir)
+    elif config.init:
+        encoder = load(config.init)
+        if not isinstance(encoder.model, Transformer) or not isinstance(encoder.reader, SubwordReader):
+            raise ValueError(f"--init {config.init} holds a {type(encoder.model).__name__}; a Transformer is needed")
+        model, imported, subwords = (
+            adapted(model, encoder.model, config.sequences),
+            encoder.params,
+            encoder.reader.subwords,
+        )
+        subwords.save(run_dir)
+    else:
+        subwords = _subwords(config, train)
+        subwords.save(run_dir)
+    say(f"tokenizer of {len(subwords):,} tokens")
+    model = fitted(model, config.sequences, subwords)
+
+    def cut(text: Sentences) -> Tokens:
+        return cache_tokens(text, subwords, config.data.cache or run_dir / "cache", report=say)
+
+    held_out = None if valid is None else first_sentences(cut(valid), config.evaluate.sentences)
+    return TransformerTask(
+        model, config.sequences, config.seed, cut(train), held_out, subwords, valid, config.data.shuffle, imported
+    )
+
+
+def _subwords(config: TrainConfig, train: Sentences) -> Subwords:
+    wanted = config.tokenizer
+    assert wanted is not None, "checked with the config"
+    if wanted.file:
+        return subword_files.read(wanted.file)
+    return subword_training.train(
+        train, wanted.kind, wanted.size, lowercase=wanted.lowercase, minimum_count=wanted.minimum_count
+    )
+
+
+def _open_bilm(
+    config: TrainConfig, model: BiLM, run_dir: Path, say: Callable[[str], None], *, resumed: bool
+) -> BiLMTask:
+    train, valid = _texts(config, run_dir, say, resumed=resumed)
     words = _vocabulary(config, saved_vocabulary(run_dir), train, resumed=resumed)
     say(f"vocabulary of {len(words):,} words")
-    model = with_vocabulary(config.model, words)
+    model = with_vocabulary(model, words)
     return BiLMTask(model, config.data, config.seed, train, valid, words, config.evaluate.sentences)
 
 

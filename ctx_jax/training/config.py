@@ -6,8 +6,11 @@ from typing import Literal
 from tyro.conf import AvoidSubcommands
 
 from ctx_jax.data.config import DataConfig
+from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.models.bilm import BiLM
-from ctx_jax.training.optimizer import Adagrad, AdamW
+from ctx_jax.models.transformer_config import Transformer
+from ctx_jax.text.subword_config import TokenizerConfig
+from ctx_jax.training.optimizer import Adagrad, AdamW, Lamb, Muon, check_recipe
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,25 @@ class LogConfig:
 class TrainConfig:
     """One training run. What differs from these defaults is what a file of `configs/` states."""
 
-    model: AvoidSubcommands[BiLM] = field(default_factory=BiLM)
+    model: AvoidSubcommands[BiLM | Transformer] = field(default_factory=BiLM)
     data: AvoidSubcommands[DataConfig] = field(default_factory=DataConfig)
-    optimizer: AvoidSubcommands[AdamW | Adagrad] = field(default_factory=AdamW)
+
+    sequences: AvoidSubcommands[SequenceConfig | None] = None
+    """Of a Transformer's run, which has it; a biLM's batches are `data.lanes` and `data.window`."""
+
+    tokenizer: AvoidSubcommands[TokenizerConfig | None] = None
+    """Of a Transformer's run, which has it; a biLM's words are `data.vocabulary` and what follows it."""
+
+    optimizer: AvoidSubcommands[AdamW | Lamb | Muon | Adagrad] = field(default_factory=AdamW)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    init: str = ""
+    """A Hugging Face folder or a run of a Transformer to start from: its parameters, tokenizer and shape take the
+    place of those of `model` and `tokenizer`; of `model` only `compute`, `attention`, `scan`, `remat` and what is said
+    of dropout stay. A head that it lacks is new."""
 
     run_dir: str = ""
     """Where the run lives; the same command with the same directory goes on. Empty: runs/<name of the config>."""
@@ -109,6 +124,45 @@ def check_config(config: TrainConfig) -> None:
             raise ValueError(f"--{flag} must be at least {least}, not {value}")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"--seed must be between 0 and 2**32 - 1, not {config.seed}")
+    check_recipe(config.optimizer)
+    match config.model:
+        case BiLM():
+            if config.sequences or config.tokenizer or config.init:
+                raise ValueError("sequences, tokenizer and init are for a Transformer; this run's model is a BiLM")
+        case Transformer():
+            if config.sequences is None or config.tokenizer is None:
+                raise ValueError("a Transformer's run needs sequences=SequenceConfig() and tokenizer=TokenizerConfig()")
+            if config.init == "":  # else its shape is that of the import
+                check_sequences(config.model, config.sequences)
+            if config.sequences.first_steps >= config.steps:
+                raise ValueError(
+                    f"--sequences.first-steps {config.sequences.first_steps} leaves nothing of {config.steps} steps "
+                    "for the full length: set fewer"
+                )
+
+
+def labelled(sequences: SequenceConfig) -> bool:
+    """Whether batches have a label for the second text of their pairs."""
+    return sequences.form == "pairs" and sequences.pairs != "none"
+
+
+def check_sequences(model: Transformer, sequences: SequenceConfig) -> None:
+    """ValueError, naming the flags, where a model cannot be trained on such sequences."""
+    if model.head == "none":
+        raise ValueError("a Transformer is trained through its vocabulary head: set --model.head transform or direct")
+    if model.causal != (sequences.form == "causal"):
+        raise ValueError(
+            f"--sequences.form {sequences.form} does not go with --model.causal {model.causal}: next-token targets "
+            "need a causal model, masked ones another"
+        )
+    wanted = labelled(sequences)
+    if (model.pooler, model.next_sentence) != (wanted, wanted):
+        raise ValueError(
+            f"these sequences {'have labels' if wanted else 'have no label'} for a next-sentence head: set "
+            f"--model.pooler and --model.next-sentence to {wanted}, or other --sequences.form and --sequences.pairs"
+        )
+    if sequences.form == "pairs" and model.token_types < 2:
+        raise ValueError(f"pairs need two token types, the model has {model.token_types}: set --model.token-types 2")
 
 
 def check_resume(old: TrainConfig, new: TrainConfig, differences: list[tuple[str, object, object]]) -> None:

@@ -89,7 +89,8 @@ class Devices:
         if rows % (count * config.micro_batches):
             raise ValueError(
                 f"{rows} rows of a batch cannot be shared by {count} devices in {config.micro_batches} micro-batches: "
-                f"set --data.lanes to a multiple of {count * config.micro_batches}, or fewer --devices.count"
+                f"set the rows (--data.lanes, of a Transformer --sequences.rows) to a multiple of "
+                f"{count * config.micro_batches}, or fewer --devices.count"
             )
         self.devices = found[:count]
         self.mode = config.mode
@@ -119,6 +120,10 @@ class Devices:
     def replicated(self, make: Callable[[], Any]) -> Callable[[], Any]:
         """`make`, compiled to lie whole on every device."""
         return jax.jit(make, out_shardings=NamedSharding(self.mesh, WHOLE))
+
+    def whole(self, tree: Any) -> Any:
+        """Arrays, the same on every host, laid whole on every device."""
+        return jax.device_put(tree, NamedSharding(self.mesh, WHOLE))
 
     def local(self, tree: Any) -> Any:
         """Arrays that lie whole on every device, as arrays of this host's first one alone."""

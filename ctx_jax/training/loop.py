@@ -14,7 +14,7 @@ from ctx_jax.training.devices import Devices, is_first_host, stop_agreed
 from ctx_jax.training.metrics import Display, Metrics, MetricsLog, Speed, peak_flops, recorded
 from ctx_jax.training.optimizer import schedule
 from ctx_jax.training.signals import StopRequests
-from ctx_jax.training.step import State, empty_window, initial_state, make_step
+from ctx_jax.training.step import State, begun_from, empty_window, initial_state, make_step, measured
 from ctx_jax.training.task import Task
 
 Position = dict[str, np.ndarray]
@@ -49,7 +49,9 @@ class Loop:
 
         self.step = self.checkpoints.latest() or 0
         if self.step == 0:
-            return self.devices.create(make)
+            state = self.devices.create(make)
+            given = self.task.starting(state.params)
+            return state if given is state.params else begun_from(state, self.devices.whole(given))
         state, position = self.checkpoints.restore(self.step, self.devices.abstract(make))
         self.batches.seek(position)
         self.places = [position]
@@ -118,7 +120,7 @@ class Loop:
         return state._replace(window=self.fresh_window())
 
     def _evaluate(self, state: State, log: MetricsLog | None, display: Display) -> Metrics | None:
-        metrics = self.task.evaluate(self.devices.local(state.params), self.devices.local_devices)
+        metrics = self.task.evaluate(self.devices.local(measured(state)), self.devices.local_devices)
         if metrics is not None:
             self._write("valid", metrics, log, display)
         return metrics
@@ -184,5 +186,5 @@ def train(
         announce(f"stopped at step {loop.step} of {config.steps} and saved; the same command goes on from there")
         return False
     if shown:
-        task.report(loop.devices.local(final.params), announce)
+        task.report(loop.devices.local(measured(final)), announce)
     return True

@@ -32,7 +32,7 @@ def run(config: TrainConfig) -> bool:
     resumed = path.is_file()
     if resumed:
         old = configs.read(path, [TrainConfig])
-        config = replace(config, model=completed(config.model, old.model))
+        config = replace(config, model=completed(config, old))
         check_resume(old, config, configs.differences(old, config))
     with RunCheckpoints(run_dir / "checkpoints", keep=config.checkpoint.keep, clean=True) as checkpoints:
         if _finished(config, checkpoints, say):

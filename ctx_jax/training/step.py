@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ctx_jax.training.optimizer import Recipe, apply_gradients, optimizer
+from ctx_jax.training.optimizer import Recipe, apply_gradients, averaged, optimizer
 from ctx_jax.training.task import Carry, Objective, Params, Terms
 
 Arrays = dict[str, jax.Array]
@@ -32,9 +32,15 @@ class State(NamedTuple):
 
     step: jax.Array  # int32, steps done
     params: Params
+    average: Params | tuple[()]  # of the parameters over time; () where the recipe keeps none
     optimizer: optax.OptState
     carry: Carry  # [B, ...], the only part that differs from device to device
     window: Window
+
+
+def measured(state: State) -> Params:
+    """The parameters that evaluation and reports see: the average where there is one."""
+    return state.average or state.params
 
 
 def empty_window(objective: Objective) -> Window:
@@ -51,8 +57,19 @@ def initial_state(objective: Objective, recipe: Recipe, steps: int, seed: int, r
     params = objective.init(jax.random.fold_in(jax.random.key(seed), INIT))
     chain = optimizer(recipe, steps)
     return State(
-        jnp.zeros((), jnp.int32), params, chain.init(params), objective.zero_carry(rows), empty_window(objective)
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        average=jax.tree.map(jnp.copy, params) if recipe.average else (),
+        optimizer=chain.init(params),
+        carry=objective.zero_carry(rows),
+        window=empty_window(objective),
     )
+
+
+def begun_from(state: State, params: Params) -> State:
+    """A first state with these parameters."""
+    # A copy: the step donates its state, and no buffer can be given away twice.
+    return state._replace(params=params, average=jax.tree.map(jnp.copy, params) if state.average else ())
 
 
 def gradients(
@@ -78,7 +95,8 @@ def gradients(
         if array.shape[0] % parts:
             raise ValueError(
                 f"{array.shape[0]} rows a device do not divide into {parts} micro-batches: "
-                "choose --data.lanes as a multiple of devices x --devices.micro-batches"
+                "choose --data.lanes, of a Transformer --sequences.rows, as a multiple of devices x "
+                "--devices.micro-batches"
             )
         return array.reshape(parts, array.shape[0] // parts, *array.shape[1:])  # [M, B / M, ...]
 
@@ -114,6 +132,7 @@ def make_step(
         own_slopes, own_sums, carry = gradients(objective, state.params, batch, state.carry, key, scales, parts)
         slopes, sums = total((own_slopes, own_sums))
         params, moments = apply_gradients(chain, slopes, state.optimizer, state.params)
+        average = averaged(recipe, state.average, params, state.step) if state.average else ()
         norm = optax.tree.norm(slopes)
         finite = jnp.isfinite(norm)
         for value in sums.values():
@@ -121,6 +140,6 @@ def make_step(
         bad = jnp.where((state.window.bad < 0) & ~finite, state.step + 1, state.window.bad)
         before = state.window.terms
         means = {name: (before[name][0] + sums[name], before[name][1] + weights[name]) for name in sums}
-        return State(state.step + 1, params, moments, carry, Window(means, norm, bad))
+        return State(state.step + 1, params, average, moments, carry, Window(means, norm, bad))
 
     return step

@@ -56,6 +56,9 @@ class Task(Objective, Protocol):
     def model(self) -> Any:
         """The model's config, complete: its vocabulary's size is known."""
 
+    def starting(self, params: Params) -> Params:
+        """The parameters of the first step, given fresh ones: those of an import in their place."""
+
     @property
     def rows(self) -> int:
         """Rows of a batch (B), over all devices and hosts."""

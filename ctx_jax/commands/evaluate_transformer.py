@@ -1,0 +1,41 @@
+"""What `ctx-jax evaluate` says of a Transformer's run."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ctx_jax.data.tokens import tokens_of
+from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.reading import SubwordReader
+from ctx_jax.evaluation.masked import pseudo_perplexity, term_means
+from ctx_jax.models.transformer import Transformer
+from ctx_jax.training.config import TrainConfig
+from ctx_jax.training.transformer import held_out, reported
+
+
+def table(config: TrainConfig, encoder: Encoder, documents: Iterable[Sequence[str]], title: str, pseudo: bool) -> str:
+    """The means over the fixed mask of the run's own sequences as aligned lines, and the pseudo-perplexity.
+
+    documents: sentences (lists of words), an empty one where a document begins. Raises ValueError for text without
+    words, and what cutting it into sequences raises.
+    """
+    model, reader = encoder.model, encoder.reader
+    assert isinstance(model, Transformer) and isinstance(reader, SubwordReader) and config.sequences is not None
+    sentences, first = list[Sequence[str]](), [0]
+    for words in documents:
+        if words:
+            sentences.append(words)
+        elif first[-1] < len(sentences):
+            first.append(len(sentences))
+    if not sentences:
+        raise ValueError("the text holds no word: give text with words in it")
+    starts = np.array([start for start in first if start < len(sentences)], np.int64)
+    tokens = tokens_of(sentences, starts, reader.subwords)
+    batches = held_out(tokens, reader.subwords, model, config.sequences)
+    means = term_means(model, encoder.params, batches, config.sequences.rows)
+    found = reported(means, means["next_token" if model.causal else "masked"])
+    rows = [(name.replace("_", " "), f"{value:,.4f}") for name, value in found.items()]
+    if pseudo:
+        result = pseudo_perplexity(model, encoder.params, reader.subwords, sentences)
+        rows += [("pseudo-perplexity", f"{result.perplexity:,.4f}"), ("of tokens", f"{result.tokens:,}")]
+    return "\n".join([title, *(f"  {name:<28}{value:>14}" for name, value in rows)])

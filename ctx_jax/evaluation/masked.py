@@ -1,0 +1,144 @@
+"""What text costs a Transformer that was not trained on it: means over a fixed mask, and pseudo-perplexity.
+
+Letters: B rows, T tokens, K predicted positions of a row, S pieces of a sentence, V vocabulary.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+
+from ctx_jax import losses
+from ctx_jax.data.batch import Batch
+from ctx_jax.embedding.batching import rounded
+from ctx_jax.models.transformer import Transformer
+from ctx_jax.numerics.rows import over_rows
+from ctx_jax.text.subwords import Subwords
+
+Arrays = dict[str, np.ndarray]
+
+
+def term_means(
+    model: Transformer,
+    params: Any,
+    batches: Iterable[Batch],
+    rows: int,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, float]:
+    """The mean of every term of the model's loss over all batches of `rows` rows, without dropout: "masked" (causal:
+    "next_token") in nats, "accuracy", and those of the pair's label where the batches have one.
+
+    The same batches give the same numbers on any number of `devices` (default: all of this machine), up to rounding.
+    A term without a target is NaN.
+    """
+    run, params = _on_devices(model, params, rows, devices)
+    sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
+    for batch in batches:
+        for name, pair in run(params, batch.arrays, ()).items():
+            sums[name] += [float(np.asarray(part, np.float64).sum()) for part in pair]
+    return {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
+
+
+@dataclass(frozen=True)
+class PseudoPerplexity:
+    """What sentences cost a masked model whose every token was predicted from all others (Salazar et al. 2020)."""
+
+    loss: float
+    """Nats a token, special tokens left out."""
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(min(self.loss, 700.0))
+
+
+def pseudo_perplexity(
+    model: Transformer,
+    params: Any,
+    subwords: Subwords,
+    sentences: Iterable[Sequence[str]],
+    *,
+    batch: int = 64,
+    devices: Sequence[jax.Device] | None = None,
+) -> PseudoPerplexity:
+    """Mask each piece of each sentence (a list of words) in turn; a sentence of S pieces is read S times.
+
+    `batch` and `devices` change the speed alone. Raises ValueError for a causal model, for a sentence longer than the
+    model's positions, and where no sentence has a piece.
+    """
+    if model.causal:
+        raise ValueError("pseudo-perplexity masks tokens; a causal model has a perplexity of its own")
+    run, params = _on_devices(model, params, batch, devices)
+    nats = tokens = 0.0
+    for arrays in _gaps(model, subwords, sentences, batch):
+        total, weight = run(params, arrays, ())["masked"]
+        nats += float(np.asarray(total, np.float64).sum())
+        tokens += float(np.asarray(weight).sum())
+    if not tokens:
+        raise ValueError("pseudo-perplexity needs at least one sentence, the text has none")
+    return PseudoPerplexity(nats / tokens, round(tokens))
+
+
+def _gaps(model: Transformer, subwords: Subwords, sentences: Iterable[Sequence[str]], batch: int) -> Iterator[Arrays]:
+    """Batches of rows with one masked piece each, all rows of a batch rounded to the same length."""
+    waiting: dict[int, list[tuple[np.ndarray, int]]] = defaultdict(list)
+    longest = model.longest if model.positions == "learned" else None
+    for number, words in enumerate(sentences):
+        ids = subwords.wrap(subwords.of_words([words])[0].ids)
+        if longest is not None and len(ids) > longest:
+            raise ValueError(
+                f"sentence {number} has {len(ids)} tokens, the model's positions hold {longest}: split it into "
+                "shorter ones"
+            )
+        length = rounded(len(ids)) if longest is None else min(rounded(len(ids)), longest)
+        for place in range(len(subwords.before), len(ids) - len(subwords.after)):
+            waiting[length].append((ids, place))
+            if len(waiting[length]) == batch:
+                yield gap_rows(waiting.pop(length), length, batch, subwords)
+    for length, rows in waiting.items():
+        yield gap_rows(rows, length, batch, subwords)
+
+
+def gap_rows(gaps: Sequence[tuple[np.ndarray, int]], length: int, rows: int, subwords: Subwords) -> Arrays:
+    """Rows of one sentence with one gap each; rows that are left over have weight 0."""
+    arrays: Arrays = {
+        "token_ids": np.full((rows, length), subwords.pad_id, np.int32),
+        "mask": np.zeros((rows, length), bool),
+        "predicted_positions": np.zeros((rows, 1), np.int32),
+        "predicted_ids": np.zeros((rows, 1), np.int32),
+        "predicted_weights": np.zeros((rows, 1), np.float32),
+    }
+    arrays["mask"][:, 0] = True
+    for row, (ids, place) in enumerate(gaps):
+        arrays["token_ids"][row, : len(ids)] = ids
+        arrays["token_ids"][row, place] = subwords.mask_id
+        arrays["mask"][row, : len(ids)] = True
+        arrays["predicted_positions"][row], arrays["predicted_ids"][row] = place, ids[place]
+        arrays["predicted_weights"][row] = 1.0
+    return arrays
+
+
+def _on_devices(
+    model: Transformer, params: Any, rows: int, devices: Sequence[jax.Device] | None
+) -> tuple[Callable[..., Any], Any]:
+    """What runs the loss over `rows` rows, and the parameters laid out for it."""
+    chosen = tuple(devices) if devices else tuple(jax.local_devices())
+    run, lay = _compiled(model, chosen[: math.gcd(rows, len(chosen))])
+    return run, lay(params)
+
+
+@lru_cache(maxsize=8)
+def _compiled(model: Transformer, devices: tuple[jax.Device, ...]) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
+    loss = losses.causal_lm if model.causal else losses.masked_lm
+
+    def run(params: Any, batch: Any, carry: tuple[()]) -> Any:
+        return jax.tree.map(lambda value: value[None], loss(model, params, batch, carry)[0])  # one a device
+
+    return over_rows(run, devices)

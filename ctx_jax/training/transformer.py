@@ -1,0 +1,194 @@
+"""A Transformer as a training task: masked or next-token losses over rows of subwords, and what it makes of held-out
+text.
+
+Letters: B rows, T tokens, K predicted positions of a row, D width, F feed-forward width, V vocabulary, L layers.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+
+from ctx_jax import losses
+from ctx_jax.data.order import mixed
+from ctx_jax.data.phases import Phases
+from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.data.sequences import Sequences
+from ctx_jax.data.tokens import Tokens
+from ctx_jax.evaluation.filling import Sentences, show_filled
+from ctx_jax.evaluation.masked import term_means
+from ctx_jax.models import transformer
+from ctx_jax.models.transformer import Transformer
+from ctx_jax.text.subwords import Subwords
+from ctx_jax.training.config import check_sequences, labelled
+from ctx_jax.training.task import Batches, Carry, Params, Terms, perplexity
+
+FIXED = 0
+"""The seed of the masks and pairs of held-out text, the same in every run."""
+
+_KEPT = ("compute", "attention", "scan", "remat", "embedding_dropout", "attention_dropout", "attention_output_dropout",
+         "feed_forward_inner_dropout", "feed_forward_dropout")  # fmt: skip
+
+
+def adapted(wanted: Transformer, imported: Transformer, sequences: SequenceConfig) -> Transformer:
+    """The shape of an import, run as `wanted` says: its arithmetic and dropout. Of the heads it has those that the
+    sequences train."""
+    trained = labelled(sequences)
+    head = imported.head if imported.head != "none" else "transform"
+    return replace(
+        imported, head=head, pooler=trained, next_sentence=trained, **{name: getattr(wanted, name) for name in _KEPT}
+    )
+
+
+def fitted(model: Transformer, sequences: SequenceConfig, subwords: Subwords) -> Transformer:
+    """The model with the tokenizer's vocabulary and padding; ValueError where they or the sequences do not fit it."""
+    check_sequences(model, sequences)
+    if model.vocabulary:
+        subwords.check_vocabulary(model.vocabulary, "--model.vocabulary (0 takes the tokenizer's size)")
+    model = replace(model, vocabulary=len(subwords), pad_id=subwords.pad_id)
+    if model.positions == "learned" and sequences.length > model.longest:
+        raise ValueError(
+            f"--sequences.length {sequences.length} is longer than the {model.longest} positions of the model: set "
+            "--model.max-positions, or shorter sequences"
+        )
+    return model
+
+
+def first_sentences(tokens: Tokens, count: int) -> Tokens:
+    """The first `count` sentences of a text; 0: all."""
+    if not count or count >= len(tokens):
+        return tokens
+    stop = int(tokens.offsets[count])
+    documents = tokens.documents[: int(np.searchsorted(tokens.documents, count))]
+    return Tokens(tokens.ids[:stop], tokens.begins[:stop], tokens.offsets[: count + 1], documents)
+
+
+def held_out(tokens: Tokens, subwords: Subwords, model: Transformer, sequences: SequenceConfig) -> Sequences:
+    """A text once, in its order, with the same masks and pairs every time."""
+    return Sequences(
+        tokens,
+        subwords,
+        replace(sequences, first_steps=0),
+        seed=FIXED,
+        epochs=1,
+        shuffle=False,
+        first_position=first_position(model),
+    )
+
+
+def first_position(model: Transformer) -> int:
+    """What positions count from: RoBERTa's from the row behind that of the padding's id."""
+    return 1 + (model.pad_id or 0) if model.positions_after_padding else 0
+
+
+def reported(means: dict[str, float], loss: float) -> dict[str, float]:
+    """Metrics of the terms' means: loss, perplexity of the tokens, accuracy, and the pair's where there is one."""
+    name = "masked" if "masked" in means else "next_token"
+    found = {"loss": loss, "perplexity": perplexity(means[name]), "accuracy": means["accuracy"]}
+    if "next_sentence" in means:
+        found |= {f"{name}_loss": means[name], "next_sentence_loss": means["next_sentence"]}
+        found["next_sentence_accuracy"] = means["next_sentence_accuracy"]
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class TransformerTask:
+    """See `training.task.Task`; `model` is `fitted` to sequences and tokenizer."""
+
+    model: Transformer
+    sequences: SequenceConfig
+    seed: int
+    train: Tokens
+    valid: Tokens | None
+    subwords: Subwords
+    sentences: Sentences | None = None  # of the validation text, to fill gaps in
+    shuffle: bool = True
+    imported: Params | None = None
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """The accuracies are counted, not trained on."""
+        shares = {"next_token" if self.model.causal else "masked": 1.0, "accuracy": 0.0}
+        return shares | ({"next_sentence": 1.0, "next_sentence_accuracy": 0.0} if labelled(self.sequences) else {})
+
+    @property
+    def rows(self) -> int:
+        """B, over all devices and hosts; a first phase has a multiple of it."""
+        return self.sequences.rows
+
+    def init(self, key: jax.Array) -> Params:
+        """Parameters as the original draws them."""
+        return transformer.init(self.model, key)
+
+    def starting(self, params: Params) -> Params:
+        """Those of an import, with fresh heads where it has none."""
+        if self.imported is None:
+            return params
+        return {name: self.imported.get(name, fresh) for name, fresh in params.items()}
+
+    def zero_carry(self, rows: int) -> Carry:
+        """Nothing passes from batch to batch."""
+        return ()
+
+    def loss(
+        self, params: Params, batch: dict[str, jax.Array], carry: Carry, key: jax.Array | None
+    ) -> tuple[Terms, Carry]:
+        """Nats of the predicted tokens and of the pair's label; hits."""
+        objective = losses.causal_lm if self.model.causal else losses.masked_lm
+        return objective(self.model, params, batch, carry, key=key)
+
+    def batches(self, first: int, count: int) -> Batches:
+        """This host's rows, in both phases."""
+        second = self._rows(self.sequences, first, count, self.seed)
+        early = self.sequences.first_phase
+        if early is None:
+            return second
+        parts = early.rows // self.sequences.rows
+        # Seeds of their own, or the second phase would read the first one's order and masks again.
+        return Phases(
+            self._rows(early, first * parts, count * parts, mixed(self.seed, 1)), self.sequences.first_steps, second
+        )
+
+    def _rows(self, config: SequenceConfig, first: int, count: int, seed: int) -> Sequences:
+        return Sequences(
+            self.train,
+            self.subwords,
+            config,
+            seed=seed,
+            rows=slice(first, first + count),
+            shuffle=self.shuffle,
+            first_position=first_position(self.model),
+        )
+
+    def tokens(self, arrays: dict[str, np.ndarray]) -> int:
+        """Real tokens, special ones included."""
+        return int(np.count_nonzero(arrays["mask"]))
+
+    def metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Loss, perplexity of the predicted tokens, accuracy."""
+        return reported(means, sum(share * means[name] for name, share in self.coefficients.items() if share))
+
+    def evaluate(self, params: Params, devices: Sequence[jax.Device]) -> dict[str, float] | None:
+        """The same of the validation text, with one fixed mask and without dropout."""
+        if self.valid is None:
+            return None
+        batches = held_out(self.valid, self.subwords, self.model, self.sequences)
+        return self.metrics(term_means(self.model, params, batches, self.rows, devices=devices))
+
+    def flops_per_token(self) -> float:
+        """6 for each weight of a matrix product that a token meets, 12 T D a layer for attention over all of a row.
+
+        The head counts for the share of predicted positions alone; at the full length.
+        """
+        model, config = self.model, self.sequences
+        layer = 4 * model.dim**2 + (3 if model.gated else 2) * model.dim * model.feed_forward
+        share = 1.0 if model.causal else config.budget / config.length
+        head = model.dim * model.vocabulary + (model.dim**2 if model.head == "transform" else 0)
+        attention = 12.0 * config.length * model.dim
+        return 6.0 * (model.layers * layer + share * head) + model.layers * attention
+
+    def report(self, params: Params, say: Callable[[str], None]) -> None:
+        """Masked words of validation sentences, filled."""
+        if self.sentences is not None and not self.model.causal:
+            say(show_filled(self.model, params, self.subwords, self.sentences, length=self.sequences.length))
