@@ -4,6 +4,9 @@ Command: python train.py mlm_quickstart
 Hardware: 2 CPU cores
 Time: not measured yet
 Expect: not measured yet; it ends by filling masked words in sentences it prints
+
+Rotary positions, norms before each part and Muon, because so little text is read so few times: the original's recipe
+learns little more than the words' frequencies in that time.
 """
 
 from ctx_jax.data.config import DataConfig
@@ -11,7 +14,7 @@ from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.models.transformer_config import Transformer
 from ctx_jax.text.subword_config import TokenizerConfig
 from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
-from ctx_jax.training.optimizer import AdamW
+from ctx_jax.training.optimizer import Muon
 
 
 def config() -> TrainConfig:
@@ -20,10 +23,20 @@ def config() -> TrainConfig:
         model=Transformer(
             vocabulary=0,
             dim=128,
-            layers=3,
+            layers=4,
             heads=4,
-            feed_forward=512,
-            max_positions=64,
+            feed_forward=256,
+            gated=True,
+            norm="pre",
+            norm_epsilon=1e-5,
+            norm_bias=False,
+            first_attention_norm=False,
+            attention_bias=False,
+            feed_forward_bias=False,
+            positions="rotary",
+            rotary_theta=10_000.0,
+            token_types=0,
+            head_bias=False,
             embedding_dropout=0.0,
             attention_dropout=0.0,
             attention_output_dropout=0.0,
@@ -32,9 +45,9 @@ def config() -> TrainConfig:
         data=DataConfig(train="python-docs"),
         sequences=SequenceConfig(length=64, rows=32, rate=0.2),
         tokenizer=TokenizerConfig(kind="wordpiece", size=4096, lowercase=True),
-        optimizer=AdamW(learning_rate=2e-3, warmup=100),
+        optimizer=Muon(learning_rate=4e-3, warmup=50, weight_decay=0.05),
         checkpoint=CheckpointConfig(every=400),
         evaluate=EvaluateConfig(every=400),
         log=LogConfig(every=50),
-        steps=1600,
+        steps=1200,
     )
