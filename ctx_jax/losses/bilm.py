@@ -98,7 +98,7 @@ def _hidden(
     if missing:
         raise ValueError(f"a biLM over {model.inputs} needs {names + targets} in its batch; missing {missing}")
     # Both directions in one call: they hold nearly the same words, and each distinct one is encoded once.
-    both = token_vectors(model, params, jnp.stack([batch[name] for name in names]))
+    both = token_vectors(model, params, jnp.stack([batch[name] for name in names]), copies=len(names))
     outputs, carry = streams(
         model,
         params,

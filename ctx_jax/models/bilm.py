@@ -51,11 +51,11 @@ class BiLM:
     tied_softmax: bool = False  # word inputs only
     negatives: int = 0  # sampled softmax in training; 0 for the exact one
     compute: Compute = "float32"
-    tiers: tuple[tuple[int, float], ...] = ((9, 0.32), (14, 0.13))
+    tiers: tuple[tuple[int, float], ...] = ((9, 0.36), (14, 0.14))
     """Rows for distinct words: (positions they occupy at most, share of the batch's words)."""
     long_words: float = 0.03
     """Rows for distinct words beyond the last tier, as a share of the batch's words."""
-    spare: tuple[float, ...] = (1.0, 1.8)
+    spare: tuple[float, ...] = (1.0, 2.2)
     """Sizes of tables to choose from, as multiples of these shares; what fits none encodes every word for itself."""
 
     def __post_init__(self) -> None:
@@ -151,10 +151,10 @@ class Network(nn.Module):
             _ = self.softmax.bias
         return vectors
 
-    def vectors(self, tokens: jax.Array) -> jax.Array:
+    def vectors(self, tokens: jax.Array, copies: int = 1) -> jax.Array:
         """Context-free vectors [..., P] of raw character ids [..., C] or word ids [...]."""
         if self.model.inputs == "characters":
-            return self.tokens(tokens)
+            return self.tokens(tokens, copies)
         return jnp.take(self.words.embedding, tokens, axis=0)
 
     def streams(
@@ -227,9 +227,13 @@ def zero_carry(model: BiLM, rows: int) -> Carry:
     return {name: tuple(state() for _ in range(model.layers)) for name in DIRECTIONS}
 
 
-def token_vectors(model: BiLM, params: Params, tokens: jax.Array) -> jax.Array:
-    """Context-free vectors, float32 [..., P], of raw character ids [..., C] (or of word ids [...])."""
-    vectors: jax.Array = _apply(model, params, Network.vectors, jnp.asarray(tokens))
+def token_vectors(model: BiLM, params: Params, tokens: jax.Array, *, copies: int = 1) -> jax.Array:
+    """Context-free vectors, float32 [..., P], of raw character ids [..., C] (or of word ids [...]).
+
+    `copies`: how many times the tokens hold the same words, so that the tables of distinct words can be that much
+    smaller.
+    """
+    vectors: jax.Array = _apply(model, params, Network.vectors, jnp.asarray(tokens), copies)
     return vectors
 
 

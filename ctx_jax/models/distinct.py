@@ -68,6 +68,7 @@ def once_per_distinct(
     lengths: jax.Array,
     shares: tuple[tuple[int, float], ...],
     factors: tuple[float, ...] = (1.0,),
+    copies: int = 1,
 ) -> jax.Array:
     """`finish(read(...))` of the distinct rows of `words`, laid back to every row.
 
@@ -78,6 +79,8 @@ def once_per_distinct(
       lengths: int32 [N], occupied positions of each, at most C.
       shares: (occupied, share of N), by rising `occupied`, the last with `occupied` = C.
       factors: by which the shares are multiplied, rising; the first tables that hold the batch are used.
+      copies: how many times the batch holds the same words, as the two directions of a window do; the shares are of
+        N / copies.
 
     Returns:
       [N, P].
@@ -89,7 +92,7 @@ def once_per_distinct(
     groups = _group(words, lengths)
     choice: Callable[[], jax.Array] = jax.checkpoint(lambda: finish(read(words, width)))
     for factor in sorted(factors, reverse=True):
-        plan = tiers(tuple((occupied, share * factor) for occupied, share in shares), count)
+        plan = tiers(tuple((occupied, share * factor / copies) for occupied, share in shares), count)
         fits, table = _lay(read, finish, words, groups, plan)
         # Rematerialised but for the first, so that the rarer ways keep nothing but their inputs for the backward pass.
         way = table if factor == min(factors) else jax.checkpoint(table)

@@ -11,12 +11,12 @@ weights were trained with. The backward scan emits only gradients of the gates; 
 large products afterwards instead of T small ones, and autodiff turns the gates' gradient into W_x's the same way.
 
 A sigmoid is (1 + tanh(x / 2)) / 2, so one tanh over all four gates at once serves them all: on a CPU a function of a
-slice of the gates is not vectorised, and four of them took longer than the matrix product.
+slice of the gates, or behind a concatenation, is not vectorised, and four of them took longer than the matrix product.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,12 @@ def _gates(tanh: jax.Array) -> list[jax.Array]:
     return [0.5 * i + 0.5, j, 0.5 * f + 0.5, 0.5 * o + 0.5]
 
 
+def _settle(values: Any) -> Any:
+    """On a CPU: have these computed once and whole, not anew and slice by slice inside whatever reads them. Elsewhere
+    fewer and larger kernels are better, and the compiler is left alone."""
+    return lax.optimization_barrier(values) if jax.default_backend() == "cpu" else values
+
+
 def _clip(values: jax.Array, bound: float | None) -> jax.Array:
     return values if bound is None else jnp.clip(values, -bound, bound)
 
@@ -84,8 +90,7 @@ def _advance(
     dim = state.c.shape[-1]
     scale, shift = _per_gate(dim, 0.5, 1.0, 0.5, 0.5), _per_gate(dim, 0.0, 0.0, 0.5, 0.0)
     gates = gates + product(state.h, weights.recurrent, (1, 0), cell.compute)
-    # The barrier keeps the tanh from being computed anew, slice by slice, for everything that reads a gate.
-    tanh = lax.optimization_barrier(jnp.tanh(scale * gates + shift))
+    tanh = _settle(jnp.tanh(scale * gates + shift))
     i, j, f, o = _gates(tanh)
     c = _clip(f * state.c + i * j, cell.cell_clip)
     h = o * jnp.tanh(c)
@@ -149,27 +154,28 @@ def _forward(
 
 def _retreat(
     cell: Cell,
-    weights: Weights,
+    turned: Weights,
     gradient: State,
     inputs: tuple[jax.Array, jax.Array, _Step, jax.Array | None],
 ) -> tuple[State, tuple[jax.Array, jax.Array]]:
-    """One step backwards: gradient of the state before it, of its gates and of its clipped projection."""
+    """One step backwards, by the transposed weights: gradient of the state before it, of its gates and of its clipped
+    projection."""
     output_gradient, c_before, step, present = inputs
     dh, dc = gradient.h + output_gradient, gradient.c
     if present is not None:
         here = present[:, None]
         dh, dc = dh * here, dc * here
     projected = dh
-    if weights.projection is not None:
+    if turned.projection is not None:
         projected = _inside(step.h, cell.projection_clip, dh)
-        dh = product(projected, weights.projection, (1, 1), cell.compute)
+        dh = product(projected, turned.projection, (1, 0), cell.compute)
     i, j, f, o = _gates(step.tanh)
-    tanh_c = jnp.tanh(step.c)
-    dc = _inside(step.c, cell.cell_clip, dc + dh * o * (1.0 - tanh_c * tanh_c))
-    to_activations = jnp.concatenate([dc * j, dc * i, dc * c_before, dh * tanh_c], axis=-1)
-    slopes = _per_gate(c_before.shape[-1], 0.25, 1.0, 0.25, 0.25) * (1.0 - step.tanh * step.tanh)
+    slopes = _settle(_per_gate(c_before.shape[-1], 0.25, 1.0, 0.25, 0.25) * (1.0 - step.tanh * step.tanh))
+    tanh_c = _settle(jnp.tanh(step.c))
+    dc = _settle(_inside(step.c, cell.cell_clip, dc + dh * o * (1.0 - tanh_c * tanh_c)))
+    to_activations = _settle(jnp.concatenate(_settle([dc * j, dc * i, dc * c_before, dh * tanh_c]), axis=-1))
     gates = to_activations * slopes
-    before = State(dc * f, product(gates, weights.recurrent, (1, 1), cell.compute))
+    before = State(dc * f, product(gates, turned.recurrent, (1, 0), cell.compute))
     if present is not None:
         absent = 1.0 - present[:, None]
         before = State(before.c + gradient.c * absent, before.h + gradient.h * absent)
@@ -183,9 +189,10 @@ def _backward(
     output_gradient, last = gradients
     after = State(steps.c, steps.h)
     before = State(*(jnp.concatenate([first[None], rest[:-1]]) for first, rest in zip(state, after, strict=True)))
-    cast = _cast(weights, cell.compute)
+    # Turned once: a product along both operands' last axes takes half as long again at every step.
+    turned = jax.tree.map(jnp.transpose, _cast(weights, cell.compute))
     first, (gates, projected) = lax.scan(
-        partial(_retreat, cell, cast), last, (output_gradient, before.c, steps, present), reverse=True
+        partial(_retreat, cell, turned), last, (output_gradient, before.c, steps, present), reverse=True
     )
 
     def weight_gradient(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -135,10 +135,10 @@ class CharacterEncoder(nn.Module):
         if width != self.features:
             self.projection = Projection(width, self.features)
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: jax.Array, copies: int = 1) -> jax.Array:
         words = tokens.reshape(math.prod(tokens.shape[:-1]), tokens.shape[-1])
         lengths = occupied_positions(words)
-        vectors = once_per_distinct(self._reader(), self._finisher(), words, lengths, self.tiers, self.factors)
+        vectors = once_per_distinct(self._reader(), self._finisher(), words, lengths, self.tiers, self.factors, copies)
         return vectors.reshape(*tokens.shape[:-1], self.features)
 
     # Both parts run inside a condition: they close over arrays, not over modules.

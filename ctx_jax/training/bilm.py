@@ -139,7 +139,7 @@ class BiLMTask:
             dense = model.highways * 2 * width**2 + (width * model.projection if width != model.projection else 0)
             for places, share in (*model.tiers, (model.max_characters, model.long_words)):
                 convolved = sum(size * model.character_dim * count * places for size, count in model.filters)
-                weights += 2 * share * (dense + convolved)  # the table serves the tokens of both directions
+                weights += share * (dense + convolved)  # one table serves both directions
         return 6.0 * weights
 
     def report(self, params: Params, say: Callable[[str], None]) -> None:
