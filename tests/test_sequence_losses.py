@@ -117,6 +117,6 @@ def test_what_does_not_go_together_is_named() -> None:
     shapes = jax.eval_shape(partial(init, MODEL), jax.random.key(0))
     with pytest.raises(ValueError, match="causal=True"):
         jax.eval_shape(partial(losses.causal_lm, MODEL), shapes, {})
+    some = {name: jnp.asarray(BATCH[name]) for name in ("token_ids", "predicted_positions")}
     with pytest.raises(ValueError, match=r"missing \['predicted_ids', 'predicted_weights'\]"):
-        some = {name: jnp.asarray(BATCH[name]) for name in ("token_ids", "predicted_positions")}
         jax.eval_shape(partial(losses.masked_lm, MODEL), shapes, some)
