@@ -1,0 +1,57 @@
+"""A modern encoder of base size (149 M parameters) in the shape of ModernBERT (Warner et al. 2024): norms before each
+part, rotary positions, gated units, no biases, two local layers for each global one.
+
+Command: ctx-jax train modern_base --data.train 'text/*.txt.gz' --data.valid held-out.txt
+Data: prose, one sentence a line, documents apart by empty lines; theirs had 2 trillion tokens
+Hardware: theirs 8 H100 GPUs; here any number of devices that divides 4,608 rows, with --devices.micro-batches to fit
+Time: 8 days there, longer contexts and the cool-down left out; with this code not measured yet
+Expect: not measured yet
+
+Muon takes the place of their StableAdamW.
+"""
+
+from ctx_jax.data.config import DataConfig
+from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.models.transformer_config import Transformer
+from ctx_jax.text.subword_config import TokenizerConfig
+from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.training.optimizer import Muon
+
+LAYERS = 22
+
+
+def config() -> TrainConfig:
+    """What differs from the defaults."""
+    return TrainConfig(
+        model=Transformer(
+            vocabulary=0,
+            layers=LAYERS,
+            feed_forward=1152,
+            gated=True,
+            norm="pre",
+            norm_epsilon=1e-5,
+            norm_bias=False,
+            first_attention_norm=False,
+            attention_bias=False,
+            feed_forward_bias=False,
+            positions="rotary",
+            rotary_theta=10_000.0,
+            local_layers=tuple(layer for layer in range(LAYERS) if layer % 3),
+            token_types=0,
+            head_bias=False,
+            embedding_dropout=0.0,
+            attention_dropout=0.0,
+            attention_output_dropout=0.0,
+            feed_forward_dropout=0.0,
+            depth_scaled=True,
+            compute="bfloat16",
+        ),
+        data=DataConfig(train="train.txt", valid="valid.txt"),
+        sequences=SequenceConfig(length=1024, rows=4608, rate=0.3, whole_sentences=False),
+        tokenizer=TokenizerConfig(kind="bpe", size=50_368),
+        optimizer=Muon(learning_rate=8e-4, warmup=640, beta2=0.98, weight_decay=1e-2),
+        checkpoint=CheckpointConfig(every=1_000),
+        evaluate=EvaluateConfig(every=5_000, sentences=20_000),
+        log=LogConfig(every=20),
+        steps=100_000,
+    )

@@ -1,0 +1,39 @@
+"""RoBERTa-base as its authors trained it (Liu et al. 2019, table 9): full sentences, no pairs, very large batches.
+
+Command: ctx-jax train roberta_base --data.train 'text/*.txt.gz' --data.valid held-out.txt
+Data: prose, one sentence a line, documents apart by empty lines; theirs had 160 GB
+Hardware: theirs 1,024 V100 GPUs; here any number of devices that divides 8,192 rows, with --devices.micro-batches to
+    fit
+Time: about a day there; with this code not measured yet
+Expect: not measured yet; theirs had a validation perplexity of 3.7 after 125,000 steps on 16 GB (table 3)
+"""
+
+from ctx_jax.data.config import DataConfig
+from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.models.transformer_config import Transformer
+from ctx_jax.text.subword_config import TokenizerConfig
+from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.training.optimizer import AdamW
+
+
+def config() -> TrainConfig:
+    """What differs from the defaults."""
+    return TrainConfig(
+        model=Transformer(
+            vocabulary=0,
+            positions_after_padding=True,
+            pad_id=1,
+            max_positions=514,
+            norm_epsilon=1e-5,
+            token_types=1,
+            compute="bfloat16",
+        ),
+        data=DataConfig(train="train.txt", valid="valid.txt"),
+        sequences=SequenceConfig(length=512, rows=8192),
+        tokenizer=TokenizerConfig(kind="bpe", size=50_265),
+        optimizer=AdamW(learning_rate=6e-4, schedule="linear", warmup=24_000, beta2=0.98, epsilon=1e-6, clip_norm=0.0),
+        checkpoint=CheckpointConfig(every=1_000),
+        evaluate=EvaluateConfig(every=5_000, sentences=20_000),
+        log=LogConfig(every=20),
+        steps=500_000,
+    )

@@ -1,0 +1,145 @@
+"""From a text file to a run, a loaded encoder, files for transformers, and a run that starts from them."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import ctx_jax
+from ctx_jax.checkpoints.huggingface_configs import config_from_model
+from ctx_jax.cli import main
+from ctx_jax.commands.train import find, load, names
+from ctx_jax.models.transformer import Transformer, init
+
+WORDS = ["the", "a", "cat", "dog", "bird", "sat", "quietly", "ran", "saw", "under", "over", "table", "house", "tree"]
+CONFIG = '''"""Tiny."""
+from ctx_jax.data.config import DataConfig
+from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.models.transformer_config import Transformer
+from ctx_jax.text.subword_config import TokenizerConfig
+from ctx_jax.training.config import DevicesConfig, EvaluateConfig, TrainConfig
+from ctx_jax.training.optimizer import AdamW
+
+
+def config():
+    return TrainConfig(
+        model=Transformer(0, dim=8, layers=1, heads=2, feed_forward=8, max_positions=16),
+        data=DataConfig(train="train.txt", valid="valid.txt"),
+        sequences=SequenceConfig(length=16, rows=4),
+        tokenizer=TokenizerConfig(kind="wordpiece", size=120),
+        optimizer=AdamW(warmup=1, average=0.5),
+        devices=DevicesConfig(count=1),
+        evaluate=EvaluateConfig(every=3),
+        steps=3,
+    )
+'''
+
+
+def write_text(path: Path, seed: int, count: int) -> None:
+    random = np.random.default_rng(seed)
+    lines = [" ".join(WORDS[word] for word in random.integers(0, len(WORDS), 8)) for _ in range(count)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with texts, a configuration and the run it makes."""
+    folder = tmp_path_factory.mktemp("project")
+    write_text(folder / "train.txt", 0, 40)
+    write_text(folder / "valid.txt", 1, 12)
+    (folder / "tiny.py").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", "tiny.py"]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+@pytest.mark.slow
+def test_a_run_ends_by_filling_masked_words_and_the_same_command_does_nothing_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", "tiny.py", "--run-dir", "runs/again"]) == 0
+    said = capsys.readouterr().out
+    assert "[MASK]" in said and "the likeliest fillings" in said
+    lines = [json.loads(line) for line in Path("runs/again/metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["split"]) for line in lines] == [(3, "train"), (3, "valid")]
+    assert main(["train", "tiny.py", "--run-dir", "runs/again"]) == 0
+    assert "nothing to train" in capsys.readouterr().out
+    assert main(["train", "tiny.py", "--run-dir", "runs/again", "--tokenizer.size", "70"]) == 1
+    assert "tokenizer.size: the run has 120, this command 70" in capsys.readouterr().err
+
+
+def test_a_run_loads_with_its_tokenizer_and_its_average(folder: Path) -> None:
+    encoder = ctx_jax.load("runs/tiny")
+    assert isinstance(encoder.model, Transformer) and encoder.model.vocabulary == len(encoder.reader.subwords)
+    inputs = encoder.tokenize(["the cat sat quietly", "a dog"])
+    layers = ctx_jax.embed(encoder.model, encoder.params, inputs)
+    assert layers.values.shape == (2, 2, 4, 8) and np.asarray(layers.mask).sum() == 6
+
+
+@pytest.mark.slow
+def test_an_exported_run_is_the_same_model_in_transformers(folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    assert main(["export", "runs/tiny", "exported"]) == 0
+    model, info = transformers.BertForMaskedLM.from_pretrained("exported", output_loading_info=True)
+    assert not any(info.values())
+    theirs = transformers.AutoTokenizer.from_pretrained("exported")("the cat sat over a dog", return_tensors="pt")
+    encoder = ctx_jax.load("runs/tiny")
+    ours = encoder.tokenize(["the cat sat over a dog"], level="tokens")
+    np.testing.assert_array_equal(ours["token_ids"], theirs["input_ids"].numpy())
+    with torch.no_grad():
+        hidden = model.eval()(**theirs, output_hidden_states=True).hidden_states
+    values = ctx_jax.embed(encoder.model, encoder.params, ours).values
+    for mine, other in zip(values, hidden, strict=True):
+        np.testing.assert_allclose(mine, other.numpy(), atol=2e-5)
+
+
+def test_export_refuses_files_that_have_no_place_for_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "runs/tiny", "elsewhere", "--format", "allennlp"]) == 1
+    assert "no place for a Transformer" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_evaluate_prints_what_the_run_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "runs/tiny", "valid.txt", "--pseudo-perplexity"]) == 0
+    printed = dict(line.strip().rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    lines = [json.loads(line) for line in Path("runs/tiny/metrics.jsonl").read_text().splitlines()]
+    assert float(printed["loss"]) == pytest.approx(lines[-1]["loss"], abs=1e-4)
+    assert float(printed["accuracy"]) == pytest.approx(lines[-1]["accuracy"], abs=1e-4)
+    assert float(printed["pseudo-perplexity"]) > 1 and printed["of tokens"] == "96"
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_an_import_with_its_shape_and_tokenizer(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "tiny.py", "--init", "runs/tiny", "--run-dir", "runs/adapted", "--model.dim", "4"]
+    assert main([*command, "--optimizer.learning-rate", "0", "--data.train", "valid.txt"]) == 0
+    first, second = ctx_jax.load("runs/tiny"), ctx_jax.load("runs/adapted")
+    assert second.model == first.model and second.reader.subwords.digest == first.reader.subwords.digest
+    for one, other in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-7)
+    capsys.readouterr()
+    assert main([*command, "--optimizer.learning-rate", "0", "--data.train", "valid.txt"]) == 0
+    assert "nothing to train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_transformer_can_be_shared_and_exported(name: str) -> None:
+    config, _ = load(find(name))
+    if not isinstance(config.model, Transformer):
+        assert config.sequences is None
+        return
+    assert config.sequences is not None and config.sequences.rows % 8 == 0, "eight devices must be able to share it"
+    model = replace(config.model, vocabulary=100)
+    assert config_from_model(model)["vocab_size"] == 100
+    sizes = jax.tree.leaves(jax.eval_shape(partial(init, model), jax.random.key(0)))
+    assert sum(leaf.size for leaf in sizes) > 0
