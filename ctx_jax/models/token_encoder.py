@@ -5,11 +5,12 @@ Source: Kim et al. 2016 (character CNN, highway), Jozefowicz et al. 2016 (projec
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from ctx_jax.models.distinct import once_per_distinct
@@ -30,31 +31,50 @@ def symmetric(bound: float) -> Initializer:
     return init
 
 
-def convolve(
-    kernel: jax.Array, bias: jax.Array, characters: jax.Array, pad: jax.Array | None, occupied: int, compute: Compute
-) -> jax.Array:
-    """One filter width over words: VALID cross-correlation, maximum over the positions, bias; no activation yet.
+class Bank(NamedTuple):
+    """All filters as one product: narrower ones are filled up with zeros to the widest."""
+
+    kernel: jax.Array  # [w e, F], w the greatest width
+    bias: jax.Array  # [F]
+    widths: tuple[int, ...]  # of each of the F filters
+
+
+def bank(filters: Sequence[tuple[jax.Array, jax.Array]]) -> Bank:
+    """Kernels [w, e, n] with their biases [n], side by side."""
+    widest = max(kernel.shape[0] for kernel, _ in filters)
+    filled = [jnp.pad(kernel, ((0, widest - kernel.shape[0]), (0, 0), (0, 0))) for kernel, _ in filters]
+    kernel = jnp.concatenate(filled, axis=-1)
+    widths = tuple(kernel.shape[0] for kernel, _ in filters for _ in range(kernel.shape[-1]))
+    return Bank(kernel.reshape(-1, kernel.shape[-1]), jnp.concatenate([bias for _, bias in filters]), widths)
+
+
+def convolve(filters: Bank, characters: jax.Array, pad: jax.Array, occupied: int, compute: Compute) -> jax.Array:
+    """VALID cross-correlation over a word's positions, maximum over them, bias; no activation yet.
 
     Past a word's end every window sees only padding, so those windows are one constant per filter: of a word with
-    `occupied` positions only the windows that start on one are computed, and the constant stands for the rest.
+    `occupied` positions only the windows that start on one are computed, and the constant stands for the rest. Where a
+    word may be so long that a filter has no such window, all its windows are computed instead.
 
     Args:
-      kernel: [w, e, n].
-      bias: [n].
-      characters: [M, at least min(C, occupied + w - 1), e], of words that occupy at most `occupied` positions.
-      pad: [e], the embedding of padding, if windows of padding alone exist; None where all positions are read.
+      characters: [M, C, e], of words that occupy at most `occupied` positions.
+      pad: [e], the embedding of padding.
 
     Returns:
-      [M, n].
+      [M, F].
     """
-    width, size, filters = kernel.shape
-    starts = min(occupied, characters.shape[1] - width + 1)
-    windows = jnp.concatenate([characters[:, i : i + starts] for i in range(width)], axis=-1)
-    kernel = kernel.reshape(width * size, filters)
-    highest = jnp.max(linear(windows, kernel, compute), axis=1)
-    if pad is not None:
-        highest = jnp.maximum(highest, linear(jnp.tile(pad, width)[None, :], kernel, compute))
-    return highest + bias[None, :]
+    length, size = characters.shape[1:]
+    widest = filters.kernel.shape[0] // size
+    short = occupied + widest <= length
+    starts = occupied if short else length - min(filters.widths) + 1
+    # Narrow filters start where the widest would reach beyond the word; it meets zeros there and is left out below.
+    reach = jnp.pad(characters[:, : starts + widest - 1], ((0, 0), (0, max(0, starts + widest - 1 - length)), (0, 0)))
+    windows = jnp.concatenate([reach[:, i : i + starts] for i in range(widest)], axis=-1)
+    values = linear(windows, filters.kernel, compute)  # [M, starts, F]
+    if short:
+        constant = linear(jnp.tile(pad, widest)[None, :], filters.kernel, compute)
+        return jnp.maximum(jnp.max(values, axis=1), constant) + filters.bias[None, :]
+    valid = np.arange(starts)[:, None] <= length - np.array(filters.widths)[None, :]
+    return jnp.max(jnp.where(valid[None], values, -jnp.inf), axis=1) + filters.bias[None, :]
 
 
 class Convolution(nn.Module):
@@ -145,18 +165,12 @@ class CharacterEncoder(nn.Module):
 
     def _reader(self) -> Callable[[jax.Array, int], jax.Array]:
         """Words [M, C] that occupy at most `occupied` positions -> filters' values [M, F]."""
-        table = self.characters.embedding
-        filters = [(module.kernel, module.bias) for module in self.convolution]
+        table, compute = self.characters.embedding, self.compute
+        filters = bank([(module.kernel, module.bias) for module in self.convolution])
         activate = jax.nn.relu if self.activation == "relu" else jnp.tanh
-        widest, compute = max(width for width, _ in self.filters), self.compute
 
         def read(words: jax.Array, occupied: int) -> jax.Array:
-            short = occupied + widest <= words.shape[1]
-            characters = table[words[:, : occupied + widest - 1] if short else words]
-            pad = table[PAD] if short else None
-            starts = occupied if short else words.shape[1]
-            values = [convolve(kernel, bias, characters, pad, starts, compute) for kernel, bias in filters]
-            return activate(jnp.concatenate(values, axis=-1))
+            return activate(convolve(filters, table[words], table[PAD], occupied, compute))
 
         return read
 
