@@ -9,7 +9,7 @@ from pathlib import Path
 USAGE = """usage: ctx-jax COMMAND ...
 
   train [NAME|CONFIG.py] [--flags]     train a model; the same command again goes on where it was
-  evaluate RUN FILES [--flags]         perplexity of text under a trained run
+  evaluate RUN FILES [--flags]         what text costs a trained run: perplexity, accuracy
   export RUN DIR [--flags]             write a trained run as files other programs read
   tokenizer FOLDER [--flags]           train a subword tokenizer from text
 

@@ -6,7 +6,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The data of a run, from file names to the shape of a batch."""
+    """The text of a run, and of a biLM's what a batch is: `vocabulary` to `assignment` are for it alone. A Transformer
+    has `sequences` and `tokenizer` instead."""
 
     train: str = "python-docs"
     """Training text: `python-docs` (the interpreter's own documentation), files or globs separated by commas

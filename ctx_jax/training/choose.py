@@ -14,10 +14,12 @@ from ctx_jax.models.bilm import BiLM
 from ctx_jax.models.transformer_config import Transformer
 from ctx_jax.text import subword_files, subword_training
 from ctx_jax.text import vocabulary as vocabularies
+from ctx_jax.text.subword_config import TokenizerConfig
 from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.bilm import BiLMTask, with_vocabulary
 from ctx_jax.training.config import TrainConfig
+from ctx_jax.training.devices import is_first_host
 from ctx_jax.training.task import Task, saved_vocabulary
 from ctx_jax.training.transformer import TransformerTask, adapted, first_sentences, fitted
 
@@ -66,21 +68,17 @@ def _open_transformer(
     assert config.sequences is not None and config.tokenizer is not None, "checked with the config"
     train, valid = _texts(config, run_dir, say, resumed=resumed)
     imported = None
-    if resumed:
-        subwords = subword_files.read_folder(run_dir)
-    elif config.init:
+    given: Subwords | None = None
+    if config.init and not resumed:
         encoder = load(config.init)
         if not isinstance(encoder.model, Transformer) or not isinstance(encoder.reader, SubwordReader):
             raise ValueError(f"--init {config.init} holds a {type(encoder.model).__name__}; a Transformer is needed")
-        model, imported, subwords = (
-            adapted(model, encoder.model, config.sequences),
-            encoder.params,
-            encoder.reader.subwords,
-        )
-        subwords.save(run_dir)
-    else:
-        subwords = _subwords(config, train)
-        subwords.save(run_dir)
+        model, imported = adapted(model, encoder.model, config.sequences), encoder.params
+        given = encoder.reader.subwords
+    # The first host's alone: training one twice need not give the same one.
+    if not resumed and is_first_host():
+        (given or _subwords(config.tokenizer, train)).save(run_dir)
+    subwords = subword_files.read_folder(run_dir)
     say(f"tokenizer of {len(subwords):,} tokens")
     model = fitted(model, config.sequences, subwords)
 
@@ -93,9 +91,8 @@ def _open_transformer(
     )
 
 
-def _subwords(config: TrainConfig, train: Sentences) -> Subwords:
-    wanted = config.tokenizer
-    assert wanted is not None, "checked with the config"
+def _subwords(wanted: TokenizerConfig, train: Sentences) -> Subwords:
+    """The tokenizer of a new run: read from the file it is given, or trained on its text."""
     if wanted.file:
         return subword_files.read(wanted.file)
     return subword_training.train(
