@@ -116,6 +116,7 @@ def test_norms_and_biases_of_both_models_are_not_decayed() -> None:
     assert kept == {name for name, leaf in named(shapes).items() if leaf.ndim == 1}
 
 
+@pytest.mark.slow
 def test_weight_decay_alone_shrinks_what_the_mask_names_and_nothing_else() -> None:
     params = {"layer_0": {"query": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}},
               "embeddings": {"tokens": jnp.ones((3, 2))}}  # fmt: skip
@@ -156,6 +157,7 @@ def test_muon_moves_the_layers_matrices_orthogonally_and_the_rest_as_adamw() -> 
     np.testing.assert_allclose(after["embeddings"]["tokens"], -0.1 * np.sign(slopes["embeddings"]["tokens"]), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_layers_learn_at_rates_by_depth() -> None:
     rates = named(depth_rates(SHAPES, 0.5))
     assert rates["embeddings/tokens"] == rates["embeddings/norm/bias"] == 0.5**4
@@ -188,6 +190,7 @@ def test_the_average_forgets_the_first_parameters_and_follows_the_rest() -> None
     np.testing.assert_allclose(late["a"], 3.0)
 
 
+@pytest.mark.slow
 def test_evaluation_sees_the_average_where_there_is_one() -> None:
     first, state = trained(replace(MODEL, layers=1), AdamW(learning_rate=0.1, warmup=1, average=0.9), 2)
     assert measured(state) is state.average and measured(state._replace(average=())) is state.params

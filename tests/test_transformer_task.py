@@ -140,12 +140,23 @@ def whole(subwords: Subwords, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return go(task_of(subwords, PLAIN, PHASED), tmp_path_factory.mktemp("whole"))
 
 
-def test_a_run_keeps_the_average_for_those_who_load_it(whole: tuple[dict, list[dict]]) -> None:
+@pytest.mark.slow
+def test_every_line_says_what_is_measured(whole: tuple[dict, list[dict]]) -> None:
     _, lines = whole
     assert [line["split"] for line in lines] == ["train"] * 5 + ["valid"]
     assert {"loss", "perplexity", "accuracy"} <= lines[-1].keys()
     for line in lines:
         assert line["perplexity"] == pytest.approx(np.exp(line["loss"]), rel=1e-5)
+
+
+def test_what_is_loaded_is_the_average_where_a_run_keeps_one(tmp_path: Path) -> None:
+    states = {1: {"params": {"a": jax.numpy.zeros(2)}, "average": ()},
+              2: {"params": {"a": jax.numpy.zeros(2)}, "average": {"a": jax.numpy.ones(2)}}}  # fmt: skip
+    with RunCheckpoints(tmp_path, clean=True) as checkpoints:
+        for step, state in states.items():
+            checkpoints.save(step, state, {"row": np.int64(0)})
+        checkpoints.wait()
+        assert [checkpoints.restore_params(step)["a"].tolist() for step in states] == [[0.0, 0.0], [1.0, 1.0]]
 
 
 def test_two_phases_hold_as_many_tokens_and_positions_find_either(subwords: Subwords) -> None:
@@ -172,6 +183,7 @@ def test_two_phases_hold_as_many_tokens_and_positions_find_either(subwords: Subw
         source.seek({"epoch": np.zeros(8), "index": np.zeros(8)})
 
 
+@pytest.mark.slow
 def test_held_out_text_is_measured_with_one_mask_on_any_devices(subwords: Subwords) -> None:
     task = task_of(subwords)
     params = jax.jit(task.init)(jax.random.key(0))
@@ -197,6 +209,7 @@ def test_the_first_sentences_are_a_text_of_their_own(subwords: Subwords) -> None
     assert first_sentences(some, 0) is some
 
 
+@pytest.mark.slow
 def test_pseudo_perplexity_masks_each_piece_in_turn(subwords: Subwords) -> None:
     task = task_of(subwords, PLAIN, PHASED)
     params = jax.jit(task.init)(jax.random.key(3))
