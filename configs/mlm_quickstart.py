@@ -2,8 +2,9 @@
 
 Command: python train.py mlm_quickstart
 Hardware: 2 CPU cores
-Time: not measured yet
-Expect: not measured yet; it ends by filling masked words in sentences it prints
+Time: 8.6 minutes while other work shared both cores; alone not measured yet
+Expect: on validation text a perplexity of 61 and 31 % of the masked tokens right; it ends by filling masked words in
+    sentences it prints
 
 Rotary positions, norms before each part and Muon, because so little text is read so few times: the original's recipe
 learns little more than the words' frequencies in that time.
