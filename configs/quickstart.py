@@ -27,8 +27,8 @@ def config() -> TrainConfig:
         ),
         data=DataConfig(train="python-docs", minimum_count=2, lanes=32, window=20),
         optimizer=AdamW(learning_rate=6e-3, warmup=50),
-        checkpoint=CheckpointConfig(every=175),
-        evaluate=EvaluateConfig(every=175),
+        checkpoint=CheckpointConfig(every=150),
+        evaluate=EvaluateConfig(every=150),
         log=LogConfig(every=20),
-        steps=700,
+        steps=600,
     )
