@@ -1,0 +1,168 @@
+"""The same small BERT trained twice from the same weights, on the same batches: by `training/step.py`, and by a plain
+torch loop over `transformers.BertForMaskedLM`.
+
+    python benchmarks/bert_curve.py --text wikitext-2/train.txt.xz
+
+Needs the `[parity]` extra. No dropout, float32, one AdamW on both sides: bias correction, the same epsilon, decay on
+everything but biases and norms, norm clipped to 1, the rate rising over `warmup` steps and falling in a straight line.
+Prints the mean loss of every 50 steps of both, and fails where one is more than 1 % off.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+import tyro
+from transformer_sides import Arrays, Exported, decay_groups, labels, read_text, same
+
+from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.data.sequences import Sequences
+from ctx_jax.models.transformer import Transformer
+from ctx_jax.training.optimizer import AdamW
+from ctx_jax.training.step import empty_window, initial_state, make_step
+from ctx_jax.training.transformer import TransformerTask, fitted
+
+STRETCH = 50  # steps of a mean
+ALLOWED = 0.01
+
+
+@dataclass(frozen=True)
+class Options:
+    """One pair of trainings."""
+
+    text: str = "python-docs"
+    """Files or globs of text separated by commas, plain, .gz or .xz; or `python-docs`."""
+
+    steps: int = 300
+    """Steps of either."""
+
+    dim: int = 128
+    """Width; heads are 32 wide, the feed-forward part four times as wide."""
+
+    layers: int = 4
+    """Layers."""
+
+    rows: int = 32
+    """Rows of a batch."""
+
+    length: int = 64
+    """Tokens of a row."""
+
+    vocabulary: int = 8_192
+    """The most tokens of the WordPiece tokenizer trained on the text."""
+
+    rate: float = 1e-3
+    """The highest learning rate."""
+
+    warmup: int = 30
+    """Steps in which it rises."""
+
+    seed: int = 0
+    """Of the weights, the order and the masks."""
+
+
+class Ours:
+    """The step of `train.py` on one device."""
+
+    def __init__(self, task: TransformerTask, recipe: AdamW, options: Options) -> None:
+        self._task = task
+        step = make_step(task, recipe, options.steps, options.seed)
+        self._step = jax.jit(step, static_argnums=2, donate_argnums=0)
+        self._state = jax.jit(lambda: initial_state(task, recipe, options.steps, options.seed, options.rows))()
+
+    @property
+    def params(self) -> Any:
+        return self._state.params
+
+    def __call__(self, arrays: Arrays) -> float:
+        """The loss of a batch, in nats a predicted token, before the step on it."""
+        fresh = self._state._replace(window=empty_window(self._task))
+        self._state = self._step(fresh, jax.tree.map(jnp.asarray, arrays), same)
+        total, weight = self._state.window.terms["masked"]
+        return float(total) / float(weight)
+
+
+class Theirs:
+    """A loop as one writes it by hand, its learning rate by the formula."""
+
+    def __init__(self, network: torch.nn.Module, recipe: AdamW, steps: int) -> None:
+        self._network, self._recipe, self._steps, self._done = network.train(), recipe, steps, 0
+        self._rule = torch.optim.AdamW(
+            decay_groups(network, recipe.weight_decay), recipe.learning_rate, (recipe.beta1, recipe.beta2),
+            recipe.epsilon,
+        )  # fmt: skip
+
+    def __call__(self, arrays: Arrays) -> float:
+        ids, mask, wanted = (torch.from_numpy(array) for array in (arrays["token_ids"], arrays["mask"], labels(arrays)))
+        loss = self._network(input_ids=ids.long(), attention_mask=mask.long(), labels=wanted).loss
+        self._rule.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
+        warmup = self._recipe.warmup
+        rise, fall = (self._done + 1) / max(warmup, 1), (self._steps - self._done) / max(self._steps - warmup, 1)
+        for group in self._rule.param_groups:
+            group["lr"] = self._recipe.learning_rate * (rise if self._done < warmup else fall)
+        self._rule.step()
+        self._done += 1
+        return float(loss.detach())
+
+
+def curves(options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """The losses of both, float64 [steps] each."""
+    text = read_text(options.text, options.vocabulary)
+    sequences = SequenceConfig(rows=options.rows, length=options.length)
+    model = Transformer(
+        vocabulary=0, dim=options.dim, layers=options.layers, heads=options.dim // 32, feed_forward=4 * options.dim,
+        max_positions=options.length, embedding_dropout=0.0, attention_dropout=0.0, attention_output_dropout=0.0,
+        feed_forward_dropout=0.0,
+    )  # fmt: skip
+    model = fitted(model, sequences, text.subwords)
+    task = TransformerTask(model, sequences, options.seed, text.tokens, None, text.subwords)
+    recipe = AdamW(learning_rate=options.rate, schedule="linear", warmup=options.warmup, epsilon=1e-6)
+    ours = Ours(task, recipe, options)
+    theirs = Theirs(Exported(model, ours.params).network("eager"), recipe, options.steps)
+    data = Sequences(text.tokens, text.subwords, sequences, seed=options.seed)
+    parameters = sum(array.size for array in jax.tree.leaves(ours.params))
+    print(f"{options.text}: {len(text.tokens.ids):,} tokens of {len(text.subwords):,}; {parameters:,} parameters")
+    losses, seconds = np.zeros((2, options.steps)), [0.0, 0.0]
+    for step in range(options.steps):
+        arrays = next(data).arrays
+        for side, run in enumerate((ours, theirs)):
+            start = time.perf_counter()
+            losses[side, step] = run(arrays)
+            seconds[side] += time.perf_counter() - start
+    print(
+        f"{seconds[0]:.0f} s ours (compiling included), {seconds[1]:.0f} s torch's, on {torch.get_num_threads()} cores"
+    )
+    return losses[0], losses[1]
+
+
+def main(options: Options) -> bool:
+    """Print both curves; whether every mean agrees."""
+    if options.steps % STRETCH:
+        raise ValueError(f"--steps {options.steps} must be a multiple of {STRETCH}, over which losses are averaged")
+    jax.config.update("jax_platforms", "cpu")
+    transformers.logging.disable_progress_bar()
+    versions = f"jax {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"{options.steps} steps of {options.rows} x {options.length}; {versions}")
+    ours, theirs = curves(options)
+    print("\n| steps | ours | torch | ours / torch | largest difference of a step |\n|---|---|---|---|---|")
+    agree = True
+    for start in range(0, options.steps, STRETCH):
+        part = slice(start, start + STRETCH)
+        own, other = ours[part].mean(), theirs[part].mean()
+        agree &= bool(abs(own / other - 1.0) <= ALLOWED)
+        apart = np.abs(ours[part] / theirs[part] - 1.0).max()
+        print(f"| {start + 1}-{start + STRETCH} | {own:.4f} | {other:.4f} | {own / other:.6f} | {apart:.1e} |")
+    print(f"\nevery mean within {ALLOWED:.0%}: {'yes' if agree else 'no'}")
+    return agree
+
+
+if __name__ == "__main__":
+    sys.exit(0 if main(tyro.cli(Options, description=__doc__)) else 1)

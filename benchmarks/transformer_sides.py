@@ -1,0 +1,294 @@
+"""The contenders of `transformer.py`: ours and transformers on torch, each a function without arguments that does one
+batch and waits.
+
+Letters: B rows, T tokens, K predicted positions of a row, D width, V vocabulary.
+"""
+
+import itertools
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from transformers import BertForMaskedLM
+
+from ctx_jax.checkpoints import huggingface
+from ctx_jax.data.cache import load_sentences
+from ctx_jax.data.config import DataConfig
+from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.data.sequences import Sequences
+from ctx_jax.data.tokens import Tokens, tokens_of
+from ctx_jax.embedding.embed import embed
+from ctx_jax.models.transformer import Transformer
+from ctx_jax.text.subword_training import train
+from ctx_jax.text.subwords import Subwords
+from ctx_jax.training.optimizer import AdamW
+from ctx_jax.training.step import initial_state, make_step
+from ctx_jax.training.transformer import TransformerTask
+
+Call = Callable[[], object]
+Arrays = dict[str, np.ndarray]
+Head = Literal["predicted", "all"]
+Attention = Literal["sdpa", "eager"]
+RECIPE = AdamW(learning_rate=1e-4, epsilon=1e-6, schedule="constant", warmup=0)  # norm clipped to 1, on both sides
+
+SIZES = {
+    "tiny": Transformer(vocabulary=2_048, dim=32, layers=2, heads=2, feed_forward=64),
+    "384": Transformer(dim=384, layers=6, heads=12, feed_forward=1536),  # MiniLM's
+    "base": Transformer(),
+    "large": Transformer(dim=1024, layers=24, heads=16, feed_forward=4096),
+}
+
+
+def shape(size: str, length: int, dropout: float, attention_dropout: float) -> Transformer:
+    """A BERT with its masked-LM head, its position table long enough for `length`."""
+    return replace(
+        SIZES[size],
+        max_positions=max(512, length),
+        embedding_dropout=dropout,
+        attention_dropout=attention_dropout,
+        attention_output_dropout=dropout,
+        feed_forward_dropout=dropout,
+    )
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text in memory, as words and as the tokens of a WordPiece tokenizer trained on it."""
+
+    words: list[list[str]]
+    tokens: Tokens
+    subwords: Subwords
+
+    def sentences_apart(self) -> Tokens:
+        """The tokens with every sentence a document of its own, so that a row without `cross_documents` holds one."""
+        return replace(self.tokens, documents=np.arange(len(self.tokens)))
+
+
+def read_text(source: str, size: int) -> Text:
+    """`source` as `--data.train` has it (`python-docs`, or files and globs), its vocabulary of at most `size`."""
+    with tempfile.TemporaryDirectory() as folder:
+        sentences = load_sentences(DataConfig(train=source), "train", folder)
+        assert sentences is not None, "every source has a training split"
+        words, documents = list(sentences), np.array(sentences.documents)
+    subwords = train(words, "wordpiece", size, lowercase=True)
+    return Text(words, tokens_of(words, documents, subwords), subwords)
+
+
+def batches(tokens: Tokens, text: Text, config: SequenceConfig, count: int) -> tuple[list[Arrays], int]:
+    """`count` batches, and the mean of their real tokens, special ones included."""
+    made = [batch.arrays for batch in itertools.islice(Sequences(tokens, text.subwords, config), count)]
+    return made, round(float(np.mean([np.count_nonzero(arrays["mask"]) for arrays in made])))
+
+
+def flops_per_token(task: TransformerTask, training: bool) -> float:
+    """`TransformerTask.flops_per_token`; of the encoder's forward pass alone, a third of that without the head."""
+    if training:
+        return task.flops_per_token()
+    return replace(task, model=replace(task.model, head="none", vocabulary=0)).flops_per_token() / 3
+
+
+class Ours:
+    """Our calls for one task and set of batches."""
+
+    def __init__(self, task: TransformerTask, compute: Any, data: Sequence[Arrays]) -> None:
+        self.task = replace(task, model=replace(task.model, compute=compute))
+        self.data = data
+
+    def inference(self, params: Any) -> Call:
+        """`ctx_jax.embed` under `jit`: every layer."""
+        run = jax.jit(embed, static_argnums=0)
+        inputs = itertools.cycle(
+            [
+                {"token_ids": jnp.asarray(arrays["token_ids"]), "token_mask": jnp.asarray(arrays["mask"])}
+                for arrays in self.data
+            ]
+        )
+        return lambda: run(self.task.model, params, next(inputs)).values.block_until_ready()
+
+    def training(self) -> Call:
+        """The step of `train.py` on one device."""
+        rows = len(self.data[0]["mask"])
+        step = jax.jit(make_step(self.task, RECIPE, 1_000_000, 0), static_argnums=2, donate_argnums=0)
+        state = jax.jit(lambda: initial_state(self.task, RECIPE, 1_000_000, 0, rows))()
+        given = itertools.cycle([jax.tree.map(jnp.asarray, arrays) for arrays in self.data])
+
+        def call() -> object:
+            nonlocal state
+            state = step(state, next(given), same)
+            return state.step.block_until_ready()
+
+        return call
+
+
+def same(tree: Any) -> Any:
+    """The sum over one device."""
+    return tree
+
+
+class Exported:
+    """A model of ours as `BertForMaskedLM`, through our export; kept in a temporary folder as long as this lives."""
+
+    def __init__(self, model: Transformer, params: Any) -> None:
+        self._model, self._params = model, params
+
+    @cached_property
+    def _folder(self) -> tempfile.TemporaryDirectory[str]:
+        folder = tempfile.TemporaryDirectory()
+        huggingface.write(Path(folder.name), self._model, self._params)
+        return folder
+
+    def network(self, attention: Attention) -> BertForMaskedLM:
+        """Its weights all ours: RuntimeError where transformers misses or ignores one."""
+        network, found = BertForMaskedLM.from_pretrained(
+            self._folder.name, attn_implementation=attention, output_loading_info=True
+        )
+        amiss = {name: sorted(map(str, keys)) for name, keys in found.items() if keys}
+        if amiss:
+            raise RuntimeError(f"transformers loads our export with {amiss}")
+        return network
+
+
+def decay_groups(network: torch.nn.Module, share: float) -> list[dict[str, Any]]:
+    """AdamW's groups: weight decay on matrices and tables, none on biases and norms."""
+    every = list(network.parameters())
+    return [
+        {"params": [one for one in every if one.ndim >= 2], "weight_decay": share},
+        {"params": [one for one in every if one.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+@dataclass(frozen=True)
+class Torch:
+    """torch's calls for one model and set of batches.
+
+    head: the vocabulary head on the `predicted` positions only, as ours has it, or on `all`, as transformers does.
+    """
+
+    exported: Exported
+    data: Sequence[Arrays]
+    bf16: bool
+    compiled: bool
+    gpu: bool
+    attention: Attention = "sdpa"
+    head: Head = "predicted"
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpu else "cpu"
+
+    def precision(self) -> AbstractContextManager[object]:
+        """Autocast to bf16, or nothing."""
+        return torch.autocast(self.device, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def put(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(np.array(array))
+        return (tensor if tensor.is_floating_point() else tensor.long()).to(self.device)
+
+    def wait(self) -> None:
+        if self.gpu:
+            torch.cuda.synchronize()
+
+    def made(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiled where this side is."""
+        return torch.compile(function) if self.compiled else function
+
+    def given(self, *names: str) -> Iterator[tuple[torch.Tensor, ...]]:
+        """These arrays of every batch on the device, for ever."""
+        return itertools.cycle([tuple(self.put(arrays[name]) for name in names) for arrays in self.data])
+
+    def inference(self) -> Call:
+        """Every layer, like ours."""
+        network = self.exported.network(self.attention).to(self.device).eval().bert
+        inputs = self.given("token_ids", "mask")
+        run = self.made(
+            lambda ids, mask: network(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        )
+
+        @torch.no_grad()  # inference_mode keeps torch.compile from some of its work
+        def call() -> None:
+            with self.precision():
+                run(*next(inputs))
+            self.wait()
+
+        return call
+
+    def training(self) -> Call:
+        """A step: loss, gradients, clipping, AdamW in the fastest form torch has."""
+        network = self.exported.network(self.attention).to(self.device).train()
+        rule = torch.optim.AdamW(
+            decay_groups(network, RECIPE.weight_decay),
+            RECIPE.learning_rate,
+            (RECIPE.beta1, RECIPE.beta2),
+            RECIPE.epsilon,
+            fused=True,
+        )
+        if self.head == "all":
+            names, loss = ("token_ids", "mask", "labels"), _loss_of_all
+        else:
+            names, loss = (
+                ("token_ids", "mask", "predicted_positions", "predicted_ids", "predicted_weights"),
+                _loss_of_predicted,
+            )
+        side = replace(self, data=[{**arrays, "labels": labels(arrays)} for arrays in self.data])
+        inputs = side.given(*names)
+        run = self.made(lambda *given: loss(network, *given))
+
+        def call() -> None:
+            with self.precision():
+                value = run(*next(inputs))
+            rule.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), RECIPE.clip_norm, foreach=True)
+            rule.step()
+            self.wait()
+
+        return call
+
+
+def labels(arrays: Arrays) -> np.ndarray:
+    """transformers' form of what is predicted: int64 [B, T], -100 where nothing is."""
+    found = np.full(arrays["token_ids"].shape, -100, np.int64)
+    rows, columns = np.nonzero(arrays["predicted_weights"])
+    found[rows, arrays["predicted_positions"][rows, columns]] = arrays["predicted_ids"][rows, columns]
+    return found
+
+
+def _loss_of_all(network: BertForMaskedLM, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return network(input_ids=ids, attention_mask=mask, labels=labels).loss
+
+
+def _loss_of_predicted(
+    network: BertForMaskedLM,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    wanted: torch.Tensor,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    hidden = network.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+    chosen = hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[-1]))  # [B, K, D]
+    logits = network.cls(chosen).float()
+    nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+    return (nats * weights.flatten()).sum() / weights.sum()
+
+
+def tried(name: str, make: Callable[[], Call]) -> Call | None:
+    """The call, made and run once, or None and the reason on the screen: not every torch compiles everywhere."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            call = make()
+            call()
+    except Exception as error:  # whatever the compiler raises
+        print(f"{name} is left out: {type(error).__name__}: {str(error).strip().splitlines()[:1]}", flush=True)
+        return None
+    return call
