@@ -76,12 +76,12 @@ def read_sentencepiece(
 
 def _parse(path: Path) -> Any:
     try:
-        from sentencepiece import sentencepiece_model_pb2 as messages
+        from sentencepiece.sentencepiece_model_pb2 import ModelProto
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"reading {path} needs the sentencepiece package: pip install 'ctx-jax[sentencepiece]'"
         ) from error
-    proto = messages.ModelProto()
+    proto = ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
     except OSError:
