@@ -2,8 +2,9 @@
 
 Command: python train.py
 Hardware: 2 CPU cores
-Time: at most 4 minutes
-Expect: a validation perplexity below that of the interpolated trigram model printed beside it (not measured yet)
+Time: about 3 minutes (2 min 43 s measured for 600 steps; 4 min 11 s for 700 with one core taken by other work)
+Expect: validation perplexity 95.9, the interpolated trigram model 105.9, the unigram model 356.9 (Python 3.11.7; the text
+    differs with the Python version)
 """
 
 from ctx_jax.data.config import DataConfig
@@ -27,8 +28,8 @@ def config() -> TrainConfig:
         ),
         data=DataConfig(train="python-docs", minimum_count=2, lanes=32, window=20),
         optimizer=AdamW(learning_rate=6e-3, warmup=50),
-        checkpoint=CheckpointConfig(every=150),
-        evaluate=EvaluateConfig(every=150),
+        checkpoint=CheckpointConfig(every=175),
+        evaluate=EvaluateConfig(every=175),
         log=LogConfig(every=20),
-        steps=600,
+        steps=700,
     )
