@@ -3,8 +3,8 @@
 Command: python train.py
 Hardware: 2 CPU cores
 Time: about 3 minutes (2 min 43 s measured for 600 steps; 4 min 11 s for 700 with one core taken by other work)
-Expect: validation perplexity 95.9, the interpolated trigram model 105.9, the unigram model 356.9 (Python 3.11.7; the text
-    differs with the Python version)
+Expect: validation perplexity 95.9; the interpolated trigram model 105.9, the unigram model 356.9 (the text is that of
+    Python 3.11.7 and differs with the version)
 """
 
 from ctx_jax.data.config import DataConfig
