@@ -29,6 +29,9 @@ from ctx_jax.checkpoints.huggingface_names import Architecture, Entry, Names, ba
 from ctx_jax.checkpoints.huggingface_tensors import WHOLE, read_json, read_tensors, write_tensors
 from ctx_jax.models.transformer import Transformer, init
 
+ORIGIN = "import.json"
+"""The file of a run that keeps the model_type of the import it began with."""
+
 # What write() decides anew, whatever the folder of the import said.
 _STALE = ("torch_dtype", "dtype", "architectures", "transformers_version", "quantization_config", "auto_map")
 
@@ -201,8 +204,9 @@ def write(
     files         tokenizer files, copied under their own names
 
     transformers has no class with a vocabulary head and a pooler but without the next-sentence head: there the pooler
-    is left out and a warning says so. Raises ValueError for a model no file of the architecture can express,
-    FileExistsError for a folder that holds a model already.
+    is left out and a warning says so; so does one where config.json has fewer dropout rates than the model. Raises
+    ValueError for a model no file of the architecture can express, FileExistsError for a folder that holds a model
+    already.
     """
     folder = Path(folder)
     for name in ("config.json", WHOLE):
@@ -218,7 +222,7 @@ def write(
         model = replace(model, pooler=False)
         params = {name: value for name, value in params.items() if name != "pooler"}
     entries = {**kept, **config_from_model(model, architecture)}
-    entries |= {"architectures": [_class(model, names_of(architecture))], "dtype": "float32"}
+    entries |= {"architectures": [_class(model, architecture)], "dtype": "float32"}
     tensors = tensors_from_params(model, params, architecture)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WHOLE, tensors)
@@ -227,7 +231,32 @@ def write(
         shutil.copyfile(file, folder / Path(file).name)
 
 
-def _class(model: Transformer, names: Names) -> str:
-    if model.next_sentence:
-        return names.classes["pretraining" if model.head != "none" else "next_sentence"]
-    return names.classes["base" if model.head == "none" else "head"]
+def _class(model: Transformer, architecture: Architecture) -> str:
+    classes = names_of(architecture).classes
+    if not model.next_sentence:
+        return classes["base" if model.head == "none" else "head"]
+    kind = "pretraining" if model.head != "none" else "next_sentence"
+    if kind not in classes:
+        raise ValueError(
+            f"no class of {architecture} has a next-sentence head: leave pooler and next_sentence out of the model and "
+            "its parameters"
+        )
+    return classes[kind]
+
+
+def kept_architecture(folder: str | PathLike[str]) -> Architecture | None:
+    """The model_type of a Hugging Face folder, or of the import that a run began with; None for a run of its own."""
+    for name in (ORIGIN, "config.json"):
+        entries = read_json(Path(folder) / name) if (Path(folder) / name).is_file() else {}
+        if "model_type" in entries:
+            return architecture_of_config(entries)
+    return None
+
+
+def keep_architecture(run_dir: str | PathLike[str], architecture: Architecture | None) -> None:
+    """Note in a run's directory what it began with: XLM-R's shape is RoBERTa's, and only its files say which it is."""
+    path = Path(run_dir) / ORIGIN
+    if architecture is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_text(json.dumps({"model_type": architecture}) + "\n", encoding="utf-8")

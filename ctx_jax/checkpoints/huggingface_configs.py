@@ -4,6 +4,7 @@ Each architecture is data: which key is which field, which fields it fixes, whic
 out is checked by the way in: what we write must read back as the same model, so that nothing is lost silently.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -14,6 +15,8 @@ from ctx_jax.models.transformer import Transformer
 
 # How a model runs and starts, not what it computes: not in config.json.
 _OURS = ("compute", "attention", "scan", "remat", "depth_scaled", "initial_scale")
+# How a model is trained on: an architecture that has fewer rates than we do gets the nearest.
+_DROPOUT = tuple(field.name for field in fields(Transformer) if field.name.endswith("_dropout"))
 # Seen in a file's tensors, not in its config.
 _SEEN = ("head", "pooler", "next_sentence", "tied", "decoder_bias", "head_bias", "head_activation")
 
@@ -143,12 +146,17 @@ def architecture_of(model: Transformer) -> Architecture:
 
 
 def config_from_model(model: Transformer, architecture: Architecture | None = None) -> dict[str, Any]:
-    """The entries of config.json that describe a model; ValueError naming the fields no such file can express."""
+    """The entries of config.json that describe a model; ValueError naming the fields no such file can express.
+
+    Where one key stands for several dropout rates that differ, the commonest is written and a warning says so: what
+    the model computes does not depend on it.
+    """
     architecture = architecture or architecture_of(model)
     keys = keys_of(architecture)
     config: dict[str, Any] = {"model_type": architecture, **keys.constant}
     for key, names in keys.required.items():
-        config[key] = getattr(model, names[0])
+        values = [getattr(model, name) for name in names]
+        config[key] = max(values, key=values.count)
     written = GPT_WRITTEN if architecture == "openai-gpt" else WRITTEN
     for key, name in keys.activations.items():
         config[key] = written.get(getattr(model, name))
@@ -189,10 +197,17 @@ def _check_expressed(model: Transformer, config: Mapping[str, Any], architecture
     skipped = {*_OURS, *(_SEEN if model.head == "none" else ())}
     if model.head == "none":
         back = replace(back, head="none")
-    lost = [
-        f"{field.name} is {getattr(model, field.name)!r}, there it would be {getattr(back, field.name)!r}"
+    differing = {
+        field.name: f"{field.name} is {getattr(model, field.name)!r}, there it would be {getattr(back, field.name)!r}"
         for field in fields(Transformer)
         if field.name not in skipped and getattr(model, field.name) != getattr(back, field.name)
-    ]
+    }
+    lost = [said for name, said in differing.items() if name not in _DROPOUT]
     if lost:
         raise ValueError(f"no {architecture} file can express this model: {'; '.join(lost)}")
+    if differing:
+        warnings.warn(
+            f"config.json of {architecture} has no place for all dropout rates, which matter to further training "
+            f"alone: {'; '.join(differing.values())}",
+            stacklevel=3,
+        )
