@@ -12,6 +12,7 @@ from ctx_jax import objectives
 from ctx_jax.objectives import sampled
 
 Arrays = dict[str, jax.Array]
+DRAW = jax.jit(sampled.draw_log_uniform, static_argnums=(1, 2))
 
 
 @pytest.fixture
@@ -105,15 +106,46 @@ def test_negatives_are_distinct_and_their_tries_counted() -> None:
 
 
 def test_drawing_does_not_depend_on_how_many_are_drawn_at_once() -> None:
-    """Drawing on until S are distinct: one more distinct word costs at least one more try, and the first stay."""
-    many = [objectives.draw_negatives(jax.random.key(3), count, 30) for count in (5, 6)]
-    assert many[1].tries > 5
-    uniform = jax.random.uniform(jax.random.split(jax.random.key(3))[1], (10,))
-    drawn = (np.floor(np.exp(np.asarray(uniform) * np.log(31.0))).astype(int) - 1).tolist()
-    seen = list(dict.fromkeys(drawn))
-    if len(seen) >= 5:  # the first block sufficed: ids and tries are those of a plain walk over the draws
-        assert np.asarray(many[0].ids).tolist() == seen[:5]
-        assert int(many[0].tries) == drawn.index(seen[4]) + 1
+    """Ids and tries are those of a plain walk over the draws, block after block, until S are distinct."""
+    for count, vocabulary in ((5, 30), (29, 30)):  # in one block, in several
+        key, walked = jax.random.key(3), []
+        while len(set(walked)) < count:
+            key, now = jax.random.split(key)
+            ids, drawn = DRAW(now, 3 * count, vocabulary)
+            walked += np.asarray(ids)[np.asarray(drawn)].tolist()
+        seen = list(dict.fromkeys(walked))[:count]
+        negatives = objectives.draw_negatives(jax.random.key(3), count, vocabulary)
+        assert np.asarray(negatives.ids).tolist() == seen
+        assert int(negatives.tries) == walked.index(seen[-1]) + 1
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 3, 8, 11, 31])
+def test_every_word_of_a_small_vocabulary_is_drawn_as_the_law_says(vocabulary: int) -> None:
+    ids, drawn = DRAW(jax.random.key(vocabulary), 2**16, vocabulary)
+    found = np.bincount(np.asarray(ids)[np.asarray(drawn)], minlength=vocabulary)
+    law = np.log1p(1 / np.arange(1, vocabulary + 1)) / np.log(vocabulary + 1)
+    assert len(found) == vocabulary
+    expected = found.sum() * law
+    assert (np.square(found - expected) / expected).sum() < vocabulary + 6 * np.sqrt(2 * vocabulary)
+    np.testing.assert_allclose(drawn.mean(), np.log(vocabulary + 1) / vocabulary.bit_length(), atol=0.02)
+
+
+def test_the_rare_words_of_the_published_vocabulary_are_drawn_as_the_law_says() -> None:
+    """793,471 words: a float32 has 23 bits, and inverting the law at one leaves words out (here a fifth of the last)."""
+    vocabulary, tail = 793_471, 650_000
+    ids, drawn = DRAW(jax.random.key(0), 2**23, vocabulary)
+    found = np.bincount(np.asarray(ids)[np.asarray(drawn)], minlength=vocabulary)
+    assert len(found) == vocabulary
+    law = np.log1p(1 / np.arange(1.0, vocabulary + 1)) / np.log(vocabulary + 1)
+    expected = found.sum() * law
+    # How many words of the tail never come up: each is a coin of its own.
+    missing, chance = (found[tail:] == 0).sum(), np.exp(-expected[tail:])
+    assert abs(missing - chance.sum()) < 5 * np.sqrt((chance * (1 - chance)).sum())
+    # And 64 stretches of the last octave, and its words by the last three bits of their number.
+    numbers = np.arange(2**19, vocabulary)
+    for groups in ((numbers - 2**19) * 64 // (vocabulary - 2**19), numbers % 8):
+        seen, wanted = (np.bincount(groups, part[numbers]) for part in (found, expected))
+        assert (np.square(seen - wanted) / wanted).sum() < len(seen) + 5 * np.sqrt(2 * len(seen))
 
 
 @pytest.mark.slow

@@ -34,6 +34,23 @@ def expected_counts(ids: jax.Array, tries: jax.Array, vocabulary: int) -> jax.Ar
     return -jnp.expm1(tries.astype(jnp.float32) * jnp.log1p(-log_uniform(ids, vocabulary)))
 
 
+def draw_log_uniform(key: jax.Array, tries: int, vocabulary: int) -> tuple[jax.Array, jax.Array]:
+    """Words drawn with p(k) = log((k + 2) / (k + 1)) / log(V + 1): ids int32 [tries], and bool [tries], which count.
+
+    By rejection, since inverting the law at one float32 would never reach some words of a large vocabulary: for the
+    n-th word (n = k + 1) an octave 2^e <= n < 2^(e + 1), all as likely, and n in it, all as likely, from e random bits;
+    kept with probability 2^e log(1 + 1 / n), which is at most 1, where n <= V. Of the tries log(V + 1) / (bits of V)
+    count, about two thirds.
+    """
+    octave, place, chance = jax.random.split(key, 3)
+    exponent = jax.random.randint(octave, (tries,), 0, vocabulary.bit_length(), jnp.uint32)
+    least = jnp.left_shift(jnp.uint32(1), exponent)
+    number = least + (jax.random.bits(place, (tries,), jnp.uint32) & (least - jnp.uint32(1)))
+    likely = least.astype(jnp.float32) * jnp.log1p(1.0 / number.astype(jnp.float32))
+    drawn = (number <= vocabulary) & (jax.random.uniform(chance, (tries,)) < likely)
+    return (number - jnp.uint32(1)).astype(jnp.int32), drawn
+
+
 class _Draws(NamedTuple):
     key: jax.Array
     taken: jax.Array  # bool [V]
@@ -50,18 +67,17 @@ def draw_negatives(key: jax.Array, count: int, vocabulary: int) -> Negatives:
     """
     if not 0 < count <= vocabulary:
         raise ValueError(f"a vocabulary of {vocabulary} words cannot give {count} distinct negatives: set negatives")
-    block = 2 * count
+    block = 3 * count  # of which about 2 count are draws
 
     def more(draws: _Draws) -> _Draws:
         key, now = jax.random.split(draws.key)
-        uniform = jax.random.uniform(now, (block,))
-        drawn = jnp.exp(uniform * jnp.log(jnp.float32(vocabulary + 1))).astype(jnp.int32) - 1
-        drawn = jnp.clip(drawn, 0, vocabulary - 1)
+        drawn, valid = draw_log_uniform(now, block, vocabulary)
+        drawn = jnp.where(valid, drawn, vocabulary)  # what is no draw falls out of every table below
         places = jnp.arange(block, dtype=jnp.int32)
-        first = jnp.full((vocabulary,), block, jnp.int32).at[drawn].min(places)
-        new = (first[drawn] == places) & ~draws.taken[drawn]
+        first = jnp.full((vocabulary,), block, jnp.int32).at[drawn].min(places, mode="drop")
+        new = valid & (first.at[drawn].get(mode="clip") == places) & ~draws.taken.at[drawn].get(mode="clip")
         rank = draws.found + jnp.cumsum(new, dtype=jnp.int32)  # how many are distinct after each draw
-        needed = rank - new.astype(jnp.int32) < count  # draws made before the last distinct one was found
+        needed = valid & (rank - new.astype(jnp.int32) < count)  # draws up to that of the last distinct one
         kept = new & needed
         ids = draws.ids.at[jnp.where(kept, rank - 1, count)].set(drawn, mode="drop")
         taken = draws.taken.at[jnp.where(kept, drawn, vocabulary)].set(True, mode="drop")
