@@ -1,5 +1,9 @@
 """The projected LSTM against a few lines of numpy, and its own backward pass against autodiff."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +23,14 @@ def draw(seed: int, projected: bool, gates: int = 4) -> tuple[Weights, jax.Array
     )
     state = State(jax.random.normal(keys[2], (B, D)), 0.3 * jax.random.normal(keys[3], (B, out)))
     return weights, jax.random.normal(keys[4], (T, B, gates * D)), state
+
+
+def one(
+    run: Callable[..., Any], cell: Cell, weights: Weights, gates: jax.Array, present: jax.Array | None, state: State
+) -> tuple[jax.Array, State]:
+    """A single direction of `lstm` or `gru`."""
+    (outputs,), (last,) = run(cell, [weights], [gates], present, [state])
+    return outputs, last
 
 
 def plain(
@@ -49,18 +61,19 @@ PRESENT = jnp.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 
 @pytest.mark.parametrize("projected", [True, False])
 @pytest.mark.parametrize("clips", [(None, None), (0.7, 0.5)])
 @pytest.mark.parametrize("present", [None, PRESENT], ids=["everywhere", "lengths 6 3 2"])
+@pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
 def test_values_and_gradients_equal_autodiff(
-    projected: bool, clips: tuple[float | None, float | None], present: jax.Array | None
+    projected: bool, clips: tuple[float | None, float | None], present: jax.Array | None, columns: bool
 ) -> None:
-    cell = Cell(*clips, "float32")
+    cell = Cell(*clips, "float32", columns)
     weights, gates, state = draw(0, projected)
     directions = jax.random.normal(jax.random.key(9), (T, B, P if projected else D))
 
-    def total(run: object, weights: Weights, gates: jax.Array, state: State) -> jax.Array:
-        outputs, last = run(cell, weights, gates, present, state)  # type: ignore[operator]
+    def total(run: Callable[..., Any], weights: Weights, gates: jax.Array, state: State) -> jax.Array:
+        outputs, last = run(cell, weights, gates, present, state)
         return jnp.sum(outputs * directions) + jnp.sum(last.c**2) + jnp.sum(jnp.sin(last.h))
 
-    ours = jax.value_and_grad(lambda *a: total(lstm, *a), (0, 1, 2))(weights, gates, state)
+    ours = jax.value_and_grad(lambda *a: total(partial(one, lstm), *a), (0, 1, 2))(weights, gates, state)
     reference = jax.value_and_grad(lambda *a: total(plain, *a), (0, 1, 2))(weights, gates, state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, reference)
 
@@ -68,11 +81,30 @@ def test_values_and_gradients_equal_autodiff(
 def test_a_window_is_two_windows_with_the_state_between() -> None:
     cell = Cell(3.0, 3.0, "float32")
     weights, gates, state = draw(1, True)
-    whole, last = lstm(cell, weights, gates, None, state)
-    first, between = lstm(cell, weights, gates[:2], None, state)
-    second, end = lstm(cell, weights, gates[2:], None, between)
+    whole, last = one(lstm, cell, weights, gates, None, state)
+    first, between = one(lstm, cell, weights, gates[:2], None, state)
+    second, end = one(lstm, cell, weights, gates[2:], None, between)
     np.testing.assert_allclose(jnp.concatenate([first, second]), whole, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(end.c, last.c, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("run", [lstm, gru])
+def test_directions_side_by_side_are_each_alone(run: Callable[..., Any]) -> None:
+    cell = Cell(0.9, 0.8, "float32")
+    weights, gates, states = zip(*(draw(seed, True, 4 if run is lstm else 3) for seed in (4, 5)), strict=True)
+    together = run(cell, weights, gates, PRESENT, states)
+    alone = [one(run, cell, *first, PRESENT, state) for *first, state in zip(weights, gates, states, strict=True)]
+    for number, (outputs, last) in enumerate(alone):
+        np.testing.assert_allclose(together[0][number], outputs, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(together[1][number].c, last.c, rtol=1e-6, atol=1e-6)
+    assert not np.allclose(alone[0][0], alone[1][0])
+
+
+def test_large_weights_beside_few_rows_lie_as_columns_on_a_cpu() -> None:
+    def laid(dim: int, rows: int) -> bool | None:
+        return Cell(None, None, "float32").chosen(jax.ShapeDtypeStruct((512, 4 * dim), jnp.float32), rows).columns
+
+    assert laid(4096, 8) and not laid(1024, 8) and not laid(4096, 512)
 
 
 def test_bfloat16_stays_near_and_has_a_gradient() -> None:
@@ -80,7 +112,7 @@ def test_bfloat16_stays_near_and_has_a_gradient() -> None:
     weights = jax.tree.map(lambda a: 0.3 * a, weights)
 
     def total(weights: Weights, compute: str) -> jax.Array:
-        outputs, _ = lstm(Cell(3.0, 3.0, compute), weights, gates, None, state)  # type: ignore[arg-type]
+        outputs, _ = one(lstm, Cell(3.0, 3.0, compute), weights, gates, None, state)  # type: ignore[arg-type]
         return jnp.sum(outputs**2)
 
     exact, near = (jax.grad(total)(weights, compute) for compute in ("float32", "bfloat16"))
@@ -93,7 +125,7 @@ def test_bfloat16_stays_near_and_has_a_gradient() -> None:
 def test_gru_freezes_where_absent_and_meets_numpy(projected: bool) -> None:
     cell = Cell(0.8, 0.6, "float32")
     weights, gates, state = draw(3, projected, gates=3)
-    outputs, last = gru(cell, weights, gates, PRESENT, state)
+    outputs, last = one(gru, cell, weights, gates, PRESENT, state)
     x, (c, h) = np.asarray(gates), (np.asarray(part) for part in state)
     for t in range(T):
         hr, hz, hc = np.split(h @ np.asarray(weights.recurrent), 3, -1)

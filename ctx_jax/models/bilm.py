@@ -32,7 +32,9 @@ DIRECTIONS = ("forward", "backward")
 class BiLM:
     """Shape and mathematics of a biLM; hashable, so it can be a static argument of `jax.jit`."""
 
-    vocabulary: int = 0  # V, words of the softmax; 0 for an encoder without one
+    vocabulary: int = 0
+    """V, words of the softmax and of the table that word inputs read. 0: an encoder without a softmax; in training as
+    many as the run's vocabulary has."""
     inputs: Literal["characters", "words"] = "characters"
     max_characters: int = 50  # C
     character_dim: int = 16
@@ -71,8 +73,6 @@ class BiLM:
                     "tied_softmax shares a word table, which inputs='characters' has not: "
                     "set inputs='words' or tied_softmax=False"
                 )
-        elif not self.vocabulary:
-            raise ValueError("inputs='words' needs the size of its table: set vocabulary")
         if self.layers < 1 or self.dim < 1 or self.projection < 1:
             raise ValueError(
                 f"layers, dim and projection must be at least 1, got {self.layers}, {self.dim}, {self.projection}"
@@ -81,8 +81,6 @@ class BiLM:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0.0 <= self.zero_start <= 1.0:
             raise ValueError(f"zero_start must be in [0, 1], got {self.zero_start}")
-        if self.residual and self.layers > 1 and not self.dim >= self.projection:
-            raise ValueError(f"projection={self.projection} must not exceed dim={self.dim}")
 
 
 class Direction(nn.Module):
@@ -170,27 +168,33 @@ class Network(nn.Module):
         The lists hold the L layers' outputs [B, T, P] and, behind them, the top one as the softmax sees it: dropped
         where there is a `key`.
         """
-        model, left = self.model, {}
+        model = self.model
+        left: Carry = dict.fromkeys(DIRECTIONS, ())
         run = lstm if model.cell == "lstm" else gru
         cell = Cell(model.cell_clip, model.projection_clip, model.compute)
         steps = None if present is None else present.T.astype(jnp.float32)
-        layers: dict[str, list[jax.Array]] = {}
-        for number, name in enumerate(DIRECTIONS):
-            outputs, states = [], []
-            values = jnp.swapaxes(inputs[name], 0, 1)
-            modules = self.forward if name == "forward" else self.backward
-            for layer, module in enumerate(modules):
-                values = _drop(values, model.dropout, key, rows, number * (model.layers + 1) + layer)
-                gates = linear(values, module.kernel[: model.projection], model.compute) + module.bias[None, None, :]
-                weights = Weights(module.kernel[model.projection :], module.projection)
-                state = State(**carry[name][layer])
-                output, state = run(cell, weights, gates, steps, state)
-                values = output + values if model.residual and layer else output
-                outputs.append(jnp.swapaxes(values, 0, 1))
-                states.append(state._asdict())
-            top = _drop(values, model.dropout, key, rows, number * (model.layers + 1) + model.layers)
-            layers[name] = [*outputs, jnp.swapaxes(top, 0, 1)]
-            left[name] = tuple(states)
+
+        def drop(values: jax.Array, direction: int, layer: int) -> jax.Array:
+            return _drop(values, model.dropout, key, rows, direction * (model.layers + 1) + layer)
+
+        values = [jnp.swapaxes(inputs[name], 0, 1) for name in DIRECTIONS]
+        layers: dict[str, list[jax.Array]] = {name: [] for name in DIRECTIONS}
+        for layer, modules in enumerate(zip(self.forward, self.backward, strict=True)):
+            values = [drop(taken, direction, layer) for direction, taken in enumerate(values)]
+            gates = [
+                linear(taken, module.kernel[: model.projection], model.compute) + module.bias[None, None, :]
+                for taken, module in zip(values, modules, strict=True)
+            ]
+            weights = [Weights(module.kernel[model.projection :], module.projection) for module in modules]
+            outputs, states = run(cell, weights, gates, steps, [State(**carry[name][layer]) for name in DIRECTIONS])
+            if model.residual and layer:
+                outputs = [output + taken for output, taken in zip(outputs, values, strict=True)]
+            values = outputs
+            for name, output, state in zip(DIRECTIONS, outputs, states, strict=True):
+                layers[name].append(jnp.swapaxes(output, 0, 1))
+                left[name] = (*left[name], state._asdict())
+        for direction, name in enumerate(DIRECTIONS):
+            layers[name].append(jnp.swapaxes(drop(values[direction], direction, model.layers), 0, 1))
         return layers, left
 
 
@@ -206,7 +210,12 @@ def _drop(values: jax.Array, rate: float, key: jax.Array | None, rows: jax.Array
 
 
 def init(model: BiLM, key: jax.Array) -> Params:
-    """Parameters drawn as the original trainer draws them (elmo's `training.py`; Peters et al. 2018)."""
+    """Parameters drawn as the original trainer draws them (elmo's `training.py`; Peters et al. 2018).
+
+    Raises ValueError for a model over words without a vocabulary: its table would have no rows.
+    """
+    if model.inputs == "words" and not model.vocabulary:
+        raise ValueError("inputs='words' needs the size of its table: set vocabulary, a run takes its own vocabulary's")
     return _init(model, key)
 
 
@@ -282,7 +291,13 @@ def softmax_weights(model: BiLM, params: Params) -> tuple[jax.Array, jax.Array]:
 
 
 def contextual(
-    model: BiLM, params: Params, tokens: jax.Array, mask: jax.Array, carry: Carry | None = None
+    model: BiLM,
+    params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
+    carry: Carry | None = None,
+    *,
+    markers: bool = False,
 ) -> tuple[jax.Array, Carry]:
     """Every layer of sentences.
 
@@ -290,6 +305,7 @@ def contextual(
       tokens: raw character ids int32 [B, T + 2, C], or word ids [B, T + 2], with the sentence markers in place.
       mask: bool [B, T + 2], True at markers and words; a row is True up to its length, then False.
       carry: the state before the sentences; None: zeros.
+      markers: keep the vectors of both sentence markers, [L + 1, B, T + 2, 2P]: those of place t are of token t.
 
     Returns:
       values float32 [L + 1, B, T, 2P]: [token, token], then [forward, backward] per LSTM layer, without the markers
@@ -302,9 +318,10 @@ def contextual(
     layers, left = streams(model, params, both, carry, present=mask)
     forward, backward = layers["forward"][:-1], [_take(values, reverse) for values in layers["backward"][:-1]]
     pairs = [(vectors, vectors), *zip(forward, backward, strict=True)]
-    values = jnp.stack([jnp.concatenate(pair, axis=-1)[:, 1:-1] for pair in pairs])
-    words = mask[:, 2:]  # the markers take two places, so the word at place t is there if place t + 1 of the words is
-    return jnp.where(words[None, :, :, None], values, 0.0), left
+    values = jnp.stack([jnp.concatenate(pair, axis=-1) for pair in pairs])
+    if not markers:  # they take two places, so word t of n, which is token t + 1 of n + 2, is there if token t + 2 is
+        values, mask = values[:, :, 1:-1], mask[:, 2:]
+    return jnp.where(mask[None, :, :, None], values, 0.0), left
 
 
 def reversal(lengths: jax.Array, count: int) -> jax.Array:

@@ -8,6 +8,8 @@ Letters: T steps, B rows, D state, P projection (P = D without one).
 Source: Cho et al. 2014, with the reset gate behind the recurrent product (as cuDNN has it), and the LSTM's projection.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -17,10 +19,20 @@ from ctx_jax.numerics.linear import linear
 
 
 def gru(
-    cell: Cell, weights: Weights, gates: jax.Array, present: jax.Array | None, state: State
-) -> tuple[jax.Array, State]:
-    """Run one direction over a window: as `lstm.lstm`, with gates [T, B, 3D] in the order r, z, candidate."""
+    cell: Cell,
+    weights: Sequence[Weights],
+    gates: Sequence[jax.Array],
+    present: jax.Array | None,
+    states: Sequence[State],
+) -> tuple[list[jax.Array], list[State]]:
+    """Run directions over a window: as `lstm.lstm`, with gates [T, B, 3D] in the order r, z, candidate."""
+    runs = [_run(cell, *one, present) for one in zip(weights, gates, states, strict=True)]
+    return [outputs for outputs, _ in runs], [state for _, state in runs]
 
+
+def _run(
+    cell: Cell, weights: Weights, gates: jax.Array, state: State, present: jax.Array | None
+) -> tuple[jax.Array, State]:
     def clip(values: jax.Array, bound: float | None) -> jax.Array:
         return values if bound is None else jnp.clip(values, -bound, bound)
 
