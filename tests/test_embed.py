@@ -14,6 +14,7 @@ from flax import linen, nnx
 import ctx_jax
 from ctx_jax.models import bilm
 from ctx_jax.models.bilm import BiLM
+from ctx_jax.models.transformer_config import Transformer
 from ctx_jax.text.characters import char_ids
 
 TINY = BiLM(filters=((1, 4), (2, 8)), character_dim=4, highways=1, dim=6, projection=5, max_characters=9)
@@ -82,6 +83,35 @@ def test_shapes_masks_and_zeros(layers: ctx_jax.Layers) -> None:
     assert not np.asarray(layers.values)[:, ~np.asarray(layers.mask)].any()
     assert np.abs(np.asarray(layers.values)[:, np.asarray(layers.mask)]).min(axis=-1).max() > 0
     np.testing.assert_array_equal(layers.values[0, ..., :5], layers.values[0, ..., 5:])
+
+
+def test_markers_may_stay_and_allennlp_counts_them(params: Params, layers: ctx_jax.Layers) -> None:
+    kept = jax.jit(ctx_jax.embed, static_argnums=0, static_argnames="markers")(
+        TINY, params, inputs_of(SENTENCES), markers=True
+    )
+    values, mask = np.asarray(kept.values), np.asarray(kept.mask)
+    assert (values.shape, mask.sum(1).tolist()) == ((3, ROWS, LENGTH + 2, 10), [6, 3, 2, 5])
+    assert not values[:, ~mask].any()
+    same(np.where(mask[:, 2:, None], values[:, :, 1:-1], 0), layers.values)
+    same(kept.carry, layers.carry)
+    # The markers' own vectors: the streams of "<S> a </S>", which nobody pads or reverses by length.
+    tokens = bilm.token_vectors(TINY, params, inputs_of([["a"]], None, None)["char_ids"] - 1)
+    outputs, _ = bilm.streams(TINY, params, {"forward": tokens, "backward": tokens[:, ::-1]})
+    for layer in range(2):
+        both = [outputs["forward"][layer][0], outputs["backward"][layer][0, ::-1]]
+        same(values[layer + 1, 1, :3], np.concatenate(both, axis=-1))
+    same(values[0, 1, :3], np.concatenate([tokens[0], tokens[0]], axis=-1))
+    # AllenNLP: mean and variance over words and markers, eps 1e-13, then the markers are cut off.
+    real = values[:, mask].astype(np.float64)  # [L, tokens, D]
+    centred = values - real.mean((1, 2))[:, None, None, None]
+    normed = centred / np.sqrt(real.var((1, 2)) + 1e-13)[:, None, None, None]
+    expected = np.where(mask[:, 2:, None], normed.mean(0)[:, 1:-1], 0)
+    mixed = ctx_jax.mix(kept.values, ctx_jax.init_mix(3), mask=kept.mask, layer_norm="allennlp")[:, 1:-1]
+    same(np.where(mask[:, 2:, None], mixed, 0), expected, 1e-5)
+    without = ctx_jax.mix(layers.values, ctx_jax.init_mix(3), mask=layers.mask, layer_norm="allennlp")
+    assert np.abs(without - expected).max() > 1e-3
+    none = jax.eval_shape(lambda: ctx_jax.embed(TINY, params, inputs_of([], 0, LENGTH), markers=True))
+    assert (none.values.shape, none.mask.shape) == ((3, 0, 6, 10), (0, 6))
 
 
 def test_the_same_call_twice_is_bit_identical(params: Params, layers: ctx_jax.Layers) -> None:
@@ -267,3 +297,5 @@ def test_wrong_models_and_states_are_refused() -> None:
         ctx_jax.embed(TINY, {}, inputs_of(SENTENCES), carry=bilm.zero_carry(TINY, 3))
     with pytest.raises(ValueError, match="carry must be"):
         ctx_jax.embed(TINY, {}, inputs_of(SENTENCES), carry=np.zeros(3))
+    with pytest.raises(TypeError, match='level="tokens"'):
+        ctx_jax.embed(Transformer(vocabulary=9), {}, {}, markers=True)

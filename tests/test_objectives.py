@@ -131,7 +131,7 @@ def test_every_word_of_a_small_vocabulary_is_drawn_as_the_law_says(vocabulary: i
 
 
 def test_the_rare_words_of_the_published_vocabulary_are_drawn_as_the_law_says() -> None:
-    """793,471 words: a float32 has 23 bits, and inverting the law at one leaves words out (here a fifth of the last)."""
+    """793,471 words: a float32 has 23 bits, and inverting the law at one leaves words out (a fifth of the last)."""
     vocabulary, tail = 793_471, 650_000
     ids, drawn = DRAW(jax.random.key(0), 2**23, vocabulary)
     found = np.bincount(np.asarray(ids)[np.asarray(drawn)], minlength=vocabulary)

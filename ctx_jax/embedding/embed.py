@@ -22,11 +22,13 @@ class Layers(NamedTuple):
     """What an encoder says about a batch of sentences."""
 
     values: jax.Array  # [L, B, T, D] float32, layer 0 first; 0 where the mask is False
-    mask: jax.Array  # [B, T] bool, True at real words
+    mask: jax.Array  # [B, T] bool, True at real words (with `markers`, [B, T + 2], at words and markers)
     carry: Any = None  # the LSTM state after the batch; None for encoders without one
 
 
-def embed(model: Model, params: bilm.Params, inputs: Mapping[str, Any], *, carry: Any = None) -> Layers:
+def embed(
+    model: Model, params: bilm.Params, inputs: Mapping[str, Any], *, carry: Any = None, markers: bool = False
+) -> Layers:
     """Every layer of `model` for a tokenized batch; `jax.jit(embed, static_argnums=0)`.
 
     A pure function: it works inside anyone's `jit`, `grad`, `vmap`, `scan` or Flax module, and a frozen encoder is
@@ -44,6 +46,8 @@ def embed(model: Model, params: bilm.Params, inputs: Mapping[str, Any], *, carry
         and "token_mask" bool [B, S], and to have one vector a word "word_of_token" int [B, S] (-1: in no word) and
         "word_mask" bool [B, T]. "token_types" int [B, S] may be added.
       carry: the LSTM state to start from, one row a sentence: `layers.carry` of an earlier call, or None for zeros.
+      markers: True keeps a biLM's vectors of both sentence markers, values [L, B, T + 2, D] and mask [B, T + 2]: word
+        t stands at place t + 1 (`mix(..., layer_norm="allennlp")` needs them). Static under `jax.jit`.
 
     Returns:
       Layers; of a biLM [token, token], then [forward, backward] per LSTM layer, without sentence markers; of a
@@ -52,14 +56,19 @@ def embed(model: Model, params: bilm.Params, inputs: Mapping[str, Any], *, carry
 
     Raises (while tracing):
       ValueError: inputs of another kind or shape than the model reads, a carry of other rows.
-      TypeError: a model that is no encoder, ids that are no integers, a carry for a Transformer.
+      TypeError: a model that is no encoder, ids that are no integers, a carry or markers for a Transformer.
     """
     match model:
         case BiLM():
-            return _embed_bilm(model, params, inputs, carry)
+            return _embed_bilm(model, params, inputs, carry, markers)
         case Transformer():
             if carry is not None:
                 raise TypeError("a Transformer has no state to carry: leave carry out")
+            if markers:
+                raise TypeError(
+                    "markers are a biLM's: leave markers out; a Transformer's special tokens come with "
+                    'encoder.tokenize(..., level="tokens")'
+                )
             return Layers(*embed_transformer(model, params, inputs))
         case _:
             raise TypeError(f"embed needs an encoder's config such as BiLM or Transformer, got {type(model).__name__}")
@@ -74,16 +83,18 @@ def token_layer(model: Model, params: bilm.Params, inputs: Mapping[str, Any]) ->
     return jnp.where(present[:, 2:, None], jnp.concatenate([vectors, vectors], axis=-1), 0.0)
 
 
-def _embed_bilm(model: BiLM, params: bilm.Params, inputs: Mapping[str, Any], carry: Any) -> Layers:
+def _embed_bilm(model: BiLM, params: bilm.Params, inputs: Mapping[str, Any], carry: Any, markers: bool) -> Layers:
     tokens, present = _bilm_tokens(model, inputs)
-    rows, length = present.shape
+    rows = present.shape[0]
     if carry is not None:
         _check_carry(model, carry, rows)
-    mask = present[:, 2:]  # n words and two markers are n + 2 tokens: word t is there if token t + 2 is
+    # n words and two markers are n + 2 tokens: word t is there if token t + 2 is
+    mask = present if markers else present[:, 2:]
     if rows == 0:
         start = bilm.zero_carry(model, 0) if carry is None else carry
-        return Layers(jnp.zeros((model.layers + 1, 0, length - 2, 2 * model.projection), jnp.float32), mask, start)
-    values, carry = bilm.contextual(model, params, tokens, present, carry)
+        shape = (model.layers + 1, 0, mask.shape[1], 2 * model.projection)
+        return Layers(jnp.zeros(shape, jnp.float32), mask, start)
+    values, carry = bilm.contextual(model, params, tokens, present, carry, markers=markers)
     return Layers(values, mask, carry)
 
 

@@ -44,8 +44,12 @@ def mix(
     `layer_norm` normalises every layer first by one mean and one variance, taken over all real elements of the
     whole batch, without a learned scale; it needs the mask. "bilm_tf" adds 1e-12 to the variance, "allennlp" 1e-13,
     as those two programs do. They also differ in what they count: bilm-tf the words, AllenNLP the words and both
-    sentence markers. The statistics here are those of `values` under `mask`; `embed` gives words without markers, so
-    "bilm_tf" is met exactly and "allennlp" up to the markers' share in the statistics (two tokens a sentence).
+    sentence markers. The statistics here are those of `values` under `mask`, so AllenNLP's numbers need the markers,
+    which are cut off afterwards:
+
+        layers = embed(model, params, inputs, markers=True)                                  # [L, B, T + 2, D]
+        mixed = mix(layers.values, mixing, mask=layers.mask, layer_norm="allennlp")[:, 1:-1]
+        vectors = jnp.where(layers.mask[:, 2:, None], mixed, 0)                              # [B, T, D]
 
     Two special cases need no mix: the top layer alone is `values[-1]`, the plain mean `jnp.mean(values, axis=0)`,
     which is also what `mix` gives with `init_mix`.
