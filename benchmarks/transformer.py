@@ -12,7 +12,8 @@ packing     a step on rows of packed sentences against rows of one padded senten
 input       how fast text is cut, and rows are made, masked and put on the device, beside a step that only sleeps
 
 Both sides start from the same weights, through our export, and read the same batches of real text. "bf16" is
-`compute="bfloat16"` for ours and autocast for torch.
+`compute="bfloat16"` for ours; for torch autocast over float32 weights in training, and bf16 weights in inference.
+`--sides "torch bf16" ours` leaves out what is compiled, which can take minutes before the first number.
 """
 
 import gc
@@ -42,6 +43,7 @@ from transformer_sides import (
     Torch,
     batches,
     flops_per_token,
+    missing,
     read_text,
     shape,
     tried,
@@ -93,7 +95,8 @@ class Options:
     """Where both sides run."""
 
     attention: Attention = "sdpa"
-    """transformers' attention."""
+    """transformers' attention: `flash_attention_2` needs the package flash-attn and a GPU, `flex_attention` has no
+    dropout."""
 
     head: Head = "predicted"
     """Where torch computes the vocabulary: on the `predicted` positions, as ours does, or on `all`, as
@@ -117,6 +120,8 @@ class Bench:
         self.gpu = options.device == "gpu"
         attention = options.dropout if options.attention_dropout is None else options.attention_dropout
         self.model = shape(options.size, options.length, options.dropout, attention)
+        if why := missing(options.attention, self.gpu, attention):
+            raise SystemExit(why)
         self.peaks = peaks(self.gpu)
         self.text = read_text(options.text, min(options.vocabulary, self.model.vocabulary))
         # Full rows: every token of a batch is a real one.
@@ -146,7 +151,8 @@ class Bench:
             if self.wants(title):
                 side = Torch(exported, data, name == "bf16", compiled, self.gpu, options.attention, options.head)
                 make = side.training if training else side.inference
-                if (call := tried(title, make) if compiled else make()) is not None:
+                optional = compiled or options.attention.startswith("fl")
+                if (call := tried(title, make, optional)) is not None:
                     found[title] = call
         return found
 

@@ -4,11 +4,13 @@ batch and waits.
 Letters: B rows, T tokens, K predicted positions of a row, D width, V vocabulary.
 """
 
+import importlib.util
 import itertools
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +39,7 @@ from ctx_jax.training.transformer import TransformerTask
 Call = Callable[[], object]
 Arrays = dict[str, np.ndarray]
 Head = Literal["predicted", "all"]
-Attention = Literal["sdpa", "eager"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
 RECIPE = AdamW(learning_rate=1e-4, epsilon=1e-6, schedule="constant", warmup=0)  # norm clipped to 1, on both sides
 
 SIZES = {
@@ -185,9 +187,14 @@ class Torch:
     def device(self) -> str:
         return "cuda" if self.gpu else "cpu"
 
-    def precision(self) -> AbstractContextManager[object]:
-        """Autocast to bf16, or nothing."""
-        return torch.autocast(self.device, torch.bfloat16) if self.bf16 else nullcontext()
+    @property
+    def full(self) -> bool:
+        """Whether no row of any batch is padded: then no mask is given. With one, transformers asks at every call
+        whether it is all True, waiting for the device, and cannot ask when compiled: sdpa then has no flash kernel."""
+        return all(arrays["mask"].all() for arrays in self.data)
+
+    def network(self) -> BertForMaskedLM:
+        return self.exported.network(self.attention).to(self.device)
 
     def put(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(np.array(array))
@@ -201,29 +208,41 @@ class Torch:
         """Compiled where this side is."""
         return torch.compile(function) if self.compiled else function
 
-    def given(self, *names: str) -> Iterator[tuple[torch.Tensor, ...]]:
-        """These arrays of every batch on the device, for ever."""
-        return itertools.cycle([tuple(self.put(arrays[name]) for name in names) for arrays in self.data])
+    def given(self, *names: str) -> Iterator[tuple[torch.Tensor | None, ...]]:
+        """Token ids, the mask (None where all is real) and these arrays of every batch on the device, for ever."""
+        full = self.full
+        return itertools.cycle(
+            [
+                (
+                    self.put(arrays["token_ids"]),
+                    None if full else self.put(arrays["mask"]),
+                    *(self.put(arrays[name]) for name in names),
+                )
+                for arrays in self.data
+            ]
+        )
 
     def inference(self) -> Call:
-        """Every layer, like ours."""
-        network = self.exported.network(self.attention).to(self.device).eval().bert
-        inputs = self.given("token_ids", "mask")
+        """Every layer, like ours. In bf16 the weights and all between are: faster than autocast, which casts anew."""
+        network = self.network().eval().bert
+        if self.bf16:
+            network = network.bfloat16()
+        inputs = self.given()
         run = self.made(
             lambda ids, mask: network(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
         )
 
         @torch.no_grad()  # inference_mode keeps torch.compile from some of its work
         def call() -> None:
-            with self.precision():
-                run(*next(inputs))
+            run(*next(inputs))
             self.wait()
 
         return call
 
     def training(self) -> Call:
-        """A step: loss, gradients, clipping, AdamW in the fastest form torch has."""
-        network = self.exported.network(self.attention).to(self.device).train()
+        """A step: loss, gradients, clipping, AdamW in the fastest form torch has. bf16 is autocast over float32
+        weights, which ours keeps too."""
+        network = self.network().train()
         rule = torch.optim.AdamW(
             decay_groups(network, RECIPE.weight_decay),
             RECIPE.learning_rate,
@@ -231,19 +250,13 @@ class Torch:
             RECIPE.epsilon,
             fused=True,
         )
-        if self.head == "all":
-            names, loss = ("token_ids", "mask", "labels"), _loss_of_all
-        else:
-            names, loss = (
-                ("token_ids", "mask", "predicted_positions", "predicted_ids", "predicted_weights"),
-                _loss_of_predicted,
-            )
+        names, loss = WANTED[self.head]
         side = replace(self, data=[{**arrays, "labels": labels(arrays)} for arrays in self.data])
         inputs = side.given(*names)
         run = self.made(lambda *given: loss(network, *given))
 
         def call() -> None:
-            with self.precision():
+            with torch.autocast(self.device, torch.bfloat16) if self.bf16 else nullcontext():
                 value = run(*next(inputs))
             rule.zero_grad()
             value.backward()
@@ -262,14 +275,16 @@ def labels(arrays: Arrays) -> np.ndarray:
     return found
 
 
-def _loss_of_all(network: BertForMaskedLM, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _loss_of_all(
+    network: BertForMaskedLM, ids: torch.Tensor, mask: torch.Tensor | None, labels: torch.Tensor
+) -> torch.Tensor:
     return network(input_ids=ids, attention_mask=mask, labels=labels).loss
 
 
 def _loss_of_predicted(
     network: BertForMaskedLM,
     ids: torch.Tensor,
-    mask: torch.Tensor,
+    mask: torch.Tensor | None,
     positions: torch.Tensor,
     wanted: torch.Tensor,
     weights: torch.Tensor,
@@ -281,14 +296,42 @@ def _loss_of_predicted(
     return (nats * weights.flatten()).sum() / weights.sum()
 
 
-def tried(name: str, make: Callable[[], Call]) -> Call | None:
-    """The call, made and run once, or None and the reason on the screen: not every torch compiles everywhere."""
+# What either head is given, and its loss.
+WANTED: dict[Head, tuple[tuple[str, ...], Callable[..., torch.Tensor]]] = {
+    "all": (("labels",), _loss_of_all),
+    "predicted": (("predicted_positions", "predicted_ids", "predicted_weights"), _loss_of_predicted),
+}
+
+
+def missing(attention: Attention, gpu: bool, dropout: float) -> str | None:
+    """Why this attention cannot be had here, or None."""
+    match attention:
+        case "flash_attention_2" if not gpu:
+            return "flash_attention_2 runs on NVIDIA GPUs: set --device gpu, or --attention sdpa"
+        case "flash_attention_2" if importlib.util.find_spec("flash_attn") is None:
+            return "flash_attention_2 needs the package flash-attn: install it, or set --attention sdpa"
+        case "flex_attention" if importlib.util.find_spec("torch.nn.attention.flex_attention") is None:
+            return "flex_attention needs a newer torch (2.5): install it, or set --attention sdpa"
+        case "flex_attention" if dropout:
+            return "flex_attention has no dropout: set --attention-dropout 0, or --attention sdpa"
+        case _:
+            return None
+
+
+def tried(name: str, make: Callable[[], Call], optional: bool) -> Call | None:
+    """The call, made and run once; where it is optional and fails, None, and the reason on the screen: not every torch
+    compiles everywhere. It says when it starts: torch.compile takes from seconds to many minutes."""
+    print(f"{name}: first call ...", end=" ", flush=True)
+    start = time.perf_counter()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             call = make()
             call()
     except Exception as error:  # whatever the compiler raises
-        print(f"{name} is left out: {type(error).__name__}: {str(error).strip().splitlines()[:1]}", flush=True)
+        if not optional:
+            raise
+        print(f"is left out: {type(error).__name__}: {str(error).strip().splitlines()[:1]}", flush=True)
         return None
+    print(f"{time.perf_counter() - start:.1f} s", flush=True)
     return call
