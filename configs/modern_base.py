@@ -35,6 +35,7 @@ def config() -> TrainConfig:
             attention_bias=False,
             feed_forward_bias=False,
             positions="rotary",
+            max_positions=1024,
             rotary_theta=10_000.0,
             local_layers=tuple(layer for layer in range(LAYERS) if layer % 3),
             token_types=0,

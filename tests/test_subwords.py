@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from ctx_jax.cli import main
 from ctx_jax.text.sentencepiece_files import read_sentencepiece
 from ctx_jax.text.subword_files import read, read_byte_bpe, read_folder, read_tokenizer_json, read_wordpiece
 from ctx_jax.text.subword_training import Kind, train
-from ctx_jax.text.subwords import BERT, ROBERTA, SpecialTokens, Subwords
+from ctx_jax.text.subwords import Subwords
+from ctx_jax.text.templates import BERT, BERT_PAIR, GPT, ROBERTA, PairLayout, SpecialTokens
 
 TEXT = ["the cat sat on the mat", "a dog and a cat", ["the", "dogs", "sat"], "mats and cats"] * 5
-KINDS: list[tuple[Kind, int]] = [("wordpiece", 60), ("bpe", 290), ("unigram", 40)]
-ZERO_WIDTH = "\u200b"
 
 
 @pytest.fixture(scope="module")
@@ -155,67 +154,48 @@ BERT_WITH_SMALL_PAD = SpecialTokens("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"
 
 def test_sentencepiece_lacks_are_named_and_the_extra_too(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sentencepiece")
-    with pytest.raises(ValueError, match=r"pad \(<pad>\), mask \(<mask>\); call .* add_missing=True"):
+    with pytest.raises(
+        ValueError, match=r"pad \(<pad>\), mask \(<mask>\); `ctx-jax tokenizer FOLDER --convert \S*model`"
+    ):
         read(files / "curated_toy.model")
     monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
     with pytest.raises(ModuleNotFoundError, match=r"ctx-jax\[sentencepiece\]"):
         read(files / "curated_toy.model")
 
 
-@pytest.mark.parametrize("kind, size", KINDS)
-def test_training_streams_once_and_files_bring_it_back(kind: Kind, size: int, tmp_path: Path) -> None:
-    subwords = train(iter(TEXT), kind, size)
-    assert len(subwords) <= size
-    assert subwords.special == (BERT if kind == "wordpiece" else ROBERTA)
-    assert subwords.special_ids == set(range(5))
-    text = subwords.of_text(["the cat and a dog"])[0]
-    assert subwords.unknown_id not in text and subwords.decode(text).strip() == "the cat and a dog"
-    subwords.save(tmp_path)
-    again = read(tmp_path)
-    assert again.special == subwords.special and again.digest == subwords.digest and len(again) == len(subwords)
-    assert again.wrap(text).tolist() == [subwords.begin_id, *text, subwords.end_id]
-    assert not list(tmp_path.glob("*.partial"))
+def test_pairs_are_laid_as_the_family_does(uncased: Subwords) -> None:
+    assert uncased.pair_layout == BERT_PAIR
+    bpe = train(iter(TEXT), "bpe", 290)
+    assert bpe.pair_layout == PairLayout(separators=2, second_type=1)
+    bpe.tokenizer.post_processor = processors.RobertaProcessing(("</s>", bpe.end_id), ("<s>", bpe.begin_id))
+    assert bpe.pair_layout == PairLayout(separators=2, second_type=0)  # of RoBERTa's own files
+    with pytest.raises(ValueError, match=r"begin A end B end.*\['Ġa', 'Ġa'\]"):
+        bpe.bare().pair_layout  # noqa: B018
 
 
-@pytest.mark.parametrize("kind, size", KINDS)
-def test_every_word_has_pieces_in_order(kind: Kind, size: int) -> None:
-    subwords = train(iter(TEXT), kind, size)
-    sentences = [["the", "dogs", "", "cat", " ", ZERO_WIDTH, "a b"], [], [""], ["mat"], ["\u0301", "sat", "été\n"]]
-    for words, pieces in zip(sentences, subwords.of_words(sentences), strict=True):
-        assert sorted(set(pieces.words.tolist())) == list(range(len(words)))
-        assert (np.diff(pieces.words) >= 0).all()
-        assert len(pieces.ids) == len(pieces.words) and pieces.ids.dtype == pieces.words.dtype == np.int32
-        for number, word in enumerate(words):
-            if not word.strip():
-                assert pieces.ids[pieces.words == number].tolist() == [subwords.unknown_id]
-            elif word.isascii():
-                # A word is cut as it is alone, whatever stands beside it.
-                alone = subwords.of_words([[word]])[0].ids
-                assert pieces.ids[pieces.words == number].tolist() == alone.tolist()
-    if kind != "bpe":  # bytes know every character; the others have nothing left of it, or no piece for it
-        assert subwords.unknown_id in subwords.of_words([[ZERO_WIDTH]])[0].ids
-
-
-def test_byte_level_training_repeats() -> None:
-    assert train(TEXT, "bpe", 290).digest == train(iter(TEXT), "bpe", 290).digest
-
-
-def test_lowercase_is_kept_in_the_file(tmp_path: Path) -> None:
-    for kind, size in KINDS:
-        train(TEXT, kind, size, lowercase=True).save(tmp_path / kind)
-        lower = read(tmp_path / kind)
-        np.testing.assert_array_equal(lower.of_text(["The CAT"])[0], lower.of_text(["the cat"])[0])
-
-
-def test_training_refuses_what_cannot_be() -> None:
-    with pytest.raises(ValueError, match="no text"):
-        train(["", "  "], "wordpiece", 50)
-    with pytest.raises(ValueError, match="size=261"):
-        train(TEXT, "bpe", 100)
-    with pytest.raises(ValueError, match=r"size is 10: set size higher"):
-        train(TEXT, "wordpiece", 10)
-    with pytest.raises(ValueError, match="kind must be"):
-        train(TEXT, "bpee", 300)  # type: ignore[arg-type]
+def test_the_first_gpts_files_are_read_both_ways(tmp_path: Path) -> None:
+    """transformers' own GPT tokenizer, of a hand-made vocabulary, by its tokenizer.json and by the original's files."""
+    transformers = pytest.importorskip("transformers")
+    letters = "thecasdog."
+    ids = {token: number for number, token in enumerate(["<unk>", *letters, *(f"{one}</w>" for one in letters)])}
+    merges = [("t", "h"), ("th", "e</w>"), ("c", "a"), ("ca", "t</w>")]
+    ids |= {left + right: len(ids) + number for number, (left, right) in enumerate(merges)}
+    theirs = transformers.OpenAIGPTTokenizer(vocab=ids, merges=merges)
+    theirs.save_pretrained(tmp_path / "json")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "vocab.json").write_text(json.dumps(ids))
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (tmp_path / "files" / "merges.txt").write_text("\n".join(lines) + "\n")
+    for folder in ("json", "files"):
+        ours = read_folder(tmp_path / folder, "openai-gpt")
+        assert ours.special == GPT and len(ours) == len(ids)
+        for text in ("The cat.", "a dog x", "CATS"):
+            assert ours.wrap(ours.of_text([text])[0]).tolist() == theirs(text)["input_ids"]
+        assert ours.decode(ours.of_text(["the cat"])[0]).strip() == "the cat"
+        ours.save(tmp_path / "saved" / folder)
+        assert read(tmp_path / "saved" / folder).digest == ours.digest
+    with pytest.raises(ValueError, match="lacks special tokens"):
+        read(tmp_path / "files")  # nothing says there that it is GPT's
 
 
 def test_truncation_and_padding_of_a_file_are_switched_off(tmp_path: Path) -> None:
@@ -280,27 +260,12 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
         read_tokenizer_json(tmp_path / "none" / "tokenizer.json")
 
 
-def test_the_command_trains_and_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "text.txt").write_text("\n".join(line for line in TEXT if isinstance(line, str)))
-    line = ["tokenizer", str(tmp_path / "out"), "--train", str(tmp_path / "text.txt"), "--kind", "wordpiece"]
-    assert main([*line, "--size", "50"]) == 0
-    assert len(read(tmp_path / "out")) <= 50
-    assert main(line) == 1
-    assert "exists; name another folder" in capsys.readouterr().err
-
-
 def test_the_command_converts_and_completes_a_sentencepiece_file(files: Path, tmp_path: Path) -> None:
     pytest.importorskip("sentencepiece")
     toy = files / "curated_toy.model"
-    assert main(["tokenizer", str(tmp_path), "--convert", str(toy)]) == 0
-    found, expected = read(tmp_path), read_sentencepiece(toy, add_missing=True)
+    assert main(["tokenizer", str(tmp_path / "plain"), "--convert", str(toy)]) == 0
+    found, expected = read(tmp_path / "plain"), read_sentencepiece(toy, add_missing=True)
     assert (len(found), found.mask_id, found.digest) == (1002, 1001, expected.digest)
-
-
-def test_transformers_reads_what_we_save(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    subwords = train(TEXT, "bpe", 290)
-    subwords.save(tmp_path)
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert theirs("the cats")["input_ids"] == subwords.wrap(subwords.of_text(["the cats"])[0]).tolist()
-    assert (theirs.mask_token_id, theirs.pad_token_id) == (subwords.mask_id, subwords.pad_id)
+    assert main(["tokenizer", str(tmp_path / "moved"), "--convert", str(toy), "--layout", "xlm-r"]) == 0
+    moved = read(tmp_path / "moved")
+    assert (moved.begin_id, moved.pad_id, moved.end_id, moved.unknown_id, moved.mask_id) == (0, 1, 2, 3, 1001)

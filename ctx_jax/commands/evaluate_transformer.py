@@ -7,10 +7,10 @@ import numpy as np
 from ctx_jax.data.tokens import tokens_of
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.reading import SubwordReader
-from ctx_jax.evaluation.masked import pseudo_perplexity, term_means
+from ctx_jax.evaluation.masked import pseudo_perplexity
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.training.config import TrainConfig
-from ctx_jax.training.transformer import held_out, reported
+from ctx_jax.training.transformer import held_out_metrics
 
 
 def table(config: TrainConfig, encoder: Encoder, documents: Iterable[Sequence[str]], title: str, pseudo: bool) -> str:
@@ -31,9 +31,7 @@ def table(config: TrainConfig, encoder: Encoder, documents: Iterable[Sequence[st
         raise ValueError("the text holds no word: give text with words in it")
     starts = np.array([start for start in first if start < len(sentences)], np.int64)
     tokens = tokens_of(sentences, starts, reader.subwords)
-    batches = held_out(tokens, reader.subwords, model, config.sequences)
-    means = term_means(model, encoder.params, batches, config.sequences.rows)
-    found = reported(means, means["next_token" if model.causal else "masked"])
+    found = held_out_metrics(model, encoder.params, tokens, reader.subwords, config.sequences)
     rows = [(name.replace("_", " "), f"{value:,.4f}") for name, value in found.items()]
     if pseudo:
         result = pseudo_perplexity(model, encoder.params, reader.subwords, sentences)

@@ -12,7 +12,7 @@ from ctx_jax.embedding.load import load
 from ctx_jax.embedding.reading import SubwordReader
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.models.transformer import Transformer
-from ctx_jax.text.subwords import CONFIG, FILE, Subwords
+from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.task import saved_vocabulary
 
@@ -45,13 +45,20 @@ def main(arguments: Sequence[str]) -> int:
             allennlp_files.write(options.folder, model, encoder.params, words)
         case Transformer() as model, "model" | "huggingface":
             assert isinstance(encoder.reader, SubwordReader), "a Transformer's run reads subwords"
-            files = [options.run / name for name in (FILE, CONFIG)]
-            entries = special_ids(encoder.reader.subwords)
-            huggingface.write(options.folder, model, encoder.params, config=entries, files=files)
+            subwords, architecture = encoder.reader.subwords, huggingface.kept_architecture(options.run)
+            entries = special_ids(subwords)
+            huggingface.write(options.folder, model, encoder.params, architecture=architecture, config=entries)
+            subwords.save(options.folder, tokenizer_settings(model))
         case model, name:
             raise ValueError(f"--format {name} has no place for a {type(model).__name__}: leave the flag out")
     print(f"{options.run} written to {options.folder}")
     return 0
+
+
+def tokenizer_settings(model: Transformer) -> dict[str, Any]:
+    """What a tokenizer's configuration says of its model: the longest sequence, and whether it reads token types."""
+    names = ["input_ids", *(["token_type_ids"] if model.token_types > 1 else []), "attention_mask"]
+    return {"model_max_length": model.longest, "model_input_names": names}
 
 
 def special_ids(subwords: Subwords) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import tyro
 
 from ctx_jax.data.corpora import resolve
 from ctx_jax.text.sentencepiece_files import SUFFIXES as SENTENCEPIECE
-from ctx_jax.text.sentencepiece_files import read_sentencepiece
+from ctx_jax.text.sentencepiece_files import Layout, read_sentencepiece
 from ctx_jax.text.subword_files import read
 from ctx_jax.text.subword_training import Kind, train
 from ctx_jax.text.subwords import FILE
@@ -37,6 +37,9 @@ class TrainTokenizer:
     minimum_count: int = 2
     """How often a pair must occur to become a token (wordpiece, bpe)."""
 
+    causal: bool = False
+    """For next-token models: nothing is put around a text, and `<|endoftext|>` is the only special token."""
+
     rule: Literal["whitespace", "prose"] = "whitespace"
     """Words as the run will cut them: `whitespace` leaves the text as it is, `prose` cuts punctuation off."""
 
@@ -47,6 +50,10 @@ class TrainTokenizer:
     """Instead of training: the tokenizer to write, a vocab.txt, a vocab.json with merges.txt beside it, a folder, or a
     SentencePiece .model, whose lacking special tokens get new ids at the end."""
 
+    layout: Layout = "plain"
+    """Of a converted .model: `plain` keeps the file's ids; `xlm-r` gives XLM-R's, which are the file's plus one, with
+    `<s> <pad> </s> <unk>` in front and `<mask>` last."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Train and write the tokenizer the command line asks for; 0 when done."""
@@ -55,7 +62,9 @@ def main(arguments: Sequence[str]) -> int:
         raise FileExistsError(f"{options.folder / FILE} exists; name another folder or remove it")
     if options.convert:
         path = Path(options.convert)
-        given = read_sentencepiece(path, add_missing=True) if path.suffix in SENTENCEPIECE else read(path)
+        sentencepiece = path.suffix in SENTENCEPIECE
+        given = read_sentencepiece(path, layout=options.layout, add_missing=True) if sentencepiece else read(path)
+        given = given.bare() if options.causal else given
         given.save(options.folder)
         print(f"tokenizer of {len(given):,} tokens, read from {path}, in {options.folder}")
         return 0
@@ -66,6 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         options.size,
         lowercase=options.lowercase,
         minimum_count=options.minimum_count,
+        causal=options.causal,
     )
     subwords.save(options.folder)
     print(f"{options.kind} tokenizer of {len(subwords):,} tokens, trained on {source.name}, in {options.folder}")

@@ -8,6 +8,11 @@ T = 12; the text's next sentence (label 0), or one of another document (label 1)
     words    [CLS] the  cat  sat  [SEP] two  of    four  is   [SEP] .    .         label 1
     types    0     0    0    0    0     1    1     1     1    1     0    0
 
+With the tokens of a family that puts two ends between (RoBERTa), as its tokenizer's template says:
+
+    words    <s>   the  cat  sat  </s>  </s>  it   slept </s>  .    .    .         label 0
+    types    0     0    0    0    0     0     1    1     1     0    0    0
+
 Letters: B rows, T tokens, U units.
 """
 
@@ -18,12 +23,14 @@ from ctx_jax.data.draws import ONE, draws
 from ctx_jax.data.packing import Rows, blank, cut_units, place
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens, Vocabulary
+from ctx_jax.text.templates import BERT_PAIR, PairLayout
 
 _EPOCHS, _TEXT = 2, 3  # purposes of draws
 
 
 class Pairs:
-    """`begin A end B end`, from stretches of neighbouring sentences of one document.
+    """`begin A end B end`, from stretches of neighbouring sentences of one document; `layout` says how many ends stand
+    between, and what the type of B is.
 
     The text is cut once into stretches that fill a row, or, a share `short` of them, a random part of one; two
     sentences at least where two fit. In each epoch a stretch is split anew at a sentence's end into A and the rest (a
@@ -43,9 +50,17 @@ class Pairs:
         ValueError: next_sentence with fewer than two documents; no stretch of two tokens.
     """
 
-    def __init__(self, tokens: Tokens, vocabulary: Vocabulary, config: SequenceConfig, seed: int) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        vocabulary: Vocabulary,
+        config: SequenceConfig,
+        seed: int,
+        layout: PairLayout = BERT_PAIR,
+    ) -> None:
         self._tokens, self._vocabulary, self._length = tokens, vocabulary, config.length
-        self._kind, self._seed, self._room = config.pairs, seed, config.length - 3
+        self._layout, self._kind, self._seed = layout, config.pairs, seed
+        self._room = max(1, config.length - 2 - layout.separators)
         self._units = cut_units(tokens, self._room)
         bounds, document, first = self._units
         if self._kind == "next_sentence" and len(first) < 3:
@@ -128,15 +143,18 @@ class Pairs:
         ahead, behind = firsts[1] - firsts[0], seconds[1] - seconds[0]
         cells = np.arange(count) * self._length
         place(rows, self._tokens, cells + 1, firsts[0], ahead)
-        place(rows, self._tokens, cells + 2 + ahead, seconds[0], behind)
+        separators = self._layout.separators
+        second = 1 + ahead + separators  # B's first column
+        place(rows, self._tokens, cells + second, seconds[0], behind)
         ids = rows["token_ids"]
         ids[:, 0] = self._vocabulary.begin_id
-        for column in (1 + ahead, 2 + ahead + behind):
+        for column in (*(1 + ahead + end for end in range(separators)), second + behind):
             ids[np.arange(count), column] = self._vocabulary.end_id
         columns = np.arange(self._length, dtype=np.int32)
-        rows["mask"] = columns < (3 + ahead + behind)[:, None]
+        rows["mask"] = columns < (1 + second + behind)[:, None]
         rows["positions"] = np.where(rows["mask"], columns, 0).astype(np.int32)
-        rows["token_types"] = (rows["mask"] & (columns >= (2 + ahead)[:, None])).astype(np.int32)
+        inside = rows["mask"] & (columns >= second[:, None])
+        rows["token_types"] = inside.astype(np.int32) * np.int32(self._layout.second_type)
         return rows
 
 

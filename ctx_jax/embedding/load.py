@@ -1,13 +1,17 @@
 """Files to an encoder: our runs, AllenNLP folders, Hugging Face folders."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+import jax
 
 from ctx_jax.checkpoints import allennlp_files, huggingface
 from ctx_jax.checkpoints.configs import from_json
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.reading import CharacterReader, SubwordReader, VocabularyReader
+from ctx_jax.models import bilm, transformer
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.models.transformer_config import Transformer
 from ctx_jax.text import subword_files
@@ -42,7 +46,8 @@ def load(
     Raises:
       FileNotFoundError: nothing there, a folder of neither kind (the error says what was looked for and what is
         there), a run without a complete checkpoint or without this step.
-      ValueError: a file that is damaged or does not fit the others.
+      ValueError: a file that is damaged or does not fit the others; of parameters that are not those of the config,
+        every one that is missing, extra or of another shape.
     """
     if (path is None) == (options is None and weights is None) or (options is None) != (weights is None):
         raise ValueError("load needs a path, or both options= and weights=")
@@ -88,7 +93,7 @@ def _subword_reader(model: Transformer, subwords: Subwords, folder: Path, rule: 
             f"{folder}: the model counts positions around pad_id={model.pad_id}, its tokenizer pads with "
             f"{subwords.pad_id} ({subwords.special.pad}): they do not belong together"
         )
-    return SubwordReader(subwords, model.longest if model.positions == "learned" else None, rule)
+    return SubwordReader(subwords, model.longest, rule)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -105,7 +110,11 @@ def _config(folder: Path) -> dict[str, Any]:
 def _run(folder: Path, config: dict[str, Any], step: Step) -> Encoder:
     from ctx_jax.checkpoints.runs import RunCheckpoints  # Orbax takes seconds to import, and only runs need it
 
-    model = from_json([BiLM, Transformer], config["model"])
+    try:
+        model: BiLM | Transformer = from_json([BiLM, Transformer], config["model"])
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
+    init = partial(bilm.init, model) if isinstance(model, BiLM) else partial(transformer.init, model)
     with RunCheckpoints(folder / "checkpoints") as checkpoints:
         match step:
             case "best":
@@ -118,7 +127,7 @@ def _run(folder: Path, config: dict[str, Any], step: Step) -> Encoder:
                 raise ValueError(f'step must be "best", "latest" or a number, got {step!r}')
         if number is None:
             raise FileNotFoundError(f"{folder} has no complete checkpoint yet: train it longer, then load it")
-        params = checkpoints.restore_params(number)
+        params = checkpoints.restore_params(number, jax.eval_shape(init, jax.random.key(0)))
     rule = _rule(config)
     if isinstance(model, Transformer):
         return Encoder(model, params, _subword_reader(model, subword_files.read_folder(folder), folder, rule))

@@ -71,7 +71,7 @@ def _checked(model: Transformer, inputs: Mapping[str, Any]) -> dict[str, jax.Arr
         kind = jnp.bool_ if name.endswith("mask") else jnp.integer
         if not jnp.issubdtype(array.dtype, kind):
             raise TypeError(f"{name} must be {'bool' if kind is jnp.bool_ else 'integers'}, got {array.dtype}")
-    if model.positions == "learned" and shape[1] > model.longest and shape[0]:
+    if shape[1] > model.longest and shape[0]:
         raise ValueError(
             f"inputs of {shape[1]} tokens are longer than the {model.longest} the model's positions hold: shorten them"
         )

@@ -89,15 +89,14 @@ def pseudo_perplexity(
 def _gaps(model: Transformer, subwords: Subwords, sentences: Iterable[Sequence[str]], batch: int) -> Iterator[Arrays]:
     """Batches of rows with one masked piece each, all rows of a batch rounded to the same length."""
     waiting: dict[int, list[tuple[np.ndarray, int]]] = defaultdict(list)
-    longest = model.longest if model.positions == "learned" else None
     for number, words in enumerate(sentences):
         ids = subwords.wrap(subwords.of_words([words])[0].ids)
-        if longest is not None and len(ids) > longest:
+        if len(ids) > model.longest:
             raise ValueError(
-                f"sentence {number} has {len(ids)} tokens, the model's positions hold {longest}: split it into "
+                f"sentence {number} has {len(ids)} tokens, the model's positions hold {model.longest}: split it into "
                 "shorter ones"
             )
-        length = rounded(len(ids)) if longest is None else min(rounded(len(ids)), longest)
+        length = min(rounded(len(ids)), model.longest)
         for place in range(len(subwords.before), len(ids) - len(subwords.after)):
             waiting[length].append((ids, place))
             if len(waiting[length]) == batch:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from ctx_jax.text.subwords import BERT, ROBERTA, SpecialTokens, Subwords, surround
+from ctx_jax.text.subwords import Subwords
+from ctx_jax.text.templates import BERT, ROBERTA, SpecialTokens, surround
 
 SUFFIXES = (".model", ".spm")
 Layout = Literal["plain", "xlm-r"]
@@ -64,8 +65,9 @@ def read_sentencepiece(
     lacking = [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]
     if lacking and not add_missing:
         raise ValueError(
-            f"{path} lacks special tokens: {', '.join(lacking)}; call read_sentencepiece with add_missing=True to "
-            "append them to the vocabulary, special= if they have other names, or layout='xlm-r' for XLM-R's file"
+            f"{path} lacks special tokens: {', '.join(lacking)}; `ctx-jax tokenizer FOLDER --convert {path}` writes a "
+            "tokenizer with new ids for them at the end (with --layout xlm-r: XLM-R's ids): give its folder. From "
+            "Python: read_sentencepiece with add_missing=True, layout='xlm-r', or special= if they have other names"
         )
     surround(tokenizer, special, mask_takes_space=True, add_missing=True)
     try:

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from ctx_jax.text.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.text.sentencepiece_files import Layout, read_sentencepiece
-from ctx_jax.text.subwords import BERT, CONFIG, FILE, GPT2, ROBERTA, SpecialTokens, Subwords, surround, template
+from ctx_jax.text.subwords import CONFIG, FILE, Subwords
+from ctx_jax.text.templates import BERT, GPT, GPT2, ROBERTA, SpecialTokens, surround, template
 
 _KEYS = {
     "pad": ("pad_token",),
@@ -50,12 +51,15 @@ def read_folder(folder: str | Path, model_type: str = "") -> Subwords:
     """The tokenizer of a Hugging Face folder: its tokenizer.json, else its vocabulary files.
 
     tokenizer_config.json and special_tokens_map.json name the special tokens, and the first also lower-casing and the
-    like. `model_type` of config.json decides whether a SentencePiece file is laid out as XLM-R's.
+    like. `model_type` of config.json (else the tokenizer's class) tells XLM-R, whose SentencePiece file is laid out in
+    its own way, and GPT, whose only special token is `<unk>`.
     """
     folder = Path(folder)
     settings = _settings(folder)
+    made_by = str(settings.get("tokenizer_class", ""))
+    gpt = model_type == "openai-gpt" or made_by.startswith("OpenAIGPT")
     if (folder / FILE).is_file():
-        return read_tokenizer_json(folder / FILE)
+        return read_tokenizer_json(folder / FILE, _special(settings) or (GPT if gpt else None))
     if (folder / "vocab.txt").is_file():
         return read_wordpiece(
             folder / "vocab.txt",
@@ -64,6 +68,8 @@ def read_folder(folder: str | Path, model_type: str = "") -> Subwords:
             chinese=settings.get("tokenize_chinese_chars", True),
         )
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        if gpt:
+            return read_gpt_bpe(folder / "vocab.json", folder / "merges.txt", special=_special(settings) or GPT)
         return read_byte_bpe(
             folder / "vocab.json",
             folder / "merges.txt",
@@ -72,7 +78,7 @@ def read_folder(folder: str | Path, model_type: str = "") -> Subwords:
         )
     files = sorted(file for file in folder.iterdir() if file.suffix in SENTENCEPIECE)
     if len(files) == 1:
-        xlm_r = model_type == "xlm-roberta" or str(settings.get("tokenizer_class", "")).startswith("XLMRoberta")
+        xlm_r = model_type == "xlm-roberta" or made_by.startswith("XLMRoberta")
         layout: Layout = "xlm-r" if xlm_r else "plain"
         return read_sentencepiece(files[0], layout=layout, special=_special(settings))
     listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
@@ -145,6 +151,36 @@ def read_byte_bpe(
     `add_prefix_space`: whether the first word of a text is cut like those after a space (GPT-2 and RoBERTa: no).
     """
     path, merges = Path(vocabulary), Path(merges)
+    ids, pairs = _bpe_files(path, merges)
+    if special is None:
+        special = GPT2 if ROBERTA.begin not in ids and GPT2.end in ids else ROBERTA
+    tokenizer = _made(lambda: Tokenizer(models.BPE(ids, pairs)), f"{merges} does not fit {path}")
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    tokenizer.decoder = decoders.ByteLevel()
+    if special.begin == special.end:
+        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+        tokenizer.add_special_tokens([token for token in special.roles().values() if token in ids])
+        return _subwords(tokenizer, special, path)
+    return _surrounded(tokenizer, special, path, True)
+
+
+def read_gpt_bpe(vocabulary: str | Path, merges: str | Path, *, special: SpecialTokens = GPT) -> Subwords:
+    """The BPE of the first GPT, of a `vocab.json` and its `merges.txt`: lower-cased letters, a word's end is `</w>`."""
+    path, merges = Path(vocabulary), Path(merges)
+    ids, pairs = _bpe_files(path, merges)
+    tokenizer = _made(
+        lambda: Tokenizer(models.BPE(ids, pairs, unk_token=special.unknown, end_of_word_suffix="</w>")),
+        f"{merges} does not fit {path}",
+    )
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    tokenizer.add_special_tokens([token for token in special.roles().values() if token in ids])
+    return _subwords(tokenizer, special, path)
+
+
+def _bpe_files(path: Path, merges: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Ids of tokens, and the merges in their order."""
     ids = _json(path)
     if not all(isinstance(number, int) for number in ids.values()) or len(set(ids.values())) < len(ids):
         raise ValueError(f"{path}: must give every token an id of its own")
@@ -158,16 +194,7 @@ def read_byte_bpe(
         if absent := [token for token in (*pair, "".join(pair)) if token not in ids]:
             raise ValueError(f"{merges} does not fit {path}: line {number} needs {absent[0]!r}, which has no id")
         pairs.append((pair[0], pair[1]))
-    if special is None:
-        special = GPT2 if ROBERTA.begin not in ids and GPT2.end in ids else ROBERTA
-    tokenizer = _made(lambda: Tokenizer(models.BPE(ids, pairs)), f"{merges} does not fit {path}")
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
-    tokenizer.decoder = decoders.ByteLevel()
-    if special.begin == special.end:
-        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-        tokenizer.add_special_tokens([token for token in special.roles().values() if token in ids])
-        return _subwords(tokenizer, special, path)
-    return _surrounded(tokenizer, special, path, True)
+    return ids, pairs
 
 
 def _made(make: Callable[[], Tokenizer], fault: str) -> Tokenizer:

@@ -1,11 +1,13 @@
 """New subword tokenizers from text, in one pass over it."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from ctx_jax.text.subwords import BERT, ROBERTA, Subwords, surround
+from ctx_jax.text.subwords import Subwords
+from ctx_jax.text.templates import BERT, GPT2, ROBERTA, surround
 
 Kind = Literal["wordpiece", "bpe", "unigram"]
 
@@ -17,6 +19,7 @@ def train(
     *,
     lowercase: bool = False,
     minimum_count: int = 2,
+    causal: bool = False,
 ) -> Subwords:
     """A tokenizer of at most `size` tokens, special tokens included, from sentences read once.
 
@@ -25,13 +28,17 @@ def train(
           NFKC, with RoBERTa's special tokens.
 
     A sentence is a string or a list of words. `minimum_count` is how often a pair must occur to become a token
-    (wordpiece and bpe). The same text gives the same bpe tokenizer; the others differ from training to training in
-    ties and last digits, so keep what was trained.
+    (wordpiece and bpe). `causal`: for next-token models, like GPT-2's: `<|endoftext|>` is the only special token
+    (beside the unknown of wordpiece and unigram), and nothing is put around a text. The same text gives the same bpe
+    tokenizer; the others differ from training to training in ties and last digits, so keep what was trained.
 
     Raises ValueError for text that is empty or has more characters than `size` leaves room for.
     """
     special = BERT if kind == "wordpiece" else ROBERTA
     names = list(special.roles().values()) if kind == "wordpiece" else ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    if causal:
+        special = GPT2 if kind == "bpe" else replace(GPT2, unknown=special.unknown)
+        names = list(dict.fromkeys(special.roles().values()))
     least = len(names) + (len(pre_tokenizers.ByteLevel.alphabet()) if kind == "bpe" else 1)
     if size < least:
         raise ValueError(f"a {kind} tokenizer needs size={least} or more for its special tokens and bytes, got {size}")
@@ -40,7 +47,11 @@ def train(
     tokenizer.train_from_iterator(stream, trainer)
     if not stream.count:
         raise ValueError("no text to train a tokenizer on: every sentence is empty")
-    surround(tokenizer, special, mask_takes_space=kind != "wordpiece")
+    if causal:
+        tokenizer.add_special_tokens(names)
+    else:
+        # Token types of their own for pairs, where RoBERTa's files have none: a model with one type ignores them.
+        surround(tokenizer, special, mask_takes_space=kind != "wordpiece", second_type=1)
     subwords = Subwords(tokenizer, special)
     if len(subwords) > size:
         raise ValueError(

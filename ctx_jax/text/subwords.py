@@ -8,38 +8,19 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from tokenizers import AddedToken, Encoding, Tokenizer, processors
+from tokenizers import Encoding, Tokenizer
+
+from ctx_jax.text.templates import PairLayout, SpecialTokens, pair_layout, template
 
 FILE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """The tokens that are no text, by what they do. `mask` is None where the family has none (GPT-2)."""
-
-    pad: str
-    unknown: str
-    begin: str  # BERT's [CLS]
-    end: str  # BERT's [SEP]
-    mask: str | None
-
-    def roles(self) -> dict[str, str]:
-        """Role to token, the absent mask left out."""
-        given = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {role: token for role, token in given.items() if token is not None}
-
-
-BERT = SpecialTokens("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-ROBERTA = SpecialTokens("<pad>", "<unk>", "<s>", "</s>", "<mask>")
-GPT2 = SpecialTokens("<|endoftext|>", "<|endoftext|>", "<|endoftext|>", "<|endoftext|>", None)
 
 
 class Pieces(NamedTuple):
@@ -149,6 +130,18 @@ class Subwords:
         }
 
     @property
+    def pair_layout(self) -> PairLayout:
+        """How its own template lays two texts; ValueError for one that pairs are not trained with."""
+        return pair_layout(self.tokenizer, self.begin_id, self.end_id)
+
+    def bare(self) -> "Subwords":
+        """The same pieces with nothing put around a text, as a causal model reads it."""
+        if not (self.before or self.after):
+            return self
+        state = json.loads(self.tokenizer.to_str()) | {"post_processor": None}
+        return Subwords(Tokenizer.from_str(json.dumps(state)), self.special)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the tokenizer and its roles, in hexadecimal."""
         # A Unigram score comes back from its file different in the last digit.
@@ -218,8 +211,11 @@ class Subwords:
                 "use the tokenizer the model was trained with, or set the model's vocabulary"
             )
 
-    def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and, for the roles, tokenizer_config.json into `folder`; transformers reads both."""
+    def save(self, folder: str | Path, settings: Mapping[str, Any] | None = None) -> None:
+        """Write tokenizer.json and, for the roles, tokenizer_config.json into `folder`; transformers reads both.
+
+        `settings`: what else the second is to say (`model_max_length`, say).
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         keys = {"pad_token": self.special.pad, "unk_token": self.special.unknown}
@@ -229,6 +225,7 @@ class Subwords:
         if self.special.mask is not None:
             keys["mask_token"] = self.special.mask
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **keys, "clean_up_tokenization_spaces": False}
+        config |= settings or {}
         for name, text in ((CONFIG, json.dumps(config, indent=2) + "\n"), (FILE, self.tokenizer.to_str(pretty=True))):
             partial = folder / f"{name}.partial"
             partial.write_text(text, encoding="utf-8")
@@ -248,40 +245,3 @@ def _rows(found: Sequence[Encoding], lengths: np.ndarray, counts: Sequence[int])
     last = np.fromiter((max(stop - 1, start) for one in found for start, stop in one.offsets), np.int64)
     rows = np.searchsorted(stops - 1, last + np.repeat(begins, sizes), side="right")
     return np.minimum(rows, np.repeat(after - 1, sizes))
-
-
-def template(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(ids before, ids after) that the tokenizer's post-processor puts around one sentence."""
-    count = tokenizer.num_special_tokens_to_add(False)
-    if count == 0:
-        return (), ()
-    one = tokenizer.encode("a", add_special_tokens=True)
-    begin, end = one.ids[0], one.ids[-1]
-    if count == 2:
-        return (begin,), (end,)
-    if count == 1:
-        return ((begin,), ()) if one.special_tokens_mask[0] else ((), (end,))
-    raise ValueError(f"the tokenizer puts {count} special tokens around a sentence; at most one on each side is read")
-
-
-def surround(
-    tokenizer: Tokenizer, special: SpecialTokens, *, mask_takes_space: bool, add_missing: bool = False
-) -> None:
-    """Make the special tokens known and put begin and end around sentences, as the family does for one and for two.
-
-    `[CLS] A [SEP] B [SEP]` with B of type 1 for BERT's tokens, else RoBERTa's `<s> A </s> </s> B </s>`.
-    `mask_takes_space`: the mask swallows the space before it, as a word's first piece does in RoBERTa and kin.
-
-    Raises ValueError naming each token that is not in the vocabulary, unless `add_missing` gives it a new id.
-    """
-    roles = special.roles()
-    lacking = [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]
-    if lacking and not add_missing:
-        raise ValueError(f"the tokenizer lacks special tokens: {', '.join(lacking)}; add each, or name the ones it has")
-    tokenizer.add_special_tokens(
-        [AddedToken(token, lstrip=mask_takes_space and role == "mask") for role, token in roles.items()]
-    )
-    begin, end = special.begin, special.end
-    pair = f"{begin} $A {end} $B:1 {end}:1" if begin == BERT.begin else f"{begin} $A {end} {end} $B {end}"
-    ends = [(token, tokenizer.token_to_id(token)) for token in (begin, end)]
-    tokenizer.post_processor = processors.TemplateProcessing(f"{begin} $A {end}", pair, ends)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ctx_jax.checkpoints import huggingface
 from ctx_jax.checkpoints.digests import write_atomically
 from ctx_jax.data.cache import Sentences, load_sentences
 from ctx_jax.data.tokens import Tokens, cache_tokens
@@ -13,6 +14,7 @@ from ctx_jax.embedding.reading import SubwordReader
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.models.transformer_config import Transformer
 from ctx_jax.text import subword_files, subword_training
+from ctx_jax.text import subwords as subwords_of
 from ctx_jax.text import vocabulary as vocabularies
 from ctx_jax.text.subword_config import TokenizerConfig
 from ctx_jax.text.subwords import Subwords
@@ -20,14 +22,22 @@ from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.bilm import BiLMTask, with_vocabulary
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.devices import is_first_host
-from ctx_jax.training.task import Task, saved_vocabulary
+from ctx_jax.training.task import VOCABULARY, Task, saved_vocabulary
 from ctx_jax.training.transformer import TransformerTask, adapted, first_sentences, fitted
 
 TEXTS = "texts.json"
 
 
+def files_of(model: BiLM | Transformer) -> tuple[str, ...]:
+    """The files of a run directory that say what the model's ids stand for."""
+    return (VOCABULARY,) if isinstance(model, BiLM) else (subwords_of.FILE, subwords_of.CONFIG)
+
+
 def open_task(config: TrainConfig, run_dir: Path, say: Callable[[str], None], *, resumed: bool) -> Task:
-    """The task of a run, its text read and its vocabulary built, or found in the directory of a resumed run."""
+    """The task of a run, its text read and its vocabulary built, or found in the directory of a resumed run.
+
+    Of several hosts only the first one builds and writes; the others must come after it (`devices.first_host_first`).
+    """
     match config.model:
         case BiLM():
             return _open_bilm(config, config.model, run_dir, say, resumed=resumed)
@@ -77,10 +87,11 @@ def _open_transformer(
         given = encoder.reader.subwords
     # The first host's alone: training one twice need not give the same one.
     if not resumed and is_first_host():
-        (given or _subwords(config.tokenizer, train)).save(run_dir)
+        (given or _subwords(config.tokenizer, train, causal=model.causal)).save(run_dir)
+        huggingface.keep_architecture(run_dir, huggingface.kept_architecture(config.init) if config.init else None)
     subwords = subword_files.read_folder(run_dir)
     say(f"tokenizer of {len(subwords):,} tokens")
-    model = fitted(model, config.sequences, subwords)
+    model = fitted(model, config.sequences, subwords, imported=bool(config.init))
 
     def cut(text: Sentences) -> Tokens:
         return cache_tokens(text, subwords, config.data.cache or run_dir / "cache", report=say)
@@ -91,12 +102,16 @@ def _open_transformer(
     )
 
 
-def _subwords(wanted: TokenizerConfig, train: Sentences) -> Subwords:
-    """The tokenizer of a new run: read from the file it is given, or trained on its text."""
+def _subwords(wanted: TokenizerConfig, train: Sentences, *, causal: bool) -> Subwords:
+    """The tokenizer of a new run: read from the file it is given, or trained on its text.
+
+    That of a causal run puts nothing around a text, as its training does not: texts come with an end token between.
+    """
     if wanted.file:
-        return subword_files.read(wanted.file)
+        given = subword_files.read(wanted.file)
+        return given.bare() if causal else given
     return subword_training.train(
-        train, wanted.kind, wanted.size, lowercase=wanted.lowercase, minimum_count=wanted.minimum_count
+        train, wanted.kind, wanted.size, lowercase=wanted.lowercase, minimum_count=wanted.minimum_count, causal=causal
     )
 
 
@@ -112,27 +127,31 @@ def _open_bilm(
 
 def _vocabulary(config: TrainConfig, path: Path, train: Sentences, *, resumed: bool) -> Vocabulary:
     """A resumed run keeps its own; a new one takes the file it is given, or counts words, and keeps a copy."""
-    if resumed:
-        return Vocabulary.read(path)
     data = config.data
-    if data.vocabulary:
-        words = Vocabulary.read(data.vocabulary)
-    else:
-        words = vocabularies.build(train, size=data.vocabulary_size or None, minimum_count=data.minimum_count)
-    write_atomically(path, "".join(f"{word}\n" for word in words.words))
-    return words
+    if not resumed and is_first_host():
+        if data.vocabulary:
+            words = Vocabulary.read(data.vocabulary)
+        else:
+            words = vocabularies.build(train, size=data.vocabulary_size or None, minimum_count=data.minimum_count)
+        write_atomically(path, "".join(f"{word}\n" for word in words.words))
+    return Vocabulary.read(path)
 
 
 def _same_texts(path: Path, texts: dict[str, Sentences | None], *, resumed: bool) -> None:
-    """Refuse to go on with a text that is not the one the run began with: a position in it would mean nothing."""
+    """Refuse to go on with a text that is not the one the run began with: a position in it would mean nothing.
+
+    The other hosts compare theirs with the first one's.
+    """
     found = {split: None if text is None else text.digest for split, text in texts.items()}
-    if not resumed:
+    if not resumed and is_first_host():
         write_atomically(path, json.dumps(found) + "\n")
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    for split, digest in found.items():
-        if before[split] != digest:
-            raise ValueError(
-                f"the {split} text is not the one this run began with: digest {before[split]} then, {digest} now. "
-                "Give the text as it was, or choose another --run-dir"
-            )
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [split for split, digest in found.items() if before[split] != digest]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not what this run wrote ({error!r}): begin anew in another --run-dir") from error
+    for split in changed:
+        raise ValueError(
+            f"the {split} text is not the one this run began with: digest {before[split]} then, {found[split]} now. "
+            "Give the text as it was, or choose another --run-dir"
+        )

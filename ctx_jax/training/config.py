@@ -5,6 +5,7 @@ from typing import Literal
 
 from tyro.conf import AvoidSubcommands
 
+from ctx_jax.checkpoints.run_files import FREE
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.models.bilm import BiLM
@@ -41,7 +42,8 @@ class CheckpointConfig:
     """When the run is saved, and how much of it is kept."""
 
     every: int = 1000
-    """Steps from one checkpoint to the next; one more is written at the end."""
+    """Steps from one checkpoint to the next; one more at the end, where the run is told to stop, and wherever the
+    validation loss is the lowest so far."""
 
     keep: int = 3
     """The latest checkpoints kept; the one with the lowest validation loss is kept besides."""
@@ -52,7 +54,8 @@ class EvaluateConfig:
     """When the validation text is measured."""
 
     every: int = 1000
-    """Steps from one evaluation to the next; one more at the end. 0: none."""
+    """Steps from one evaluation to the next; one more at the end. 0: none. A run told to stop at such a step is
+    evaluated before it is saved."""
 
     sentences: int = 0
     """The most sentences of the validation text that are read each time; 0: all of them."""
@@ -103,10 +106,6 @@ class TrainConfig:
     """Decides initial parameters, order of the text, dropout and sampling."""
 
 
-FREE = ("devices", "checkpoint", "evaluate", "log", "run_dir")
-"""The settings a resumed run may change: they say where and how often, not what is computed."""
-
-
 def check_config(config: TrainConfig) -> None:
     """Refuse settings that no run can follow: ValueError, naming the flag."""
     for flag, value, least in (
@@ -116,9 +115,13 @@ def check_config(config: TrainConfig) -> None:
         ("checkpoint.every", config.checkpoint.every, 1),
         ("checkpoint.keep", config.checkpoint.keep, 1),
         ("evaluate.every", config.evaluate.every, 0),
+        ("evaluate.sentences", config.evaluate.sentences, 0),
         ("log.every", config.log.every, 1),
         ("data.lanes", config.data.lanes, 1),
         ("data.window", config.data.window, 1),
+        ("data.prefetch", config.data.prefetch, 1),
+        ("data.vocabulary-size", config.data.vocabulary_size, 0),
+        ("data.minimum-count", config.data.minimum_count, 1),
     ):
         if value < least:
             raise ValueError(f"--{flag} must be at least {least}, not {value}")
@@ -146,14 +149,21 @@ def labelled(sequences: SequenceConfig) -> bool:
     return sequences.form == "pairs" and sequences.pairs != "none"
 
 
-def check_sequences(model: Transformer, sequences: SequenceConfig) -> None:
-    """ValueError, naming the flags, where a model cannot be trained on such sequences."""
+def check_sequences(model: Transformer, sequences: SequenceConfig, *, imported: bool = False) -> None:
+    """ValueError, naming the flags, where a model cannot be trained on such sequences; of an import, whose shape no
+    flag changes, those of the sequences."""
     if model.head == "none":
         raise ValueError("a Transformer is trained through its vocabulary head: set --model.head transform or direct")
     if model.causal != (sequences.form == "causal"):
         raise ValueError(
-            f"--sequences.form {sequences.form} does not go with --model.causal {model.causal}: next-token targets "
-            "need a causal model, masked ones another"
+            f"--sequences.form {sequences.form} does not go with a model of causal={model.causal}, next-token targets "
+            f"need a causal model, masked ones another: set {'' if imported else '--model.causal, or '}"
+            f"--sequences.form {'causal' if model.causal else 'full'}"
+        )
+    if sequences.form == "pairs" and model.token_types < 2:
+        raise ValueError(
+            f"pairs need two token types, the model has {model.token_types}: set "
+            f"{'' if imported else '--model.token-types 2, or '}--sequences.form full"
         )
     wanted = labelled(sequences)
     if (model.pooler, model.next_sentence) != (wanted, wanted):
@@ -161,8 +171,11 @@ def check_sequences(model: Transformer, sequences: SequenceConfig) -> None:
             f"these sequences {'have labels' if wanted else 'have no label'} for a next-sentence head: set "
             f"--model.pooler and --model.next-sentence to {wanted}, or other --sequences.form and --sequences.pairs"
         )
-    if sequences.form == "pairs" and model.token_types < 2:
-        raise ValueError(f"pairs need two token types, the model has {model.token_types}: set --model.token-types 2")
+    if wanted and model.positions_after_padding:
+        raise ValueError(
+            "labelled pairs need a next-sentence head, for which roberta's files have no place: set "
+            f"{'' if imported else '--model.positions-after-padding False, or '}--sequences.pairs none"
+        )
 
 
 def check_resume(old: TrainConfig, new: TrainConfig, differences: list[tuple[str, object, object]]) -> None:

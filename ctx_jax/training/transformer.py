@@ -21,8 +21,12 @@ from ctx_jax.evaluation.masked import term_means
 from ctx_jax.models import transformer
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.text.subwords import Subwords
+from ctx_jax.text.templates import BERT_PAIR, PairLayout
 from ctx_jax.training.config import check_sequences, labelled
 from ctx_jax.training.task import Batches, Carry, Params, Terms, perplexity
+
+AT_ONCE = 16_384
+"""Tokens of held-out text that each device reads at a time: validation asks for little memory whatever the batch."""
 
 FIXED = 0
 """The seed of the masks and pairs of held-out text, the same in every run."""
@@ -41,16 +45,17 @@ def adapted(wanted: Transformer, imported: Transformer, sequences: SequenceConfi
     )
 
 
-def fitted(model: Transformer, sequences: SequenceConfig, subwords: Subwords) -> Transformer:
+def fitted(model: Transformer, sequences: SequenceConfig, subwords: Subwords, *, imported: bool = False) -> Transformer:
     """The model with the tokenizer's vocabulary and padding; ValueError where they or the sequences do not fit it."""
-    check_sequences(model, sequences)
+    check_sequences(model, sequences, imported=imported)
     if model.vocabulary:
         subwords.check_vocabulary(model.vocabulary, "--model.vocabulary (0 takes the tokenizer's size)")
     model = replace(model, vocabulary=len(subwords), pad_id=subwords.pad_id)
-    if model.positions == "learned" and sequences.length > model.longest:
+    _pair(sequences, subwords)
+    if sequences.length > model.longest:  # rotary ones too: files and readers take max_positions at its word
         raise ValueError(
             f"--sequences.length {sequences.length} is longer than the {model.longest} positions of the model: set "
-            "--model.max-positions, or shorter sequences"
+            f"{'' if imported else '--model.max-positions, or '}a shorter --sequences.length"
         )
     return model
 
@@ -74,7 +79,36 @@ def held_out(tokens: Tokens, subwords: Subwords, model: Transformer, sequences: 
         epochs=1,
         shuffle=False,
         first_position=first_position(model),
+        pair=_pair(sequences, subwords),
     )
+
+
+def _pair(sequences: SequenceConfig, subwords: Subwords) -> PairLayout:
+    """Pairs as the tokenizer itself lays them, so that who reads with it sees what was trained."""
+    return subwords.pair_layout if sequences.form == "pairs" else BERT_PAIR
+
+
+def rows_at_once(sequences: SequenceConfig, devices: int) -> int:
+    """Rows of held-out text that `devices` read at a time, a multiple of their number."""
+    return devices * max(1, min(AT_ONCE // sequences.length, -(-sequences.rows // devices)))
+
+
+def held_out_metrics(
+    model: Transformer,
+    params: Params,
+    tokens: Tokens,
+    subwords: Subwords,
+    sequences: SequenceConfig,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, float]:
+    """`reported` of a text with one fixed mask and without dropout, by the devices given (default: this machine's).
+
+    Masks belong to examples, so that the rows read at a time change nothing but rounding.
+    """
+    devices = devices or jax.local_devices()
+    few = replace(sequences, rows=rows_at_once(sequences, len(devices)))
+    batches = held_out(tokens, subwords, model, few)
+    return reported(term_means(model, params, batches, few.rows, devices=devices))
 
 
 def first_position(model: Transformer) -> int:
@@ -82,9 +116,14 @@ def first_position(model: Transformer) -> int:
     return 1 + (model.pad_id or 0) if model.positions_after_padding else 0
 
 
-def reported(means: dict[str, float], loss: float) -> dict[str, float]:
+SHARES = {"masked": 1.0, "next_token": 1.0, "accuracy": 0.0, "next_sentence": 1.0, "next_sentence_accuracy": 0.0}
+"""The coefficients of the terms; the accuracies are counted, not trained on."""
+
+
+def reported(means: dict[str, float]) -> dict[str, float]:
     """Metrics of the terms' means: loss, perplexity of the tokens, accuracy, and the pair's where there is one."""
     name = "masked" if "masked" in means else "next_token"
+    loss = sum(share * means[term] for term, share in SHARES.items() if share and term in means)
     found = {"loss": loss, "perplexity": perplexity(means[name]), "accuracy": means["accuracy"]}
     if "next_sentence" in means:
         found |= {f"{name}_loss": means[name], "next_sentence_loss": means["next_sentence"]}
@@ -108,9 +147,10 @@ class TransformerTask:
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """The accuracies are counted, not trained on."""
-        shares = {"next_token" if self.model.causal else "masked": 1.0, "accuracy": 0.0}
-        return shares | ({"next_sentence": 1.0, "next_sentence_accuracy": 0.0} if labelled(self.sequences) else {})
+        """`SHARES` of the terms that the model and its sequences have."""
+        terms = ["next_token" if self.model.causal else "masked", "accuracy"]
+        terms += ["next_sentence", "next_sentence_accuracy"] if labelled(self.sequences) else []
+        return {name: SHARES[name] for name in terms}
 
     @property
     def rows(self) -> int:
@@ -159,6 +199,7 @@ class TransformerTask:
             rows=slice(first, first + count),
             shuffle=self.shuffle,
             first_position=first_position(self.model),
+            pair=_pair(config, self.subwords),
         )
 
     def tokens(self, arrays: dict[str, np.ndarray]) -> int:
@@ -167,14 +208,13 @@ class TransformerTask:
 
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Loss, perplexity of the predicted tokens, accuracy."""
-        return reported(means, sum(share * means[name] for name, share in self.coefficients.items() if share))
+        return reported(means)
 
     def evaluate(self, params: Params, devices: Sequence[jax.Device]) -> dict[str, float] | None:
         """The same of the validation text, with one fixed mask and without dropout."""
         if self.valid is None:
             return None
-        batches = held_out(self.valid, self.subwords, self.model, self.sequences)
-        return self.metrics(term_means(self.model, params, batches, self.rows, devices=devices))
+        return held_out_metrics(self.model, params, self.valid, self.subwords, self.sequences, devices)
 
     def flops_per_token(self) -> float:
         """6 for each weight of a matrix product that a token meets, 12 T D a layer for attention over all of a row.
