@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, processors
 from ctx_jax.cli import main
 from ctx_jax.text.sentencepiece_files import read_sentencepiece
 from ctx_jax.text.subword_files import read, read_byte_bpe, read_folder, read_tokenizer_json, read_wordpiece
-from ctx_jax.text.subword_training import Kind, train
+from ctx_jax.text.subword_training import train
 from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.templates import BERT, BERT_PAIR, GPT, ROBERTA, PairLayout, SpecialTokens
 
