@@ -14,17 +14,17 @@ from ctx_jax.text.characters import WordEncoder, char_ids, encode_marker, encode
 SENTENCES = [["the", "cat"], [], ["", "日本語", "x" * 80, "."]]
 
 
-def test_training_ids_are_the_originals(shared: Path) -> None:
-    golden = json.loads((shared / "fixtures/elmo/packing/ids_and_packing.json").read_text())
-    expected = np.array(golden["train_char_ids_no_offset"])
-    width = golden["max_word_length"]
-    np.testing.assert_array_equal([encode_word(word, width) for word in golden["words"]], expected)
-    np.testing.assert_array_equal(WordEncoder(width)(golden["words"]), expected)
+def test_training_ids_are_the_originals(golden: Path) -> None:
+    pinned = json.loads((golden / "packing" / "ids_and_packing.json").read_text())
+    expected = np.array(pinned["train_char_ids_no_offset"])
+    width = pinned["max_word_length"]
+    np.testing.assert_array_equal([encode_word(word, width) for word in pinned["words"]], expected)
+    np.testing.assert_array_equal(WordEncoder(width)(pinned["words"]), expected)
 
 
 @pytest.mark.parametrize("case", ["emb_relu_skip_clip", "emb_tanh_noskip"])
-def test_inference_ids_are_the_originals(shared: Path, case: str) -> None:
-    folder = shared / "fixtures/elmo" / case
+def test_inference_ids_are_the_originals(golden: Path, case: str) -> None:
+    folder = golden / case
     width = json.loads((folder / "options.json").read_text())["char_cnn"]["max_characters_per_token"]
     batches = json.loads((folder / "batches.json").read_text())
     with h5py.File(folder / "expected.hdf5") as expected:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,23 @@ def tiny() -> tuple[BiLM, Any, Vocabulary]:
 
 
 @pytest.fixture(scope="module")
-def original(shared: Path) -> tuple[BiLM, Any, Vocabulary, list[list[str]], dict[str, Any]]:
+def original(golden: Path) -> tuple[BiLM, Any, Vocabulary, list[list[str]], dict[str, Any]]:
     """The original trainer's weights after its last step, and what its own test printed for them."""
-    folder = shared / "fixtures" / "elmo" / "train_char_skip"
-    vocabulary = Vocabulary.read(folder / "vocab.txt")
+    folder = golden / "train_char_skip"
     model = allennlp.model_from_options(json.loads((folder / "options.json").read_text()))
     arrays: dict[str, np.ndarray] = {}
     with h5py.File(folder / "trace.hdf5") as file:
         group = file["params_after_step11"]
         group.visititems(lambda name, item: arrays.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
-    sentences = [line.split() for line in (folder / "heldout.txt").read_text().splitlines()]
+    # The held-out text travels as ids: its words are put together from their characters, all others get a number.
+    with np.load(folder / "heldout.npz") as heldout:
+        ids, lengths = heldout["ids"].tolist(), heldout["lengths"].tolist()
+        words = [bytes(row[row < 256].astype(np.uint8)).decode() for row in heldout["characters"]]
+    known = dict(enumerate(WORDS[:3])) | {number: word for number, word in zip(ids, words, strict=True) if number > 2}
+    vocabulary = Vocabulary(tuple(known.get(number, f"#{number}") for number in range(model.vocabulary)))
+    assert vocabulary.ids(words).tolist() == ids
+    remaining = iter(words)
+    sentences = [list(islice(remaining, length)) for length in lengths]
     expected = json.loads((folder / "eval.json").read_text())["by_batch_size"]
     return model, allennlp.params_from_arrays(model, arrays), vocabulary, sentences, expected
 
@@ -163,7 +171,7 @@ def test_errors_say_what_to_change(tiny: Any) -> None:
     with pytest.raises(ValueError, match="at least one sentence"):
         perplexity(*tiny, [], devices=ONE)
     with pytest.raises(ValueError, match="batch and a window of at least 1"):
-        perplexity(*tiny, TEXT, batch=0)
+        perplexity(*tiny, TEXT, batch=-1)
     with pytest.raises(ValueError, match="vocabulary the model was trained with"):
         perplexity(model, params, Vocabulary(tuple(WORDS[:-1])), TEXT)
     with pytest.raises(TypeError, match="list of words"):

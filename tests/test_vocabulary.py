@@ -58,13 +58,13 @@ def test_build_refuses_what_leaves_no_words() -> None:
         build([["a"]], size=None, minimum_count=2)
 
 
-def test_ids_are_the_originals(shared: Path) -> None:
-    golden = json.loads((shared / "fixtures/elmo/packing/ids_and_packing.json").read_text())
-    vocabulary = Vocabulary(tuple(golden["vocab"]))
-    ids = vocabulary.ids(golden["words"])
+def test_ids_are_the_originals(golden: Path) -> None:
+    pinned = json.loads((golden / "packing" / "ids_and_packing.json").read_text())
+    vocabulary = Vocabulary(tuple(pinned["vocab"]))
+    ids = vocabulary.ids(pinned["words"])
     assert ids.dtype == np.int32
-    assert ids.tolist() == golden["word_ids"]
-    assert [vocabulary.id(word) for word in golden["words"]] == golden["word_ids"]
+    assert ids.tolist() == pinned["word_ids"]
+    assert [vocabulary.id(word) for word in pinned["words"]] == pinned["word_ids"]
 
 
 def test_reads_the_originals_file(shared: Path) -> None:

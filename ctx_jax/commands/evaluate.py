@@ -33,7 +33,7 @@ class Evaluate:
 
     files: tyro.conf.Positional[tuple[str, ...]]
     """Text, read as the run's own was: files or globs (plain, .gz or .xz), or a corpus by name as in --data.valid,
-    of which the validation split is taken."""
+    of which the validation split is taken (`python-docs:test` takes the one that no training ever looked at)."""
 
     protocol: Protocol = "sentence"
     """Of a biLM. `sentence`: each sentence from a zero state. `stream`: one lane in the text's order, state carried
@@ -42,8 +42,9 @@ class Evaluate:
     step: Literal["best", "latest"] | int = "best"
     """Which checkpoint: of the lowest validation loss, the last one, or a step's number."""
 
-    batch: int = 64
-    """Of a biLM: sentences at a time; with protocol bilm-tf its number of lanes, which changes the result."""
+    batch: int = 0
+    """Of a biLM: sentences at a time, 0 for 64; with protocol bilm-tf its lanes, whose number changes the result, 0 for
+    the original's 256."""
 
     per_sentence: Path | None = None
     """Of a biLM: a file for the log probabilities of each sentence, one JSON object a line (not with bilm-tf)."""

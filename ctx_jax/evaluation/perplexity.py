@@ -18,6 +18,8 @@ from ctx_jax.text.vocabulary import Vocabulary
 Protocol = Literal["sentence", "stream", "bilm-tf"]
 # Steps a call, which no number depends on: short where lanes end with their sentences, long where one lane goes on.
 WINDOWS: dict[str, int] = {"sentence": 16, "stream": 128, "bilm-tf": 16}
+LANES = 64
+ORIGINAL_LANES = 256  # of bilm-tf's own test, whose number depends on it
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def perplexity(
     sentences: Iterable[Sequence[str]],
     *,
     protocol: Protocol = "sentence",
-    batch: int = 64,
+    batch: int = 0,
     window: int = 0,
     devices: Sequence[jax.Device] | None = None,
 ) -> Perplexity:
@@ -60,8 +62,9 @@ def perplexity(
     - `bilm-tf`: the test of the original trainer in `batch` lanes. It stops as soon as a lane finds no sentence, so
       part of the text goes uncounted, and the number depends on `batch`.
 
-    `window` is the steps of one call, 0 for a good one; `devices` share the lanes (default: all of this machine;
-    their count is lowered until it divides the lanes). Memory does not grow with the text.
+    `batch` 0 is the original's 256 lanes with `bilm-tf` and 64 otherwise. `window` is the steps of one call, 0 for a
+    good one; `devices` share the lanes (default: all of this machine; their count is lowered until it divides the
+    lanes). Memory does not grow with the text, but for `bilm-tf`'s one number a step.
 
     Raises ValueError for a text without sentences, or with too few for `bilm-tf` to fill its lanes once.
     """
@@ -70,24 +73,31 @@ def perplexity(
             model, params, vocabulary, sentences, protocol=protocol, batch=batch, window=window, devices=devices
         )
         return summarize(scores, protocol)
+    batch = batch or ORIGINAL_LANES
     scorer = Scorer(model, params, rows=batch, window=window or WINDOWS[protocol], devices=devices)
-    steps = list(by_step(scorer, Encoder(model, vocabulary), sentences))
-    if not steps:
+    forward = backward = 0.0
+    unknown = 0
+    batches: list[float] = []
+    for step in by_step(scorer, Encoder(model, vocabulary), sentences):
+        forward += step.forward
+        backward += step.backward
+        unknown += step.unknown
+        batches.append(_exp(0.5 * (step.forward + step.backward)))
+    if not batches:
         raise ValueError(
             f"protocol bilm-tf fills {batch} lanes with a sentence each, and the text has fewer: no batch is complete. "
             "Set a smaller batch (--batch), or take protocol sentence, which counts every token"
         )
-    forward = math.fsum(step.forward for step in steps) / len(steps)
-    backward = math.fsum(step.backward for step in steps) / len(steps)
-    tokens = batch * len(steps)
+    forward, backward = forward / len(batches), backward / len(batches)
+    tokens = batch * len(batches)
     return Perplexity(
         protocol,
         0.5 * (forward + backward),
         _exp(forward),
         _exp(backward),
         tokens,
-        sum(step.unknown for step in steps) / tokens,
-        tuple(_exp(0.5 * (step.forward + step.backward)) for step in steps),
+        unknown / tokens,
+        tuple(batches),
     )
 
 
@@ -98,7 +108,7 @@ def sentence_scores(
     sentences: Iterable[Sequence[str]],
     *,
     protocol: Literal["sentence", "stream"] = "sentence",
-    batch: int = 64,
+    batch: int = 0,
     window: int = 0,
     devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[SentenceScore]:
@@ -110,7 +120,8 @@ def sentence_scores(
     encode = Encoder(model, vocabulary)
     match protocol:
         case "sentence":
-            scorer = Scorer(model, params, rows=batch, window=window or WINDOWS[protocol], devices=devices)
+            rows = batch or LANES
+            scorer = Scorer(model, params, rows=rows, window=window or WINDOWS[protocol], devices=devices)
             return by_sentence(scorer, encode, sentences)
         case "stream":
             scorer = Scorer(model, params, rows=1, window=window or WINDOWS[protocol], devices=devices)
