@@ -86,7 +86,13 @@ def test_more_context_helps_on_a_markov_chain_and_nudged_weights_do_not() -> Non
 
 def test_the_cap_bounds_what_is_read() -> None:
     model = ngrams.fit_ngram(itertools.repeat([3, 4, 5]), 6, begin=BEGIN, end=END, max_tokens=400)
-    assert sum(model.counts[0]) == 400
+    assert sum(model.counts[0]) == model.tokens == 400
+    assert model.cut
+    whole = ngrams.fit_ngram([[3, 4, 5]] * 100, 6, begin=BEGIN, end=END, max_tokens=400)
+    assert (whole.tokens, whole.cut) == (400, False)
+    np.testing.assert_array_equal(whole.weights, model.weights)
+    arrays = ngrams.fit_ngram([np.array([3, 4, 5], np.int32)] * 100, 6, begin=BEGIN, end=END)
+    assert arrays.perplexity([np.array([3, 4], np.int32)]) == whole.perplexity([[3, 4]])
 
 
 def test_errors_say_what_is_missing() -> None:

@@ -5,7 +5,7 @@ Letters: V vocabulary, N tokens (targets).
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,11 +27,17 @@ class Ngram:
     history_keys: tuple[np.ndarray, ...]
     history_counts: tuple[np.ndarray, ...]
     weights: np.ndarray  # [order, BUCKETS], share of the maximum-likelihood estimate at each order
+    cut: bool = False  # whether there were more sentences than it was fitted on
 
     @property
     def order(self) -> int:
         """1 for a unigram model, 3 for a trigram model."""
         return len(self.keys)
+
+    @property
+    def tokens(self) -> int:
+        """Targets it was fitted on: words, <UNK> and </S>."""
+        return int(self.counts[0].sum())
 
     def probabilities(self, grams: np.ndarray) -> np.ndarray:
         """p(last word | the words before it) of each row of `grams`, int [N, order] -> float64 [N].
@@ -45,7 +51,7 @@ class Ngram:
             result = share * estimate + (1.0 - share) * result
         return result
 
-    def perplexity(self, sentences: Iterable[Sequence[int]]) -> float:
+    def perplexity(self, sentences: Iterable[Sequence[int] | np.ndarray]) -> float:
         """exp of the mean nats a target in the forward direction; every word, <UNK> and </S> count."""
         nats, tokens = 0.0, 0
         for grams in _chunks(sentences, self.order, self.begin, self.end):
@@ -57,7 +63,7 @@ class Ngram:
 
 
 def fit_ngram(
-    sentences: Iterable[Sequence[int]],
+    sentences: Iterable[Sequence[int] | np.ndarray],
     size: int,
     *,
     begin: int,
@@ -70,7 +76,8 @@ def fit_ngram(
     `sentences` are vocabulary ids without markers; `begin` and `end` the ids of <S> and </S>; `size` is V.
     The weights `a`, one per order and per power of two of the history's count, are fitted by expectation
     maximisation on every tenth sentence with counts from the others; the counts of the model returned are those of
-    all sentences. Sentences after the first `max_tokens` targets are not read, which bounds memory.
+    all sentences. Sentences after the first `max_tokens` targets are not read, which bounds memory; the model's `cut`
+    says whether there were any.
     Source: Jelinek and Mercer 1980; buckets as in Chen and Goodman 1999, section 2.3.
     """
     if not 1 <= order <= 3:
@@ -80,7 +87,8 @@ def fit_ngram(
     fitting: list[np.ndarray] = []
     held_out: list[np.ndarray] = []
     tokens = 0
-    for index, sentence in enumerate(sentences):
+    remaining = iter(sentences)
+    for index, sentence in enumerate(remaining):
         (held_out if index % HELD_OUT == HELD_OUT - 1 else fitting).append(_grams(sentence, order, begin, end))
         tokens += len(sentence) + 1
         if tokens >= max_tokens:
@@ -92,15 +100,17 @@ def fit_ngram(
         )
     rest, kept = np.concatenate(fitting), np.concatenate(held_out)
     weights = _fit_weights(_count(rest, size, begin, end, np.zeros((order, BUCKETS))), kept)
-    return _count(np.concatenate([rest, kept]), size, begin, end, weights)
+    whole = _count(np.concatenate([rest, kept]), size, begin, end, weights)
+    return replace(whole, cut=next(remaining, None) is not None)
 
 
-def _grams(sentence: Sequence[int], order: int, begin: int, end: int) -> np.ndarray:
-    padded = np.asarray([begin] * (order - 1) + list(sentence) + [end], np.int32)
+def _grams(sentence: Sequence[int] | np.ndarray, order: int, begin: int, end: int) -> np.ndarray:
+    padded = np.full(len(sentence) + order, begin, np.int32)
+    padded[order - 1 : -1], padded[-1] = sentence, end
     return np.lib.stride_tricks.sliding_window_view(padded, order)
 
 
-def _chunks(sentences: Iterable[Sequence[int]], order: int, begin: int, end: int) -> Iterable[np.ndarray]:
+def _chunks(sentences: Iterable[Sequence[int] | np.ndarray], order: int, begin: int, end: int) -> Iterable[np.ndarray]:
     waiting: list[np.ndarray] = []
     for sentence in sentences:
         waiting.append(_grams(sentence, order, begin, end))

@@ -146,18 +146,23 @@ class BiLMTask:
         """What counting reaches on the same split, and one word in two sentences."""
         if self.valid is None:
             return
-        valid = [self.vocabulary.ids(words).tolist() for words in self._valid()]
         size, begin, end = len(self.vocabulary), self.vocabulary.begin, self.vocabulary.end
         for order, name in ((1, "unigram"), (3, "interpolated trigram")):
-            train = (self.vocabulary.ids(self.train[index]).tolist() for index in range(len(self.train)))
+            train = (self.vocabulary.ids(self.train[index]) for index in range(len(self.train)))
             try:
                 ngram = fit_ngram(train, size, begin=begin, end=end, order=order)
             except ValueError as reason:  # a text too short to be counted does not make the run a failure
                 say(f"no {name} model to compare with: {reason}")
                 continue
-            say(f"validation perplexity of the {name} model: {ngram.perplexity(valid):,.2f}")
-        unknown = sum(ids.count(self.vocabulary.unknown) for ids in valid)
-        say(f"<UNK> among the validation targets: {unknown / sum(len(ids) + 1 for ids in valid):.2%}")
+            part = f" (fitted on the first {ngram.tokens:,} words)" if ngram.cut else ""
+            found = ngram.perplexity(map(self.vocabulary.ids, self._valid()))
+            say(f"validation perplexity of the {name} model{part}: {found:,.2f}")
+        unknown = targets = 0
+        for words in self._valid():
+            ids = self.vocabulary.ids(words)
+            unknown += int(np.count_nonzero(ids == self.vocabulary.unknown))
+            targets += len(ids) + 1
+        say(f"<UNK> among the validation targets: {unknown / targets:.2%}")
         say(show_neighbours(self._encoder(params), list(islice(self._valid(), SHOWN))))
 
     def _valid(self) -> Iterator[Sequence[str]]:
