@@ -10,10 +10,12 @@ import pytest
 
 from ctx_jax import losses
 from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.commands.train import find, load
 from ctx_jax.data.phases import Phases
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens, tokens_of
+from ctx_jax.embedding.subwords import embed_transformer
 from ctx_jax.evaluation.masked import pseudo_perplexity
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.text.subword_config import TokenizerConfig
@@ -31,7 +33,7 @@ from ctx_jax.training.devices import Devices
 from ctx_jax.training.loop import train
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.step import State, initial_state, make_step
-from ctx_jax.training.transformer import TransformerTask, first_sentences, fitted, held_out
+from ctx_jax.training.transformer import TransformerTask, first_sentences, fitted, held_out, rows_at_once
 
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "ran", "saw", "under", "over", "table", "house", "tree", "."]
 PAIRS = SequenceConfig("pairs", length=16, rows=8, rate=0.3)
@@ -183,6 +185,52 @@ def test_two_phases_hold_as_many_tokens_and_positions_find_either(subwords: Subw
         source.seek({"epoch": np.zeros(8), "index": np.zeros(8)})
 
 
+def test_of_an_import_other_sequences_are_asked_for(subwords: Subwords) -> None:
+    """No flag changes the shape of an import, so that none is named."""
+    size = len(subwords)
+    for model, config, said in (
+        (replace(PLAIN, causal=True), PHASED, "set --sequences.form causal"),
+        (PLAIN, replace(PHASED, form="causal"), "set --sequences.form full"),
+        (replace(MODEL, token_types=1), PAIRS, "set --sequences.form full"),
+        (replace(MODEL, positions_after_padding=True), PAIRS, "set --sequences.pairs none"),
+        (replace(PLAIN, max_positions=15), PHASED, "set a shorter --sequences.length"),
+    ):
+        with pytest.raises(ValueError, match=said) as error:
+            fitted(replace(model, vocabulary=size), config, subwords, imported=True)
+        assert "--model" not in str(error.value)
+
+
+def test_sequences_longer_than_rotary_positions_are_refused_too(subwords: Subwords) -> None:
+    rotary = replace(PLAIN, positions="rotary", max_positions=15, token_types=0)
+    with pytest.raises(ValueError, match=r"length 16 is longer than the 15 positions .*--model\.max-positions"):
+        fitted(rotary, PHASED, subwords)
+    with pytest.raises(ValueError, match="positions hold 15"):
+        pseudo_perplexity(rotary, {}, subwords, [["cat"] * 14])
+    inputs = {"token_ids": np.zeros((1, 16), np.int32), "token_mask": np.ones((1, 16), bool)}
+    with pytest.raises(ValueError, match="longer than the 15"):
+        embed_transformer(replace(rotary, vocabulary=len(subwords)), {}, inputs)
+
+
+def test_held_out_text_is_read_in_few_rows_whatever_the_batch(
+    subwords: Subwords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("roberta_base", "bert_large", "modern_base"):
+        config, _ = load(find(name))
+        assert config.sequences is not None
+        for devices in (1, 8):
+            rows = rows_at_once(config.sequences, devices)
+            assert rows % devices == 0 and devices <= rows <= 32 * devices and rows < config.sequences.rows
+    assert [rows_at_once(PHASED, devices) for devices in (1, 3, 8, 16)] == [8, 9, 8, 16]
+    task = task_of(subwords)
+    params = jax.jit(task.init)(jax.random.key(0))
+    whole = task.evaluate(params, jax.devices()[:1])
+    monkeypatch.setattr("ctx_jax.training.transformer.AT_ONCE", 48)  # three rows of 16 tokens instead of eight
+    assert rows_at_once(task.sequences, 1) == 3
+    few = task.evaluate(params, jax.devices()[:1])
+    assert whole is not None and few is not None and whole.keys() == few.keys()
+    np.testing.assert_allclose([*few.values()], [*whole.values()], rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_held_out_text_is_measured_with_one_mask_on_any_devices(subwords: Subwords) -> None:
     task = task_of(subwords)
@@ -251,9 +299,13 @@ def test_flops_of_bert_base_are_those_of_the_literature(subwords: Subwords) -> N
         ({"sequences": None}, "needs sequences"),
         ({"model": replace(PLAIN, causal=True)}, "--sequences.form full"),
         ({"model": replace(PLAIN, head="none")}, "--model.head"),
-        ({"model": MODEL}, "--model.next-sentence to False"),
-        ({"sequences": PAIRS}, "--model.next-sentence to True"),
-        ({"sequences": PAIRS, "model": replace(MODEL, token_types=0)}, "--model.token-types 2"),
+        ({"model": MODEL}, "--model.no-next-sentence"),
+        ({"sequences": PAIRS}, "--model.pooler --model.next-sentence"),
+        ({"sequences": PAIRS, "model": replace(MODEL, token_types=0)}, "--model.token-types 2, or --sequences.form"),
+        (
+            {"sequences": PAIRS, "model": replace(MODEL, positions_after_padding=True)},
+            "roberta.* --sequences.pairs none",
+        ),
         ({"steps": 2}, "--sequences.first-steps 2"),
     ],
 )

@@ -58,7 +58,8 @@ class EvaluateConfig:
     evaluated before it is saved."""
 
     sentences: int = 0
-    """The most sentences of the validation text that are read each time; 0: all of them."""
+    """The most sentences of the validation text that are read each time; 0: all of them. Losses of other sentences do
+    not compare, and the best checkpoint is chosen by them: leave it as it is when a run goes on."""
 
 
 @dataclass(frozen=True)
@@ -152,29 +153,34 @@ def labelled(sequences: SequenceConfig) -> bool:
 def check_sequences(model: Transformer, sequences: SequenceConfig, *, imported: bool = False) -> None:
     """ValueError, naming the flags, where a model cannot be trained on such sequences; of an import, whose shape no
     flag changes, those of the sequences."""
+
+    def either(flag: str) -> str:
+        return "" if imported else f"--model.{flag}, or "
+
     if model.head == "none":
         raise ValueError("a Transformer is trained through its vocabulary head: set --model.head transform or direct")
     if model.causal != (sequences.form == "causal"):
         raise ValueError(
             f"--sequences.form {sequences.form} does not go with a model of causal={model.causal}, next-token targets "
-            f"need a causal model, masked ones another: set {'' if imported else '--model.causal, or '}"
+            f"need a causal model, masked ones another: set {either('no-causal' if model.causal else 'causal')}"
             f"--sequences.form {'causal' if model.causal else 'full'}"
         )
     if sequences.form == "pairs" and model.token_types < 2:
         raise ValueError(
             f"pairs need two token types, the model has {model.token_types}: set "
-            f"{'' if imported else '--model.token-types 2, or '}--sequences.form full"
+            f"{either('token-types 2')}--sequences.form full"
         )
     wanted = labelled(sequences)
     if (model.pooler, model.next_sentence) != (wanted, wanted):
+        no = "" if wanted else "no-"
         raise ValueError(
             f"these sequences {'have labels' if wanted else 'have no label'} for a next-sentence head: set "
-            f"--model.pooler and --model.next-sentence to {wanted}, or other --sequences.form and --sequences.pairs"
+            f"--model.{no}pooler --model.{no}next-sentence, or other --sequences.form and --sequences.pairs"
         )
     if wanted and model.positions_after_padding:
         raise ValueError(
             "labelled pairs need a next-sentence head, for which roberta's files have no place: set "
-            f"{'' if imported else '--model.positions-after-padding False, or '}--sequences.pairs none"
+            f"{either('no-positions-after-padding')}--sequences.pairs none"
         )
 
 
