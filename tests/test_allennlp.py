@@ -267,7 +267,7 @@ def test_nothing_is_written_over_or_by_halves(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="not empty"):
         allennlp_files.write(tmp_path / "full", TINY, params)
     with pytest.raises(UnicodeEncodeError):
-        allennlp_files.write(tmp_path / "half", TINY, params, ["\ud800"])
+        allennlp_files.write(tmp_path / "half", TINY, params, ["<S>", "</S>", "<UNK>", "\ud800"])
     with pytest.raises(ValueError, match="LSTM cells"):
         allennlp_files.write(tmp_path / "half", BiLM(**(vars(TINY) | {"cell": "gru"})), params)
     assert [path.name for path in tmp_path.iterdir()] == ["full"]

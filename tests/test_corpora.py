@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from ctx_jax.commands.train import find, load
 from ctx_jax.data import python_docs
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.corpora import PythonDocs, TextFiles, resolve, source_of
 from ctx_jax.data.text_files import list_files, read_lines
+from ctx_jax.text.vocabulary import build
 
 
 def _read(spec: str | Path, **settings: Any) -> list[list[str]]:
@@ -126,6 +128,11 @@ def test_where_validation_text_comes_from(tmp_path: Path) -> None:
     assert isinstance(given, TextFiles)
     assert given.files == (path,)
     assert source_of(DataConfig(train=str(path), valid="python-docs"), "valid") == PythonDocs("valid")
+    assert source_of(DataConfig(valid="python-docs:test"), "valid") == PythonDocs("test")
+    with pytest.raises(ValueError, match="splits train, valid and test, not 'tset'"):
+        resolve("python-docs:tset", "valid")
+    with pytest.raises(ValueError, match="write python-docs"):
+        source_of(DataConfig(train="python-docs:test"), "train")
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +149,12 @@ def test_the_embedded_corpus_is_large_split_and_without_duplicates(docs: dict[st
     assert counts["train"].total() > 0.85 * sum(count.total() for count in counts.values())
     sentences = [" ".join(sentence).lower() for stream in docs.values() for sentence in stream if sentence]
     assert len(set(sentences)) == len(sentences)
-    unknown = sum(count for word, count in counts["valid"].items() if word not in counts["train"])
-    assert unknown <= 0.05 * counts["valid"].total()
+    # With the vocabulary of the quickstart, which prints this share of <UNK> when it ends: 4.94 % on Python 3.11.7.
+    settings = load(find("quickstart"))[0].data
+    assert settings.train == "python-docs" and not settings.vocabulary
+    known = build(docs["train"], size=settings.vocabulary_size or None, minimum_count=settings.minimum_count)
+    targets = counts["valid"].total() + sum(1 for sentence in docs["valid"] if sentence)
+    assert sum(count for word, count in counts["valid"].items() if word not in known) <= 0.05 * targets
     assert counts["train"].most_common(1)[0][0] in {"the", "."}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ctx_jax.checkpoints.allennlp import arrays_from_params, model_from_options, options_from_model, params_from_arrays
 from ctx_jax.models.bilm import BiLM
+from ctx_jax.text.vocabulary import Vocabulary
 
 _HDF5 = (".hdf5", ".h5", ".hdf")
 
@@ -79,7 +80,7 @@ def write(folder: Path | str, model: BiLM, params: Mapping[str, Any], words: Seq
         if softmax:
             _write_hdf5(partial / "softmax.hdf5", softmax)
         if words:
-            (partial / "vocabulary.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+            Vocabulary(tuple(words)).write(partial / "vocabulary.txt")
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

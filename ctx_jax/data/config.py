@@ -14,8 +14,8 @@ class DataConfig:
     (plain, .gz or .xz), or `tfds:NAME[/CONFIG][:SPLIT]`."""
 
     valid: str = ""
-    """Validation text, written like `train`. Empty: the corpus' own validation split; text files have none, so that
-    without it there is no evaluation during training."""
+    """Validation text, written like `train`, or `python-docs:SPLIT`. Empty: the corpus' own validation split; text
+    files have none, so that without it there is no evaluation during training."""
 
     rule: Literal["whitespace", "prose"] = "whitespace"
     """How a sentence becomes words: `whitespace` for text that is already tokenized, `prose` for raw English
@@ -32,7 +32,8 @@ class DataConfig:
     U+FFFD in their place and goes on."""
 
     vocabulary: str = ""
-    """A vocabulary file as bilm-tf writes it, one word a line, most frequent first. Empty: built from `train`."""
+    """A vocabulary file as bilm-tf writes it, one word a line, most frequent first; `vocabulary_size` and
+    `minimum_count` play no part then. Empty: built from `train`."""
 
     vocabulary_size: int = 0
     """The most words a built vocabulary may hold, `<S>`, `</S>` and `<UNK>` included. 0: no limit."""

@@ -122,16 +122,21 @@ def resolve(
 ) -> Source:
     """The source that a spec names.
 
-    `python-docs` and `tfds:NAME[/CONFIG]` read their own `split` (`tfds:NAME:SPLIT` reads that one, whatever `split`
-    says); file paths and globs, separated by commas, have no splits.
+    `python-docs` and `tfds:NAME[/CONFIG]` read their own `split` (`python-docs:SPLIT` and `tfds:NAME:SPLIT` read that
+    one, whatever `split` says); file paths and globs, separated by commas, have no splits.
 
     Raises:
         FileNotFoundError: a glob that matches nothing, or a set that is not prepared.
         ValueError: an empty spec, or a set without such a split or a text.
     """
     reading = Reading(rule, sentences, errors)
-    if spec == "python-docs":
-        return PythonDocs(split)
+    match spec.split(":"):
+        case ["python-docs"]:
+            return PythonDocs(split)
+        case ["python-docs", ("train" | "valid" | "test") as named]:
+            return PythonDocs(named)
+        case ["python-docs", *other]:
+            raise ValueError(f"python-docs has the splits train, valid and test, not {':'.join(other)!r}")
     if spec.startswith("tfds:"):
         return TfdsText(tfds_text.open_set(spec.removeprefix("tfds:"), split), reading)
     return TextFiles(list_files(spec), reading)
@@ -140,6 +145,8 @@ def resolve(
 def source_of(config: DataConfig, split: Literal["train", "valid"]) -> Source | None:
     """The source of a run's training or validation text; None where text files came without `valid`."""
     spec = config.train
+    if spec.startswith("python-docs:"):
+        raise ValueError(f"the training text is {spec!r}: write python-docs; its splits are for what is measured")
     if split == "valid":
         spec = config.valid or config.train
         own = spec == "python-docs" or (spec.startswith("tfds:") and ":" not in spec.removeprefix("tfds:"))
