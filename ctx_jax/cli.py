@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # of the system, about a path
+            return 1
         if not _is_ours(error):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -12,6 +12,7 @@ from ctx_jax.training.config import check_config
 from ctx_jax.training.optimizer import Adagrad
 
 ROOT = Path(__file__).resolve().parents[1]
+TEXT = ["--run-dir", "{tmp}/run", "--data.train", "{tmp}/text.txt"]
 
 
 def test_flags_override_a_named_configuration() -> None:
@@ -78,14 +79,30 @@ def test_a_wrong_flag_or_value_ends_with_status_2_and_a_hint(
         (["train", "none.py"], 1, "no configuration file none.py"),
         (["train", "--steps", "0"], 1, "--steps must be at least 1"),
         (["train", "--data.train", "no/such*.txt", "--run-dir", "{tmp}"], 1, "no/such*.txt"),
+        (["train", "--run-dir", "{tmp}/text.txt"], 1, "text.txt is a file: a run needs a directory"),
+        (["train", *TEXT, "--data.vocabulary", "nope.txt"], 1, "error: nope.txt: No such file or directory"),
+        (["train", *TEXT, "--data.vocabulary", "{tmp}"], 1, "Is a directory"),
+        (["train", "mlm_quickstart", *TEXT, "--tokenizer.file", "nope.json"], 1, "error: nope.json: No such file"),
+        (["tokenizer", "{tmp}/text.txt", "--train", "{tmp}/text.txt"], 1, "text.txt"),
     ],
 )
 def test_our_errors_are_one_line_without_a_traceback(
     arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    (tmp_path / "text.txt").write_text("the cat sat\nthe dog\n")
     assert main([argument.format(tmp=tmp_path) for argument in arguments]) == status
     printed = capsys.readouterr().err
     assert said in printed and "Traceback" not in printed
+
+
+@pytest.mark.parametrize("error", [OSError("no path: not of a file"), KeyError("missing")])
+def test_errors_of_others_keep_their_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("ctx_jax.commands.train.main", broken)
+    with pytest.raises(type(error)):
+        main(["train"])
 
 
 def test_help_of_train_py_names_configurations_and_flags() -> None:

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
@@ -176,6 +178,23 @@ def test_the_embedded_corpus_is_prose_and_a_word_model_keeps_its_vocabulary(tmp_
     (tmp_path / "run" / "vocabulary.txt").write_text("<S>\n</S>\n<UNK>\n")
     with pytest.raises(ValueError, match="3 words, the model 5"):
         ctx_jax.load(tmp_path / "run")
+
+
+def test_a_config_of_another_model_is_refused_with_every_array_that_does_not_fit(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", TINY, {"train": "text.txt", "rule": "prose"}, {1: 1.0})
+    other = replace(TINY, dim=TINY.dim + 1, layers=TINY.layers + 1)
+    config = {"type": "TrainConfig", "model": to_json(other), "data": {}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError) as error:
+        ctx_jax.load(tmp_path / "run")
+    shapes = [jax.eval_shape(partial(bilm.init, model), jax.random.key(0)) for model in (TINY, other)]
+    mine, theirs = ({jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
+                     for path, leaf in jax.tree.leaves_with_path(tree)} for tree in shapes)  # fmt: skip
+    wrong = [name for name in theirs if mine.get(name) != theirs[name]]
+    said = str(error.value).splitlines()[1:]
+    assert len(said) == len(wrong) > 4
+    for name, line in zip(sorted(wrong), sorted(said, key=lambda line: line.split("params.")[1]), strict=True):
+        assert f"params.{name}" in line and (str(list(mine[name])) in line if name in mine else "missing" in line)
 
 
 def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:

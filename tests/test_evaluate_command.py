@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from ctx_jax import cli
-from ctx_jax.checkpoints import configs
+from ctx_jax.checkpoints import configs, run_files
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.evaluation.perplexity import perplexity
 from ctx_jax.models import bilm
@@ -37,7 +38,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     VOCABULARY.write(folder / "vocabulary.txt")
     with RunCheckpoints(folder / "checkpoints", clean=True) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, {"params": params(step)}, {"sentence": np.int64(step)}, {"loss": float(step)})
+            files = run_files.read(folder, ["config.json", "vocabulary.txt"])
+            checkpoints.save(step, {"params": params(step)}, {"sentence": np.int64(step)}, {"loss": float(step)}, files)
     return folder
 
 
@@ -87,6 +89,7 @@ def test_prints_the_perplexity_of_the_text(
         (["RUN", "TEXT", "--step", "7"], "7"),
         (["RUN", "missing*.txt"], "missing"),
         (["TEXT", "TEXT"], "no run directory"),
+        (["RUN", "TEXT", "--per-sentence", "missing/x.jsonl"], "missing/x.jsonl: No such file"),
     ],
 )
 def test_errors_are_one_line_that_says_what_to_change(
@@ -98,3 +101,24 @@ def test_errors_are_one_line_that_says_what_to_change(
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "message"),
+    [
+        ("vocabulary.txt", "cat", "car", "vocabulary.txt is not the one that step 1 was saved with: line 5 differs"),
+        ("config.json", '"seed": 0', '"seed": 4', "config.json is not the one that step 1 was saved with: seed was 0"),
+        ("config.json", '"residual": true', '"residual": false', "model.residual was True, is False"),
+        ("config.json", '"every": 50', '"every": 51', ""),  # where and how often, which a run may change
+    ],
+)
+def test_files_that_are_not_those_of_the_checkpoint_are_named(
+    run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    name: str, before: str, after: str, message: str,
+) -> None:  # fmt: skip
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    content = (copy / name).read_text()
+    assert before in content
+    (copy / name).write_text(content.replace(before, after))
+    assert cli.main(["evaluate", str(copy), str(text)]) == (1 if message else 0)
+    assert message in capsys.readouterr().err

@@ -127,6 +127,12 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_bit_for_bit_the_
     assert f"resumed from step {STEPS}" in capsys.readouterr().out
     assert lines(killed)[-1]["step"] == STEPS + 1
 
+    # One letter of the vocabulary's last word: what the ids stand for is not what was trained.
+    words = (killed / "vocabulary.txt").read_bytes()
+    (killed / "vocabulary.txt").write_bytes(words[:-2] + b"?\n")
+    assert main([*command, "--steps", str(STEPS + 2)]) == 1
+    assert f"vocabulary.txt is not the one that step {STEPS + 1} was saved with" in capsys.readouterr().err
+
 
 @pytest.mark.slow
 def test_two_processes_stop_together_and_one_goes_on_with_the_same_losses(
@@ -139,7 +145,7 @@ def test_two_processes_stop_together_and_one_goes_on_with_the_same_losses(
     hosts = [start(config, tmp_path, "--devices.distributed", JAX_PROCESS_ID=number, **both) for number in ("0", "1")]
     try:
         wait_for(hosts[0], tmp_path, 4)
-        hosts[1].send_signal(signal.SIGTERM)
+        hosts[1].send_signal(signal.SIGINT)  # which becomes the SIGTERM that jax sees
         printed = [host.communicate(timeout=240)[0] for host in hosts]
     finally:
         for host in hosts:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from ctx_jax.data.config import DataConfig
 from ctx_jax.models import bilm
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
+from ctx_jax.training import metrics
 from ctx_jax.training.bilm import BiLMTask
 from ctx_jax.training.config import (
     CheckpointConfig,
@@ -31,7 +33,7 @@ from ctx_jax.training.config import (
     check_config,
     check_resume,
 )
-from ctx_jax.training.devices import fix_kernels
+from ctx_jax.training.devices import Devices, fix_kernels
 from ctx_jax.training.loop import NonFinite, train
 from ctx_jax.training.metrics import MetricsLog, cut_after
 from ctx_jax.training.optimizer import Adagrad, AdamW
@@ -66,6 +68,7 @@ class Task(BiLMTask):
     """The biLM's task with hooks: a signal after a batch, or a batch that gives no number."""
 
     signal_after = 0
+    stop_by = signal.SIGTERM
     weights_end_at = 0
 
     def batches(self, first: int, count: int):  # type: ignore[no-untyped-def]
@@ -94,7 +97,7 @@ class Task(BiLMTask):
         if self.signal_after:
             type(self).signal_after -= 1
             if self.signal_after == 0:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), self.stop_by)
         return super().tokens(arrays)
 
 
@@ -142,11 +145,12 @@ def test_every_line_has_the_fields_it_must_have(whole: Path) -> None:
 
 def test_sigterm_saves_and_the_same_command_goes_on_as_if_nothing_had_been(whole: Path, tmp_path: Path) -> None:
     class Stopped(Task):
-        signal_after = 3  # where an evaluation is due: it follows when the run goes on
+        signal_after = 3  # where an evaluation is due: it comes before the save
 
     done, said = go(configured(tmp_path), Stopped)
     assert not done and "stopped at step 3" in said
-    assert losses(tmp_path, "valid") == []
+    with RunCheckpoints(tmp_path / "checkpoints") as checkpoints:
+        assert [(3, checkpoints.metrics(3)["loss"])] == losses(tmp_path, "valid") == losses(whole, "valid")[:1]
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "split": "train", "loss": 1.0}\n{"step": 5, "spl')
     done, said = go(configured(tmp_path))
@@ -158,9 +162,11 @@ def test_sigterm_saves_and_the_same_command_goes_on_as_if_nothing_had_been(whole
 
 def test_eight_devices_then_four_under_pmap_then_one_give_the_same_losses(whole: Path, tmp_path: Path) -> None:
     for mode, count, stop in (("shard", 8, 2), ("pmap", 4, 2), ("shard", 1, 0)):
-        kind = type("Stopped", (Task,), {"signal_after": stop})
+        # Ctrl-C on a run of its own, after which SIGTERM and Ctrl-C do again what they did before.
+        kind = type("Stopped", (Task,), {"signal_after": stop, "stop_by": signal.SIGINT})
         config = configured(tmp_path, devices=DevicesConfig(mode, count))  # type: ignore[arg-type]
         assert go(config, kind)[0] == (stop == 0)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     np.testing.assert_allclose(losses(tmp_path), losses(whole), rtol=2e-5)
     np.testing.assert_allclose(losses(tmp_path, "valid"), losses(whole, "valid"), rtol=2e-5)
 
@@ -177,15 +183,39 @@ def test_a_loss_that_is_not_finite_stops_and_nothing_of_it_is_saved(tmp_path: Pa
     assert [line["step"] for line in lines(tmp_path)] == [4]
 
 
-def test_a_line_holds_the_means_over_the_targets_since_the_line_before(whole: Path, tmp_path: Path) -> None:
+def test_a_line_holds_the_means_over_the_targets_since_the_line_before(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    class Timed(Task):
+        def tokens(self, arrays: dict) -> int:
+            clock[0] += 1
+            return super().tokens(arrays)
+
+    def compiled(self: Devices, body: object) -> object:
+        step, cost = compile_step(self, body), [100]
+
+        def run(*arguments: object) -> object:
+            clock[0] += cost.pop() if cost else 0
+            return step(*arguments)
+
+        return run
+
+    compile_step = Devices.compile
+    monkeypatch.setattr(Devices, "compile", compiled)
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     config = configured(tmp_path, log=LogConfig(every=3))
-    go(config)
+    go(config, Timed)
     task = Task(config.model, config.data, config.seed, sentences(0, 30), None, WORDS)
     weights = [batch.arrays["weight"].sum() for batch in islice(task.batches(0, 8), STEPS)]
     assert len(set(weights)) > 1
     single = [loss for _, loss in losses(whole)]
     expected = [(last, np.average(single[last - 3 : last], weights=weights[last - 3 : last])) for last in (3, 6)]
     np.testing.assert_allclose(losses(tmp_path), expected, rtol=1e-5)
+    tokens = [task.tokens(batch.arrays) for batch in islice(task.batches(0, 8), STEPS)]
+    rates = [line["tokens_per_second"] for line in lines(tmp_path)]
+    np.testing.assert_allclose(rates, [sum(tokens[:3]) / 3, sum(tokens[3:]) / 3])  # a second a step, none to compile
 
 
 def test_a_window_may_begin_from_a_zero_state_row_by_row() -> None:
@@ -207,7 +237,8 @@ def test_a_window_may_begin_from_a_zero_state_row_by_row() -> None:
 
 def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(whole: Path) -> None:
     with RunCheckpoints(whole / "checkpoints") as checkpoints:
-        assert checkpoints.steps() == [2, 4, 6]
+        assert checkpoints.steps() == [3, 4, 6]  # 2, 4, 6 are due; 3 had the lowest validation loss so far
+        assert checkpoints.metrics(3)["loss"] == losses(whole, "valid")[0][1]
         assert checkpoints.metrics(6)["loss"] == losses(whole, "valid")[-1][1]
         assert checkpoints.best() == 6
 
@@ -249,11 +280,25 @@ def test_only_the_settings_that_compute_nothing_may_change_on_resume(tmp_path: P
 
 @pytest.mark.parametrize(
     "changes, named",
-    [({"steps": 0}, "--steps"), ({"seed": -1}, "--seed"), ({"log": LogConfig(every=0)}, "--log.every")],
+    [
+        ({"steps": 0}, "--steps"),
+        ({"seed": -1}, "--seed"),
+        ({"log": LogConfig(every=0)}, "--log.every"),
+        ({"data": DataConfig(prefetch=0)}, "--data.prefetch"),
+        ({"evaluate": EvaluateConfig(sentences=-1)}, "--evaluate.sentences"),
+        ({"optimizer": AdamW(clip_norm=-1.0)}, "--optimizer.clip-norm"),
+        ({"optimizer": AdamW(learning_rate=float("nan"))}, "--optimizer.learning-rate"),
+    ],
 )
 def test_settings_no_run_can_follow_are_refused_by_flag(changes: dict, named: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=named):
         check_config(configured(tmp_path, **changes))
+
+
+def test_a_mesh_holds_the_devices_in_the_order_of_their_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    ordered = jax.devices()
+    monkeypatch.setattr(jax, "devices", lambda: ordered[::-1])
+    assert list(Devices(DevicesConfig(), 8).mesh.devices) == ordered
 
 
 def test_tensorboard_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

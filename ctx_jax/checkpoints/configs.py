@@ -22,7 +22,12 @@ TYPE = "type"
 
 def write(path: str | Path, config: Any) -> None:
     """Store a config as a JSON file, atomically: a killed process leaves the old file or the new one."""
-    digests.write_atomically(Path(path), json.dumps(to_json(config), indent=2) + "\n")
+    digests.write_atomically(Path(path), text(config))
+
+
+def text(config: Any) -> str:
+    """What `write` writes."""
+    return json.dumps(to_json(config), indent=2) + "\n"
 
 
 def read(path: str | Path, allowed: Sequence[type]) -> Any:

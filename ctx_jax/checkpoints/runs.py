@@ -5,6 +5,7 @@ checkpoints/
   40/state/             Orbax: the state's arrays, each process's shards in `ocdbt.process_<i>`
   40/position/          where step 40 left the data, as JSON
   40/metrics/           as JSON, where the step has any
+  40/files/             the run's config and vocabulary, as JSON: {"config.json": text, ...} (`run_files`)
   40.sha256.json        digests, written last: a step without it is incomplete
 ```
 """
@@ -14,6 +15,7 @@ import math
 import re
 import shutil
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,9 +24,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ctx_jax.checkpoints import digests
+from ctx_jax.checkpoints import digests, run_files
 
-STATE, POSITION, METRICS = "state", "position", "metrics"
+STATE, POSITION, METRICS, FILES = "state", "position", "metrics", "files"
 NAME = re.compile(
     r"(?P<step>0|[1-9]\d*)((?P<temporary>\.orbax-checkpoint-tmp.*|\.sha256.*\.tmp)|\.sha256(\.\d+)?\.json)?"
 )
@@ -41,8 +43,9 @@ class RunCheckpoints:
 
     With several processes, all construct it, save, restore, wait and close together, on one shared folder:
     - every process writes the shards it holds, then hashes the files it wrote into a digest file of its own;
-    - process 0 also writes the position and the metrics, which must be the same everywhere, and, after all the others,
-      the digest file that makes the step complete; only then it removes steps no longer kept. It alone cleans;
+    - process 0 also writes the position, the metrics and the files, which must be the same everywhere, and, after all
+      the others, the digest file that makes the step complete; only then it removes steps no longer kept. It alone
+      cleans;
     - every process verifies all digests before it restores, so that a damaged step stops all of them, and none hangs.
 
     The state is logical: global arrays, unreplicated, whose top level has `params`. Metrics are Python floats.
@@ -76,8 +79,12 @@ class RunCheckpoints:
         state: Any,
         position: dict[str, np.ndarray],
         metrics: dict[str, float] | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> None:
         """Save a step in the background; returns when the arrays are copied, so the caller may donate their buffers.
+
+        files: texts of files of the run directory by name (`run_files.read`). Whoever restores the step is refused
+        where the directory holds others.
 
         Waits for the save before it, and raises what went wrong with that one. A step already saved is left as it is.
         """
@@ -92,6 +99,8 @@ class RunCheckpoints:
         }
         if metrics is not None:
             items[METRICS] = ocp.args.JsonSave({name: float(value) for name, value in metrics.items()})
+        if files:
+            items[FILES] = ocp.args.JsonSave(dict(files))
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._finishing = threading.Thread(target=self._finish, args=(step,), name=f"checkpoint-{step}")
         self._finishing.start()
@@ -176,26 +185,28 @@ class RunCheckpoints:
 
         `abstract_state`: a pytree of `jax.ShapeDtypeStruct`, each with its sharding. The devices may be others, more
         or fewer than those it was saved from. Raises `FileNotFoundError` for a step that is not complete, and
-        `ValueError` for a damaged one (naming the file, and the step before it that is whole) or for a state of
-        another form (naming what is missing, extra or of another shape).
+        `ValueError` for a damaged one (naming the file, and the step before it that is whole), for a state of another
+        form (naming all that is missing, extra or of another shape), and for a run directory whose files are not
+        those the step was saved with (naming the file).
         """
         self._verify(step)
         bare = [name for name, leaf in _named(abstract_state).items() if getattr(leaf, "sharding", None) is None]
         if bare:
             raise ValueError(f"abstract_state needs a sharding on every array; {', '.join(bare)} have none")
         _compare(_named(abstract_state), _named(self._metadata(step)), self._path(step))
+        self._check_files(step)
         arguments = ocp.args.PyTreeRestore(
             item=abstract_state, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state)
         )
         found = self._manager.restore(step, args=ocp.args.Composite(state=arguments, position=ocp.args.JsonRestore()))
         return found[STATE], {name: _array_from_json(entry) for name, entry in found[POSITION].items()}
 
-    def restore_params(self, step: int) -> Any:
+    def restore_params(self, step: int, abstract_params: Any = None) -> Any:
         """The parameters of a step alone, as jax arrays on the default device of this process; where the run keeps
         their moving average, that.
 
-        Reads neither optimizer state nor carry, and needs no model: names and shapes are the checkpoint's own.
-        Raises as `restore` does.
+        Reads neither optimizer state nor carry, and needs no model: names and shapes are the checkpoint's own, and
+        must be those of `abstract_params` (as `jax.eval_shape` gives them) where it is given. Raises as `restore` does.
         """
         self._verify(step)
         metadata = self._metadata(step)
@@ -203,6 +214,9 @@ class RunCheckpoints:
             raise ValueError(f"{self._path(step)}: needs `params` at the top of the state, holds {', '.join(metadata)}")
         name = "average" if metadata.get("average") else "params"
         params = {name: metadata[name]}
+        if abstract_params is not None:
+            _compare(_named({name: abstract_params}), _named(params), self._path(step))
+        self._check_files(step)
         arguments = ocp.args.PyTreeRestore(
             item=params,
             # numpy, not the sharding of old: the devices it names may not be here
@@ -214,6 +228,11 @@ class RunCheckpoints:
 
     def _metadata(self, step: int) -> dict[str, Any]:
         return self._manager.item_metadata(step)[STATE].tree
+
+    def _check_files(self, step: int) -> None:
+        if (self._path(step) / FILES).is_dir():
+            kept = self._manager.restore(step, args=ocp.args.Composite(files=ocp.args.JsonRestore()))[FILES]
+            run_files.check(self.folder.parent, kept, step)
 
     def _verify(self, step: int) -> None:
         self.wait()
@@ -243,7 +262,7 @@ def _manager(folder: Path, *, writable: bool) -> ocp.CheckpointManager:
     state = ocp.PyTreeCheckpointHandler()
     registry.add(STATE, ocp.args.PyTreeSave, state)
     registry.add(STATE, ocp.args.PyTreeRestore, state)
-    for name in (POSITION, METRICS):
+    for name in (POSITION, METRICS, FILES):
         handler = ocp.JsonCheckpointHandler(filename=name)
         registry.add(name, ocp.args.JsonSave, handler)
         registry.add(name, ocp.args.JsonRestore, handler)
@@ -296,13 +315,12 @@ def _named(tree: Any) -> dict[str, Any]:
 def _compare(wanted: dict[str, Any], stored: dict[str, Any], path: Path) -> None:
     problems = [f"missing there: {name}" for name in wanted if name not in stored]
     problems += [f"only there: {name}" for name in stored if name not in wanted]
-    for name in wanted.keys() & stored.keys():
+    for name in (name for name in wanted if name in stored):
         want, have = ((tuple(leaf.shape), np.dtype(leaf.dtype).name) for leaf in (wanted[name], stored[name]))
         if want != have:
             problems.append(f"{name}: needs {want[1]} {list(want[0])}, has {have[1]} {list(have[0])}")
     if problems:
-        shown = "; ".join(sorted(problems)[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise ValueError(f"{path} holds another state than this run's config makes: {shown}")
+        raise ValueError("\n  ".join([f"{path} holds another state than this run's config makes:", *problems]))
 
 
 def _listed(steps: list[int]) -> str:

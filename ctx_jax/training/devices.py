@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ctx_jax.training.config import DevicesConfig
 from ctx_jax.training.step import State
@@ -67,6 +67,19 @@ def first_host_first(make: Callable[[], Made]) -> Made:
     return made
 
 
+def first_hosts(numbers: dict[str, float]) -> dict[str, float]:
+    """The first host's numbers, on every host: what all decide on must not differ in the last digit.
+
+    Every host has to call it, with the same names.
+    """
+    if jax.process_count() == 1:
+        return numbers
+    # As bytes, since jax would round to float32.
+    mine = np.array(list(numbers.values()), np.float64).view(np.uint8)
+    theirs = np.asarray(multihost_utils.broadcast_one_to_all(mine)).view(np.float64)
+    return dict(zip(numbers, theirs.tolist(), strict=True))
+
+
 def stop_agreed(step: int) -> bool:
     """Whether a job over several hosts was told to stop (SIGTERM to any of them); the same answer on all of them.
 
@@ -80,7 +93,8 @@ class Devices:
 
     def __init__(self, config: DevicesConfig, rows: int) -> None:
         """`rows`: rows of a batch over all devices. Raises ValueError where they cannot be divided."""
-        found = jax.devices()
+        # By process, and no mesh of jax's own making, which may reorder them: a host's rows lie on its own devices.
+        found = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
         count = config.count or len(found)
         if count > len(found):
             raise ValueError(f"--devices.count {count}, but this machine has {len(found)}: {found}")
@@ -94,7 +108,7 @@ class Devices:
             )
         self.devices = found[:count]
         self.mode = config.mode
-        self.mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices)
+        self.mesh = Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
         self.host_rows = rows // jax.process_count()
         self.first_row = self.host_rows * jax.process_index()
 

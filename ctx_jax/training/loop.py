@@ -1,6 +1,12 @@
-"""The loop: batches through the step, and at its times a line of metrics, an evaluation, a checkpoint."""
+"""The loop: batches through the step, and at its times a line of metrics, an evaluation, a checkpoint.
 
-from collections.abc import Callable
+A step at which an evaluation is due is evaluated before it is saved, also when the run is told to stop there, and is
+saved where its validation loss is the lowest so far, checkpoint due or not: the best checkpoint is the best step that
+was ever measured. A step saved between two evaluations was not measured, and is not the best.
+"""
+
+import math
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,8 +16,8 @@ import numpy as np
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.prefetch import prefetch
 from ctx_jax.training.config import TrainConfig
-from ctx_jax.training.devices import Devices, is_first_host, stop_agreed
-from ctx_jax.training.metrics import Display, Metrics, MetricsLog, Speed, peak_flops, recorded
+from ctx_jax.training.devices import Devices, first_hosts, is_first_host, stop_agreed
+from ctx_jax.training.metrics import Display, Metrics, MetricsLog, Speed, peak_flops
 from ctx_jax.training.optimizer import schedule
 from ctx_jax.training.signals import StopRequests
 from ctx_jax.training.step import State, begun_from, empty_window, initial_state, make_step, measured
@@ -27,8 +33,11 @@ class NonFinite(ArithmeticError):
 class Loop:
     """One run of a task, from wherever its directory says it is to `config.steps`."""
 
-    def __init__(self, config: TrainConfig, task: Task, checkpoints: RunCheckpoints) -> None:
-        self.config, self.task, self.checkpoints = config, task, checkpoints
+    def __init__(
+        self, config: TrainConfig, task: Task, checkpoints: RunCheckpoints, files: Mapping[str, str] | None = None
+    ) -> None:
+        """`files`: what each checkpoint keeps beside the state, see `RunCheckpoints.save`."""
+        self.config, self.task, self.checkpoints, self.files = config, task, checkpoints, files
         self.devices = Devices(config.devices, task.rows)
         body = make_step(task, config.optimizer, config.steps, config.seed, config.devices.micro_batches)
         self.compiled = self.devices.compile(body)
@@ -37,6 +46,8 @@ class Loop:
         self.batches = task.batches(self.devices.first_row, self.devices.host_rows)
         self.speed = Speed()
         self.step = 0
+        self.lowest = math.inf  # validation loss of a step that was saved
+        self.met: set[tuple[tuple[int, ...], ...]] = set()  # shapes of batches that the step was compiled for
         # Where the data stood before each step not yet known to be finite, and after the last one.
         self.places: list[Position] = []
 
@@ -48,6 +59,9 @@ class Loop:
             return initial_state(task, config.optimizer, config.steps, config.seed, task.rows)
 
         self.step = self.checkpoints.latest() or 0
+        best = self.checkpoints.best()
+        losses = self.checkpoints.metrics(best) if best is not None else None
+        self.lowest = _finite((losses or {}).get("loss", math.inf))
         if self.step == 0:
             state = self.devices.create(make)
             given = self.task.starting(state.params)
@@ -60,39 +74,43 @@ class Loop:
     def run(self, state: State, log: MetricsLog | None, display: Display) -> State | None:
         """Train to the last step; None when asked to stop before, after saving."""
         config = self.config
-        if self.step and self._due(config.evaluate.every) and not recorded(log_path(config), self.step, "valid"):
-            self._evaluate(state, log, display)  # the run was stopped between this step and its evaluation
         state = self.devices.enter(state)
         with ExitStack() as stack:
             stop = stack.enter_context(StopRequests())
-            ready = stack.enter_context(prefetch(iter(self.batches), max(config.data.prefetch, 1)))
-            self.speed.restart()
-            first = True
+            ready = stack.enter_context(prefetch(iter(self.batches), config.data.prefetch))
             while self.step < config.steps:
                 batch = next(ready)
-                state = self.compiled(state, self.devices.put(batch.arrays))
+                state = self._advance(state, batch.arrays)
                 self.step += 1
                 self.places.append(batch.position)
                 self.speed.count(self.task.tokens(batch.arrays) * jax.process_count())
                 display.advance(self.step)
                 if self._due(config.log.every):
                     state = self._log(state, log, display)
-                elif first:  # it was compiled: that is not the rate of the steps to come
-                    jax.block_until_ready(state.step)
-                    self.speed.restart()
-                first = False
                 stopping = (stop.asked or stop_agreed(self.step)) and self.step < config.steps
                 self._keep(state, log, display, stopping)
                 if stopping:
                     return None
         return self.devices.leave(state)
 
+    def _advance(self, state: State, arrays: dict[str, np.ndarray]) -> State:
+        """One step. Shapes not met before are compiled here, which is not the rate of the steps to come."""
+        shapes = tuple(array.shape for array in arrays.values())
+        if shapes in self.met:
+            return self.compiled(state, self.devices.put(arrays))
+        if not self.met:
+            self.speed.restart()  # the first batch is here
+        self.met.add(shapes)
+        jax.block_until_ready(state.step)  # the steps before do count
+        with self.speed.paused():
+            return self.compiled(state, self.devices.put(arrays))
+
     def _due(self, every: int) -> bool:
         return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
 
     def _keep(self, state: State, log: MetricsLog | None, display: Display, stopping: bool) -> None:
-        """Evaluate and save where it is time to; a run that is told to stop saves at once."""
-        evaluate = self._due(self.config.evaluate.every) and not stopping
+        """Evaluate, then save, where it is time to; a run that is told to stop saves."""
+        evaluate = self._due(self.config.evaluate.every)
         save = self._due(self.config.checkpoint.every) or stopping
         if not (evaluate or save):
             return
@@ -100,8 +118,11 @@ class Loop:
         with self.speed.paused():
             self._check(logical)
             metrics = self._evaluate(logical, log, display) if evaluate else None
+            if metrics is not None and metrics["loss"] < self.lowest:
+                self.lowest, save = metrics["loss"], True
             if save:
-                self.checkpoints.save(self.step, logical, self.devices.whole_position(self.places[-1]), metrics)
+                position = self.devices.whole_position(self.places[-1])
+                self.checkpoints.save(self.step, logical, position, metrics, self.files)
 
     def _log(self, state: State, log: MetricsLog | None, display: Display) -> State:
         self._check(state)
@@ -122,6 +143,7 @@ class Loop:
     def _evaluate(self, state: State, log: MetricsLog | None, display: Display) -> Metrics | None:
         metrics = self.task.evaluate(self.devices.local(measured(state)), self.devices.local_devices)
         if metrics is not None:
+            metrics = first_hosts(metrics)
             self._write("valid", metrics, log, display)
         return metrics
 
@@ -148,9 +170,8 @@ class Loop:
         self.places = self.places[-1:]
 
 
-def log_path(config: TrainConfig) -> Path:
-    """Where the run's metrics are."""
-    return Path(config.run_dir) / "metrics.jsonl"
+def _finite(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf
 
 
 def _shown(place: Position | None) -> str:
@@ -165,12 +186,14 @@ def train(
     checkpoints: RunCheckpoints,
     announce: Callable[[str], None],
     begin: Callable[[], None] = lambda: None,
+    files: Mapping[str, str] | None = None,
 ) -> bool:
     """Run the loop on an opened run directory; True when the last step is done, False when stopped before.
 
-    `begin` is called once the state is on the devices. Raises NonFinite, and what data and checkpoints raise.
+    `begin` is called once the state is on the devices; `files` are kept with each checkpoint. Raises NonFinite, and
+    what data and checkpoints raise.
     """
-    loop = Loop(config, task, checkpoints)
+    loop = Loop(config, task, checkpoints, files)
     state = loop.start()
     begin()
     if loop.step:

@@ -51,12 +51,6 @@ def cut_after(path: Path, step: int) -> None:
     temporary.replace(path)
 
 
-def recorded(path: Path, step: int, split: str) -> bool:
-    """Whether a metrics.jsonl has a line for this step and split."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    return any(found["step"] == step and found["split"] == split for found in map(_parsed, lines) if found)
-
-
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """A whole line of metrics.jsonl; None for a torn one."""
     try:

@@ -116,7 +116,16 @@ class Adagrad(Recipe):
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """ValueError, naming the flag, for shares outside their range."""
+    """ValueError, naming the flag, for numbers outside their range."""
+    for flag, number in (
+        ("learning-rate", recipe.learning_rate),
+        ("warmup", recipe.warmup),
+        ("final", recipe.final),
+        ("clip-norm", recipe.clip_norm),
+        ("loss-scale", recipe.loss_scale),
+    ):
+        if not number >= 0:
+            raise ValueError(f"--optimizer.{flag} must be at least 0, not {number}")
     for flag, value, least, most in (
         ("layer-decay", recipe.layer_decay, 0.0, 1.0),
         ("average", recipe.average, 0.0, 1.0),

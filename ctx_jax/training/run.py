@@ -4,14 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ctx_jax.checkpoints import configs
+from ctx_jax.checkpoints import configs, run_files
+from ctx_jax.checkpoints.run_files import CONFIG
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.training.choose import completed, open_task
+from ctx_jax.training.choose import completed, files_of, open_task
 from ctx_jax.training.config import TrainConfig, check_config, check_resume
 from ctx_jax.training.devices import first_host_first, fix_kernels, is_first_host, join_hosts
 from ctx_jax.training.loop import train
-
-CONFIG = "config.json"
 
 
 def run(config: TrainConfig) -> bool:
@@ -24,6 +23,8 @@ def run(config: TrainConfig) -> bool:
     check_config(config)
     if not config.run_dir:
         raise ValueError("a run needs a directory: set --run-dir")
+    if Path(config.run_dir).is_file():
+        raise FileExistsError(f"--run-dir {config.run_dir} is a file: a run needs a directory")
     fix_kernels(config.devices, Path(config.run_dir))
     join_hosts(config.devices)
     say: Callable[[str], None] = _print if is_first_host() else _quiet
@@ -40,7 +41,8 @@ def run(config: TrainConfig) -> bool:
         task = first_host_first(lambda: open_task(config, run_dir, say, resumed=resumed))
         config = replace(config, model=task.model)
         say(f"{type(config.model).__name__} in {run_dir}, {config.steps} steps")
-        return train(config, task, checkpoints, say, begin=lambda: _write(path, config))
+        files = {CONFIG: configs.text(config)} | run_files.read(run_dir, files_of(task.model))
+        return train(config, task, checkpoints, say, begin=lambda: _write(path, config), files=files)
 
 
 def _finished(config: TrainConfig, checkpoints: RunCheckpoints, say: Callable[[str], None]) -> bool:

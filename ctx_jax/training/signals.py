@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C as a question the loop can ask between two steps."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -13,8 +14,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopRequests:
     """While entered, the first SIGTERM or Ctrl-C only sets `asked`; a second one acts as it would without us.
 
-    Does nothing in a job of several processes, where jax has to see SIGTERM itself (`devices.stop_agreed`), nor
-    outside the main thread, where Python allows no handlers.
+    In a job of several processes jax has to see SIGTERM itself (`devices.stop_agreed`): the first Ctrl-C is handed on
+    as one, and `asked` stays False. Does nothing outside the main thread, where Python allows no handlers.
     """
 
     def __init__(self) -> None:
@@ -22,9 +23,16 @@ class StopRequests:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            if jax.process_count() == 1:
+                self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            else:
+                self._before = {signal.SIGINT: signal.signal(signal.SIGINT, self._hand_on)}
         return self
+
+    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+        self._restore()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

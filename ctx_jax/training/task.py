@@ -88,6 +88,9 @@ def perplexity(nats: float) -> float:
         return float(np.exp(np.float64(nats)))
 
 
+VOCABULARY = "vocabulary.txt"
+
+
 def saved_vocabulary(run_dir: Path) -> Path:
     """Where a run keeps the words of its softmax."""
-    return run_dir / "vocabulary.txt"
+    return run_dir / VOCABULARY

@@ -1,0 +1,36 @@
+"""What a run's directory holds before it begins: built by the first host alone, read by all."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ctx_jax.data.config import DataConfig
+from ctx_jax.models.bilm import BiLM
+from ctx_jax.training import choose
+from ctx_jax.training.choose import open_task
+from ctx_jax.training.config import TrainConfig
+
+
+def test_of_several_hosts_the_first_one_builds_and_the_others_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.txt").write_text("the cat sat\nthe dog\n")
+    (tmp_path / "other.txt").write_text("another text\n")
+    config = TrainConfig(BiLM(dim=4, projection=3, negatives=2), DataConfig(str(tmp_path / "text.txt"), lanes=2))
+    first = open_task(config, tmp_path / "run", lambda line: None, resumed=False)
+
+    def refused(*arguments: object, **options: object) -> None:
+        raise AssertionError("only the first host builds and writes")
+
+    monkeypatch.setattr(choose, "is_first_host", lambda: False)
+    monkeypatch.setattr(choose, "write_atomically", refused)
+    monkeypatch.setattr(choose.vocabularies, "build", refused)
+    second = open_task(config, tmp_path / "run", lambda line: None, resumed=False)
+    assert second.vocabulary.digest == first.vocabulary.digest and second.model == first.model
+    elsewhere = replace(config, data=replace(config.data, train=str(tmp_path / "other.txt")))
+    with pytest.raises(ValueError, match="the train text is not the one this run began with"):
+        open_task(elsewhere, tmp_path / "run", lambda line: None, resumed=False)
+    (tmp_path / "run" / "texts.json").write_text("[")
+    with pytest.raises(ValueError, match=r"texts\.json is not what this run wrote"):
+        open_task(config, tmp_path / "run", lambda line: None, resumed=True)
