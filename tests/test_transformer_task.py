@@ -211,6 +211,7 @@ def test_sequences_longer_than_rotary_positions_are_refused_too(subwords: Subwor
         embed_transformer(replace(rotary, vocabulary=len(subwords)), {}, inputs)
 
 
+@pytest.mark.slow
 def test_held_out_text_is_read_in_few_rows_whatever_the_batch(
     subwords: Subwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
