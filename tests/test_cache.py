@@ -94,7 +94,7 @@ def test_buffers_smaller_than_the_text_change_nothing(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["text.bin", "offsets.bin", "documents.bin", "meta.json"])
-@pytest.mark.parametrize("damage", ["cut", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
 def test_a_damaged_cache_is_named_and_rebuilt(tmp_path: Path, name: str, damage: str) -> None:
     source = Made(STREAM)
     folder = build_cache(source, tmp_path, report=_silent).folder
@@ -102,8 +102,11 @@ def test_a_damaged_cache_is_named_and_rebuilt(tmp_path: Path, name: str, damage:
     (folder / name).unlink()
     if damage == "cut":
         (folder / name).write_bytes(content[:-5])
-    with pytest.raises((ValueError, FileNotFoundError), match=name):
-        Sentences(folder)
+    if damage == "flipped":  # what only reading all of it shows, which is done once a run
+        (folder / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    else:
+        with pytest.raises((ValueError, FileNotFoundError), match=name):
+            Sentences(folder)
     lines: list[str] = []
     assert list(build_cache(source, tmp_path, report=lines.append)) == [s for s in STREAM if s]
     assert source.read == 2

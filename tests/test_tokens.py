@@ -64,3 +64,8 @@ def test_tokens_are_cut_once_and_mapped_afterwards(tmp_path: Path, size: int) ->
     np.testing.assert_array_equal(mended.ids, memory.ids)
     assert any("ids.bin has 1 bytes" in line for line in lines)
     assert tokenizer.asked == 3 * 3  # once, in memory, and once again
+    for path in (tmp_path / "cache").glob("tokens-*/begins.bin"):
+        path.write_bytes(bytes(13))  # as many as were there
+    again = cache_tokens(sentences, tokenizer, tmp_path / "cache", report=lines.append)
+    np.testing.assert_array_equal(again.begins, memory.begins)
+    assert any("begins.bin does not hold what was written" in line for line in lines)

@@ -130,7 +130,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_bit_for_bit_the_
     # One letter of the vocabulary's last word: what the ids stand for is not what was trained.
     words = (killed / "vocabulary.txt").read_bytes()
     (killed / "vocabulary.txt").write_bytes(words[:-2] + b"?\n")
-    assert main([*command, "--steps", str(STEPS + 2)]) == 1
+    assert main([*command, "--steps", str(STEPS + 2), "--devices.count", "1"]) == 1
     assert f"vocabulary.txt is not the one that step {STEPS + 1} was saved with" in capsys.readouterr().err
 
 

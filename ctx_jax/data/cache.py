@@ -4,10 +4,12 @@
       text.bin        sentences in UTF-8, a line each, words joined by one space
       offsets.bin     int64 [N + 1], where each sentence begins in text.bin
       documents.bin   int64 [documents], the number of each document's first sentence
-      meta.json       counts, digest, sizes and the source's identity; written last
+      meta.json       counts, digest, the files' own digests and the source's identity; written last
 
-The key is a digest of the source's identity (names, sizes, times, rules), so that a second run finds what it needs and
-unchanged text is not read again. A cache is built in a temporary folder and renamed: it is there whole or not at all.
+The key is a digest of the source's identity (paths, sizes, times, rules), so that a second run finds what it needs and
+unchanged text is not read again; the same text in another place, or touched since, is. A cache is built in a temporary
+folder and renamed: it is there whole or not at all. Whoever asks for one that is there has its files hashed first, at
+about 1 GB/s: a flipped bit costs another reading of the text, and is not trained on.
 """
 
 import fcntl
@@ -30,7 +32,7 @@ import numpy as np
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.corpora import Source, source_of
 
-VERSION = 1  # of the layout above and of what reading does to text
+VERSION = 2  # of the layout above and of what reading does to text
 _BUFFER = 1 << 20  # bytes
 _TEMPORARY = ".building-"
 
@@ -46,7 +48,7 @@ class Sentences:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Opens a cache.
+        """Opens a cache; of its contents it looks at the sizes alone (`build_cache` at every byte).
 
         Raises:
             FileNotFoundError: no cache there.
@@ -102,7 +104,8 @@ def load_sentences(
 def build_cache(source: Source, folder: str | Path, *, report: Callable[[str], None] = print) -> Sentences:
     """Reads a source into a cache under `folder`, unless an intact one is there, and opens it.
 
-    Several processes may ask at once: one builds, the others wait. `report` gets a line on counts, rate and size.
+    Several processes may ask at once: one builds, the others wait; what is there they check side by side. `report` gets
+    a line on counts, rate and size.
 
     Raises:
         ValueError: the source holds no word, or is damaged (see `text_files.read_lines`).
@@ -113,16 +116,16 @@ def build_cache(source: Source, folder: str | Path, *, report: Callable[[str], N
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     name = f"{re.sub(r'[^A-Za-z0-9_-]+', '_', source.name)[:40]}-{key}"
     target = folder / name
-    with alone(folder / f".{name}.lock"):
+    lock = folder / f".{name}.lock"
+    with alone(lock, shared=True):
+        if (sentences := _intact(target, lambda damage: None)) is not None:
+            report(f"{source.name}: {_counts(_read_meta(target))}; cached in {target}")
+            return sentences
+    with alone(lock):
+        if (sentences := _intact(target, report)) is not None:  # another process built it while we waited
+            return sentences
         if target.exists():
-            try:
-                sentences = Sentences(target)
-            except (ValueError, FileNotFoundError) as damage:
-                report(f"{damage}; reading the text again")
-                shutil.rmtree(target)
-            else:
-                report(f"{source.name}: {_counts(_read_meta(target))}; cached in {target}")
-                return sentences
+            shutil.rmtree(target)
         for stale in folder.glob(f"{_TEMPORARY}{name}-*"):  # of a process that was killed: we hold the lock
             shutil.rmtree(stale)
         building = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{name}-", dir=folder))
@@ -135,11 +138,25 @@ def build_cache(source: Source, folder: str | Path, *, report: Callable[[str], N
     return Sentences(target)
 
 
+def _intact(folder: Path, report: Callable[[str], None]) -> Sentences | None:
+    """A cache whose every byte is what was written; None where there is none, or a damaged one, of which it reports."""
+    if not folder.exists():
+        return None
+    try:
+        for name, before in _read_meta(folder)["files"].items():
+            if file_digest(folder / name) != before:
+                raise ValueError(f"{folder / name} does not hold what was written: delete {folder}")
+        return Sentences(folder)
+    except (ValueError, FileNotFoundError) as damage:
+        report(f"{damage}; reading the text again")
+        return None
+
+
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Holds a lock among processes; the system lets go of it when its holder dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def alone(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Holds a lock among processes, or a share of it; the system lets go of it when its holder dies."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 
@@ -200,6 +217,7 @@ def _write(source: Source, identity: dict[str, Any], folder: Path, report: Calla
         "documents": documents.count,
         "bytes": size,
         "digest": digest.hexdigest(),
+        "files": {name: file_digest(folder / name) for name in ("text.bin", "offsets.bin", "documents.bin")},
         "identity": identity,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
@@ -208,6 +226,12 @@ def _write(source: Source, identity: dict[str, Any], folder: Path, report: Calla
         f"{source.name}: {_counts(meta)}; read in {seconds:.1f} s ({words / seconds:,.0f} words/s, "
         f"{size / seconds / 1e6:.1f} MB/s), {(size + 8 * (sentences + documents.count)) / 1e6:.1f} MB cached"
     )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _counts(meta: dict[str, Any]) -> str:
@@ -225,9 +249,11 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             "offsets.bin": 8 * (meta["sentences"] + 1),
             "documents.bin": 8 * meta["documents"],
         }
+        if meta["files"].keys() != expected.keys():
+            raise ValueError("digests of other files")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no cached text in {folder}: {error.filename} is not there") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / 'meta.json'} is damaged ({error}): delete {folder}") from error
     for name, size in expected.items():
         found = (folder / name).stat().st_size

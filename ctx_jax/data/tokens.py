@@ -7,7 +7,8 @@
       documents.bin   int64 [documents], the number of each document's first sentence
       meta.json       counts and digests; written last
 
-The key is a digest of the text's and the tokenizer's digests. Letters: S sentences, N tokens.
+The key is a digest of the text's and the tokenizer's digests; the files of a cache that is there are hashed before it is
+used, as those of the text are. Letters: S sentences, N tokens.
 """
 
 import hashlib
@@ -23,11 +24,12 @@ from typing import Protocol
 
 import numpy as np
 
-from ctx_jax.data.cache import Sentences, alone
+from ctx_jax.data.cache import Sentences, alone, file_digest
 
-VERSION = 1  # of the layout above
+VERSION = 2  # of the layout above
 BLOCK = 4096  # sentences tokenized at once
 _TEMPORARY = ".building-"
+_ARRAYS = ("ids", "begins", "offsets", "documents")
 
 
 class Vocabulary(Protocol):
@@ -97,20 +99,22 @@ def cache_tokens(
 ) -> Tokens:
     """The tokens of a cached text, cut now unless an intact cache under `folder` has them; memory stays bounded.
 
-    Several processes may ask at once: one cuts, the others wait. Raises ValueError for damage it cannot mend.
+    Several processes may ask at once: one cuts, the others wait. A damaged cache is named to `report` and cut again.
     """
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     identity = json.dumps([VERSION, sentences.digest, tokenizer.digest])
     name = f"tokens-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     target = folder / name
-    with alone(folder / f".{name}.lock"):
+    lock = folder / f".{name}.lock"
+    with alone(lock, shared=True):
+        if (found := _intact(target, lambda damage: None)) is not None:
+            return found
+    with alone(lock):
+        if (found := _intact(target, report)) is not None:  # another process cut it while we waited
+            return found
         if target.exists():
-            try:
-                return _open(target)
-            except (ValueError, FileNotFoundError) as damage:
-                report(f"{damage}; cutting the text into tokens again")
-                shutil.rmtree(target)
+            shutil.rmtree(target)
         for stale in folder.glob(f"{_TEMPORARY}{name}-*"):  # of a process that was killed: we hold the lock
             shutil.rmtree(stale)
         building = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{name}-", dir=folder))
@@ -159,6 +163,7 @@ def _write(sentences: Sentences, tokenizer: Tokenizer, folder: Path, report: Cal
         "sentences": len(sentences),
         "documents": len(sentences.documents),
         "kind": kind.name,
+        "files": {f"{name}.bin": file_digest(folder / f"{name}.bin") for name in _ARRAYS},
         "text": sentences.digest,
         "tokenizer": tokenizer.digest,
     }
@@ -170,7 +175,19 @@ def _write(sentences: Sentences, tokenizer: Tokenizer, folder: Path, report: Cal
     )
 
 
-def _open(folder: Path) -> Tokens:
+def _intact(folder: Path, report: Callable[[str], None]) -> Tokens | None:
+    """A cache whose every byte is what was written; None where there is none, or a damaged one, of which it reports."""
+    if not folder.exists():
+        return None
+    try:
+        return _open(folder, whole=True)
+    except (ValueError, FileNotFoundError) as damage:
+        report(f"{damage}; cutting the text into tokens again")
+        return None
+
+
+def _open(folder: Path, *, whole: bool = False) -> Tokens:
+    """ValueError for files of another size than was written; with `whole` for any other byte."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         shapes = {
@@ -179,6 +196,7 @@ def _open(folder: Path) -> Tokens:
             "offsets": (np.dtype(np.int64), meta["sentences"] + 1),
             "documents": (np.dtype(np.int64), meta["documents"]),
         }
+        digests = {name: meta["files"][f"{name}.bin"] for name in _ARRAYS}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'meta.json'} is damaged ({error}): delete {folder}") from error
     for name, (kind, count) in shapes.items():
@@ -187,4 +205,6 @@ def _open(folder: Path) -> Tokens:
             raise ValueError(
                 f"{folder / name}.bin has {found} bytes, {kind.itemsize * count} were written: delete {folder}"
             )
+        if whole and file_digest(folder / f"{name}.bin") != digests[name]:
+            raise ValueError(f"{folder / name}.bin does not hold what was written: delete {folder}")
     return Tokens(**{name: np.memmap(folder / f"{name}.bin", kind, mode="r") for name, (kind, _) in shapes.items()})
