@@ -1,6 +1,12 @@
-"""One function for all attention: the fused call equals the plain one, and nothing that limits attention is lost."""
+"""One function for all attention: the fused call equals the plain one, and nothing that limits attention is lost.
+
+`xla` makes the fused path's very call on any machine; `fused` needs cuDNN and skips without a GPU. There:
+
+    JAX_PLATFORMS=cuda pytest -n 0 tests/test_attention.py
+"""
 
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -21,12 +27,24 @@ LIMITS: dict[str, dict[str, Any]] = {
     "nothing": {},
     "causal": {"causal": True},
     "padding": {"mask": MASK},
+    "padding by lengths": {"lengths": jnp.array([6, 3])},
+    "padding by lengths, causal": {"lengths": jnp.array([6, 3]), "causal": True},
+    "padding by lengths, a row of nothing": {"lengths": jnp.array([0, 4])},
+    "padding by lengths, window": {"lengths": jnp.array([6, 3]), "window": 1},
     "padding, causal": {"mask": MASK, "causal": True},
     "packing": {"segments": SEGMENTS},
     "packing, padding, causal": {"segments": SEGMENTS, "mask": MASK, "causal": True},
     "window": {"window": 1},
     "window, packing": {"window": 1, "segments": SEGMENTS},
 }
+
+
+@pytest.fixture(params=["xla", "fused"])
+def fused(request: pytest.FixtureRequest) -> Any:
+    """The paths that make the fused call."""
+    if request.param == "fused" and not attention._cuda():
+        pytest.skip(f"cuDNN's kernel needs an NVIDIA GPU, this is a {jax.default_backend()}; see the module's docstring")
+    return request.param
 
 
 @pytest.fixture
@@ -43,6 +61,7 @@ def _sees(limits: dict[str, Any]) -> np.ndarray:
             for j in range(T):
                 sees[b, i, j] = (
                     ("mask" not in limits or bool(MASK[b, j]))
+                    and ("lengths" not in limits or j < limits["lengths"][b])
                     and ("segments" not in limits or SEGMENTS[b, i] == SEGMENTS[b, j])
                     and abs(i - j) <= limits.get("window", T)
                     and (not limits.get("causal") or j <= i)
@@ -51,7 +70,7 @@ def _sees(limits: dict[str, Any]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_both_paths_follow_the_formula(name: str, heads: tuple[jax.Array, ...]) -> None:
+def test_both_paths_follow_the_formula(name: str, fused: Any, heads: tuple[jax.Array, ...]) -> None:
     limits = LIMITS[name]
     seen = visible(T, **limits)
     plain, maps = attend(*heads, seen, compute="float32", path="plain", maps=True)
@@ -61,15 +80,12 @@ def test_both_paths_follow_the_formula(name: str, heads: tuple[jax.Array, ...]) 
     weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-30)
     np.testing.assert_allclose(maps, weights, atol=1e-6)
     np.testing.assert_allclose(plain, np.einsum("bhts,bshe->bthe", weights, value), atol=1e-6)
-    low, none = attend(*heads, seen, compute="bfloat16", path="xla")
+    low, none = attend(*heads, seen, compute="bfloat16", path=fused)
     assert none is None and low.dtype == jnp.float32
     np.testing.assert_allclose(low, plain, atol=3e-2)
 
 
-@pytest.mark.parametrize(("compute", "path", "within"), [("float32", "plain", 0.0), ("bfloat16", "xla", 1e-6)])
-def test_no_path_lets_a_packed_example_see_another(
-    compute: Any, path: Any, within: float, heads: tuple[jax.Array, ...]
-) -> None:
+def _not_leaking(compute: Any, path: Any, within: float, heads: tuple[jax.Array, ...]) -> None:
     query, key, value = heads
     seen = visible(T, segments=SEGMENTS)
     here = SEGMENTS == 2
@@ -80,19 +96,52 @@ def test_no_path_lets_a_packed_example_see_another(
     assert np.abs(np.asarray(one - two))[here].min() > 0.1
 
 
-def test_gradients_agree_and_stay_finite_where_nothing_is_seen(heads: tuple[jax.Array, ...]) -> None:
-    seen = visible(T, mask=jnp.zeros((B, T), bool).at[0].set(True), causal=True)
+def test_no_path_lets_a_packed_example_see_another(fused: Any, heads: tuple[jax.Array, ...]) -> None:
+    _not_leaking("float32", "plain", 0.0, heads)
+    _not_leaking("bfloat16", fused, 1e-6, heads)
+
+
+@pytest.mark.parametrize("by", ["mask", "lengths"])
+def test_gradients_agree_and_stay_finite_where_nothing_is_seen(
+    by: str, fused: Any, heads: tuple[jax.Array, ...]
+) -> None:
+    lengths = jnp.array([T - 2, 0])
+    seen = visible(T, **{by: lengths if by == "lengths" else jnp.arange(T)[None] < lengths[:, None]}, causal=True)
 
     def loss(heads: tuple[jax.Array, ...], compute: Any, path: Any) -> jax.Array:
         return jnp.square(attend(*heads, seen, compute=compute, path=path)[0]).sum()
 
     gradient = jax.jit(jax.grad(loss), static_argnums=(1, 2))
     plain = gradient(heads, "float32", "plain")
-    with jax.numpy_dtype_promotion("standard"):
-        fused = gradient(heads, "bfloat16", "xla")
-    for ours, theirs in zip(fused, plain, strict=True):
-        assert np.isfinite(theirs).all() and not np.asarray(theirs)[1].any()
+    with jax.numpy_dtype_promotion("standard") if fused == "xla" else nullcontext():
+        low = gradient(heads, "bfloat16", fused)
+    for ours, theirs in zip(low, plain, strict=True):
+        assert np.isfinite(theirs).all() and not np.asarray(theirs)[1].any() and not np.asarray(ours)[1].any()
         np.testing.assert_allclose(ours, theirs, atol=6e-2)
+
+
+def test_padding_by_lengths_is_padding_by_mask_bit_for_bit_on_the_plain_path(heads: tuple[jax.Array, ...]) -> None:
+    by_mask = attend(*heads, visible(T, mask=MASK), compute="float32", path="plain", maps=True)
+    by_lengths = attend(*heads, visible(T, lengths=MASK.sum(1)), compute="float32", path="plain", maps=True)
+    for one, other in zip(by_mask, by_lengths, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_off_the_cpu_the_plain_path_sums_bf16_products_in_float32_both_ways(
+    heads: tuple[jax.Array, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read in the program, which a CPU cannot run: every product takes bf16 and gives float32."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    seen = visible(T, mask=MASK)
+
+    def loss(heads: tuple[jax.Array, ...]) -> jax.Array:
+        return jnp.square(attention.attend(*heads, seen, compute="bfloat16", path="plain")[0]).sum()
+
+    program = jax.jit(jax.value_and_grad(loss)).lower(heads).as_text()
+    products = [line.split(" : ")[-1] for line in program.splitlines() if "dot_general" in line]
+    assert len(products) == 6
+    for product in products:  # (tensor<2x6x2x8xbf16>, tensor<2x6x2x8xbf16>) -> tensor<2x2x6x6xf32>
+        assert product.count("xbf16>") == 2 and product.endswith("xf32>")
 
 
 def test_what_the_fused_path_cannot_do_falls_back_and_says_so_once(heads: tuple[jax.Array, ...]) -> None:

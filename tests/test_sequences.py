@@ -128,13 +128,14 @@ def test_shapes_are_of_the_config_alone(form: str) -> None:
     else:
         expected |= {"predicted_positions": ("int32", (4, 7)), "predicted_ids": ("int32", (4, 7))}
         expected |= {"predicted_weights": ("float32", (4, 7))}
-    if form in ("packed", "causal apart"):
-        expected |= {"segments": text("int32")}
+    expected |= {"segments": text("int32")} if form in ("packed", "causal apart") else {"lengths": ("int32", (4,))}
     if FORMS[form].get("form") == "pairs":
         expected |= {"token_types": text("int32")}
     if form in ("next_sentence", "order"):
         expected |= {"next_sentence": ("int32", (4,)), "next_sentence_weight": ("float32", (4,))}
     batches = list(sequences(corpus(), form, epochs=2))
+    for arrays in (batch.arrays for batch in batches if "lengths" in batch.arrays):
+        np.testing.assert_array_equal(arrays["mask"], np.arange(32) < arrays["lengths"][:, None])
     assert all(shapes(batch) == expected for batch in batches)
     assert shapes(next(sequences(corpus(40, seed=5), form))) == expected
 

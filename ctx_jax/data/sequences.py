@@ -28,6 +28,7 @@ class Sequences(Iterator[Batch]):
 
         token_ids         int32 [B, T]      masked, but for "causal"; padding is `vocabulary.pad_id`
         mask              bool [B, T]       True at real tokens
+        lengths           int32 [B]         how many there are, where there are no segments: padding is at the end
         positions         int32 [B, T]      counted from `first_position`, again in each segment
         row               int32 [B]         the row's number among all hosts' rows, which seeds its dropout
         predicted_positions, predicted_ids  int32 [B, K], predicted_weights float32 [B, K]   but for "causal"
@@ -137,6 +138,8 @@ class Sequences(Iterator[Batch]):
                 for name, rows in arrays.items()
             }
         arrays["row"] = self._own.astype(np.int32)
+        if "segments" not in arrays:
+            arrays["lengths"] = arrays["mask"].sum(axis=1, dtype=np.int32)
         self._next += self._rows
         return Batch(arrays, self.position)
 

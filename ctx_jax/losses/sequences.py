@@ -26,8 +26,9 @@ def masked_lm(
 
     Args:
       batch: `token_ids` int32 [B, T], masked; `predicted_positions`, `predicted_ids` int32 [B, K],
-        `predicted_weights` float32 [B, K]; optionally `mask`, `positions`, `segments`, `token_types`, `row`, as
-        `models.transformer.hidden_states` takes them, and `next_sentence` int32 [B] with `next_sentence_weight`.
+        `predicted_weights` float32 [B, K]; optionally `mask` or, before it, `lengths`, `positions`, `segments`,
+        `token_types`, `row`, as `models.transformer.hidden_states` takes them, and `next_sentence` int32 [B] with
+        `next_sentence_weight`.
       carry: nothing passes from one batch to the next.
       key: the step's key, the same on every device, for dropout by row; None: no dropout.
 
@@ -53,8 +54,8 @@ def causal_lm(
     """Nats of the next token at every place, of a model whose tokens see those before them alone (GPT).
 
     Args:
-      batch: `token_ids`, `next_token_id` int32 [B, T]; optionally `weight` float32 [B, T], and `mask`, `positions`,
-        `segments`, `row`.
+      batch: `token_ids`, `next_token_id` int32 [B, T]; optionally `weight` float32 [B, T], and `mask` or `lengths`,
+        `positions`, `segments`, `row`.
       carry, key: as in `masked_lm`.
 
     Returns:
@@ -84,7 +85,8 @@ def _hidden(model: Transformer, params: Params, batch: Batch, key: jax.Array | N
         model,
         params,
         batch["token_ids"],
-        mask=batch.get("mask"),
+        mask=None if "lengths" in batch else batch.get("mask"),
+        lengths=batch.get("lengths"),
         token_types=batch.get("token_types"),
         positions=batch.get("positions"),
         segments=batch.get("segments"),

@@ -10,33 +10,55 @@ auto    fused where the machine and the call allow it, else plain
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from ctx_jax.numerics.linear import Compute
+from ctx_jax.numerics.linear import Compute, contract
 
 Path = Literal["auto", "plain", "fused", "xla"]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["allowed"], meta_fields=["causal"])
+@partial(jax.tree_util.register_dataclass, data_fields=["allowed", "lengths"], meta_fields=["causal"])
 @dataclass(frozen=True)
 class Visible:
-    """Who sees whom. `allowed` bool [B or 1, 1, T, T] is everything but causality, `None` for all; `causal` adds
-    that no token sees a later one. They are apart because the fused kernel skips what causality hides."""
+    """Who sees whom, in the forms that the fused kernel tells apart: it skips what `lengths` and `causal` hide, and
+    reads every pair of `allowed`. Never both `allowed` and `lengths`.
+
+    allowed  bool [B or 1, 1, T, T], None for all
+    lengths  int32 [B]: keys from there on are padding; None for no padding
+    causal   no token sees a later one
+    """
 
     allowed: jax.Array | None
+    lengths: jax.Array | None
     causal: bool
+
+    def dense(self, length: int) -> "Visible":
+        """The same among T = `length` tokens with an array `allowed`, all True where there is no limit."""
+        if self.allowed is not None:
+            return self
+        inside = jnp.ones((1, length), bool) if self.lengths is None else _inside(self.lengths, length)
+        return Visible(_pairs(inside[:, None, None, :], length), None, self.causal)
+
+
+def _inside(lengths: jax.Array, length: int) -> jax.Array:
+    """bool [B, T]: the first `lengths` of T = `length` places of each row."""
+    return jnp.arange(length)[None, :] < lengths[:, None]
+
+
+def _pairs(allowed: jax.Array, length: int) -> jax.Array:
+    return jnp.broadcast_to(allowed, (allowed.shape[0], 1, length, length))
 
 
 def visible(
     length: int,
     *,
     mask: jax.Array | None = None,
+    lengths: jax.Array | None = None,
     segments: jax.Array | None = None,
     window: int | None = None,
     causal: bool = False,
@@ -44,6 +66,7 @@ def visible(
     """Combine what limits attention among T = `length` tokens.
 
     mask      bool [B, T]: False keys get no attention
+    lengths   int [B]: the mask of rows whose padding stands at their end, which the fused kernel has for nothing
     segments  int [B, T]: tokens see only tokens with their own number (packed examples)
     window    tokens see |i - j| <= window
     causal    tokens see j <= i
@@ -52,6 +75,10 @@ def visible(
     mask      T T T F        query 2 sees  . . * .
     """
     parts = []
+    if lengths is not None:
+        if mask is None and segments is None and window is None:
+            return Visible(None, lengths.astype(jnp.int32), causal)
+        parts.append(_inside(lengths, length)[:, None, None, :])
     if mask is not None:
         parts.append(mask[:, None, None, :])
     if segments is not None:
@@ -60,11 +87,11 @@ def visible(
         index = jnp.arange(length)
         parts.append((jnp.abs(index[:, None] - index[None, :]) <= window)[None, None])
     if not parts:
-        return Visible(None, causal)
+        return Visible(None, None, causal)
     allowed = parts[0]
     for part in parts[1:]:
         allowed = allowed & part
-    return Visible(jnp.broadcast_to(allowed, (allowed.shape[0], 1, length, length)), causal)
+    return Visible(_pairs(allowed, length), None, causal)
 
 
 def attend(
@@ -102,11 +129,9 @@ def _plain(
 ) -> tuple[jax.Array, jax.Array | None]:
     # bf16 products of this shape fail at run time on CPUs when differentiated, so there they stay float32.
     low = compute == "bfloat16" and jax.default_backend() != "cpu"
-    kind = jnp.bfloat16 if low else jnp.float32
-    precision = lax.Precision.HIGHEST if compute == "float32" else None
-    logits = jnp.einsum("bthe,bshe->bhts", query.astype(kind), key.astype(kind), precision=precision)
-    logits = logits.astype(jnp.float32) * query.shape[-1] ** -0.5
-    allowed = seen.allowed
+    kind: Compute | None = "bfloat16" if low else "float32" if compute == "float32" else None
+    logits = contract("bthe,bshe->bhts", query, key, kind) * query.shape[-1] ** -0.5
+    allowed = seen.allowed if seen.lengths is None else seen.dense(query.shape[1]).allowed
     if seen.causal:
         index = jnp.arange(query.shape[1])
         earlier = (index[None, :] <= index[:, None])[None, None]
@@ -118,21 +143,23 @@ def _plain(
         # Without this a query that sees no key would average all of them.
         probabilities = jnp.where(allowed, probabilities, 0.0)
     weights = probabilities if kept is None else jnp.where(kept, probabilities / (1.0 - rate), 0.0)
-    mixed = jnp.einsum("bhts,bshe->bthe", weights.astype(kind), value.astype(kind), precision=precision)
-    return mixed.astype(jnp.float32), probabilities if maps else None
+    return contract("bhts,bshe->bthe", weights, value, kind), probabilities if maps else None
 
 
 def _fused(
     query: jax.Array, key: jax.Array, value: jax.Array, seen: Visible, implementation: Literal["cudnn", "xla"]
 ) -> jax.Array:
     low = (part.astype(jnp.bfloat16) for part in (query, key, value))
+    sees = None
+    if seen.allowed is not None:
+        allowed = seen.allowed[:, 0]
+        sees = (jnp.tril(allowed) if seen.causal else allowed).any(-1)  # [B or 1, T]
+    elif seen.lengths is not None:
+        # The kernel is never asked for a row without keys. Every query sees key 0 where there is one.
+        sees = (seen.lengths > 0)[:, None]
+        seen = replace(seen, lengths=jnp.maximum(seen.lengths, 1))
     mixed = _kernel(*low, seen, implementation).astype(jnp.float32)
-    if seen.allowed is None:
-        return mixed
-    allowed = seen.allowed[:, 0]
-    if seen.causal:
-        allowed = jnp.tril(allowed)
-    return jnp.where(allowed.any(-1)[:, :, None, None], mixed, 0.0)
+    return mixed if sees is None else jnp.where(sees[:, :, None, None], mixed, 0.0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -146,8 +173,15 @@ def _kernel_forward(
     query: jax.Array, key: jax.Array, value: jax.Array, seen: Visible, implementation: Literal["cudnn", "xla"]
 ) -> tuple[jax.Array, Callable[[jax.Array], tuple[jax.Array, ...]]]:
     def call(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        # Lengths of the keys alone: padded queries see what the others see, as on the plain path.
         return jax.nn.dot_product_attention(
-            query, key, value, mask=seen.allowed, is_causal=seen.causal, implementation=implementation
+            query,
+            key,
+            value,
+            mask=seen.allowed,
+            is_causal=seen.causal,
+            key_value_seq_lengths=seen.lengths,
+            implementation=implementation,
         )
 
     with jax.numpy_dtype_promotion("standard"):
@@ -164,7 +198,7 @@ def _kernel_backward(
 
 
 # jax's own code mixes types, which strict promotion refuses. A derivative of our own traces both passes under the
-# standard rules and never asks for the mask's gradient. XLA's kernels mix them once more when they are lowered, so
+# standard rules and never asks for the limits' gradient. XLA's kernels mix them once more when they are lowered, so
 # that the caller of a gradient through "xla" sets the rule for the whole call.
 _kernel.defvjp(_kernel_forward, _kernel_backward)
 

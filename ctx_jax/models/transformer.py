@@ -12,7 +12,6 @@ Letters: L layers, B rows, T tokens, D width, H heads, V vocabulary, P rows of t
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -51,6 +50,7 @@ def hidden_states(
     token_ids: jax.Array,
     *,
     mask: jax.Array | None = None,
+    lengths: jax.Array | None = None,
     token_types: jax.Array | None = None,
     positions: jax.Array | None = None,
     segments: jax.Array | None = None,
@@ -61,6 +61,8 @@ def hidden_states(
     final norm (the order of transformers' `hidden_states`).
 
     mask         bool [B, T], True at real tokens: others get no attention; absent: all are real
+    lengths      int [B], real tokens of rows padded at their end: the same as such a mask, and quicker where attention
+                 is fused
     token_types  int [B, T], rows of the segment embedding; absent: 0
     positions    int [B, T], rows of the position table; absent: `default_positions`
     segments     int [B, T], numbers of the examples packed in a row: no token attends across them
@@ -70,7 +72,8 @@ def hidden_states(
     and for token types a model does not have. With `segments` or `positions` only the values can tell: a position
     outside the table gives NaN.
     """
-    return _run(model, params, token_ids, mask, token_types, positions, segments, key, rows, "every")
+    limits = {"mask": mask, "lengths": lengths, "segments": segments}
+    return _run(model, params, token_ids, limits, token_types, positions, key, rows, "every")
 
 
 def last_hidden(
@@ -79,6 +82,7 @@ def last_hidden(
     token_ids: jax.Array,
     *,
     mask: jax.Array | None = None,
+    lengths: jax.Array | None = None,
     token_types: jax.Array | None = None,
     positions: jax.Array | None = None,
     segments: jax.Array | None = None,
@@ -86,7 +90,8 @@ def last_hidden(
     rows: jax.Array | None = None,
 ) -> jax.Array:
     """The last of `hidden_states`, [B, T, D], without holding the others."""
-    return _run(model, params, token_ids, mask, token_types, positions, segments, key, rows, "last")
+    limits = {"mask": mask, "lengths": lengths, "segments": segments}
+    return _run(model, params, token_ids, limits, token_types, positions, key, rows, "last")
 
 
 def attention_maps(
@@ -100,22 +105,23 @@ def attention_maps(
     segments: jax.Array | None = None,
 ) -> jax.Array:
     """Who attends to whom: float32 [L, B, H, T, T], each row of queries summing to 1, or to 0 where it sees nothing."""
-    return _run(model, params, token_ids, mask, token_types, positions, segments, None, None, "maps")
+    limits = {"mask": mask, "segments": segments}
+    return _run(model, params, token_ids, limits, token_types, positions, None, None, "maps")
 
 
 def _run(
     model: Transformer,
     params: Params,
     token_ids: jax.Array,
-    mask: jax.Array | None,
+    limits: Mapping[str, Any],
     token_types: jax.Array | None,
     positions: jax.Array | None,
-    segments: jax.Array | None,
     key: jax.Array | None,
     rows: jax.Array | None,
     wanted: Wanted,
 ) -> jax.Array:
     batch, length = token_ids.shape
+    segments = limits["segments"]
     if model.positions == "learned" and positions is None and segments is None and length > model.longest:
         raise ValueError(
             f"the position table holds sequences of at most {model.longest} tokens, these have {length}: "
@@ -125,7 +131,7 @@ def _run(
     if positions is None:
         positions = default_positions(model, token_ids, segments)
     values = embed_tokens(model, params["embeddings"], token_ids, positions, token_types, seeds)
-    around = _surroundings(model, length, mask, segments, positions)
+    around = _surroundings(model, length, limits, positions)
 
     def step(values: jax.Array, params: Params, kind: Kind) -> tuple[jax.Array, jax.Array | None]:
         return layer(model, params, values, around, kind, seeds, wanted == "maps")
@@ -142,18 +148,13 @@ def _run(
     return outputs if isinstance(outputs, jax.Array) else jnp.stack(outputs)
 
 
-def _surroundings(
-    model: Transformer, length: int, mask: jax.Array | None, segments: jax.Array | None, positions: jax.Array
-) -> Surroundings:
-    see = partial(visible, length, mask=mask, segments=segments, causal=model.causal)
-    everything = see()
-    if not model.local_layers:
-        local = everything
-    else:
+def _surroundings(model: Transformer, length: int, limits: Mapping[str, Any], positions: jax.Array) -> Surroundings:
+    see = partial(visible, length, **limits, causal=model.causal)
+    everything = local = see()
+    if model.local_layers:
         local = see(window=model.window)
-        assert local.allowed is not None
-        if everything.allowed is None:
-            everything = replace(everything, allowed=jnp.ones((1, 1, length, length), bool))
+        if model.scan:  # which picks one of two arrays
+            everything = everything.dense(length)
     if model.positions == "learned":
         return Surroundings(everything, local, None, None)
     width = model.dim // model.heads

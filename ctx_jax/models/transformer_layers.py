@@ -176,8 +176,7 @@ def _attention(
     )
     seen = around.global_seen
     if model.local_layers:
-        allowed = choose(kind.local, around.local_seen.allowed, around.global_seen.allowed)
-        seen = Visible(allowed, seen.causal)
+        seen = choose(kind.local, around.local_seen, around.global_seen)
     if around.global_rotation is not None and around.local_rotation is not None:
         by = choose(kind.local, around.local_rotation, around.global_rotation)
         query, key = rotate(query, by), rotate(key, by)

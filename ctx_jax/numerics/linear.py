@@ -56,3 +56,38 @@ def _linear_backward(
 
 
 linear.defvjp(_linear_forward, _linear_backward)
+
+
+def contract(equation: str, left: jax.Array, right: jax.Array, compute: Compute | None) -> jax.Array:
+    """`jnp.einsum(equation, left, right)` of two float32 arrays, float32 out; every letter of an operand stands in the
+    other one or in the result. None: float32 operands in the backend's default precision."""
+    if compute == "bfloat16":
+        return _low_contract(equation, left, right)
+    precision = lax.Precision.HIGHEST if compute == "float32" else None
+    return jnp.einsum(equation, left, right, precision=precision)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _low_contract(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    low = (operand(values, "bfloat16") for values in (left, right))
+    return jnp.einsum(equation, *low, preferred_element_type=jnp.float32)
+
+
+def _low_contract_forward(
+    equation: str, left: jax.Array, right: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    left, right = operand(left, "bfloat16"), operand(right, "bfloat16")
+    return _low_contract(equation, left, right), (left, right)
+
+
+def _low_contract_backward(
+    equation: str, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    left, right = saved
+    inputs, result = equation.split("->")
+    one, other = inputs.split(",")
+    to_left = _low_contract(f"{result},{other}->{one}", cotangent, right)
+    return to_left, _low_contract(f"{result},{one}->{other}", cotangent, left)
+
+
+_low_contract.defvjp(_low_contract_forward, _low_contract_backward)
