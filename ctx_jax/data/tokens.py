@@ -7,8 +7,8 @@
       documents.bin   int64 [documents], the number of each document's first sentence
       meta.json       counts and digests; written last
 
-The key is a digest of the text's and the tokenizer's digests; the files of a cache that is there are hashed before it is
-used, as those of the text are. Letters: S sentences, N tokens.
+The key is a digest of the text's and the tokenizer's digests; the files of a cache that is there are hashed before it
+is used, as those of the text are. Letters: S sentences, N tokens.
 """
 
 import hashlib
