@@ -216,6 +216,37 @@ def test_spans_have_geometric_lengths_and_do_not_cross_special_tokens() -> None:
     assert starts and all(position % 4 for position in starts)
 
 
+def test_spans_drawn() -> None:
+    """Three of nine tokens: a span begins with a word and goes on within a text; the last is cut at the count."""
+    text = ["[CLS]", "the", "un", "#believ", "#able", "cat", "[SEP]", "it", "slept", "and", "purred", "[SEP]"]
+    drawn = """
+    [CLS] the un #believ #able cat [SEP] it   slept and  purred [SEP]
+
+    [CLS] the _  _       _     cat [SEP] it   slept and  purred [SEP]     seen, a word of three pieces
+    [CLS] the un #believ #able cat [SEP] _    _     _    purred [SEP]     seen, three words
+    [CLS] the un #believ #able _   [SEP] it   _     _    purred [SEP]     seen, two spans
+    [CLS] _   _  _       #able cat [SEP] it   slept and  purred [SEP]     seen, two words, cut at the count
+    [CLS] the un #believ _     _   [SEP] _    slept and  purred [SEP]     never, from the middle of a word on
+    [CLS] the un _       #able cat [SEP] _    _     and  purred [SEP]     never, the middle of a word alone
+    """
+    ids = np.array([[{"[CLS]": 2, "[SEP]": 3}.get(word, number + 5) for number, word in enumerate(text)]], np.int32)
+    begins = np.array([[not word.startswith("#") for word in text]])
+    config = {"masking": "spans", "length": len(text), "rate": 1 / 3, "masked": 1.0, "randomized": 0.0}
+    arrays = masking(**config)(
+        *(np.repeat(one, 3000, axis=0) for one in (ids, begins)), np.zeros(3000, int), np.arange(3000)
+    )
+    rows = {
+        " ".join("_" if number == 4 else word for number, word in zip(row, text, strict=True))
+        for row in arrays["token_ids"]
+    }
+    assert all(row.split().count("_") == 3 for row in rows)
+    lines = [line.split() for line in drawn.strip().splitlines() if line]
+    assert lines[0] == text
+    for line in lines[1:]:
+        if line:
+            assert (" ".join(line[: len(text)]) in rows) == (line[len(text)] == "seen,"), line
+
+
 def test_words_of_spans_are_whole_but_for_the_last() -> None:
     ids, begins, arrays = many(masking="spans", rate=0.3)
     for row, first, positions in zip(ids, begins, chosen(arrays), strict=True):

@@ -8,6 +8,9 @@ import pytest
 
 from ctx_jax.data.blocks import CausalBlocks, FullSentences
 from ctx_jax.data.packing import Layout, PackedSentences, best_fit, cut_units, ranges
+from ctx_jax.data.phases import Phases
+from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens, tokens_of
 
 NAMES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -113,6 +116,26 @@ def test_full_sentences_drawn() -> None:
         "[CLS] e f . g . [SEP] . . . . . .",
         "[CLS] h i j k l m n o p [SEP] . .",
     ]
+
+
+def test_two_phases_drawn() -> None:
+    """As many tokens a batch in rows of half the length, for one batch; then the text from its beginning."""
+    tokens, letters = text("a b / c d e", "f g h / i", "j k l m n")
+    config = SequenceConfig(length=12, rows=1, rate=0.0, first_steps=1, first_length=6)
+    assert config.first_phase is not None
+    early, late = (Sequences(tokens, letters, part, shuffle=False) for part in (config.first_phase, config))
+    given = Phases(early, 1, late)
+    batches = [next(given) for _ in range(3)]
+    found = [[" ".join(letters.shown(row)) for row in batch.arrays["token_ids"]] for batch in batches]
+    drawn = """
+        [CLS] a b [SEP] . .
+        [CLS] c d e [SEP] .
+
+        [CLS] a b c d e [SEP] f g h i [SEP]
+
+        [CLS] j k l m n [SEP] . . . . .
+    """
+    assert found == [[line.strip() for line in batch.splitlines()] for batch in drawn.strip().split("\n\n")]
 
 
 def test_cut_sentences_drawn() -> None:

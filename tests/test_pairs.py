@@ -4,11 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import processors
 
 from ctx_jax.data.packing import Rows
 from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.tokens import Tokens
+from ctx_jax.data.tokens import Tokens, tokens_of
+from ctx_jax.text.subword_training import Kind, train
+from ctx_jax.text.templates import BERT_PAIR, PairLayout
 
 
 class Names:
@@ -89,28 +92,67 @@ def test_an_epoch_pairs_anew_and_the_same_epoch_as_before() -> None:
     assert (first["next_sentence"] != second["next_sentence"]).any()
 
 
-def test_pairs_drawn() -> None:
-    sentences = ["the cat sat", "it slept", "two of", "four is"]
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *" ".join(sentences).split()]
-    numbers = np.arange(5, len(names))
+SENTENCES = ["the cat sat", "it slept", "two of", "four is"]  # two documents of two
+NAMES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *" ".join(SENTENCES).split()]
+DRAWN = {
+    "next_sentence": """
+    [CLS] the cat sat [SEP] it slept [SEP] . . . .            0 0 0 0 0 1 1 1 0 0 0 0    0
+    [CLS] the cat sat [SEP] two of four is [SEP] . .          0 0 0 0 0 1 1 1 1 1 0 0    1
+    [CLS] the cat sat [SEP] four is [SEP] . . . .             0 0 0 0 0 1 1 1 0 0 0 0    1
+    """,
+    "order": """
+    [CLS] the cat sat [SEP] it slept [SEP] . . . .            0 0 0 0 0 1 1 1 0 0 0 0    0
+    [CLS] it slept [SEP] the cat sat [SEP] . . . .            0 0 0 0 1 1 1 1 0 0 0 0    1
+    """,
+    "none": """
+    [CLS] the cat sat [SEP] it slept [SEP] . . . .            0 0 0 0 0 1 1 1 0 0 0 0    -
+    """,
+    "order, RoBERTa's": """
+    [CLS] the cat sat [SEP] [SEP] it slept [SEP] . . .        0 0 0 0 0 0 0 0 0 0 0 0    0
+    [CLS] it slept [SEP] [SEP] the cat sat [SEP] . . .        0 0 0 0 0 0 0 0 0 0 0 0    1
+    """,
+    "none, with types": """
+    [CLS] the cat sat [SEP] [SEP] it slept [SEP] . . .        0 0 0 0 0 0 1 1 1 0 0 0    -
+    """,
+}
+LAYOUTS = {"order, RoBERTa's": PairLayout(2, 0), "none, with types": PairLayout(2, 1)}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_pairs_drawn(name: str) -> None:
+    numbers = np.arange(5, len(NAMES))
     tokens = Tokens(numbers, np.ones(9, np.uint8), np.array([0, 3, 5, 7, 9]), np.array([0, 2]))
-    pairs = Pairs(tokens, Names(), SequenceConfig(form="pairs", length=12, short=0.0), seed=0)
+    config = SequenceConfig(**({"form": "pairs", "length": 12, "short": 0.0} | {"pairs": name.split(",")[0]}))
+    pairs = Pairs(tokens, Names(), config, 0, LAYOUTS.get(name, BERT_PAIR))
     assert len(pairs) == 2
     seen = set()
     for epoch in range(40):
         rows = pairs.rows(np.array([0]), np.array([epoch]))
-        words = " ".join(names[number].replace("[PAD]", ".") for number in rows["token_ids"][0])
-        seen.add((words, " ".join(map(str, rows["token_types"][0].tolist())), int(rows["next_sentence"][0])))
-    drawn = """
-    [CLS] the cat sat [SEP] it slept [SEP] . . . .            0 0 0 0 0 1 1 1 0 0 0 0    0
-    [CLS] the cat sat [SEP] two of four is [SEP] . .          0 0 0 0 0 1 1 1 1 1 0 0    1
-    [CLS] the cat sat [SEP] four is [SEP] . . . .             0 0 0 0 0 1 1 1 0 0 0 0    1
-    """
+        words = " ".join(NAMES[number].replace("[PAD]", ".") for number in rows["token_ids"][0])
+        label = str(rows["next_sentence"][0]) if "next_sentence" in rows else "-"
+        seen.add((words, " ".join(map(str, rows["token_types"][0].tolist())), label))
     expected = set()
-    for line in drawn.strip().splitlines():
+    for line in DRAWN[name].strip().splitlines():
         *columns, label = line.split()
-        expected.add((" ".join(columns[:12]), " ".join(columns[12:]), int(label)))
+        expected.add((" ".join(columns[:12]), " ".join(columns[12:]), label))
     assert seen == expected
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+def test_a_pair_is_what_the_tokenizer_itself_lays(kind: Kind) -> None:
+    sentences = [line.split() for line in SENTENCES]
+    subwords = train(sentences * 3, kind, 290 if kind == "bpe" else 50)
+    tokens = tokens_of(sentences, np.array([0, 2]), subwords)
+    for layout in (None, processors.RobertaProcessing(("</s>", 2), ("<s>", 0)) if kind == "bpe" else None):
+        if layout is not None:  # RoBERTa's own: no token type
+            subwords.tokenizer.post_processor = layout
+        config = SequenceConfig(form="pairs", pairs="none", length=60, short=0.0)
+        rows = every(Pairs(tokens, subwords, config, 0, subwords.pair_layout))
+        for number, (first, second) in enumerate(zip(SENTENCES[::2], SENTENCES[1::2], strict=True)):
+            mask, given = rows["mask"][number], subwords.tokenizer.encode(first, second)
+            assert rows["token_ids"][number][mask].tolist() == given.ids
+            assert rows["token_types"][number][mask].tolist() == given.type_ids
+            assert max(given.type_ids) == (layout is None)
 
 
 def test_stretches_cover_the_text_and_some_are_short() -> None:
