@@ -43,7 +43,7 @@ LIMITS: dict[str, dict[str, Any]] = {
 def fused(request: pytest.FixtureRequest) -> Any:
     """The paths that make the fused call."""
     if request.param == "fused" and not attention._cuda():
-        pytest.skip(f"cuDNN's kernel needs an NVIDIA GPU, this is a {jax.default_backend()}; see the module's docstring")
+        pytest.skip(f"cuDNN's kernel needs an NVIDIA GPU, not a {jax.default_backend()}: see the module's docstring")
     return request.param
 
 

@@ -41,9 +41,9 @@ def test_the_arrays_of_words_show_their_pieces(encoder: ctx_jax.Encoder) -> None
     tokens [CLS] cat [UNK] dog ##s [SEP]"""
     inputs = encoder.tokenize([["cat", "\u200b", "dogs"], []], rows=3, length=4)
     assert {name: array.shape for name, array in inputs.items()} == {
-        "token_ids": (3, 12),
-        "token_mask": (3, 12),
-        "word_of_token": (3, 12),
+        "token_ids": (3, 20),
+        "token_mask": (3, 20),
+        "word_of_token": (3, 20),
         "word_mask": (3, 4),
     }
     words, mask = inputs["word_of_token"], inputs["word_mask"]
@@ -72,11 +72,24 @@ def test_strings_and_words_and_tokens(encoder: ctx_jax.Encoder) -> None:
 
 
 def test_shapes_follow_rows_and_length_alone(encoder: ctx_jax.Encoder) -> None:
-    shapes = {
-        tuple(array.shape for array in encoder.tokenize(sentences, rows=4, length=6).values())
-        for sentences in (["a"], ["the cat sat on the mat"] * 3, ["dogs dogs dogs", ""], [])
-    }
-    assert len(shapes) == 1
+    many = [["tttttt"] * 3]  # t ##t ##t ##t ##t ##t
+    given = (["a"], ["the cat sat on the mat"] * 3, ["dogs dogs dogs", ""], [], many)
+    for reader in (encoder.reader, SubwordReader(SUBWORDS)):
+        read = replace(encoder, reader=reader).tokenize
+        shapes = [{tuple(array.shape) for array in read(sentences, rows=4, length=6).values()} for sentences in given]
+        assert all(shape == shapes[0] for shape in shapes), shapes
+    needed = encoder.tokenize(many)["token_ids"].shape[1]
+    assert needed == 3 * 6 + 2
+    for sentences in (["a"], many):
+        assert encoder.tokenize(sentences, rows=2, length=6, tokens=needed)["token_ids"].shape == (2, needed)
+    with pytest.raises(
+        ValueError, match=f"sentence 0 has {needed} tokens.* room for {needed - 1} .*tokens={needed} or"
+    ):
+        encoder.tokenize(many, length=6, tokens=needed - 1)
+    with pytest.raises(ValueError, match="tokens=21, the model's positions hold 20"):
+        encoder.tokenize(many, tokens=21)
+    with pytest.raises(ValueError, match='level="tokens" the length'):
+        encoder.tokenize(["a"], level="tokens", tokens=8)
 
 
 def test_words_are_means_of_their_tokens(encoder: ctx_jax.Encoder) -> None:
@@ -122,6 +135,9 @@ def test_word_vectors_are_layer_0_of_the_word_alone(encoder: ctx_jax.Encoder) ->
     layers = embed(TINY, encoder.params, encoder.tokenize([[word] for word in words], length=1))
     np.testing.assert_allclose(vectors, layers.values[0, :, 0], atol=1e-6)
     assert encoder.word_vectors([]).shape == (0, 8)
+    rotary = replace(TINY, positions="rotary")  # a word of any number of pieces is a row
+    params = jax.jit(transformer.init, static_argnums=0)(rotary, jax.random.key(0))
+    assert ctx_jax.Encoder(rotary, params, SubwordReader(SUBWORDS)).word_vectors(["t" * 40, "a"]).shape == (2, 8)
 
 
 def test_nothing_gives_nothing(encoder: ctx_jax.Encoder) -> None:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from ctx_jax.embedding import mixing
-from ctx_jax.embedding.batching import plan
+from ctx_jax.embedding.batching import plan, rounded
 from ctx_jax.embedding.embed import Model, embed, token_layer
 from ctx_jax.embedding.reading import CharacterReader, SubwordReader, VocabularyReader, checked, sentences_to_words
 from ctx_jax.models.bilm import BiLM
@@ -42,24 +42,35 @@ class Encoder:
         level: Level = "words",
         rows: int | None = None,
         length: int | None = None,
+        tokens: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Sentences to the `inputs` of `embed`: a dict of arrays with leading axis B.
 
         A string is split by the encoder's rule: white space for imported encoders, the run's own rule for ours. A list
-        of words is taken as it is. `rows` and `length` (in words) pad B and T to fixed sizes. No sentences give B = 0,
-        an empty sentence an all-False row.
+        of words is taken as it is. `rows` and `length` (in words) pad B and T to fixed sizes; of a Transformer `length`
+        fixes the tokens of a row as well, with room for two a word and 16 more (`reader.room`), and `tokens` sets them
+        where words have more. No sentences give B = 0, an empty sentence an all-False row.
 
         `level="words"` makes `embed` give one vector a word whatever the encoder: a Transformer's pieces are pooled.
         `level="tokens"` asks for the pieces instead, special tokens in their places; strings are then split by the
         tokenizer's own rule, and `length` counts tokens. The tokens of a biLM are its words.
 
-        Raises ValueError for more sentences than `rows`, longer ones than `length` or than a Transformer's positions
-        hold, TypeError for a bare string, for strings and lists in one call, and for words that are no strings.
+        Raises ValueError for more sentences than `rows`, longer ones than `length`, than the tokens of a row or than a
+        Transformer's positions hold, for `tokens` where there are no pieces of words; TypeError for a bare string, for
+        strings and lists in one call, and for words that are no strings.
         """
         if level not in ("words", "tokens"):
             raise ValueError(f'level must be "words" or "tokens", got {level!r}')
-        if level == "tokens" and isinstance(self.reader, SubwordReader):
-            return self.reader.token_arrays(checked(sentences), rows, length)
+        if isinstance(self.reader, SubwordReader):
+            if level == "words":
+                return self.reader.arrays(_words(sentences, self.reader), rows, length, tokens)
+            if tokens is None:
+                return self.reader.token_arrays(checked(sentences), rows, length)
+        if tokens is not None:
+            raise ValueError(
+                f"tokens={tokens} is for the pieces of a Transformer's words: leave it out "
+                '(at level="tokens" the length counts them)'
+            )
         return self.reader.arrays(_words(sentences, self.reader), rows, length)
 
     def encode(
@@ -108,7 +119,7 @@ class Encoder:
         for start in range(0, len(words), height * row):
             part = words[start : start + height * row]
             sentences = [part[i : i + row] for i in range(0, len(part), row)]
-            layer = np.asarray(_token_layer(self.model, self.params, self.reader.arrays(sentences, height, row)))
+            layer = np.asarray(_token_layer(self.model, self.params, _padded(sentences, self.reader, height, row)))
             found.append(layer.reshape(height * row, -1)[: len(part)])
         width = 2 * self.model.projection if isinstance(self.model, BiLM) else self.model.dim
         return np.concatenate(found) if found else np.zeros((0, width), np.float32)
@@ -146,6 +157,14 @@ def _batches(
     for chosen, rows, length in plan(reader.sizes(pieces), batch):
         # There are no more words than tokens: one size for both keeps the shapes few.
         yield chosen, reader.word_arrays([pieces[number] for number in chosen], rows, length, length)
+
+
+def _padded(sentences: list[list[str]], reader: Reader, rows: int, length: int) -> dict[str, np.ndarray]:
+    """Inputs of these sizes; a Transformer's tokens as many as these sentences need, rounded up."""
+    if not isinstance(reader, SubwordReader):
+        return reader.arrays(sentences, rows, length)
+    pieces = reader.subwords.of_words(sentences)
+    return reader.word_arrays(pieces, rows, length, rounded(max(reader.sizes(pieces))))
 
 
 def _apart(numbers: tuple[int, ...], vectors: jax.Array, words: list[list[str]]) -> dict[int, np.ndarray]:

@@ -98,7 +98,11 @@ class SubwordReader:
     pieces: Literal["mean", "first", "last"] = "mean"
 
     def arrays(
-        self, sentences: Sequence[Sequence[str]], rows: int | None = None, length: int | None = None
+        self,
+        sentences: Sequence[Sequence[str]],
+        rows: int | None = None,
+        length: int | None = None,
+        tokens: int | None = None,
     ) -> dict[str, np.ndarray]:
         """What `embed` needs to give one vector a word, each with leading axis B:
 
@@ -108,12 +112,24 @@ class SubwordReader:
             word_of_token    -1    0   1      1      -1    -1         int32 [B, S], -1 at what is in no word
             word_mask        1 1                                      bool  [B, T]
 
-        With a `length`, S is fixed by it too: room for two tokens a word, and the next size of `batching.rounded` for
-        a batch that needs more.
+        S is `tokens`; without it a `length` fixes S too, to `room(length)`; without either S is what is needed. Raises
+        ValueError for a sentence that has more tokens, and for more tokens than the positions hold.
         """
+        if tokens is not None and self.longest is not None and tokens > self.longest:
+            raise ValueError(
+                f"got tokens={tokens}, the model's positions hold {self.longest}: set tokens to that or less"
+            )
+        if tokens is None and length is not None:
+            tokens = self.room(length)
         pieces = self.subwords.of_words(sentences)
-        tokens = None if length is None else rounded(2 * length + self._added)
         return self.word_arrays(pieces, *_shape(self.words(pieces), rows, length, "words"), tokens)
+
+    def room(self, length: int) -> int:
+        """Tokens of a row for `length` words: two a word, the special ones and 16 more, rounded up by
+        `batching.rounded`, but no more than the positions hold. It knows nothing of the sentences, so that their
+        batches have one shape."""
+        size = rounded(2 * length + self._added + 16)
+        return size if self.longest is None else min(size, self.longest)
 
     def token_arrays(
         self, sentences: list[str] | list[list[str]], rows: int | None = None, length: int | None = None
@@ -133,11 +149,11 @@ class SubwordReader:
     def word_arrays(
         self, pieces: Sequence[Pieces], rows: int, length: int, tokens: int | None
     ) -> dict[str, np.ndarray]:
-        """`arrays` of sentences already in pieces, with B = `rows`, T = `length` and S at least `tokens`."""
-        needed = max((self._size(one.ids) for one in pieces), default=0)
-        width = needed if tokens is None else max(tokens, rounded(needed))
+        """`arrays` of sentences already in pieces, with B = `rows`, T = `length` and S = `tokens`, though no more than
+        the positions hold; None: what is needed."""
+        width = max(self.sizes(pieces), default=0) if tokens is None else tokens
         if self.longest is not None:
-            width = min(width, max(needed, self.longest))  # what is rounded up stops at the positions
+            width = min(width, self.longest)
         ids, mask = self._tokens([one.ids for one in pieces], rows, width)
         word_of_token = np.full((rows, width), -1, np.int32)
         word_mask = np.zeros((rows, length), bool)
@@ -183,6 +199,11 @@ class SubwordReader:
                 raise ValueError(
                     f"sentence {number} has {size} tokens, the model's positions hold {self.longest}: split it into "
                     "shorter ones"
+                )
+            if size > width:
+                raise ValueError(
+                    f"sentence {number} has {size} tokens, there is room for {width} in a row: set tokens={size} or "
+                    "more, or split the sentence"
                 )
             if size:
                 ids[number, :size] = self.subwords.wrap(given)
