@@ -42,13 +42,12 @@ def draw_log_uniform(key: jax.Array, tries: int, vocabulary: int) -> tuple[jax.A
     kept with probability 2^e log(1 + 1 / n), which is at most 1, where n <= V. Of the tries log(V + 1) / (bits of V)
     count, about two thirds.
     """
-    octave, place, chance = jax.random.split(key, 3)
-    exponent = jax.random.randint(octave, (tries,), 0, vocabulary.bit_length(), jnp.uint32)
-    least = jnp.left_shift(jnp.uint32(1), exponent)
-    number = least + (jax.random.bits(place, (tries,), jnp.uint32) & (least - jnp.uint32(1)))
+    octave, place, chance = jax.random.bits(key, (3, tries), jnp.uint32)
+    least = 1 << ((octave >> 8) * vocabulary.bit_length() >> 24)  # 24 bits of each serve, as many as a float32 holds
+    number = least + (place & (least - 1))
     likely = least.astype(jnp.float32) * jnp.log1p(1.0 / number.astype(jnp.float32))
-    drawn = (number <= vocabulary) & (jax.random.uniform(chance, (tries,)) < likely)
-    return (number - jnp.uint32(1)).astype(jnp.int32), drawn
+    drawn = (number <= vocabulary) & ((chance >> 8).astype(jnp.float32) * 2.0**-24 < likely)
+    return (number - 1).astype(jnp.int32), drawn
 
 
 class _Draws(NamedTuple):
