@@ -2,6 +2,7 @@
 
 import json
 import struct
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -237,6 +238,30 @@ def test_a_model_no_file_can_express_is_refused(tmp_path: Path) -> None:
     model = replace(model, norm="post", pooler=False)
     del params["layer_0"]["query"]["bias"], params["pooler"]
     with pytest.raises(ValueError, match=r"not fit the model at \['final_norm/bias', .*, 'layer_0/query/bias'\]"):
+        huggingface.write(tmp_path / "no", model, params)
+    assert not (tmp_path / "no").exists()
+
+
+def test_dropout_is_no_reason_to_refuse_and_is_said_once() -> None:
+    """The rates of a model written as each architecture are the nearest that its keys can say."""
+    rates = {"embedding_dropout": 0.3, "attention_dropout": 0.1, "attention_output_dropout": 0.2}
+    model = replace(model_from_config(BERT), **rates, feed_forward_dropout=0.2)
+    with pytest.warns(UserWarning, match=r"further training alone: embedding_dropout is 0.3, there it would be 0.2$"):
+        config = config_from_model(model)
+    assert (config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]) == (0.2, 0.1)
+    distil = replace(model_from_config(BERT), token_types=0)
+    with pytest.warns(UserWarning, match="attention_output_dropout is 0.1, there it would be 0.0") as said:
+        config = config_from_model(distil, "distilbert")
+    assert config["dropout"] == 0.1 and len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config_from_model(replace(distil, attention_output_dropout=0.0), "distilbert")
+
+
+def test_a_next_sentence_head_without_a_class_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    model, params, _ = huggingface.read(folder)
+    model = replace(model, positions_after_padding=True)
+    with pytest.raises(ValueError, match="no class of roberta has a next-sentence head"):
         huggingface.write(tmp_path / "no", model, params)
     assert not (tmp_path / "no").exists()
 

@@ -156,5 +156,6 @@ def test_every_shipped_transformer_can_be_shared_and_exported(name: str) -> None
     assert config.sequences is not None and config.sequences.rows % 8 == 0, "eight devices must be able to share it"
     model = replace(config.model, vocabulary=100)
     assert config_from_model(model)["vocab_size"] == 100
+    assert config.sequences.length <= config.model.longest
     sizes = jax.tree.leaves(jax.eval_shape(partial(init, model), jax.random.key(0)))
     assert sum(leaf.size for leaf in sizes) > 0
