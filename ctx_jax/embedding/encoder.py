@@ -29,7 +29,11 @@ _ROW = 32  # words of a row when words are encoded without context
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """What `load` gives. `model` (a frozen config) and `params` (nested dict of arrays) are all that `embed` needs."""
+    """What `load` gives. `model` (a frozen config) and `params` (nested dict of arrays) are all that `embed` needs.
+
+    A run trained in bf16 computes in bf16 when it is loaded, too. To have it in full float32 (parity, a CPU without
+    bf16 instructions): `dataclasses.replace(encoder, model=dataclasses.replace(encoder.model, compute="float32"))`.
+    """
 
     model: Model
     params: dict[str, Any]

@@ -1,7 +1,8 @@
 """The matrix product of every model, in its two precisions.
 
 float32   full float32 products (`Precision.HIGHEST`) on every backend: TF32 and TPU passes would break parity silently
-bfloat16  bf16 operands, float32 accumulation and result; the cotangent is cast to bf16 as well
+bfloat16  bf16 operands, float32 accumulation and result; the cotangent is cast to bf16 as well. Fast on GPUs, TPUs and
+          CPUs with bf16 instructions; on other CPUs it is slower than float32, which `hardware` says once
 """
 
 from functools import partial
@@ -11,12 +12,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ctx_jax.numerics.hardware import warn_of_slow_bf16
+
 Compute = Literal["float32", "bfloat16"]
 
 
 def operand(values: jax.Array, compute: Compute) -> jax.Array:
     """`values` as they enter a product: cast once, outside a loop that uses them at every step."""
-    return values.astype(jnp.bfloat16 if compute == "bfloat16" else jnp.float32)
+    if compute == "bfloat16":
+        warn_of_slow_bf16()
+        return values.astype(jnp.bfloat16)
+    return values.astype(jnp.float32)
 
 
 def product(left: jax.Array, right: jax.Array, contracting: tuple[int, int], compute: Compute) -> jax.Array:
