@@ -85,7 +85,7 @@ def test_prints_the_perplexity_of_the_text(
     [
         (["RUN"], "needs the text"),
         (["RUN", "TEXT", "--protocol", "bilm-tf", "--per-sentence", "x.jsonl"], "sentence or stream"),
-        (["RUN", "TEXT", "--protocol", "bilm-tf"], "smaller batch"),
+        (["RUN", "TEXT", "--protocol", "bilm-tf"], "fills 256 lanes with a sentence each"),  # as the original does
         (["RUN", "TEXT", "--step", "7"], "7"),
         (["RUN", "missing*.txt"], "missing"),
         (["TEXT", "TEXT"], "no run directory"),
