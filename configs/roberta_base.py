@@ -6,6 +6,9 @@ Hardware: theirs 1,024 V100 GPUs; here any number of devices that divides 8,192 
     fit
 Time: about a day there; with this code not measured yet
 Expect: not measured yet; theirs had a validation perplexity of 3.7 after 125,000 steps on 16 GB (table 3)
+
+Dropout is 0.1 everywhere, as theirs. On attention's probabilities it keeps the fused attention of GPUs away (a warning
+says so): --model.attention-dropout 0 brings it back, at some loss of regularization.
 """
 
 from ctx_jax.data.config import DataConfig
