@@ -189,7 +189,8 @@ IMPORTS: dict[str, tuple[dict[str, Any], Kind, str]] = {
         "bpe", "--sequences.form packed"),
     "gpt2": (
         {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_inner": 8, "n_positions": 32, "layer_norm_epsilon": 1e-12,
-         "embd_pdrop": 0.1, "attn_pdrop": 0.1, "resid_pdrop": 0.1, "activation_function": "gelu_new", "pad_token_id": None},
+         "embd_pdrop": 0.1, "attn_pdrop": 0.1, "resid_pdrop": 0.1, "activation_function": "gelu_new",
+         "pad_token_id": None},
         "bpe", "--sequences.form causal"),
 }  # fmt: skip
 

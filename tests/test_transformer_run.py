@@ -147,6 +147,7 @@ def test_a_run_starts_from_an_import_with_its_shape_and_tokenizer(
     assert "nothing to train" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:.* no place for all dropout rates")
 @pytest.mark.parametrize("name", names())
 def test_every_shipped_transformer_can_be_shared_and_exported(name: str) -> None:
     config, _ = load(find(name))

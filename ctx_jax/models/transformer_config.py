@@ -38,7 +38,7 @@ class Transformer:
     feed_forward_bias: bool = True
 
     positions: Literal["learned", "rotary"] = "learned"
-    max_positions: int = 512  # P, or rotary's longest sequence; RoBERTa's table counts pad_id + 1 rows that no token uses
+    max_positions: int = 512  # P, or rotary's longest text; RoBERTa's table counts pad_id + 1 rows that no token uses
     positions_after_padding: bool = False  # RoBERTa: the first position is pad_id + 1, pads stand at pad_id
     pad_id: int | None = 0
     token_types: int = 2  # rows of the segment embedding; 0: none
