@@ -12,18 +12,14 @@ folder and renamed: it is there whole or not at all. Whoever asks for one that i
 about 1 GB/s: a flipped bit costs another reading of the text, and is not trained on.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 import time
 import weakref
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,10 +27,10 @@ import numpy as np
 
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.corpora import Source, source_of
+from ctx_jax.data.folders import file_digest, find_or_build
 
 VERSION = 2  # of the layout above and of what reading does to text
 _BUFFER = 1 << 20  # bytes
-_TEMPORARY = ".building-"
 
 
 class Sentences:
@@ -110,54 +106,25 @@ def build_cache(source: Source, folder: str | Path, *, report: Callable[[str], N
     Raises:
         ValueError: the source holds no word, or is damaged (see `text_files.read_lines`).
     """
-    folder = Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
     identity = {"layout": VERSION, **source.identity()}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    name = f"{re.sub(r'[^A-Za-z0-9_-]+', '_', source.name)[:40]}-{key}"
-    target = folder / name
-    lock = folder / f".{name}.lock"
-    with alone(lock, shared=True):
-        if (sentences := _intact(target, lambda damage: None)) is not None:
-            report(f"{source.name}: {_counts(_read_meta(target))}; cached in {target}")
-            return sentences
-    with alone(lock):
-        if (sentences := _intact(target, report)) is not None:  # another process built it while we waited
-            return sentences
-        if target.exists():
-            shutil.rmtree(target)
-        for stale in folder.glob(f"{_TEMPORARY}{name}-*"):  # of a process that was killed: we hold the lock
-            shutil.rmtree(stale)
-        building = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{name}-", dir=folder))
-        try:
-            _write(source, identity, building, report)
-            building.rename(target)
-        except BaseException:
-            shutil.rmtree(building)
-            raise
+    target = Path(folder).expanduser() / f"{re.sub(r'[^A-Za-z0-9_-]+', '_', source.name)[:40]}-{key}"
+    if find_or_build(
+        target,
+        _check,
+        lambda building: _write(source, identity, building, report),
+        again="reading the text again",
+        report=report,
+    ):
+        report(f"{source.name}: {_counts(_read_meta(target))}; cached in {target}")
     return Sentences(target)
 
 
-def _intact(folder: Path, report: Callable[[str], None]) -> Sentences | None:
-    """A cache whose every byte is what was written; None where there is none, or a damaged one, of which it reports."""
-    if not folder.exists():
-        return None
-    try:
-        for name, before in _read_meta(folder)["files"].items():
-            if file_digest(folder / name) != before:
-                raise ValueError(f"{folder / name} does not hold what was written: delete {folder}")
-        return Sentences(folder)
-    except (ValueError, FileNotFoundError) as damage:
-        report(f"{damage}; reading the text again")
-        return None
-
-
-@contextmanager
-def alone(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Holds a lock among processes, or a share of it; the system lets go of it when its holder dies."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
+def _check(folder: Path) -> None:
+    for name, before in _read_meta(folder)["files"].items():
+        if file_digest(folder / name) != before:
+            raise ValueError(f"{folder / name} does not hold what was written: delete {folder}")
+    Sentences(folder)
 
 
 class _Numbers:
@@ -226,12 +193,6 @@ def _write(source: Source, identity: dict[str, Any], folder: Path, report: Calla
         f"{source.name}: {_counts(meta)}; read in {seconds:.1f} s ({words / seconds:,.0f} words/s, "
         f"{size / seconds / 1e6:.1f} MB/s), {(size + 8 * (sentences + documents.count)) / 1e6:.1f} MB cached"
     )
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _counts(meta: dict[str, Any]) -> str:

@@ -13,8 +13,6 @@ is used, as those of the text are. Letters: S sentences, N tokens.
 
 import hashlib
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,11 +22,11 @@ from typing import Protocol
 
 import numpy as np
 
-from ctx_jax.data.cache import Sentences, alone, file_digest
+from ctx_jax.data.cache import Sentences
+from ctx_jax.data.folders import file_digest, find_or_build
 
 VERSION = 2  # of the layout above
 BLOCK = 4096  # sentences tokenized at once
-_TEMPORARY = ".building-"
 _ARRAYS = ("ids", "begins", "offsets", "documents")
 
 
@@ -101,29 +99,15 @@ def cache_tokens(
 
     Several processes may ask at once: one cuts, the others wait. A damaged cache is named to `report` and cut again.
     """
-    folder = Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
     identity = json.dumps([VERSION, sentences.digest, tokenizer.digest])
-    name = f"tokens-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    target = folder / name
-    lock = folder / f".{name}.lock"
-    with alone(lock, shared=True):
-        if (found := _intact(target, lambda damage: None)) is not None:
-            return found
-    with alone(lock):
-        if (found := _intact(target, report)) is not None:  # another process cut it while we waited
-            return found
-        if target.exists():
-            shutil.rmtree(target)
-        for stale in folder.glob(f"{_TEMPORARY}{name}-*"):  # of a process that was killed: we hold the lock
-            shutil.rmtree(stale)
-        building = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{name}-", dir=folder))
-        try:
-            _write(sentences, tokenizer, building, report)
-            building.rename(target)
-        except BaseException:
-            shutil.rmtree(building)
-            raise
+    target = Path(folder).expanduser() / f"tokens-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    find_or_build(
+        target,
+        lambda there: _open(there, whole=True),
+        lambda building: _write(sentences, tokenizer, building, report),
+        again="cutting the text into tokens again",
+        report=report,
+    )
     return _open(target)
 
 
@@ -173,17 +157,6 @@ def _write(sentences: Sentences, tokenizer: Tokenizer, folder: Path, report: Cal
         f"{sentences.source}: {count:,} tokens of {sentences.words:,} words "
         f"({count / max(sentences.words, 1):.2f} a word); cut in {seconds:.1f} s ({count / seconds:,.0f} tokens/s)"
     )
-
-
-def _intact(folder: Path, report: Callable[[str], None]) -> Tokens | None:
-    """A cache whose every byte is what was written; None where there is none, or a damaged one, of which it reports."""
-    if not folder.exists():
-        return None
-    try:
-        return _open(folder, whole=True)
-    except (ValueError, FileNotFoundError) as damage:
-        report(f"{damage}; cutting the text into tokens again")
-        return None
 
 
 def _open(folder: Path, *, whole: bool = False) -> Tokens:
