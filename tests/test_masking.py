@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numbered_text import Names
 
 from ctx_jax.data.draws import draws
 from ctx_jax.data.masking import Masking
@@ -12,21 +13,8 @@ from ctx_jax.data.sequence_config import SequenceConfig
 SIZE = 97
 
 
-class Names:
-    """Special tokens 0 to 4: padding, unknown, begin, end, mask."""
-
-    pad_id, begin_id, end_id, mask_id = 0, 2, 3, 4
-    special_ids = frozenset(range(5))
-
-    def __init__(self, size: int = SIZE) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-
 def masking(seed: int = 5, **settings: Any) -> Masking:
-    return Masking(SequenceConfig(**({"length": 64} | settings)), Names(), seed)
+    return Masking(SequenceConfig(**({"length": 64} | settings)), Names(SIZE), seed)
 
 
 def text(rows: int, length: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numbered_text import Names, corpus
 from tokenizers import processors
 
 from ctx_jax.data.packing import Rows
@@ -12,31 +13,6 @@ from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens, tokens_of
 from ctx_jax.text.subword_training import Kind, train
 from ctx_jax.text.templates import BERT_PAIR, PairLayout
-
-
-class Names:
-    """Special tokens 0 to 4: padding, unknown, begin, end, mask."""
-
-    pad_id, begin_id, end_id, mask_id = 0, 2, 3, 4
-    special_ids = frozenset(range(5))
-
-    def __init__(self, size: int = 9000) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-
-def corpus(documents: int = 12, longest: int = 14, seed: int = 0) -> Tokens:
-    """Every token is different: token t of the text has the id t + 5. Words have one or two pieces."""
-    draw = np.random.default_rng(seed)
-    sentences = draw.integers(1, 9, documents)
-    lengths = draw.integers(1, longest, sentences.sum())
-    total = lengths.sum()
-    offsets = np.append(0, np.cumsum(lengths))
-    begins = (draw.random(total) < 0.7).astype(np.uint8)
-    begins[offsets[:-1]] = 1
-    return Tokens(np.arange(5, total + 5), begins, offsets, np.cumsum(sentences) - sentences)
 
 
 def document_of(tokens: Tokens, ids: np.ndarray) -> np.ndarray:
