@@ -11,6 +11,7 @@ import pytest
 
 from ctx_jax.models.gru import gru
 from ctx_jax.models.lstm import Cell, State, Weights, lstm
+from ctx_jax.numerics.linear import Compute
 
 T, B, D, P = 6, 3, 5, 4
 
@@ -101,10 +102,11 @@ def test_directions_side_by_side_are_each_alone(run: Callable[..., Any]) -> None
 
 
 def test_large_weights_beside_few_rows_lie_as_columns_on_a_cpu() -> None:
-    def laid(dim: int, rows: int) -> bool | None:
-        return Cell(None, None, "float32").chosen(jax.ShapeDtypeStruct((512, 4 * dim), jnp.float32), rows).columns
+    def laid(dim: int, rows: int, compute: Compute = "float32") -> bool | None:
+        return Cell(None, None, compute).chosen(jax.ShapeDtypeStruct((512, 4 * dim), jnp.float32), rows).columns
 
-    assert laid(4096, 8) and not laid(1024, 8) and not laid(4096, 512)
+    assert laid(4096, 8)
+    assert not laid(1024, 8) and not laid(4096, 512) and not laid(4096, 8, "bfloat16")
 
 
 def test_bfloat16_stays_near_and_has_a_gradient() -> None:

@@ -49,11 +49,12 @@ class Cell:
         return -2 if self.columns else -1
 
     def chosen(self, recurrent: jax.Array | jax.ShapeDtypeStruct, rows: int) -> "Cell":
-        """The cell with None settled."""
+        """The cell with None settled. In bf16 columns gave nothing forward."""
         if self.columns is not None:
             return self
         large = 4 * math.prod(recurrent.shape) > COLUMNS_FROM and rows <= COLUMNS_TO
-        return replace(self, columns=large and jax.default_backend() == "cpu")
+        columns = large and self.compute == "float32" and jax.default_backend() == "cpu"
+        return replace(self, columns=columns)
 
     def turned(self, values: jax.Array) -> jax.Array:
         """Rows [..., B, features] as this cell lays them, and back; weights likewise."""
