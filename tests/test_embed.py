@@ -85,6 +85,7 @@ def test_shapes_masks_and_zeros(layers: ctx_jax.Layers) -> None:
     np.testing.assert_array_equal(layers.values[0, ..., :5], layers.values[0, ..., 5:])
 
 
+@pytest.mark.slow
 def test_markers_may_stay_and_allennlp_counts_them(params: Params, layers: ctx_jax.Layers) -> None:
     kept = jax.jit(ctx_jax.embed, static_argnums=0, static_argnames="markers")(
         TINY, params, inputs_of(SENTENCES), markers=True
@@ -187,6 +188,7 @@ def test_scan_carries_the_state(params: Params) -> None:
     same(carry, looped)
 
 
+@pytest.mark.slow
 def test_inside_a_linen_and_an_nnx_module(params: Params, layers: ctx_jax.Layers) -> None:
     class Linen(linen.Module):
         @linen.compact

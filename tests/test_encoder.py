@@ -93,6 +93,7 @@ def test_what_is_no_list_of_sentences_is_refused(encoder: ctx_jax.Encoder, sente
         list(encoder.encode(sentences))
 
 
+@pytest.mark.slow
 def test_encode_gives_embeds_vectors_in_order(encoder: ctx_jax.Encoder) -> None:
     layers = jax.jit(ctx_jax.embed, static_argnums=0)(TINY, encoder.params, encoder.tokenize(SENTENCES))
     mixing = {"weights": jnp.array([0.0, 1.0, 2.0]), "gamma": jnp.float32(2.0)}
@@ -139,6 +140,7 @@ def test_shapes_are_few_and_every_sentence_is_planned_once() -> None:
     assert len({(one.rows, one.length) for one in plans}) < 20
 
 
+@pytest.mark.slow
 def test_word_vectors_are_layer_zero_without_context(encoder: ctx_jax.Encoder) -> None:
     words = [f"word{number}" for number in range(40)] + ["", "with space", "word0"]
     vectors = encoder.word_vectors(words, batch=64)

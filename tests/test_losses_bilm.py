@@ -37,6 +37,7 @@ def close(ours: Any, theirs: Any) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_follows_the_original_step_by_step(golden: Path) -> None:
     """Losses, gradient norms, states, the first gradients, parameters after the first and the last step."""
     folder = golden / "train_char_skip"

@@ -37,8 +37,8 @@ MODEL = Transformer(
 )  # fmt: skip
 SHAPES = jax.eval_shape(partial(init, MODEL), jax.random.key(0))
 MODERN = replace(
-    MODEL, norm="pre", positions="rotary", gated=True, first_attention_norm=False, token_types=0, local_layers=(1,),
-    window=1, pooler=False, next_sentence=False, initial_scale=0.3,
+    MODEL, layers=2, norm="pre", positions="rotary", gated=True, first_attention_norm=False, token_types=0,
+    local_layers=(1,), window=1, pooler=False, next_sentence=False, initial_scale=0.3,
 )  # fmt: skip
 
 

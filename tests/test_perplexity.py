@@ -130,6 +130,7 @@ def test_every_target_of_every_sentence_counts(tiny: Any, protocol: Any, window:
     np.testing.assert_allclose(total.perplexity, math.exp((forward + backward) / 2), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "window", "devices"), [(1, 7, 1), (5, 4, 1), (16, 3, 8)])
 def test_sentences_give_one_number_for_any_batch_window_order_and_devices(
     tiny: Any, batch: int, window: int, devices: int

@@ -92,6 +92,7 @@ def test_shapes_follow_rows_and_length_alone(encoder: ctx_jax.Encoder) -> None:
         encoder.tokenize(["a"], level="tokens", tokens=8)
 
 
+@pytest.mark.slow
 def test_words_are_means_of_their_tokens(encoder: ctx_jax.Encoder) -> None:
     inputs = encoder.tokenize(SENTENCES, rows=4, length=5)
     layers = embed(TINY, encoder.params, inputs)
@@ -129,6 +130,7 @@ def test_encode_gives_each_sentence_its_words(encoder: ctx_jax.Encoder) -> None:
     np.testing.assert_allclose(mixed[3], found[3].mean(axis=0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_word_vectors_are_layer_0_of_the_word_alone(encoder: ctx_jax.Encoder) -> None:
     words = ["dogs", "\u200b", "cat"]
     vectors = encoder.word_vectors(words)

@@ -74,6 +74,7 @@ def test_word_inputs_are_torchs(torch_bilm: Any) -> None:
     np.testing.assert_allclose(run(model, params, {"token_ids": ids}).values, reference, **CLOSE)
 
 
+@pytest.mark.slow
 def test_loss_and_gradients_are_torchs(torch_bilm: Any) -> None:
     params = spread(SMALL)
     network = torch_bilm.load_params(torch_bilm.TorchBiLM(SMALL, distinct=True), params)

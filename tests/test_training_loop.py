@@ -160,6 +160,7 @@ def test_sigterm_saves_and_the_same_command_goes_on_as_if_nothing_had_been(whole
     jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path), parameters(whole))
 
 
+@pytest.mark.slow
 def test_eight_devices_then_four_under_pmap_then_one_give_the_same_losses(whole: Path, tmp_path: Path) -> None:
     for mode, count, stop in (("shard", 8, 2), ("pmap", 4, 2), ("shard", 1, 0)):
         # Ctrl-C on a run of its own, after which SIGTERM and Ctrl-C do again what they did before.

@@ -107,6 +107,7 @@ def test_every_division_of_the_rows_computes_the_same(config: DevicesConfig, ref
     assert_close(train(config, AdamW(learning_rate=0.01, warmup=2), batches()), reference)
 
 
+@pytest.mark.slow
 def test_shard_and_pmap_agree_bit_for_bit_with_adagrad() -> None:
     recipe = Adagrad(clip_norm=0.5, loss_scale=3.0)
     shard, pmap = (train(DevicesConfig(mode, 4), recipe, batches(3)) for mode in ("shard", "pmap"))
@@ -124,6 +125,7 @@ def test_a_run_goes_on_with_fewer_devices_and_in_the_other_mode(reference: State
     assert_close(state, reference)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_of_the_mean_over_all_targets() -> None:
     objective, batch = Recurrent(dropout=False), batches(1)[0]
     recipe = Adagrad(learning_rate=0.3, clip_norm=0.0, loss_scale=2.0)

@@ -86,6 +86,7 @@ def test_one_post_norm_layer_by_hand() -> None:
     np.testing.assert_allclose(maps[0, 0], weights, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [BERT, MODERN], ids=["bert", "modern"])
 def test_scan_and_remat_change_nothing(model: Transformer) -> None:
     params = _params(model)
@@ -104,7 +105,7 @@ def test_scan_and_remat_change_nothing(model: Transformer) -> None:
 
     plain = everything(model, params)
     np.testing.assert_allclose(plain[1], plain[0][-1], atol=1e-6)
-    for flags in ({"scan": True}, {"remat": True}, {"scan": True, "remat": True}):
+    for flags in ({"remat": True}, {"scan": True, "remat": True}):  # scanned alone: tests/test_optimizers.py
         other = everything(replace(model, **flags), params)
         assert jax.tree.structure(other) == jax.tree.structure(plain)
         for ours, theirs in zip(jax.tree.leaves(other), jax.tree.leaves(plain), strict=True):
@@ -126,6 +127,7 @@ def test_packed_examples_do_not_see_each_other(model: Transformer) -> None:
     np.testing.assert_allclose(packed[:, :, 3:7], alone, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [BERT, MODERN, GPT], ids=["bert", "modern", "gpt"])
 def test_padding_changes_nothing_and_stays_finite(model: Transformer) -> None:
     params = _params(model)
@@ -188,6 +190,7 @@ def test_roberta_positions_follow_pad_ids_and_restart_in_segments() -> None:
     assert ROBERTA.longest == 14 and BERT.longest == 16
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_and_trains_on_this_machine() -> None:
     model = replace(BERT, layers=1)
     params, low = _params(model), replace(model, compute="bfloat16")

@@ -16,6 +16,8 @@ from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, names
 from ctx_jax.models.transformer import Transformer, init
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "quietly", "ran", "saw", "under", "over", "table", "house", "tree"]
 CONFIG = '''"""Tiny."""
 from ctx_jax.data.config import DataConfig
