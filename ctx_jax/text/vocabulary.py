@@ -4,7 +4,6 @@ A file has one word a line and the line's number, from 0, is the id. `<S>`, `</S
 them first, then the most frequent word and so on down, as the sampled softmax needs it.
 """
 
-import hashlib
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -67,11 +66,6 @@ class Vocabulary:
         """Id of `<UNK>`, which every word outside the vocabulary gets."""
         return self._ids[UNKNOWN]
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the file `write` makes, in hexadecimal."""
-        return hashlib.sha256(self._text()).hexdigest()
-
     def id(self, word: str) -> int:
         """Id of a word, that of `<UNK>` for one outside."""
         return self._ids.get(word, self.unknown)
@@ -80,12 +74,13 @@ class Vocabulary:
         """Ids of words (n of them), int32 [n]."""
         return np.fromiter(map(self._ids.get, words, repeat(self.unknown)), np.int32, len(words))
 
-    def _text(self) -> bytes:
-        return "".join(f"{word}\n" for word in self.words).encode()
+    def text(self) -> str:
+        """What `write` writes: one word a line."""
+        return "".join(f"{word}\n" for word in self.words)
 
     def write(self, path: str | Path) -> None:
         """Writes one word a line, UTF-8; `read` gives the same vocabulary back."""
-        Path(path).write_bytes(self._text())
+        Path(path).write_bytes(self.text().encode())
 
     @classmethod
     def read(cls, path: str | Path) -> "Vocabulary":

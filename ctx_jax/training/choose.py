@@ -133,7 +133,7 @@ def _vocabulary(config: TrainConfig, path: Path, train: Sentences, *, resumed: b
             words = Vocabulary.read(data.vocabulary)
         else:
             words = vocabularies.build(train, size=data.vocabulary_size or None, minimum_count=data.minimum_count)
-        write_atomically(path, "".join(f"{word}\n" for word in words.words))
+        write_atomically(path, words.text())
     return Vocabulary.read(path)
 
 
