@@ -1,20 +1,22 @@
 """The corpus that every machine has: the English of the running interpreter's own documentation.
 
 Texts are the language reference's topics (`pydoc_data.topics`), the docstrings of `builtins`, and those of the standard
-library, read from its source files, which are never imported. From them come sentences: doctests, signatures, tables,
-code and markup are left out by simple rules, and a sentence is kept only where it first appears. A document is a topic,
-a built-in or a module; a hash of its name decides which split it is in, so that no module speaks in two splits. Sizes
-vary with the Python version.
+library: of modules in Python from their source files, which are never imported, of modules in C from the modules
+themselves. From them come sentences: doctests, signatures, tables, code and markup are left out by simple rules, and a
+sentence is kept only where it first appears. A document is a topic, a built-in or a module; a hash of its name decides
+which split it is in, so that no module speaks in two splits. Sizes vary with the Python version.
 """
 
 import ast
 import builtins
 import hashlib
 import inspect
+import pydoc
 import pydoc_data.topics
 import re
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -23,11 +25,12 @@ from typing import Literal
 from ctx_jax.text.words import split_sentences, split_words
 
 Split = Literal["train", "valid", "test"]
-VERSION = 1  # of the rules below: part of a cache's key
+VERSION = 2  # of the rules below: part of a cache's key
 _SHARE = 0.055  # of all words, at least, in the validation split, and in the test split
 _LEAST = 13_000  # words, at least, in either
 
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data", "__pycache__"}
+_SKIPPED_MODULES = {"readline"}  # changes the terminal as it is imported
 
 _ROLE = re.compile(r":[\w:]{2,20}:`(?:~(?:\w{1,40}\.){0,9})?([^`<]{1,80})(?:<[^`]{1,80})?`")
 _LINK = re.compile(r"`([^`<]{1,80}) ?(?:<[^`>]{1,200}>)?`__?")
@@ -92,15 +95,41 @@ def _texts() -> Iterator[tuple[str, list[str]]]:
     for topic, text in sorted(pydoc_data.topics.topics.items()):
         yield f"topic {topic}", [text]
     for name, thing in sorted(vars(builtins).items()):
-        if isinstance(thing, type) or inspect.isbuiltin(thing):
-            members = sorted(vars(thing).items()) if isinstance(thing, type) else []
-            texts = [thing.__doc__, *(getattr(member, "__doc__", None) for _, member in members)]
-            yield f"builtin {name}", [text for text in texts if isinstance(text, str)]
+        yield f"builtin {name}", _docstrings_of(thing)
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         if parts[0] in sys.stdlib_module_names and not _SKIPPED_FOLDERS.intersection(parts):
             yield f"module {'.'.join(parts).removesuffix('.__init__')}", _docstrings(path)
+    for name in _modules_in_c(root):
+        yield f"module {name}", _docstrings_of_module(name)
+
+
+def _docstrings_of(thing: object) -> list[str]:
+    """Docstrings of a class and its members, or of a function in C."""
+    if not (isinstance(thing, type) or inspect.isbuiltin(thing)):
+        return []
+    members = sorted(vars(thing).items()) if isinstance(thing, type) else []
+    texts = [thing.__doc__, *(getattr(member, "__doc__", None) for _, member in members)]
+    return [text for text in texts if isinstance(text, str)]
+
+
+def _modules_in_c(root: Path) -> list[str]:
+    compiled = {path.name.partition(".")[0] for path in (root / "lib-dynload").glob("*.*")}
+    names = (compiled | set(sys.builtin_module_names)) & sys.stdlib_module_names - {"builtins", *_SKIPPED_MODULES}
+    return sorted(names)
+
+
+def _docstrings_of_module(name: str) -> list[str]:
+    with warnings.catch_warnings(action="ignore"):  # of modules about to leave the library
+        try:
+            module = pydoc.locate(name)  # None where a library that the module needs is missing
+        except pydoc.ErrorDuringImport:
+            return []
+    if not inspect.ismodule(module):
+        return []
+    members = (text for _, thing in sorted(vars(module).items()) for text in _docstrings_of(thing))
+    return [*filter(None, [module.__doc__]), *members]
 
 
 def _docstrings(path: Path) -> list[str]:
