@@ -308,6 +308,27 @@ def test_tensorboard_without_its_package_names_the_extra(tmp_path: Path, monkeyp
         MetricsLog(tmp_path, 0, tensorboard=True)
 
 
+def test_tensorboard_gets_the_numbers_of_metrics_jsonl_and_a_resume_withdraws_later_ones(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboardX.proto.event_pb2", reason="needs the [test] extra's tensorboardX")
+    for first in (0, 3):  # a run stopped after step 4, gone on with from step 3
+        with MetricsLog(tmp_path, first, tensorboard=True) as log:
+            log.write(first + 1, "train", {"loss": 2.5})
+            log.write(first + 1, "valid", {"loss": 2.25, "perplexity": 9.5})
+    seen = []
+    withdrawn = []
+    for path in sorted((tmp_path / "tensorboard").iterdir()):
+        rest = path.read_bytes()
+        while rest:  # TFRecord: a length of 8 bytes, its checksum of 4, the event, its checksum of 4
+            size = int.from_bytes(rest[:8], "little")
+            event = events.Event.FromString(rest[12 : 12 + size])
+            rest = rest[16 + size :]
+            withdrawn += [event.step] if event.session_log.status == event.session_log.START else []
+            seen += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    assert withdrawn == [1, 4]
+    numbers = [("train/loss", 2.5), ("valid/loss", 2.25), ("valid/perplexity", 9.5)]
+    assert seen == [(step, name, value) for step in (1, 4) for name, value in numbers]
+
+
 def test_deterministic_adds_to_the_flags_of_xla_and_keeps_its_choices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,7 +76,9 @@ class MetricsLog:
                 raise ModuleNotFoundError(
                     "--log.tensorboard needs tensorboardX: pip install 'ctx-jax[tensorboard]'"
                 ) from error
-            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+            # Its files are named by the second: without the suffix, a quick restart would write over the last one.
+            suffix = f".from-{step}"
+            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1, filename_suffix=suffix)
 
     def write(self, step: int, split: str, metrics: Metrics) -> None:
         """One object: step, split, then the metrics."""
