@@ -24,6 +24,7 @@ class Made:
 
     stream: list[list[str]]
     name: str = "made"
+    size: int | None = None
     read: int = 0
     fails: bool = False
     key: dict[str, Any] = field(default_factory=dict)
@@ -126,7 +127,7 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
 import os
 from ctx_jax.data.cache import build_cache
 class Source:
-    name = "made"
+    name, size = "made", None
     def identity(self): return {{}}
     def documents(self):
         yield ["a"]

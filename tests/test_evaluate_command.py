@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ import pytest
 from ctx_jax import cli
 from ctx_jax.checkpoints import configs, run_files
 from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.commands import evaluate
+from ctx_jax.data import progress
 from ctx_jax.evaluation.perplexity import perplexity
+from ctx_jax.evaluation.protocols import SentenceScore
 from ctx_jax.models import bilm
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
@@ -89,7 +93,8 @@ def test_prints_the_perplexity_of_the_text(
         (["RUN", "TEXT", "--step", "7"], "7"),
         (["RUN", "missing*.txt"], "missing"),
         (["TEXT", "TEXT"], "no run directory"),
-        (["RUN", "TEXT", "--per-sentence", "missing/x.jsonl"], "missing/x.jsonl: No such file"),
+        (["RUN", "TEXT", "--per-sentence", "missing/x.jsonl"], "missing/x.jsonl: there is no folder missing"),
+        (["RUN", "TEXT", "--pseudo-perplexity"], "--pseudo-perplexity means nothing to a biLM"),
     ],
 )
 def test_errors_are_one_line_that_says_what_to_change(
@@ -101,6 +106,34 @@ def test_errors_are_one_line_that_says_what_to_change(
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_scores_of_a_text_that_cannot_be_read_to_its_end_are_not_left_behind(
+    run: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = tmp_path / "scores.jsonl"
+    scores.write_text("those of another text\n")
+
+    def failing(*given: Any, **settings: Any) -> Iterator[SentenceScore]:
+        yield SentenceScore(0, 1.0, 1.0, 2, 0)
+        raise RuntimeError("the device went away")
+
+    monkeypatch.setattr(evaluate, "sentence_scores", failing)
+    with pytest.raises(RuntimeError, match="went away"):
+        cli.main(["evaluate", str(run), str(text), "--per-sentence", str(scores)])
+    assert scores.read_text() == "those of another text\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.jsonl", "text.txt"]
+
+
+def test_a_long_evaluation_says_how_far_it_is(
+    run: Path, text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    for flags in ([], ["--protocol", "stream"], ["--protocol", "bilm-tf", "--batch", "1"]):
+        assert cli.main(["evaluate", str(run), str(text), *flags]) == 0
+        said = capsys.readouterr()
+        assert "evaluating: 2 of 2 sentences, " in said.err and said.err.endswith(" sentences/s, 0:00 left\n")
+        assert "evaluating" not in said.out
 
 
 @pytest.mark.parametrize(

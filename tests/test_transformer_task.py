@@ -224,10 +224,10 @@ def test_held_out_text_is_read_in_few_rows_whatever_the_batch(
     assert [rows_at_once(PHASED, devices) for devices in (1, 3, 8, 16)] == [8, 9, 8, 16]
     task = task_of(subwords)
     params = jax.jit(task.init)(jax.random.key(0))
-    whole = task.evaluate(params, jax.devices()[:1])
+    whole = task.evaluate(params, jax.devices()[:1], print)
     monkeypatch.setattr("ctx_jax.training.transformer.AT_ONCE", 48)  # three rows of 16 tokens instead of eight
     assert rows_at_once(task.sequences, 1) == 3
-    few = task.evaluate(params, jax.devices()[:1])
+    few = task.evaluate(params, jax.devices()[:1], print)
     assert whole is not None and few is not None and whole.keys() == few.keys()
     np.testing.assert_allclose([*few.values()], [*whole.values()], rtol=1e-5)
 
@@ -236,12 +236,12 @@ def test_held_out_text_is_read_in_few_rows_whatever_the_batch(
 def test_held_out_text_is_measured_with_one_mask_on_any_devices(subwords: Subwords) -> None:
     task = task_of(subwords)
     params = jax.jit(task.init)(jax.random.key(0))
-    one, two = (task.evaluate(params, jax.devices()[:count]) for count in (1, 8))
+    one, two = (task.evaluate(params, jax.devices()[:count], print) for count in (1, 8))
     assert one is not None and two is not None
     assert one.keys() == {"loss", "perplexity", "accuracy", "masked_loss", "next_sentence_loss",
                           "next_sentence_accuracy"}  # fmt: skip
     np.testing.assert_allclose([*one.values()], [*two.values()], rtol=1e-5)
-    other = replace(task, seed=99).evaluate(params, jax.devices()[:8])
+    other = replace(task, seed=99).evaluate(params, jax.devices()[:8], print)
     assert other == two, "the mask is the run's seed's"
     assert task.valid is not None
     sums = np.zeros(2)

@@ -1,18 +1,20 @@
 """`ctx-jax evaluate RUN FILES... [--flags]`: what text costs a trained run."""
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import tyro
 
 from ctx_jax.checkpoints import configs
 from ctx_jax.commands import evaluate_transformer
 from ctx_jax.data.config import DataConfig
-from ctx_jax.data.corpora import resolve
+from ctx_jax.data.corpora import Source, resolve
+from ctx_jax.data.progress import Pace
 from ctx_jax.embedding.load import load
 from ctx_jax.evaluation.perplexity import Perplexity, Protocol, perplexity, sentence_scores, summarize
 from ctx_jax.evaluation.protocols import SentenceScore
@@ -70,23 +72,32 @@ def evaluate(options: Evaluate) -> str:
         raise FileNotFoundError(f"{options.run} is no run directory: it has no config.json")
     config = configs.read(path, [TrainConfig])
     encoder = load(options.run, step=options.step)
-    documents = _documents(config.data, options.files)
+    sources = _sources(config.data, options.files)
+    title = f"{options.run}, step {options.step}"
     if not isinstance(encoder.model, BiLM):
-        title = f"{options.run}, step {options.step}"
-        return evaluate_transformer.table(config, encoder, documents, title, options.pseudo_perplexity)
-    vocabulary = Vocabulary.read(saved_vocabulary(options.run))
-    model, params, batch = encoder.model, encoder.params, options.batch
-    sentences = (words for words in documents if words)
+        _refuse(options, "a Transformer", protocol="sentence", batch=0, per_sentence=None)
+        documents = (words for source in sources for words in source.documents())
+        return evaluate_transformer.table(config, encoder, documents, title, options.pseudo_perplexity, _tell)
+    _refuse(options, "a biLM", pseudo_perplexity=False)
+    found = _measured(options, encoder.model, encoder.params, Vocabulary.read(saved_vocabulary(options.run)), sources)
+    return table(found, f"{title}, protocol {options.protocol}")
+
+
+def _measured(
+    options: Evaluate, model: BiLM, params: Any, vocabulary: Vocabulary, sources: Sequence[Source]
+) -> Perplexity:
+    """A biLM's perplexity of the text, which is counted before it is read: for the time left."""
+    count = sum(1 for source in sources for words in source.documents() if words)
+    pace = Pace("evaluating", "sentences", _tell, count)
+    sentences = (words for source in sources for words in source.documents() if words)
+    given = (model, params, vocabulary, sentences)
     if options.protocol == "bilm-tf":
-        found = perplexity(model, params, vocabulary, sentences, protocol="bilm-tf", batch=batch)
-    else:
-        with ExitStack() as stack:
-            scores = sentence_scores(model, params, vocabulary, sentences, protocol=options.protocol, batch=batch)
-            if options.per_sentence:
-                file = stack.enter_context(options.per_sentence.open("w", encoding="utf-8"))
-                scores = _written(scores, file)
-            found = summarize(scores, options.protocol)
-    return table(found, f"{options.run}, step {options.step}, protocol {options.protocol}")
+        return perplexity(*given, protocol="bilm-tf", batch=options.batch, advance=pace.add)
+    scores = sentence_scores(*given, protocol=options.protocol, batch=options.batch, advance=pace.add)
+    if not options.per_sentence:
+        return summarize(scores, options.protocol)
+    with _whole(options.per_sentence) as file:
+        return summarize(_written(scores, file), options.protocol)
 
 
 def table(found: Perplexity, title: str) -> str:
@@ -102,11 +113,38 @@ def table(found: Perplexity, title: str) -> str:
     return "\n".join([title, *(f"  {name:<28}{value:>14}" for name, value in rows)])
 
 
-def _documents(data: DataConfig, specs: Sequence[str]) -> Iterator[list[str]]:
-    """Sentences of all files, split into words by the run's own rule; an empty one for a new document."""
+def _refuse(options: Evaluate, what: str, **unset: object) -> None:
+    """ValueError for options that say nothing to a model of this kind."""
+    for name, value in unset.items():
+        if getattr(options, name) != value:
+            raise ValueError(
+                f"--{name.replace('_', '-')} means nothing to {what}, which {options.run} holds: leave it out"
+            )
+
+
+def _sources(data: DataConfig, specs: Sequence[str]) -> list[Source]:
+    """The texts, to be split into words by the run's own rule."""
     rule: Rule = "prose" if data.train == "python-docs" else data.rule
-    sources = [resolve(spec, "valid", rule=rule, sentences=data.sentences, errors=data.errors) for spec in specs]
-    return (words for source in sources for words in source.documents())
+    return [resolve(spec, "valid", rule=rule, sentences=data.sentences, errors=data.errors) for spec in specs]
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[TextIO]:
+    """A file that takes its name when it is complete; an evaluation that fails leaves nothing."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _tell(line: str) -> None:
+    """Progress, which is not part of what the command prints."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _written(scores: Iterable[SentenceScore], file: TextIO) -> Iterator[SentenceScore]:

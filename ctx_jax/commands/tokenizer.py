@@ -8,6 +8,7 @@ from typing import Literal
 import tyro
 
 from ctx_jax.data.corpora import resolve
+from ctx_jax.data.progress import paced
 from ctx_jax.text.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.text.sentencepiece_files import Layout, read_sentencepiece
 from ctx_jax.text.subword_files import read
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     source = resolve(options.train, "train", rule=options.rule, errors=options.errors)
     subwords = train(
-        source.documents(),
+        paced(source.documents(), f"reading {source.name}", "sentences", print),
         options.kind,
         options.size,
         lowercase=options.lowercase,

@@ -28,6 +28,7 @@ import numpy as np
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.corpora import Source, source_of
 from ctx_jax.data.folders import file_digest, find_or_build
+from ctx_jax.data.progress import Pace
 
 VERSION = 2  # of the layout above and of what reading does to text
 _BUFFER = 1 << 20  # bytes
@@ -150,6 +151,7 @@ def _write(source: Source, identity: dict[str, Any], folder: Path, report: Calla
     started = time.monotonic()
     digest = hashlib.sha256()
     size = words = 0
+    pace = Pace(f"reading {source.name}", "MB", report, None if source.size is None else source.size / 1e6)
     with (
         (folder / "text.bin").open("wb", buffering=_BUFFER) as text,
         (folder / "offsets.bin").open("wb") as offsets_file,
@@ -170,6 +172,7 @@ def _write(source: Source, identity: dict[str, Any], folder: Path, report: Calla
             text.write(line)
             digest.update(line)
             size += len(line)
+            pace.add(len(line) / 1e6)
             words += len(sentence)
         sentences = offsets.count
         offsets.append(size)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from ctx_jax.data import python_docs, tfds_text
 from ctx_jax.data.config import DataConfig
-from ctx_jax.data.text_files import Errors, list_files, read_lines
+from ctx_jax.data.text_files import COMPRESSED, Errors, list_files, read_lines
 from ctx_jax.text.words import Rule, split_sentences, split_words
 
 Split = Literal["train", "valid", "test"]
@@ -23,6 +23,10 @@ class Source(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of text that `documents` will give, about; None where only reading tells."""
 
     def identity(self) -> dict[str, Any]: ...
 
@@ -58,6 +62,10 @@ class PythonDocs:
     def name(self) -> str:
         return f"python-docs-{self.split}"
 
+    @property
+    def size(self) -> int | None:
+        return None  # a few seconds
+
     def identity(self) -> dict[str, Any]:
         return {"corpus": self.name, "python": sys.version, "version": python_docs.VERSION}
 
@@ -75,6 +83,12 @@ class TextFiles:
     @property
     def name(self) -> str:
         return self.files[0].name.split(".")[0]
+
+    @property
+    def size(self) -> int | None:
+        if any(path.suffix in COMPRESSED for path in self.files):
+            return None
+        return sum(path.stat().st_size for path in self.files if path.exists())
 
     def identity(self) -> dict[str, Any]:
         try:
@@ -101,6 +115,10 @@ class TfdsText:
     @property
     def name(self) -> str:
         return f"tfds-{self.set.name.replace('/', '-')}-{self.set.split}"
+
+    @property
+    def size(self) -> int | None:
+        return self.set.size
 
     def identity(self) -> dict[str, Any]:
         return {"tfds": self.set.identity(), **vars(self.reading)}

@@ -12,6 +12,8 @@ from typing import Literal
 
 Errors = Literal["strict", "replace"]
 
+COMPRESSED = (".gz", ".xz")
+
 
 def list_files(patterns: str) -> tuple[Path, ...]:
     """Files named by paths and globs separated by commas, in that order; a glob's files are sorted.

@@ -35,6 +35,11 @@ class TextSet:
             "bytes": split.num_bytes,
         }
 
+    @property
+    def size(self) -> int:
+        """Bytes of the records, which are a little more than their text."""
+        return int(self.builder.info.splits[self.split].num_bytes)
+
     def texts(self, errors: Literal["strict", "replace"]) -> Iterator[str]:
         """The text of every record, in order.
 

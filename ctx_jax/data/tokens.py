@@ -24,6 +24,7 @@ import numpy as np
 
 from ctx_jax.data.cache import Sentences
 from ctx_jax.data.folders import file_digest, find_or_build
+from ctx_jax.data.progress import Pace
 
 VERSION = 2  # of the layout above
 BLOCK = 4096  # sentences tokenized at once
@@ -130,6 +131,7 @@ def _write(sentences: Sentences, tokenizer: Tokenizer, folder: Path, report: Cal
     started = time.monotonic()
     kind = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
     count = 0
+    pace = Pace(f"cutting {sentences.source} into tokens", "sentences", report, len(sentences))
     with (
         (folder / "ids.bin").open("wb") as ids_file,
         (folder / "begins.bin").open("wb") as begins_file,
@@ -141,6 +143,7 @@ def _write(sentences: Sentences, tokenizer: Tokenizer, folder: Path, report: Cal
             begins_file.write(begins.tobytes())
             offsets_file.write((count + np.cumsum(counts)).tobytes())
             count += len(ids)
+            pace.add(len(counts))
     np.asarray(sentences.documents).tofile(folder / "documents.bin")
     meta = {
         "tokens": count,

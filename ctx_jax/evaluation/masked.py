@@ -67,17 +67,26 @@ def pseudo_perplexity(
     *,
     batch: int = 64,
     devices: Sequence[jax.Device] | None = None,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> PseudoPerplexity:
     """Mask each piece of each sentence (a list of words) in turn; a sentence of S pieces is read S times.
 
-    `batch` and `devices` change the speed alone. Raises ValueError for a causal model, for a sentence longer than the
-    model's positions, and where no sentence has a piece.
+    `batch` and `devices` change the speed alone; `advance` is called with the number of sentences just done. Raises
+    ValueError for a causal model, for a sentence longer than the model's positions (before any is read), and where no
+    sentence has a piece.
     """
     if model.causal:
         raise ValueError("pseudo-perplexity masks tokens; a causal model has a perplexity of its own")
+    rows = [subwords.wrap(subwords.of_words([words])[0].ids) for words in sentences]
+    for number, ids in enumerate(rows):
+        if len(ids) > model.longest:
+            raise ValueError(
+                f"sentence {number} has {len(ids)} tokens, the model's positions hold {model.longest}: split it into "
+                "shorter ones"
+            )
     run, params = _on_devices(model, params, batch, devices)
     nats = tokens = 0.0
-    for arrays in _gaps(model, subwords, sentences, batch):
+    for arrays in _gaps(model, subwords, rows, batch, advance):
         total, weight = run(params, arrays, ())["masked"]
         nats += float(np.asarray(total, np.float64).sum())
         tokens += float(np.asarray(weight).sum())
@@ -86,21 +95,22 @@ def pseudo_perplexity(
     return PseudoPerplexity(nats / tokens, round(tokens))
 
 
-def _gaps(model: Transformer, subwords: Subwords, sentences: Iterable[Sequence[str]], batch: int) -> Iterator[Arrays]:
+def _gaps(
+    model: Transformer,
+    subwords: Subwords,
+    sentences: Sequence[np.ndarray],
+    batch: int,
+    advance: Callable[[int], object],
+) -> Iterator[Arrays]:
     """Batches of rows with one masked piece each, all rows of a batch rounded to the same length."""
     waiting: dict[int, list[tuple[np.ndarray, int]]] = defaultdict(list)
-    for number, words in enumerate(sentences):
-        ids = subwords.wrap(subwords.of_words([words])[0].ids)
-        if len(ids) > model.longest:
-            raise ValueError(
-                f"sentence {number} has {len(ids)} tokens, the model's positions hold {model.longest}: split it into "
-                "shorter ones"
-            )
+    for ids in sentences:
         length = min(rounded(len(ids)), model.longest)
         for place in range(len(subwords.before), len(ids) - len(subwords.after)):
             waiting[length].append((ids, place))
             if len(waiting[length]) == batch:
                 yield gap_rows(waiting.pop(length), length, batch, subwords)
+        advance(1)
     for length, rows in waiting.items():
         yield gap_rows(rows, length, batch, subwords)
 

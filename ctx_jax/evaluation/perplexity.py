@@ -4,7 +4,7 @@ Letters: B lanes.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,6 +54,7 @@ def perplexity(
     batch: int = 0,
     window: int = 0,
     devices: Sequence[jax.Device] | None = None,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> Perplexity:
     """The perplexity of `sentences` (lists of words) with the exact softmax and without dropout.
 
@@ -64,13 +65,22 @@ def perplexity(
 
     `batch` 0 is the original's 256 lanes with `bilm-tf` and 64 otherwise. `window` is the steps of one call, 0 for a
     good one; `devices` share the lanes (default: all of this machine; their count is lowered until it divides the
-    lanes). Memory does not grow with the text, but for `bilm-tf`'s one number a step.
+    lanes). `advance` is called with the number of sentences just done. Memory does not grow with the text, but for
+    `bilm-tf`'s one number a step.
 
     Raises ValueError for a text without sentences, or with too few for `bilm-tf` to fill its lanes once.
     """
     if protocol != "bilm-tf":
         scores = sentence_scores(
-            model, params, vocabulary, sentences, protocol=protocol, batch=batch, window=window, devices=devices
+            model,
+            params,
+            vocabulary,
+            sentences,
+            protocol=protocol,
+            batch=batch,
+            window=window,
+            devices=devices,
+            advance=advance,
         )
         return summarize(scores, protocol)
     batch = batch or ORIGINAL_LANES
@@ -78,7 +88,7 @@ def perplexity(
     forward = backward = 0.0
     unknown = 0
     batches: list[float] = []
-    for step in by_step(scorer, Encoder(model, vocabulary), sentences):
+    for step in by_step(scorer, Encoder(model, vocabulary), _counted(sentences, advance)):
         forward += step.forward
         backward += step.backward
         unknown += step.unknown
@@ -111,6 +121,7 @@ def sentence_scores(
     batch: int = 0,
     window: int = 0,
     devices: Sequence[jax.Device] | None = None,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> Iterator[SentenceScore]:
     """(sentence, nats forward, nats backward, targets, unknown targets) of each sentence, in the order of the text.
 
@@ -122,10 +133,10 @@ def sentence_scores(
         case "sentence":
             rows = batch or LANES
             scorer = Scorer(model, params, rows=rows, window=window or WINDOWS[protocol], devices=devices)
-            return by_sentence(scorer, encode, sentences)
+            return by_sentence(scorer, encode, sentences, advance)
         case "stream":
             scorer = Scorer(model, params, rows=1, window=window or WINDOWS[protocol], devices=devices)
-            return by_stream(scorer, encode, sentences)
+            return by_stream(scorer, encode, _counted(sentences, advance))
     raise ValueError(f"sentences are scored by protocol sentence or stream, got {protocol!r}")
 
 
@@ -142,6 +153,12 @@ def summarize(scores: Iterable[SentenceScore], protocol: Literal["sentence", "st
         raise ValueError("perplexity needs at least one sentence, the text has none")
     loss = 0.5 * (forward + backward) / tokens
     return Perplexity(protocol, loss, _exp(forward / tokens), _exp(backward / tokens), tokens, unknown / tokens)
+
+
+def _counted(sentences: Iterable[Sequence[str]], advance: Callable[[int], object]) -> Iterator[Sequence[str]]:
+    for words in sentences:
+        yield words
+        advance(1)
 
 
 def _exp(nats: float) -> float:

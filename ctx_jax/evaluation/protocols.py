@@ -11,7 +11,7 @@ Letters: B lanes, T steps of a window.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -32,8 +32,13 @@ class SentenceScore(NamedTuple):
     unknown: int  # how many forward targets are <UNK>
 
 
-def by_sentence(scorer: Scorer, encode: Encoder, sentences: Iterable[Sequence[str]]) -> Iterator[SentenceScore]:
-    """Scores every sentence from a zero state, in the order of the text; any length, in windows of T steps."""
+def by_sentence(
+    scorer: Scorer, encode: Encoder, sentences: Iterable[Sequence[str]], advance: Callable[[int], object]
+) -> Iterator[SentenceScore]:
+    """Scores every sentence from a zero state, in the order of the text; any length, in windows of T steps.
+
+    `advance` hears of every few sentences that are done, long before their turn comes.
+    """
     remaining = numbered(sentences)
     while chunk := list(islice(remaining, CHUNK * scorer.rows)):
         scores: dict[int, SentenceScore] = {}
@@ -44,6 +49,7 @@ def by_sentence(scorer: Scorer, encode: Encoder, sentences: Iterable[Sequence[st
             for start in range(0, max(placed.end for placed in group), scorer.window):
                 _, _, carry = scorer([[placed] for placed in group], start, carry)
             scores |= {placed.index: _score(placed, encode.unknown) for placed in group}
+            advance(len(group))
         yield from (scores[index] for index in sorted(scores))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ctx_jax import losses
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.lanes import Sentences
+from ctx_jax.data.progress import Pace
 from ctx_jax.data.windows import Windows
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.reading import CharacterReader, VocabularyReader
@@ -111,11 +112,14 @@ class BiLMTask:
             "perplexity": perplexity(loss),
         }
 
-    def evaluate(self, params: Params, devices: Sequence[jax.Device]) -> dict[str, float] | None:
+    def evaluate(
+        self, params: Params, devices: Sequence[jax.Device], say: Callable[[str], None]
+    ) -> dict[str, float] | None:
         """Each validation sentence from a zero state, with the exact softmax."""
         if self.valid is None:
             return None
-        found = measure(self.model, params, self.vocabulary, self._valid(), devices=devices)
+        pace = Pace("evaluating", "sentences", say, min(self.limit or len(self.valid), len(self.valid)))
+        found = measure(self.model, params, self.vocabulary, self._valid(), devices=devices, advance=pace.add)
         return {
             "loss": found.loss,
             "forward_perplexity": found.forward_perplexity,

@@ -8,6 +8,7 @@ from pathlib import Path
 from ctx_jax.checkpoints import huggingface
 from ctx_jax.checkpoints.digests import write_atomically
 from ctx_jax.data.cache import Sentences, load_sentences
+from ctx_jax.data.progress import paced
 from ctx_jax.data.tokens import Tokens, cache_tokens
 from ctx_jax.embedding.load import load
 from ctx_jax.embedding.reading import SubwordReader
@@ -87,7 +88,7 @@ def _open_transformer(
         given = encoder.reader.subwords
     # The first host's alone: training one twice need not give the same one.
     if not resumed and is_first_host():
-        (given or _subwords(config.tokenizer, train, causal=model.causal)).save(run_dir)
+        (given or _subwords(config.tokenizer, train, say, causal=model.causal)).save(run_dir)
         huggingface.keep_architecture(run_dir, huggingface.kept_architecture(config.init) if config.init else None)
     subwords = subword_files.read_folder(run_dir)
     say(f"tokenizer of {len(subwords):,} tokens")
@@ -102,7 +103,7 @@ def _open_transformer(
     )
 
 
-def _subwords(wanted: TokenizerConfig, train: Sentences, *, causal: bool) -> Subwords:
+def _subwords(wanted: TokenizerConfig, train: Sentences, say: Callable[[str], None], *, causal: bool) -> Subwords:
     """The tokenizer of a new run: read from the file it is given, or trained on its text.
 
     That of a causal run puts nothing around a text, as its training does not: texts come with an end token between.
@@ -111,7 +112,12 @@ def _subwords(wanted: TokenizerConfig, train: Sentences, *, causal: bool) -> Sub
         given = subword_files.read(wanted.file)
         return given.bare() if causal else given
     return subword_training.train(
-        train, wanted.kind, wanted.size, lowercase=wanted.lowercase, minimum_count=wanted.minimum_count, causal=causal
+        paced(train, "training a tokenizer", "sentences", say, len(train)),
+        wanted.kind,
+        wanted.size,
+        lowercase=wanted.lowercase,
+        minimum_count=wanted.minimum_count,
+        causal=causal,
     )
 
 
@@ -119,20 +125,23 @@ def _open_bilm(
     config: TrainConfig, model: BiLM, run_dir: Path, say: Callable[[str], None], *, resumed: bool
 ) -> BiLMTask:
     train, valid = _texts(config, run_dir, say, resumed=resumed)
-    words = _vocabulary(config, saved_vocabulary(run_dir), train, resumed=resumed)
+    words = _vocabulary(config, saved_vocabulary(run_dir), train, say, resumed=resumed)
     say(f"vocabulary of {len(words):,} words")
     model = with_vocabulary(model, words)
     return BiLMTask(model, config.data, config.seed, train, valid, words, config.evaluate.sentences)
 
 
-def _vocabulary(config: TrainConfig, path: Path, train: Sentences, *, resumed: bool) -> Vocabulary:
+def _vocabulary(
+    config: TrainConfig, path: Path, train: Sentences, say: Callable[[str], None], *, resumed: bool
+) -> Vocabulary:
     """A resumed run keeps its own; a new one takes the file it is given, or counts words, and keeps a copy."""
     data = config.data
     if not resumed and is_first_host():
         if data.vocabulary:
             words = Vocabulary.read(data.vocabulary)
         else:
-            words = vocabularies.build(train, size=data.vocabulary_size or None, minimum_count=data.minimum_count)
+            text = paced(train, "counting words", "sentences", say, len(train))
+            words = vocabularies.build(text, size=data.vocabulary_size or None, minimum_count=data.minimum_count)
         write_atomically(path, words.text())
     return Vocabulary.read(path)
 

@@ -141,7 +141,8 @@ class Loop:
         return state._replace(window=self.fresh_window())
 
     def _evaluate(self, state: State, log: MetricsLog | None, display: Display) -> Metrics | None:
-        metrics = self.task.evaluate(self.devices.local(measured(state)), self.devices.local_devices)
+        params = self.devices.local(measured(state))
+        metrics = self.task.evaluate(params, self.devices.local_devices, display.say)
         if metrics is not None:
             metrics = first_hosts(metrics)
             self._write("valid", metrics, log, display)

@@ -72,8 +72,11 @@ class Task(Objective, Protocol):
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
         """What is reported of the terms' means: `loss` first."""
 
-    def evaluate(self, params: Params, devices: Sequence[jax.Device]) -> dict[str, float] | None:
-        """The validation split's measures, `loss` among them; None without a validation split."""
+    def evaluate(
+        self, params: Params, devices: Sequence[jax.Device], say: Callable[[str], None]
+    ) -> dict[str, float] | None:
+        """The validation split's measures, `loss` among them; None without a validation split. `say` hears how far a
+        long one is."""
 
     def flops_per_token(self) -> float:
         """Floating-point operations of a training step per token that `tokens` counts."""

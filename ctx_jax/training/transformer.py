@@ -4,15 +4,17 @@ text.
 Letters: B rows, T tokens, K predicted positions of a row, D width, F feed-forward width, V vocabulary, L layers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
 
 from ctx_jax import losses
+from ctx_jax.data.batch import Batch
 from ctx_jax.data.order import mixed
 from ctx_jax.data.phases import Phases
+from ctx_jax.data.progress import Pace
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
@@ -99,16 +101,24 @@ def held_out_metrics(
     tokens: Tokens,
     subwords: Subwords,
     sequences: SequenceConfig,
+    report: Callable[[str], None],
     devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, float]:
     """`reported` of a text with one fixed mask and without dropout, by the devices given (default: this machine's).
 
-    Masks belong to examples, so that the rows read at a time change nothing but rounding.
+    Masks belong to examples, so that the rows read at a time change nothing but rounding. `report` hears how far it is.
     """
     devices = devices or jax.local_devices()
     few = replace(sequences, rows=rows_at_once(sequences, len(devices)))
-    batches = held_out(tokens, subwords, model, few)
+    pace = Pace("evaluating", "tokens", report, len(tokens.ids))
+    batches = _counted(held_out(tokens, subwords, model, few), pace)
     return reported(term_means(model, params, batches, few.rows, devices=devices))
+
+
+def _counted(batches: Iterable[Batch], pace: Pace) -> Iterator[Batch]:
+    for batch in batches:
+        yield batch
+        pace.add(int(np.count_nonzero(batch.arrays["mask"])))
 
 
 def first_position(model: Transformer) -> int:
@@ -210,11 +220,13 @@ class TransformerTask:
         """Loss, perplexity of the predicted tokens, accuracy."""
         return reported(means)
 
-    def evaluate(self, params: Params, devices: Sequence[jax.Device]) -> dict[str, float] | None:
+    def evaluate(
+        self, params: Params, devices: Sequence[jax.Device], say: Callable[[str], None]
+    ) -> dict[str, float] | None:
         """The same of the validation text, with one fixed mask and without dropout."""
         if self.valid is None:
             return None
-        return held_out_metrics(self.model, params, self.valid, self.subwords, self.sequences, devices)
+        return held_out_metrics(self.model, params, self.valid, self.subwords, self.sequences, say, devices)
 
     def flops_per_token(self) -> float:
         """6 for each weight of a matrix product that a token meets, 12 T D a layer for attention over all of a row.
