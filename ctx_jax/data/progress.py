@@ -29,10 +29,10 @@ class Pace:
         rate = self._done / (now - self._began)
         known = self._total is not None and self._total >= self._done
         left = int((self._total - self._done) / rate) if self._total is not None and known and rate else 0
-        self._report(
-            f"{self._what}: {self._done:,.0f}{f' of {self._total:,.0f}' if known else ''} {self._unit}, "
-            f"{rate:,.{0 if rate >= 10 else 1}f} {self._unit}/s{f', {left // 60}:{left % 60:02d} left' if known else ''}"
-        )
+        end = f" of {self._total:,.0f}" if known else ""
+        clock = f", {left // 60}:{left % 60:02d} left" if known else ""
+        speed = f"{rate:,.{0 if rate >= 10 else 1}f} {self._unit}/s"
+        self._report(f"{self._what}: {self._done:,.0f}{end} {self._unit}, {speed}{clock}")
 
 
 def paced(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import jax
 
-from ctx_jax.evaluation.protocols import SentenceScore, by_sentence, by_step, by_stream
+from ctx_jax.evaluation.protocols import SentenceScore, Step, by_sentence, by_step, by_stream
 from ctx_jax.evaluation.scoring import Encoder, Scorer
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
@@ -85,10 +85,15 @@ def perplexity(
         return summarize(scores, protocol)
     batch = batch or ORIGINAL_LANES
     scorer = Scorer(model, params, rows=batch, window=window or WINDOWS[protocol], devices=devices)
+    return _of_steps(by_step(scorer, Encoder(model, vocabulary), _counted(sentences, advance)), batch)
+
+
+def _of_steps(steps: Iterable[Step], batch: int) -> Perplexity:
+    """The original's average over the steps of `batch` lanes."""
     forward = backward = 0.0
     unknown = 0
     batches: list[float] = []
-    for step in by_step(scorer, Encoder(model, vocabulary), _counted(sentences, advance)):
+    for step in steps:
         forward += step.forward
         backward += step.backward
         unknown += step.unknown
@@ -101,7 +106,7 @@ def perplexity(
     forward, backward = forward / len(batches), backward / len(batches)
     tokens = batch * len(batches)
     return Perplexity(
-        protocol,
+        "bilm-tf",
         0.5 * (forward + backward),
         _exp(forward),
         _exp(backward),
