@@ -1,5 +1,7 @@
 """Contextual word embeddings in JAX: train them, load them, mix their layers."""
 
+from importlib.metadata import PackageNotFoundError, version
+
 from ctx_jax import checkpoints, losses, objectives
 from ctx_jax.embedding.embed import Layers, embed
 from ctx_jax.embedding.encoder import Encoder
@@ -10,6 +12,7 @@ from ctx_jax.embedding.pooling import pool
 __all__ = [
     "Encoder",
     "Layers",
+    "__version__",
     "checkpoints",
     "embed",
     "init_mix",
@@ -20,3 +23,8 @@ __all__ = [
     "objectives",
     "pool",
 ]
+
+try:
+    __version__ = version("ctx-jax")
+except PackageNotFoundError:  # a copy of the folder on the path, which nobody installed
+    __version__ = "0+unknown"

@@ -4,10 +4,13 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import ctx_jax
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ctx_jax"
@@ -158,3 +161,12 @@ def test_the_import_is_light() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == "[]"
+
+
+def test_what_is_built_holds_every_room_and_says_that_it_is_typed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    built = project["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in PACKAGE.rglob("__init__.py")}
+    assert set(built["packages"]) == folders | {"ctx_jax.configs"}
+    assert "py.typed" in built["package-data"]["ctx_jax"] and (PACKAGE / "py.typed").is_file()
+    assert ctx_jax.__version__ == project["project"]["version"]
