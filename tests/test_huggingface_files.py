@@ -180,9 +180,13 @@ def test_tied_copies_must_agree(folder: Path) -> None:
         ({"position_embedding_type": "relative_key"}, "only 'absolute' can be expressed"),
         ({"is_decoder": True}, "only False can be expressed"),
         ({"hidden_act": "mish"}, "hidden_act is 'mish'; these can be expressed"),
-        ({"num_attention_heads": 3}, "dim must be a multiple of heads"),
-        ({"hidden_size": "8"}, "hidden_size needs a int >= 0, got '8'"),
-        ({"num_hidden_layers": -1}, "num_hidden_layers needs a int >= 0, got -1"),
+        ({"hidden_act": ["gelu"]}, "hidden_act is ..gelu..; these can be expressed"),
+        ({"num_attention_heads": 3}, "must be a multiple of heads"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be at least 1, got 0"),
+        ({"hidden_dropout_prob": 3}, r"hidden_dropout_prob must be in \[0, 1\), got 3"),
+        ({"hidden_size": "8"}, "hidden_size needs a int, got '8'"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers must be at least 1, got -1"),
+        ({"initializer_range": None}, "initializer_range needs a float, got None"),
         ({"vocab_size": 24}, "misshapen embeddings.word_embeddings.weight"),
     ],
 )
@@ -221,9 +225,16 @@ def test_modernbert_configs_old_and_new_are_one() -> None:
     assert model_from_config(config_from_model(model)) == model
     scaled = {**new, "rope_parameters": {kind: {"rope_type": "linear", "rope_theta": 1e4} for kind in rotary}}
     short = {**new, "layer_types": ["full_attention"]}
-    for wrong in (short, scaled, {"layer_types": [*rotary]}, {"global_rope_theta": 1}):
-        with pytest.raises(ValueError, match=r"layer_types|rope"):
+    for wrong in (
+        *(short, scaled, {"layer_types": [*rotary]}, {"global_rope_theta": 1}),
+        *({**old, name: wrong} for name in old for wrong in (0, "2")),
+        *({**new, "layer_types": wrong} for wrong in (2, ["full_attention", ["full_attention"]])),
+        *({**new, "rope_parameters": wrong} for wrong in (7, dict.fromkeys(rotary, 3))),
+    ):
+        with pytest.raises(ValueError, match=r"^config.json of modernbert: .*(layer_types|rope|global_attn)"):
             model_from_config({**modern, **wrong})
+    with pytest.raises(ValueError, match="local_attention needs a int, got None"):
+        model_from_config({**modern, **new, "local_attention": None})
 
 
 def test_a_model_no_file_can_express_is_refused(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The Transformer's laws: flags change nothing, examples do not see each other, rows do not depend on their places."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
-from math import erf, sqrt
+from math import erf, nan, sqrt
 from typing import Any
 
 import jax
@@ -246,6 +246,40 @@ def test_refusals_say_what_to_set() -> None:
     for head in (transformer.mlm_hidden, transformer.pooled, transformer.next_sentence_logits):
         with pytest.raises(ValueError, match="make or load it with"):
             head(headless, params, jnp.zeros((1, 1, 8)))
-    for wrong in ({"heads": 3}, {"next_sentence": True}, {"local_layers": (2,)}, {"first_attention_norm": False}):
-        with pytest.raises(ValueError, match=r"heads|pooler|local_layers|first_attention_norm"):
-            replace(BERT, **wrong)
+
+
+NUMBERS = [field.name for field in fields(BERT) if type(field.default) in (int, float)]
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        *((name, value) for name in NUMBERS for value in (-2, nan)),
+        *((name, 0) for name in ("dim", "layers", "heads", "feed_forward", "max_positions", "rotary_theta")),
+        *((name, value) for name in NUMBERS if name.endswith("_dropout") for value in (1.0, 3.0)),
+    ],
+)
+def test_numbers_no_model_can_have_are_refused_by_flag(field: str, value: float) -> None:
+    flag = field.replace("_", "-")
+    with pytest.raises(ValueError, match=rf"^{field} \(--model\.{flag}\) must be .*, got {value}$"):
+        replace(BERT, **{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"heads": 3}, r"--model\.dim\) must be a multiple of heads \(--model\.heads\), got 8 and 3"),
+        ({"heads": 8, "positions": "rotary"}, r"even head size.*--model\.heads\), got 1"),
+        ({"next_sentence": True}, r"--model\.pooler"),
+        ({"local_layers": (2,)}, r"--model\.local-layers\) must lie in 0..1, got \[2\]"),
+        ({"first_attention_norm": False}, r"--model\.norm pre"),
+        ({"positions_after_padding": True, "pad_id": None}, r"--model\.pad-id"),
+        (
+            {"positions_after_padding": True, "pad_id": 1, "max_positions": 2},
+            r"--model\.max-positions\) .* got 2",
+        ),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused_by_flag(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(BERT, **changes)

@@ -12,6 +12,7 @@ from typing import Any
 from ctx_jax.checkpoints.huggingface_keys import ARCHITECTURES, GPT_READ, GPT_WRITTEN, READ, WRITTEN, keys_of
 from ctx_jax.checkpoints.huggingface_names import Architecture
 from ctx_jax.models.transformer import Transformer
+from ctx_jax.models.transformer_config import fault
 
 # How a model runs and starts, not what it computes: not in config.json.
 _OURS = ("compute", "attention", "scan", "remat", "depth_scaled", "initial_scale")
@@ -54,10 +55,14 @@ def model_from_config(
     for key, name in keys.activations.items():
         values[name] = _activation(config[key], key, architecture)
     if architecture in ("gpt2", "openai-gpt"):
-        values |= {"feed_forward": config.get("n_inner") or 4 * values["dim"], "pad_id": config.get("pad_token_id")}
+        inner = config.get("n_inner")
+        values |= {"feed_forward": 4 * values["dim"] if inner is None else inner, "pad_id": config.get("pad_token_id")}
+        _check_type(architecture, "n_inner", values["feed_forward"], "feed_forward")
+        _check_type(architecture, "pad_token_id", values["pad_id"], "pad_id")
     if architecture == "modernbert":
         values |= _modern_layers(config)
     if "initializer_range" in config:
+        _check_type(architecture, "initializer_range", config["initializer_range"], "initial_scale")
         values["initial_scale"] = config["initializer_range"]
     direct = architecture in ("gpt2", "openai-gpt")
     values |= {"head": ("direct" if direct else "transform") if head else "none"}
@@ -70,19 +75,20 @@ def model_from_config(
 
 
 def _check_type(architecture: Architecture, key: str, value: Any, field: str) -> None:
-    """A number where a number belongs: what tools of any kind wrote is not taken on trust."""
+    """A number where a number belongs, and one a model can have: what tools of any kind wrote is not taken on trust."""
     if key == "pad_token_id" and value is None:
         return
     default = getattr(Transformer(), field)
     # By exact type: True is an int to isinstance.
-    fits = type(value) in {bool: (bool,), int: (int,), float: (int, float)}[type(default)]
-    if not fits or value < 0:
-        raise ValueError(f"config.json of {architecture}: {key} needs a {type(default).__name__} >= 0, got {value!r}")
+    if type(value) not in {bool: (bool,), int: (int,), float: (int, float)}[type(default)]:
+        raise ValueError(f"config.json of {architecture}: {key} needs a {type(default).__name__}, got {value!r}")
+    if (wrong := fault(field, value)) is not None:
+        raise ValueError(f"config.json of {architecture}: {key} {wrong}, got {value!r}")
 
 
 def _activation(name: Any, key: str, architecture: Architecture) -> str:
     known = GPT_READ if architecture == "openai-gpt" else READ
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"config.json of {architecture}: {key} is {name!r}; these can be expressed: {sorted(known)}")
     return known[name]
 
@@ -104,34 +110,55 @@ def _head(config: Mapping[str, Any], architecture: Architecture, activation: str
 
 
 def _modern_layers(config: Mapping[str, Any]) -> dict[str, Any]:
+    if "local_attention" not in config:
+        raise ValueError("config.json of modernbert: these keys are needed and missing: ['local_attention']")
+    _check_type("modernbert", "local_attention", config["local_attention"], "window")
     layers = config["num_hidden_layers"]
     kinds = config.get("layer_types")
     if kinds is None:
         if "global_attn_every_n_layers" not in config:
             raise ValueError("config.json of modernbert: it needs layer_types or global_attn_every_n_layers")
         every = config["global_attn_every_n_layers"]
+        _check_type("modernbert", "global_attn_every_n_layers", every, "layers")
         kinds = ["sliding_attention" if layer % every else "full_attention" for layer in range(layers)]
-    if len(kinds) != layers or not {*kinds} <= {"sliding_attention", "full_attention"}:
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != layers
+        or any(kind not in ("sliding_attention", "full_attention") for kind in kinds)
+    ):
         raise ValueError(f"config.json of modernbert: layer_types must name {layers} layers, got {kinds}")
+    whole, local = _modern_thetas(config)
+    return {
+        "local_layers": tuple(layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"),
+        "window": config["local_attention"] // 2,
+        "rotary_theta": float(whole),
+        "local_rotary_theta": float(local),
+    }
+
+
+def _modern_thetas(config: Mapping[str, Any]) -> tuple[float, float]:
+    """The bases of the rotary positions, of layers that see all and of those that see their neighbourhood."""
     rotary = config.get("rope_parameters")
     if rotary is None:
         if "global_rope_theta" not in config:
             raise ValueError("config.json of modernbert: it needs rope_parameters or global_rope_theta")
         whole = config["global_rope_theta"]
-        thetas = (whole, config.get("local_rope_theta") or whole)
+        local = config.get("local_rope_theta")
+        thetas = {"global_rope_theta": whole, "local_rope_theta": whole if local is None else local}
     else:
-        parts = [rotary.get(kind) or {} for kind in ("full_attention", "sliding_attention")]
-        if any(part.get("rope_type", "default") != "default" or "rope_theta" not in part for part in parts):
-            raise ValueError(f"config.json of modernbert: rope_parameters need rope_type default and a theta: {rotary}")
-        thetas = (parts[0]["rope_theta"], parts[1]["rope_theta"])
-    if "local_attention" not in config:
-        raise ValueError("config.json of modernbert: these keys are needed and missing: ['local_attention']")
-    return {
-        "local_layers": tuple(layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"),
-        "window": config["local_attention"] // 2,
-        "rotary_theta": float(thetas[0]),
-        "local_rotary_theta": float(thetas[1]),
-    }
+        thetas = {}
+        for kind in ("full_attention", "sliding_attention"):
+            part = rotary.get(kind) if isinstance(rotary, Mapping) else None
+            part = part if isinstance(part, Mapping) else {}
+            if part.get("rope_type", "default") != "default" or "rope_theta" not in part:
+                raise ValueError(
+                    f"config.json of modernbert: rope_parameters need rope_type default and a theta: {rotary}"
+                )
+            thetas[f"rope_theta of {kind}"] = part["rope_theta"]
+    for key, theta in thetas.items():
+        _check_type("modernbert", key, theta, "rotary_theta")
+    whole, local = thetas.values()
+    return whole, local
 
 
 def architecture_of(model: Transformer) -> Architecture:

@@ -3,8 +3,9 @@
 Letters: V vocabulary, D width, F feed-forward width, P rows of the position table, H heads.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from ctx_jax.models.attention import Path
 from ctx_jax.numerics.linear import Compute
@@ -20,7 +21,7 @@ class Transformer:
     absent first norm) are fields here: every layer has the same parameters but for that norm.
     """
 
-    vocabulary: int = 30522  # V
+    vocabulary: int = 30522  # V; 0, in a training config: as many as the run's tokenizer has
     dim: int = 768  # D
     layers: int = 12
     heads: int = 12  # H
@@ -70,21 +71,61 @@ class Transformer:
     remat: bool = False  # recompute each layer in the backward pass: less memory, more arithmetic
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if (wrong := fault(field.name, value)) is not None:
+                raise ValueError(f"{said(field.name)} {wrong}, got {value}")
         if self.dim % self.heads:
-            raise ValueError(f"dim must be a multiple of heads, got {self.dim} and {self.heads}; set one of them")
+            raise ValueError(f"{said('dim')} must be a multiple of {said('heads')}, got {self.dim} and {self.heads}")
         if self.positions == "rotary" and (self.dim // self.heads) % 2:
-            raise ValueError(f"rotary positions need an even head size, got {self.dim // self.heads}; set dim or heads")
+            size = self.dim // self.heads
+            raise ValueError(f"rotary positions need an even head size, {said('dim')} / {said('heads')}, got {size}")
         if self.positions_after_padding and (self.pad_id is None or self.positions != "learned"):
-            raise ValueError("positions_after_padding needs a pad_id and learned positions; set both")
+            raise ValueError(
+                f"{said('positions_after_padding')} needs {said('pad_id')} and learned {said('positions')}: set both"
+            )
+        if self.longest < 1:
+            raise ValueError(
+                f"{said('max_positions')} must be above the {1 + (self.pad_id or 0)} rows up to {said('pad_id')} that "
+                f"positions_after_padding leaves unused, got {self.max_positions}"
+            )
         if self.next_sentence and not self.pooler:
-            raise ValueError("next_sentence reads the pooler's vector; set pooler=True")
-        wrong = [layer for layer in self.local_layers if not 0 <= layer < self.layers]
-        if wrong:
-            raise ValueError(f"local_layers must lie in 0..{self.layers - 1}, got {wrong}")
+            raise ValueError(f"{said('next_sentence')} reads the pooler's vector: set pooler=True (--model.pooler)")
+        wrong_layers = [layer for layer in self.local_layers if not 0 <= layer < self.layers]
+        if wrong_layers:
+            raise ValueError(f"{said('local_layers')} must lie in 0..{self.layers - 1}, got {wrong_layers}")
         if not self.first_attention_norm and self.norm == "post":
-            raise ValueError("first_attention_norm=False is for norm='pre'; set one of them")
+            raise ValueError(
+                "first_attention_norm=False (--model.no-first-attention-norm) is for norm='pre' (--model.norm pre): "
+                "set one of them"
+            )
 
     @property
     def longest(self) -> int:
         """The longest sequence its positions hold: P, less RoBERTa's unused rows."""
         return self.max_positions - (1 + (self.pad_id or 0) if self.positions_after_padding else 0)
+
+
+_COUNTS = ("dim", "layers", "heads", "feed_forward", "max_positions")
+_FROM_ZERO = ("vocabulary", "token_types", "window", "pad_id", "norm_epsilon", "initial_scale")
+_THETAS = ("rotary_theta", "local_rotary_theta")
+
+
+def fault(field: str, value: Any) -> str | None:
+    """What is wrong with the number of one field, "must be at least 1" say; None where it may have that value."""
+    if value is None:
+        return None
+    if field in _COUNTS and not value >= 1:
+        return "must be at least 1"
+    if field in _FROM_ZERO and not 0 <= value < math.inf:
+        return "must be at least 0"
+    if field in _THETAS and not 0 < value < math.inf:
+        return "must be above 0"
+    if field.endswith("_dropout") and not 0 <= value < 1:
+        return "must be in [0, 1)"
+    return None
+
+
+def said(field: str) -> str:
+    """A field with its flag: "max_positions (--model.max-positions)"."""
+    return f"{field} (--model.{field.replace('_', '-')})"
