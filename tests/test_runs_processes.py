@@ -32,6 +32,7 @@ TRAIN = textwrap.dedent("""
 
 TWO_PROCESSES = textwrap.dedent("""
     import sys, jax, numpy as np
+    from jax.experimental.multihost_utils import sync_global_devices
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
     from ctx_jax.checkpoints.runs import RunCheckpoints
     jax.config.update("jax_num_cpu_devices", 2)
@@ -50,6 +51,16 @@ TWO_PROCESSES = textwrap.dedent("""
         for shard in state["params"]["w"].addressable_shards:
             assert np.array_equal(shard.data, 2 * carry[shard.index])
         assert position == {"next": 2}
+    for reader in range(2):  # each in its turn, while the other is at a meeting that has nothing to do with it
+        if jax.process_index() == reader:
+            with RunCheckpoints(sys.argv[1]) as checkpoints:
+                best = checkpoints.best()
+                assert checkpoints.restore_params(best)["w"].tolist() == (2 * carry).tolist()
+                one = jax.sharding.SingleDeviceSharding(jax.local_devices()[-1])
+                abstract = jax.ShapeDtypeStruct((8,), np.float32, sharding=one)
+                state, _ = checkpoints.restore(best, {"params": {"w": abstract}})
+                assert np.array_equal(state["params"]["w"], 2 * carry)
+        sync_global_devices(f"process {reader} has read")
 """)
 
 
@@ -65,7 +76,7 @@ def test_a_process_that_ends_completes_its_last_save_and_says_nothing(tmp_path: 
         assert checkpoints.steps() == [1, 2]
 
 
-def test_two_processes_write_one_checkpoint_that_one_process_reads(tmp_path: Path) -> None:
+def test_two_processes_write_one_checkpoint_that_each_of_them_and_a_third_reads_alone(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"

@@ -33,15 +33,25 @@ NAME = re.compile(
 BARRIER_MS = 20 * 60 * 1000  # as long as Orbax itself waits for the other processes
 
 
+def wait_for_all(name: str, *, hours: float) -> None:
+    """Go on when every process of the job has come here; `name` is of this one meeting. RuntimeError after `hours`.
+
+    A meeting at the coordinator: one of the devices gives up after half a minute on CPUs.
+    """
+    ocp.multihost.get_barrier_sync_fn()(key=f"ctx_jax_{name}", timeout_ms=round(hours * 3_600_000))
+
+
 class RunCheckpoints:
     """The checkpoints in a run's `checkpoints/` folder: `save` while training, `restore` anywhere.
 
     Opened with `clean=True` it is for training: what a killed run left unfinished is removed, `save` works, and the
-    last `keep` steps and the best one (lowest `metrics["loss"]`) are kept. Otherwise it only reads and changes nothing
-    on disk. A context manager: leaving it waits for the save in flight. A process that ends without `close` loses that
-    save, and no other: Python stops the thread pools Orbax writes with before anything else.
+    last `keep` steps and the best one (lowest `metrics["loss"]`) are kept. Otherwise it only reads, changes nothing on
+    disk, and belongs to one process alone: in a job of several each may open, restore and close it when it likes. A
+    context manager: leaving it waits for the save in flight. A process that ends without `close` loses that save, and
+    no other: Python stops the thread pools Orbax writes with before anything else.
 
-    With several processes, all construct it, save, restore, wait and close together, on one shared folder:
+    For training with several processes, all construct it with `clean=True`, save, restore, wait and close together, on
+    one shared folder:
     - every process writes the shards it holds, then hashes the files it wrote into a digest file of its own;
     - process 0 also writes the position, the metrics and the files, which must be the same everywhere, and, after all
       the others, the digest file that makes the step complete; only then it removes steps no longer kept. It alone
@@ -266,13 +276,17 @@ def _manager(folder: Path, *, writable: bool) -> ocp.CheckpointManager:
         handler = ocp.JsonCheckpointHandler(filename=name)
         registry.add(name, ocp.args.JsonSave, handler)
         registry.add(name, ocp.args.JsonRestore, handler)
-    # Orbax keeps every step: it would delete old ones before the digest of the new one exists.
+    # Orbax keeps every step: it would delete old ones before the digest of the new one exists. Whoever only reads waits
+    # for nobody: Orbax's meeting of all processes after each restore would meet another one of this job, and crash it.
+    mine = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=mine, active_processes={mine})
     options = ocp.CheckpointManagerOptions(
         create=writable,
         read_only=not writable,
         save_interval_steps=1 if writable else 0,
         save_root_metadata=False,
         lightweight_initialize=True,
+        multiprocessing_options=ocp.options.MultiprocessingOptions() if writable else alone,
     )
     return ocp.CheckpointManager(folder, options=options, handler_registry=registry)
 
