@@ -1,6 +1,7 @@
 """Optimizers act on each layer and by name: masks, rates by depth, averages; and scanning changes none of it."""
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -215,7 +216,23 @@ def test_schedules_after_their_warmup(shape: Any, expected: list[float]) -> None
     assert float(rate(11)) == pytest.approx(expected[-1], abs=1e-6)
 
 
-def test_shares_out_of_range_are_refused_by_flag() -> None:
-    for changes, flag in (({"average": 1.5}, "average"), ({"layer_decay": -1.0}, "layer-decay")):
-        with pytest.raises(ValueError, match=f"--optimizer.{flag}"):
-            check_recipe(AdamW(**changes))
+NUMBERS = [
+    (recipe, field.name)
+    for recipe in (AdamW(), Lamb(), Muon(), Adagrad())
+    for field in fields(recipe)
+    if isinstance(field.default, int | float)
+]
+
+
+@pytest.mark.parametrize(
+    "recipe, field, value",
+    [
+        *((recipe, field, value) for recipe, field in NUMBERS for value in (-1.0, math.nan, math.inf)),
+        *((recipe, field, 1.0) for recipe, field in NUMBERS if field in ("beta1", "beta2", "momentum")),
+        *((recipe, field, 0.0) for recipe, field in NUMBERS if field in ("epsilon", "loss_scale")),
+    ],
+)
+def test_every_number_out_of_range_is_refused_by_flag(recipe: Recipe, field: str, value: float) -> None:
+    check_recipe(recipe)
+    with pytest.raises(ValueError, match=rf"^--optimizer\.{field.replace('_', '-')} must be .*, not {value}$"):
+        check_recipe(replace(recipe, **{field: value}))

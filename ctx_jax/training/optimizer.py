@@ -4,8 +4,9 @@ Parameters have one layout, a layer's by the layer's name, so that what acts on 
 masks, trust ratios, Muon, rates by depth) acts on each layer, scanned or not.
 """
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import jax
@@ -115,24 +116,27 @@ class Adagrad(Recipe):
     """The sum of squares each parameter begins with."""
 
 
+_FROM_ZERO = ("learning_rate", "warmup", "final", "clip_norm", "weight_decay", "accumulator")
+_ABOVE_ZERO = ("loss_scale", "epsilon")
+_SHARES = ("layer_decay", "average", "cooldown")
+_MEMORIES = ("beta1", "beta2", "momentum")  # 1: nothing new ever enters, and Adam's correction divides by zero
+
+
 def check_recipe(recipe: Recipe) -> None:
     """ValueError, naming the flag, for numbers outside their range."""
-    for flag, number in (
-        ("learning-rate", recipe.learning_rate),
-        ("warmup", recipe.warmup),
-        ("final", recipe.final),
-        ("clip-norm", recipe.clip_norm),
-        ("loss-scale", recipe.loss_scale),
-    ):
-        if not number >= 0:
-            raise ValueError(f"--optimizer.{flag} must be at least 0, not {number}")
-    for flag, value, least, most in (
-        ("layer-decay", recipe.layer_decay, 0.0, 1.0),
-        ("average", recipe.average, 0.0, 1.0),
-        ("cooldown", recipe.cooldown, 0.0, 1.0),
-    ):
-        if not least <= value <= most:
-            raise ValueError(f"--optimizer.{flag} must be between {least:g} and {most:g}, not {value}")
+    for field in fields(recipe):
+        name, value = field.name, getattr(recipe, field.name)
+        wrong = ""
+        if name in _FROM_ZERO and not 0 <= value < math.inf:
+            wrong = "at least 0"
+        elif name in _ABOVE_ZERO and not 0 < value < math.inf:
+            wrong = "above 0"
+        elif name in _SHARES and not 0 <= value <= 1:
+            wrong = "between 0 and 1"
+        elif name in _MEMORIES and not 0 <= value < 1:
+            wrong = "at least 0 and below 1"
+        if wrong:
+            raise ValueError(f"--optimizer.{name.replace('_', '-')} must be {wrong}, not {value}")
 
 
 def schedule(recipe: Recipe, steps: int) -> optax.Schedule:
