@@ -32,7 +32,8 @@ def embed(
     """Every layer of `model` for a tokenized batch; `jax.jit(embed, static_argnums=0)`.
 
     A pure function: it works inside anyone's `jit`, `grad`, `vmap`, `scan` or Flax module, and a frozen encoder is
-    `jax.lax.stop_gradient` around `params`.
+    `jax.lax.stop_gradient` around `params`. Derivatives are taken in reverse, of any order (`grad`, `vjp`, `jacrev`);
+    in forward mode (`jvp`, `jacfwd`, `hessian`) jax raises a TypeError.
 
         inputs = encoder.tokenize(["The bank of the river ."])
         layers = embed(encoder.model, encoder.params, inputs)
