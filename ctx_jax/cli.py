@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from ctx_jax import __version__
+
 USAGE = """usage: ctx-jax COMMAND ...
 
   train [NAME|CONFIG.py] [--flags]     train a model; the same command again goes on where it was
@@ -13,7 +15,7 @@ USAGE = """usage: ctx-jax COMMAND ...
   export RUN DIR [--flags]             write a trained run as files other programs read
   tokenizer FOLDER [--flags]           train a subword tokenizer from text
 
-ctx-jax COMMAND --help says more."""
+ctx-jax COMMAND --help says more; ctx-jax --version says which one this is."""
 
 COMMANDS = ("train", "evaluate", "export", "tokenizer")
 
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _call(name: str, rest: list[str]) -> int:
-    # Imported where needed: `ctx-jax --help` need not wait for jax.
+    # Imported where needed: a command waits for nothing (Orbax, grain) that it has no use for.
     match name:
         case "train":
             from ctx_jax.commands import train
@@ -59,12 +61,17 @@ def _call(name: str, rest: list[str]) -> int:
         case "-h" | "--help":
             print(USAGE)
             return 0
+        case "--version":
+            print(f"ctx-jax {__version__}")
+            return 0
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     print(f"no command {name!r}" + (f": did you mean {near[0]!r}?" if near else "") + f"\n\n{USAGE}", file=sys.stderr)
     return 2
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether our own code raised the error, whose message then says all; others keep their traceback."""
+    """Whether our own code raised the error on purpose: its message then says all. Others keep their traceback."""
+    if isinstance(error, LookupError | AssertionError | ZeroDivisionError | AttributeError):
+        return False  # mistakes of ours
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)

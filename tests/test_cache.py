@@ -1,5 +1,6 @@
 """The indexed cache: what was read comes back, unchanged text is not read again, nothing half-written stays."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctx_jax.data import cache
+from ctx_jax.data import cache, folders
 from ctx_jax.data.cache import Sentences, build_cache, load_sentences
 from ctx_jax.data.config import DataConfig
 
@@ -160,3 +161,16 @@ def test_a_run_finds_its_sentences(tmp_path: Path) -> None:
     assert list(again) == [["a", "b"], ["c", "d"]]
     with pytest.raises(ValueError, match='"train" and "valid"'):
         load_sentences(config, "test", tmp_path)
+
+
+def test_a_cache_where_nobody_may_write_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_cache(Made(STREAM), tmp_path, report=_silent)
+
+    def refused(*arguments: object) -> None:
+        raise PermissionError(f"no writing to {tmp_path}")
+
+    monkeypatch.setattr(os, "access", lambda path, kind: False)  # chmod does not keep root out
+    monkeypatch.setattr(folders, "locked", refused)
+    assert list(build_cache(Made(STREAM, fails=True), tmp_path, report=_silent)) == [s for s in STREAM if s]
+    with pytest.raises(PermissionError):
+        build_cache(Made(STREAM, key={"other": 1}), tmp_path, report=_silent)

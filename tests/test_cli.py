@@ -1,13 +1,16 @@
 """The command line: what it accepts, what it refuses, and how it says so."""
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ctx_jax import __version__, cli
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, names, read
+from ctx_jax.data.folders import locked
 from ctx_jax.training.config import check_config
 from ctx_jax.training.optimizer import Adagrad
 
@@ -95,6 +98,29 @@ def test_our_errors_are_one_line_without_a_traceback(
     assert said in printed and "Traceback" not in printed
 
 
+def test_a_directory_in_which_another_process_trains_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with locked(tmp_path / ".lock", fcntl.LOCK_EX):
+        assert main(["train", "--run-dir", str(tmp_path)]) == 1
+    assert f"another process is training in {tmp_path}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_the_config_of_another_program_is_not_written_over(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    theirs = '{"model_type": "bert"}'
+    (tmp_path / "config.json").write_text(theirs)
+    assert main(["train", "--run-dir", str(tmp_path)]) == 1
+    assert f"{tmp_path}/config.json" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == theirs
+
+
+def test_mistakes_of_our_own_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_call", lambda name, rest: cli.COMMANDS.index(name) / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["train"])
+
+
 @pytest.mark.parametrize("error", [OSError("no path: not of a file"), KeyError("missing")])
 def test_errors_of_others_keep_their_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(arguments: list[str]) -> int:
@@ -103,6 +129,11 @@ def test_errors_of_others_keep_their_traceback(error: Exception, monkeypatch: py
     monkeypatch.setattr("ctx_jax.commands.train.main", broken)
     with pytest.raises(type(error)):
         main(["train"])
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ctx-jax {__version__}\n"
 
 
 def test_help_of_train_py_names_configurations_and_flags() -> None:

@@ -1,11 +1,12 @@
 """A folder of files that is there whole or not at all, whoever asks for it and wherever a process is killed.
 
 One process builds it under another name beside its place and renames it. One that is there is checked first, side by
-side with others that ask.
+side with others that ask; it may lie where nobody may write.
 """
 
 import fcntl
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,7 +32,6 @@ def find_or_build(
       again: what is done about a damaged one, which `report` hears of behind the damage.
     """
     folder, name = target.parent, target.name
-    folder.mkdir(parents=True, exist_ok=True)
 
     def intact(say: Callable[[str], None]) -> bool:
         if not target.exists():
@@ -44,10 +44,13 @@ def find_or_build(
         return True
 
     lock = folder / f".{name}.lock"
-    with _locked(lock, fcntl.LOCK_SH):
+    if not os.access(folder if folder.exists() else folder.parent, os.W_OK) and intact(report):
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(lock, fcntl.LOCK_SH):
         if intact(lambda damage: None):
             return True
-    with _locked(lock, fcntl.LOCK_EX):
+    with locked(lock, fcntl.LOCK_EX):
         if intact(report):  # another process built it while we waited
             return True
         if target.exists():
@@ -71,8 +74,11 @@ def file_digest(path: Path) -> str:
 
 
 @contextmanager
-def _locked(path: Path, kind: int) -> Iterator[None]:
-    """Holds a lock among processes; the system lets go of it when its holder dies."""
+def locked(path: Path, kind: int) -> Iterator[None]:
+    """Holds a lock among processes, of a `kind` of `fcntl.flock`; the system lets go of it when its holder dies.
+
+    BlockingIOError where `kind` has LOCK_NB and another process holds it.
+    """
     with path.open("a") as file:
         fcntl.flock(file, kind)
         yield

@@ -64,25 +64,33 @@ class SequenceConfig:
     """Tokens of a row in the first phase; `length` must be a multiple of it."""
 
     def __post_init__(self) -> None:
-        if self.length < 4 or self.rows < 1:
-            raise ValueError(f"a batch needs 1 row or more of at least 4 tokens, got {self.rows=}, {self.length=}")
-        for name, value in (("rate", self.rate), ("short", self.short)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} is a share between 0 and 1, got {value}")
-        if min(self.masked, self.randomized) < 0 or self.masked + self.randomized > 1 + 1e-9:
+        for name, least in (
+            ("length", 4),
+            ("rows", 1),
+            ("span_mean", 1),
+            ("span_longest", 1),
+            ("predictions", 0),
+            ("first_steps", 0),
+        ):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{_said(name)} must be at least {least}, got {getattr(self, name)}")
+        for name in ("short", "rate", "masked", "randomized"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{_said(name)} is a share between 0 and 1, got {getattr(self, name)}")
+        if self.masked + self.randomized > 1 + 1e-9:
             raise ValueError(
-                "masked and randomized are shares of the predicted tokens that sum to at most 1, "
-                f"got {self.masked} and {self.randomized}"
+                f"{_said('masked')} and {_said('randomized')} are shares of the predicted tokens that sum to at most "
+                f"1, got {self.masked} and {self.randomized}"
             )
-        if self.span_mean < 1 or self.span_longest < 1:
-            raise ValueError(f"a span has 1 word or more, got {self.span_mean=}, {self.span_longest=}")
-        if not 0 <= self.predictions <= self.length:
-            raise ValueError(f"a row of {self.length} tokens has 0 (automatic) to {self.length} predictions, "
-                             f"got {self.predictions}")  # fmt: skip
+        if self.predictions > self.length:
+            raise ValueError(
+                f"{_said('predictions')} must be at most {_said('length')}, which is {self.length}, got "
+                f"{self.predictions}; 0 follows from the rate"
+            )
         if self.first_steps and (self.first_length < 4 or self.length % self.first_length):
             raise ValueError(
-                f"a first phase of as many tokens a batch needs a first_length that divides length, got "
-                f"{self.first_length} and {self.length}"
+                f"{_said('first_length')} must be at least 4 and divide {_said('length')}, so that a batch of the "
+                f"first phase has as many tokens, got {self.first_length} and {self.length}"
             )
 
     @property
@@ -106,3 +114,8 @@ class SequenceConfig:
             predictions=math.ceil(self.predictions / parts),
             first_steps=0,
         )
+
+
+def _said(field: str) -> str:
+    """A field with its flag: "first_length (--sequences.first-length)"."""
+    return f"{field} (--sequences.{field.replace('_', '-')})"

@@ -24,7 +24,7 @@ from ctx_jax.training.bilm import BiLMTask, with_vocabulary
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.devices import is_first_host
 from ctx_jax.training.task import VOCABULARY, Task, saved_vocabulary
-from ctx_jax.training.transformer import TransformerTask, adapted, first_sentences, fitted
+from ctx_jax.training.transformer import TransformerTask, adapted, first_sentences, fitted, held_out
 
 TEXTS = "texts.json"
 
@@ -97,9 +97,16 @@ def _open_transformer(
     def cut(text: Sentences) -> Tokens:
         return cache_tokens(text, subwords, config.data.cache or run_dir / "cache", report=say)
 
-    held_out = None if valid is None else first_sentences(cut(valid), config.evaluate.sentences)
+    measured = None if valid is None else first_sentences(cut(valid), config.evaluate.sentences)
+    if measured is not None:
+        try:
+            held_out(measured, subwords, model, config.sequences)
+        except ValueError as error:  # now, and not when the first evaluation is due
+            raise ValueError(
+                f"the validation text cannot be measured: {error}. Give a larger --data.valid or --evaluate.sentences"
+            ) from error
     return TransformerTask(
-        model, config.sequences, config.seed, cut(train), held_out, subwords, valid, config.data.shuffle, imported
+        model, config.sequences, config.seed, cut(train), measured, subwords, valid, config.data.shuffle, imported
     )
 
 

@@ -29,7 +29,8 @@ class DevicesConfig:
 
     deterministic: bool = False
     """On GPUs: only operations that give the same bits every time, and the same choice of kernels when the run goes on
-    (kept in `autotune/` of the run directory). Slower. On CPUs it is so anyway."""
+    (kept in `autotune/` of the run directory). Slower. On CPUs it is so anyway. A program that has used jax before it
+    calls `run` is too late for this: it sets XLA_FLAGS itself, as `devices.fix_kernels` does."""
 
     distributed: bool = False
     """Join the other processes of a job over many hosts (`jax.distributed`): coordinator, process count and number

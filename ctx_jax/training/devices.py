@@ -5,6 +5,7 @@ step the state is *logical* in both modes: one array a leaf, unreplicated, as on
 checkpoints hold, so that a run moves between modes and numbers of devices.
 """
 
+import itertools
 import os
 from collections.abc import Callable
 from functools import partial
@@ -16,10 +17,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ctx_jax.checkpoints.runs import wait_for_all
 from ctx_jax.training.config import DevicesConfig
 from ctx_jax.training.step import State
 
 AXIS = "data"
+PREPARING_HOURS = 24.0  # to read a text, count its words, train a tokenizer
+_MEETINGS = itertools.count()
 WHOLE, ROWS = PartitionSpec(), PartitionSpec(AXIS)
 LAYOUT = State._make(ROWS if part == "carry" else WHOLE for part in State._fields)
 
@@ -36,7 +40,8 @@ def fix_kernels(config: DevicesConfig, run_dir: Path) -> None:
         choices = (run_dir / "autotune").absolute()
         choices.mkdir(parents=True, exist_ok=True)
         flags = ["--xla_gpu_deterministic_ops=true", f"--xla_gpu_per_fusion_autotune_cache_dir={choices}"]
-        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
+        given = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in flags if flag not in given)]).strip()
 
 
 def join_hosts(config: DevicesConfig) -> None:
@@ -59,12 +64,19 @@ def is_first_host() -> bool:
 
 def first_host_first(make: Callable[[], Made]) -> Made:
     """What `make` gives, on every host; the others wait until the first one has prepared the files it shares."""
+    meeting = f"files_prepared_{next(_MEETINGS)}"
     if not is_first_host():
-        multihost_utils.sync_global_devices("ctx_jax files prepared")
+        wait_for_all(meeting, hours=PREPARING_HOURS)
     made = make()
-    if is_first_host() and jax.process_count() > 1:
-        multihost_utils.sync_global_devices("ctx_jax files prepared")
+    if is_first_host():
+        wait_for_all(meeting, hours=PREPARING_HOURS)
     return made
+
+
+def agreed_step(step: int | None) -> int | None:
+    """The first host's answer, on every host: a shared folder may not show all of them the same files yet."""
+    found = first_hosts({"step": -1.0 if step is None else float(step)})["step"]
+    return None if found < 0 else int(found)
 
 
 def first_hosts(numbers: dict[str, float]) -> dict[str, float]:

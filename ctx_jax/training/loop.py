@@ -16,7 +16,7 @@ import numpy as np
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.prefetch import prefetch
 from ctx_jax.training.config import TrainConfig
-from ctx_jax.training.devices import Devices, first_hosts, is_first_host, stop_agreed
+from ctx_jax.training.devices import Devices, agreed_step, first_hosts, is_first_host, stop_agreed
 from ctx_jax.training.metrics import Display, Metrics, MetricsLog, Speed, peak_flops
 from ctx_jax.training.optimizer import schedule
 from ctx_jax.training.signals import StopRequests
@@ -58,7 +58,7 @@ class Loop:
             task, config = self.task, self.config
             return initial_state(task, config.optimizer, config.steps, config.seed, task.rows)
 
-        self.step = self.checkpoints.latest() or 0
+        self.step = agreed_step(self.checkpoints.latest()) or 0
         best = self.checkpoints.best()
         losses = self.checkpoints.metrics(best) if best is not None else None
         self.lowest = _finite((losses or {}).get("loss", math.inf))

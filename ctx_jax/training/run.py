@@ -1,24 +1,32 @@
 """One call from a configuration to a trained run directory: opened, compared with what it holds, trained on."""
 
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from ctx_jax.checkpoints import configs, run_files
 from ctx_jax.checkpoints.run_files import CONFIG
 from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.data.folders import locked
 from ctx_jax.training.choose import completed, files_of, open_task
 from ctx_jax.training.config import TrainConfig, check_config, check_resume
-from ctx_jax.training.devices import first_host_first, fix_kernels, is_first_host, join_hosts
+from ctx_jax.training.devices import agreed_step, first_host_first, fix_kernels, is_first_host, join_hosts
 from ctx_jax.training.loop import train
+
+_MORE = "More steps need --steps, another run --run-dir"
 
 
 def run(config: TrainConfig) -> bool:
     """Train `config` in `config.run_dir`, from where the last complete checkpoint left it, to `config.steps`.
 
     True when the last step is done (also where it was done before), False when SIGTERM or Ctrl-C stopped it, saved.
+    A run that was stopped before its first checkpoint begins anew.
+
     Raises ValueError for settings that do not fit each other, the machine or the run begun in the directory,
-    `loop.NonFinite` for a diverged run, and what data and checkpoints raise.
+    RuntimeError while another process trains there, `loop.NonFinite` for a diverged run, and what data and checkpoints
+    raise.
     """
     check_config(config)
     if not config.run_dir:
@@ -30,28 +38,42 @@ def run(config: TrainConfig) -> bool:
     say: Callable[[str], None] = _print if is_first_host() else _quiet
     run_dir = Path(config.run_dir)
     path = run_dir / CONFIG
-    resumed = path.is_file()
-    if resumed:
-        old = configs.read(path, [TrainConfig])
-        config = replace(config, model=completed(config, old))
-        check_resume(old, config, configs.differences(old, config))
-    with RunCheckpoints(run_dir / "checkpoints", keep=config.checkpoint.keep, clean=True) as checkpoints:
-        if _finished(config, checkpoints, say):
-            return True
-        task = first_host_first(lambda: open_task(config, run_dir, say, resumed=resumed))
+    with (
+        _alone(run_dir),
+        RunCheckpoints(run_dir / "checkpoints", keep=config.checkpoint.keep, clean=True) as checkpoints,
+    ):
+        latest = agreed_step(checkpoints.latest())
+        # Read also where nothing was trained yet: somebody else's config.json is not written over.
+        if latest is not None or path.is_file():
+            old = configs.read(path, [TrainConfig])
+        if latest is not None:
+            config = replace(config, model=completed(config, old))
+            check_resume(old, config, configs.differences(old, config))
+            if latest >= config.steps:
+                say(f"resumed from step {latest}\nnothing to train: all {config.steps} steps are done. {_MORE}")
+                return True
+        task = first_host_first(lambda: open_task(config, run_dir, say, resumed=latest is not None))
         config = replace(config, model=task.model)
         say(f"{type(config.model).__name__} in {run_dir}, {config.steps} steps")
         files = {CONFIG: configs.text(config)} | run_files.read(run_dir, files_of(task.model))
         return train(config, task, checkpoints, say, begin=lambda: _write(path, config), files=files)
 
 
-def _finished(config: TrainConfig, checkpoints: RunCheckpoints, say: Callable[[str], None]) -> bool:
-    latest = checkpoints.latest()
-    if latest is None or latest < config.steps:
-        return False
-    say(f"resumed from step {latest}")
-    say(f"nothing to train: all {config.steps} steps are done. More steps need --steps, another run --run-dir")
-    return True
+@contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    """RuntimeError while another process trains in the directory: each would remove what the other has not finished."""
+    if not is_first_host():  # the first one speaks for the job
+        yield
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(run_dir / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise RuntimeError(
+                f"another process is training in {run_dir}: wait until it ends, or set another --run-dir"
+            ) from error
+        yield
 
 
 def _write(path: Path, config: TrainConfig) -> None:
