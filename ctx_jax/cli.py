@@ -64,9 +64,6 @@ def _call(name: str, rest: list[str]) -> int:
         case "--version":
             print(f"ctx-jax {__version__}")
             return 0
-        case "--version":
-            print(f"ctx-jax {__version__}")
-            return 0
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     print(f"no command {name!r}" + (f": did you mean {near[0]!r}?" if near else "") + f"\n\n{USAGE}", file=sys.stderr)
     return 2

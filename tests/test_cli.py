@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from ctx_jax import __version__, cli
-from ctx_jax import __version__
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, names, read
 from ctx_jax.data.folders import locked
@@ -130,11 +129,6 @@ def test_errors_of_others_keep_their_traceback(error: Exception, monkeypatch: py
     monkeypatch.setattr("ctx_jax.commands.train.main", broken)
     with pytest.raises(type(error)):
         main(["train"])
-
-
-def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"ctx-jax {__version__}\n"
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
