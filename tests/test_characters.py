@@ -90,7 +90,7 @@ def test_errors_name_what_to_set() -> None:
         char_ids(SENTENCES, 8, rows=2)
     with pytest.raises(ValueError, match="set length=4"):
         char_ids(SENTENCES, 8, length=3)
-    with pytest.raises(ValueError, match="at least 3"):
+    with pytest.raises(ValueError, match=r"--model\.max-characters\) must be at least 3"):
         encode_word("a", 2)
     with pytest.raises(ValueError, match="capacity"):
         WordEncoder(8, 0)

@@ -72,7 +72,7 @@ def test_bad_characters_are_named_or_replaced(
     content = b"\xef\xbb\xbfone\n" + b"two\n" + line + b"\nlast\n"
     path = tmp_path / ("a.txt.gz" if zipped else "a.txt")
     path.write_bytes(gzip.compress(content) if zipped else content)
-    with pytest.raises(ValueError, match=message.replace(r"a\.txt", path.name)):
+    with pytest.raises(ValueError, match=message.replace(r"a\.txt", path.name) + r"(?s:.*)--data\.errors replace"):
         _read(path)
     assert list(read_lines(path, "replace")) == ["one", "two", replaced, "last"]
 
@@ -223,8 +223,12 @@ def test_a_prepared_tfds_set_is_read_without_tensorflow(tmp_path: Path, monkeypa
         def _generate_examples(self) -> Any:
             yield from _texts()
 
+    class CtxUnvalidated(CtxSmallTexts):
+        def _split_generators(self, _: Any) -> Any:
+            return {"train": _texts(), "test": _texts()}
+
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="not prepared"):
+    with pytest.raises(FileNotFoundError, match=r"not prepared.*ctx-jax\[tfds\].*tfds\.builder\('ctx_small_texts', "):
         resolve("tfds:ctx_small_texts", "train")
     CtxSmallTexts(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     expected = Counter({("the", "cat", "."): 1, (): 3, ("the", "dog"): 1, ("日本",): 1})
@@ -239,4 +243,12 @@ def test_a_prepared_tfds_set_is_read_without_tensorflow(tmp_path: Path, monkeypa
         resolve("tfds:ctx_small_texts:dev", "train")
     with pytest.raises(FileNotFoundError, match="no data set 'ctx_nothing'"):
         resolve("tfds:ctx_nothing", "train")
+    CtxUnvalidated(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    said = r"^ctx_unvalidated has no validation split, only train, test: name one \(tfds:ctx_unvalidated:test\).*--data"
+    with pytest.raises(ValueError, match=said):
+        source_of(DataConfig(train="tfds:ctx_unvalidated"), "valid")
+    named = source_of(DataConfig(train="tfds:ctx_unvalidated", valid="tfds:ctx_unvalidated:test"), "valid")
+    assert named is not None
+    assert named.name == "tfds-ctx_unvalidated-test"
+    assert source_of(DataConfig(train="tfds:ctx_unvalidated:train"), "valid") is None
     assert "tensorflow" not in sys.modules

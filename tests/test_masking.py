@@ -252,23 +252,31 @@ def test_a_row_without_ordinary_tokens_predicts_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "word"),
+    ("settings", "said"),
     [
-        ({"rate": 1.5}, "rate"),
-        ({"masked": 0.8, "randomized": 0.3}, "at most 1"),
-        ({"span_mean": 0.5}, "span"),
-        ({"predictions": 65}, "65"),
-        ({"length": 3}, "4 tokens"),
-        ({"first_steps": 10, "first_length": 60}, "first_length"),
+        ({"rate": 1.5}, r"rate \(--sequences\.rate\) is a share between 0 and 1, got 1.5"),
+        ({"short": float("nan")}, r"--sequences\.short\) .* got nan"),
+        ({"masked": -0.1}, r"--sequences\.masked\) .* got -0.1"),
+        (
+            {"masked": 0.8, "randomized": 0.3},
+            r"--sequences\.masked\) and .*--sequences\.randomized\) .* at most 1, got",
+        ),
+        ({"span_mean": 0.5}, r"--sequences\.span-mean\) must be at least 1, got 0.5"),
+        ({"span_longest": 0}, r"--sequences\.span-longest\) must be at least 1, got 0"),
+        ({"predictions": 65}, r"--sequences\.predictions\) must be at most .*which is 64, got 65"),
+        ({"length": 3}, r"--sequences\.length\) must be at least 4, got 3"),
+        ({"rows": 0}, r"^rows \(--sequences\.rows\) must be at least 1, got 0$"),
+        ({"first_steps": -1}, r"--sequences\.first-steps\) must be at least 0, got -1"),
+        ({"first_steps": 10, "first_length": 60}, r"--sequences\.first-length\) .* got 60 and 64"),
     ],
 )
-def test_settings_out_of_range(settings: dict[str, Any], word: str) -> None:
-    with pytest.raises(ValueError, match=word):
+def test_settings_out_of_range_are_refused_by_flag(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         SequenceConfig(**({"length": 64} | settings))
 
 
 def test_a_vocabulary_of_special_tokens_only() -> None:
-    with pytest.raises(ValueError, match="ordinary"):
+    with pytest.raises(ValueError, match=r"ordinary.*--tokenizer\.file"):
         Masking(SequenceConfig(), Names(5), 0)
 
 

@@ -82,11 +82,11 @@ def test_lowercase_is_kept_in_the_file(tmp_path: Path) -> None:
 
 
 def test_training_refuses_what_cannot_be() -> None:
-    with pytest.raises(ValueError, match="no text"):
+    with pytest.raises(ValueError, match=r"no text.*--data\.train"):
         train(["", "  "], "wordpiece", 50)
-    with pytest.raises(ValueError, match="size=261"):
+    with pytest.raises(ValueError, match=r"size=261.*--tokenizer\.size"):
         train(TEXT, "bpe", 100)
-    with pytest.raises(ValueError, match=r"size is 10: set size higher"):
+    with pytest.raises(ValueError, match=r"size is 10: .*--tokenizer\.size"):
         train(TEXT, "wordpiece", 10)
     with pytest.raises(ValueError, match="kind must be"):
         train(TEXT, "bpee", 300)  # type: ignore[arg-type]

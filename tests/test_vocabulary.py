@@ -50,11 +50,11 @@ def test_build_orders_by_count_then_alphabet() -> None:
 
 
 def test_build_refuses_what_leaves_no_words() -> None:
-    with pytest.raises(ValueError, match="above 3"):
+    with pytest.raises(ValueError, match=r"--data\.vocabulary-size.* above 3"):
         build([["a"]], size=3)
     with pytest.raises(ValueError, match="minimum_count"):
         build([["a"]], size=None, minimum_count=0)
-    with pytest.raises(ValueError, match="lower minimum_count"):
+    with pytest.raises(ValueError, match=r"lower minimum_count \(--data\.minimum-count\)"):
         build([["a"]], size=None, minimum_count=2)
 
 

@@ -14,8 +14,9 @@ class DataConfig:
     (plain, .gz or .xz), or `tfds:NAME[/CONFIG][:SPLIT]`."""
 
     valid: str = ""
-    """Validation text, written like `train`, or `python-docs:SPLIT`. Empty: the corpus' own validation split; text
-    files have none, so that without it there is no evaluation during training."""
+    """Validation text, written like `train`, or `python-docs:SPLIT`. Empty: the corpus' own validation split, which
+    `tfds:NAME` must have; text files and `tfds:NAME:SPLIT` have none, so that without it there is no evaluation during
+    training."""
 
     rule: Literal["whitespace", "prose"] = "whitespace"
     """How a sentence becomes words: `whitespace` for text that is already tokenized, `prose` for raw English

@@ -161,7 +161,11 @@ def resolve(
 
 
 def source_of(config: DataConfig, split: Literal["train", "valid"]) -> Source | None:
-    """The source of a run's training or validation text; None where text files came without `valid`."""
+    """The source of a run's training or validation text; None where text files came without `valid`, or a tfds set by
+    one of its splits.
+
+    Raises ValueError for a tfds set that has no validation split of its own, and as `resolve` does.
+    """
     spec = config.train
     if spec.startswith("python-docs:"):
         raise ValueError(f"the training text is {spec!r}: write python-docs; its splits are for what is measured")

@@ -42,7 +42,10 @@ class Masking:
         self._special[sorted(ids)] = True
         self._ordinary = np.flatnonzero(~self._special).astype(np.int32)
         if not len(self._ordinary):
-            raise ValueError(f"masking needs ordinary tokens, and the vocabulary of {size} holds only special ones")
+            raise ValueError(
+                f"masking needs ordinary tokens, and the vocabulary of {size} holds only special ones: set another "
+                "--tokenizer.file, or none to train a tokenizer"
+            )
         self._config, self._mask, self._seed = config, vocabulary.mask_id, seed
         self._spans = _span_table(config.span_mean, config.span_longest)
 

@@ -28,7 +28,7 @@ def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> i
     a negative position or a negative seed.
     """
     if not 0 < count <= LARGEST_CORPUS:
-        raise ValueError(f"an order needs between 1 and {LARGEST_CORPUS} sentences, got {count}")
+        raise ValueError(f"an order needs between 1 and {LARGEST_CORPUS} sentences, got {count}; set --data.train")
     if position < 0:
         raise ValueError(f"a position in the stream of sentences is 0 or more, got {position}")
     epoch, place = divmod(position, count)

@@ -66,7 +66,7 @@ class Pairs:
         if self._kind == "next_sentence" and len(first) < 3:
             raise ValueError(
                 "next-sentence pairs need at least two documents, and the text has one: separate documents by empty "
-                "lines, or set pairs to order or none"
+                "lines, or set --sequences.pairs order or none"
             )
         count = len(document)
         drawn = draws(seed, _TEXT, np.zeros(1, int), np.zeros(1, int), 2 * count)[0].reshape(2, count)
@@ -82,7 +82,10 @@ class Pairs:
         self._starts, self._rooms = starts[keep], rooms[starts[keep]]
         self._ends = ends[self._starts]
         if not len(self._starts):
-            raise ValueError("pairs need stretches of at least two tokens, and the text has none; set --data.train")
+            raise ValueError(
+                "pairs need stretches of at least two tokens, and the text has none: set --data.train, or a longer "
+                "--sequences.length"
+            )
 
     def __len__(self) -> int:
         return len(self._starts)

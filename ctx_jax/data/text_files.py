@@ -13,6 +13,7 @@ from typing import Literal
 Errors = Literal["strict", "replace"]
 
 COMPRESSED = (".gz", ".xz")
+REPLACING = "with --data.errors replace (of `ctx-jax tokenizer`: --errors replace), which puts U+FFFD there"
 
 
 def list_files(patterns: str) -> tuple[Path, ...]:
@@ -32,11 +33,13 @@ def list_files(patterns: str) -> tuple[Path, ...]:
         if not found:
             raise FileNotFoundError(
                 f"no file matches {pattern!r} (seen from {Path.cwd()}); give `python-docs`, `tfds:NAME`, or paths and "
-                "globs of text files separated by commas"
+                "globs of text files separated by commas (a run's: --data.train, --data.valid)"
             )
         files += found
     if not files:
-        raise ValueError("no text file was named: give paths or globs separated by commas")
+        raise ValueError(
+            "no text file was named: give paths or globs separated by commas (a run's: --data.train, --data.valid)"
+        )
     if len(set(files)) < len(files):
         twice = sorted(str(path) for path, count in Counter(files).items() if count > 1)
         raise ValueError(f"named twice: {', '.join(twice)}; name each file once")
@@ -85,13 +88,13 @@ def _decode(line: bytes, path: Path, number: int, offset: int, errors: Errors) -
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}, line {number}, byte {offset + error.start} of the text: not UTF-8 ({error.reason}); convert the "
-            "file, or set errors to `replace` to go on"
+            f"file, or go on {REPLACING}"
         ) from error
     if "\0" in text:
         if errors == "strict":
             raise ValueError(
                 f"{path}, line {number}, byte {offset + line.index(0)} of the text: a NUL character; is this a text "
-                "file? Set errors to `replace` to go on"
+                f"file? Go on {REPLACING}"
             )
         text = text.replace("\0", "\ufffd")
     return text.removesuffix("\n")

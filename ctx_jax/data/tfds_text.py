@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ctx_jax.data.text_files import REPLACING
+
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
 
-_CANDIDATES = {"train": ("train",), "valid": ("validation", "valid", "dev", "test"), "test": ("test",)}
-_HOW = 'prepare it once with tfds.builder(NAME, file_format="array_record").download_and_prepare()'
+# A set without validation text has none: its test split, taken silently, would choose the best checkpoint.
+_CANDIDATES = {"train": ("train",), "valid": ("validation", "valid", "dev"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,10 @@ class TextSet:
                 text = value.decode("utf-8", errors) if isinstance(value, bytes) else str(value)
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"{self.name}, {self.split}, record {number}, byte {error.start}: not UTF-8; set errors to "
-                    "`replace` to go on"
+                    f"{self.name}, {self.split}, record {number}, byte {error.start}: not UTF-8; go on {REPLACING}"
                 ) from error
             if "\0" in text and errors == "strict":
-                raise ValueError(
-                    f"{self.name}, {self.split}, record {number}: a NUL character; set errors to `replace` to go on"
-                )
+                raise ValueError(f"{self.name}, {self.split}, record {number}: a NUL character; go on {REPLACING}")
             yield text.replace("\0", "\ufffd")
 
 
@@ -80,16 +79,33 @@ def open_set(spec: str, split: Literal["train", "valid", "test"]) -> TextSet:
         try:
             builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record")
         except tfds.core.DatasetNotFoundError as error:
-            raise FileNotFoundError(f"no data set {name!r} of tfds is known or prepared: {_HOW}") from error
+            raise FileNotFoundError(f"no data set {name!r} of tfds is known or prepared: {_how(name)}") from error
     splits = list(builder.info.splits)
     if not splits:
-        raise FileNotFoundError(f"{name} is not prepared in {builder.data_path}: {_HOW}, or set TFDS_DATA_DIR")
+        raise FileNotFoundError(f"{name} is not prepared in {builder.data_path}: {_how(name)}, or set TFDS_DATA_DIR")
     chosen = next((each for each in ((wanted,) if wanted else _CANDIDATES[split]) if each in splits), None)
     if chosen is None:
-        raise ValueError(
-            f"{name} has no {wanted or split!r} split, only {', '.join(splits)}: name one (tfds:{name}:{splits[0]})"
-        )
+        raise ValueError(_no_split(name, wanted, split, splits))
     return TextSet(builder, name, chosen, _text_feature(name, builder.info.features))
+
+
+def _how(name: str) -> str:
+    return (
+        "prepare it once: pip install 'ctx-jax[tfds]', then python -c \"import tensorflow_datasets as tfds; "
+        f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\""
+    )
+
+
+def _no_split(name: str, wanted: str, split: str, splits: list[str]) -> str:
+    """What to say where a set has not the split that was asked for, or none for the purpose."""
+    said = f"{name} has no {'validation' if split == 'valid' and not wanted else repr(wanted or split)} split, only "
+    said += f"{', '.join(splits)}: name one (tfds:{name}:{splits[-1]})"
+    if split == "valid" and not wanted:
+        said += (
+            f", in a run by --data.valid, which takes text files too; with --data.train tfds:{name}:train and no "
+            "--data.valid nothing is validated"
+        )
+    return said
 
 
 def _text_feature(name: str, features: Any) -> str:
@@ -97,5 +113,8 @@ def _text_feature(name: str, features: Any) -> str:
         return "text"
     texts = [key for key, feature in features.items() if type(feature).__name__ == "Text"]
     if len(texts) != 1:
-        raise ValueError(f"{name} has no feature `text`, and {len(texts)} others of text, among {', '.join(features)}")
+        raise ValueError(
+            f"{name} has no feature `text`, and {len(texts)} others of text, among {', '.join(features)}: "
+            "give another set, or its text as files"
+        )
     return texts[0]

@@ -63,7 +63,10 @@ def _row(inside: Sequence[int], max_characters: int) -> np.ndarray:
 
 def _check_width(max_characters: int) -> None:
     if max_characters < 3:
-        raise ValueError(f"max_characters must be at least 3 (begin, one character, end), got {max_characters}")
+        raise ValueError(
+            "max_characters (--model.max-characters) must be at least 3 (begin, one character, end), got "
+            f"{max_characters}"
+        )
 
 
 class _Rows(dict[str, int]):

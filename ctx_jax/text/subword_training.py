@@ -10,6 +10,7 @@ from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.templates import BERT, GPT2, ROBERTA, surround
 
 Kind = Literal["wordpiece", "bpe", "unigram"]
+_SIZE = "size (--tokenizer.size; of `ctx-jax tokenizer`: --size)"
 
 
 def train(
@@ -41,12 +42,14 @@ def train(
         names = list(dict.fromkeys(special.roles().values()))
     least = len(names) + (len(pre_tokenizers.ByteLevel.alphabet()) if kind == "bpe" else 1)
     if size < least:
-        raise ValueError(f"a {kind} tokenizer needs size={least} or more for its special tokens and bytes, got {size}")
+        raise ValueError(
+            f"a {kind} tokenizer needs size={least} or more for its special tokens and bytes, got {size}: set {_SIZE}"
+        )
     tokenizer, trainer = _untrained(kind, size, names, lowercase, minimum_count)
     stream = _Counted(sentences)
     tokenizer.train_from_iterator(stream, trainer)
     if not stream.count:
-        raise ValueError("no text to train a tokenizer on: every sentence is empty")
+        raise ValueError("no text to train a tokenizer on, every sentence is empty: set --data.train")
     if causal:
         tokenizer.add_special_tokens(names)
     else:
@@ -55,8 +58,8 @@ def train(
     subwords = Subwords(tokenizer, special)
     if len(subwords) > size:
         raise ValueError(
-            f"the text's characters alone need a vocabulary of {len(subwords)}, size is {size}: set size higher, or "
-            "use kind='bpe', which counts bytes"
+            f"the text's characters alone need a vocabulary of {len(subwords)}, size is {size}: set a larger {_SIZE}, "
+            "or use kind='bpe' (--tokenizer.kind bpe), which counts bytes"
         )
     return subwords
 

@@ -113,7 +113,10 @@ class Subwords:
     def mask_id(self) -> int:
         """ValueError for a family without a mask (GPT-2)."""
         if self.special.mask is None:
-            raise ValueError("the tokenizer lacks a special token: mask; masked language modelling needs one")
+            raise ValueError(
+                "the tokenizer lacks a special token: mask; masked language modelling needs one: set another "
+                "--tokenizer.file, or train next tokens (--model.causal --sequences.form causal)"
+            )
         return self._id(self.special.mask)
 
     def _id(self, token: str) -> int:

@@ -126,9 +126,12 @@ def build(
         ValueError: `size` leaves no room for a word, or no word occurs often enough.
     """
     if size is not None and size <= len(MARKERS):
-        raise ValueError(f"the vocabulary size must be above {len(MARKERS)}, its markers' number, or None; got {size}")
+        raise ValueError(
+            f"size (--data.vocabulary-size) must be above {len(MARKERS)}, the number of markers, or None (0: no "
+            f"limit); got {size}"
+        )
     if minimum_count < 1:
-        raise ValueError(f"minimum_count must be at least 1, got {minimum_count}")
+        raise ValueError(f"minimum_count (--data.minimum-count) must be at least 1, got {minimum_count}")
     counts = (
         (-count, word)
         for word, count in count_words(sentences, limit=limit)
@@ -136,5 +139,8 @@ def build(
     )
     best = sorted(counts) if size is None else heapq.nsmallest(size - len(MARKERS), counts)
     if not best:
-        raise ValueError(f"no word occurs {minimum_count} times or more: lower minimum_count or give more text")
+        raise ValueError(
+            f"no word occurs {minimum_count} times or more: lower minimum_count (--data.minimum-count) or give more "
+            "text (--data.train)"
+        )
     return Vocabulary(MARKERS + tuple(word for _, word in best))
