@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from ctx_jax.checkpoints.allennlp import arrays_from_params, model_from_options, options_from_model, params_from_arrays
+from ctx_jax.checkpoints.run_files import VOCABULARY
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
 
@@ -80,7 +81,7 @@ def write(folder: Path | str, model: BiLM, params: Mapping[str, Any], words: Seq
         if softmax:
             _write_hdf5(partial / "softmax.hdf5", softmax)
         if words:
-            Vocabulary(tuple(words)).write(partial / "vocabulary.txt")
+            Vocabulary(tuple(words)).write(partial / VOCABULARY)
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = "config.json"
+VOCABULARY = "vocabulary.txt"
 
 FREE = ("devices", "checkpoint", "evaluate", "log", "run_dir")
 """The settings a resumed run may change: they say where and how often, not what is computed."""
+
+
+def saved_vocabulary(run_dir: Path) -> Path:
+    """Where a run of a biLM keeps the words of its softmax."""
+    return run_dir / VOCABULARY
 
 
 def read(run_dir: Path, names: Iterable[str]) -> dict[str, str]:

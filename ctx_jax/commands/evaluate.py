@@ -11,6 +11,7 @@ from typing import Any, Literal, TextIO
 import tyro
 
 from ctx_jax.checkpoints import configs
+from ctx_jax.checkpoints.run_files import saved_vocabulary
 from ctx_jax.commands import evaluate_transformer
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.corpora import Source, resolve
@@ -22,7 +23,6 @@ from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.text.words import Rule
 from ctx_jax.training.config import TrainConfig
-from ctx_jax.training.task import saved_vocabulary
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import tyro
 
 from ctx_jax.checkpoints import allennlp_files, huggingface
+from ctx_jax.checkpoints.run_files import saved_vocabulary
 from ctx_jax.embedding.load import load
 from ctx_jax.embedding.reading import SubwordReader
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.vocabulary import Vocabulary
-from ctx_jax.training.task import saved_vocabulary
 
 
 @dataclass(frozen=True)

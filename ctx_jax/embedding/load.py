@@ -9,7 +9,8 @@ import jax
 
 from ctx_jax.checkpoints import allennlp_files, huggingface
 from ctx_jax.checkpoints.configs import from_json
-from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.checkpoints.run_files import CONFIG, saved_vocabulary
+from ctx_jax.embedding.encoder import Encoder, Reader
 from ctx_jax.embedding.reading import CharacterReader, SubwordReader, VocabularyReader
 from ctx_jax.models import bilm, transformer
 from ctx_jax.models.bilm import BiLM
@@ -97,7 +98,7 @@ def _subword_reader(model: Transformer, subwords: Subwords, folder: Path, rule: 
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
+    file = folder / CONFIG
     if not file.is_file():
         return {}
     try:
@@ -113,8 +114,7 @@ def _run(folder: Path, config: dict[str, Any], step: Step) -> Encoder:
     try:
         model: BiLM | Transformer = from_json([BiLM, Transformer], config["model"])
     except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'}: {error}") from error
-    init = partial(bilm.init, model) if isinstance(model, BiLM) else partial(transformer.init, model)
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
     with RunCheckpoints(folder / "checkpoints") as checkpoints:
         match step:
             case "best":
@@ -127,16 +127,34 @@ def _run(folder: Path, config: dict[str, Any], step: Step) -> Encoder:
                 raise ValueError(f'step must be "best", "latest" or a number, got {step!r}')
         if number is None:
             raise FileNotFoundError(f"{folder} has no complete checkpoint yet: train it longer, then load it")
-        params = checkpoints.restore_params(number, jax.eval_shape(init, jax.random.key(0)))
-    rule = _rule(config)
-    if isinstance(model, Transformer):
-        return Encoder(model, params, _subword_reader(model, subword_files.read_folder(folder), folder, rule))
-    if model.inputs == "characters":
-        return Encoder(model, params, CharacterReader(model.max_characters, rule))
-    vocabulary = Vocabulary.read(folder / "vocabulary.txt")
-    if len(vocabulary) != model.vocabulary:
-        raise ValueError(f"{folder}: vocabulary.txt has {len(vocabulary)} words, the model {model.vocabulary}")
-    return Encoder(model, params, VocabularyReader(vocabulary, rule))
+        params = checkpoints.restore_params(number, _shapes(model))
+    return Encoder(model, params, _reader(model, folder, _rule(config)))
+
+
+def _shapes(model: BiLM | Transformer) -> Any:
+    key = jax.random.key(0)
+    match model:
+        case BiLM():
+            return jax.eval_shape(partial(bilm.init, model), key)
+        case Transformer():
+            return jax.eval_shape(partial(transformer.init, model), key)
+    raise TypeError(f"nothing loads the parameters of a {type(model).__name__}")
+
+
+def _reader(model: BiLM | Transformer, folder: Path, rule: Rule) -> Reader:
+    """What reads text for the model of a run."""
+    match model:
+        case BiLM(inputs="characters"):
+            return CharacterReader(model.max_characters, rule)
+        case BiLM():
+            path = saved_vocabulary(folder)
+            vocabulary = Vocabulary.read(path)
+            if len(vocabulary) != model.vocabulary:
+                raise ValueError(f"{path} has {len(vocabulary)} words, the model {model.vocabulary}")
+            return VocabularyReader(vocabulary, rule)
+        case Transformer():
+            return _subword_reader(model, subword_files.read_folder(folder), folder, rule)
+    raise TypeError(f"nothing reads text for a {type(model).__name__}")
 
 
 def _rule(config: dict[str, Any]) -> Rule:

@@ -1,7 +1,6 @@
 """What a model and its objective give the trainer: one protocol, behind which every model looks alike."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -89,11 +88,3 @@ def perplexity(nats: float) -> float:
     """exp, but infinity where that overflows."""
     with np.errstate(over="ignore"):
         return float(np.exp(np.float64(nats)))
-
-
-VOCABULARY = "vocabulary.txt"
-
-
-def saved_vocabulary(run_dir: Path) -> Path:
-    """Where a run keeps the words of its softmax."""
-    return run_dir / VOCABULARY
