@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ctx_jax.checkpoints import huggingface
 from ctx_jax.checkpoints.digests import write_atomically
+from ctx_jax.checkpoints.run_files import VOCABULARY, saved_vocabulary
 from ctx_jax.data.cache import Sentences, load_sentences
 from ctx_jax.data.progress import paced
 from ctx_jax.data.tokens import Tokens, cache_tokens
@@ -23,7 +24,7 @@ from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.bilm import BiLMTask, with_vocabulary
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.devices import is_first_host
-from ctx_jax.training.task import VOCABULARY, Task, saved_vocabulary
+from ctx_jax.training.task import Task
 from ctx_jax.training.transformer import TransformerTask, adapted, first_sentences, fitted, held_out
 
 TEXTS = "texts.json"
