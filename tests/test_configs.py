@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from ctx_jax.checkpoints import configs
+from ctx_jax.checkpoints import configs, run_files
 from ctx_jax.models.bilm import BiLM
 
 
@@ -65,6 +65,44 @@ def test_a_file_reads_back_equal_and_a_torn_one_is_named(tmp_path: Path) -> None
         configs.read(path, [Run])
     with pytest.raises(FileNotFoundError):
         configs.read(tmp_path / "none.json", [Run])
+
+
+def test_files_of_older_formats_are_read_and_of_newer_ones_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Format 2 gives the optimizer a decay and the run a pair, format 3 the stages of older runs a warm-up."""
+    run = replace(RUNS[2], pair=(3, 4.0))
+    path = tmp_path / "config.json"
+    stored = json.loads(configs.text(run))
+    assert stored["format"] == 1
+    del stored["format"]  # as files were before there was a number
+    for old in (stored["optimizer"], *stored["stages"]):
+        del old["decay"], old["warmup"]
+    del stored["pair"]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="config.pair: missing"):
+        configs.read(path, [Run])
+    added = {2: {"Optimizer": {"decay": 0.25}, "Run": {"pair": [3, 4.0]}}, 3: {"Optimizer": {"warmup": 7}}}
+    monkeypatch.setattr(configs, "ADDED", added)
+    monkeypatch.setattr(configs, "NEWEST", 3)
+    before = Optimizer(decay=0.25, warmup=7)
+    assert configs.read(path, [Run]) == replace(run, optimizer=before, stages=(before, before))
+
+    kept = {"config.json": path.read_text()}
+    configs.write(path, replace(run, optimizer=before, stages=(before, before)))
+    assert json.loads(path.read_text())["format"] == 3
+    run_files.check(tmp_path, kept, 40)  # the same settings, stored by a newer version
+    configs.write(path, replace(run, optimizer=before, stages=(before, Optimizer())))
+    with pytest.raises(ValueError, match=r"step 40 was saved with: stages was "):
+        run_files.check(tmp_path, kept, 40)
+
+    monkeypatch.setattr(configs, "NEWEST", 2)
+    for read in (lambda: configs.read(path, [Run]), lambda: run_files.check(tmp_path, kept, 40)):
+        with pytest.raises(ValueError, match=r"config\.json.*format 3 is of a newer ctx_jax.* up to 2: update it"):
+            read()
+    for number in (0, "1", True):
+        with pytest.raises(ValueError, match="needs a whole number from 1 to 2"):
+            configs.newest({"format": number})
 
 
 def test_an_integer_in_a_float_field_becomes_a_float_and_stays_one_in_a_union() -> None:

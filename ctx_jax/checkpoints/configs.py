@@ -3,6 +3,7 @@
 ```
 BiLM(dim=8, filters=((1, 4),))  <->  {"type": "BiLM", "dim": 8, "filters": [[1, 4]], ...}
 ```
+A file has `"format": 1` beside the fields of the outermost dataclass: files of older formats are read for ever.
 Every dataclass carries its type's name, so that a field `model: BiLM | Transformer` reads back as what it was.
 Values may be dataclasses, tuples, lists, dicts with string keys, `Literal`s, paths, strings, numbers and None.
 """
@@ -18,6 +19,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from ctx_jax.checkpoints import digests
 
 TYPE = "type"
+FORMAT = "format"
+
+NEWEST = 1
+"""The format that `write` stores. A field that is new since the last release raises it, and has an entry in `ADDED`."""
+
+ADDED: Mapping[int, Mapping[str, Mapping[str, Any]]] = {}
+"""What a format added, and what runs without it had done: {2: {"BiLM": {"new_field": its value in JSON}}}."""
 
 
 def write(path: str | Path, config: Any) -> None:
@@ -27,15 +35,40 @@ def write(path: str | Path, config: Any) -> None:
 
 def text(config: Any) -> str:
     """What `write` writes."""
-    return json.dumps(to_json(config), indent=2) + "\n"
+    return json.dumps({FORMAT: NEWEST} | to_json(config), indent=2) + "\n"
 
 
 def read(path: str | Path, allowed: Sequence[type]) -> Any:
     """The config `write` stored; `ValueError` names the file and what in it does not fit (see `from_json`)."""
     try:
-        return from_json(allowed, json.loads(Path(path).read_text(encoding="utf-8")))
+        return from_json(allowed, newest(json.loads(Path(path).read_text(encoding="utf-8"))))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def newest(stored: Any) -> Any:
+    """The JSON of a file as `to_json` gives it today: without the format's number, older formats with what was `ADDED`.
+
+    A file without a number is of format 1. Raises ValueError for a format that this version does not know.
+    """
+    if not isinstance(stored, Mapping):
+        return stored
+    number = stored.get(FORMAT, 1)
+    if type(number) is not int or number < 1:
+        raise ValueError(f"{FORMAT}: needs a whole number from 1 to {NEWEST}, came {number!r}")
+    if number > NEWEST:
+        raise ValueError(f"{FORMAT} {number} is of a newer ctx_jax, this one reads up to {NEWEST}: update it")
+    return _filled({name: value for name, value in stored.items() if name != FORMAT}, number)
+
+
+def _filled(data: Any, number: int) -> Any:
+    if isinstance(data, list):
+        return [_filled(item, number) for item in data]
+    if not isinstance(data, Mapping):
+        return data
+    later = (ADDED.get(after, {}).get(str(data.get(TYPE)), {}) for after in range(number + 1, NEWEST + 1))
+    added = {name: value for fields in later for name, value in fields.items() if name not in data}
+    return {name: _filled(value, number) for name, value in (*data.items(), *added.items())}
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ctx_jax.checkpoints.configs import newest
+
 CONFIG = "config.json"
 VOCABULARY = "vocabulary.txt"
 
@@ -62,12 +64,12 @@ def _first_line(before: bytes, after: bytes) -> str:
 
 def _settings(path: Path, before: str, after: bytes) -> list[str]:
     try:
-        now = json.loads(after)
+        now = newest(json.loads(after))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise ValueError(f"{path} cannot be read: {error}") from error
     return [
         f"{name} was {old!r}, is {new!r}"
-        for name, old, new in _changes(json.loads(before), now, "")
+        for name, old, new in _changes(newest(json.loads(before)), now, "")
         if name.split(".")[0] not in (*FREE, "steps")
     ]
 

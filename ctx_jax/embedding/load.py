@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 
 from ctx_jax.checkpoints import allennlp_files, huggingface
-from ctx_jax.checkpoints.configs import from_json
+from ctx_jax.checkpoints.configs import from_json, newest
 from ctx_jax.checkpoints.run_files import CONFIG, saved_vocabulary
 from ctx_jax.embedding.encoder import Encoder, Reader
 from ctx_jax.embedding.reading import CharacterReader, SubwordReader, VocabularyReader
@@ -112,6 +112,7 @@ def _run(folder: Path, config: dict[str, Any], step: Step) -> Encoder:
     from ctx_jax.checkpoints.runs import RunCheckpoints  # Orbax takes seconds to import, and only runs need it
 
     try:
+        config = newest(config)
         model: BiLM | Transformer = from_json([BiLM, Transformer], config["model"])
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
