@@ -13,8 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-# Dense peaks in FLOP/s by a part of the GPU's name: (bfloat16, float32 without TF32). NVIDIA's data sheets.
-PEAKS = {"H200": (989e12, 67e12), "H100": (989e12, 67e12), "A100": (312e12, 19.5e12)}
+from ctx_jax.training.metrics import peak_flops
 
 
 @dataclass
@@ -80,9 +79,9 @@ def machine(gpu: bool) -> str:
 def peaks(gpu: bool) -> dict[str, float]:
     """FLOP/s by operand type: of the data sheet on a GPU we know, else those of a 2048-wide product measured now."""
     if gpu:
-        name = machine(gpu)
-        known = [peak for part, peak in PEAKS.items() if part in name]
-        return dict(zip(("bfloat16", "float32"), known[0], strict=True)) if known else {}
+        kind = jax.devices("gpu")[0].device_kind
+        sheet = {"bfloat16": peak_flops(kind, "bfloat16"), "float32": peak_flops(kind, "float32")}
+        return {name: peak for name, peak in sheet.items() if peak is not None}
     found = {}
     for dtype in (jnp.bfloat16, jnp.float32):
         matrix = jnp.ones((2048, 2048), dtype)

@@ -134,8 +134,9 @@ class Loop:
             "gradient_norm": float(window.gradient_norm),
             "tokens_per_second": rate,
         }
-        if (peak := peak_flops(self.devices.devices[0])) is not None:
-            metrics["flops_utilization"] = rate * self.task.flops_per_token() / (peak * len(self.devices.devices))
+        devices = self.devices.devices
+        if (peak := peak_flops(devices[0].device_kind, self.config.model.compute)) is not None:
+            metrics["flops_utilization"] = rate * self.task.flops_per_token() / (peak * len(devices))
         self._write("train", metrics, log, display)
         self.speed.restart()
         return state._replace(window=self.fresh_window())

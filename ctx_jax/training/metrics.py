@@ -1,40 +1,54 @@
 """What a run reports: metrics.jsonl, TensorBoard, the progress bar, and how fast it goes."""
 
 import json
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ctx_jax.numerics.linear import Compute
+
 Metrics = dict[str, float]
 
-PEAKS = {  # device kind -> dense bfloat16 FLOP/s, from the vendors' data sheets
-    "H100": 989e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
+# Kind of device -> dense FLOP/s, of the vendors' data sheets: in bfloat16, and in float32 without TF32, which
+# compute="float32" does not use. A TPU has no float32 products of its own, and sheets of the B200 differ.
+PEAKS: dict[str, tuple[float, float | None]] = {
+    "B200": (2250e12, None),
+    "H200": (989e12, 67e12),
+    "H200 NVL": (835e12, 60e12),
+    "H100": (989e12, 67e12),
+    "H100 NVL": (835e12, 60e12),
+    "H100 PCIe": (756e12, 51e12),
+    "A100": (312e12, 19.5e12),
+    "L40S": (362e12, 91.6e12),
+    "L40": (181e12, 90.5e12),
+    "L4": (121e12, 30.3e12),
+    "TPU v4": (275e12, None),
+    "TPU v5 lite": (197e12, None),
+    "TPU v5p": (459e12, None),
+    "TPU v5": (459e12, None),
+    "TPU v6 lite": (918e12, None),
 }
 
 
-def peak_flops(device: jax.Device) -> float | None:
-    """The device's dense bfloat16 peak in FLOP/s; None where it is not known."""
-    for kind, peak in PEAKS.items():
-        if kind in device.device_kind:
-            return peak
-    return None
+def peak_flops(kind: str, compute: Compute) -> float | None:
+    """The dense peak in FLOP/s of a kind of device (`jax.Device.device_kind`) in a precision; None where not known.
+
+    Names are compared by whole words, and the longest that fits counts: "NVIDIA L40" is no L4, "TPU v5 lite" no v5.
+    Of a part of a GPU (MIG) nothing is known.
+    """
+    words = set(re.findall(r"\w+", kind))
+    fitting = [name for name in PEAKS if words.issuperset(name.split())]
+    if not fitting or "MIG" in words:
+        return None
+    low, full = PEAKS[max(fitting, key=lambda name: len(name.split()))]
+    return low if compute == "bfloat16" else full
 
 
 def cut_after(path: Path, step: int) -> None:
@@ -184,6 +198,3 @@ class Display:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-
-
-Say = Callable[[str], None]

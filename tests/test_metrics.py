@@ -1,0 +1,63 @@
+"""What a run reports: metrics.jsonl across a resume, TensorBoard's files, the peaks of devices."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ctx_jax.training.metrics import MetricsLog, cut_after, peak_flops
+
+
+def test_cutting_keeps_whole_lines_byte_for_byte(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    kept = '{"step":1, "split": "train"}\n{"step": 2, "split": "valid"}\n'
+    path.write_text(kept + '{"step": 3, "split": "train"}\n{"step": 2, "split": "tr')
+    cut_after(path, 2)
+    assert path.read_text() == kept
+
+
+def test_tensorboard_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ModuleNotFoundError, match=r"ctx-jax\[tensorboard\]"):
+        MetricsLog(tmp_path, 0, tensorboard=True)
+
+
+def test_tensorboard_gets_the_numbers_of_metrics_jsonl_and_a_resume_withdraws_later_ones(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboardX.proto.event_pb2", reason="needs the [test] extra's tensorboardX")
+    for first in (0, 3):  # a run stopped after step 4, gone on with from step 3
+        with MetricsLog(tmp_path, first, tensorboard=True) as log:
+            log.write(first + 1, "train", {"loss": 2.5})
+            log.write(first + 1, "valid", {"loss": 2.25, "perplexity": 9.5})
+    seen = []
+    withdrawn = []
+    for path in sorted((tmp_path / "tensorboard").iterdir()):
+        rest = path.read_bytes()
+        while rest:  # TFRecord: a length of 8 bytes, its checksum of 4, the event, its checksum of 4
+            size = int.from_bytes(rest[:8], "little")
+            event = events.Event.FromString(rest[12 : 12 + size])
+            rest = rest[16 + size :]
+            withdrawn += [event.step] if event.session_log.status == event.session_log.START else []
+            seen += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    assert withdrawn == [1, 4]
+    numbers = [("train/loss", 2.5), ("valid/loss", 2.25), ("valid/perplexity", 9.5)]
+    assert seen == [(step, name, value) for step in (1, 4) for name, value in numbers]
+
+
+@pytest.mark.parametrize(
+    "kind, low, full",
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12, 67e12),
+        ("NVIDIA H100 PCIe", 756e12, 51e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12, 19.5e12),
+        ("NVIDIA L4", 121e12, 30.3e12),
+        ("NVIDIA L40", 181e12, 90.5e12),
+        ("NVIDIA L40S", 362e12, 91.6e12),
+        ("TPU v5 lite", 197e12, None),
+        ("TPU v5", 459e12, None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None, None),
+        ("NVIDIA GH200 480GB", None, None),
+        ("cpu", None, None),
+    ],
+)
+def test_peaks_are_those_of_the_kind_and_the_precision(kind: str, low: float | None, full: float | None) -> None:
+    assert (peak_flops(kind, "bfloat16"), peak_flops(kind, "float32")) == (low, full)
