@@ -1,9 +1,25 @@
 """Random numbers of an example: a function of (seed, purpose, epoch, example), whoever asks and in whatever order."""
 
+from enum import IntEnum, unique
+
 import numpy as np
 
 ONE = 2.0**32
 """The draws are uniform over 0 .. 2**32 - 1: `draws / ONE` is uniform over [0, 1)."""
+
+
+@unique
+class Purpose(IntEnum):
+    """What random numbers are for: with a run's seed, `SeedSequence([seed, purpose])` is the key of a Philox stream.
+
+    `order` makes its permutations from the same pairs [seed, n], n an epoch or a second stream. That is no clash: what
+    a sequence generates is sorted there, or seeds `index_shuffle`; here it is a key and never itself a draw.
+    """
+
+    MASKING = 1  # of a row in an epoch: what is predicted, and what stands there instead
+    PAIR = 2  # of a pair in an epoch: where it is split, what its second text is
+    PAIR_LENGTHS = 3  # of a text, once: which stretches are cut short, and where
+    PACKING = 4  # of a text, once: which sentences share a row; a stream of its own, not by `draws`
 
 
 def draws(seed: int, purpose: int, epochs: np.ndarray, examples: np.ndarray, count: int) -> np.ndarray:

@@ -16,11 +16,10 @@ Letters: B rows, T tokens, K predicted positions of a row, V vocabulary.
 
 import numpy as np
 
-from ctx_jax.data.draws import ONE, draws
+from ctx_jax.data.draws import ONE, Purpose, draws
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Vocabulary
 
-_PURPOSE = 1
 _NEVER = np.uint64(2**64 - 1)
 _LOW = np.uint64(2**32 - 1)
 
@@ -58,7 +57,7 @@ class Masking:
         row, and `predicted_weights` float32 [B, K], 1 where there is something to predict; the rest is 0.
         """
         budget, length = self._config.budget, token_ids.shape[1]
-        numbers = draws(self._seed, _PURPOSE, epochs, examples, 2 + 2 * length + 2 * budget)
+        numbers = draws(self._seed, Purpose.MASKING, epochs, examples, 2 + 2 * length + 2 * budget)
         firsts, scores, lengths, kinds, others = np.split(
             numbers, np.cumsum([2, length, length, budget]).tolist(), axis=1
         )

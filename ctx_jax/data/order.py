@@ -14,6 +14,10 @@ LARGEST_CORPUS = 2**31
 
 SMALL = 4096
 
+_ROUNDS = 4
+"""Of the Simon cipher in `index_shuffle`: what TensorFlow, whose code it is, fixed as cheap and well shuffled enough
+(tensorflow/core/kernels/random_index_shuffle.cc). Another number is another order of every run."""
+
 
 def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> int:
     """The sentence that stands at `position` of the endless stream over `count` sentences.
@@ -36,12 +40,13 @@ def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> i
         return place
     if count <= SMALL:
         return int(_small_epoch(seed, epoch, count)[place])
-    return int(index_shuffle(place, max_index=count - 1, seed=mixed(seed, epoch), rounds=4))
+    return int(index_shuffle(place, max_index=count - 1, seed=mixed(seed, epoch), rounds=_ROUNDS))
 
 
 @lru_cache(maxsize=64)
 def mixed(seed: int, number: int) -> int:
-    """32 bits that depend on both `seed` and `number`: the seed of an epoch, or of a second stream.
+    """32 bits that depend on both `seed` and `number`: the seed of an epoch, or of a second stream. The same pairs are
+    keys elsewhere, see `draws.Purpose`.
 
     Not seed + number: epoch 1 of seed 0 would be epoch 0 of seed 1, and two runs would share most of their order.
     """

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ctx_jax.data.draws import Purpose
 from ctx_jax.data.tokens import Tokens, Vocabulary
 
 Rows = dict[str, np.ndarray]
@@ -98,7 +99,7 @@ class PackedSentences:
         self._tokens, self._vocabulary, self._length = tokens, vocabulary, length
         self._bounds = cut_units(tokens, length - 2).bounds
         lengths = np.diff(self._bounds) + 2
-        shuffled = np.random.Philox(np.random.SeedSequence([seed, 4])).random_raw(len(lengths))
+        shuffled = np.random.Philox(np.random.SeedSequence([seed, Purpose.PACKING])).random_raw(len(lengths))
         queue = np.lexsort((shuffled, lengths))
         counts = np.bincount(lengths, minlength=length + 1)
         taken = np.cumsum(counts) - counts

@@ -19,13 +19,11 @@ Letters: B rows, T tokens, U units.
 import numpy as np
 
 from ctx_jax.data.blocks import chase
-from ctx_jax.data.draws import ONE, draws
+from ctx_jax.data.draws import ONE, Purpose, draws
 from ctx_jax.data.packing import Rows, blank, cut_units, place
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens, Vocabulary
 from ctx_jax.text.templates import BERT_PAIR, PairLayout
-
-_EPOCHS, _TEXT = 2, 3  # purposes of draws
 
 
 class Pairs:
@@ -69,7 +67,7 @@ class Pairs:
                 "lines, or set --sequences.pairs order or none"
             )
         count = len(document)
-        drawn = draws(seed, _TEXT, np.zeros(1, int), np.zeros(1, int), 2 * count)[0].reshape(2, count)
+        drawn = draws(seed, Purpose.PAIR_LENGTHS, np.zeros(1, int), np.zeros(1, int), 2 * count)[0].reshape(2, count)
         shorter = 2 + _below(drawn[1], np.full(count, self._room - 1))
         rooms = np.where(drawn[0] / ONE < config.short, shorter, self._room)
         # Where the stretch that a unit opens ends: with what fits, or two sentences, or one.
@@ -91,7 +89,7 @@ class Pairs:
         return len(self._starts)
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
-        drawn = draws(self._seed, _EPOCHS, epochs, examples, 4).T
+        drawn = draws(self._seed, Purpose.PAIR, epochs, examples, 4).T
         split = self._split(examples, drawn[0])
         bounds = self._units.bounds
         starts, ends = bounds[self._starts[examples]], bounds[self._ends[examples]]

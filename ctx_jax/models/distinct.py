@@ -31,7 +31,11 @@ def tiers(shares: tuple[tuple[int, float], ...], count: int) -> tuple[Tier, ...]
 
 
 def _hash(words: jax.Array) -> jax.Array:
-    """uint32 [N] of int32 [N, C]; equal rows hash equal."""
+    """uint32 [N] of int32 [N, C]; equal rows hash equal.
+
+    A sum over positions, so that it runs in parallel; each term is mixed first. The multipliers are those of
+    MurmurHash3's finalizer (Appleby, fmix32), the addend 2**32 over the golden ratio, which keeps id 0 from being lost.
+    """
     positions = jnp.arange(1, words.shape[1] + 1, dtype=jnp.uint32)
     mixed = (words.astype(jnp.uint32) + jnp.uint32(0x9E3779B9)) * (positions * jnp.uint32(0x85EBCA6B))[None, :]
     mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0xC2B2AE35)
