@@ -8,10 +8,19 @@ import jax
 import numpy as np
 import pytest
 
+from ctx_jax.checkpoints import allennlp
+from ctx_jax.models import token_encoder
 from ctx_jax.text import characters
 from ctx_jax.text.characters import WordEncoder, char_ids, encode_marker, encode_word, raw_ids
 
 SENTENCES = [["the", "cat"], [], ["", "日本語", "x" * 80, "."]]
+
+
+def test_every_room_that_counts_ids_counts_the_same() -> None:
+    markers = (characters.BEGIN_SENTENCE, characters.END_SENTENCE, characters.BEGIN_WORD, characters.END_WORD)
+    assert [*markers, characters.PAD] == [*range(256, 261)], "behind the bytes, without a gap"
+    assert token_encoder.PAD == characters.PAD
+    assert token_encoder.CHARACTERS == allennlp.CHARACTERS == characters.PAD + 1
 
 
 def test_training_ids_are_the_originals(golden: Path) -> None:

@@ -5,7 +5,6 @@ Letters: B sentences, T words, C characters, S tokens of a Transformer (pieces a
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -89,13 +88,11 @@ class SubwordReader:
     """Words or strings to the tokens of a Transformer.
 
     `longest` is how many tokens, special ones included, the model's positions hold; None: any number.
-    `pieces` says what of a word's pieces stands for the word: their mean, the first or the last.
     """
 
     subwords: Subwords
     longest: int | None = None
     rule: Rule = "whitespace"
-    pieces: Literal["mean", "first", "last"] = "mean"
 
     def arrays(
         self,
@@ -159,7 +156,7 @@ class SubwordReader:
         word_mask = np.zeros((rows, length), bool)
         before = len(self.subwords.before)
         for row, one, words in zip(range(rows), pieces, self.words(pieces), strict=False):
-            word_of_token[row, before : before + len(one.ids)] = self._chosen(one.words)
+            word_of_token[row, before : before + len(one.ids)] = one.words
             word_mask[row, :words] = True
         return {"token_ids": ids, "token_mask": mask, "word_of_token": word_of_token, "word_mask": word_mask}
 
@@ -178,17 +175,6 @@ class SubwordReader:
 
     def _size(self, ids: np.ndarray) -> int:
         return len(ids) + self._added if len(ids) else 0
-
-    def _chosen(self, words: np.ndarray) -> np.ndarray:
-        """The words' numbers, -1 at pieces that do not stand for their word."""
-        changes = words[1:] != words[:-1]
-        match self.pieces:
-            case "mean":
-                return words
-            case "first":
-                return np.where(np.append(True, changes)[: len(words)], words, -1)
-            case "last":
-                return np.where(np.append(changes, True)[: len(words)], words, -1)
 
     def _tokens(self, found: Sequence[np.ndarray], rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         ids = np.full((rows, width), self.subwords.pad_id, np.int32)

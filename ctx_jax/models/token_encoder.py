@@ -16,8 +16,9 @@ from flax import linen as nn
 from ctx_jax.models.distinct import once_per_distinct
 from ctx_jax.numerics.linear import Compute, linear
 
+# The ids are made in `ctx_jax.text.characters`, which a model does not import.
 PAD = 260  # the id that fills a word behind its end marker; its embedding is learned like any other
-CHARACTERS = 261
+CHARACTERS = 261  # rows of the table: 256 bytes, the four markers, PAD
 
 Initializer = Callable[..., jax.Array]
 

@@ -25,7 +25,6 @@ END_SENTENCE = 257
 BEGIN_WORD = 258
 END_WORD = 259
 PAD = 260
-COUNT = 261  # raw ids; an inference table has one row more, for 0
 
 BEGIN = "<S>"
 END = "</S>"
