@@ -111,15 +111,6 @@ def test_words_are_means_of_their_tokens(encoder: ctx_jax.Encoder) -> None:
     np.testing.assert_allclose(states[:, 0, :count], np.asarray(raw)[:, 0, :count], atol=1e-6)
 
 
-def test_first_and_last_pieces_may_stand_for_words(encoder: ctx_jax.Encoder) -> None:
-    sentence = [["dogs", "zzz", "mats"]]
-    every = encoder.tokenize(sentence)["word_of_token"][0]
-    for how, place in (("first", 0), ("last", -1)):
-        chosen = SubwordReader(SUBWORDS, pieces=how).arrays(sentence)["word_of_token"][0]  # type: ignore[arg-type]
-        for word in range(3):
-            assert np.flatnonzero(chosen == word).tolist() == [np.flatnonzero(every == word)[place]]
-
-
 def test_encode_gives_each_sentence_its_words(encoder: ctx_jax.Encoder) -> None:
     found = list(encoder.encode(SENTENCES, batch=2))
     assert [vectors.shape for vectors in found] == [(3, len(s.split()), 8) for s in SENTENCES]
