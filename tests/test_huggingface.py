@@ -95,7 +95,7 @@ def test_parity_with_transformers_in_and_out(name: str, tmp_path: Path) -> None:
     for output in outputs.keys() - {"logits", "prediction_logits"}:
         np.testing.assert_allclose(ours[output], outputs[output], rtol=0, atol=2e-5)
 
-    huggingface.write(tmp_path / "ours", model, params, config=config)
+    huggingface.write(tmp_path / "ours", model, params, architecture=config["model_type"])
     back, info = made.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info.values()), info
     again, named = _theirs(back, ids, types)

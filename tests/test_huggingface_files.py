@@ -18,6 +18,8 @@ from safetensors.numpy import load_file, save_file
 from ctx_jax.checkpoints import huggingface
 from ctx_jax.checkpoints.huggingface_configs import config_from_model, model_from_config
 from ctx_jax.models import transformer
+from ctx_jax.text.subword_training import train
+from ctx_jax.text.subwords import Subwords
 
 BERT: dict[str, Any] = {
     "model_type": "bert",
@@ -67,16 +69,43 @@ def _configure(folder: Path, **entries: Any) -> None:
 def test_written_and_read_again_is_the_same(folder: Path, tmp_path: Path) -> None:
     model, params, config = huggingface.read(folder)
     assert config["architectures"] == ["BertForPreTraining"]
-    (tmp_path / "vocab.txt").write_text("[PAD]\n")
-    wider = {**config, "bos_token_id": 5}
-    huggingface.write(tmp_path / "again", model, params, config=wider, files=[tmp_path / "vocab.txt"])
-    again, same, kept = huggingface.read(tmp_path / "again")
+    huggingface.write(tmp_path / "again", model, params)
+    again, same, _ = huggingface.read(tmp_path / "again")
     assert again == model
-    assert kept["bos_token_id"] == 5
-    assert (tmp_path / "again" / "vocab.txt").read_text() == "[PAD]\n"
     _equal(params, same)
-    with pytest.raises(FileExistsError, match="config.json exists"):
-        huggingface.write(folder, model, params)
+
+
+def test_a_folder_with_its_tokenizer_is_written_whole_or_not_at_all(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, params, _ = huggingface.read(folder)
+    subwords = train(["the cat sat on the mat"] * 5, "wordpiece", 23)
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new/one"):
+        huggingface.write(tmp_path / name, model, params, subwords=subwords)
+        assert {path.name for path in (tmp_path / name).iterdir()} == {
+            *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+        }
+    config, tokenizer = (
+        json.loads((tmp_path / "empty" / name).read_text()) for name in ("config.json", "tokenizer_config.json")
+    )
+    assert (config["cls_token_id"], config["sep_token_id"]) == (subwords.begin_id, subwords.end_id)
+    assert tokenizer["model_max_length"] == 16 and "token_type_ids" in tokenizer["model_input_names"]
+
+    (tmp_path / "stray").mkdir()
+    (tmp_path / "stray" / "tokenizer.json").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for name, held in (("stray", "tokenizer.json"), ("bert", "config.json, model.safetensors")):
+        with pytest.raises(FileExistsError, match=rf"{name} exists and is not empty \({held}\): give a new folder"):
+            huggingface.write(tmp_path / name, model, params, subwords=subwords)
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Subwords, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        huggingface.write(tmp_path / "half", model, params, subwords=subwords)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_old_names_missing_prefixes_shards_copies_and_half_precision(folder: Path) -> None:

@@ -166,8 +166,7 @@ def test_what_does_not_fit_is_refused(encoder: ctx_jax.Encoder) -> None:
 
 
 def write_folder(folder: Path, model: Transformer, params: dict, subwords: Subwords) -> Path:
-    huggingface.write(folder, model, params)
-    subwords.save(folder)
+    huggingface.write(folder, model, params, subwords=subwords)
     return folder
 
 

@@ -132,8 +132,7 @@ def test_a_run_starts_from_an_import_with_its_shape_and_tokenizer(
     if headless:  # a Hugging Face folder of the encoder alone, as most of them are
         source = str(tmp_path / "encoder")
         body = {name: value for name, value in first.params.items() if name != "head"}
-        files = ["runs/tiny/tokenizer.json", "runs/tiny/tokenizer_config.json"]
-        huggingface.write(source, replace(first.model, head="none"), body, files=files)
+        huggingface.write(source, replace(first.model, head="none"), body, subwords=first.reader.subwords)
     command = ["train", "tiny.py", "--init", source, "--run-dir", str(tmp_path / "run"), "--model.dim", "4"]
     command += ["--optimizer.learning-rate", "0", "--data.train", "valid.txt"]
     assert main(command) == 0

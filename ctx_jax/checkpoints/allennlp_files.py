@@ -1,8 +1,6 @@
 """Folders and files of AllenNLP's ELMo form: finding, reading and writing them."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ import h5py
 import numpy as np
 
 from ctx_jax.checkpoints.allennlp import arrays_from_params, model_from_options, options_from_model, params_from_arrays
+from ctx_jax.checkpoints.folders import whole_folder
 from ctx_jax.checkpoints.run_files import VOCABULARY
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
@@ -65,26 +64,17 @@ def write(folder: Path | str, model: BiLM, params: Mapping[str, Any], words: Seq
     The softmax, if there is one, goes to `softmax.hdf5`, and `words` (its vocabulary) to `vocabulary.txt`, one a
     line. The folder appears whole or not at all. Raises FileExistsError where it exists and is not empty.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not empty: give a new folder")
     options = options_from_model(model)
     arrays = arrays_from_params(model, params)
     softmax = {name: array for name, array in arrays.items() if name.startswith("softmax/")}
     encoder = {name: array for name, array in arrays.items() if name not in softmax}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    partial.mkdir()
-    try:
+    with whole_folder(folder) as partial:
         (partial / "options.json").write_text(json.dumps(options, indent=1) + "\n", encoding="utf-8")
         _write_hdf5(partial / "weights.hdf5", encoder)
         if softmax:
             _write_hdf5(partial / "softmax.hdf5", softmax)
         if words:
             Vocabulary(tuple(words)).write(partial / VOCABULARY)
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -6,9 +6,8 @@ tables stand in `huggingface_names` and `huggingface_configs`.
 
 import json
 import re
-import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -19,21 +18,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctx_jax.checkpoints.digests import write_atomically
+from ctx_jax.checkpoints.folders import whole_folder
 from ctx_jax.checkpoints.huggingface_configs import (
     architecture_of,
     architecture_of_config,
     config_from_model,
     model_from_config,
+    special_ids,
+    tokenizer_settings,
 )
 from ctx_jax.checkpoints.huggingface_names import Architecture, Entry, Names, bare, expand, names_of
 from ctx_jax.checkpoints.huggingface_tensors import WHOLE, read_json, read_tensors, write_tensors
+from ctx_jax.checkpoints.run_files import ORIGIN
 from ctx_jax.models.transformer import Transformer, init
-
-ORIGIN = "import.json"
-"""The file of a run that keeps the model_type of the import it began with."""
-
-# What write() decides anew, whatever the folder of the import said.
-_STALE = ("torch_dtype", "dtype", "architectures", "transformers_version", "quantization_config", "auto_map")
+from ctx_jax.text.subwords import Subwords
 
 
 def read(folder: str | PathLike[str]) -> tuple[Transformer, dict[str, Any], dict[str, Any]]:
@@ -194,41 +193,33 @@ def write(
     params: Mapping[str, Any],
     *,
     architecture: Architecture | None = None,
-    config: Mapping[str, Any] | None = None,
-    files: Iterable[str | PathLike[str]] = (),
+    subwords: Subwords | None = None,
 ) -> None:
     """Write a folder that transformers loads with nothing missing and nothing new.
 
-    architecture  absent: that of `config`, else the one whose files fit the model
-    config        entries of config.json to keep beside the model's own (an import's config, special token ids)
-    files         tokenizer files, copied under their own names
+    architecture  absent: the one whose files fit the model
+    subwords      its tokenizer, written beside it; config.json names its special tokens by id
 
+    The folder appears whole or not at all.
     transformers has no class with a vocabulary head and a pooler but without the next-sentence head: there the pooler
     is left out and a warning says so; so does one where config.json has fewer dropout rates than the model. Raises
-    ValueError for a model no file of the architecture can express, FileExistsError for a folder that holds a model
-    already.
+    ValueError for a model no file of the architecture can express, FileExistsError for a folder that is not empty.
     """
-    folder = Path(folder)
-    for name in ("config.json", WHOLE):
-        if (folder / name).exists():
-            raise FileExistsError(f"{folder / name} exists; name another folder or remove it")
-    kept = {key: value for key, value in (config or {}).items() if key not in _STALE}
-    if architecture is None:
-        architecture = architecture_of_config(kept) if "model_type" in kept else architecture_of(model)
+    architecture = architecture or architecture_of(model)
     if model.head != "none" and model.pooler and not model.next_sentence:
         warnings.warn(
             f"the pooler is left out: no class of {architecture} has it beside a vocabulary head", stacklevel=2
         )
         model = replace(model, pooler=False)
         params = {name: value for name, value in params.items() if name != "pooler"}
-    entries = {**kept, **config_from_model(model, architecture)}
+    entries = {**(special_ids(subwords) if subwords else {}), **config_from_model(model, architecture)}
     entries |= {"architectures": [_class(model, architecture)], "dtype": "float32"}
     tensors = tensors_from_params(model, params, architecture)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / WHOLE, tensors)
-    (folder / "config.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
-    for file in files:
-        shutil.copyfile(file, folder / Path(file).name)
+    with whole_folder(Path(folder)) as partial:
+        write_tensors(partial / WHOLE, tensors)
+        (partial / "config.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        if subwords:
+            subwords.save(partial, tokenizer_settings(model))
 
 
 def _class(model: Transformer, architecture: Architecture) -> str:
@@ -259,4 +250,4 @@ def keep_architecture(run_dir: str | PathLike[str], architecture: Architecture |
     if architecture is None:
         path.unlink(missing_ok=True)
     else:
-        path.write_text(json.dumps({"model_type": architecture}) + "\n", encoding="utf-8")
+        write_atomically(path, json.dumps({"model_type": architecture}) + "\n")

@@ -13,6 +13,7 @@ from ctx_jax.checkpoints.huggingface_keys import ARCHITECTURES, GPT_READ, GPT_WR
 from ctx_jax.checkpoints.huggingface_names import Architecture
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.models.transformer_config import fault
+from ctx_jax.text.subwords import Subwords
 
 # How a model runs and starts, not what it computes: not in config.json.
 _OURS = ("compute", "attention", "scan", "remat", "depth_scaled", "initial_scale")
@@ -213,6 +214,23 @@ def _modern_config(model: Transformer) -> dict[str, Any]:
         "classifier_activation": WRITTEN[model.head_activation],
         "classifier_bias": model.head_bias,
         "decoder_bias": model.decoder_bias,
+    }
+
+
+def tokenizer_settings(model: Transformer) -> dict[str, Any]:
+    """What a tokenizer's configuration says of its model: the longest sequence, and whether it reads token types."""
+    names = ["input_ids", *(["token_type_ids"] if model.token_types > 1 else []), "attention_mask"]
+    return {"model_max_length": model.longest, "model_input_names": names}
+
+
+def special_ids(subwords: Subwords) -> dict[str, Any]:
+    """The entries of config.json that name special tokens by id."""
+    return {
+        "pad_token_id": subwords.pad_id,
+        "bos_token_id": subwords.begin_id,
+        "eos_token_id": subwords.end_id,
+        "cls_token_id": subwords.begin_id,
+        "sep_token_id": subwords.end_id,
     }
 
 

@@ -13,6 +13,8 @@ from ctx_jax.checkpoints.configs import newest
 
 CONFIG = "config.json"
 VOCABULARY = "vocabulary.txt"
+ORIGIN = "import.json"
+"""Keeps the model_type of the import that a run began with."""
 
 FREE = ("devices", "checkpoint", "evaluate", "log", "run_dir")
 """The settings a resumed run may change: they say where and how often, not what is computed."""

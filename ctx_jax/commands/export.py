@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
@@ -13,7 +13,6 @@ from ctx_jax.embedding.load import load
 from ctx_jax.embedding.reading import SubwordReader
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.models.transformer import Transformer
-from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.vocabulary import Vocabulary
 
 
@@ -46,27 +45,8 @@ def main(arguments: Sequence[str]) -> int:
         case Transformer() as model, "model" | "huggingface":
             assert isinstance(encoder.reader, SubwordReader), "a Transformer's run reads subwords"
             subwords, architecture = encoder.reader.subwords, huggingface.kept_architecture(options.run)
-            entries = special_ids(subwords)
-            huggingface.write(options.folder, model, encoder.params, architecture=architecture, config=entries)
-            subwords.save(options.folder, tokenizer_settings(model))
+            huggingface.write(options.folder, model, encoder.params, architecture=architecture, subwords=subwords)
         case model, name:
             raise ValueError(f"--format {name} has no place for a {type(model).__name__}: leave the flag out")
     print(f"{options.run} written to {options.folder}")
     return 0
-
-
-def tokenizer_settings(model: Transformer) -> dict[str, Any]:
-    """What a tokenizer's configuration says of its model: the longest sequence, and whether it reads token types."""
-    names = ["input_ids", *(["token_type_ids"] if model.token_types > 1 else []), "attention_mask"]
-    return {"model_max_length": model.longest, "model_input_names": names}
-
-
-def special_ids(subwords: Subwords) -> dict[str, Any]:
-    """The entries of config.json that name special tokens by id."""
-    return {
-        "pad_token_id": subwords.pad_id,
-        "bos_token_id": subwords.begin_id,
-        "eos_token_id": subwords.end_id,
-        "cls_token_id": subwords.begin_id,
-        "sep_token_id": subwords.end_id,
-    }
