@@ -86,6 +86,12 @@ def test_a_wrong_flag_or_value_ends_with_status_2_and_a_hint(
         (["train", *TEXT, "--data.vocabulary", "nope.txt"], 1, "error: nope.txt: No such file or directory"),
         (["train", *TEXT, "--data.vocabulary", "{tmp}"], 1, "Is a directory"),
         (["train", "mlm_quickstart", *TEXT, "--tokenizer.file", "nope.json"], 1, "error: nope.json: No such file"),
+        (["train", "--steps", "3", "quickstart"], 1, "goes before the flags: ctx-jax train quickstart --flags"),
+        (["train", "{tmp}/typo.py"], 1, "typo.py, line 3: TypeError"),
+        (["train", "{tmp}/syntax.py"], 1, "syntax.py, line 1: SyntaxError"),
+        (["train", "{tmp}/type.py"], 1, "config.steps: needs int, came '3'"),
+        (["tokenizer", "{tmp}/new", "--convert", "nope.json", "--size", "90"], 1, "--size means nothing to --convert"),
+        (["tokenizer", "{tmp}/new", "--train", "{tmp}/text.txt", "--minimum-count", "0"], 1, "--minimum-count"),
         (["tokenizer", "{tmp}/text.txt", "--train", "{tmp}/text.txt"], 1, "text.txt"),
     ],
 )
@@ -93,6 +99,10 @@ def test_our_errors_are_one_line_without_a_traceback(
     arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "text.txt").write_text("the cat sat\nthe dog\n")
+    begins = "from ctx_jax.training.config import TrainConfig\ndef config():\n"
+    (tmp_path / "typo.py").write_text(f"{begins}    return TrainConfig(stepz=3)\n")
+    (tmp_path / "type.py").write_text(f"{begins}    return TrainConfig(steps='3')\n")
+    (tmp_path / "syntax.py").write_text("def config(:\n")
     assert main([argument.format(tmp=tmp_path) for argument in arguments]) == status
     printed = capsys.readouterr().err
     assert said in printed and "Traceback" not in printed

@@ -94,6 +94,9 @@ def test_prints_the_perplexity_of_the_text(
         (["RUN", "missing*.txt"], "missing"),
         (["TEXT", "TEXT"], "no run directory"),
         (["RUN", "TEXT", "--per-sentence", "missing/x.jsonl"], "missing/x.jsonl: there is no folder missing"),
+        (["RUN", "TEXT", "--per-sentence", "TEXT"], "text.txt exists: name a new file"),
+        (["RUN", "TEXT", "TEXT"], "text.txt; name each text once"),
+        (["RUN", "TEXT", "--batch", "-1"], "--batch"),
         (["RUN", "TEXT", "--pseudo-perplexity"], "--pseudo-perplexity means nothing to a biLM"),
     ],
 )
@@ -108,11 +111,21 @@ def test_errors_are_one_line_that_says_what_to_change(
     assert error.count("\n") == 1
 
 
+def test_bytes_that_are_not_utf_8_are_replaced_on_request(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"the cat didn't.\nthe the \xff\n")
+    assert cli.main(["evaluate", str(run), str(path)]) == 1
+    assert "line 2" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(run), str(path), "--errors", "replace"]) == 0
+    assert printed(capsys)["targets in either direction"] == 10
+
+
 def test_scores_of_a_text_that_cannot_be_read_to_its_end_are_not_left_behind(
     run: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = tmp_path / "scores.jsonl"
-    scores.write_text("those of another text\n")
 
     def failing(*given: Any, **settings: Any) -> Iterator[SentenceScore]:
         yield SentenceScore(0, 1.0, 1.0, 2, 0)
@@ -121,8 +134,7 @@ def test_scores_of_a_text_that_cannot_be_read_to_its_end_are_not_left_behind(
     monkeypatch.setattr(evaluate, "sentence_scores", failing)
     with pytest.raises(RuntimeError, match="went away"):
         cli.main(["evaluate", str(run), str(text), "--per-sentence", str(scores)])
-    assert scores.read_text() == "those of another text\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.jsonl", "text.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
 def test_a_long_evaluation_says_how_far_it_is(

@@ -1,5 +1,6 @@
 """What a run reports: metrics.jsonl across a resume, TensorBoard's files, the peaks of devices."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -14,6 +15,14 @@ def test_cutting_keeps_whole_lines_byte_for_byte(tmp_path: Path) -> None:
     path.write_text(kept + '{"step": 3, "split": "train"}\n{"step": 2, "split": "tr')
     cut_after(path, 2)
     assert path.read_text() == kept
+
+
+def test_a_number_that_json_has_no_word_for_is_null(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, 0) as log:
+        log.write(1, "train", {"loss": 800.0, "perplexity": math.inf})
+    assert (tmp_path / "metrics.jsonl").read_text() == (
+        '{"step": 1, "split": "train", "loss": 800.0, "perplexity": null}\n'
+    )
 
 
 def test_tensorboard_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ from ctx_jax.checkpoints import configs
 from ctx_jax.checkpoints.run_files import saved_vocabulary
 from ctx_jax.commands import evaluate_transformer
 from ctx_jax.data.config import DataConfig
-from ctx_jax.data.corpora import Source, resolve
+from ctx_jax.data.corpora import Source, TextFiles, resolve
 from ctx_jax.data.progress import Pace
+from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.load import load
 from ctx_jax.evaluation.perplexity import Perplexity, Protocol, perplexity, sentence_scores, summarize
 from ctx_jax.evaluation.protocols import SentenceScore
@@ -49,10 +50,13 @@ class Evaluate:
     the original's 256."""
 
     per_sentence: Path | None = None
-    """Of a biLM: a file for the log probabilities of each sentence, one JSON object a line (not with bilm-tf)."""
+    """Of a biLM: a new file for the log probabilities of each sentence, one JSON object a line (not with bilm-tf)."""
 
     pseudo_perplexity: bool = False
     """Of a masked Transformer, besides: each token of each sentence masked in turn, which takes as many readings."""
+
+    errors: Errors | None = None
+    """What to do with bytes that are not UTF-8: `strict` or `replace`, the run's own way where it is left out."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,7 +76,7 @@ def evaluate(options: Evaluate) -> str:
         raise FileNotFoundError(f"{options.run} is no run directory: it has no config.json")
     config = configs.read(path, [TrainConfig])
     encoder = load(options.run, step=options.step)
-    sources = _sources(config.data, options.files)
+    sources = _sources(config.data, options)
     title = f"{options.run}, step {options.step}"
     if not isinstance(encoder.model, BiLM):
         _refuse(options, "a Transformer", protocol="sentence", batch=0, per_sentence=None)
@@ -122,15 +126,22 @@ def _refuse(options: Evaluate, what: str, **unset: object) -> None:
             )
 
 
-def _sources(data: DataConfig, specs: Sequence[str]) -> list[Source]:
-    """The texts, to be split into words by the run's own rule."""
+def _sources(data: DataConfig, options: Evaluate) -> list[Source]:
+    """The texts, to be split into words by the run's own rule; ValueError where one is named twice."""
     rule: Rule = "prose" if data.train == "python-docs" else data.rule
-    return [resolve(spec, "valid", rule=rule, sentences=data.sentences, errors=data.errors) for spec in specs]
+    errors = options.errors or data.errors
+    sources = [resolve(spec, "valid", rule=rule, sentences=data.sentences, errors=errors) for spec in options.files]
+    read = [each for source in sources for each in (source.files if isinstance(source, TextFiles) else [source.name])]
+    if twice := sorted({str(each) for each in read if read.count(each) > 1}):
+        raise ValueError(f"named twice: {', '.join(twice)}; name each text once")
+    return sources
 
 
 @contextmanager
 def _whole(path: Path) -> Iterator[TextIO]:
     """A file that takes its name when it is complete; an evaluation that fails leaves nothing."""
+    if path.exists():
+        raise FileExistsError(f"--per-sentence {path} exists: name a new file, or remove this one")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
     part = path.with_name(path.name + ".part")

@@ -1,7 +1,7 @@
 """`ctx-jax tokenizer FOLDER [--flags]`: a subword tokenizer from text, or from a file, for runs to share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,9 @@ from ctx_jax.text.sentencepiece_files import Layout, read_sentencepiece
 from ctx_jax.text.subword_files import read
 from ctx_jax.text.subword_training import Kind, train
 from ctx_jax.text.subwords import FILE
+
+TRAINING = ("train", "kind", "size", "lowercase", "minimum_count", "rule", "errors")
+"""The fields below that only training reads."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     if (options.folder / FILE).exists():
         raise FileExistsError(f"{options.folder / FILE} exists; name another folder or remove it")
     if options.convert:
+        _refuse_training_flags(options)
         path = Path(options.convert)
         sentencepiece = path.suffix in SENTENCEPIECE
         given = read_sentencepiece(path, layout=options.layout, add_missing=True) if sentencepiece else read(path)
@@ -81,3 +85,12 @@ def main(arguments: Sequence[str]) -> int:
     subwords.save(options.folder)
     print(f"{options.kind} tokenizer of {len(subwords):,} tokens, trained on {source.name}, in {options.folder}")
     return 0
+
+
+def _refuse_training_flags(options: TrainTokenizer) -> None:
+    """ValueError for what says how to train, where nothing is trained."""
+    for field in fields(TrainTokenizer):
+        if field.name in TRAINING and getattr(options, field.name) != field.default:
+            raise ValueError(
+                f"--{field.name.replace('_', '-')} means nothing to --convert, which trains nothing: leave it out"
+            )

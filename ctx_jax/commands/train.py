@@ -2,13 +2,16 @@
 
 import difflib
 import inspect
+import itertools
 import runpy
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import tyro
 
+from ctx_jax.checkpoints import configs
 from ctx_jax.configs import __file__ as SHIPPED_PACKAGE
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.run import run
@@ -28,6 +31,9 @@ def read(arguments: Sequence[str]) -> TrainConfig:
     Exits with status 2 and a message for a wrong flag or value, as argparse does.
     """
     named = bool(arguments) and not arguments[0].startswith("-")
+    for before, word in itertools.pairwise(() if named else arguments):
+        if not before.startswith("-") and (word.endswith(".py") or word in names()):
+            raise ValueError(f"the configuration goes before the flags: ctx-jax train {word} --flags ...")
     path = find(arguments[0] if named else "quickstart")
     config, about = load(path)
     config = tyro.cli(
@@ -64,9 +70,21 @@ def find(name: str) -> Path:
 def load(path: Path) -> tuple[TrainConfig, str]:
     """(configuration, docstring) of a file that defines `config() -> TrainConfig`."""
     # Run and not imported: a name is data here, and nothing of the file stays behind in sys.modules.
-    module = runpy.run_path(str(path))
-    make = module.get("config")
-    config = make() if callable(make) else None
+    try:
+        module = runpy.run_path(str(path))
+        make = module.get("config")
+        config = make() if callable(make) else None
+    except Exception as error:
+        raise ValueError(f"{path}{_line(error, path)}: {type(error).__name__}: {error}") from error
     if not isinstance(config, TrainConfig):
         raise TypeError(f"{path} must define config() -> ctx_jax.training.config.TrainConfig, gave {config!r}")
+    configs.from_json([TrainConfig], configs.to_json(config))  # checks every field's type
     return config, inspect.cleandoc(module.get("__doc__") or "")
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Where in the file it went wrong: `, line 3`, or nothing."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""

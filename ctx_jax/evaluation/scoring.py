@@ -71,7 +71,9 @@ class Scorer:
         self, model: BiLM, params: Any, *, rows: int, window: int, devices: Sequence[jax.Device] | None = None
     ) -> None:
         if rows < 1 or window < 1:
-            raise ValueError(f"evaluation needs a batch and a window of at least 1, got {rows} and {window}")
+            raise ValueError(
+                f"sentences at a time (--batch) and steps of a window are 1 or more, got {rows} and {window}"
+            )
         if not model.vocabulary:
             raise ValueError("perplexity needs a model with a softmax; this encoder was stored without one")
         chosen = tuple(devices) if devices else tuple(jax.local_devices())

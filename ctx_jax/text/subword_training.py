@@ -41,6 +41,8 @@ def train(
         special = GPT2 if kind == "bpe" else replace(GPT2, unknown=special.unknown)
         names = list(dict.fromkeys(special.roles().values()))
     least = len(names) + (len(pre_tokenizers.ByteLevel.alphabet()) if kind == "bpe" else 1)
+    if minimum_count < 1:
+        raise ValueError(f"--minimum-count is 1 or more (minimum_count), got {minimum_count}")
     if size < least:
         raise ValueError(
             f"a {kind} tokenizer needs size={least} or more for its special tokens and bytes, got {size}: set {_SIZE}"

@@ -1,6 +1,7 @@
 """What a run reports: metrics.jsonl, TensorBoard, the progress bar, and how fast it goes."""
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -95,8 +96,9 @@ class MetricsLog:
             self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1, filename_suffix=suffix)
 
     def write(self, step: int, split: str, metrics: Metrics) -> None:
-        """One object: step, split, then the metrics."""
-        self._file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
+        """One object: step, split, then the metrics; null for one that is not finite, as JSON has no word for it."""
+        said = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, "split": split, **said}, allow_nan=False) + "\n")
         self._file.flush()  # what the kernel has outlives a killed process
         if self._board is not None:
             for name, value in metrics.items():

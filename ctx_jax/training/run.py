@@ -65,13 +65,17 @@ def _alone(run_dir: Path) -> Iterator[None]:
     if not is_first_host():  # the first one speaks for the job
         yield
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
+            run_dir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(run_dir / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise RuntimeError(
                 f"another process is training in {run_dir}: wait until it ends, or set another --run-dir"
+            ) from error
+        except OSError as error:
+            raise OSError(
+                f"a run writes to its directory, and {run_dir} cannot be ({error.strerror}): set another --run-dir"
             ) from error
         yield
 
