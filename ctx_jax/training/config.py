@@ -133,10 +133,16 @@ def check_config(config: TrainConfig) -> None:
     match config.model:
         case BiLM():
             if config.sequences or config.tokenizer or config.init:
-                raise ValueError("sequences, tokenizer and init are for a Transformer; this run's model is a BiLM")
+                raise ValueError(
+                    "--sequences, --tokenizer and --init are for a Transformer, and this run's model is a BiLM: leave "
+                    "them out, or set model=Transformer() in the config"
+                )
         case Transformer():
             if config.sequences is None or config.tokenizer is None:
-                raise ValueError("a Transformer's run needs sequences=SequenceConfig() and tokenizer=TokenizerConfig()")
+                raise ValueError(
+                    "a Transformer's run needs sequences=SequenceConfig() and tokenizer=TokenizerConfig(): set them in "
+                    "the config"
+                )
             if config.init == "":  # else its shape is that of the import
                 check_sequences(config.model, config.sequences)
             if config.sequences.first_steps >= config.steps:
