@@ -207,8 +207,12 @@ def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
         ctx_jax.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="is a file"):
         ctx_jax.load(tmp_path / "notes.txt")
-    (tmp_path / "config.json").write_text(json.dumps({"type": "TrainConfig", "model": to_json(TINY), "data": {}}))
+    config = {"type": "TrainConfig", "model": to_json(TINY), "data": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+        ctx_jax.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"format": 99} | config))
+    with pytest.raises(ValueError, match=r"config\.json: format 99 is of a newer ctx_jax"):
         ctx_jax.load(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
