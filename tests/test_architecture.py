@@ -170,3 +170,36 @@ def test_what_is_built_holds_every_room_and_says_that_it_is_typed() -> None:
     assert set(built["packages"]) == folders | {"ctx_jax.configs"}
     assert "py.typed" in built["package-data"]["ctx_jax"] and (PACKAGE / "py.typed").is_file()
     assert ctx_jax.__version__ == project["project"]["version"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "benchmarks/README.md"])
+def test_the_files_that_documents_name_are_there(name: str) -> None:
+    named = re.findall(r"`((?:[\w.-]+/)*[\w.-]+(?:\.py|\.md|/))`", (ROOT / name).read_text())
+    of_runs = {"tensorboard/", "cache/", "autotune/", "checkpoints/"}
+    places = (ROOT, PACKAGE, (ROOT / name).parent, ROOT / "tests", PACKAGE / "commands")
+    missing = [path for path in named if path not in of_runs and not any((place / path).exists() for place in places)]
+    assert named and not missing
+
+
+def test_adding_a_model_names_every_file_that_asks_what_a_model_is() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    section = text[text.index("## Add a model") : text.index("## Add a corpus")]
+    for path in FILES:
+        if _asks_for_a_model(ast.parse(path.read_text())):
+            assert path.name in section, f"{_name(path)} asks for the type of a model: name it in CONTRIBUTING.md"
+
+
+def _asks_for_a_model(tree: ast.AST) -> bool:
+    """Whether code has a `case` or an `isinstance` for a model's type, or a union of both."""
+    models = {"BiLM", "Transformer"}
+    for node in ast.walk(tree):
+        parts: list[ast.AST] = []
+        if isinstance(node, ast.MatchClass):
+            parts = [node.cls]
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            parts = [node.left, node.right]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            parts = list(node.args[1:])
+        if any(isinstance(part, ast.Name) and part.id in models for part in parts):
+            return True
+    return False
