@@ -12,6 +12,8 @@ Two documents, "a b . / c d ." and "e f .", read as one stream; T = 8, crossing 
 Letters: B rows, T tokens, U units.
 """
 
+from array import array
+
 import numpy as np
 
 from ctx_jax.data.packing import Rows, Units, cut_units, ranges
@@ -24,7 +26,7 @@ class _Stream:
     def __init__(self, tokens: Tokens, units: Units, end: int) -> None:
         self._tokens, self._end = tokens, end
         # Where each document's end token stands; the last is the stream's own.
-        self.documents = units.bounds[units.first] + np.arange(len(units.first))
+        self.documents = tokens.beside(units.bounds[units.first] + np.arange(len(units.first)))
 
     def __len__(self) -> int:
         return int(self.documents[-1]) + 1
@@ -50,10 +52,11 @@ class FullSentences:
         units = cut_units(tokens, length - 2)
         self._stream = _Stream(tokens, units, vocabulary.end_id)
         if whole:
-            self._starts, self._counts = _whole_sentences(units, length - 2, cross)
+            stretches = _whole_sentences(units, length - 2, cross)
         else:
             documents = self._stream.documents
-            self._starts, self._counts = _filled(documents[[0, -1]] if cross else documents, length - 2)
+            stretches = _filled(documents[[0, -1]] if cross else documents, length - 2)
+        self._starts, self._counts = map(tokens.beside, stretches)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -129,7 +132,7 @@ def _filled(ends: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
 
 def chase(following: np.ndarray) -> np.ndarray:
     """0, following[0], following[following[0]], ... as long as they are places of `following`, which all grow."""
-    places = [0]
+    places = array("q", [0])
     while (place := int(following[places[-1]])) < len(following):
         places.append(place)
-    return np.asarray(places)
+    return np.array(places, np.int64)

@@ -20,7 +20,7 @@ import numpy as np
 
 from ctx_jax.data.blocks import chase
 from ctx_jax.data.draws import ONE, Purpose, draws
-from ctx_jax.data.packing import Rows, blank, cut_units, place
+from ctx_jax.data.packing import Rows, Units, blank, cut_units, place
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens, Vocabulary
 from ctx_jax.text.templates import BERT_PAIR, PairLayout
@@ -59,8 +59,8 @@ class Pairs:
         self._tokens, self._vocabulary, self._length = tokens, vocabulary, config.length
         self._layout, self._kind, self._seed = layout, config.pairs, seed
         self._room = max(1, config.length - 2 - layout.separators)
-        self._units = cut_units(tokens, self._room)
-        bounds, document, first = self._units
+        bounds, document, first = cut_units(tokens, self._room)
+        self._units = Units(*map(tokens.beside, (bounds, document, first)))
         if self._kind == "next_sentence" and len(first) < 3:
             raise ValueError(
                 "next-sentence pairs need at least two documents, and the text has one: separate documents by empty "
@@ -77,8 +77,8 @@ class Pairs:
         ends = np.minimum(np.maximum(ends, np.arange(count) + 1), first[document + 1])
         starts = chase(ends)
         keep = bounds[ends[starts]] - bounds[starts] > 1
-        self._starts, self._rooms = starts[keep], rooms[starts[keep]]
-        self._ends = ends[self._starts]
+        starts = starts[keep]
+        self._starts, self._rooms, self._ends = map(tokens.beside, (starts, rooms[starts], ends[starts]))
         if not len(self._starts):
             raise ValueError(
                 "pairs need stretches of at least two tokens, and the text has none: set --data.train, or a longer "

@@ -1,9 +1,11 @@
 """Batches of a Transformer's sequences: rows of text in the form asked for, masked, in an order that is a function of
 (seed, position) alone.
 
-The text is cut once into examples, which have numbers; an epoch is a permutation of them; row b of batch n reads the
-n B + b-th place of the endless stream of epochs. So a host reads the text of its own rows only, and any place of any
-epoch is found at once. Letters: B rows, T tokens, K predicted positions of a row.
+The text is cut once into examples, which have numbers; where they begin lies on disk beside the text. An epoch is a
+permutation of them; row b of batch n reads the n B + b-th place of the endless stream of epochs. So a host reads the
+text of its own rows only, and any place of any epoch is found at once.
+
+Letters: B rows, T tokens, K predicted positions of a row.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,6 +19,7 @@ from ctx_jax.data.order import permuted
 from ctx_jax.data.packing import Layout, PackedSentences
 from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.data.stretches import lay_out
 from ctx_jax.data.tokens import Tokens, Vocabulary
 from ctx_jax.text.templates import BERT_PAIR, PairLayout
 
@@ -148,6 +151,13 @@ class Sequences(Iterator[Batch]):
 
 
 def _layout(tokens: Tokens, vocabulary: Vocabulary, config: SequenceConfig, seed: int, pair: PairLayout) -> Layout:
+    def lay(part: Tokens, own_seed: int) -> Layout:
+        return _stretch(part, vocabulary, config, own_seed, pair)
+
+    return lay_out(tokens, seed, lay, whole_documents=config.form == "pairs")
+
+
+def _stretch(tokens: Tokens, vocabulary: Vocabulary, config: SequenceConfig, seed: int, pair: PairLayout) -> Layout:
     match config.form:
         case "full":
             return FullSentences(tokens, vocabulary, config.length, config.cross_documents, config.whole_sentences)

@@ -13,6 +13,8 @@ is used, as those of the text are. Letters: S sentences, N tokens.
 
 import hashlib
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -81,6 +83,17 @@ class Tokens:
     def __len__(self) -> int:
         """S."""
         return len(self.offsets) - 1
+
+    def beside(self, array: np.ndarray) -> np.ndarray:
+        """The same array, mapped from a file on the text's own disk, where the text is on one. The file has no name and
+        goes with the process."""
+        if not isinstance(self.ids, np.memmap) or not array.size:
+            return array
+        folder = Path(self.ids.filename or "").parent
+        with tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None) as file:
+            np.ascontiguousarray(array).tofile(file)
+            file.flush()
+            return np.memmap(file, array.dtype, mode="r", shape=array.shape)
 
 
 def tokens_of(sentences: Iterable[Sequence[str]], documents: np.ndarray, tokenizer: Tokenizer) -> Tokens:

@@ -1,0 +1,81 @@
+"""A long text laid out in rows stretch by stretch, so that the memory for it does not grow with the text.
+
+    sentences   0 ........ 1,048,576 ........ 2,097,152 ...     cut where a document ends, if one does before long
+    examples    0 .. 380,411 | 380,412 .. 761,002 | ...         those of the first stretch, of the second, ...
+
+A text of up to two stretches is one. Letters: B rows.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ctx_jax.data.order import mixed
+from ctx_jax.data.packing import Layout, Rows
+from ctx_jax.data.tokens import Tokens
+
+STRETCH = 1 << 20  # sentences: 100 MB or so while they are laid out
+_SEEDS = 1 << 31  # behind the numbers of epochs, from which seeds are mixed too
+
+
+def lay_out(tokens: Tokens, seed: int, lay: Callable[[Tokens, int], Layout], *, whole_documents: bool) -> Layout:
+    """The layout that `lay` makes of the text with `seed`; of several stretches one each, with seeds of their own.
+
+    whole_documents: cut at the ends of documents alone, however long they are, and leave two of them together.
+    """
+    parts = [
+        lay(part, mixed(seed, _SEEDS + number) if number else seed)
+        for number, part in enumerate(_cut(tokens, whole_documents))
+    ]
+    return parts[0] if len(parts) == 1 else _Stretches(parts)
+
+
+class _Stretches:
+    """The layouts of the stretches as one."""
+
+    def __init__(self, parts: list[Layout]) -> None:
+        self._parts = parts
+        self._first = np.append(0, np.cumsum([len(part) for part in parts]))
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
+        number = np.searchsorted(self._first, examples, side="right") - 1
+        rows: Rows = {}
+        for part in np.unique(number).tolist():
+            own = number == part
+            for name, array in self._parts[part].rows(examples[own] - self._first[part], epochs[own]).items():
+                if name not in rows:
+                    rows[name] = np.empty((len(examples), *array.shape[1:]), array.dtype)
+                rows[name][own] = array
+        return rows
+
+
+def _cut(tokens: Tokens, whole_documents: bool) -> Iterator[Tokens]:
+    documents, count = tokens.documents, len(tokens)
+    start = 0
+    while count - start > 2 * STRETCH:
+        first, after = np.searchsorted(documents, [start, start + STRETCH]).tolist()  # of documents: begun here, behind
+        if whole_documents:
+            after = max(after, first + 2)
+            stop = int(documents[after]) if after + 2 <= len(documents) else count
+        else:
+            stop = int(documents[after]) if after < len(documents) else count
+            stop = stop if stop < start + 2 * STRETCH else start + STRETCH
+        yield _part(tokens, start, stop)
+        start = stop
+    if start < count or not count:
+        yield _part(tokens, start, count)
+
+
+def _part(tokens: Tokens, start: int, stop: int) -> Tokens:
+    if (start, stop) == (0, len(tokens)):
+        return tokens
+    offsets = np.asarray(tokens.offsets[start : stop + 1])
+    first, last = np.searchsorted(tokens.documents, [start, stop]).tolist()
+    begun = np.asarray(tokens.documents[first:last]) - start
+    if not len(begun) or begun[0]:  # the stretch begins within a document
+        begun = np.append(0, begun)
+    places = slice(int(offsets[0]), int(offsets[-1]))
+    return Tokens(tokens.ids[places], tokens.begins[places], offsets - offsets[0], begun)
