@@ -85,7 +85,12 @@ def test_a_wrong_flag_or_value_ends_with_status_2_and_a_hint(
         (["train", "--run-dir", "{tmp}/text.txt"], 1, "text.txt is a file: a run needs a directory"),
         (["train", *TEXT, "--data.vocabulary", "nope.txt"], 1, "error: nope.txt: No such file or directory"),
         (["train", *TEXT, "--data.vocabulary", "{tmp}"], 1, "Is a directory"),
-        (["train", "mlm_quickstart", *TEXT, "--tokenizer.file", "nope.json"], 1, "error: nope.json: No such file"),
+        (
+            ["train", "mlm_quickstart", *TEXT, "--tokenizer.file", "nope.json"],
+            1,
+            "--tokenizer.file nope.json: No such file",
+        ),
+        (["train", "mlm_quickstart", *TEXT, "--init", "nowhere"], 1, "--init nowhere: nowhere does not exist"),
         (["train", "--steps", "3", "quickstart"], 1, "goes before the flags: ctx-jax train quickstart --flags"),
         (["train", "{tmp}/typo.py"], 1, "typo.py, line 3: TypeError"),
         (["train", "{tmp}/syntax.py"], 1, "syntax.py, line 1: SyntaxError"),
@@ -106,6 +111,8 @@ def test_our_errors_are_one_line_without_a_traceback(
     assert main([argument.format(tmp=tmp_path) for argument in arguments]) == status
     printed = capsys.readouterr().err
     assert said in printed and "Traceback" not in printed
+    if "--init" in arguments:
+        assert not (tmp_path / "run" / "cache").exists(), "the text was read before"
 
 
 def test_a_directory_in_which_another_process_trains_is_refused(

@@ -92,7 +92,7 @@ def test_prints_the_perplexity_of_the_text(
         (["RUN", "TEXT", "--protocol", "bilm-tf"], "fills 256 lanes with a sentence each"),  # as the original does
         (["RUN", "TEXT", "--step", "7"], "7"),
         (["RUN", "missing*.txt"], "missing"),
-        (["TEXT", "TEXT"], "no run directory"),
+        (["TEXT", "TEXT"], "no run directory"),  # nor is a folder of another program
         (["RUN", "TEXT", "--per-sentence", "missing/x.jsonl"], "missing/x.jsonl: there is no folder missing"),
         (["RUN", "TEXT", "--per-sentence", "TEXT"], "text.txt exists: name a new file"),
         (["RUN", "TEXT", "TEXT"], "text.txt; name each text once"),

@@ -127,6 +127,13 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_bit_for_bit_the_
     assert f"resumed from step {STEPS}" in capsys.readouterr().out
     assert lines(killed)[-1]["step"] == STEPS + 1
 
+    # A file that is gone is not made anew from what the command says.
+    for name in ("config.json", "texts.json", "vocabulary.txt"):
+        (killed / name).rename(tmp_path / name)
+        assert main([*command, "--steps", str(STEPS + 2), "--devices.count", "1"]) == 1
+        assert f"{name} is not there" in capsys.readouterr().err and not (killed / name).exists()
+        (tmp_path / name).rename(killed / name)
+
     # One letter of the vocabulary's last word: what the ids stand for is not what was trained.
     words = (killed / "vocabulary.txt").read_bytes()
     (killed / "vocabulary.txt").write_bytes(words[:-2] + b"?\n")

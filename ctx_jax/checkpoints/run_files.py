@@ -13,6 +13,7 @@ from ctx_jax.checkpoints.configs import newest
 
 CONFIG = "config.json"
 VOCABULARY = "vocabulary.txt"
+"""Keeps the words of a biLM's softmax."""
 ORIGIN = "import.json"
 """Keeps the model_type of the import that a run began with."""
 
@@ -20,9 +21,15 @@ FREE = ("devices", "checkpoint", "evaluate", "log", "run_dir")
 """The settings a resumed run may change: they say where and how often, not what is computed."""
 
 
-def saved_vocabulary(run_dir: Path) -> Path:
-    """Where a run of a biLM keeps the words of its softmax."""
-    return run_dir / VOCABULARY
+def existing(run_dir: Path, name: str) -> Path:
+    """A file of a run that was saved; FileNotFoundError, saying where its copies lie, for one that is gone."""
+    path = run_dir / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there: a run needs it. Put it back; each checkpoint has a copy, an entry of "
+            f"{run_dir / 'checkpoints' / 'STEP' / 'files'}"
+        )
+    return path
 
 
 def read(run_dir: Path, names: Iterable[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TextIO
 import tyro
 
 from ctx_jax.checkpoints import configs
-from ctx_jax.checkpoints.run_files import saved_vocabulary
+from ctx_jax.checkpoints.run_files import CONFIG, VOCABULARY, existing
 from ctx_jax.commands import evaluate_transformer
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.corpora import Source, TextFiles, resolve
@@ -71,10 +71,12 @@ def evaluate(options: Evaluate) -> str:
         raise ValueError("evaluate needs the text to measure: ctx-jax evaluate RUN FILES...")
     if options.per_sentence and options.protocol == "bilm-tf":
         raise ValueError("--per-sentence needs --protocol sentence or stream: bilm-tf cuts sentences off at its end")
-    path = options.run / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{options.run} is no run directory: it has no config.json")
-    config = configs.read(path, [TrainConfig])
+    if not (options.run / "checkpoints").is_dir():
+        raise FileNotFoundError(
+            f"{options.run} is no run directory: it has no checkpoints/. What was imported is measured once a run has "
+            "gone on from it: ctx-jax train ... --init FOLDER"
+        )
+    config = configs.read(existing(options.run, CONFIG), [TrainConfig])
     encoder = load(options.run, step=options.step)
     sources = _sources(config.data, options)
     title = f"{options.run}, step {options.step}"
@@ -83,7 +85,8 @@ def evaluate(options: Evaluate) -> str:
         documents = (words for source in sources for words in source.documents())
         return evaluate_transformer.table(config, encoder, documents, title, options.pseudo_perplexity, _tell)
     _refuse(options, "a biLM", pseudo_perplexity=False)
-    found = _measured(options, encoder.model, encoder.params, Vocabulary.read(saved_vocabulary(options.run)), sources)
+    vocabulary = Vocabulary.read(existing(options.run, VOCABULARY))
+    found = _measured(options, encoder.model, encoder.params, vocabulary, sources)
     return table(found, f"{title}, protocol {options.protocol}")
 
 

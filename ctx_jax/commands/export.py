@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from ctx_jax.checkpoints import allennlp_files, huggingface
-from ctx_jax.checkpoints.run_files import saved_vocabulary
+from ctx_jax.checkpoints.run_files import VOCABULARY, existing
 from ctx_jax.embedding.load import load
 from ctx_jax.embedding.reading import SubwordReader
 from ctx_jax.models.bilm import BiLM
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     encoder = load(options.run, step=options.step)
     match encoder.model, options.format:
         case BiLM() as model, "model" | "allennlp":
-            words = Vocabulary.read(saved_vocabulary(options.run)).words
+            words = Vocabulary.read(existing(options.run, VOCABULARY)).words
             allennlp_files.write(options.folder, model, encoder.params, words)
         case Transformer() as model, "model" | "huggingface":
             assert isinstance(encoder.reader, SubwordReader), "a Transformer's run reads subwords"

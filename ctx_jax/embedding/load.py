@@ -9,7 +9,7 @@ import jax
 
 from ctx_jax.checkpoints import allennlp_files, huggingface
 from ctx_jax.checkpoints.configs import from_json, newest
-from ctx_jax.checkpoints.run_files import CONFIG, saved_vocabulary
+from ctx_jax.checkpoints.run_files import CONFIG, VOCABULARY, existing
 from ctx_jax.embedding.encoder import Encoder, Reader
 from ctx_jax.embedding.reading import CharacterReader, SubwordReader, VocabularyReader
 from ctx_jax.models import bilm, transformer
@@ -148,7 +148,7 @@ def _reader(model: BiLM | Transformer, folder: Path, rule: Rule) -> Reader:
         case BiLM(inputs="characters"):
             return CharacterReader(model.max_characters, rule)
         case BiLM():
-            path = saved_vocabulary(folder)
+            path = existing(folder, VOCABULARY)
             vocabulary = Vocabulary.read(path)
             if len(vocabulary) != model.vocabulary:
                 raise ValueError(f"{path} has {len(vocabulary)} words, the model {model.vocabulary}")

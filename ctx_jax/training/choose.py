@@ -1,13 +1,14 @@
 """The one place where the type of a run's model decides what is trained, and the run's files are opened for it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from ctx_jax.checkpoints import huggingface
 from ctx_jax.checkpoints.digests import write_atomically
-from ctx_jax.checkpoints.run_files import VOCABULARY, saved_vocabulary
+from ctx_jax.checkpoints.run_files import ORIGIN, VOCABULARY, existing
 from ctx_jax.data.cache import Sentences, load_sentences
 from ctx_jax.data.progress import paced
 from ctx_jax.data.tokens import Tokens, cache_tokens
@@ -24,15 +25,21 @@ from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.bilm import BiLMTask, with_vocabulary
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.devices import is_first_host
-from ctx_jax.training.task import Task
+from ctx_jax.training.task import Params, Task
 from ctx_jax.training.transformer import TransformerTask, adapted, first_sentences, fitted, held_out
 
 TEXTS = "texts.json"
 
 
-def files_of(model: BiLM | Transformer) -> tuple[str, ...]:
-    """The files of a run directory that say what the model's ids stand for."""
-    return (VOCABULARY,) if isinstance(model, BiLM) else (subwords_of.FILE, subwords_of.CONFIG)
+def files_of(model: BiLM | Transformer, run_dir: Path) -> tuple[str, ...]:
+    """The files of a run directory that say what the model's ids stand for, and what it came from."""
+    match model:
+        case BiLM():
+            return (VOCABULARY, TEXTS)
+        case Transformer():
+            origin = (ORIGIN,) if (run_dir / ORIGIN).is_file() else ()
+            return (subwords_of.FILE, subwords_of.CONFIG, TEXTS, *origin)
+    raise TypeError(f"nothing trains a {type(model).__name__}")
 
 
 def open_task(config: TrainConfig, run_dir: Path, say: Callable[[str], None], *, resumed: bool) -> Task:
@@ -70,7 +77,7 @@ def _texts(
     train = load_sentences(config.data, "train", run_dir / "cache", report=say)
     assert train is not None, "every source has a training split"
     valid = load_sentences(config.data, "valid", run_dir / "cache", report=say)
-    _same_texts(run_dir / TEXTS, {"train": train, "valid": valid}, resumed=resumed)
+    _same_texts(run_dir, {"train": train, "valid": valid}, resumed=resumed)
     return train, valid
 
 
@@ -78,18 +85,18 @@ def _open_transformer(
     config: TrainConfig, model: Transformer, run_dir: Path, say: Callable[[str], None], *, resumed: bool
 ) -> TransformerTask:
     assert config.sequences is not None and config.tokenizer is not None, "checked with the config"
-    train, valid = _texts(config, run_dir, say, resumed=resumed)
+    # What is given is looked at before the text is read, which may take an hour.
     imported = None
     given: Subwords | None = None
     if config.init and not resumed:
-        encoder = load(config.init)
-        if not isinstance(encoder.model, Transformer) or not isinstance(encoder.reader, SubwordReader):
-            raise ValueError(f"--init {config.init} holds a {type(encoder.model).__name__}; a Transformer is needed")
-        model, imported = adapted(model, encoder.model, config.sequences), encoder.params
-        given = encoder.reader.subwords
+        imported_model, imported, given = _import(config.init)
+        model = adapted(model, imported_model, config.sequences)
+    elif config.tokenizer.file and not resumed:
+        given = _read_tokenizer(config.tokenizer.file, causal=model.causal)
+    train, valid = _texts(config, run_dir, say, resumed=resumed)
     # The first host's alone: training one twice need not give the same one.
     if not resumed and is_first_host():
-        (given or _subwords(config.tokenizer, train, say, causal=model.causal)).save(run_dir)
+        (given or _train_tokenizer(config.tokenizer, train, say, causal=model.causal)).save(run_dir)
         huggingface.keep_architecture(run_dir, huggingface.kept_architecture(config.init) if config.init else None)
     subwords = subword_files.read_folder(run_dir)
     say(f"tokenizer of {len(subwords):,} tokens")
@@ -111,14 +118,35 @@ def _open_transformer(
     )
 
 
-def _subwords(wanted: TokenizerConfig, train: Sentences, say: Callable[[str], None], *, causal: bool) -> Subwords:
-    """The tokenizer of a new run: read from the file it is given, or trained on its text.
+def _import(folder: str) -> tuple[Transformer, Params, Subwords]:
+    with _naming(f"--init {folder}"):
+        encoder = load(folder)
+        if not isinstance(encoder.model, Transformer) or not isinstance(encoder.reader, SubwordReader):
+            raise ValueError(f"it holds a {type(encoder.model).__name__}; a Transformer is needed")
+        return encoder.model, encoder.params, encoder.reader.subwords
 
-    That of a causal run puts nothing around a text, as its training does not: texts come with an end token between.
-    """
-    if wanted.file:
-        given = subword_files.read(wanted.file)
+
+def _read_tokenizer(file: str, *, causal: bool) -> Subwords:
+    """A causal run puts nothing around a text, as its training does not: texts come with an end token between."""
+    with _naming(f"--tokenizer.file {file}"):
+        given = subword_files.read(file)
         return given.bare() if causal else given
+
+
+@contextmanager
+def _naming(flag: str) -> Iterator[None]:
+    """Errors about what a flag gave, with the flag in front."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{flag}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{flag}: {error}") from error
+
+
+def _train_tokenizer(
+    wanted: TokenizerConfig, train: Sentences, say: Callable[[str], None], *, causal: bool
+) -> Subwords:
     return subword_training.train(
         paced(train, "training a tokenizer", "sentences", say, len(train)),
         wanted.kind,
@@ -133,14 +161,14 @@ def _open_bilm(
     config: TrainConfig, model: BiLM, run_dir: Path, say: Callable[[str], None], *, resumed: bool
 ) -> BiLMTask:
     train, valid = _texts(config, run_dir, say, resumed=resumed)
-    words = _vocabulary(config, saved_vocabulary(run_dir), train, say, resumed=resumed)
+    words = _vocabulary(config, run_dir, train, say, resumed=resumed)
     say(f"vocabulary of {len(words):,} words")
     model = with_vocabulary(model, words)
     return BiLMTask(model, config.data, config.seed, train, valid, words, config.evaluate.sentences)
 
 
 def _vocabulary(
-    config: TrainConfig, path: Path, train: Sentences, say: Callable[[str], None], *, resumed: bool
+    config: TrainConfig, run_dir: Path, train: Sentences, say: Callable[[str], None], *, resumed: bool
 ) -> Vocabulary:
     """A resumed run keeps its own; a new one takes the file it is given, or counts words, and keeps a copy."""
     data = config.data
@@ -150,18 +178,19 @@ def _vocabulary(
         else:
             text = paced(train, "counting words", "sentences", say, len(train))
             words = vocabularies.build(text, size=data.vocabulary_size or None, minimum_count=data.minimum_count)
-        write_atomically(path, words.text())
-    return Vocabulary.read(path)
+        write_atomically(run_dir / VOCABULARY, words.text())
+    return Vocabulary.read(existing(run_dir, VOCABULARY))
 
 
-def _same_texts(path: Path, texts: dict[str, Sentences | None], *, resumed: bool) -> None:
+def _same_texts(run_dir: Path, texts: dict[str, Sentences | None], *, resumed: bool) -> None:
     """Refuse to go on with a text that is not the one the run began with: a position in it would mean nothing.
 
     The other hosts compare theirs with the first one's.
     """
     found = {split: None if text is None else text.digest for split, text in texts.items()}
     if not resumed and is_first_host():
-        write_atomically(path, json.dumps(found) + "\n")
+        write_atomically(run_dir / TEXTS, json.dumps(found) + "\n")
+    path = existing(run_dir, TEXTS)
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [split for split, digest in found.items() if before[split] != digest]

@@ -45,7 +45,7 @@ def run(config: TrainConfig) -> bool:
         latest = agreed_step(checkpoints.latest())
         # Read also where nothing was trained yet: somebody else's config.json is not written over.
         if latest is not None or path.is_file():
-            old = configs.read(path, [TrainConfig])
+            old = configs.read(run_files.existing(run_dir, CONFIG), [TrainConfig])
         if latest is not None:
             config = replace(config, model=completed(config, old))
             check_resume(old, config, configs.differences(old, config))
@@ -55,7 +55,7 @@ def run(config: TrainConfig) -> bool:
         task = first_host_first(lambda: open_task(config, run_dir, say, resumed=latest is not None))
         config = replace(config, model=task.model)
         say(f"{type(config.model).__name__} in {run_dir}, {config.steps} steps")
-        files = {CONFIG: configs.text(config)} | run_files.read(run_dir, files_of(task.model))
+        files = {CONFIG: configs.text(config)} | run_files.read(run_dir, files_of(task.model, run_dir))
         return train(config, task, checkpoints, say, begin=lambda: _write(path, config), files=files)
 
 
