@@ -101,6 +101,14 @@ def test_options_of_both_forms() -> None:
         (("bidirectional",), False, "bidirectional"),
         (("n_tokens_vocab",), 40, "n_negative_samples_batch"),
         (("share_embedding_softmax",), True, "tied_softmax"),
+        (("lstm", "dim"), "64", "lstm dim must be a whole number, got '64'"),
+        (("lstm", "n_layers"), True, "n_layers must be a whole number"),
+        (("lstm", "use_skip_connections"), "yes", "use_skip_connections must be true or false"),
+        (("lstm", "cell_clip"), -1, "cell_clip .* must be above 0"),
+        (("lstm", "proj_clip"), "3", "proj_clip must be a number"),
+        (("char_cnn", "filters"), [[1, 4, 5]], "filters must be a list of .width, count. pairs"),
+        (("char_cnn", "filters"), "abc", "filters must be a list of .width, count. pairs"),
+        (("char_cnn", "filters"), [[0, 2]], "pairs of 1 or more"),
     ],
 )
 def test_options_that_fit_no_model_are_refused(path: tuple[str, ...], value: Any, message: str) -> None:

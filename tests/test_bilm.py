@@ -99,6 +99,34 @@ def test_a_projection_may_be_wider_than_its_cell() -> None:
     assert layers.values.shape == (3, 1, 1, 12)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("layers", 0), ("highways", -1), ("negatives", -1), ("cell_clip", 0.0), ("dropout", 1.0), ("max_characters", 0)],
+)
+def test_numbers_no_model_can_have_are_refused_by_flag(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{field} .--model.{field.replace('_', '-')}. must be .*, got {value}"):
+        replace(TINY, **{field: value})
+
+
+def test_in_64_bits_everything_stays_float32() -> None:
+    random = np.random.default_rng(0)
+    characters = random.integers(0, 90, (2, 3, TINY.max_characters), np.int32)
+    targets = random.integers(0, len(WORDS), (2, 3), np.int32)
+    batch = {"tokens_characters": characters, "tokens_characters_reverse": characters}
+    batch |= {"next_token_id": targets, "next_token_id_reverse": targets}
+    params = bilm.init(TINY, jax.random.key(0))
+    expected = ctx_jax.losses.bilm(TINY, params, batch, None, key=jax.random.key(1))
+    with jax.enable_x64(True):
+        layers = ctx_jax.embed(TINY, params, {"char_ids": characters + 1})
+        assert {leaf.dtype for leaf in jax.tree.leaves((layers.values, layers.carry))} == {np.dtype(np.float32)}
+        again = ctx_jax.embed(TINY, params, {"char_ids": characters + 1}, carry=layers.carry)
+        assert jax.tree.map(lambda leaf: leaf.dtype, again) == jax.tree.map(lambda leaf: leaf.dtype, layers)
+        gradient = jax.grad(lambda params: ctx_jax.losses.bilm(TINY, params, batch, None)[0]["forward"][0])(params)
+        assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {np.dtype(np.float32)}
+        found = ctx_jax.losses.bilm(TINY, params, batch, None, key=jax.random.key(1))
+        assert jax.tree.map(lambda leaf: leaf.dtype, found) == jax.tree.map(lambda leaf: leaf.dtype, expected)
+
+
 def test_words_as_inputs_take_the_size_of_the_runs_vocabulary() -> None:
     config = read(["--model.inputs", "words"])
     check_config(config)

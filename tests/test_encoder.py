@@ -164,8 +164,10 @@ def test_a_run_is_loaded_by_step_with_its_rule(tmp_path: Path) -> None:
     assert encoder.tokenize(["don't"])["char_ids"].shape[1] == 4
     with pytest.raises(FileNotFoundError, match="10, 20, 30"):
         ctx_jax.load(tmp_path / "run", step=11)
-    with pytest.raises(ValueError, match="step must be"):
-        ctx_jax.load(tmp_path / "run", step="last")
+    assert ctx_jax.load(tmp_path / "run", step=np.int64(10)).model == TINY
+    for wrong in ("last", True):
+        with pytest.raises(ValueError, match="step must be"):
+            ctx_jax.load(tmp_path / "run", step=wrong)
     file = max((tmp_path / "run/checkpoints/20/state").rglob("*"), key=lambda path: path.stat().st_size)
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match="step 20 is damaged"):

@@ -48,6 +48,26 @@ def test_sampled_softmax_meets_the_original(case: Arrays) -> None:
     for gradient, name in zip(gradients, ("dx", "dW", "db"), strict=True):
         np.testing.assert_allclose(gradient, case[name], rtol=1e-5, atol=1e-6)
 
+    # numpy arrays closed over by somebody's jit; and the losses of single tokens
+    plain = {name: np.asarray(array) for name, array in case.items()}
+
+    @jax.jit
+    def single(hidden: jax.Array, label: jax.Array, count: jax.Array) -> jax.Array:
+        tables = (plain["W"], plain["b"], plain["sampled"])
+        counts = (count[None], plain["sampled_expected_count"])
+        return objectives.sampled_softmax(hidden[None], label[None], *tables, *counts)[0]
+
+    losses = jax.vmap(single)(case["x"], case["labels"], case["true_expected_count"])
+    np.testing.assert_allclose(losses, case["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["labels", "W", "b", "true_expected_count", "sampled_expected_count"])
+def test_arrays_that_do_not_go_together_are_refused_with_their_shapes(case: Arrays, name: str) -> None:
+    case[name] = case[name][:1]
+    names = ("x", "labels", "W", "b", "sampled", "true_expected_count", "sampled_expected_count")
+    with pytest.raises(ValueError, match=r"labels \[N\] is \["):
+        objectives.sampled_softmax(*(case[each] for each in names))
+
 
 def test_token_losses_meet_the_original(case: Arrays) -> None:
     losses = objectives.token_losses(case["x"], case["labels"], case["W"], case["b"])

@@ -46,21 +46,21 @@ def model_from_options(options: Mapping[str, Any]) -> BiLM:
         raise ValueError("options: bidirectional is false; only bidirectional models are read")
     lstm = options["lstm"]
     _known("options lstm", lstm, _LSTM, {"dim", "projection_dim", "n_layers"})
-    vocabulary = int(options.get("n_tokens_vocab", 0))
-    sampled = vocabulary > 0 and bool(options.get("sample_softmax", True))
+    vocabulary = _number(options.get("n_tokens_vocab", 0), "n_tokens_vocab")
+    sampled = vocabulary > 0 and _truth(options.get("sample_softmax", True), "sample_softmax")
     if sampled and "n_negative_samples_batch" not in options:
         raise ValueError("options: sampled softmax needs n_negative_samples_batch; set it, or sample_softmax to false")
     fields: dict[str, Any] = {
         "vocabulary": vocabulary,
-        "dim": int(lstm["dim"]),
-        "projection": int(lstm["projection_dim"]),
-        "layers": int(lstm["n_layers"]),
-        "cell_clip": _clip(lstm.get("cell_clip")),
-        "projection_clip": _clip(lstm.get("proj_clip")),
-        "residual": bool(lstm.get("use_skip_connections", False)),
-        "dropout": float(options.get("dropout", 0.0)),
-        "tied_softmax": bool(options.get("share_embedding_softmax", False)),
-        "negatives": int(options["n_negative_samples_batch"]) if sampled else 0,
+        "dim": _number(lstm["dim"], "lstm dim"),
+        "projection": _number(lstm["projection_dim"], "lstm projection_dim"),
+        "layers": _number(lstm["n_layers"], "lstm n_layers"),
+        "cell_clip": _clip(lstm.get("cell_clip"), "lstm cell_clip"),
+        "projection_clip": _clip(lstm.get("proj_clip"), "lstm proj_clip"),
+        "residual": _truth(lstm.get("use_skip_connections", False), "lstm use_skip_connections"),
+        "dropout": _real(options.get("dropout", 0.0), "dropout"),
+        "tied_softmax": _truth(options.get("share_embedding_softmax", False), "share_embedding_softmax"),
+        "negatives": _number(options["n_negative_samples_batch"], "n_negative_samples_batch") if sampled else 0,
     }
     if "char_cnn" in options:
         return BiLM(inputs="characters", **fields, **_character_fields(options["char_cnn"]))
@@ -130,8 +130,11 @@ def params_from_arrays(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, Any]
 def arrays_from_params(model: BiLM, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The inverse of `params_from_arrays`: arrays under the original's names, float32.
 
-    Also for anything of the same tree, such as gradients. Raises ValueError where `params` lacks a leaf of `model`.
+    Also for anything of the same tree, such as gradients. Raises ValueError for a model of GRU cells, and where
+    `params` lacks a leaf of `model`.
     """
+    if model.cell != "lstm":
+        raise ValueError(f"the original's files hold LSTM cells; this model has cell={model.cell!r}")
     arrays = {}
     for name, place in _places(model).items():
         node: Any = params
@@ -212,17 +215,41 @@ def _character_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     if activation not in ("relu", "tanh"):
         raise ValueError(f"options char_cnn: activation must be relu or tanh, got {activation!r}")
     return {
-        "max_characters": int(options["max_characters_per_token"]),
-        "character_dim": int(options["embedding"]["dim"]),
-        "filters": tuple((int(width), int(count)) for width, count in options["filters"]),
+        "max_characters": _number(options["max_characters_per_token"], "char_cnn max_characters_per_token"),
+        "character_dim": _number(options["embedding"]["dim"], "char_cnn embedding dim"),
+        "filters": _filters(options["filters"]),
         "activation": activation,
-        "highways": int(options.get("n_highway") or 0),
+        "highways": _number(options.get("n_highway") or 0, "char_cnn n_highway"),
     }
 
 
-def _clip(value: float | None) -> float | None:
+def _clip(value: Any, key: str) -> float | None:
     """The programs test a clip for truth: 0 means none."""
-    return float(value) if value else None
+    return _real(value, key) if value else None
+
+
+def _number(value: Any, key: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"options: {key} must be a whole number, got {value!r}")
+    return value
+
+
+def _truth(value: Any, key: str) -> bool:
+    if value not in (False, True) or not isinstance(value, int):
+        raise ValueError(f"options: {key} must be true or false, got {value!r}")
+    return bool(value)
+
+
+def _real(value: Any, key: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"options: {key} must be a number, got {value!r}")
+    return float(value)
+
+
+def _filters(value: Any) -> tuple[tuple[int, int], ...]:
+    if not isinstance(value, list | tuple) or any(not isinstance(one, list | tuple) or len(one) != 2 for one in value):
+        raise ValueError(f"options: char_cnn filters must be a list of [width, count] pairs, got {value!r}")
+    return tuple((_number(width, "a filter's width"), _number(count, "a filter's count")) for width, count in value)
 
 
 def _known(where: str, found: Any, known: set[str], needed: set[str]) -> None:

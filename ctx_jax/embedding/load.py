@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from ctx_jax.checkpoints import allennlp_files, huggingface
 from ctx_jax.checkpoints.configs import from_json, newest
@@ -61,6 +62,8 @@ def load(
     config = _config(folder)
     if isinstance(config.get("model"), dict):
         return _run(folder, config, step)
+    if step != "best":
+        raise ValueError(f"step is of a run, and {folder} is none: leave step={step!r} out")
     if "model_type" in config:
         return _huggingface(folder)
     if found := allennlp_files.find(folder):
@@ -122,8 +125,8 @@ def _run(folder: Path, config: dict[str, Any], step: Step) -> Encoder:
                 number = checkpoints.best()
             case "latest":
                 number = checkpoints.latest()
-            case int():
-                number = step
+            case int() | np.integer() if not isinstance(step, bool):
+                number = int(step)
             case _:
                 raise ValueError(f'step must be "best", "latest" or a number, got {step!r}')
         if number is None:

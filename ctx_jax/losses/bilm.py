@@ -27,7 +27,8 @@ def bilm(
     Args:
       batch: raw character ids `tokens_characters`, `tokens_characters_reverse` int32 [B, T, C] (a model over words:
         `token_ids`, `token_ids_reverse` [B, T]); targets `next_token_id`, `next_token_id_reverse` int32 [B, T];
-        optionally `row` int32 [B], the rows' global numbers, and `weight` float32 [B, T], 0 where no target counts.
+        optionally `row` int32 [B], the rows' global numbers, and `weight` float32 [B, T], 0 where no target counts
+        (such a target must be an id all the same: -1 is not looked for).
       carry: the state before the window, as `models.bilm.zero_carry` makes it; None: zeros. Its gradient stops here.
       key: the step's key, the same on every device: dropout by row, and with `model.negatives` the sampled softmax,
         one set of negatives per direction, and with `model.zero_start` the rows whose carry is dropped. None: no

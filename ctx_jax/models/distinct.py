@@ -53,8 +53,8 @@ def _group(words: jax.Array, lengths: jax.Array) -> _Groups:
     order = jnp.argsort(_hash(words), stable=True)
     in_order = words[order]
     new = jnp.concatenate([jnp.ones((1,), bool), jnp.any(in_order[1:] != in_order[:-1], axis=1)])
-    group = jnp.cumsum(new) - 1  # by hash order
-    key = jnp.where(new, lengths[order], width + 1)
+    group = jnp.cumsum(new, dtype=jnp.int32) - 1  # by hash order
+    key = jnp.where(new, lengths[order].astype(jnp.int32), width + 1)
     by_length = jnp.argsort(key, stable=True)
     rank_of_group = (
         jnp.zeros((count,), group.dtype)

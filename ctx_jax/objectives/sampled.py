@@ -113,7 +113,13 @@ def sampled_softmax(
 
     Returns:
       (sum in nats, sum of weights), float32 scalars.
+
+    Raises:
+      ValueError: arrays whose shapes do not go together; all are named.
     """
+    given = (hidden, labels, weights, bias, negatives, true_counts, negative_counts)
+    _check_shapes(*map(jnp.shape, given))
+    hidden, labels, weights, bias, negatives, true_counts, negative_counts = map(jnp.asarray, given)
     true = jnp.sum(hidden * weights[labels], axis=-1) + bias[labels] - jnp.log(true_counts)
     logits = linear(hidden, weights[negatives].T, compute) + (bias[negatives] - jnp.log(negative_counts))[None, :]
     logits = jnp.where(labels[:, None] == negatives[None, :], -jnp.inf, logits)
@@ -121,3 +127,27 @@ def sampled_softmax(
     if weight is None:
         weight = jnp.ones(labels.shape, jnp.float32)
     return jnp.sum(losses * weight), jnp.sum(weight)
+
+
+def _check_shapes(
+    hidden: tuple[int, ...],
+    labels: tuple[int, ...],
+    weights: tuple[int, ...],
+    bias: tuple[int, ...],
+    negatives: tuple[int, ...],
+    true_counts: tuple[int, ...],
+    negative_counts: tuple[int, ...],
+) -> None:
+    tokens, width, words, drawn = hidden[:1], hidden[1:], weights[:1], negatives[:1]
+    shapes = {
+        "hidden [N, P]": (hidden, tokens + width[:1]),
+        "labels [N]": (labels, tokens),
+        "weights [V, P]": (weights, words + width),
+        "bias [V]": (bias, words),
+        "negatives [S]": (negatives, drawn),
+        "true_counts [N]": (true_counts, tokens),
+        "negative_counts [S]": (negative_counts, drawn),
+    }
+    if len(hidden) != 2 or any(found != wanted for found, wanted in shapes.values()):
+        listed = ", ".join(f"{name} is {list(found)}" for name, (found, _) in shapes.items())
+        raise ValueError(f"the arrays of a sampled softmax must go together; came: {listed}")
