@@ -52,6 +52,8 @@ def test_globs_are_sorted_and_must_match(tmp_path: Path, monkeypatch: pytest.Mon
     assert list_files("b.txt,a.txt") == (Path("b.txt"), Path("a.txt"))
     with pytest.raises(FileNotFoundError, match=r"no file matches '.*\*\.text'.*python-docs"):
         list_files(f"a.txt,{tmp_path}/*.text")
+    with pytest.raises(FileNotFoundError, match=rf"is a folder: name its files, as in '{tmp_path}/\*\.txt'"):
+        list_files(f"{tmp_path}/")
     with pytest.raises(ValueError, match=r"named twice: .*a\.txt"):
         list_files("a.txt,?.txt")
     with pytest.raises(ValueError, match="no text file was named"):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
 import tyro
 
@@ -31,10 +31,10 @@ class Evaluate:
     """What text costs a trained run. A biLM's perplexity counts every token: words, <UNK> and the sentence markers. A
     Transformer is measured on masked tokens, always the same ones (causal: on every token), in the run's sequences."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's directory."""
 
-    files: tyro.conf.Positional[tuple[str, ...]]
+    files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES...")]
     """Text, read as the run's own was: files or globs (plain, .gz or .xz), or a corpus by name as in --data.valid,
     of which the validation split is taken (`python-docs:test` takes the one that no training ever looked at)."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -21,10 +21,10 @@ class Export:
     """Write a trained biLM as AllenNLP's options.json and weights.hdf5, its softmax and vocabulary beside them; a
     Transformer as a folder that transformers loads: config.json, model.safetensors, the tokenizer."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's directory."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """A new folder for the files."""
 
     format: Literal["model", "allennlp", "huggingface"] = "model"

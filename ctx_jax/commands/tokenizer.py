@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -23,7 +23,7 @@ TRAINING = ("train", "kind", "size", "lowercase", "minimum_count", "rule", "erro
 class TrainTokenizer:
     """Write tokenizer.json and tokenizer_config.json of a subword tokenizer trained in one pass over a corpus."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """The folder for the files."""
 
     train: str = "python-docs"

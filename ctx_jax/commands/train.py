@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import itertools
+import re
 import runpy
 import traceback
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ def read(arguments: Sequence[str]) -> TrainConfig:
             raise ValueError(f"the configuration goes before the flags: ctx-jax train {word} --flags ...")
     path = find(arguments[0] if named else "quickstart")
     config, about = load(path)
+    about = re.sub(r"(?<!\n)\n(?=[A-Z][a-z]+:)", "\n\n", about)  # "Time: ..." keeps a line of its own
     config = tyro.cli(
         TrainConfig,
         default=config,

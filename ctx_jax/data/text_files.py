@@ -30,6 +30,8 @@ def list_files(patterns: str) -> tuple[Path, ...]:
         if not Path(whole).is_file():
             matches = sorted(glob.glob(whole, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         found = [path for path in map(Path, matches) if path.is_file()]
+        if not found and Path(whole).is_dir():
+            raise FileNotFoundError(f"{pattern} is a folder: name its files, as in '{whole.rstrip('/')}/*.txt'")
         if not found:
             raise FileNotFoundError(
                 f"no file matches {pattern!r} (seen from {Path.cwd()}); give `python-docs`, `tfds:NAME`, or paths and "
