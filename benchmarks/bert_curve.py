@@ -26,7 +26,7 @@ from ctx_jax.data.sequences import Sequences
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.step import empty_window, initial_state, make_step
-from ctx_jax.training.transformer import TransformerTask, fitted
+from ctx_jax.training.transformer import TransformerTask, with_tokenizer
 
 STRETCH = 50  # steps of a mean
 ALLOWED = 0.01
@@ -122,7 +122,7 @@ def curves(options: Options) -> tuple[np.ndarray, np.ndarray]:
         max_positions=options.length, embedding_dropout=0.0, attention_dropout=0.0, attention_output_dropout=0.0,
         feed_forward_dropout=0.0,
     )  # fmt: skip
-    model = fitted(model, sequences, text.subwords)
+    model = with_tokenizer(model, sequences, text.subwords)
     task = TransformerTask(model, sequences, options.seed, text.tokens, None, text.subwords)
     recipe = AdamW(learning_rate=options.rate, schedule="linear", warmup=options.warmup, epsilon=1e-6)
     ours = Ours(task, recipe, options)

@@ -30,7 +30,7 @@ from ctx_jax.training.optimizer import (
     orthogonalized,
     schedule,
 )
-from ctx_jax.training.step import State, initial_state, make_step, measured
+from ctx_jax.training.step import State, initial_state, make_step, params_to_measure
 
 MODEL = Transformer(
     13, dim=8, layers=3, heads=2, feed_forward=12, max_positions=5, pooler=True, next_sentence=True, tied=False,
@@ -194,7 +194,7 @@ def test_the_average_forgets_the_first_parameters_and_follows_the_rest() -> None
 @pytest.mark.slow
 def test_evaluation_sees_the_average_where_there_is_one() -> None:
     first, state = trained(replace(MODEL, layers=1), AdamW(learning_rate=0.1, warmup=1, average=0.9), 2)
-    assert measured(state) is state.average and measured(state._replace(average=())) is state.params
+    assert params_to_measure(state) is state.average and params_to_measure(state._replace(average=())) is state.params
     kernel = "layer_0/up/kernel"
     start, now, mean = (named(tree)[kernel] for tree in (first.params, state.params, state.average))
     assert np.abs(now - start).max() > 1e-3 and np.abs(mean - now).max() > 1e-5

@@ -33,7 +33,7 @@ from ctx_jax.training.devices import Devices
 from ctx_jax.training.loop import train
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.step import State, initial_state, make_step
-from ctx_jax.training.transformer import TransformerTask, first_sentences, fitted, held_out, rows_at_once
+from ctx_jax.training.transformer import TransformerTask, first_sentences, held_out, rows_at_once, with_tokenizer
 
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "ran", "saw", "under", "over", "table", "house", "tree", "."]
 PAIRS = SequenceConfig("pairs", length=16, rows=8, rate=0.3)
@@ -59,7 +59,7 @@ def subwords() -> Subwords:
 
 
 def task_of(subwords: Subwords, model: Transformer = MODEL, config: SequenceConfig = PAIRS) -> TransformerTask:
-    model = fitted(model, config, subwords)
+    model = with_tokenizer(model, config, subwords)
     return TransformerTask(model, config, 5, tokens(subwords), tokens(subwords, 1, 20), subwords, text(1, 20))
 
 
@@ -196,14 +196,14 @@ def test_of_an_import_other_sequences_are_asked_for(subwords: Subwords) -> None:
         (replace(PLAIN, max_positions=15), PHASED, "set a shorter --sequences.length"),
     ):
         with pytest.raises(ValueError, match=said) as error:
-            fitted(replace(model, vocabulary=size), config, subwords, imported=True)
+            with_tokenizer(replace(model, vocabulary=size), config, subwords, imported=True)
         assert "--model" not in str(error.value)
 
 
 def test_sequences_longer_than_rotary_positions_are_refused_too(subwords: Subwords) -> None:
     rotary = replace(PLAIN, positions="rotary", max_positions=15, token_types=0)
     with pytest.raises(ValueError, match=r"length 16 is longer than the 15 positions .*--model\.max-positions"):
-        fitted(rotary, PHASED, subwords)
+        with_tokenizer(rotary, PHASED, subwords)
     with pytest.raises(ValueError, match="positions hold 15"):
         pseudo_perplexity(rotary, {}, subwords, [["cat"] * 14])
     inputs = {"token_ids": np.zeros((1, 16), np.int32), "token_mask": np.ones((1, 16), bool)}
@@ -319,5 +319,5 @@ def test_settings_that_do_not_fit_a_transformer_are_refused_by_flag(changes: dic
 
 def test_a_vocabulary_of_another_size_than_the_tokenizers_is_refused(subwords: Subwords) -> None:
     with pytest.raises(ValueError, match=r"--model.vocabulary .* has a vocabulary of 7"):
-        fitted(replace(PLAIN, vocabulary=7), PHASED, subwords)
+        with_tokenizer(replace(PLAIN, vocabulary=7), PHASED, subwords)
     assert isinstance(task_of(subwords, PLAIN, replace(PHASED, first_steps=0)).batches(0, 8), Sequences)

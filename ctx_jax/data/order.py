@@ -40,11 +40,11 @@ def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> i
         return place
     if count <= SMALL:
         return int(_small_epoch(seed, epoch, count)[place])
-    return int(index_shuffle(place, max_index=count - 1, seed=mixed(seed, epoch), rounds=_ROUNDS))
+    return int(index_shuffle(place, max_index=count - 1, seed=mix_seed(seed, epoch), rounds=_ROUNDS))
 
 
 @lru_cache(maxsize=64)
-def mixed(seed: int, number: int) -> int:
+def mix_seed(seed: int, number: int) -> int:
     """32 bits that depend on both `seed` and `number`: the seed of an epoch, or of a second stream. The same pairs are
     keys elsewhere, see `draws.Purpose`.
 

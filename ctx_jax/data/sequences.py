@@ -43,7 +43,7 @@ class Sequences(Iterator[Batch]):
     Positions (`batch.position`, `sequences.position`, for `seek`): `epoch` and `index`, int32 [B]: the place in the
     epoch's order of each row's last example. Several hosts' concatenated are the position of all rows, whatever number
     of hosts goes on from it. A source of another length or number of rows (a second phase) has positions of its own;
-    it starts at its beginning, with a seed of its own (`order.mixed(seed, 1)`), or both phases read the same order.
+    it starts at its beginning, with a seed of its own (`order.mix_seed(seed, 1)`), or both phases read the same order.
 
     Args:
         tokens: the text; see `tokens.cache_tokens`.

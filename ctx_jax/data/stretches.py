@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ctx_jax.data.order import mixed
+from ctx_jax.data.order import mix_seed
 from ctx_jax.data.packing import Layout, Rows
 from ctx_jax.data.tokens import Tokens
 
@@ -24,7 +24,7 @@ def lay_out(tokens: Tokens, seed: int, lay: Callable[[Tokens, int], Layout], *, 
     whole_documents: cut at the ends of documents alone, however long they are, and leave two of them together.
     """
     parts = [
-        lay(part, mixed(seed, _SEEDS + number) if number else seed)
+        lay(part, mix_seed(seed, _SEEDS + number) if number else seed)
         for number, part in enumerate(_cut(tokens, whole_documents))
     ]
     return parts[0] if len(parts) == 1 else _Stretches(parts)

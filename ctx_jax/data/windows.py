@@ -18,7 +18,7 @@ import numpy as np
 
 from ctx_jax.data.batch import Batch
 from ctx_jax.data.lanes import Lanes, Sentences
-from ctx_jax.data.order import mixed
+from ctx_jax.data.order import mix_seed
 from ctx_jax.text.characters import END, WordEncoder
 
 
@@ -97,7 +97,7 @@ class Windows(Iterator[Batch]):
         self._encode = WordEncoder(max_characters) if inputs == "characters" else None
         self._lanes, self._window, self._rows, self._pad = lanes, window, own, pad
         self._walked = own if assignment == "lanes" and epochs is None else range(lanes)
-        seeds = {"": seed} if directions == "shared" else {"": seed, "_reverse": mixed(seed, 1)}
+        seeds = {"": seed} if directions == "shared" else {"": seed, "_reverse": mix_seed(seed, 1)}
         self._orders = {
             suffix: Lanes(
                 sentences,

@@ -26,7 +26,7 @@ from ctx_jax.training.bilm import BiLMTask, with_vocabulary
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.devices import is_first_host
 from ctx_jax.training.task import Params, Task
-from ctx_jax.training.transformer import TransformerTask, adapted, first_sentences, fitted, held_out
+from ctx_jax.training.transformer import TransformerTask, adapt, first_sentences, held_out, with_tokenizer
 
 TEXTS = "texts.json"
 
@@ -55,7 +55,7 @@ def open_task(config: TrainConfig, run_dir: Path, say: Callable[[str], None], *,
     raise TypeError(f"nothing trains a {type(config.model).__name__}")
 
 
-def completed(config: TrainConfig, old: TrainConfig) -> BiLM | Transformer:
+def complete(config: TrainConfig, old: TrainConfig) -> BiLM | Transformer:
     """The model of a command line, with what the run it goes on with has found out: the size of its vocabulary, the
     tokenizer's padding, the shape of what it started from."""
     match config.model, old.model:
@@ -63,7 +63,7 @@ def completed(config: TrainConfig, old: TrainConfig) -> BiLM | Transformer:
             return replace(config.model, vocabulary=old.model.vocabulary)
         case Transformer(), Transformer() if config.init and config.init == old.init:
             assert config.sequences is not None, "checked with the config"
-            return adapted(config.model, old.model, config.sequences)
+            return adapt(config.model, old.model, config.sequences)
         case Transformer(), Transformer():
             size = config.model.vocabulary or old.model.vocabulary
             return replace(config.model, vocabulary=size, pad_id=old.model.pad_id)
@@ -90,7 +90,7 @@ def _open_transformer(
     given: Subwords | None = None
     if config.init and not resumed:
         imported_model, imported, given = _import(config.init)
-        model = adapted(model, imported_model, config.sequences)
+        model = adapt(model, imported_model, config.sequences)
     elif config.tokenizer.file and not resumed:
         given = _read_tokenizer(config.tokenizer.file, causal=model.causal)
     train, valid = _texts(config, run_dir, say, resumed=resumed)
@@ -100,7 +100,7 @@ def _open_transformer(
         huggingface.keep_architecture(run_dir, huggingface.kept_architecture(config.init) if config.init else None)
     subwords = subword_files.read_folder(run_dir)
     say(f"tokenizer of {len(subwords):,} tokens")
-    model = fitted(model, config.sequences, subwords, imported=bool(config.init))
+    model = with_tokenizer(model, config.sequences, subwords, imported=bool(config.init))
 
     def cut(text: Sentences) -> Tokens:
         return cache_tokens(text, subwords, config.data.cache or run_dir / "cache", report=say)

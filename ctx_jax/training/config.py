@@ -152,7 +152,7 @@ def check_config(config: TrainConfig) -> None:
                 )
 
 
-def labelled(sequences: SequenceConfig) -> bool:
+def has_label(sequences: SequenceConfig) -> bool:
     """Whether batches have a label for the second text of their pairs."""
     return sequences.form == "pairs" and sequences.pairs != "none"
 
@@ -177,7 +177,7 @@ def check_sequences(model: Transformer, sequences: SequenceConfig, *, imported: 
             f"pairs need two token types, the model has {model.token_types}: set "
             f"{either('token-types 2')}--sequences.form full"
         )
-    wanted = labelled(sequences)
+    wanted = has_label(sequences)
     if (model.pooler, model.next_sentence) != (wanted, wanted):
         no = "" if wanted else "no-"
         raise ValueError(

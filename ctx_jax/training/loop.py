@@ -20,7 +20,7 @@ from ctx_jax.training.devices import Devices, agreed_step, first_hosts, is_first
 from ctx_jax.training.metrics import Display, Metrics, MetricsLog, Speed, peak_flops
 from ctx_jax.training.optimizer import schedule
 from ctx_jax.training.signals import StopRequests
-from ctx_jax.training.step import State, begun_from, empty_window, initial_state, make_step, measured
+from ctx_jax.training.step import State, begun_from, empty_window, initial_state, make_step, params_to_measure
 from ctx_jax.training.task import Task
 
 Position = dict[str, np.ndarray]
@@ -142,7 +142,7 @@ class Loop:
         return state._replace(window=self.fresh_window())
 
     def _evaluate(self, state: State, log: MetricsLog | None, display: Display) -> Metrics | None:
-        params = self.devices.local(measured(state))
+        params = self.devices.local(params_to_measure(state))
         metrics = self.task.evaluate(params, self.devices.local_devices, display.say)
         if metrics is not None:
             metrics = first_hosts(metrics)
@@ -211,5 +211,5 @@ def train(
         announce(f"stopped at step {loop.step} of {config.steps} and saved; the same command goes on from there")
         return False
     if shown:
-        task.report(loop.devices.local(measured(final)), announce)
+        task.report(loop.devices.local(params_to_measure(final)), announce)
     return True

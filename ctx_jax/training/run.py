@@ -10,7 +10,7 @@ from ctx_jax.checkpoints import configs, run_files
 from ctx_jax.checkpoints.run_files import CONFIG
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.folders import locked
-from ctx_jax.training.choose import completed, files_of, open_task
+from ctx_jax.training.choose import complete, files_of, open_task
 from ctx_jax.training.config import TrainConfig, check_config, check_resume
 from ctx_jax.training.devices import agreed_step, first_host_first, fix_kernels, is_first_host, join_hosts
 from ctx_jax.training.loop import train
@@ -47,7 +47,7 @@ def run(config: TrainConfig) -> bool:
         if latest is not None or path.is_file():
             old = configs.read(run_files.existing(run_dir, CONFIG), [TrainConfig])
         if latest is not None:
-            config = replace(config, model=completed(config, old))
+            config = replace(config, model=complete(config, old))
             check_resume(old, config, configs.differences(old, config))
             if latest >= config.steps:
                 say(f"resumed from step {latest}\nnothing to train: all {config.steps} steps are done. {_MORE}")

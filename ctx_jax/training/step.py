@@ -38,7 +38,7 @@ class State(NamedTuple):
     window: Window
 
 
-def measured(state: State) -> Params:
+def params_to_measure(state: State) -> Params:
     """The parameters that evaluation and reports see: the average where there is one."""
     return state.average or state.params
 

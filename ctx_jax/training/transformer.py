@@ -12,7 +12,7 @@ import numpy as np
 
 from ctx_jax import losses
 from ctx_jax.data.batch import Batch
-from ctx_jax.data.order import mixed
+from ctx_jax.data.order import mix_seed
 from ctx_jax.data.phases import Phases
 from ctx_jax.data.progress import Pace
 from ctx_jax.data.sequence_config import SequenceConfig
@@ -24,7 +24,7 @@ from ctx_jax.models import transformer
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.templates import BERT_PAIR, PairLayout
-from ctx_jax.training.config import check_sequences, labelled
+from ctx_jax.training.config import check_sequences, has_label
 from ctx_jax.training.task import Batches, Carry, Params, Terms, perplexity
 
 AT_ONCE = 16_384
@@ -37,17 +37,19 @@ _KEPT = ("compute", "attention", "scan", "remat", "embedding_dropout", "attentio
          "feed_forward_inner_dropout", "feed_forward_dropout")  # fmt: skip
 
 
-def adapted(wanted: Transformer, imported: Transformer, sequences: SequenceConfig) -> Transformer:
+def adapt(wanted: Transformer, imported: Transformer, sequences: SequenceConfig) -> Transformer:
     """The shape of an import, run as `wanted` says: its arithmetic and dropout. Of the heads it has those that the
     sequences train."""
-    trained = labelled(sequences)
+    trained = has_label(sequences)
     head = imported.head if imported.head != "none" else "transform"
     return replace(
         imported, head=head, pooler=trained, next_sentence=trained, **{name: getattr(wanted, name) for name in _KEPT}
     )
 
 
-def fitted(model: Transformer, sequences: SequenceConfig, subwords: Subwords, *, imported: bool = False) -> Transformer:
+def with_tokenizer(
+    model: Transformer, sequences: SequenceConfig, subwords: Subwords, *, imported: bool = False
+) -> Transformer:
     """The model with the tokenizer's vocabulary and padding; ValueError where they or the sequences do not fit it."""
     check_sequences(model, sequences, imported=imported)
     if model.vocabulary:
@@ -104,7 +106,7 @@ def held_out_metrics(
     report: Callable[[str], None],
     devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, float]:
-    """`reported` of a text with one fixed mask and without dropout, by the devices given (default: this machine's).
+    """`metrics_of` of a text with one fixed mask and without dropout, by the devices given (default: this machine's).
 
     Masks belong to examples, so that the rows read at a time change nothing but rounding. `report` hears how far it is.
     """
@@ -112,7 +114,7 @@ def held_out_metrics(
     few = replace(sequences, rows=rows_at_once(sequences, len(devices)))
     pace = Pace("evaluating", "tokens", report, len(tokens.ids))
     batches = _counted(held_out(tokens, subwords, model, few), pace)
-    return reported(term_means(model, params, batches, few.rows, devices=devices))
+    return metrics_of(term_means(model, params, batches, few.rows, devices=devices))
 
 
 def _counted(batches: Iterable[Batch], pace: Pace) -> Iterator[Batch]:
@@ -130,7 +132,7 @@ SHARES = {"masked": 1.0, "next_token": 1.0, "accuracy": 0.0, "next_sentence": 1.
 """The coefficients of the terms; the accuracies are counted, not trained on."""
 
 
-def reported(means: dict[str, float]) -> dict[str, float]:
+def metrics_of(means: dict[str, float]) -> dict[str, float]:
     """Metrics of the terms' means: loss, perplexity of the tokens, accuracy, and the pair's where there is one."""
     name = "masked" if "masked" in means else "next_token"
     loss = sum(share * means[term] for term, share in SHARES.items() if share and term in means)
@@ -143,7 +145,7 @@ def reported(means: dict[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True, eq=False)
 class TransformerTask:
-    """See `training.task.Task`; `model` is `fitted` to sequences and tokenizer."""
+    """See `training.task.Task`; `model` is one `with_tokenizer`."""
 
     model: Transformer
     sequences: SequenceConfig
@@ -159,7 +161,7 @@ class TransformerTask:
     def coefficients(self) -> dict[str, float]:
         """`SHARES` of the terms that the model and its sequences have."""
         terms = ["next_token" if self.model.causal else "masked", "accuracy"]
-        terms += ["next_sentence", "next_sentence_accuracy"] if labelled(self.sequences) else []
+        terms += ["next_sentence", "next_sentence_accuracy"] if has_label(self.sequences) else []
         return {name: SHARES[name] for name in terms}
 
     @property
@@ -197,7 +199,7 @@ class TransformerTask:
         parts = early.rows // self.sequences.rows
         # Seeds of their own, or the second phase would read the first one's order and masks again.
         return Phases(
-            self._rows(early, first * parts, count * parts, mixed(self.seed, 1)), self.sequences.first_steps, second
+            self._rows(early, first * parts, count * parts, mix_seed(self.seed, 1)), self.sequences.first_steps, second
         )
 
     def _rows(self, config: SequenceConfig, first: int, count: int, seed: int) -> Sequences:
@@ -218,7 +220,7 @@ class TransformerTask:
 
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Loss, perplexity of the predicted tokens, accuracy."""
-        return reported(means)
+        return metrics_of(means)
 
     def evaluate(
         self, params: Params, devices: Sequence[jax.Device], say: Callable[[str], None]
