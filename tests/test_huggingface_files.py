@@ -208,6 +208,12 @@ def test_tied_copies_must_agree(folder: Path) -> None:
         ({"model_type": "t5"}, "model_type is 't5'; these are read"),
         ({"position_embedding_type": "relative_key"}, "only 'absolute' can be expressed"),
         ({"is_decoder": True}, "only False can be expressed"),
+        ({"is_decoder": None}, "is_decoder is None, only False"),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder is True, only False"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads is .*only .* can be expressed"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings needs a bool, got 'false'"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be at least 0, got nan"),
+        ({"pad_token_id": 23}, "pad_token_id must be below vocab_size, which is 23, got 23"),
         ({"hidden_act": "mish"}, "hidden_act is 'mish'; these can be expressed"),
         ({"hidden_act": ["gelu"]}, "hidden_act is ..gelu..; these can be expressed"),
         ({"num_attention_heads": 3}, "must be a multiple of heads"),
@@ -223,6 +229,11 @@ def test_configs_that_cannot_be_expressed(entries: dict[str, Any], says: str, fo
     _configure(folder, **entries)
     with pytest.raises(ValueError, match=says):
         huggingface.read(folder)
+
+
+def test_keys_that_change_nothing_are_no_reason_to_refuse() -> None:
+    harmless = {"chunk_size_feed_forward": 3, "position_embedding_type": None, "pruned_heads": None}
+    assert model_from_config(BERT | harmless | {"is_encoder_decoder": None}) == model_from_config(BERT)
 
 
 def test_missing_keys_are_not_guessed() -> None:
@@ -251,19 +262,27 @@ def test_modernbert_configs_old_and_new_are_one() -> None:
     assert model == model_from_config({**modern, **new})
     assert model.local_layers == (1,)
     assert model.window == 4
+    one = model_from_config({**modern, **old, "local_rope_theta": None})
+    assert one.local_rotary_theta == one.rotary_theta == 1e5
     assert model_from_config(config_from_model(model)) == model
     scaled = {**new, "rope_parameters": {kind: {"rope_type": "linear", "rope_theta": 1e4} for kind in rotary}}
+    old_local = {key: value for key, value in old.items() if key != "local_rope_theta"}
     short = {**new, "layer_types": ["full_attention"]}
     for wrong in (
-        *(short, scaled, {"layer_types": [*rotary]}, {"global_rope_theta": 1}),
+        *(short, scaled, {"layer_types": [*rotary]}, {"global_rope_theta": 1}, old_local),
         *({**old, name: wrong} for name in old for wrong in (0, "2")),
         *({**new, "layer_types": wrong} for wrong in (2, ["full_attention", ["full_attention"]])),
         *({**new, "rope_parameters": wrong} for wrong in (7, dict.fromkeys(rotary, 3))),
     ):
         with pytest.raises(ValueError, match=r"^config.json of modernbert: .*(layer_types|rope|global_attn)"):
             model_from_config({**modern, **wrong})
-    with pytest.raises(ValueError, match="local_attention needs a int, got None"):
-        model_from_config({**modern, **new, "local_attention": None})
+    for key, wrong, said in (
+        *(("local_attention", None, "needs a int"), ("local_attention", 2.5, "needs a int")),
+        *(("local_attention", -1, "must be at least 0"), ("classifier_bias", "no", "needs a bool")),
+        ("decoder_bias", 1, "needs a bool"),
+    ):
+        with pytest.raises(ValueError, match=f"^config.json of modernbert: {key} {said}, got "):
+            model_from_config({**modern, **new, key: wrong})
 
 
 def test_a_model_no_file_can_express_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from ctx_jax.text.subwords import Subwords
 _OURS = ("compute", "attention", "scan", "remat", "depth_scaled", "initial_scale")
 # How a model is trained on: an architecture that has fewer rates than we do gets the nearest.
 _DROPOUT = tuple(field.name for field in fields(Transformer) if field.name.endswith("_dropout"))
+# What none of our models does, wherever a file says so.
+_EMPTY = {"pruned_heads": {}, "is_encoder_decoder": False}
 # Seen in a file's tensors, not in its config.
 _SEEN = ("head", "pooler", "next_sentence", "tied", "decoder_bias", "head_bias", "head_activation")
 
@@ -44,8 +46,10 @@ def model_from_config(
     absent = sorted({*keys.required, *keys.activations} - {*config} - {"pad_token_id"})
     if absent:
         raise ValueError(f"config.json of {architecture}: these keys are needed and missing: {absent}")
-    for key, value in keys.constant.items():
-        if config.get(key, value) != value:
+    for key, value in (*keys.constant.items(), *_EMPTY.items()):
+        # transformers reads null as the default for these alone, and refuses it elsewhere.
+        unset = config.get(key, value) is None and key in ("position_embedding_type", *_EMPTY)
+        if not unset and config.get(key, value) != value:
             raise ValueError(
                 f"config.json of {architecture}: {key} is {config[key]!r}, only {value!r} can be expressed"
             )
@@ -60,6 +64,11 @@ def model_from_config(
         values |= {"feed_forward": 4 * values["dim"] if inner is None else inner, "pad_id": config.get("pad_token_id")}
         _check_type(architecture, "n_inner", values["feed_forward"], "feed_forward")
         _check_type(architecture, "pad_token_id", values["pad_id"], "pad_id")
+    if values["pad_id"] is not None and values["pad_id"] >= values["vocabulary"]:
+        raise ValueError(
+            f"config.json of {architecture}: pad_token_id must be below vocab_size, which is {values['vocabulary']}, "
+            f"got {values['pad_id']}"
+        )
     if architecture == "modernbert":
         values |= _modern_layers(config)
     if "initializer_range" in config:
@@ -67,7 +76,8 @@ def model_from_config(
         values["initial_scale"] = config["initializer_range"]
     direct = architecture in ("gpt2", "openai-gpt")
     values |= {"head": ("direct" if direct else "transform") if head else "none"}
-    values |= {"pooler": pooler, "next_sentence": next_sentence, "tied": bool(config.get("tie_word_embeddings", True))}
+    values |= {"pooler": pooler, "next_sentence": next_sentence}
+    values |= {"tied": _flag(config, architecture, "tie_word_embeddings", "tied", True)}
     values |= {"decoder_bias": not direct, **_head(config, architecture, values["activation"])}
     try:
         return Transformer(**values)
@@ -87,6 +97,12 @@ def _check_type(architecture: Architecture, key: str, value: Any, field: str) ->
         raise ValueError(f"config.json of {architecture}: {key} {wrong}, got {value!r}")
 
 
+def _flag(config: Mapping[str, Any], architecture: Architecture, key: str, field: str, default: bool) -> bool:
+    """A key that may be left out, but is no flag unless it is true or false."""
+    _check_type(architecture, key, config.get(key, default), field)
+    return bool(config.get(key, default))
+
+
 def _activation(name: Any, key: str, architecture: Architecture) -> str:
     known = GPT_READ if architecture == "openai-gpt" else READ
     if not isinstance(name, str) or name not in known:
@@ -103,8 +119,8 @@ def _head(config: Mapping[str, Any], architecture: Architecture, activation: str
                 "head_activation": _activation(
                     config.get("classifier_activation", "gelu"), "classifier_activation", architecture
                 ),
-                "head_bias": bool(config.get("classifier_bias", False)),
-                "decoder_bias": bool(config.get("decoder_bias", True)),
+                "head_bias": _flag(config, architecture, "classifier_bias", "head_bias", False),
+                "decoder_bias": _flag(config, architecture, "decoder_bias", "decoder_bias", True),
             }
         case _:
             return {}  # RoBERTa's is always gelu
@@ -141,10 +157,10 @@ def _modern_thetas(config: Mapping[str, Any]) -> tuple[float, float]:
     """The bases of the rotary positions, of layers that see all and of those that see their neighbourhood."""
     rotary = config.get("rope_parameters")
     if rotary is None:
-        if "global_rope_theta" not in config:
-            raise ValueError("config.json of modernbert: it needs rope_parameters or global_rope_theta")
-        whole = config["global_rope_theta"]
-        local = config.get("local_rope_theta")
+        absent = sorted({"global_rope_theta", "local_rope_theta"} - {*config})
+        if absent:
+            raise ValueError(f"config.json of modernbert: it needs rope_parameters, or these keys too: {absent}")
+        whole, local = config["global_rope_theta"], config["local_rope_theta"]
         thetas = {"global_rope_theta": whole, "local_rope_theta": whole if local is None else local}
     else:
         thetas = {}

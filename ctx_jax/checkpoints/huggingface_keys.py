@@ -56,12 +56,7 @@ _BERT = Keys(
     },
     activations={"hidden_act": "activation"},
     fixed={},
-    constant={
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
-        "chunk_size_feed_forward": 0,
-    },
+    constant={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
 )
 _ROBERTA = _BERT._replace(fixed={"positions_after_padding": True})
 _DISTILBERT = Keys(
@@ -78,7 +73,7 @@ _DISTILBERT = Keys(
     },
     activations={"activation": "activation"},
     fixed={"token_types": 0, "norm_epsilon": 1e-12, "attention_output_dropout": 0.0},
-    constant={"chunk_size_feed_forward": 0},
+    constant={},
 )
 _MODERNBERT = Keys(
     required={
