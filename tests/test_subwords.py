@@ -4,6 +4,7 @@ import gzip
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,18 +136,72 @@ def test_sentencepiece_files_cut_as_sentencepiece_does(files: Path, botchan: lis
             assert xlm_r.tolist() == [number + 1 if number > 2 else 3 for number in expected]
 
 
-def test_sentencepiece_bpe_and_words(files: Path, botchan: list[str], tmp_path: Path) -> None:
-    library = pytest.importorskip("sentencepiece")
+def trained(library: Any, botchan: list[str], folder: Path, **options: Any) -> Path:
     library.SentencePieceTrainer.train(
-        sentence_iterator=iter(botchan[:300]), model_prefix=str(tmp_path / "bpe"), model_type="bpe", vocab_size=300,
-        minloglevel=9,
+        sentence_iterator=iter(botchan[:300]), model_prefix=str(folder / "own"), minloglevel=9, hard_vocab_limit=False,
+        **{"vocab_size": 300, **options},
     )  # fmt: skip
-    original = library.SentencePieceProcessor(model_file=str(tmp_path / "bpe.model"))
-    ours = read_sentencepiece(tmp_path / "bpe.model", add_missing=True)
-    assert [ids.tolist() for ids in ours.of_text(botchan[:500])] == original.encode(botchan[:500])
+    return folder / "own.model"
+
+
+KEPT = {"remove_extra_whitespaces": False}
+ODD = [
+    *("Hello  world", " lead", "trail ", "a\tb", "\ta\r", "a \n b", "  ", "\u2581x a\u2581b", "cafe\u0301 \uff26"),
+    *("a\u200bb", "<x>tag", "a<x>b <x> c", "the other", "(a) - \u00a35", "[CTL] a[CTL]", "<0x41> a<0x41>b"),
+]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model_type": "bpe", "control_symbols": "[CTL]"},
+        {"model_type": "bpe", "normalization_rule_name": "identity", **KEPT},
+        {"normalization_rule_name": "nfkc"},
+        KEPT,
+        {**KEPT, "add_dummy_prefix": False},
+        {"byte_fallback": True, "vocab_size": 500, "user_defined_symbols": "<x>,the"},
+        {"control_symbols": "[CTL]", "user_defined_symbols": "(,),-,\u00a3,<x>,tag", "add_dummy_prefix": False},
+    ],
+    ids=str,
+)
+def test_sentencepiece_settings_cut_as_sentencepiece_does(
+    options: dict[str, Any], botchan: list[str], tmp_path: Path
+) -> None:
+    library = pytest.importorskip("sentencepiece")
+    path = trained(library, botchan, tmp_path, **options)
+    original = library.SentencePieceProcessor(model_file=str(path))
+    ours = read_sentencepiece(path, add_missing=True)
+    texts = botchan[:500] + ODD
+    assert [ids.tolist() for ids in ours.of_text(texts)] == original.encode(texts)
+    words = ["a", "<mask>", "b"]  # the space before a word is its own, whatever stands before it
+    assert ours.of_words([words])[0].words.tolist()[-2:] in ([1, 2], [2, 2])
+    assert ours.of_text(["a <mask> b"])[0].tolist() == ours.of_words([words])[0].ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"treat_whitespace_as_suffix": True}, "space behind a word .treat_whitespace_as_suffix"),
+        ({"split_by_whitespace": False}, "over a space .split_by_whitespace is false.: '\u2581.*\u2581"),
+        ({"model_type": "bpe", "user_defined_symbols": "<x>"}, "user-defined piece, '<x>', which .* unigram"),
+        ({"normalization_rule_name": "nmt_nfkc_cf", "user_defined_symbols": "<X>"}, "'<X>', .* normalizing"),
+        ({"model_type": "char"}, "character model"),
+    ],
+)
+def test_sentencepiece_settings_that_cannot_be_kept(
+    options: dict[str, Any], said: str, botchan: list[str], tmp_path: Path
+) -> None:
+    library = pytest.importorskip("sentencepiece")
+    path = trained(library, botchan, tmp_path, **options)
+    with pytest.raises(ValueError, match=rf"own.model .*{said}"):
+        read_sentencepiece(path, add_missing=True)
+
+
+def test_sentencepiece_words(files: Path) -> None:
+    pytest.importorskip("sentencepiece")
     words = read(files / "albert_test_vocab.spm")
     assert words.special == BERT_WITH_SMALL_PAD
-    assert words.tokens(words.of_text(["the quick cat"])[0])[0] == "▁the"
+    assert words.tokens(words.of_text(["the quick cat"])[0])[0] == "\u2581the"
 
 
 BERT_WITH_SMALL_PAD = SpecialTokens("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")

@@ -6,7 +6,7 @@ Its kinds map to Unigram, BPE and WordLevel. Ids stay SentencePiece's own, or mo
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.templates import BERT, ROBERTA, SpecialTokens, surround
@@ -14,6 +14,8 @@ from ctx_jax.text.templates import BERT, ROBERTA, SpecialTokens, surround
 SUFFIXES = (".model", ".spm")
 Layout = Literal["plain", "xlm-r"]
 
+_SPACE = "\u2581"  # ▁, what a space is in a piece
+_GUARD = "\ufdd0"  # no character of any text
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED = range(1, 6)  # what a piece is
 
 
@@ -31,16 +33,18 @@ def read_sentencepiece(
     special      absent: `[CLS]`, `[SEP]` ... if the file has `[CLS]`, else `<s>`, `</s>` ...; the unknown is the file's
     add_missing  give tokens that the file lacks (most lack `<pad>` and `<mask>`) new ids at the end; else refuse
 
+    Its control pieces are never found in text, as in SentencePiece; special tokens are, as in transformers. Of a word
+    model, unknown words that follow each other stay one token each.
+
     Raises ModuleNotFoundError without the package: install `ctx-jax[sentencepiece]`. FileNotFoundError, ValueError:
-    nothing there, no SentencePiece file, a kind that cannot be told in other terms, a special token lacking.
+    nothing there, no SentencePiece file, a setting or a kind that cannot be told in other terms, a special token
+    lacking.
     """
     path = Path(path)
     proto = _parse(path)
-    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    _check(path, proto)
     kinds = [piece.type for piece in proto.pieces]
-    if _UNUSED in kinds:
-        raise ValueError(f"{path} marks pieces as unused, which tokenizers cannot express")
-    names = [piece for piece, _ in pieces]
+    names = [piece.piece for piece in proto.pieces]
     unknown = kinds.index(_UNKNOWN)
     if layout == "xlm-r":
         if kinds[:3].count(_NORMAL):
@@ -48,8 +52,6 @@ def read_sentencepiece(
                 f"{path}: XLM-R's layout needs <unk>, <s>, </s> as the first three pieces, got {names[:3]}"
             )
         special = ROBERTA
-        pieces = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")] + pieces[3:] + [("<mask>", 0.0)]
-        unknown = 3
     elif special is None:
         family = BERT if BERT.begin in names else ROBERTA
         pad = next(
@@ -57,11 +59,13 @@ def read_sentencepiece(
             family.pad,
         )
         special = SpecialTokens(pad, names[unknown], family.begin, family.end, family.mask)
-    tokenizer = Tokenizer(_model(path, proto, pieces, unknown))
-    _dress(tokenizer, proto.normalizer_spec)
-    user = [AddedToken(name, normalized=False) for name, kind in zip(names, kinds, strict=True) if kind == _USER]
-    tokenizer.add_tokens(user)
     roles = special.roles()
+    pieces = _pieces(path, proto, {*roles.values()})
+    if layout == "xlm-r":
+        pieces = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")] + pieces[3:] + [("<mask>", 0.0)]
+        unknown = 3
+    tokenizer = Tokenizer(_model(path, proto, pieces, unknown))
+    _dress(tokenizer, proto)
     lacking = [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]
     if lacking and not add_missing:
         raise ValueError(
@@ -95,6 +99,43 @@ def _parse(path: Path) -> Any:
     return proto
 
 
+def _check(path: Path, proto: Any) -> None:
+    """Refuses the settings under which `tokenizers`, which cuts at spaces first, would cut otherwise."""
+    across = [piece.piece for piece in proto.pieces if _SPACE in piece.piece[1:] or " " in piece.piece]
+    if proto.trainer_spec.treat_whitespace_as_suffix:
+        wrong = "puts the space behind a word (treat_whitespace_as_suffix)"
+    elif not proto.normalizer_spec.escape_whitespaces:
+        wrong = "leaves spaces as they are (escape_whitespaces is false)"
+    elif across:
+        wrong = f"has pieces that go over a space (split_by_whitespace is false): {', '.join(map(repr, across[:3]))}"
+    elif any(piece.type == _UNUSED for piece in proto.pieces):
+        wrong = "marks pieces as unused"
+    else:
+        return
+    raise ValueError(f"{path} {wrong}, which cannot be kept where text is cut word by word: give a model without it")
+
+
+def _pieces(path: Path, proto: Any, roles: set[str]) -> list[tuple[str, float]]:
+    """Pieces and scores; what SentencePiece never finds in text has a name that no text has."""
+    charsmap = proto.normalizer_spec.precompiled_charsmap
+    normalize = normalizers.Precompiled(charsmap).normalize_str if charsmap else str
+    pieces = []
+    for piece in proto.pieces:
+        name, score = piece.piece, piece.score
+        if piece.type == _CONTROL and name not in roles:
+            name = f" {name}"  # spaces become ▁ before pieces are looked for
+        elif piece.type == _USER and name not in roles:
+            text = name.replace(_SPACE, " ")
+            if proto.trainer_spec.model_type != 1 or normalize(text) != text:
+                raise ValueError(
+                    f"{path} has a user-defined piece, {name!r}, which is read from unigram models alone and where "
+                    "normalizing does not change it; special= names those that are special tokens"
+                )
+            score = -0.1  # what SentencePiece's unigram model gives it in place of the file's 0
+        pieces.append((name, score))
+    return pieces
+
+
 def _model(path: Path, proto: Any, pieces: list[tuple[str, float]], unknown: int) -> Any:
     """The pieces in order as a model of `tokenizers`."""
     bytes_too = bool(proto.trainer_spec.byte_fallback)
@@ -123,14 +164,24 @@ def _merges(pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tuple[
     return [(left, right) for *_, left, right in found]
 
 
-def _dress(tokenizer: Tokenizer, spec: Any) -> None:
+def _dress(tokenizer: Tokenizer, proto: Any) -> None:
     """Normalizing and splitting at spaces as the file's own settings say."""
+    spec = proto.normalizer_spec
     steps: list[Any] = []
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
-    if spec.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    scheme: Literal["first", "never"] = "never"
+    splits: list[Any] = []
+    if spec.remove_extra_whitespaces:  # U+0020 alone; \A and \z, as ^ and $ are the ends of each line
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+        if spec.add_dummy_prefix:
+            steps.append(normalizers.Prepend(_SPACE))
+    elif spec.add_dummy_prefix:  # Metaspace adds none to a text that begins with one, unless a guard stands before it
+        scheme = "first"
+        steps += [normalizers.Replace(Regex(rf"\A{space}"), _GUARD + space) for space in (" ", _SPACE)]
+        splits.append(pre_tokenizers.Split(_GUARD, "removed"))
+    if proto.trainer_spec.byte_fallback:  # the name of a byte's piece, standing in the text, is no byte
+        splits.append(pre_tokenizers.Split(Regex("<(?=0x[0-9A-F]{2}>)"), "merged_with_previous"))
     tokenizer.normalizer = normalizers.Sequence(steps)
-    scheme: Literal["always", "never"] = "always" if spec.add_dummy_prefix else "never"
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme=scheme), *splits])
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always" if spec.add_dummy_prefix else "never")
