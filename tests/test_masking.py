@@ -255,6 +255,7 @@ def test_a_row_without_ordinary_tokens_predicts_nothing() -> None:
     ("settings", "said"),
     [
         ({"rate": 1.5}, r"rate \(--sequences\.rate\) is a share between 0 and 1, got 1.5"),
+        ({"rate": 0.0}, r"rate \(--sequences\.rate\) must be above 0, .*got 0.0"),
         ({"short": float("nan")}, r"--sequences\.short\) .* got nan"),
         ({"masked": -0.1}, r"--sequences\.masked\) .* got -0.1"),
         (

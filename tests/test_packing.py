@@ -121,7 +121,7 @@ def test_full_sentences_drawn() -> None:
 def test_two_phases_drawn() -> None:
     """As many tokens a batch in rows of half the length, for one batch; then the text from its beginning."""
     tokens, letters = text("a b / c d e", "f g h / i", "j k l m n")
-    config = SequenceConfig(length=12, rows=1, rate=0.0, first_steps=1, first_length=6)
+    config = SequenceConfig(length=12, rows=1, masked=0.0, randomized=0.0, first_steps=1, first_length=6)
     assert config.first_phase is not None
     early, late = (Sequences(tokens, letters, part, shuffle=False) for part in (config.first_phase, config))
     given = Phases(early, 1, late)

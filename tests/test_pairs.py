@@ -167,3 +167,17 @@ def test_text_of_single_tokens_has_no_pairs() -> None:
     tokens = Tokens(np.arange(5, 7), np.ones(2, np.uint8), np.array([0, 1, 2]), np.array([0, 1]))
     with pytest.raises(ValueError, match=r"two tokens.*--sequences\.length"):
         pairs_of(tokens)
+
+
+@pytest.mark.parametrize("separators", [1, 2])
+def test_the_shortest_rows_hold_one_token_of_each_text(separators: int) -> None:
+    tokens, layout = corpus(10), PairLayout(separators, 1)
+    for kind in ("next_sentence", "order", "none"):
+        config = SequenceConfig(form="pairs", pairs=kind, length=4 + separators, short=0.5)
+        rows = every(Pairs(tokens, Names(), config, 0, layout))
+        assert rows["mask"].all() and ((rows["token_ids"] > 4).sum(axis=1) == 2).all()
+    two_phases = SequenceConfig(form="pairs", length=16, first_steps=1, first_length=4)
+    for short in (SequenceConfig(form="pairs", length=3 + separators), two_phases.first_phase):
+        assert short is not None
+        with pytest.raises(ValueError, match=f"rows of {4 + separators} .*got {short.length}: set --sequences.length"):
+            Pairs(tokens, Names(), short, 0, layout)

@@ -45,7 +45,8 @@ class Pairs:
     and `next_sentence_weight` float32 [B].
 
     Raises:
-        ValueError: next_sentence with fewer than two documents; no stretch of two tokens.
+        ValueError: rows too short for a token on each side; next_sentence with fewer than two documents; no stretch
+            of two tokens.
     """
 
     def __init__(
@@ -58,7 +59,13 @@ class Pairs:
     ) -> None:
         self._tokens, self._vocabulary, self._length = tokens, vocabulary, config.length
         self._layout, self._kind, self._seed = layout, config.pairs, seed
-        self._room = max(1, config.length - 2 - layout.separators)
+        self._room = config.length - 2 - layout.separators
+        if self._room < 2:
+            raise ValueError(
+                f"pairs need rows of {4 + layout.separators} tokens or more, {2 + layout.separators} special ones and "
+                f"one of each text, got {config.length}: set --sequences.length, or --sequences.first-length for the "
+                "first phase"
+            )
         bounds, document, first = cut_units(tokens, self._room)
         self._units = Units(*map(tokens.beside, (bounds, document, first)))
         if self._kind == "next_sentence" and len(first) < 3:

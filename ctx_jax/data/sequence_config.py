@@ -39,7 +39,7 @@ class SequenceConfig:
     """What is masked as a whole: single tokens, words, or spans of words (SpanBERT)."""
 
     rate: float = 0.15
-    """Share of the tokens that is predicted."""
+    """Share of the tokens that is predicted, above 0; `causal` predicts every token."""
 
     masked: float = 0.8
     """Of the predicted tokens, the share that the mask token stands for."""
@@ -77,6 +77,8 @@ class SequenceConfig:
         for name in ("short", "rate", "masked", "randomized"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{_said(name)} is a share between 0 and 1, got {getattr(self, name)}")
+        if not self.rate and self.form != "causal":
+            raise ValueError(f"{_said('rate')} must be above 0, or there is nothing to learn, got {self.rate}")
         if self.masked + self.randomized > 1 + 1e-9:
             raise ValueError(
                 f"{_said('masked')} and {_said('randomized')} are shares of the predicted tokens that sum to at most "
