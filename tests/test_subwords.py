@@ -324,3 +324,12 @@ def test_the_command_converts_and_completes_a_sentencepiece_file(files: Path, tm
     assert main(["tokenizer", str(tmp_path / "moved"), "--convert", str(toy), "--layout", "xlm-r"]) == 0
     moved = read(tmp_path / "moved")
     assert (moved.begin_id, moved.pad_id, moved.end_id, moved.unknown_id, moved.mask_id) == (0, 1, 2, 3, 1001)
+
+
+def test_half_a_surrogate_pair_is_named() -> None:
+    subwords = train(TEXT, "bpe", 290)
+    for read_texts in (subwords.of_text, lambda texts: subwords.of_words([text.split() for text in texts])):
+        with pytest.raises(ValueError, match=r"sentence 2 holds '\\ud83d' at character 4, half of a surrogate pair"):
+            read_texts(["the cat", "", "a b \ud83d"])
+        with pytest.raises((TypeError, AttributeError)):  # its own words for what is no string
+            read_texts(["a", 3])  # type: ignore[list-item]

@@ -152,8 +152,15 @@ class Subwords:
         return hashlib.sha256((text + repr(self.special)).encode()).hexdigest()
 
     def of_text(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of strings, split by the tokenizer's own rule, int32 [S] each, without special tokens around them."""
-        found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        """Ids of strings, split by the tokenizer's own rule, int32 [S] each, without special tokens around them.
+
+        Raises ValueError naming the text that holds half of a surrogate pair.
+        """
+        try:
+            found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError:  # which says nothing of it
+            _check_unicode(texts)
+            raise
         return [np.array(one.ids, np.int32) for one in found]
 
     def of_words(self, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
@@ -164,11 +171,17 @@ class Subwords:
             words given   un  believably      <U+200B>
             ids           un  believ  ##ably  [UNK]
             words         0   1       1       2
+
+        Raises ValueError naming the sentence that holds half of a surrogate pair.
         """
         # A blank word would lend its place to the space of the next: it is left out and gets its unknown afterwards.
         kept = [[number for number, word in enumerate(words) if word.strip()] for words in sentences]
         texts = [" ".join([words[i] for i in places]) for words, places in zip(sentences, kept, strict=True)]
-        found = self.tokenizer.encode_batch([text for text in texts if text], add_special_tokens=False)
+        try:
+            found = self.tokenizer.encode_batch([text for text in texts if text], add_special_tokens=False)
+        except TypeError:
+            _check_unicode(texts)
+            raise
         places = np.fromiter(chain.from_iterable(kept), np.int32)
         lengths = [len(words[i]) for words, numbers in zip(sentences, kept, strict=True) for i in numbers]
         rows = _rows(found, np.array(lengths, np.int64), [len(numbers) for numbers in kept if numbers])
@@ -233,6 +246,17 @@ class Subwords:
             partial = folder / f"{name}.partial"
             partial.write_text(text, encoding="utf-8")
             os.replace(partial, folder / name)  # noqa: PTH105 (atomic, and on every platform)
+
+
+def _check_unicode(texts: Sequence[str]) -> None:
+    for number, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"sentence {number} holds {text[error.start]!r} at character {error.start}, half of a surrogate pair, "
+                "which no tokenizer reads: decode the text's bytes anew, or replace it"
+            ) from None
 
 
 def _rows(found: Sequence[Encoding], lengths: np.ndarray, counts: Sequence[int]) -> np.ndarray:
