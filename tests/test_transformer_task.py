@@ -204,8 +204,8 @@ def test_sequences_longer_than_rotary_positions_are_refused_too(subwords: Subwor
     rotary = replace(PLAIN, positions="rotary", max_positions=15, token_types=0)
     with pytest.raises(ValueError, match=r"length 16 is longer than the 15 positions .*--model\.max-positions"):
         with_tokenizer(rotary, PHASED, subwords)
-    with pytest.raises(ValueError, match="positions hold 15"):
-        pseudo_perplexity(rotary, {}, subwords, [["cat"] * 14])
+    with pytest.raises(ValueError, match="positions hold 2: take a model with more"):
+        pseudo_perplexity(replace(rotary, max_positions=2), {}, subwords, [["cat"] * 14])
     inputs = {"token_ids": np.zeros((1, 16), np.int32), "token_mask": np.ones((1, 16), bool)}
     with pytest.raises(ValueError, match="longer than the 15"):
         embed_transformer(replace(rotary, vocabulary=len(subwords)), {}, inputs)
@@ -275,8 +275,12 @@ def test_pseudo_perplexity_masks_each_piece_in_turn(subwords: Subwords) -> None:
             count += 1
     assert found.tokens == count
     assert found.perplexity == pytest.approx(np.exp(nats / count), rel=1e-5)
-    with pytest.raises(ValueError, match="positions hold 16"):
-        pseudo_perplexity(task.model, params, subwords, [["cat"] * 30])
+    # What no row holds is cut into rows that are full, and the rest.
+    done: list[int] = []
+    long = pseudo_perplexity(task.model, params, subwords, [["dog"] * 30, ["dog"]], batch=4, advance=done.append)
+    parts = pseudo_perplexity(task.model, params, subwords, [*(["dog"] * n for n in (14, 14, 2)), ["dog"]], batch=4)
+    assert done == [1, 1]
+    assert (long.tokens, long.loss) == (parts.tokens, pytest.approx(parts.loss, rel=1e-6)) and long.tokens == 31
 
 
 def test_roberta_positions_begin_behind_the_padding(subwords: Subwords) -> None:

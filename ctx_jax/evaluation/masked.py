@@ -71,19 +71,20 @@ def pseudo_perplexity(
 ) -> PseudoPerplexity:
     """Mask each piece of each sentence (a list of words) in turn; a sentence of S pieces is read S times.
 
-    `batch` and `devices` change the speed alone; `advance` is called with the number of sentences just done. Raises
-    ValueError for a causal model, for a sentence longer than the model's positions (before any is read), and where no
-    sentence has a piece.
+    A sentence longer than the model's positions is cut as training's rows are: into parts that fill them, the rest
+    last, each read by itself. `batch` and `devices` change the speed alone; `advance` is called with the number of
+    sentences just done. Raises ValueError for a causal model, for one without room for a piece, and where no sentence
+    has a piece.
     """
     if model.causal:
         raise ValueError("pseudo-perplexity masks tokens; a causal model has a perplexity of its own")
-    rows = [subwords.wrap(subwords.of_words([words])[0].ids) for words in sentences]
-    for number, ids in enumerate(rows):
-        if len(ids) > model.longest:
-            raise ValueError(
-                f"sentence {number} has {len(ids)} tokens, the model's positions hold {model.longest}: split it into "
-                "shorter ones"
-            )
+    room = model.longest - len(subwords.before) - len(subwords.after)
+    if room < 1:
+        raise ValueError(
+            f"pseudo-perplexity needs room for a token between the special ones, the model's positions hold "
+            f"{model.longest}: take a model with more"
+        )
+    rows = [_parts(subwords, words, room) for words in sentences]
     run, params = _on_devices(model, params, batch, devices)
     nats = tokens = 0.0
     for arrays in _gaps(model, subwords, rows, batch, advance):
@@ -95,21 +96,30 @@ def pseudo_perplexity(
     return PseudoPerplexity(nats / tokens, round(tokens))
 
 
+def _parts(subwords: Subwords, words: Sequence[str], room: int) -> list[np.ndarray]:
+    ids = subwords.of_words([words])[0].ids
+    return [subwords.wrap(ids[start : start + room]) for start in range(0, len(ids), room)]
+
+
 def _gaps(
     model: Transformer,
     subwords: Subwords,
-    sentences: Sequence[np.ndarray],
+    sentences: Sequence[Sequence[np.ndarray]],
     batch: int,
     advance: Callable[[int], object],
 ) -> Iterator[Arrays]:
-    """Batches of rows with one masked piece each, all rows of a batch rounded to the same length."""
+    """Batches of rows with one masked piece each, all rows of a batch rounded to the same length.
+
+    sentences: the parts of each.
+    """
     waiting: dict[int, list[tuple[np.ndarray, int]]] = defaultdict(list)
-    for ids in sentences:
-        length = min(rounded(len(ids)), model.longest)
-        for place in range(len(subwords.before), len(ids) - len(subwords.after)):
-            waiting[length].append((ids, place))
-            if len(waiting[length]) == batch:
-                yield gap_rows(waiting.pop(length), length, batch, subwords)
+    for parts in sentences:
+        for ids in parts:
+            length = min(rounded(len(ids)), model.longest)
+            for place in range(len(subwords.before), len(ids) - len(subwords.after)):
+                waiting[length].append((ids, place))
+                if len(waiting[length]) == batch:
+                    yield gap_rows(waiting.pop(length), length, batch, subwords)
         advance(1)
     for length, rows in waiting.items():
         yield gap_rows(rows, length, batch, subwords)
