@@ -30,7 +30,8 @@ class TrainTokenizer:
     """The text: `python-docs`, files or globs separated by commas, or `tfds:NAME[/CONFIG][:SPLIT]`."""
 
     kind: Kind = "bpe"
-    """BERT's `wordpiece`, RoBERTa's byte-level `bpe`, or SentencePiece's `unigram`."""
+    """BERT's `wordpiece`, RoBERTa's byte-level `bpe`, or SentencePiece's `unigram`. The same text gives the same `bpe`;
+    the other two differ from training to training."""
 
     size: int = 16_384
     """Tokens of the vocabulary at most, special tokens included."""

@@ -13,7 +13,8 @@ class TokenizerConfig:
     folder with one of them. Empty: trained on the training text."""
 
     kind: Literal["wordpiece", "bpe", "unigram"] = "bpe"
-    """What is trained: BERT's `wordpiece`, RoBERTa's byte-level `bpe`, or SentencePiece's `unigram`."""
+    """What is trained: BERT's `wordpiece`, RoBERTa's byte-level `bpe`, or SentencePiece's `unigram`. The same text
+    gives the same `bpe`; the other two differ from training to training: to repeat a run exactly, give a `file`."""
 
     size: int = 16_384
     """The most tokens a trained vocabulary may hold, special tokens included."""

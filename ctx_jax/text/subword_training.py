@@ -31,7 +31,8 @@ def train(
     A sentence is a string or a list of words. `minimum_count` is how often a pair must occur to become a token
     (wordpiece and bpe). `causal`: for next-token models, like GPT-2's: `<|endoftext|>` is the only special token
     (beside the unknown of wordpiece and unigram), and nothing is put around a text. The same text gives the same bpe
-    tokenizer; the others differ from training to training in ties and last digits, so keep what was trained.
+    tokenizer; the others differ from training to training in ties and last digits, so keep what was trained: a run
+    that is to be repeated exactly needs `--tokenizer.file`.
 
     Raises ValueError for text that is empty or has more characters than `size` leaves room for.
     """
