@@ -40,7 +40,7 @@ def table(
     starts = np.array([start for start in first if start < len(sentences)], np.int64)
     tokens = tokens_of(sentences, starts, reader.subwords)
     rows = []
-    if pseudo:  # first, since it may refuse the text
+    if pseudo:  # first: it refuses a causal model
         pace = Pace("pseudo-perplexity", "sentences", report, len(sentences))
         result = pseudo_perplexity(model, encoder.params, reader.subwords, sentences, advance=pace.add)
         rows += [("pseudo-perplexity", f"{result.perplexity:,.4f}"), ("of tokens", f"{result.tokens:,}")]
