@@ -220,7 +220,7 @@ def test_tied_copies_must_agree(folder: Path) -> None:
         ({"num_attention_heads": 0}, "num_attention_heads must be at least 1, got 0"),
         ({"hidden_dropout_prob": 3}, r"hidden_dropout_prob must be in \[0, 1\), got 3"),
         ({"hidden_size": "8"}, "hidden_size needs a int, got '8'"),
-        ({"num_hidden_layers": -1}, "num_hidden_layers must be at least 1, got -1"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers must be at least 0, got -1"),
         ({"initializer_range": None}, "initializer_range needs a float, got None"),
         ({"vocab_size": 24}, "misshapen embeddings.word_embeddings.weight"),
     ],

@@ -255,7 +255,7 @@ NUMBERS = [field.name for field in fields(BERT) if type(field.default) in (int, 
     "field, value",
     [
         *((name, value) for name in NUMBERS for value in (-2, nan)),
-        *((name, 0) for name in ("dim", "layers", "heads", "feed_forward", "max_positions", "rotary_theta")),
+        *((name, 0) for name in ("dim", "heads", "feed_forward", "max_positions", "rotary_theta")),
         *((name, value) for name in NUMBERS if name.endswith("_dropout") for value in (1.0, 3.0)),
     ],
 )

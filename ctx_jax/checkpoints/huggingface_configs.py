@@ -136,7 +136,7 @@ def _modern_layers(config: Mapping[str, Any]) -> dict[str, Any]:
         if "global_attn_every_n_layers" not in config:
             raise ValueError("config.json of modernbert: it needs layer_types or global_attn_every_n_layers")
         every = config["global_attn_every_n_layers"]
-        _check_type("modernbert", "global_attn_every_n_layers", every, "layers")
+        _check_type("modernbert", "global_attn_every_n_layers", every, "heads")  # a count, from 1 on, as heads are
         kinds = ["sliding_attention" if layer % every else "full_attention" for layer in range(layers)]
     if (
         not isinstance(kinds, list)

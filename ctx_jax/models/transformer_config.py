@@ -106,8 +106,8 @@ class Transformer:
         return self.max_positions - (1 + (self.pad_id or 0) if self.positions_after_padding else 0)
 
 
-_COUNTS = ("dim", "layers", "heads", "feed_forward", "max_positions")
-_FROM_ZERO = ("vocabulary", "token_types", "window", "pad_id", "norm_epsilon", "initial_scale")
+_COUNTS = ("dim", "heads", "feed_forward", "max_positions")
+_FROM_ZERO = ("layers", "vocabulary", "token_types", "window", "pad_id", "norm_epsilon", "initial_scale")
 _THETAS = ("rotary_theta", "local_rotary_theta")
 
 
