@@ -48,5 +48,5 @@ def test_a_validation_text_that_cannot_be_measured_is_refused_before_the_first_s
         sequences=SequenceConfig(form="pairs", length=16, rows=2),
         tokenizer=TokenizerConfig(kind="wordpiece", size=80),
     )
-    with pytest.raises(ValueError, match="validation text cannot be measured: .*two documents.* --data.valid"):
+    with pytest.raises(ValueError, match="--data.valid.* cannot be measured: .*two documents"):
         open_task(config, tmp_path / "run", lambda line: None, resumed=False)

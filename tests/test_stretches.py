@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numbered_text import Names, corpus
 
-from ctx_jax.data import stretches
+from ctx_jax.data import shelf, stretches
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
@@ -27,7 +27,8 @@ def sequences(tokens: Tokens, form: str, *, rows: slice | None = None, epochs: i
 def mapped(tokens: Tokens, folder: Path) -> Tokens:
     """The same text on disk."""
     arrays = []
-    for name, array in vars(tokens).items():
+    for name in ("ids", "begins", "offsets", "documents"):
+        array = getattr(tokens, name)
         array.tofile(folder / name)
         arrays.append(np.memmap(folder / name, array.dtype, mode="r"))
     return Tokens(*arrays)
@@ -78,6 +79,31 @@ def test_the_text_on_disk_hosts_and_resumption_give_the_same_batches(form: str, 
     lower.seek(batches[11].position)
     np.testing.assert_array_equal(next(lower).arrays["token_ids"], batches[12].arrays["token_ids"][2:])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["begins", "documents", "ids", "offsets"]
+
+
+def open_files() -> int:
+    """How many this process has; 0 where the system does not say."""
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_known_of_a_text_on_disk_lies_there_too_in_few_files(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf, "FIRST", 2048)  # bytes
+    tokens = mapped(corpus(documents=60), tmp_path)
+    before = open_files()
+    layout = sequences(tokens, form)._layout
+    assert isinstance(layout, stretches._Stretches) and len(layout._parts) > 10
+    for part in layout._parts:
+        parts = [*vars(part).values(), *vars(vars(part).get("_stream", part)).values()]
+        arrays = [each for held in parts for each in (held if isinstance(held, tuple) else (held,))]
+        arrays += [each for held in parts if isinstance(held, Tokens) for each in vars(held).values()]
+        found = [each for each in arrays if isinstance(each, np.ndarray)]
+        assert len(found) > 4 and all(isinstance(each, np.memmap) and not each.flags.writeable for each in found)
+    if before:  # every mapping keeps a file descriptor
+        assert open_files() - before <= 8
 
 
 def test_a_document_that_never_ends_is_cut_but_for_pairs() -> None:

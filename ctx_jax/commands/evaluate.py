@@ -1,6 +1,7 @@
 """`ctx-jax evaluate RUN FILES... [--flags]`: what text costs a trained run."""
 
 import json
+import secrets
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from ctx_jax.checkpoints.run_files import CONFIG, VOCABULARY, existing
 from ctx_jax.commands import evaluate_transformer
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.corpora import Source, TextFiles, resolve
-from ctx_jax.data.progress import Pace
+from ctx_jax.data.progress import Pace, paced
 from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.load import load
 from ctx_jax.evaluation.perplexity import Perplexity, Protocol, perplexity, sentence_scores, summarize
@@ -71,6 +72,8 @@ def evaluate(options: Evaluate) -> str:
         raise ValueError("evaluate needs the text to measure: ctx-jax evaluate RUN FILES...")
     if options.per_sentence and options.protocol == "bilm-tf":
         raise ValueError("--per-sentence needs --protocol sentence or stream: bilm-tf cuts sentences off at its end")
+    if options.per_sentence:
+        _check_new(options.per_sentence)
     if not (options.run / "checkpoints").is_dir():
         raise FileNotFoundError(
             f"{options.run} is no run directory: it has no checkpoints/. What was imported is measured once a run has "
@@ -94,7 +97,8 @@ def _measured(
     options: Evaluate, model: BiLM, params: Any, vocabulary: Vocabulary, sources: Sequence[Source]
 ) -> Perplexity:
     """A biLM's perplexity of the text, which is counted before it is read: for the time left."""
-    count = sum(1 for source in sources for words in source.documents() if words)
+    texts = (words for source in sources for words in source.documents())
+    count = sum(1 for words in paced(texts, "counting", "sentences", _tell) if words)
     pace = Pace("evaluating", "sentences", _tell, count)
     sentences = (words for source in sources for words in source.documents() if words)
     given = (model, params, vocabulary, sentences)
@@ -140,16 +144,19 @@ def _sources(data: DataConfig, options: Evaluate) -> list[Source]:
     return sources
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[TextIO]:
-    """A file that takes its name when it is complete; an evaluation that fails leaves nothing."""
+def _check_new(path: Path) -> None:
     if path.exists():
         raise FileExistsError(f"--per-sentence {path} exists: name a new file, or remove this one")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
-    part = path.with_name(path.name + ".part")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[TextIO]:
+    """A file that takes its name when it is complete; an evaluation that fails leaves nothing."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
+        with part.open("x", encoding="utf-8") as file:
             yield file
         part.replace(path)
     finally:

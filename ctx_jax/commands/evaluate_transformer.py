@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from ctx_jax.data.progress import Pace
+from ctx_jax.data.progress import Pace, paced
 from ctx_jax.data.tokens import tokens_of
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.reading import SubwordReader
@@ -30,7 +30,7 @@ def table(
     model, reader = encoder.model, encoder.reader
     assert isinstance(model, Transformer) and isinstance(reader, SubwordReader) and config.sequences is not None
     sentences, first = list[Sequence[str]](), [0]
-    for words in documents:
+    for words in paced(documents, "reading", "sentences", report):
         if words:
             sentences.append(words)
         elif first[-1] < len(sentences):
@@ -38,12 +38,14 @@ def table(
     if not sentences:
         raise ValueError("the text holds no word: give text with words in it")
     starts = np.array([start for start in first if start < len(sentences)], np.int64)
-    tokens = tokens_of(sentences, starts, reader.subwords)
-    rows = []
-    if pseudo:  # first: it refuses a causal model
+    if pseudo and model.causal:
+        raise ValueError("--pseudo-perplexity masks tokens; a causal model has a perplexity of its own: leave it out")
+    cut = paced(sentences, "cutting into tokens", "sentences", report, len(sentences))
+    tokens = tokens_of(cut, starts, reader.subwords)
+    found = held_out_metrics(model, encoder.params, tokens, reader.subwords, config.sequences, report)
+    rows = [(name.replace("_", " "), f"{value:,.4f}") for name, value in found.items()]
+    if pseudo:
         pace = Pace("pseudo-perplexity", "sentences", report, len(sentences))
         result = pseudo_perplexity(model, encoder.params, reader.subwords, sentences, advance=pace.add)
         rows += [("pseudo-perplexity", f"{result.perplexity:,.4f}"), ("of tokens", f"{result.tokens:,}")]
-    found = held_out_metrics(model, encoder.params, tokens, reader.subwords, config.sequences, report)
-    rows = [(name.replace("_", " "), f"{value:,.4f}") for name, value in found.items()] + rows
     return "\n".join([title, *(f"  {name:<28}{value:>14}" for name, value in rows)])

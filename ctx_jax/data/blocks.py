@@ -26,7 +26,7 @@ class _Stream:
     def __init__(self, tokens: Tokens, units: Units, end: int) -> None:
         self._tokens, self._end = tokens, end
         # Where each document's end token stands; the last is the stream's own.
-        self.documents = tokens.beside(units.bounds[units.first] + np.arange(len(units.first)))
+        self.documents = tokens.keep(units.bounds[units.first] + np.arange(len(units.first)))
 
     def __len__(self) -> int:
         return int(self.documents[-1]) + 1
@@ -56,7 +56,7 @@ class FullSentences:
         else:
             documents = self._stream.documents
             stretches = _filled(documents[[0, -1]] if cross else documents, length - 2)
-        self._starts, self._counts = map(tokens.beside, stretches)
+        self._starts, self._counts = map(tokens.keep, stretches)
 
     def __len__(self) -> int:
         return len(self._starts)

@@ -67,7 +67,8 @@ class PythonDocs:
         return None  # a few seconds
 
     def identity(self) -> dict[str, Any]:
-        return {"corpus": self.name, "python": sys.version, "version": python_docs.VERSION}
+        modules = python_docs.modules_in_c()  # which differ from machine to machine
+        return {"corpus": self.name, "python": sys.version, "modules": modules, "version": python_docs.VERSION}
 
     def documents(self) -> Iterator[list[str]]:
         return python_docs.documents(self.split)

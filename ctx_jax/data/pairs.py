@@ -67,7 +67,7 @@ class Pairs:
                 "first phase"
             )
         bounds, document, first = cut_units(tokens, self._room)
-        self._units = Units(*map(tokens.beside, (bounds, document, first)))
+        self._units = Units(*map(tokens.keep, (bounds, document, first)))
         if self._kind == "next_sentence" and len(first) < 3:
             raise ValueError(
                 "next-sentence pairs need at least two documents, and the text has one: separate documents by empty "
@@ -85,7 +85,7 @@ class Pairs:
         starts = chase(ends)
         keep = bounds[ends[starts]] - bounds[starts] > 1
         starts = starts[keep]
-        self._starts, self._rooms, self._ends = map(tokens.beside, (starts, rooms[starts], ends[starts]))
+        self._starts, self._rooms, self._ends = map(tokens.keep, (starts, rooms[starts], ends[starts]))
         if not len(self._starts):
             raise ValueError(
                 "pairs need stretches of at least two tokens, and the text has none: set --data.train, or a longer "

@@ -103,7 +103,7 @@ def _texts() -> Iterator[tuple[str, list[str]]]:
         parts = path.relative_to(root).with_suffix("").parts
         if parts[0] in sys.stdlib_module_names and not _SKIPPED_FOLDERS.intersection(parts):
             yield f"module {'.'.join(parts).removesuffix('.__init__')}", _docstrings(path)
-    for name in _modules_in_c(root):
+    for name in modules_in_c():
         yield f"module {name}", _docstrings_of_module(name)
 
 
@@ -116,7 +116,9 @@ def _docstrings_of(thing: object) -> list[str]:
     return [text for text in texts if isinstance(text, str)]
 
 
-def _modules_in_c(root: Path) -> list[str]:
+def modules_in_c() -> list[str]:
+    """The modules whose documentation lies in their machine code alone, by name."""
+    root = Path(sysconfig.get_paths()["stdlib"])
     compiled = {path.name.partition(".")[0] for path in (root / "lib-dynload").glob("*.*")}
     names = (compiled | set(sys.builtin_module_names)) & sys.stdlib_module_names - {"builtins", *_SKIPPED_MODULES}
     return sorted(names)

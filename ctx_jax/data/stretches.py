@@ -3,15 +3,19 @@
     sentences   0 ........ 1,048,576 ........ 2,097,152 ...     cut where a document ends, if one does before long
     examples    0 .. 380,411 | 380,412 .. 761,002 | ...         those of the first stretch, of the second, ...
 
-A text of up to two stretches is one. Letters: B rows.
+A text of up to two stretches is one. What is found out about a text on disk is put away there too. Letters: B rows.
 """
 
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from ctx_jax.data.order import mix_seed
 from ctx_jax.data.packing import Layout, Rows
+from ctx_jax.data.shelf import Shelf
 from ctx_jax.data.tokens import Tokens
 
 STRETCH = 1 << 20  # sentences: 100 MB or so while they are laid out
@@ -23,6 +27,9 @@ def lay_out(tokens: Tokens, seed: int, lay: Callable[[Tokens, int], Layout], *, 
 
     whole_documents: cut at the ends of documents alone, however long they are, and leave two of them together.
     """
+    if isinstance(tokens.ids, np.memmap):
+        folder = Path(tokens.ids.filename or "").parent
+        tokens = replace(tokens, shelf=Shelf(folder if os.access(folder, os.W_OK) else None))
     parts = [
         lay(part, mix_seed(seed, _SEEDS + number) if number else seed)
         for number, part in enumerate(_cut(tokens, whole_documents))
@@ -78,4 +85,5 @@ def _part(tokens: Tokens, start: int, stop: int) -> Tokens:
     if not len(begun) or begun[0]:  # the stretch begins within a document
         begun = np.append(0, begun)
     places = slice(int(offsets[0]), int(offsets[-1]))
-    return Tokens(tokens.ids[places], tokens.begins[places], offsets - offsets[0], begun)
+    offsets, begun = tokens.keep(offsets - offsets[0]), tokens.keep(begun)
+    return Tokens(tokens.ids[places], tokens.begins[places], offsets, begun, tokens.shelf)

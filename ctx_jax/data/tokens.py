@@ -13,8 +13,6 @@ is used, as those of the text are. Letters: S sentences, N tokens.
 
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ import numpy as np
 from ctx_jax.data.cache import Sentences
 from ctx_jax.data.folders import file_digest, find_or_build
 from ctx_jax.data.progress import Pace
+from ctx_jax.data.shelf import Shelf
 
 VERSION = 2  # of the layout above
 BLOCK = 4096  # sentences tokenized at once
@@ -79,21 +78,16 @@ class Tokens:
     begins: np.ndarray
     offsets: np.ndarray
     documents: np.ndarray
+    shelf: Shelf | None = None
+    """Where to put away what is found out about a long text."""
 
     def __len__(self) -> int:
         """S."""
         return len(self.offsets) - 1
 
-    def beside(self, array: np.ndarray) -> np.ndarray:
-        """The same array, mapped from a file on the text's own disk, where the text is on one. The file has no name and
-        goes with the process."""
-        if not isinstance(self.ids, np.memmap) or not array.size:
-            return array
-        folder = Path(self.ids.filename or "").parent
-        with tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None) as file:
-            np.ascontiguousarray(array).tofile(file)
-            file.flush()
-            return np.memmap(file, array.dtype, mode="r", shape=array.shape)
+    def keep(self, array: np.ndarray) -> np.ndarray:
+        """The same array, on the shelf where there is one."""
+        return array if self.shelf is None else self.shelf.keep(array)
 
 
 def tokens_of(sentences: Iterable[Sequence[str]], documents: np.ndarray, tokenizer: Tokenizer) -> Tokens:
@@ -196,4 +190,8 @@ def _open(folder: Path, *, whole: bool = False) -> Tokens:
             )
         if whole and file_digest(folder / f"{name}.bin") != digests[name]:
             raise ValueError(f"{folder / name}.bin does not hold what was written: delete {folder}")
-    return Tokens(**{name: np.memmap(folder / f"{name}.bin", kind, mode="r") for name, (kind, _) in shapes.items()})
+    ids, begins, offsets, documents = (
+        np.memmap(folder / f"{name}.bin", shapes[name][0], mode="r")
+        for name in ("ids", "begins", "offsets", "documents")
+    )
+    return Tokens(ids, begins, offsets, documents)

@@ -48,12 +48,13 @@ def load(
     Raises:
       FileNotFoundError: nothing there, a folder of neither kind (the error says what was looked for and what is
         there), a run without a complete checkpoint or without this step.
-      ValueError: a file that is damaged or does not fit the others; of parameters that are not those of the config,
-        every one that is missing, extra or of another shape.
+      ValueError: a `step` where there is no run; a file that is damaged or does not fit the others; of parameters that
+        are not those of the config, every one that is missing, extra or of another shape.
     """
     if (path is None) == (options is None and weights is None) or (options is None) != (weights is None):
         raise ValueError("load needs a path, or both options= and weights=")
     if options is not None and weights is not None:
+        _no_step(step, options)
         return _allennlp(Path(options), Path(weights))
     folder = Path(path or "")
     if not folder.is_dir():
@@ -62,8 +63,7 @@ def load(
     config = _config(folder)
     if isinstance(config.get("model"), dict):
         return _run(folder, config, step)
-    if step != "best":
-        raise ValueError(f"step is of a run, and {folder} is none: leave step={step!r} out")
+    _no_step(step, folder)
     if "model_type" in config:
         return _huggingface(folder)
     if found := allennlp_files.find(folder):
@@ -74,6 +74,11 @@ def load(
         "with an HDF5 file holding char_embed (AllenNLP), or config.json with a model_type (Hugging Face); "
         f"found {listed}"
     )
+
+
+def _no_step(step: Step, path: str | Path) -> None:
+    if step != "best":
+        raise ValueError(f"step is of a run, and {path} is none: leave step={step!r} out")
 
 
 def _allennlp(options: Path, weights: Path) -> Encoder:

@@ -107,7 +107,7 @@ def _check(path: Path, proto: Any) -> None:
     elif not proto.normalizer_spec.escape_whitespaces:
         wrong = "leaves spaces as they are (escape_whitespaces is false)"
     elif across:
-        wrong = f"has pieces that go over a space (split_by_whitespace is false): {', '.join(map(repr, across[:3]))}"
+        wrong = f"has pieces that go over a space: {', '.join(map(repr, across[:3]))}"
     elif any(piece.type == _UNUSED for piece in proto.pieces):
         wrong = "marks pieces as unused"
     else:

@@ -249,13 +249,14 @@ class Subwords:
 
 
 def _check_unicode(texts: Sequence[str]) -> None:
-    for number, text in enumerate(texts):
+    for text in texts:
         try:
-            text.encode()
+            _ = text.encode() if isinstance(text, str) else b""
         except UnicodeEncodeError as error:
+            around = text[max(0, error.start - 20) : error.end + 20]
             raise ValueError(
-                f"sentence {number} holds {text[error.start]!r} at character {error.start}, half of a surrogate pair, "
-                "which no tokenizer reads: decode the text's bytes anew, or replace it"
+                f"{text[error.start]!r} in {around!r}, at character {error.start} of its text, is half of a surrogate "
+                "pair, which no tokenizer reads: decode the text's bytes anew, or replace it"
             ) from None
 
 

@@ -106,13 +106,9 @@ def _open_transformer(
         return cache_tokens(text, subwords, config.data.cache or run_dir / "cache", report=say)
 
     measured = None if valid is None else first_sentences(cut(valid), config.evaluate.sentences)
-    if measured is not None:
-        try:
+    if measured is not None and config.evaluate.every:  # now, and not when the first evaluation is due
+        with _naming("the validation text (--data.valid, --evaluate.sentences) cannot be measured"):
             held_out(measured, subwords, model, config.sequences)
-        except ValueError as error:  # now, and not when the first evaluation is due
-            raise ValueError(
-                f"the validation text cannot be measured: {error}. Give a larger --data.valid or --evaluate.sentences"
-            ) from error
     return TransformerTask(
         model, config.sequences, config.seed, cut(train), measured, subwords, valid, config.data.shuffle, imported
     )
@@ -135,11 +131,12 @@ def _read_tokenizer(file: str, *, causal: bool) -> Subwords:
 
 @contextmanager
 def _naming(flag: str) -> Iterator[None]:
-    """Errors about what a flag gave, with the flag in front."""
+    """Errors about what a flag gave, with the flag (or what was done with it) in front."""
     try:
         yield
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{flag}: {error.strerror or error}") from error
+        reason = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else error
+        raise FileNotFoundError(f"{flag}: {reason}") from error
     except ValueError as error:
         raise ValueError(f"{flag}: {error}") from error
 

@@ -22,7 +22,7 @@ from ctx_jax.training.config import DevicesConfig
 from ctx_jax.training.step import State
 
 AXIS = "data"
-PREPARING_HOURS = 24.0  # to read a text, count its words, train a tokenizer
+WAITING_HOURS = 24.0  # for a first host that reads a text, counts its words, trains a tokenizer
 _MEETINGS = itertools.count()
 WHOLE, ROWS = PartitionSpec(), PartitionSpec(AXIS)
 LAYOUT = State._make(ROWS if part == "carry" else WHOLE for part in State._fields)
@@ -64,13 +64,21 @@ def is_first_host() -> bool:
 
 def first_host_first(make: Callable[[], Made]) -> Made:
     """What `make` gives, on every host; the others wait until the first one has prepared the files it shares."""
-    meeting = f"files_prepared_{next(_MEETINGS)}"
-    if not is_first_host():
-        wait_for_all(meeting, hours=PREPARING_HOURS)
-    made = make()
+    made: list[Made] = []
+    refused: Exception | None = None
     if is_first_host():
-        wait_for_all(meeting, hours=PREPARING_HOURS)
-    return made
+        try:
+            made.append(make())
+        except Exception as error:
+            refused = error
+    raise_everywhere(refused)
+    return made[0] if made else make()
+
+
+def raise_everywhere(refused: Exception | None) -> None:
+    """Raise what the first host gives, on every host: one that ends alone would leave the others waiting."""
+    if first_hosts({"refused": float(refused is not None)})["refused"]:
+        raise refused or RuntimeError("the first host of the job has stopped: its own message says why")
 
 
 def agreed_step(step: int | None) -> int | None:
@@ -82,10 +90,11 @@ def agreed_step(step: int | None) -> int | None:
 def first_hosts(numbers: dict[str, float]) -> dict[str, float]:
     """The first host's numbers, on every host: what all decide on must not differ in the last digit.
 
-    Every host has to call it, with the same names.
+    Every host has to call it, with the same names; who comes early waits.
     """
     if jax.process_count() == 1:
         return numbers
+    wait_for_all(f"numbers_{next(_MEETINGS)}", hours=WAITING_HOURS)
     # As bytes, since jax would round to float32.
     mine = np.array(list(numbers.values()), np.float64).view(np.uint8)
     theirs = np.asarray(multihost_utils.broadcast_one_to_all(mine)).view(np.float64)

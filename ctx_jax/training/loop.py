@@ -61,7 +61,7 @@ class Loop:
         self.step = agreed_step(self.checkpoints.latest()) or 0
         best = self.checkpoints.best()
         losses = self.checkpoints.metrics(best) if best is not None else None
-        self.lowest = _finite((losses or {}).get("loss", math.inf))
+        self.lowest = first_hosts({"loss": _finite((losses or {}).get("loss", math.inf))})["loss"]
         if self.step == 0:
             state = self.devices.create(make)
             given = self.task.starting(state.params)

@@ -12,7 +12,14 @@ from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.folders import locked
 from ctx_jax.training.choose import complete, files_of, open_task
 from ctx_jax.training.config import TrainConfig, check_config, check_resume
-from ctx_jax.training.devices import agreed_step, first_host_first, fix_kernels, is_first_host, join_hosts
+from ctx_jax.training.devices import (
+    agreed_step,
+    first_host_first,
+    fix_kernels,
+    is_first_host,
+    join_hosts,
+    raise_everywhere,
+)
 from ctx_jax.training.loop import train
 
 _MORE = "More steps need --steps, another run --run-dir"
@@ -62,21 +69,20 @@ def run(config: TrainConfig) -> bool:
 @contextmanager
 def _alone(run_dir: Path) -> Iterator[None]:
     """RuntimeError while another process trains in the directory: each would remove what the other has not finished."""
-    if not is_first_host():  # the first one speaks for the job
-        yield
-        return
     with ExitStack() as stack:
+        refused: Exception | None = None
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(run_dir / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise RuntimeError(
+            if is_first_host():  # which speaks for the job
+                run_dir.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(run_dir / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
+        except BlockingIOError:
+            refused = RuntimeError(
                 f"another process is training in {run_dir}: wait until it ends, or set another --run-dir"
-            ) from error
+            )
         except OSError as error:
-            raise OSError(
-                f"a run writes to its directory, and {run_dir} cannot be ({error.strerror}): set another --run-dir"
-            ) from error
+            reason = f"{run_dir} cannot be written to or locked ({error.strerror})"
+            refused = OSError(f"a run needs a directory of its own, and {reason}: set another --run-dir")
+        raise_everywhere(refused)
         yield
 
 

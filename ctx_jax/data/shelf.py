@@ -1,0 +1,43 @@
+"""Arrays put away on disk and mapped, so that the system may take their memory back at any time."""
+
+import tempfile
+import weakref
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+FIRST = 1 << 24  # bytes of the first file; each next one is twice as large, since every one costs a file descriptor
+_ALIGNED = 64  # bytes
+
+
+class Shelf:
+    """Files without a name, which go with the process."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """`folder`: where the files lie; None: where temporary files do."""
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._space = np.empty(0, np.uint8)
+        self._used = 0
+
+    def keep(self, array: np.ndarray) -> np.ndarray:
+        """The same array from now on, read-only."""
+        start = -(-self._used // _ALIGNED) * _ALIGNED
+        if self._file is None or start + array.nbytes > len(self._space):
+            start, self._file = 0, self._open(max(FIRST, 2 * len(self._space), array.nbytes))
+        self._used = start + array.nbytes
+        # Written and not copied into the mapping, whose pages would then be this process's own.
+        self._file.seek(start)
+        np.ascontiguousarray(array).tofile(self._file)
+        self._file.flush()
+        return self._space[start : self._used].view(array.dtype).reshape(array.shape)
+
+    def _open(self, size: int) -> IO[bytes]:
+        if self._file is not None:
+            self._file.close()  # its mapping stays
+        file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed with the shelf)
+        weakref.finalize(self, file.close)
+        file.truncate(size)
+        self._space = np.memmap(file, np.uint8, mode="r", shape=(size,))
+        return file
