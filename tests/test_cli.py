@@ -88,7 +88,7 @@ def test_a_wrong_flag_or_value_ends_with_status_2_and_a_hint(
         (
             ["train", "mlm_quickstart", *TEXT, "--tokenizer.file", "nope.json"],
             1,
-            "--tokenizer.file nope.json: No such file",
+            "--tokenizer.file nope.json: nope.json: No such file",
         ),
         (["train", "mlm_quickstart", *TEXT, "--init", "nowhere"], 1, "--init nowhere: nowhere does not exist"),
         (["train", "--steps", "3", "quickstart"], 1, "goes before the flags: ctx-jax train quickstart --flags"),
