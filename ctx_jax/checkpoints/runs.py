@@ -5,7 +5,7 @@ checkpoints/
   40/state/             Orbax: the state's arrays, each process's shards in `ocdbt.process_<i>`
   40/position/          where step 40 left the data, as JSON
   40/metrics/           as JSON, where the step has any
-  40/files/             the run's config and vocabulary, as JSON: {"config.json": text, ...} (`run_files`)
+  40/files/             the run's config, vocabulary and so on, as JSON: {"config.json": text, ...} (`run_files`)
   40.sha256.json        digests, written last: a step without it is incomplete
 ```
 """
