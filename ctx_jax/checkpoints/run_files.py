@@ -1,8 +1,8 @@
 """The small files of a run without which its arrays mean nothing: every checkpoint keeps a copy of them.
 
-`config.json`; `vocabulary.txt`, or `tokenizer.json` and `tokenizer_config.json`; `texts.json`, digests of the texts; after
-an import `import.json`. The copy is under the step's digests; the file that people and programs read lies in the run
-directory, and is compared with it.
+`config.json`; `vocabulary.txt`, or `tokenizer.json` and `tokenizer_config.json`; `texts.json`, digests of the texts;
+after an import `import.json`. The copy is under the step's digests; the file that people and programs read lies in the
+run directory, and is compared with it.
 """
 
 import json
