@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from ctx_jax.data.draws import Purpose
-from ctx_jax.data.tokens import Tokens, Vocabulary
+from ctx_jax.data.tokens import SpecialTokens, Tokens
 
 Rows = dict[str, np.ndarray]
 """Of B rows: `token_ids` int32, `begins` bool (where words begin), `mask` bool and `positions` int32, all [B, T]; and
@@ -95,7 +95,7 @@ class PackedSentences:
     Adds `segments` int32 [B, T]: 1, 2, ... in a row, 0 at padding. Positions start again in each.
     """
 
-    def __init__(self, tokens: Tokens, vocabulary: Vocabulary, length: int, seed: int) -> None:
+    def __init__(self, tokens: Tokens, vocabulary: SpecialTokens, length: int, seed: int) -> None:
         self._tokens, self._vocabulary, self._length = tokens, vocabulary, length
         bounds = cut_units(tokens, length - 2).bounds
         self._bounds = tokens.keep(bounds)

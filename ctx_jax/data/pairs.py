@@ -22,7 +22,7 @@ from ctx_jax.data.blocks import chase
 from ctx_jax.data.draws import ONE, Purpose, draws
 from ctx_jax.data.packing import Rows, Units, blank, cut_units, place
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.tokens import Tokens, Vocabulary
+from ctx_jax.data.tokens import SpecialTokens, Tokens
 from ctx_jax.text.templates import BERT_PAIR, PairLayout
 
 
@@ -52,7 +52,7 @@ class Pairs:
     def __init__(
         self,
         tokens: Tokens,
-        vocabulary: Vocabulary,
+        vocabulary: SpecialTokens,
         config: SequenceConfig,
         seed: int,
         layout: PairLayout = BERT_PAIR,

@@ -20,7 +20,7 @@ from ctx_jax.data.packing import Layout, PackedSentences
 from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.stretches import lay_out
-from ctx_jax.data.tokens import Tokens, Vocabulary
+from ctx_jax.data.tokens import SpecialTokens, Tokens
 from ctx_jax.text.templates import BERT_PAIR, PairLayout
 
 
@@ -65,7 +65,7 @@ class Sequences(Iterator[Batch]):
     def __init__(
         self,
         tokens: Tokens,
-        vocabulary: Vocabulary,
+        vocabulary: SpecialTokens,
         config: SequenceConfig,
         *,
         seed: int = 0,
@@ -150,14 +150,14 @@ class Sequences(Iterator[Batch]):
         return permuted(place, len(self._layout), self._seed, shuffle=self._shuffle)
 
 
-def _layout(tokens: Tokens, vocabulary: Vocabulary, config: SequenceConfig, seed: int, pair: PairLayout) -> Layout:
+def _layout(tokens: Tokens, vocabulary: SpecialTokens, config: SequenceConfig, seed: int, pair: PairLayout) -> Layout:
     def lay(part: Tokens, own_seed: int) -> Layout:
         return _stretch(part, vocabulary, config, own_seed, pair)
 
     return lay_out(tokens, seed, lay, whole_documents=config.form == "pairs")
 
 
-def _stretch(tokens: Tokens, vocabulary: Vocabulary, config: SequenceConfig, seed: int, pair: PairLayout) -> Layout:
+def _stretch(tokens: Tokens, vocabulary: SpecialTokens, config: SequenceConfig, seed: int, pair: PairLayout) -> Layout:
     match config.form:
         case "full":
             return FullSentences(tokens, vocabulary, config.length, config.cross_documents, config.whole_sentences)

@@ -32,7 +32,7 @@ BLOCK = 4096  # sentences tokenized at once
 _ARRAYS = ("ids", "begins", "offsets", "documents")
 
 
-class Vocabulary(Protocol):
+class SpecialTokens(Protocol):
     """What sequences ask of a tokenizer: the ids of its special tokens, and its size by `len`."""
 
     def __len__(self) -> int: ...
@@ -57,7 +57,7 @@ class Pieces(Protocol):
     def words(self) -> np.ndarray: ...
 
 
-class Tokenizer(Vocabulary, Protocol):
+class Tokenizer(SpecialTokens, Protocol):
     """What the cache asks of one (`text.subwords.Subwords`): pieces of words, without special tokens around them."""
 
     @property

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 
 from ctx_jax.evaluation.protocols import SentenceScore, Step, by_sentence, by_step, by_stream
-from ctx_jax.evaluation.scoring import Encoder, Scorer
+from ctx_jax.evaluation.scoring import Scorer, SentenceEncoder
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
 
@@ -85,7 +85,7 @@ def perplexity(
         return summarize(scores, protocol)
     batch = batch or ORIGINAL_LANES
     scorer = Scorer(model, params, rows=batch, window=window or WINDOWS[protocol], devices=devices)
-    return _of_steps(by_step(scorer, Encoder(model, vocabulary), _counted(sentences, advance)), batch)
+    return _of_steps(by_step(scorer, SentenceEncoder(model, vocabulary), _counted(sentences, advance)), batch)
 
 
 def _of_steps(steps: Iterable[Step], batch: int) -> Perplexity:
@@ -133,7 +133,7 @@ def sentence_scores(
     The arguments are those of `perplexity`; `summarize` makes the same result of them. Protocol bilm-tf cuts
     sentences off and has no such scores: ValueError.
     """
-    encode = Encoder(model, vocabulary)
+    encode = SentenceEncoder(model, vocabulary)
     match protocol:
         case "sentence":
             rows = batch or LANES

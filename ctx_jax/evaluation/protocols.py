@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctx_jax.evaluation.scoring import Encoder, Placed, Scorer, numbered
+from ctx_jax.evaluation.scoring import Placed, Scorer, SentenceEncoder, numbered
 
 CHUNK = 64  # batches of sentences read ahead to be sorted by length
 
@@ -33,7 +33,7 @@ class SentenceScore(NamedTuple):
 
 
 def by_sentence(
-    scorer: Scorer, encode: Encoder, sentences: Iterable[Sequence[str]], advance: Callable[[int], object]
+    scorer: Scorer, encode: SentenceEncoder, sentences: Iterable[Sequence[str]], advance: Callable[[int], object]
 ) -> Iterator[SentenceScore]:
     """Scores every sentence from a zero state, in the order of the text; any length, in windows of T steps.
 
@@ -53,7 +53,7 @@ def by_sentence(
         yield from (scores[index] for index in sorted(scores))
 
 
-def by_stream(scorer: Scorer, encode: Encoder, sentences: Iterable[Sequence[str]]) -> Iterator[SentenceScore]:
+def by_stream(scorer: Scorer, encode: SentenceEncoder, sentences: Iterable[Sequence[str]]) -> Iterator[SentenceScore]:
     """Scores the text in its order in one lane, the state carried over sentences and windows."""
     carry = scorer.start()
     for lanes, start, stop in deal(encode, sentences, rows=1, window=scorer.window):
@@ -69,7 +69,7 @@ class Step(NamedTuple):
     unknown: int  # how many of the B forward targets are <UNK>
 
 
-def by_step(scorer: Scorer, encode: Encoder, sentences: Iterable[Sequence[str]]) -> Iterator[Step]:
+def by_step(scorer: Scorer, encode: SentenceEncoder, sentences: Iterable[Sequence[str]]) -> Iterator[Step]:
     """bilm-tf's `test`: the batches of one step in B lanes until the first lane finds no further sentence.
 
     A window here is T such batches: the state is carried in either case, so the numbers are the same.
@@ -88,7 +88,7 @@ def by_step(scorer: Scorer, encode: Encoder, sentences: Iterable[Sequence[str]])
 
 
 def deal(
-    encode: Encoder, sentences: Iterable[Sequence[str]], *, rows: int, window: int
+    encode: SentenceEncoder, sentences: Iterable[Sequence[str]], *, rows: int, window: int
 ) -> Iterator[tuple[list[list[Placed]], int, int]]:
     """Windows (lanes, first step, step after the last that every lane can fill) of the original's shared generator.
 

@@ -40,7 +40,7 @@ class Placed:
         return self.start + len(self.ids) - 1
 
 
-class Encoder:
+class SentenceEncoder:
     """Sentences (lists of words) as the arrays the model reads."""
 
     def __init__(self, model: BiLM, vocabulary: Vocabulary) -> None:
