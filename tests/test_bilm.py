@@ -108,6 +108,7 @@ def test_numbers_no_model_can_have_are_refused_by_flag(field: str, value: float)
         replace(TINY, **{field: value})
 
 
+@pytest.mark.slow
 def test_in_64_bits_everything_stays_float32() -> None:
     random = np.random.default_rng(0)
     characters = random.integers(0, 90, (2, 3, TINY.max_characters), np.int32)

@@ -107,6 +107,7 @@ def test_dropout_and_start_belong_to_the_row_wherever_it_is(cell: str, inputs: s
     assert any(not np.allclose(a, b) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(plain), strict=True))
 
 
+@pytest.mark.slow
 def test_weight_zero_is_a_target_less() -> None:
     model, params, batch = tiny(inputs="words", tied_softmax=True)
     weight = np.ones((4, 5), np.float32)

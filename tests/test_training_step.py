@@ -169,6 +169,7 @@ def test_warmup_rises_to_the_peak_and_the_cosine_falls_to_its_end() -> None:
     np.testing.assert_allclose([rate(14), rate(24)], [0.55, 0.1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_first_step_that_is_not_finite_is_remembered() -> None:
     data = batches(4)
     data[2]["weight"][7] = np.nan
