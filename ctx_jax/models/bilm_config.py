@@ -6,6 +6,7 @@ Letters: B rows, T tokens, C characters, D state, P projection, V vocabulary.
 from dataclasses import dataclass
 from typing import Literal
 
+from ctx_jax.models.flags import said
 from ctx_jax.numerics.linear import Compute
 
 
@@ -66,9 +67,7 @@ class BiLM:
             self._least(name, 0)
         for name in ("cell_clip", "projection_clip"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(
-                    f"{name} (--model.{name.replace('_', '-')}) must be above 0, got {getattr(self, name)}"
-                )
+                raise ValueError(f"{said(name)} must be above 0, got {getattr(self, name)}")
         if self.inputs == "characters":
             widest = max((width for width, _ in self.filters), default=0)
             if not self.filters or widest > self.max_characters or min(map(min, self.filters)) < 1:
@@ -82,11 +81,10 @@ class BiLM:
                     "set inputs='words' or tied_softmax=False"
                 )
         if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout (--model.dropout) must be in [0, 1), got {self.dropout}")
+            raise ValueError(f"{said('dropout')} must be in [0, 1), got {self.dropout}")
         if not 0.0 <= self.zero_start <= 1.0:
-            raise ValueError(f"zero_start (--model.zero-start) must be in [0, 1], got {self.zero_start}")
+            raise ValueError(f"{said('zero_start')} must be in [0, 1], got {self.zero_start}")
 
     def _least(self, name: str, least: int) -> None:
         if not getattr(self, name) >= least:
-            flag = f"--model.{name.replace('_', '-')}"
-            raise ValueError(f"{name} ({flag}) must be at least {least}, got {getattr(self, name)}")
+            raise ValueError(f"{said(name)} must be at least {least}, got {getattr(self, name)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from ctx_jax.models.attention import Path
+from ctx_jax.models.flags import said
 from ctx_jax.numerics.linear import Compute
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
@@ -124,8 +125,3 @@ def fault(field: str, value: Any) -> str | None:
     if field.endswith("_dropout") and not 0 <= value < 1:
         return "must be in [0, 1)"
     return None
-
-
-def said(field: str) -> str:
-    """A field with its flag: "max_positions (--model.max-positions)"."""
-    return f"{field} (--model.{field.replace('_', '-')})"
