@@ -30,7 +30,7 @@ STATE, POSITION, METRICS, FILES = "state", "position", "metrics", "files"
 NAME = re.compile(
     r"(?P<step>0|[1-9]\d*)((?P<temporary>\.orbax-checkpoint-tmp.*|\.sha256.*\.tmp)|\.sha256(\.\d+)?\.json)?"
 )
-BARRIER_MS = 20 * 60 * 1000  # as long as Orbax itself waits for the other processes
+BARRIER_HOURS = 1 / 3  # as long as Orbax itself waits for the other processes
 
 
 def wait_for_all(name: str, *, hours: float) -> None:
@@ -119,14 +119,13 @@ class RunCheckpoints:
         try:
             self._manager.wait_until_finished()
             process, processes = jax.process_index(), jax.process_count()
-            barrier = ocp.multihost.get_barrier_sync_fn()
             if process != 0:
                 digests.write(self._path(step), process=process, processes=processes)
-            barrier(key=f"ctx_jax_digests_{step}", timeout_ms=BARRIER_MS)
+            wait_for_all(f"digests_{step}", hours=BARRIER_HOURS)
             if process == 0:
                 digests.write(self._path(step), process=process, processes=processes)
                 self._drop_old()
-            barrier(key=f"ctx_jax_complete_{step}", timeout_ms=BARRIER_MS)
+            wait_for_all(f"complete_{step}", hours=BARRIER_HOURS)
         except BaseException as error:  # raised again in the thread that trains, by `wait`
             self._failure = error
 
