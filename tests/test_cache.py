@@ -136,9 +136,9 @@ class Source:
 build_cache(Source(), {str(tmp_path)!r})
 """
     assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -9
-    assert list(tmp_path.glob(".building-*"))
+    assert list(tmp_path.glob(".*.partial-*"))
     assert list(build_cache(Made(STREAM), tmp_path, report=_silent)) == [s for s in STREAM if s]
-    assert not list(tmp_path.glob(".building-*"))
+    assert not list(tmp_path.glob(".*.partial-*"))
 
 
 def test_a_run_finds_its_sentences(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctx_jax.checkpoints.digests import write_atomically
-from ctx_jax.checkpoints.folders import whole_folder
 from ctx_jax.checkpoints.huggingface_configs import (
     architecture_of,
     architecture_of_config,
@@ -31,6 +30,7 @@ from ctx_jax.checkpoints.huggingface_configs import (
 from ctx_jax.checkpoints.huggingface_names import Architecture, Entry, Names, bare, expand, names_of
 from ctx_jax.checkpoints.huggingface_tensors import WHOLE, read_json, read_tensors, write_tensors
 from ctx_jax.checkpoints.run_files import ORIGIN
+from ctx_jax.data.folders import whole_folder
 from ctx_jax.models.transformer import Transformer, init
 from ctx_jax.text.subwords import Subwords
 

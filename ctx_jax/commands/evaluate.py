@@ -1,10 +1,8 @@
 """`ctx-jax evaluate RUN FILES... [--flags]`: what text costs a trained run."""
 
 import json
-import secrets
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
@@ -14,8 +12,10 @@ import tyro
 from ctx_jax.checkpoints import configs
 from ctx_jax.checkpoints.run_files import CONFIG, VOCABULARY, existing
 from ctx_jax.commands import evaluate_transformer
-from ctx_jax.data.config import DataConfig
+from ctx_jax.commands.refusing import refuse
+from ctx_jax.data.config import DataConfig, rule_of
 from ctx_jax.data.corpora import Source, TextFiles, resolve
+from ctx_jax.data.folders import whole_file
 from ctx_jax.data.progress import Pace, paced
 from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.load import load
@@ -23,7 +23,6 @@ from ctx_jax.evaluation.perplexity import Perplexity, Protocol, perplexity, sent
 from ctx_jax.evaluation.protocols import SentenceScore
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
-from ctx_jax.text.words import Rule
 from ctx_jax.training.config import TrainConfig
 
 
@@ -84,10 +83,12 @@ def evaluate(options: Evaluate) -> str:
     sources = _sources(config.data, options)
     title = f"{options.run}, step {options.step}"
     if not isinstance(encoder.model, BiLM):
-        _refuse(options, "a Transformer", protocol="sentence", batch=0, per_sentence=None)
+        refuse(options, ("protocol", "batch", "per_sentence"), f"a Transformer, which {options.run} holds")
+        if encoder.model.causal:
+            refuse(options, ("pseudo_perplexity",), f"a causal model, which {options.run} holds")
         documents = (words for source in sources for words in source.documents())
         return evaluate_transformer.table(config, encoder, documents, title, options.pseudo_perplexity, _tell)
-    _refuse(options, "a biLM", pseudo_perplexity=False)
+    refuse(options, ("pseudo_perplexity",), f"a biLM, which {options.run} holds")
     vocabulary = Vocabulary.read(existing(options.run, VOCABULARY))
     found = _measured(options, encoder.model, encoder.params, vocabulary, sources)
     return table(found, f"{title}, protocol {options.protocol}")
@@ -107,7 +108,7 @@ def _measured(
     scores = sentence_scores(*given, protocol=options.protocol, batch=options.batch, advance=pace.add)
     if not options.per_sentence:
         return summarize(scores, options.protocol)
-    with _whole(options.per_sentence) as file:
+    with whole_file(options.per_sentence) as file:
         return summarize(_written(scores, file), options.protocol)
 
 
@@ -124,18 +125,9 @@ def table(found: Perplexity, title: str) -> str:
     return "\n".join([title, *(f"  {name:<28}{value:>14}" for name, value in rows)])
 
 
-def _refuse(options: Evaluate, what: str, **unset: object) -> None:
-    """ValueError for options that say nothing to a model of this kind."""
-    for name, value in unset.items():
-        if getattr(options, name) != value:
-            raise ValueError(
-                f"--{name.replace('_', '-')} means nothing to {what}, which {options.run} holds: leave it out"
-            )
-
-
 def _sources(data: DataConfig, options: Evaluate) -> list[Source]:
     """The texts, to be split into words by the run's own rule; ValueError where one is named twice."""
-    rule: Rule = "prose" if data.train == "python-docs" else data.rule
+    rule = rule_of(data.train, data.rule)
     errors = options.errors or data.errors
     sources = [resolve(spec, "valid", rule=rule, sentences=data.sentences, errors=errors) for spec in options.files]
     read = [each for source in sources for each in (source.files if isinstance(source, TextFiles) else [source.name])]
@@ -149,18 +141,6 @@ def _check_new(path: Path) -> None:
         raise FileExistsError(f"--per-sentence {path} exists: name a new file, or remove this one")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[TextIO]:
-    """A file that takes its name when it is complete; an evaluation that fails leaves nothing."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("x", encoding="utf-8") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _tell(line: str) -> None:

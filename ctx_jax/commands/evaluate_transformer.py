@@ -38,8 +38,6 @@ def table(
     if not sentences:
         raise ValueError("the text holds no word: give text with words in it")
     starts = np.array([start for start in first if start < len(sentences)], np.int64)
-    if pseudo and model.causal:
-        raise ValueError("--pseudo-perplexity masks tokens; a causal model has a perplexity of its own: leave it out")
     cut = paced(sentences, "cutting into tokens", "sentences", report, len(sentences))
     tokens = tokens_of(cut, starts, reader.subwords)
     found = held_out_metrics(model, encoder.params, tokens, reader.subwords, config.sequences, report)

@@ -1,12 +1,13 @@
 """`ctx-jax tokenizer FOLDER [--flags]`: a subword tokenizer from text, or from a file, for runs to share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from ctx_jax.commands.refusing import refuse
 from ctx_jax.data.corpora import resolve
 from ctx_jax.data.progress import paced
 from ctx_jax.text.sentencepiece_files import SUFFIXES as SENTENCEPIECE
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     if (options.folder / FILE).exists():
         raise FileExistsError(f"{options.folder / FILE} exists; name another folder or remove it")
     if options.convert:
-        _refuse_training_flags(options)
+        refuse(options, TRAINING, "--convert, which trains nothing")
         path = Path(options.convert)
         sentencepiece = path.suffix in SENTENCEPIECE
         given = read_sentencepiece(path, layout=options.layout, add_missing=True) if sentencepiece else read(path)
@@ -86,12 +87,3 @@ def main(arguments: Sequence[str]) -> int:
     subwords.save(options.folder)
     print(f"{options.kind} tokenizer of {len(subwords):,} tokens, trained on {source.name}, in {options.folder}")
     return 0
-
-
-def _refuse_training_flags(options: TrainTokenizer) -> None:
-    """ValueError for what says how to train, where nothing is trained."""
-    for field in fields(TrainTokenizer):
-        if field.name in TRAINING and getattr(options, field.name) != field.default:
-            raise ValueError(
-                f"--{field.name.replace('_', '-')} means nothing to --convert, which trains nothing: leave it out"
-            )

@@ -3,6 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ctx_jax.text.words import Rule
+
+
+def rule_of(train: str, rule: Rule) -> Rule:
+    """How the words of a run's text were cut: the embedded corpus is prose whatever the setting."""
+    return "prose" if train == "python-docs" else rule
+
 
 @dataclass(frozen=True)
 class DataConfig:

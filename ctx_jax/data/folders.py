@@ -1,19 +1,54 @@
-"""A folder of files that is there whole or not at all, whoever asks for it and wherever a process is killed.
+"""Folders and files that are there whole or not at all, whoever asks for them and wherever a process is killed.
 
-One process builds it under another name beside its place and renames it. One that is there is checked first, side by
-side with others that ask; it may lie where nobody may write.
+Each is made under another name beside its place and renamed. A folder that several processes ask for is made by one of
+them. One that is there is checked first, side by side with others that ask; it may lie where nobody may write.
 """
 
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
-_TEMPORARY = ".building-"
+
+@contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` to write into; left without an error it takes that name, else it is removed.
+
+    Raises FileExistsError where `folder` exists and is not empty, naming what it holds.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists():
+        held = sorted(path.name for path in folder.iterdir())[:4] if folder.is_dir() else [folder.name]
+        if held:
+            raise FileExistsError(f"{folder} exists and is not empty ({', '.join(held)}): give a new folder")
+    partial = _partial(folder)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """A new text file beside `path`; left without an error it takes that name, else it is removed."""
+    partial = _partial(path)
+    try:
+        with partial.open("x", encoding="utf-8") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
 
 
 def find_or_build(
@@ -55,15 +90,10 @@ def find_or_build(
             return True
         if target.exists():
             shutil.rmtree(target)
-        for stale in folder.glob(f"{_TEMPORARY}{name}-*"):  # of a process that was killed: we hold the lock
+        for stale in folder.glob(f".{name}.partial-*"):  # of a process that was killed: we hold the lock
             shutil.rmtree(stale)
-        building = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{name}-", dir=folder))
-        try:
+        with whole_folder(target) as building:
             build(building)
-            building.rename(target)
-        except BaseException:
-            shutil.rmtree(building)
-            raise
     return False
 
 

@@ -39,7 +39,13 @@ def paced(
     items: Iterable[Item], what: str, unit: str, report: Callable[[str], None], total: float | None = None
 ) -> Iterator[Item]:
     """The same items, each counted by a `Pace` once it has been dealt with."""
-    pace = Pace(what, unit, report, total)
+    return counted(items, Pace(what, unit, report, total).add)
+
+
+def counted(
+    items: Iterable[Item], advance: Callable[[int], object], amount: Callable[[Item], int] = lambda item: 1
+) -> Iterator[Item]:
+    """The same items; `advance` hears of the `amount` of each once it has been dealt with."""
     for item in items:
         yield item
-        pace.add()
+        advance(amount(item))

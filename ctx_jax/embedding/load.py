@@ -11,6 +11,7 @@ import numpy as np
 from ctx_jax.checkpoints import allennlp_files, huggingface
 from ctx_jax.checkpoints.configs import from_json, newest
 from ctx_jax.checkpoints.run_files import CONFIG, VOCABULARY, existing
+from ctx_jax.data.config import rule_of
 from ctx_jax.embedding.encoder import Encoder, Reader
 from ctx_jax.embedding.reading import CharacterReader, SubwordReader, VocabularyReader
 from ctx_jax.models import bilm, transformer
@@ -137,7 +138,7 @@ def _run(folder: Path, config: dict[str, Any], step: Step) -> Encoder:
         if number is None:
             raise FileNotFoundError(f"{folder} has no complete checkpoint yet: train it longer, then load it")
         params = checkpoints.restore_params(number, _shapes(model))
-    return Encoder(model, params, _reader(model, folder, _rule(config)))
+    return Encoder(model, params, _reader(model, folder, rule_of(config["data"]["train"], config["data"]["rule"])))
 
 
 def _shapes(model: BiLM | Transformer) -> Any:
@@ -164,10 +165,3 @@ def _reader(model: BiLM | Transformer, folder: Path, rule: Rule) -> Reader:
         case Transformer():
             return _subword_reader(model, subword_files.read_folder(folder), folder, rule)
     raise TypeError(f"nothing reads text for a {type(model).__name__}")
-
-
-def _rule(config: dict[str, Any]) -> Rule:
-    """How the run's text became words; the embedded corpus is prose whatever the setting."""
-    data = config["data"]
-    rule: Rule = "prose" if data["train"] == "python-docs" else data["rule"]
-    return rule

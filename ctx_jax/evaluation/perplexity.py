@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax
 
+from ctx_jax.data.progress import counted
 from ctx_jax.evaluation.protocols import SentenceScore, Step, by_sentence, by_step, by_stream
 from ctx_jax.evaluation.scoring import Scorer, SentenceEncoder
 from ctx_jax.models.bilm import BiLM
@@ -85,7 +86,7 @@ def perplexity(
         return summarize(scores, protocol)
     batch = batch or ORIGINAL_LANES
     scorer = Scorer(model, params, rows=batch, window=window or WINDOWS[protocol], devices=devices)
-    return _of_steps(by_step(scorer, SentenceEncoder(model, vocabulary), _counted(sentences, advance)), batch)
+    return _of_steps(by_step(scorer, SentenceEncoder(model, vocabulary), counted(sentences, advance)), batch)
 
 
 def _of_steps(steps: Iterable[Step], batch: int) -> Perplexity:
@@ -141,7 +142,7 @@ def sentence_scores(
             return by_sentence(scorer, encode, sentences, advance)
         case "stream":
             scorer = Scorer(model, params, rows=1, window=window or WINDOWS[protocol], devices=devices)
-            return by_stream(scorer, encode, _counted(sentences, advance))
+            return by_stream(scorer, encode, counted(sentences, advance))
     raise ValueError(f"sentences are scored by protocol sentence or stream, got {protocol!r}")
 
 
@@ -158,12 +159,6 @@ def summarize(scores: Iterable[SentenceScore], protocol: Literal["sentence", "st
         raise ValueError("perplexity needs at least one sentence, the text has none")
     loss = 0.5 * (forward + backward) / tokens
     return Perplexity(protocol, loss, _exp(forward / tokens), _exp(backward / tokens), tokens, unknown / tokens)
-
-
-def _counted(sentences: Iterable[Sequence[str]], advance: Callable[[int], object]) -> Iterator[Sequence[str]]:
-    for words in sentences:
-        yield words
-        advance(1)
 
 
 def _exp(nats: float) -> float:

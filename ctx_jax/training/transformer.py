@@ -4,7 +4,7 @@ text.
 Letters: B rows, T tokens, K predicted positions of a row, D width, F feed-forward width, V vocabulary, L layers.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -14,7 +14,7 @@ from ctx_jax import losses
 from ctx_jax.data.batch import Batch
 from ctx_jax.data.order import mix_seed
 from ctx_jax.data.phases import Phases
-from ctx_jax.data.progress import Pace
+from ctx_jax.data.progress import Pace, counted
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
@@ -113,14 +113,12 @@ def held_out_metrics(
     devices = devices or jax.local_devices()
     few = replace(sequences, rows=rows_at_once(sequences, len(devices)))
     pace = Pace("evaluating", "tokens", report, len(tokens.ids))
-    batches = _counted(held_out(tokens, subwords, model, few), pace)
+    batches = counted(held_out(tokens, subwords, model, few), pace.add, _real_tokens)
     return metrics_of(term_means(model, params, batches, few.rows, devices=devices))
 
 
-def _counted(batches: Iterable[Batch], pace: Pace) -> Iterator[Batch]:
-    for batch in batches:
-        yield batch
-        pace.add(int(np.count_nonzero(batch.arrays["mask"])))
+def _real_tokens(batch: Batch) -> int:
+    return int(np.count_nonzero(batch.arrays["mask"]))
 
 
 def first_position(model: Transformer) -> int:
