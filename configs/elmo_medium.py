@@ -1,11 +1,8 @@
 """ELMo in its published medium size (28.0 M parameters without the softmax), with a modern recipe.
 
 Command: ctx-jax train elmo_medium
-Data: the One Billion Word Benchmark, `lm1b` of tensorflow-datasets, prepared once as ArrayRecord:
-    pip install 'ctx-jax[tfds]'
-    python -c "import tensorflow_datasets as tfds; tfds.builder(
-        'lm1b', file_format='array_record').download_and_prepare()"
-    Its splits are train and test: test is what the run is validated on, and what chooses the best checkpoint
+Data: `tfds:lm1b`, the One Billion Word Benchmark; where it is not prepared, the error says how. It is validated on the
+    test split, which chooses the best checkpoint: there is no other
 Hardware: one GPU or more; lanes divide by up to 8 devices and beyond
 Time: not measured yet
 Expect: not measured yet

@@ -1,11 +1,8 @@
 """The published ELMo, trained as its authors did (Peters et al. 2018; allenai/bilm-tf).
 
 Command: ctx-jax train elmo_original
-Data: the One Billion Word Benchmark, `lm1b` of tensorflow-datasets, prepared once as ArrayRecord:
-    pip install 'ctx-jax[tfds]'
-    python -c "import tensorflow_datasets as tfds; tfds.builder(
-        'lm1b', file_format='array_record').download_and_prepare()"
-    Its splits are train and test: test is what the run is validated on, and what chooses the best checkpoint
+Data: `tfds:lm1b`, the One Billion Word Benchmark; where it is not prepared, the error says how. It is validated on the
+    test split, which chooses the best checkpoint: there is no other
 Hardware: 3 GPUs there; any number that divides 384 lanes here
 Time: two weeks on three GTX 1080, about 6,350 tokens/s in all; with this code not measured yet
 Expect: 39.7 held-out perplexity, the average of both directions; with this code not measured yet
