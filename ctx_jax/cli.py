@@ -1,6 +1,7 @@
 """The command `ctx-jax`: reads the subcommand's name, calls one function, turns our errors into one line."""
 
 import difflib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ USAGE = """usage: ctx-jax COMMAND ...
   export RUN DIR [--flags]             write a trained run as files other programs read
   tokenizer FOLDER [--flags]           train a subword tokenizer from text
 
-ctx-jax COMMAND --help says more; ctx-jax --version says which one this is."""
+ctx-jax COMMAND --help says more; ctx-jax --version says which one this is.
+CTX_JAX_TRACEBACK=1 in the environment shows where in the code an error arose."""
 
 COMMANDS = ("train", "evaluate", "export", "tokenizer")
 
@@ -30,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if os.environ.get("CTX_JAX_TRACEBACK") == "1":
+            raise
         if isinstance(error, OSError) and error.filename is not None and error.strerror:
             print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # of the system, about a path
             return 1
@@ -71,7 +75,10 @@ def _call(name: str, rest: list[str]) -> int:
 
 def _is_ours(error: Exception) -> bool:
     """Whether our own code raised the error on purpose: its message then says all. Others keep their traceback."""
-    if isinstance(error, LookupError | AssertionError | ZeroDivisionError | AttributeError):
+    if isinstance(error, LookupError | AssertionError | ZeroDivisionError | AttributeError | NameError):
         return False  # mistakes of ours
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+    if not frames or not Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
+        return False
+    # A TypeError is ours to say, or Python's about a call of ours that is wrong.
+    return not isinstance(error, TypeError) or (frames[-1].line or "").startswith("raise ")

@@ -3,7 +3,9 @@
 import fcntl
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -132,10 +134,31 @@ def test_the_config_of_another_program_is_not_written_over(capsys: pytest.Captur
     assert (tmp_path / "config.json").read_text() == theirs
 
 
-def test_mistakes_of_our_own_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_call", lambda name, rest: cli.COMMANDS.index(name) / 0)
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (lambda name, rest: cli.COMMANDS.index(name) / 0, ZeroDivisionError),
+        (lambda name: 0, TypeError),  # called by `main` with two arguments
+        (lambda name, rest: undefined, NameError),  # type: ignore[name-defined] # noqa: F821
+    ],
+)
+def test_mistakes_of_our_own_keep_their_traceback(
+    call: Callable[..., int], kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As code of the package: what counts is the file of the last frame.
+    here = call.__code__.replace(co_filename=cli.__file__)
+    monkeypatch.setattr(cli, "_call", FunctionType(here, call.__globals__))
+    with pytest.raises(kind):
         main(["train"])
+
+
+def test_a_traceback_can_be_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["tokenizer", "new", "--convert", "nope.json", "--size", "90"]) == 1
+    monkeypatch.setenv("CTX_JAX_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="--size means nothing"):
+        main(["tokenizer", "new", "--convert", "nope.json", "--size", "90"])
+    assert main(["--help"]) == 0
+    assert "CTX_JAX_TRACEBACK" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("error", [OSError("no path: not of a file"), KeyError("missing")])
