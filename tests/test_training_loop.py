@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -33,7 +35,7 @@ from ctx_jax.training.config import (
     check_resume,
 )
 from ctx_jax.training.devices import Devices, fix_kernels
-from ctx_jax.training.loop import NonFinite, train
+from ctx_jax.training.loop import Loop, NonFinite, train
 from ctx_jax.training.optimizer import Adagrad, AdamW
 
 WORDS = Vocabulary(("<S>", "</S>", "<UNK>", *"abcdefghijklm"))
@@ -122,11 +124,28 @@ def parameters(run_dir: Path, step: int = STEPS) -> dict:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clock() -> list[str]:
+    """When the run of `whole` waited for its steps, and when its clock stood still."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, clock: list[str]) -> Path:
     """A run that nothing interrupted, on devices whose peak is known."""
     run_dir = tmp_path_factory.mktemp("whole")
+    check, pause = Loop._check, metrics.Speed.paused
+
+    @contextmanager
+    def paused(speed: metrics.Speed) -> Iterator[None]:
+        clock.append("paused")
+        with pause(speed):
+            yield
+        clock.append("counting")
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(metrics.PEAKS, jax.devices()[0].device_kind, (1.0, 5e9))
+        patch.setattr(metrics.Speed, "paused", paused)
+        patch.setattr(Loop, "_check", lambda loop, state: clock.append("waited") or check(loop, state))
         done, _ = go(configured(run_dir))
     assert done
     return run_dir
@@ -144,6 +163,14 @@ def test_every_line_has_the_fields_it_must_have(whole: Path) -> None:
     assert lines(whole)[0]["learning_rate"] == pytest.approx(0.01)
     assert [line["step"] for line in lines(whole, "valid")] == [3, 6]
     assert all(line.keys() >= EVERY_TRAIN for line in lines(whole, "valid"))
+
+
+def test_what_the_clock_leaves_out_begins_when_the_steps_are_done(whole: Path, clock: list[str]) -> None:
+    """Waiting inside would leave out the time of steps whose tokens count. The first pause is the compilation's."""
+    pauses = [at for at, what in enumerate(clock) if what == "paused"]
+    assert len(pauses) == 1 + len({2, 3, 4, 6}), "checkpoints every 2 steps, evaluations every 3"
+    assert all(clock[at + 1] == "counting" for at in pauses)
+    assert all(clock[at - 1] == "waited" for at in pauses[1:])
 
 
 def test_sigterm_saves_and_the_same_command_goes_on_as_if_nothing_had_been(whole: Path, tmp_path: Path) -> None:

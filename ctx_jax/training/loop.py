@@ -115,8 +115,8 @@ class Loop:
         if not (evaluate or save):
             return
         logical = self.devices.leave(state)
+        self._check(logical)  # before the pause: it waits for the steps, whose time counts as their tokens do
         with self.speed.paused():
-            self._check(logical)
             metrics = self._evaluate(logical, log, display) if evaluate else None
             if metrics is not None and metrics["loss"] < self.lowest:
                 self.lowest, save = metrics["loss"], True
