@@ -131,7 +131,7 @@ def test_off_the_cpu_the_plain_path_sums_bf16_products_in_float32_both_ways(
     heads: tuple[jax.Array, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read in the program, which a CPU cannot run: every product takes bf16 and gives float32."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
     seen = visible(T, mask=MASK)
 
     def loss(heads: tuple[jax.Array, ...]) -> jax.Array:
@@ -170,3 +170,15 @@ def test_what_the_fused_path_cannot_do_falls_back_and_says_so_once(heads: tuple[
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             attention.attend(*heads, seen, compute="bfloat16", path="auto")
+
+
+def test_a_gpu_too_old_for_the_fused_path_takes_the_plain_one(
+    heads: tuple[jax.Array, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_cuda", lambda: True)
+    monkeypatch.setattr(attention, "_capability", lambda: 7.5)
+    attention._say.cache_clear()
+    with pytest.warns(UserWarning, match=r"compute capability 8.0 or more .* this one has 7.5"):
+        mixed, _ = attention.attend(*heads, visible(T, mask=MASK), compute="bfloat16", path="auto")
+    plain, _ = attention.attend(*heads, visible(T, mask=MASK), compute="bfloat16", path="plain")
+    np.testing.assert_array_equal(mixed, plain)

@@ -26,12 +26,21 @@ def test_a_cpu_says_whether_it_multiplies_bf16() -> None:
     assert {text: hardware.multiplies_bf16(text) for text in FLAGS} == FLAGS
 
 
+def test_the_device_asked_about_is_the_one_calls_go_to() -> None:
+    second = jax.local_devices()[1]
+    assert hardware.device() == jax.local_devices()[0]
+    with jax.default_device(second):
+        assert hardware.device() == second
+    with jax.default_device("cpu"):
+        assert hardware.device() == jax.local_devices(backend="cpu")[0] and hardware.platform() == "cpu"
+
+
 @pytest.mark.parametrize("known", [True, False, None])
 def test_a_cpu_without_bf16_is_named_once(
     known: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(hardware, "_CPU", tmp_path / "cpuinfo")
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(hardware, "platform", lambda: "cpu")
     if known is not None:
         (tmp_path / "cpuinfo").write_text(next(text for text, found in FLAGS.items() if found is known))
     hardware.warn_of_slow_bf16.cache_clear()

@@ -17,9 +17,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from ctx_jax.numerics.hardware import device, platform
 from ctx_jax.numerics.linear import Compute, contract
 
-Path = Literal["auto", "plain", "fused", "xla"]
+Implementation = Literal["auto", "plain", "fused", "xla"]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["allowed", "lengths"], meta_fields=["causal"])
@@ -66,7 +67,7 @@ def visible(
     """Combine what limits attention among T = `length` tokens.
 
     mask      bool [B, T]: False keys get no attention
-    lengths   int [B]: the mask of rows whose padding stands at their end, which the fused kernel has for nothing
+    lengths   int [B]: the mask of rows whose padding stands at their end, which costs the fused kernel nothing
     segments  int [B, T]: tokens see only tokens with their own number (packed examples)
     window    tokens see |i - j| <= window
     causal    tokens see j <= i
@@ -101,7 +102,7 @@ def attend(
     seen: Visible,
     *,
     compute: Compute,
-    path: Path = "auto",
+    path: Implementation = "auto",
     kept: jax.Array | None = None,
     rate: float = 0.0,
     maps: bool = False,
@@ -128,7 +129,7 @@ def _plain(
     maps: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
     # bf16 products of this shape fail at run time on CPUs when differentiated, so there they stay float32.
-    low = compute == "bfloat16" and jax.default_backend() != "cpu"
+    low = compute == "bfloat16" and platform() != "cpu"
     kind: Compute | None = "bfloat16" if low else "float32" if compute == "float32" else None
     logits = contract("bthe,bshe->bhts", query, key, kind) * query.shape[-1] ** -0.5
     allowed = seen.allowed if seen.lengths is None else seen.dense(query.shape[1]).allowed
@@ -162,30 +163,34 @@ def _fused(
     return mixed if sees is None else jnp.where(sees[:, :, None, None], mixed, 0.0)
 
 
+def _call(
+    seen: Visible, implementation: Literal["cudnn", "xla"], query: jax.Array, key: jax.Array, value: jax.Array
+) -> jax.Array:
+    # Lengths of the keys alone: padded queries see what the others see, as on the plain path.
+    return jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=seen.allowed,
+        is_causal=seen.causal,
+        key_value_seq_lengths=seen.lengths,
+        implementation=implementation,
+    )
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _kernel(
     query: jax.Array, key: jax.Array, value: jax.Array, seen: Visible, implementation: Literal["cudnn", "xla"]
 ) -> jax.Array:
-    return _kernel_forward(query, key, value, seen, implementation)[0]
+    with jax.numpy_dtype_promotion("standard"):
+        return _call(seen, implementation, query, key, value)
 
 
 def _kernel_forward(
     query: jax.Array, key: jax.Array, value: jax.Array, seen: Visible, implementation: Literal["cudnn", "xla"]
 ) -> tuple[jax.Array, Callable[[jax.Array], tuple[jax.Array, ...]]]:
-    def call(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        # Lengths of the keys alone: padded queries see what the others see, as on the plain path.
-        return jax.nn.dot_product_attention(
-            query,
-            key,
-            value,
-            mask=seen.allowed,
-            is_causal=seen.causal,
-            key_value_seq_lengths=seen.lengths,
-            implementation=implementation,
-        )
-
     with jax.numpy_dtype_promotion("standard"):
-        return jax.vjp(call, query, key, value)
+        return jax.vjp(partial(_call, seen, implementation), query, key, value)
 
 
 def _kernel_backward(
@@ -203,21 +208,26 @@ def _kernel_backward(
 _kernel.defvjp(_kernel_forward, _kernel_backward)
 
 
-def _fusible(shape: tuple[int, ...], seen: Visible, compute: Compute, path: Path, dropped: bool, maps: bool) -> bool:
+def _fusible(
+    shape: tuple[int, ...], seen: Visible, compute: Compute, path: Implementation, dropped: bool, maps: bool
+) -> bool:
     """Whether the fused kernel can do this call; says once why not where it was asked for or could be expected."""
     _, length, _, width = shape
     machine = path == "xla" or _cuda()
+    capability = None if path == "xla" or not machine else _capability()
     reason = None
     if not machine:
-        reason = f"the machine is a {jax.default_backend()}, the kernel is for NVIDIA GPUs"
+        reason = f"the machine is a {platform()}, the kernel is for NVIDIA GPUs"
+    elif capability is not None and capability < 8:
+        reason = f"it needs a GPU of compute capability 8.0 or more (an A100, say), this one has {capability}"
     elif compute != "bfloat16":
         reason = "it computes in bfloat16 and compute is float32"
     elif maps:
         reason = "it never holds the attention maps that are asked for"
     elif dropped:
         reason = "its dropout takes one seed for all steps; set attention_dropout=0 to use it"
-    elif path != "xla" and (width % 8 or width > _widest()):
-        reason = f"its heads are a multiple of 8 and at most {_widest()} wide, these are {width}"
+    elif capability is not None and (width % 8 or width > _widest(capability)):
+        reason = f"its heads are a multiple of 8 and at most {_widest(capability)} wide, these are {width}"
     elif seen.allowed is not None and length % 2:
         reason = f"with a mask it needs an even length, this is {length}"
     if reason is None:
@@ -228,16 +238,18 @@ def _fusible(shape: tuple[int, ...], seen: Visible, compute: Compute, path: Path
     return False
 
 
-@cache
 def _cuda() -> bool:
     # AMD's devices call themselves gpu too.
-    return "cuda" in str(jax.local_devices()[0].client.platform_version).lower()
+    return "cuda" in str(device().client.platform_version).lower()
 
 
-@cache
-def _widest() -> int:
-    capability = str(getattr(jax.local_devices()[0], "compute_capability", "0"))
-    return 256 if float(capability) >= 9 else 128
+def _capability() -> float:
+    """9.0 for an H100."""
+    return float(getattr(device(), "compute_capability", 0.0))
+
+
+def _widest(capability: float) -> int:
+    return 256 if capability >= 9 else 128
 
 
 @cache

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ctx_jax.numerics.hardware import platform
 from ctx_jax.numerics.linear import Compute, operand, product
 
 COLUMNS_FROM = 16 * 2**20  # bytes of W_h
@@ -53,7 +54,7 @@ class Cell:
         if self.columns is not None:
             return self
         large = 4 * math.prod(recurrent.shape) > COLUMNS_FROM and rows <= COLUMNS_TO
-        columns = large and self.compute == "float32" and jax.default_backend() == "cpu"
+        columns = large and self.compute == "float32" and platform() == "cpu"
         return replace(self, columns=columns)
 
     def turned(self, values: jax.Array) -> jax.Array:
@@ -103,7 +104,7 @@ def _gates(cell: Cell, tanh: jax.Array) -> list[jax.Array]:
 def _settle(values: Any) -> Any:
     """On a CPU: have these computed once and whole, not anew and slice by slice inside whatever reads them. Elsewhere
     fewer and larger kernels are better, and the compiler is left alone."""
-    return lax.optimization_barrier(values) if jax.default_backend() == "cpu" else values
+    return lax.optimization_barrier(values) if platform() == "cpu" else values
 
 
 def _clip(values: jax.Array, bound: float | None) -> jax.Array:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from ctx_jax.models.attention import Path
+from ctx_jax.models.attention import Implementation
 from ctx_jax.models.flags import said
 from ctx_jax.numerics.linear import Compute
 
@@ -67,7 +67,7 @@ class Transformer:
     depth_scaled: bool = False  # output projections start smaller by sqrt(2 layers): GPT-2, ModernBERT
 
     compute: Compute = "float32"
-    attention: Path = "auto"
+    attention: Implementation = "auto"
     scan: bool = False  # one compiled layer, looped: faster to compile, a little slower to run
     remat: bool = False  # recompute each layer in the backward pass: less memory, more arithmetic
 

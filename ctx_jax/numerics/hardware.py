@@ -1,4 +1,4 @@
-"""What the CPU can do, as far as it says so."""
+"""What a computation will run on, and what a CPU can do, as far as it says so."""
 
 import logging
 import re
@@ -9,6 +9,23 @@ import jax
 
 _CPU = Path("/proc/cpuinfo")
 _INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86's two, ARM's one: Linux's names
+
+
+def device() -> jax.Device:
+    """The device a call runs on that nothing else places: that of `jax.default_device`, else this process's first.
+
+    What a model asks while it is traced, to choose between ways that give the same numbers. A program that places its
+    arrays elsewhere on a machine of two kinds (a GPU's host, say) says so with `jax.default_device`.
+    """
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if isinstance(chosen, jax.Device):
+        return chosen
+    return jax.local_devices(backend=chosen)[0]
+
+
+def platform() -> str:
+    """cpu, gpu (NVIDIA's and AMD's) or tpu."""
+    return device().platform
 
 
 def multiplies_bf16(information: str) -> bool | None:
@@ -23,7 +40,7 @@ def multiplies_bf16(information: str) -> bool | None:
 @cache
 def warn_of_slow_bf16() -> None:
     """Log a warning, once in a process, where bf16 products run on a CPU that is known to have none."""
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return
     if multiplies_bf16(_CPU.read_text() if _CPU.exists() else "") is False:
         logging.getLogger(__name__).warning(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ctx_jax.numerics.hardware import platform
 from ctx_jax.numerics.linear import Compute, product
 
 LOGITS_AT_ONCE = 2**25  # elements of a chunk's logits: 128 MiB in float32
@@ -39,7 +40,7 @@ def _sum(values: jax.Array, axis: int) -> jax.Array:
     """The sum of [N, V] over an axis. On a CPU as a product with ones: a plain sum over the rows of a chunk took fifty
     times as long, and half of the whole loss at 100,000 words. Elsewhere sums are merged into what makes the values,
     and a full float32 product of one column would leave a TPU's matrix unit nearly idle."""
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return jnp.sum(values, axis=axis)
     return product(values, jnp.ones((values.shape[axis],), jnp.float32), (axis, 0), "float32")
 
