@@ -1,6 +1,7 @@
 """Distinct words once and short words short: exact, whatever the words and wherever they overflow."""
 
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -124,3 +125,15 @@ def test_words_whose_hashes_clash_stay_apart(monkeypatch: pytest.MonkeyPatch) ->
     lengths = occupied_positions(jnp.asarray(words))
     vectors = once_per_distinct(encode, same, jnp.asarray(words), lengths, ((12, 1.0),))
     np.testing.assert_array_equal(vectors[:, 0], words.sum(1))
+
+
+@pytest.mark.parametrize("inputs", ["characters", "words"])
+def test_a_word_with_an_id_outside_its_table_is_nan_and_no_other(inputs: Literal["characters", "words"]) -> None:
+    model = BiLM(11, inputs=inputs, max_characters=6, character_dim=2, filters=((1, 3), (2, 2)), dim=4, projection=3)
+    rows = 11 if inputs == "words" else PAD + 1
+    bad = np.array([-rows, -1, 0, rows - 1, rows, 9999], np.int32)
+    words = words_of_lengths([2] * len(bad), 6)
+    words[:, 1] = bad
+    vectors = np.asarray(token_vectors(model, init(model, jax.random.key(0)), bad if inputs == "words" else words))
+    assert np.isnan(vectors).all(1).tolist() == [True, True, False, False, True, True]
+    assert np.isfinite(vectors[2:4]).all()

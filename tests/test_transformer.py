@@ -12,6 +12,7 @@ import pytest
 
 from ctx_jax.models import transformer
 from ctx_jax.models.transformer import Transformer
+from ctx_jax.models.transformer_embeddings import embed_tokens
 from ctx_jax.models.transformer_layers import keep, reseed, row_seeds
 
 BERT = Transformer(vocabulary=20, dim=8, heads=2, layers=2, feed_forward=12, max_positions=16)
@@ -235,13 +236,21 @@ def test_published_sizes(millions: float, model: Transformer) -> None:
     assert round(sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6, 1) == millions
 
 
+@pytest.mark.parametrize("name, rows", [("token_ids", 20), ("positions", 16), ("token_types", 2)])
+def test_what_is_outside_its_table_gives_nan_and_nothing_else_does(name: str, rows: int) -> None:
+    zeros = dict.fromkeys(("token_ids", "positions", "token_types"), jnp.zeros((1, 5), jnp.int32))
+    given = zeros | {name: jnp.array([[-rows, -1, 0, rows - 1, rows]])}
+    values = embed_tokens(BERT, _params(BERT)["embeddings"], **given, seeds=None)
+    assert np.isnan(values).all(2).tolist() == [[True, True, False, False, True]]
+    assert np.isfinite(values[0, 2:4]).all()
+
+
 def test_refusals_say_what_to_set() -> None:
     params = _params(BERT)
     with pytest.raises(ValueError, match=r"at most 16 tokens, these have 17.*max_positions"):
         transformer.hidden_states(BERT, params, jnp.zeros((1, 17), jnp.int32))
     with pytest.raises(ValueError, match="token_types"):
         transformer.hidden_states(MODERN, _params(MODERN), IDS, token_types=IDS)
-    assert np.isnan(_hidden(BERT, params, jnp.array([[2, 20]]))[0, 0, 1]).all()
     headless = replace(BERT, head="none")
     for head in (transformer.mlm_hidden, transformer.pooled, transformer.next_sentence_logits):
         with pytest.raises(ValueError, match="make or load it with"):

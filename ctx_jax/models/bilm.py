@@ -22,6 +22,7 @@ from ctx_jax.models.gru import gru
 from ctx_jax.models.lstm import Cell, State, Weights, lstm
 from ctx_jax.models.token_encoder import PAD, CharacterEncoder, Table
 from ctx_jax.numerics.linear import linear
+from ctx_jax.numerics.lookup import lookup
 
 Params = dict[str, Any]
 Carry = dict[str, tuple[dict[str, jax.Array], ...]]
@@ -98,7 +99,7 @@ class Network(nn.Module):
         """Context-free vectors [..., P] of raw character ids [..., C] or word ids [...]."""
         if self.model.inputs == "characters":
             return self.tokens(tokens, copies)
-        return jnp.take(self.words.embedding, tokens, axis=0)
+        return lookup(self.words.embedding, tokens)
 
     def streams(
         self,
@@ -185,6 +186,8 @@ def zero_carry(model: BiLM, rows: int) -> Carry:
 
 def token_vectors(model: BiLM, params: Params, tokens: jax.Array, *, copies: int = 1) -> jax.Array:
     """Context-free vectors, float32 [..., P], of raw character ids [..., C] (or of word ids [...]).
+
+    A word with an id outside the table (below 0 too) is NaN.
 
     `copies`: how many times the tokens hold the same words, so that the tables of distinct words can be that much
     smaller.

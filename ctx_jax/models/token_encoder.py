@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from ctx_jax.models.distinct import once_per_distinct
 from ctx_jax.numerics.linear import Compute, linear
+from ctx_jax.numerics.lookup import lookup
 
 # The ids are made in `ctx_jax.text.characters`, which a model does not import.
 PAD = 260  # the id that fills a word behind its end marker; its embedding is learned like any other
@@ -171,7 +172,7 @@ class CharacterEncoder(nn.Module):
         activate = jax.nn.relu if self.activation == "relu" else jnp.tanh
 
         def read(words: jax.Array, occupied: int) -> jax.Array:
-            return activate(convolve(filters, table[words], table[PAD], occupied, compute))
+            return activate(convolve(filters, lookup(table, words), table[PAD], occupied, compute))
 
         return read
 

@@ -69,8 +69,8 @@ def hidden_states(
     key          the step's key turns dropout on; `rows` int [B], the rows' global numbers, seed it (absent: 0..B-1)
 
     Values at padding are finite and mean nothing. Raises ValueError for a sequence longer than the position table
-    and for token types a model does not have. With `segments` or `positions` only the values can tell: a position
-    outside the table gives NaN.
+    and for token types a model does not have. What only the values can tell, an id or a position outside its table
+    (below 0 too), gives NaN.
     """
     limits = {"mask": mask, "lengths": lengths, "segments": segments}
     return _run(model, params, token_ids, limits, token_types, positions, key, rows, "every")

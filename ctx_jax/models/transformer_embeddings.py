@@ -12,6 +12,7 @@ from jax import lax
 
 from ctx_jax.models.transformer_config import Transformer
 from ctx_jax.models.transformer_layers import dropout, normalize
+from ctx_jax.numerics.lookup import lookup
 
 
 def default_positions(model: Transformer, token_ids: jax.Array, segments: jax.Array | None = None) -> jax.Array:
@@ -46,19 +47,15 @@ def embed_tokens(
     token_types: jax.Array | None,
     seeds: jax.Array | None,
 ) -> jax.Array:
-    """float32 [B, T, D]. An id or a position outside its table gives NaN, which is loud, not a neighbour's vector."""
-    values = _rows(params["tokens"], token_ids)
+    """float32 [B, T, D]. An id or a position outside its table, a negative one too, gives NaN."""
+    values = lookup(params["tokens"], token_ids)
     if model.token_types:
         types = jnp.zeros_like(token_ids) if token_types is None else token_types
-        values = values + _rows(params["types"], types)
+        values = values + lookup(params["types"], types)
     elif token_types is not None:
         raise ValueError("this model has no token types (token_types=0): leave token_types out")
     if model.positions == "learned":
-        values = values + _rows(params["positions"], positions)
+        values = values + lookup(params["positions"], positions)
     if model.embedding_norm:
         values = normalize(params["norm"], values, model.norm_epsilon)
     return dropout(seeds, 0, model.embedding_dropout, values)
-
-
-def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
-    return jnp.asarray(table).at[ids].get(mode="fill", fill_value=jnp.nan)
