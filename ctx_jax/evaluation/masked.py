@@ -37,7 +37,8 @@ def term_means(
     The same batches give the same numbers on any number of `devices` (default: all of this machine), up to rounding.
     A term without a target is NaN.
     """
-    run, params = _on_devices(model, params, rows, devices)
+    run, lay = _compiled(model, rows, tuple(devices or ()))
+    params = lay(params)
     sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
     for batch in batches:
         for name, pair in run(params, batch.arrays, ()).items():
@@ -85,7 +86,8 @@ def pseudo_perplexity(
             f"{model.longest}: take a model with more"
         )
     rows = [_parts(subwords, words, room) for words in sentences]
-    run, params = _on_devices(model, params, batch, devices)
+    run, lay = _compiled(model, batch, tuple(devices or ()))
+    params = lay(params)
     nats = tokens = 0.0
     for arrays in _gaps(model, subwords, rows, batch, advance):
         total, weight = run(params, arrays, ())["masked"]
@@ -144,20 +146,14 @@ def gap_rows(gaps: Sequence[tuple[np.ndarray, int]], length: int, rows: int, sub
     return arrays
 
 
-def _on_devices(
-    model: Transformer, params: Any, rows: int, devices: Sequence[jax.Device] | None
-) -> tuple[Callable[..., Any], Any]:
-    """What runs the loss over `rows` rows, and the parameters laid out for it."""
-    chosen = tuple(devices) if devices else tuple(jax.local_devices())
-    run, lay = _compiled(model, chosen[: math.gcd(rows, len(chosen))])
-    return run, lay(params)
-
-
 @lru_cache(maxsize=8)
-def _compiled(model: Transformer, devices: tuple[jax.Device, ...]) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
+def _compiled(
+    model: Transformer, rows: int, devices: tuple[jax.Device, ...]
+) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
+    """What runs the loss over `rows` rows, and what lays the parameters for it."""
     loss = losses.causal_lm if model.causal else losses.masked_lm
 
     def run(params: Any, batch: Any, carry: tuple[()]) -> Any:
         return jax.tree.map(lambda value: value[None], loss(model, params, batch, carry)[0])  # one a device
 
-    return over_rows(run, devices)
+    return over_rows(run, rows, devices)

@@ -7,7 +7,6 @@
 Letters: B lanes, T steps of a window, C characters, n words of a sentence.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,9 +75,8 @@ class Scorer:
             )
         if not model.vocabulary:
             raise ValueError("perplexity needs a model with a softmax; this encoder was stored without one")
-        chosen = tuple(devices) if devices else tuple(jax.local_devices())
         self.rows, self.window, self._model = rows, window, model
-        self._run, lay = _compiled(model, chosen[: math.gcd(rows, len(chosen))])
+        self._run, lay = _compiled(model, rows, tuple(devices or ()))
         self._params = lay(params)
 
     def start(self) -> Any:
@@ -131,13 +129,15 @@ def _overlaps(lanes: Sequence[Sequence[Placed]], start: int, window: int) -> Ite
 
 
 @lru_cache(maxsize=8)
-def _compiled(model: BiLM, devices: tuple[jax.Device, ...]) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
+def _compiled(
+    model: BiLM, rows: int, devices: tuple[jax.Device, ...]
+) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
     """The compiled scoring function and its way of laying parameters, kept so that a run's evaluations share them."""
 
     def score(params: Any, arrays: dict[str, jax.Array], carry: Any) -> tuple[dict[str, jax.Array], Any]:
         return losses.bilm_tokens(model, params, arrays, carry)
 
-    return over_rows(score, devices)
+    return over_rows(score, rows, devices)
 
 
 def numbered(sentences: Iterable[Sequence[str]]) -> Iterator[tuple[int, Sequence[str]]]:

@@ -4,18 +4,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def over_rows(
-    function: Callable[..., Any], devices: Sequence[jax.Device]
+    function: Callable[..., Any], rows: int, devices: Sequence[jax.Device] | None = None
 ) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
     """Compile `function(whole, rows, rows)` -> rows, every array of the last two cut along its leading axis.
+
+    rows: how many there are. As many of `devices` (default: all of this machine) share them as can have equal parts:
+    of 3 devices, 2 share 64 rows.
 
     Returns:
       the compiled function, and what lays the first argument on every device.
     """
-    mesh = jax.make_mesh((len(devices),), ("rows",), axis_types=(AxisType.Auto,), devices=devices)
+    found = list(devices or jax.local_devices())
+    count = next(count for count in range(len(found), 0, -1) if rows % count == 0)
+    mesh = Mesh(np.array(found[:count]), ("rows",), axis_types=(AxisType.Auto,))
     whole, cut = PartitionSpec(), PartitionSpec("rows")
     mapped = jax.shard_map(function, mesh=mesh, in_specs=(whole, cut, cut), out_specs=cut, check_vma=False)
 
