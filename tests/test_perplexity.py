@@ -13,7 +13,8 @@ import pytest
 
 from ctx_jax import losses
 from ctx_jax.checkpoints import allennlp
-from ctx_jax.evaluation.perplexity import perplexity, sentence_scores, summarize
+from ctx_jax.evaluation.masked import PseudoPerplexity
+from ctx_jax.evaluation.perplexity import exp_or_inf, perplexity, sentence_scores, summarize
 from ctx_jax.models import bilm
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
@@ -177,3 +178,10 @@ def test_errors_say_what_to_change(tiny: Any) -> None:
         perplexity(model, params, Vocabulary(tuple(WORDS[:-1])), TEXT)
     with pytest.raises(TypeError, match="list of words"):
         perplexity(*tiny, ["the cat"], devices=ONE)  # type: ignore[list-item]
+
+
+def test_a_perplexity_that_no_float_holds_is_infinite() -> None:
+    assert (exp_or_inf(math.log(7.0)), exp_or_inf(710.0), PseudoPerplexity(710.0, 1).perplexity) == (
+        pytest.approx(7.0), math.inf, math.inf,
+    )  # fmt: skip
+    assert math.isnan(exp_or_inf(math.nan))

@@ -16,6 +16,7 @@ import numpy as np
 from ctx_jax import losses
 from ctx_jax.data.batch import Batch
 from ctx_jax.embedding.batching import rounded
+from ctx_jax.evaluation.perplexity import exp_or_inf
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.numerics.rows import over_rows
 from ctx_jax.text.subwords import Subwords
@@ -57,7 +58,7 @@ class PseudoPerplexity:
     @property
     def perplexity(self) -> float:
         """exp(loss)."""
-        return math.exp(min(self.loss, 700.0))
+        return exp_or_inf(self.loss)
 
 
 def pseudo_perplexity(

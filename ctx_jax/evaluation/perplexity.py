@@ -42,7 +42,7 @@ class Perplexity:
     @property
     def perplexity(self) -> float:
         """exp(loss), the geometric mean of both directions."""
-        return _exp(self.loss)
+        return exp_or_inf(self.loss)
 
 
 def perplexity(
@@ -98,7 +98,7 @@ def _of_steps(steps: Iterable[Step], batch: int) -> Perplexity:
         forward += step.forward
         backward += step.backward
         unknown += step.unknown
-        batches.append(_exp(0.5 * (step.forward + step.backward)))
+        batches.append(exp_or_inf(0.5 * (step.forward + step.backward)))
     if not batches:
         raise ValueError(
             f"protocol bilm-tf fills {batch} lanes with a sentence each, and the text has fewer: no batch is complete. "
@@ -109,8 +109,8 @@ def _of_steps(steps: Iterable[Step], batch: int) -> Perplexity:
     return Perplexity(
         "bilm-tf",
         0.5 * (forward + backward),
-        _exp(forward),
-        _exp(backward),
+        exp_or_inf(forward),
+        exp_or_inf(backward),
         tokens,
         unknown / tokens,
         tuple(batches),
@@ -158,11 +158,11 @@ def summarize(scores: Iterable[SentenceScore], protocol: Literal["sentence", "st
     if not tokens:
         raise ValueError("perplexity needs at least one sentence, the text has none")
     loss = 0.5 * (forward + backward) / tokens
-    return Perplexity(protocol, loss, _exp(forward / tokens), _exp(backward / tokens), tokens, unknown / tokens)
+    return Perplexity(protocol, loss, exp_or_inf(forward / tokens), exp_or_inf(backward / tokens), tokens, unknown / tokens)
 
 
-def _exp(nats: float) -> float:
-    """exp, with infinity where a float cannot hold it (an untrained or diverged model)."""
+def exp_or_inf(nats: float) -> float:
+    """exp(nats), and infinity where a float cannot hold it (an untrained or diverged model)."""
     try:
         return math.exp(nats)
     except OverflowError:

@@ -20,11 +20,11 @@ from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.reading import CharacterReader, VocabularyReader
 from ctx_jax.evaluation.neighbours import show_neighbours
 from ctx_jax.evaluation.ngrams import fit_ngram
-from ctx_jax.evaluation.perplexity import perplexity as measure
+from ctx_jax.evaluation.perplexity import exp_or_inf, perplexity
 from ctx_jax.models import bilm
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
-from ctx_jax.training.task import Batches, Carry, Params, Terms, perplexity
+from ctx_jax.training.task import Batches, Carry, Params, Terms
 
 DIRECTIONS = ("forward", "backward")
 SHOWN = 400  # validation sentences among which the last page looks for neighbours
@@ -107,9 +107,9 @@ class BiLMTask:
         loss = sum(share * means[name] for name, share in self.coefficients.items())
         return {
             "loss": loss,
-            "forward_perplexity": perplexity(means["forward"]),
-            "backward_perplexity": perplexity(means["backward"]),
-            "perplexity": perplexity(loss),
+            "forward_perplexity": exp_or_inf(means["forward"]),
+            "backward_perplexity": exp_or_inf(means["backward"]),
+            "perplexity": exp_or_inf(loss),
         }
 
     def evaluate(
@@ -119,7 +119,7 @@ class BiLMTask:
         if self.valid is None:
             return None
         pace = Pace("evaluating", "sentences", say, min(self.limit or len(self.valid), len(self.valid)))
-        found = measure(self.model, params, self.vocabulary, self._valid(), devices=devices, advance=pace.add)
+        found = perplexity(self.model, params, self.vocabulary, self._valid(), devices=devices, advance=pace.add)
         return {
             "loss": found.loss,
             "forward_perplexity": found.forward_perplexity,

@@ -82,9 +82,3 @@ class Task(Objective, Protocol):
 
     def report(self, params: Params, say: Callable[[str], None]) -> None:
         """What a person is shown when the run ends."""
-
-
-def perplexity(nats: float) -> float:
-    """exp, but infinity where that overflows."""
-    with np.errstate(over="ignore"):
-        return float(np.exp(np.float64(nats)))

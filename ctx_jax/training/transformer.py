@@ -20,12 +20,13 @@ from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
 from ctx_jax.evaluation.filling import Sentences, show_filled
 from ctx_jax.evaluation.masked import term_means
+from ctx_jax.evaluation.perplexity import exp_or_inf
 from ctx_jax.models import transformer
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.templates import BERT_PAIR, PairLayout
 from ctx_jax.training.config import check_sequences, has_label
-from ctx_jax.training.task import Batches, Carry, Params, Terms, perplexity
+from ctx_jax.training.task import Batches, Carry, Params, Terms
 
 AT_ONCE = 16_384
 """Tokens of held-out text that each device reads at a time: validation asks for little memory whatever the batch."""
@@ -134,7 +135,7 @@ def metrics_of(means: dict[str, float]) -> dict[str, float]:
     """Metrics of the terms' means: loss, perplexity of the tokens, accuracy, and the pair's where there is one."""
     name = "masked" if "masked" in means else "next_token"
     loss = sum(share * means[term] for term, share in SHARES.items() if share and term in means)
-    found = {"loss": loss, "perplexity": perplexity(means[name]), "accuracy": means["accuracy"]}
+    found = {"loss": loss, "perplexity": exp_or_inf(means[name]), "accuracy": means["accuracy"]}
     if "next_sentence" in means:
         found |= {f"{name}_loss": means[name], "next_sentence_loss": means["next_sentence"]}
         found["next_sentence_accuracy"] = means["next_sentence_accuracy"]
