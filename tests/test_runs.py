@@ -1,6 +1,7 @@
 """Checkpoints: what was saved comes back bit for bit on any devices, and what is incomplete or damaged never does."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -225,6 +227,28 @@ def test_reading_a_folder_that_is_not_there_creates_nothing(tmp_path: Path) -> N
         with pytest.raises(FileNotFoundError, match="none"):
             checkpoints.restore_params(1)
     assert not (tmp_path / "c").exists()
+
+
+def test_orbax_is_silent_only_while_checkpoints_are_open(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def heard() -> bool:
+        caplog.clear()
+        record = logging.LogRecord("absl", logging.WARNING, ocp.__file__, 1, "theirs", None, None)
+        logging.getLogger("absl").handle(record)
+        return "theirs" in caplog.text
+
+    assert heard()
+    with RunCheckpoints(folder) as outer:
+        with RunCheckpoints(folder):
+            assert not heard()
+        outer.close()
+        assert heard(), "the filter of the first one is left"
+        with RunCheckpoints(folder):
+            outer.close()
+            assert not heard()
+    (folder.parent / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        RunCheckpoints(folder.parent / "file" / "c", clean=True)
+    assert heard()
 
 
 def test_another_state_is_refused_by_name(checkpoints: RunCheckpoints) -> None:

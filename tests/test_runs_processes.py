@@ -32,8 +32,10 @@ TRAIN = textwrap.dedent("""
 
 TWO_PROCESSES = textwrap.dedent("""
     import sys, jax, numpy as np
+    from pathlib import Path
     from jax.experimental.multihost_utils import sync_global_devices
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
+    from ctx_jax.checkpoints import digests
     from ctx_jax.checkpoints.runs import RunCheckpoints
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]), heartbeat_timeout_seconds=20)
@@ -51,6 +53,21 @@ TWO_PROCESSES = textwrap.dedent("""
         for shard in state["params"]["w"].addressable_shards:
             assert np.array_equal(shard.data, 2 * carry[shard.index])
         assert position == {"next": 2}
+        first, verify, verified = jax.process_index() == 0, digests.verify, []
+        digests.verify = lambda step: verified.append(step) or verify(step)
+        kept = Path(sys.argv[1], "2", "position", "position")
+        whole = kept.read_bytes()
+        if first:
+            kept.write_bytes(whole + b" ")
+        try:
+            checkpoints.restore(2, {"params": {"w": abstract}})
+        except (ValueError, RuntimeError) as error:
+            assert ("step 2 is damaged" if first else "its own message says why") in str(error), error
+        else:
+            raise AssertionError("a damaged step was restored")
+        assert len(verified) == first, "every process has read the whole step"
+        if first:
+            kept.write_bytes(whole)
     for reader in range(2):  # each in its turn, while the other is at a meeting that has nothing to do with it
         if jax.process_index() == reader:
             with RunCheckpoints(sys.argv[1]) as checkpoints:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: complete steps, saved while training goes on. The one file that knows Orbax.
+"""The checkpoints of a run: complete steps, saved while training goes on. The one file that saves with Orbax.
 
 ```
 checkpoints/
@@ -15,7 +15,8 @@ import math
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,20 +26,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ctx_jax.checkpoints import digests, run_files
+from ctx_jax.checkpoints.forms import by_name, check_form
+from ctx_jax.checkpoints.meetings import on_first_host, wait_for_all
 
 STATE, POSITION, METRICS, FILES = "state", "position", "metrics", "files"
 NAME = re.compile(
     r"(?P<step>0|[1-9]\d*)((?P<temporary>\.orbax-checkpoint-tmp.*|\.sha256.*\.tmp)|\.sha256(\.\d+)?\.json)?"
 )
 BARRIER_HOURS = 1 / 3  # as long as Orbax itself waits for the other processes
-
-
-def wait_for_all(name: str, *, hours: float) -> None:
-    """Go on when every process of the job has come here; `name` is of this one meeting. RuntimeError after `hours`.
-
-    A meeting at the coordinator: one of the devices gives up after half a minute on CPUs.
-    """
-    ocp.multihost.get_barrier_sync_fn()(key=f"ctx_jax_{name}", timeout_ms=round(hours * 3_600_000))
 
 
 class RunCheckpoints:
@@ -56,24 +51,27 @@ class RunCheckpoints:
     - process 0 also writes the position, the metrics and the files, which must be the same everywhere, and, after all
       the others, the digest file that makes the step complete; only then it removes steps no longer kept. It alone
       cleans;
-    - every process verifies all digests before it restores, so that a damaged step stops all of them, and none hangs.
+    - process 0 verifies all digests before any restores; a step it finds damaged stops all of them, and none hangs.
 
     The state is logical: global arrays, unreplicated, whose top level has `params`. Metrics are Python floats.
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 3, clean: bool = False) -> None:
         if keep < 1:
-            raise ValueError(f"keep must be at least 1, since a run resumes from its last checkpoint; came {keep}")
-        _quieten_orbax()
+            raise ValueError(f"keep must be at least 1, since a run resumes from its last checkpoint; got {keep}")
         self.folder = Path(folder).absolute()
         self.keep = keep
         self.writable = clean
         self._finishing: threading.Thread | None = None
         self._failure: BaseException | None = None
-        if clean and jax.process_index() == 0:
-            _clean(self.folder)
-        # Orbax has each process wait here for process 0, so none lists the folder before it is clean.
-        self._manager = _manager(self.folder, writable=clean)
+        with ExitStack() as opened:  # what is open already is closed where the rest fails
+            opened.enter_context(_without_orbax_log())
+            if clean and jax.process_index() == 0:
+                _clean(self.folder)
+            # Orbax has each process wait here for process 0, so none lists the folder before it is clean.
+            self._manager = _manager(self.folder, writable=clean)
+            opened.callback(self._manager.close)
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -155,7 +153,7 @@ class RunCheckpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            self._opened.close()
 
     def _path(self, step: int) -> Path:
         return self.folder / str(step)
@@ -199,10 +197,10 @@ class RunCheckpoints:
         those the step was saved with (naming the file).
         """
         self._verify(step)
-        bare = [name for name, leaf in _named(abstract_state).items() if getattr(leaf, "sharding", None) is None]
+        bare = [name for name, leaf in by_name(abstract_state).items() if getattr(leaf, "sharding", None) is None]
         if bare:
             raise ValueError(f"abstract_state needs a sharding on every array; {', '.join(bare)} have none")
-        _compare(_named(abstract_state), _named(self._metadata(step)), self._path(step))
+        check_form(by_name(abstract_state), by_name(self._metadata(step)), self._path(step))
         self._check_files(step)
         arguments = ocp.args.PyTreeRestore(
             item=abstract_state, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state)
@@ -224,7 +222,7 @@ class RunCheckpoints:
         name = "average" if metadata.get("average") else "params"
         params = {name: metadata[name]}
         if abstract_params is not None:
-            _compare(_named({name: abstract_params}), _named(params), self._path(step))
+            check_form(by_name({name: abstract_params}), by_name(params), self._path(step))
         self._check_files(step)
         arguments = ocp.args.PyTreeRestore(
             item=params,
@@ -245,6 +243,12 @@ class RunCheckpoints:
 
     def _verify(self, step: int) -> None:
         self.wait()
+        if self.writable:  # all processes are here, and one reads the files for them
+            on_first_host(lambda: self._verify_alone(step))
+        else:
+            self._verify_alone(step)
+
+    def _verify_alone(self, step: int) -> None:
         steps = self.steps()
         if step not in steps:
             raise FileNotFoundError(f"{self.folder} needs a complete step {step}; it has {_listed(steps)}")
@@ -316,34 +320,20 @@ def _array_from_json(entry: dict[str, Any]) -> np.ndarray:
     return np.array(entry["values"], dtype=entry["dtype"]).reshape(entry["shape"])
 
 
-def _named(tree: Any) -> dict[str, Any]:
-    """{"params.cnn.w": leaf}, the same for a NamedTuple and for the dict Orbax made of it."""
-    parts = ("key", "name", "idx")
-    return {
-        ".".join(str(next(getattr(entry, part) for part in parts if hasattr(entry, part))) for entry in path): leaf
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
-
-
-def _compare(wanted: dict[str, Any], stored: dict[str, Any], path: Path) -> None:
-    problems = [f"missing there: {name}" for name in wanted if name not in stored]
-    problems += [f"only there: {name}" for name in stored if name not in wanted]
-    for name in (name for name in wanted if name in stored):
-        want, have = ((tuple(leaf.shape), np.dtype(leaf.dtype).name) for leaf in (wanted[name], stored[name]))
-        if want != have:
-            problems.append(f"{name}: needs {want[1]} {list(want[0])}, has {have[1]} {list(have[0])}")
-    if problems:
-        raise ValueError("\n  ".join([f"{path} holds another state than this run's config makes:", *problems]))
-
-
 def _listed(steps: list[int]) -> str:
     return ", ".join(map(str, steps)) or "none"
 
 
-def _keep_record(record: logging.LogRecord) -> bool:
-    return "orbax" not in Path(record.pathname).parts
+@contextmanager
+def _without_orbax_log() -> Iterator[None]:
+    """Drops Orbax's log meanwhile: it warns of read-only folders and slow disks. Its errors are raised here anyway."""
 
+    def of_others(record: logging.LogRecord) -> bool:
+        return "orbax" not in Path(record.pathname).parts
 
-def _quieten_orbax() -> None:
-    """Drop Orbax's log: it warns of read-only folders and slow disks. Its errors are raised here anyway."""
-    logging.getLogger("absl").addFilter(_keep_record)  # the same function twice is one filter
+    logger = logging.getLogger("absl")
+    logger.addFilter(of_others)  # one for each that is open
+    try:
+        yield
+    finally:
+        logger.removeFilter(of_others)

@@ -5,7 +5,6 @@ step the state is *logical* in both modes: one array a leaf, unreplicated, as on
 checkpoints hold, so that a run moves between modes and numbers of devices.
 """
 
-import itertools
 import os
 from collections.abc import Callable
 from functools import partial
@@ -17,13 +16,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ctx_jax.checkpoints.runs import wait_for_all
+from ctx_jax.checkpoints.meetings import first_hosts, on_first_host
 from ctx_jax.training.config import DevicesConfig
 from ctx_jax.training.step import State
 
 AXIS = "data"
-WAITING_HOURS = 24.0  # for a first host that reads a text, counts its words, trains a tokenizer
-_MEETINGS = itertools.count()
 WHOLE, ROWS = PartitionSpec(), PartitionSpec(AXIS)
 LAYOUT = State._make(ROWS if part == "carry" else WHOLE for part in State._fields)
 
@@ -65,40 +62,14 @@ def is_first_host() -> bool:
 def first_host_first(make: Callable[[], Made]) -> Made:
     """What `make` gives, on every host; the others wait until the first one has prepared the files it shares."""
     made: list[Made] = []
-    refused: Exception | None = None
-    if is_first_host():
-        try:
-            made.append(make())
-        except Exception as error:
-            refused = error
-    raise_everywhere(refused)
+    on_first_host(lambda: made.append(make()))
     return made[0] if made else make()
-
-
-def raise_everywhere(refused: Exception | None) -> None:
-    """Raise what the first host gives, on every host: one that ends alone would leave the others waiting."""
-    if first_hosts({"refused": float(refused is not None)})["refused"]:
-        raise refused or RuntimeError("the first host of the job has stopped: its own message says why")
 
 
 def agreed_step(step: int | None) -> int | None:
     """The first host's answer, on every host: a shared folder may not show all of them the same files yet."""
     found = first_hosts({"step": -1.0 if step is None else float(step)})["step"]
     return None if found < 0 else int(found)
-
-
-def first_hosts(numbers: dict[str, float]) -> dict[str, float]:
-    """The first host's numbers, on every host: what all decide on must not differ in the last digit.
-
-    Every host has to call it, with the same names; who comes early waits.
-    """
-    if jax.process_count() == 1:
-        return numbers
-    wait_for_all(f"numbers_{next(_MEETINGS)}", hours=WAITING_HOURS)
-    # As bytes, since jax would round to float32.
-    mine = np.array(list(numbers.values()), np.float64).view(np.uint8)
-    theirs = np.asarray(multihost_utils.broadcast_one_to_all(mine)).view(np.float64)
-    return dict(zip(numbers, theirs.tolist(), strict=True))
 
 
 def stop_agreed(step: int) -> bool:

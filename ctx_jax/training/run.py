@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ctx_jax.checkpoints import configs, run_files
+from ctx_jax.checkpoints.meetings import raise_everywhere
 from ctx_jax.checkpoints.run_files import CONFIG
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.folders import locked
@@ -18,7 +19,6 @@ from ctx_jax.training.devices import (
     fix_kernels,
     is_first_host,
     join_hosts,
-    raise_everywhere,
 )
 from ctx_jax.training.loop import train
 
