@@ -158,7 +158,9 @@ def summarize(scores: Iterable[SentenceScore], protocol: Literal["sentence", "st
     if not tokens:
         raise ValueError("perplexity needs at least one sentence, the text has none")
     loss = 0.5 * (forward + backward) / tokens
-    return Perplexity(protocol, loss, exp_or_inf(forward / tokens), exp_or_inf(backward / tokens), tokens, unknown / tokens)
+    return Perplexity(
+        protocol, loss, exp_or_inf(forward / tokens), exp_or_inf(backward / tokens), tokens, unknown / tokens
+    )
 
 
 def exp_or_inf(nats: float) -> float:
