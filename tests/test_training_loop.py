@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -324,13 +325,15 @@ def test_a_mesh_holds_the_devices_in_the_order_of_their_processes(monkeypatch: p
     assert list(Devices(DevicesConfig(), 8).mesh.devices) == ordered
 
 
+@pytest.mark.parametrize("name", ["plain", "with a space", "somebody's own"])
 def test_deterministic_adds_to_the_flags_of_xla_and_keeps_its_choices(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run_dir = tmp_path / name
     monkeypatch.setenv("XLA_FLAGS", "--xla_one=1")
-    fix_kernels(DevicesConfig(), tmp_path)
+    fix_kernels(DevicesConfig(), run_dir)
     assert os.environ["XLA_FLAGS"] == "--xla_one=1"
-    fix_kernels(DevicesConfig(deterministic=True), tmp_path)
-    first, operations, choices = os.environ["XLA_FLAGS"].split()
+    fix_kernels(DevicesConfig(deterministic=True), run_dir)
+    first, operations, choices = shlex.split(os.environ["XLA_FLAGS"])  # XLA splits as a shell does
     assert (first, operations) == ("--xla_one=1", "--xla_gpu_deterministic_ops=true")
-    assert Path(choices.split("=")[1]) == tmp_path / "autotune" and (tmp_path / "autotune").is_dir()
+    assert Path(choices.split("=")[1]) == run_dir / "autotune" and (run_dir / "autotune").is_dir()

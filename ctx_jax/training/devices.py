@@ -32,11 +32,16 @@ def fix_kernels(config: DevicesConfig, run_dir: Path) -> None:
     """Ask XLA for deterministic operations, before anything else touches jax. Does nothing unless it is asked for.
 
     XLA times several kernels and keeps the fastest, which can be another one on the next start: its choices are kept.
+    The flags stay in XLA_FLAGS of this process, also when the run is over; XLA reads them once, before its first use.
     """
     if config.deterministic:
         choices = (run_dir / "autotune").absolute()
         choices.mkdir(parents=True, exist_ok=True)
-        flags = ["--xla_gpu_deterministic_ops=true", f"--xla_gpu_per_fusion_autotune_cache_dir={choices}"]
+        quote = '"' if "'" in str(choices) else "'"  # without quotes, XLA ends a path at its first space
+        flags = [
+            "--xla_gpu_deterministic_ops=true",
+            f"--xla_gpu_per_fusion_autotune_cache_dir={quote}{choices}{quote}",
+        ]
         given = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in flags if flag not in given)]).strip()
 
