@@ -1,19 +1,24 @@
 """The command line: what it accepts, what it refuses, and how it says so."""
 
+import ast
 import fcntl
+import inspect
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import FunctionType
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from ctx_jax import __version__, cli
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, names, read
-from ctx_jax.data.folders import locked
-from ctx_jax.training.config import check_config
+from ctx_jax.files.building import locked
+from ctx_jax.training.config import TrainConfig, check_config
 from ctx_jax.training.optimizer import Adagrad
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -174,6 +179,30 @@ def test_errors_of_others_keep_their_traceback(error: Exception, monkeypatch: py
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"ctx-jax {__version__}\n"
+
+
+def _configs(kind: Any) -> Iterator[type]:
+    """The dataclasses that a run's flags come from."""
+    if is_dataclass(kind):
+        yield kind  # type: ignore[misc]
+    for inner in (*(get_type_hints(kind).values() if is_dataclass(kind) else ()), *get_args(kind)):
+        yield from _configs(inner)
+
+
+def _explained(config: type) -> Iterator[str]:
+    """The fields with a docstring below them, those of base classes too."""
+    for base in config.__mro__[:-1]:
+        for field, text in pairwise(ast.walk(ast.parse(inspect.getsource(base)))):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                yield ast.unparse(field.target)
+
+
+def test_every_flag_of_a_run_has_help() -> None:
+    for config in dict.fromkeys(_configs(TrainConfig)):
+        # A field that is itself a configuration has its class's docstring.
+        flags = {name for name, kind in get_type_hints(config).items() if not list(_configs(kind))}
+        missing = sorted(flags - set(_explained(config)))
+        assert not missing, f"{config.__name__}: write a docstring below {missing}"
 
 
 def test_help_of_train_py_names_configurations_and_flags() -> None:

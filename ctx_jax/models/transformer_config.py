@@ -22,54 +22,100 @@ class Transformer:
     absent first norm) are fields here: every layer has the same parameters but for that norm.
     """
 
-    vocabulary: int = 30522  # V; 0, in a training config: as many as the run's tokenizer has
-    dim: int = 768  # D
+    vocabulary: int = 30522
+    """V, rows of the token table; 0, in a training config: as many as the run's tokenizer has."""
+    dim: int = 768
+    """D, width of a token's vector in every layer."""
     layers: int = 12
-    heads: int = 12  # H
-    feed_forward: int = 3072  # F
-    activation: Activation = "gelu"  # gelu is the exact one (erf), gelu_tanh its approximation
-    gated: bool = False  # GeGLU: down(activation(gate(x)) * up(x))
-    causal: bool = False  # GPT: a token sees those before it and itself
+    """Layers behind the embeddings."""
+    heads: int = 12
+    """H, heads of each layer's attention; they share D."""
+    feed_forward: int = 3072
+    """F, width inside a layer's feed-forward part."""
+    activation: Activation = "gelu"
+    """Of the feed-forward part. `gelu` is the exact one (erf), `gelu_tanh` its approximation."""
+    gated: bool = False
+    """GeGLU: down(activation(gate(x)) * up(x)) instead of down(activation(up(x)))."""
+    causal: bool = False
+    """GPT: a token sees those before it and itself, and no later one."""
 
-    norm: Literal["post", "pre"] = "post"  # pre: a final norm closes the stack
+    norm: Literal["post", "pre"] = "post"
+    """Layer norms `post`, behind each sum (BERT), or `pre`, before each part, with a final norm (GPT-2, ModernBERT)."""
     norm_epsilon: float = 1e-12
+    """What every layer norm adds to the variance before its root."""
     norm_bias: bool = True
+    """Layer norms have a bias beside their scale."""
     embedding_norm: bool = True
-    first_attention_norm: bool = True  # False: layer_0 has no norm before its attention (ModernBERT)
+    """A layer norm stands behind the sum of the embeddings."""
+    first_attention_norm: bool = True
+    """Without it (ModernBERT) layer 0 has no norm before its attention; `pre` norms only."""
     attention_bias: bool = True
+    """The products of query, key, value and attention output have biases."""
     feed_forward_bias: bool = True
+    """The feed-forward part's products have biases."""
 
     positions: Literal["learned", "rotary"] = "learned"
-    max_positions: int = 512  # P, or rotary's longest text; RoBERTa's table counts pad_id + 1 rows that no token uses
-    positions_after_padding: bool = False  # RoBERTa: the first position is pad_id + 1, pads stand at pad_id
+    """`learned`: a table, whose rows are added to the embeddings. `rotary`: queries and keys turn with their place."""
+    max_positions: int = 512
+    """P, rows of the position table, or rotary's longest text; RoBERTa's table counts pad_id + 1 rows that no token
+    uses."""
+    positions_after_padding: bool = False
+    """RoBERTa: the first position is pad_id + 1, and padding stands at pad_id."""
     pad_id: int | None = 0
-    token_types: int = 2  # rows of the segment embedding; 0: none
+    """Id of the padding token, by which `positions_after_padding` tells padding; None: there is none."""
+    token_types: int = 2
+    """Rows of the segment embedding; 0: none."""
     rotary_theta: float = 160_000.0
+    """Base of the rotary positions' wavelengths: the greater, the longer the longest."""
     local_rotary_theta: float = 10_000.0
-    local_layers: tuple[int, ...] = ()  # layers whose tokens see |i - j| <= window
+    """The same for `local_layers`."""
+    local_layers: tuple[int, ...] = ()
+    """Layers, counted from 0, whose tokens see only those at most `window` away; the others see all."""
     window: int = 64
+    """How far the tokens of `local_layers` see to either side."""
 
-    head: Literal["none", "transform", "direct"] = "transform"  # dense, activation, norm, decoder; or the decoder alone
+    head: Literal["none", "transform", "direct"] = "transform"
+    """From the last layer to the vocabulary: `transform` (BERT: dense, activation, norm, decoder), `direct` (GPT: the
+    decoder alone) or `none`."""
     head_activation: Activation = "gelu"
-    head_bias: bool = True  # of the transform's dense layer
+    """Of the head `transform`."""
+    head_bias: bool = True
+    """The dense layer of the head `transform` has a bias."""
     decoder_bias: bool = True
-    tied: bool = True  # the decoder is the token embedding
+    """The decoder has a bias for each entry of the vocabulary."""
+    tied: bool = True
+    """The decoder is the token table; without it a matrix of its own."""
     pooler: bool = False
-    next_sentence: bool = False  # needs the pooler
+    """tanh(dense(first token)), of the last layer: a vector of the whole row."""
+    next_sentence: bool = False
+    """Two logits on the pooler's vector, whether the second text of a pair is the real one; needs `pooler`."""
 
     embedding_dropout: float = 0.1
-    attention_dropout: float = 0.1  # on the attention's probabilities
+    """Rate, in training, of what the embeddings give to the first layer."""
+    attention_dropout: float = 0.1
+    """Rate of the attention's probabilities; with any the fused attention is not used."""
     attention_output_dropout: float = 0.1
-    feed_forward_inner_dropout: float = 0.0  # before the down projection (ModernBERT)
+    """Rate of what attention adds to a layer's input."""
+    feed_forward_inner_dropout: float = 0.0
+    """Rate inside the feed-forward part, before its last product (ModernBERT)."""
     feed_forward_dropout: float = 0.1
+    """Rate of what the feed-forward part adds."""
 
-    initial_scale: float = 0.02  # standard deviation of the truncated normal
-    depth_scaled: bool = False  # output projections start smaller by sqrt(2 layers): GPT-2, ModernBERT
+    initial_scale: float = 0.02
+    """Standard deviation of the truncated normal that fresh kernels and tables are drawn from."""
+    depth_scaled: bool = False
+    """Output projections start smaller by sqrt(2 layers) (GPT-2, ModernBERT)."""
 
     compute: Compute = "float32"
+    """`float32`: exact products on every device. `bfloat16`: bf16 operands, all else in float32, the fast mode."""
     attention: Implementation = "auto"
-    scan: bool = False  # one compiled layer, looped: faster to compile, a little slower to run
-    remat: bool = False  # recompute each layer in the backward pass: less memory, more arithmetic
+    """`plain`: matrix products and a softmax, does everything. `fused`: cuDNN's flash attention, for NVIDIA GPUs, in
+    bfloat16, without dropout of the probabilities; where it cannot, plain, with a warning. `auto`: fused where it can,
+    else plain. `xla`: fused's call by XLA's own kernels, to compare with."""
+    scan: bool = False
+    """One compiled layer, looped: faster to compile, a little slower to run."""
+    remat: bool = False
+    """Recompute each layer in the backward pass: less memory, more arithmetic."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -62,8 +62,11 @@ class AdamW(Recipe):
     warmup: int = 100
     clip_norm: float = 1.0
     beta1: float = 0.9
+    """How much of the gradient's moving mean each step keeps."""
     beta2: float = 0.999
+    """How much of the moving mean of the gradient's squares each step keeps."""
     epsilon: float = 1e-8
+    """What is added to the root of those squares, by which the mean is divided."""
     weight_decay: float = 0.01
     """Acts on arrays of two or more axes; biases, norms and other vectors are left alone."""
 
@@ -77,8 +80,11 @@ class Lamb(Recipe):
     warmup: int = 100
     clip_norm: float = 1.0
     beta1: float = 0.9
+    """How much of the gradient's moving mean each step keeps."""
     beta2: float = 0.999
+    """How much of the moving mean of the gradient's squares each step keeps."""
     epsilon: float = 1e-6
+    """What is added to the root of those squares, by which the mean is divided."""
     weight_decay: float = 0.01
     """Acts on arrays of two or more axes; biases, norms and other vectors are left alone."""
 
@@ -95,9 +101,13 @@ class Muon(Recipe):
     warmup: int = 100
     clip_norm: float = 1.0
     momentum: float = 0.95
+    """How much of the matrices' moving gradient each step keeps."""
     beta1: float = 0.9
+    """How much of the gradient's moving mean each step keeps."""
     beta2: float = 0.95
+    """How much of the moving mean of the gradient's squares each step keeps."""
     epsilon: float = 1e-8
+    """What is added to divisors, so that none is zero."""
     weight_decay: float = 0.1
     """Acts on arrays of two or more axes; biases, norms and other vectors are left alone."""
 
