@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctx_jax.data import cache, folders
+from ctx_jax.data import cache
 from ctx_jax.data.cache import Sentences, build_cache, load_sentences
 from ctx_jax.data.config import DataConfig
+from ctx_jax.files import building
 
 STREAM = [[], ["the", "cat", "."], ["naïve", "日本"], [], [], ["a"], []]
 
@@ -170,7 +171,7 @@ def test_a_cache_where_nobody_may_write_is_read(tmp_path: Path, monkeypatch: pyt
         raise PermissionError(f"no writing to {tmp_path}")
 
     monkeypatch.setattr(os, "access", lambda path, kind: False)  # chmod does not keep root out
-    monkeypatch.setattr(folders, "locked", refused)
+    monkeypatch.setattr(building, "locked", refused)
     assert list(build_cache(Made(STREAM, fails=True), tmp_path, report=_silent)) == [s for s in STREAM if s]
     with pytest.raises(PermissionError):
         build_cache(Made(STREAM, key={"other": 1}), tmp_path, report=_silent)

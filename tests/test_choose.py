@@ -27,7 +27,7 @@ def test_of_several_hosts_the_first_one_builds_and_the_others_read(
         raise AssertionError("only the first host builds and writes")
 
     monkeypatch.setattr(choose, "is_first_host", lambda: False)
-    monkeypatch.setattr(choose, "write_atomically", refused)
+    monkeypatch.setattr(choose, "write_whole", refused)
     monkeypatch.setattr(choose.vocabularies, "build", refused)
     second = open_task(config, tmp_path / "run", lambda line: None, resumed=False)
     assert second.vocabulary == first.vocabulary and second.model == first.model

@@ -202,7 +202,7 @@ def test_a_step_without_digest_does_not_count_and_only_training_removes_it(folde
     shutil.copytree(folder / "2", folder / "4.orbax-checkpoint-tmp")
     shutil.copytree(folder / "2", folder / "2.orbax-checkpoint-tmp-77")
     (folder / "9.sha256.json").write_text("{}")
-    (folder / "2.sha256.json.tmp").write_text("{")
+    (folder / ".2.sha256.json.partial-12ab").write_text("{")
     (folder / "notes.txt").write_text("mine")
     before = tree(folder)
     with RunCheckpoints(folder) as reading:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ctx_jax.checkpoints.allennlp import arrays_from_params, model_from_options, options_from_model, params_from_arrays
 from ctx_jax.checkpoints.run_files import VOCABULARY
-from ctx_jax.data.folders import whole_folder
+from ctx_jax.files.whole import whole_folder
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
 

@@ -16,7 +16,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ctx_jax.checkpoints import digests
+from ctx_jax.files.whole import write_whole
 
 TYPE = "type"
 FORMAT = "format"
@@ -30,7 +30,7 @@ ADDED: Mapping[int, Mapping[str, Mapping[str, Any]]] = {}
 
 def write(path: str | Path, config: Any) -> None:
     """Store a config as a JSON file, atomically: a killed process leaves the old file or the new one."""
-    digests.write_atomically(Path(path), text(config))
+    write_whole(Path(path), text(config))
 
 
 def text(config: Any) -> str:

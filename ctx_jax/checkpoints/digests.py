@@ -9,12 +9,12 @@ checkpoints/
 Orbax gives each process a folder of its own, `ocdbt.process_<i>`; everything else is process 0's.
 """
 
-import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+from ctx_jax.files.whole import file_digest, to_disk, write_whole
 
 PROCESS_FOLDER = re.compile(r"ocdbt\.process_(\d+)$")
 
@@ -45,28 +45,6 @@ def files_of(step_folder: Path, process: int = 0, processes: int = 1) -> list[Pa
     return files if processes == 1 else [path for path in files if owner(path) == process]
 
 
-def _digest(path: Path, *, durable: bool = False) -> str:
-    with path.open("rb") as file:
-        if durable:  # the digest must not outlive the bytes it speaks for when the power fails
-            os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside `path`, force to disk, rename: whoever looks sees the old file or all of the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def write(step_folder: Path, files: Iterable[Path] | None = None, *, process: int = 0, processes: int = 1) -> Path:
     """Hash the files of a step that this process wrote, and write its digest file; returns that file's path.
 
@@ -74,15 +52,13 @@ def write(step_folder: Path, files: Iterable[Path] | None = None, *, process: in
     since its file is what declares the step complete.
     """
     chosen = files_of(step_folder, process, processes) if files is None else sorted(files)
-    entries = {
-        path.relative_to(step_folder).as_posix(): {
-            "size": path.stat().st_size,
-            "sha256": _digest(path, durable=True),
-        }
-        for path in chosen
-    }
+    entries = {}
+    for path in chosen:
+        to_disk(path)  # the digest must not outlive the bytes it speaks for when the power fails
+        size, digest = path.stat().st_size, file_digest(path)
+        entries[path.relative_to(step_folder).as_posix()] = {"size": size, "sha256": digest}
     target = path_of(step_folder, process)
-    write_atomically(target, json.dumps({"processes": processes, "files": entries}, indent=1) + "\n")
+    write_whole(target, json.dumps({"processes": processes, "files": entries}, indent=1) + "\n")
     return target
 
 
@@ -123,7 +99,7 @@ def verify(step_folder: Path) -> None:
         found = path.stat().st_size
         if found != size:
             raise DamagedFile(f"{path}: {'truncated' if found < size else 'grown'}, from {size} to {found} bytes")
-        if _digest(path) != digest:
+        if file_digest(path) != digest:
             raise DamagedFile(f"{path}: changed; its SHA-256 is not the one noted when it was written")
 
 

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctx_jax.checkpoints.digests import write_atomically
 from ctx_jax.checkpoints.huggingface_configs import (
     architecture_of,
     architecture_of_config,
@@ -30,7 +29,7 @@ from ctx_jax.checkpoints.huggingface_configs import (
 from ctx_jax.checkpoints.huggingface_names import Architecture, Entry, Names, bare, expand, names_of
 from ctx_jax.checkpoints.huggingface_tensors import WHOLE, read_json, read_tensors, write_tensors
 from ctx_jax.checkpoints.run_files import ORIGIN
-from ctx_jax.data.folders import whole_folder
+from ctx_jax.files.whole import whole_folder, write_whole
 from ctx_jax.models.transformer import Transformer, init
 from ctx_jax.text.subwords import Subwords
 
@@ -250,4 +249,4 @@ def keep_architecture(run_dir: str | PathLike[str], architecture: Architecture |
     if architecture is None:
         path.unlink(missing_ok=True)
     else:
-        write_atomically(path, json.dumps({"model_type": architecture}) + "\n")
+        write_whole(path, json.dumps({"model_type": architecture}) + "\n")

@@ -28,11 +28,10 @@ import orbax.checkpoint as ocp
 from ctx_jax.checkpoints import digests, run_files
 from ctx_jax.checkpoints.forms import by_name, check_form
 from ctx_jax.checkpoints.meetings import on_first_host, wait_for_all
+from ctx_jax.files.whole import leftovers
 
 STATE, POSITION, METRICS, FILES = "state", "position", "metrics", "files"
-NAME = re.compile(
-    r"(?P<step>0|[1-9]\d*)((?P<temporary>\.orbax-checkpoint-tmp.*|\.sha256.*\.tmp)|\.sha256(\.\d+)?\.json)?"
-)
+NAME = re.compile(r"(?P<step>0|[1-9]\d*)((?P<temporary>\.orbax-checkpoint-tmp.*)|\.sha256(\.\d+)?\.json)?")
 BARRIER_HOURS = 1 / 3  # as long as Orbax itself waits for the other processes
 
 
@@ -304,6 +303,8 @@ def _clean(folder: Path) -> None:
             _remove(path)
         else:
             path.unlink(missing_ok=True)
+    for path in leftovers(folder, "*.sha256*.json"):
+        path.unlink()
 
 
 def _remove(path: Path) -> None:

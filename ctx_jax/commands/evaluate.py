@@ -15,12 +15,12 @@ from ctx_jax.commands import evaluate_transformer
 from ctx_jax.commands.refusing import refuse
 from ctx_jax.data.config import DataConfig, rule_of
 from ctx_jax.data.corpora import Source, TextFiles, resolve
-from ctx_jax.data.folders import whole_file
 from ctx_jax.data.progress import Pace, paced
 from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.load import load
 from ctx_jax.evaluation.perplexity import Perplexity, Protocol, perplexity, sentence_scores, summarize
 from ctx_jax.evaluation.protocols import SentenceScore
+from ctx_jax.files.whole import whole_file
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.config import TrainConfig

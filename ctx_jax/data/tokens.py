@@ -23,9 +23,10 @@ from typing import Protocol
 import numpy as np
 
 from ctx_jax.data.cache import Sentences
-from ctx_jax.data.folders import file_digest, find_or_build
 from ctx_jax.data.progress import Pace
 from ctx_jax.data.shelf import Shelf
+from ctx_jax.files.building import find_or_build
+from ctx_jax.files.whole import file_digest
 
 VERSION = 2  # of the layout above
 BLOCK = 4096  # sentences tokenized at once

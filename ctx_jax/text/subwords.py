@@ -6,7 +6,6 @@ pieces to the caller's words. Letters: S pieces of a sentence, V vocabulary.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from ctx_jax.files.whole import write_whole
 from ctx_jax.text.templates import PairLayout, SpecialTokens, pair_layout, template
 
 FILE = "tokenizer.json"
@@ -243,9 +243,7 @@ class Subwords:
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **keys, "clean_up_tokenization_spaces": False}
         config |= settings or {}
         for name, text in ((CONFIG, json.dumps(config, indent=2) + "\n"), (FILE, self.tokenizer.to_str(pretty=True))):
-            partial = folder / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, folder / name)  # noqa: PTH105 (atomic, and on every platform)
+            write_whole(folder / name, text)
 
 
 def _check_unicode(texts: Sequence[str]) -> None:

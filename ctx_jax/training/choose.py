@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ctx_jax.checkpoints import huggingface
-from ctx_jax.checkpoints.digests import write_atomically
 from ctx_jax.checkpoints.run_files import ORIGIN, VOCABULARY, existing
 from ctx_jax.data.cache import Sentences, load_sentences
 from ctx_jax.data.progress import paced
 from ctx_jax.data.tokens import Tokens, cache_tokens
 from ctx_jax.embedding.load import load
 from ctx_jax.embedding.reading import SubwordReader
+from ctx_jax.evaluation.held_out import first_sentences, held_out
+from ctx_jax.files.whole import write_whole
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.models.transformer_config import Transformer
 from ctx_jax.text import subword_files, subword_training
@@ -26,7 +27,7 @@ from ctx_jax.training.bilm import BiLMTask, with_vocabulary
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.devices import is_first_host
 from ctx_jax.training.task import Params, Task
-from ctx_jax.training.transformer import TransformerTask, adapt, first_sentences, held_out, with_tokenizer
+from ctx_jax.training.transformer import TransformerTask, adapt, with_tokenizer
 
 TEXTS = "texts.json"
 
@@ -175,7 +176,7 @@ def _vocabulary(
         else:
             text = paced(train, "counting words", "sentences", say, len(train))
             words = vocabularies.build(text, size=data.vocabulary_size or None, minimum_count=data.minimum_count)
-        write_atomically(run_dir / VOCABULARY, words.text())
+        write_whole(run_dir / VOCABULARY, words.text())
     return Vocabulary.read(existing(run_dir, VOCABULARY))
 
 
@@ -186,7 +187,7 @@ def _same_texts(run_dir: Path, texts: dict[str, Sentences | None], *, resumed: b
     """
     found = {split: None if text is None else text.digest for split, text in texts.items()}
     if not resumed and is_first_host():
-        write_atomically(run_dir / TEXTS, json.dumps(found) + "\n")
+        write_whole(run_dir / TEXTS, json.dumps(found) + "\n")
     path = existing(run_dir, TEXTS)
     try:
         before = json.loads(path.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ctx_jax.files.whole import write_whole
 from ctx_jax.numerics.linear import Compute
 
 Metrics = dict[str, float]
@@ -61,9 +62,7 @@ def cut_after(path: Path, step: int) -> None:
         return
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if (found := _parsed(line)) is not None and found["step"] <= step]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(b"".join(kept))
-    temporary.replace(path)
+    write_whole(path, b"".join(kept).decode())
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from ctx_jax.checkpoints import configs, run_files
 from ctx_jax.checkpoints.meetings import raise_everywhere
 from ctx_jax.checkpoints.run_files import CONFIG
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.data.folders import locked
+from ctx_jax.files.building import locked
 from ctx_jax.training.choose import complete, files_of, open_task
 from ctx_jax.training.config import TrainConfig, check_config, check_resume
 from ctx_jax.training.devices import (

@@ -1,0 +1,53 @@
+"""Files and folders take their names whole: on disk before they are seen, and never where writing failed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ctx_jax.files import whole
+from ctx_jax.files.whole import file_digest, leftovers, whole_file, whole_folder, write_whole
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is forced to disk and what takes a name, in order; temporary names without their random end."""
+    done: list[str] = []
+    replace, to_disk = Path.replace, whole.to_disk
+
+    def name(path: Path) -> str:
+        return path.name.split("-")[0]
+
+    monkeypatch.setattr(whole, "to_disk", lambda path: (to_disk(path), done.append(f"disk {name(path)}")))
+    monkeypatch.setattr(Path, "replace", lambda path, to: (replace(path, to), done.append(f"take {name(to)}")))
+    return done
+
+
+def test_bytes_are_on_disk_before_the_name_and_the_name_after(tmp_path: Path, recorded: list[str]) -> None:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    write_whole(folder / "a.json", "{}\r\n")
+    assert recorded == ["disk .a.json.partial", "take a.json", "disk home"]
+    assert (folder / "a.json").read_bytes() == b"{}\r\n"
+    recorded.clear()
+    with whole_folder(folder / "made") as partial:
+        (partial / "sub").mkdir()
+        (partial / "sub" / "file").write_text("x")
+    assert recorded[-2:] == ["take made", "disk home"]
+    assert sorted(recorded[:-2]) == ["disk .made.partial", "disk file", "disk sub"]
+    assert os.listdir(folder / "made" / "sub") == ["file"]
+
+
+def test_what_fails_leaves_the_old_and_no_rest(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a.txt", "old")
+    before = file_digest(tmp_path / "a.txt")
+    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "a.txt") as file:
+        file.write("new")
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "made") as partial:
+        assert leftovers(tmp_path, "made") == [partial] and not leftovers(tmp_path, "a.*")
+        raise ZeroDivisionError
+    assert file_digest(tmp_path / "a.txt") == before
+    assert os.listdir(tmp_path) == ["a.txt"]
+    with pytest.raises(FileExistsError, match=r"not empty \(a\.txt\)"), whole_folder(tmp_path):
+        pass
