@@ -14,11 +14,11 @@ from ctx_jax.checkpoints import configs, huggingface
 from ctx_jax.checkpoints.huggingface_configs import model_from_config
 from ctx_jax.cli import main
 from ctx_jax.data.tokens import tokens_of
+from ctx_jax.evaluation.held_out import held_out
 from ctx_jax.models.transformer import init
 from ctx_jax.text.subword_training import Kind, train
 from ctx_jax.text.subwords import Subwords
 from ctx_jax.training.config import TrainConfig
-from ctx_jax.training.transformer import held_out
 
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "quietly", "ran", "saw", "under", "over", "table", "house", "tree"]
 CONFIG = '''"""Tiny."""

@@ -8,10 +8,10 @@ from ctx_jax.data.progress import Pace, paced
 from ctx_jax.data.tokens import tokens_of
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.reading import SubwordReader
+from ctx_jax.evaluation.held_out import held_out_metrics
 from ctx_jax.evaluation.masked import pseudo_perplexity
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.training.config import TrainConfig
-from ctx_jax.training.transformer import held_out_metrics
 
 
 def table(

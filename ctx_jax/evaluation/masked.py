@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ import numpy as np
 
 from ctx_jax import losses
 from ctx_jax.data.batch import Batch
+from ctx_jax.data.prefetch import prefetch
+from ctx_jax.data.tokens import BLOCK
 from ctx_jax.embedding.batching import rounded
 from ctx_jax.evaluation.perplexity import exp_or_inf
 from ctx_jax.models.transformer import Transformer
@@ -22,6 +25,8 @@ from ctx_jax.numerics.rows import over_rows
 from ctx_jax.text.subwords import Subwords
 
 Arrays = dict[str, np.ndarray]
+AHEAD = 2
+"""Batches made ready on a thread while the devices work on the one before."""
 
 
 def term_means(
@@ -41,10 +46,21 @@ def term_means(
     run, lay = _compiled(model, rows, tuple(devices or ()))
     params = lay(params)
     sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
-    for batch in batches:
-        for name, pair in run(params, batch.arrays, ()).items():
-            sums[name] += [float(np.asarray(part, np.float64).sum()) for part in pair]
+    for terms in _one_behind(run(params, batch.arrays, ()) for batch in batches):
+        for name, pair in terms.items():
+            sums[name] += [part.sum(dtype=np.float64) for part in pair]
     return {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
+
+
+def _one_behind(running: Iterable[Any]) -> Iterator[Any]:
+    """What each call gives, as numpy arrays, waited for when the next one has been given to the devices."""
+    before = None
+    for result in running:
+        if before is not None:
+            yield jax.device_get(before)
+        before = result
+    if before is not None:
+        yield jax.device_get(before)
 
 
 @dataclass(frozen=True)
@@ -86,46 +102,58 @@ def pseudo_perplexity(
             f"pseudo-perplexity needs room for a token between the special ones, the model's positions hold "
             f"{model.longest}: take a model with more"
         )
-    rows = [_parts(subwords, words, room) for words in sentences]
     run, lay = _compiled(model, batch, tuple(devices or ()))
     params = lay(params)
     nats = tokens = 0.0
-    for arrays in _gaps(model, subwords, rows, batch, advance):
-        total, weight = run(params, arrays, ())["masked"]
-        nats += float(np.asarray(total, np.float64).sum())
-        tokens += float(np.asarray(weight).sum())
+    with prefetch(_gaps(model, subwords, _parts(subwords, sentences, room), batch), AHEAD) as ready:
+        running = (run(params, arrays, ())["masked"] for arrays in _told(ready, advance))
+        for total, weight in _one_behind(running):
+            nats += float(total.sum(dtype=np.float64))
+            tokens += float(weight.sum())
     if not tokens:
-        raise ValueError("pseudo-perplexity needs at least one sentence, the text has none")
+        raise ValueError("pseudo-perplexity needs a token to predict: no sentence has one")
     return PseudoPerplexity(nats / tokens, round(tokens))
 
 
-def _parts(subwords: Subwords, words: Sequence[str], room: int) -> list[np.ndarray]:
-    ids = subwords.of_words([words])[0].ids
-    return [subwords.wrap(ids[start : start + room]) for start in range(0, len(ids), room)]
+def _told(gaps: Iterable[tuple[Arrays, int]], advance: Callable[[int], object]) -> Iterator[Arrays]:
+    """The arrays of `_gaps`; `advance` hears of the sentences once their last arrays have been dealt with."""
+    for arrays, done in gaps:
+        yield arrays
+        if done:
+            advance(done)
+
+
+def _parts(subwords: Subwords, sentences: Iterable[Sequence[str]], room: int) -> Iterator[list[np.ndarray]]:
+    """The parts of each sentence, with their special tokens; sentences are cut into pieces a block at a time."""
+    waiting = iter(sentences)
+    while block := list(islice(waiting, BLOCK)):
+        for pieces in subwords.of_words(block):
+            starts = range(0, len(pieces.ids), room)
+            yield [subwords.wrap(pieces.ids[start : start + room]) for start in starts]
 
 
 def _gaps(
-    model: Transformer,
-    subwords: Subwords,
-    sentences: Sequence[Sequence[np.ndarray]],
-    batch: int,
-    advance: Callable[[int], object],
-) -> Iterator[Arrays]:
-    """Batches of rows with one masked piece each, all rows of a batch rounded to the same length.
+    model: Transformer, subwords: Subwords, sentences: Iterable[Sequence[np.ndarray]], batch: int
+) -> Iterator[tuple[Arrays, int]]:
+    """Batches of rows with one masked piece each, all rows of a batch rounded to the same length, and how many
+    sentences came to their end since the batch before: all their rows were given, or wait for rows of their length.
 
     sentences: the parts of each.
     """
     waiting: dict[int, list[tuple[np.ndarray, int]]] = defaultdict(list)
+    done = 0
     for parts in sentences:
         for ids in parts:
             length = min(rounded(len(ids)), model.longest)
             for place in range(len(subwords.before), len(ids) - len(subwords.after)):
                 waiting[length].append((ids, place))
                 if len(waiting[length]) == batch:
-                    yield gap_rows(waiting.pop(length), length, batch, subwords)
-        advance(1)
+                    yield gap_rows(waiting.pop(length), length, batch, subwords), done
+                    done = 0
+        done += 1
     for length, rows in waiting.items():
-        yield gap_rows(rows, length, batch, subwords)
+        yield gap_rows(rows, length, batch, subwords), done
+        done = 0
 
 
 def gap_rows(gaps: Sequence[tuple[np.ndarray, int]], length: int, rows: int, subwords: Subwords) -> Arrays:

@@ -1,5 +1,4 @@
-"""A Transformer as a training task: masked or next-token losses over rows of subwords, and what it makes of held-out
-text.
+"""A Transformer as a training task: masked or next-token losses over rows of subwords.
 
 Letters: B rows, T tokens, K predicted positions of a row, D width, F feed-forward width, V vocabulary, L layers.
 """
@@ -11,28 +10,18 @@ import jax
 import numpy as np
 
 from ctx_jax import losses
-from ctx_jax.data.batch import Batch
 from ctx_jax.data.order import mix_seed
 from ctx_jax.data.phases import Phases
-from ctx_jax.data.progress import Pace, counted
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
 from ctx_jax.evaluation.filling import Sentences, show_filled
-from ctx_jax.evaluation.masked import term_means
-from ctx_jax.evaluation.perplexity import exp_or_inf
+from ctx_jax.evaluation.held_out import COEFFICIENTS, first_position, held_out_metrics, metrics_of, pair_laid
 from ctx_jax.models import transformer
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.text.subwords import Subwords
-from ctx_jax.text.templates import BERT_PAIR, PairLayout
 from ctx_jax.training.config import check_sequences, has_label
 from ctx_jax.training.task import Batches, Carry, Params, Terms
-
-AT_ONCE = 16_384
-"""Tokens of held-out text that each device reads at a time: validation asks for little memory whatever the batch."""
-
-FIXED = 0
-"""The seed of the masks and pairs of held-out text, the same in every run."""
 
 _KEPT = ("compute", "attention", "scan", "remat", "embedding_dropout", "attention_dropout", "attention_output_dropout",
          "feed_forward_inner_dropout", "feed_forward_dropout")  # fmt: skip
@@ -56,90 +45,13 @@ def with_tokenizer(
     if model.vocabulary:
         subwords.check_vocabulary(model.vocabulary, "--model.vocabulary (0 takes the tokenizer's size)")
     model = replace(model, vocabulary=len(subwords), pad_id=subwords.pad_id)
-    _pair(sequences, subwords)
+    pair_laid(sequences, subwords)
     if sequences.length > model.longest:  # rotary ones too: files and readers take max_positions at its word
         raise ValueError(
             f"--sequences.length {sequences.length} is longer than the {model.longest} positions of the model: set "
             f"{'' if imported else '--model.max-positions, or '}a shorter --sequences.length"
         )
     return model
-
-
-def first_sentences(tokens: Tokens, count: int) -> Tokens:
-    """The first `count` sentences of a text; 0: all."""
-    if not count or count >= len(tokens):
-        return tokens
-    stop = int(tokens.offsets[count])
-    documents = tokens.documents[: int(np.searchsorted(tokens.documents, count))]
-    return Tokens(tokens.ids[:stop], tokens.begins[:stop], tokens.offsets[: count + 1], documents)
-
-
-def held_out(tokens: Tokens, subwords: Subwords, model: Transformer, sequences: SequenceConfig) -> Sequences:
-    """A text once, in its order, with the same masks and pairs every time."""
-    return Sequences(
-        tokens,
-        subwords,
-        replace(sequences, first_steps=0),
-        seed=FIXED,
-        epochs=1,
-        shuffle=False,
-        first_position=first_position(model),
-        pair=_pair(sequences, subwords),
-    )
-
-
-def _pair(sequences: SequenceConfig, subwords: Subwords) -> PairLayout:
-    """Pairs as the tokenizer itself lays them, so that who reads with it sees what was trained."""
-    return subwords.pair_layout if sequences.form == "pairs" else BERT_PAIR
-
-
-def rows_at_once(sequences: SequenceConfig, devices: int) -> int:
-    """Rows of held-out text that `devices` read at a time, a multiple of their number."""
-    return devices * max(1, min(AT_ONCE // sequences.length, -(-sequences.rows // devices)))
-
-
-def held_out_metrics(
-    model: Transformer,
-    params: Params,
-    tokens: Tokens,
-    subwords: Subwords,
-    sequences: SequenceConfig,
-    report: Callable[[str], None],
-    devices: Sequence[jax.Device] | None = None,
-) -> dict[str, float]:
-    """`metrics_of` of a text with one fixed mask and without dropout, by the devices given (default: this machine's).
-
-    Masks belong to examples, so that the rows read at a time change nothing but rounding. `report` hears how far it is.
-    """
-    devices = devices or jax.local_devices()
-    few = replace(sequences, rows=rows_at_once(sequences, len(devices)))
-    pace = Pace("evaluating", "tokens", report, len(tokens.ids))
-    batches = counted(held_out(tokens, subwords, model, few), pace.add, _real_tokens)
-    return metrics_of(term_means(model, params, batches, few.rows, devices=devices))
-
-
-def _real_tokens(batch: Batch) -> int:
-    return int(np.count_nonzero(batch.arrays["mask"]))
-
-
-def first_position(model: Transformer) -> int:
-    """What positions count from: RoBERTa's from the row behind that of the padding's id."""
-    return 1 + (model.pad_id or 0) if model.positions_after_padding else 0
-
-
-SHARES = {"masked": 1.0, "next_token": 1.0, "accuracy": 0.0, "next_sentence": 1.0, "next_sentence_accuracy": 0.0}
-"""The coefficients of the terms; the accuracies are counted, not trained on."""
-
-
-def metrics_of(means: dict[str, float]) -> dict[str, float]:
-    """Metrics of the terms' means: loss, perplexity of the tokens, accuracy, and the pair's where there is one."""
-    name = "masked" if "masked" in means else "next_token"
-    loss = sum(share * means[term] for term, share in SHARES.items() if share and term in means)
-    found = {"loss": loss, "perplexity": exp_or_inf(means[name]), "accuracy": means["accuracy"]}
-    if "next_sentence" in means:
-        found |= {f"{name}_loss": means[name], "next_sentence_loss": means["next_sentence"]}
-        found["next_sentence_accuracy"] = means["next_sentence_accuracy"]
-    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,10 +70,10 @@ class TransformerTask:
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """`SHARES` of the terms that the model and its sequences have."""
+        """`COEFFICIENTS` of the terms that the model and its sequences have."""
         terms = ["next_token" if self.model.causal else "masked", "accuracy"]
         terms += ["next_sentence", "next_sentence_accuracy"] if has_label(self.sequences) else []
-        return {name: SHARES[name] for name in terms}
+        return {name: COEFFICIENTS[name] for name in terms}
 
     @property
     def rows(self) -> int:
@@ -210,7 +122,7 @@ class TransformerTask:
             rows=slice(first, first + count),
             shuffle=self.shuffle,
             first_position=first_position(self.model),
-            pair=_pair(config, self.subwords),
+            pair=pair_laid(config, self.subwords),
         )
 
     def tokens(self, arrays: dict[str, np.ndarray]) -> int:
