@@ -28,7 +28,7 @@ from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.step import empty_window, initial_state, make_step
 from ctx_jax.training.transformer import TransformerTask, with_tokenizer
 
-STRETCH = 50  # steps of a mean
+INTERVAL = 50  # steps of a mean
 ALLOWED = 0.01
 
 
@@ -145,8 +145,8 @@ def curves(options: Options) -> tuple[np.ndarray, np.ndarray]:
 
 def main(options: Options) -> bool:
     """Print both curves; whether every mean agrees."""
-    if options.steps % STRETCH:
-        raise ValueError(f"--steps {options.steps} must be a multiple of {STRETCH}, over which losses are averaged")
+    if options.steps % INTERVAL:
+        raise ValueError(f"--steps {options.steps} must be a multiple of {INTERVAL}, over which losses are averaged")
     jax.config.update("jax_platforms", "cpu")
     transformers.logging.disable_progress_bar()
     versions = f"jax {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
@@ -154,12 +154,12 @@ def main(options: Options) -> bool:
     ours, theirs = curves(options)
     print("\n| steps | ours | torch | ours / torch | largest difference of a step |\n|---|---|---|---|---|")
     agree = True
-    for start in range(0, options.steps, STRETCH):
-        part = slice(start, start + STRETCH)
+    for start in range(0, options.steps, INTERVAL):
+        part = slice(start, start + INTERVAL)
         own, other = ours[part].mean(), theirs[part].mean()
         agree &= bool(abs(own / other - 1.0) <= ALLOWED)
         apart = np.abs(ours[part] / theirs[part] - 1.0).max()
-        print(f"| {start + 1}-{start + STRETCH} | {own:.4f} | {other:.4f} | {own / other:.6f} | {apart:.1e} |")
+        print(f"| {start + 1}-{start + INTERVAL} | {own:.4f} | {other:.4f} | {own / other:.6f} | {apart:.1e} |")
     print(f"\nevery mean within {ALLOWED:.0%}: {'yes' if agree else 'no'}")
     return agree
 

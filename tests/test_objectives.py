@@ -161,7 +161,7 @@ def test_the_rare_words_of_the_published_vocabulary_are_drawn_as_the_law_says() 
     # How many words of the tail never come up: each is a coin of its own.
     missing, chance = (found[tail:] == 0).sum(), np.exp(-expected[tail:])
     assert abs(missing - chance.sum()) < 5 * np.sqrt((chance * (1 - chance)).sum())
-    # And 64 stretches of the last octave, and its words by the last three bits of their number.
+    # And 64 intervals of the last octave, and its words by the last three bits of their number.
     numbers = np.arange(2**19, vocabulary)
     for groups in ((numbers - 2**19) * 64 // (vocabulary - 2**19), numbers % 8):
         seen, wanted = (np.bincount(groups, part[numbers]) for part in (found, expected))

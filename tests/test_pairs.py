@@ -131,7 +131,7 @@ def test_a_pair_is_what_the_tokenizer_itself_lays(kind: Kind) -> None:
             assert max(given.type_ids) == (layout is None)
 
 
-def test_stretches_cover_the_text_and_some_are_short() -> None:
+def test_passages_cover_the_text_and_some_are_short() -> None:
     draw = np.random.default_rng(0)
     lengths = draw.integers(4, 20, 4000)
     offsets = np.append(0, np.cumsum(lengths))

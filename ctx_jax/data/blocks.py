@@ -26,7 +26,7 @@ class _Stream:
     def __init__(self, tokens: Tokens, units: Units, end: int) -> None:
         self._tokens, self._end = tokens, end
         # Where each document's end token stands; the last is the stream's own.
-        self.documents = tokens.keep(units.bounds[units.first] + np.arange(len(units.first)))
+        self.documents = tokens.spill(units.bounds[units.first] + np.arange(len(units.first)))
 
     def __len__(self) -> int:
         return int(self.documents[-1]) + 1
@@ -52,11 +52,11 @@ class FullSentences:
         units = cut_units(tokens, length - 2)
         self._stream = _Stream(tokens, units, vocabulary.end_id)
         if whole:
-            stretches = _whole_sentences(units, length - 2, cross)
+            blocks = _whole_sentences(units, length - 2, cross)
         else:
             documents = self._stream.documents
-            stretches = _filled(documents[[0, -1]] if cross else documents, length - 2)
-        self._starts, self._counts = map(tokens.keep, stretches)
+            blocks = _filled(documents[[0, -1]] if cross else documents, length - 2)
+        self._starts, self._counts = map(tokens.spill, blocks)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -112,7 +112,7 @@ class CausalBlocks:
 
 
 def _whole_sentences(units: Units, room: int, cross: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Places and counts of stretches of the stream, of whole units and at most `room` long."""
+    """Places and counts of blocks of the stream, of whole units and at most `room` long."""
     starts = units.bounds[:-1] + units.document + 1
     stops = units.bounds[1:] + units.document + 1
     following = np.searchsorted(stops, starts + room, side="right")
@@ -123,7 +123,7 @@ def _whole_sentences(units: Units, room: int, cross: bool) -> tuple[np.ndarray, 
 
 
 def _filled(ends: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places and counts of stretches of `room`, but for the last, of what lies between each end and the next."""
+    """Places and counts of blocks of `room`, but for the last, of what lies between each end and the next."""
     lengths = np.diff(ends) - 1
     pieces = -(-lengths // room)
     before = ranges(np.zeros(len(lengths), np.int64), pieces) * room

@@ -18,7 +18,7 @@ class Purpose(IntEnum):
 
     MASKING = 1  # of a row in an epoch: what is predicted, and what stands there instead
     PAIR = 2  # of a pair in an epoch: where it is split, what its second text is
-    PAIR_LENGTHS = 3  # of a text, once: which stretches are cut short, and where
+    PAIR_LENGTHS = 3  # of a text, once: which passages are cut short, and where
     PACKING = 4  # of a text, once: which sentences share a row; a stream of its own, not by `draws`
 
 

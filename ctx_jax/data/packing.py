@@ -98,7 +98,7 @@ class PackedSentences:
     def __init__(self, tokens: Tokens, vocabulary: SpecialTokens, length: int, seed: int) -> None:
         self._tokens, self._vocabulary, self._length = tokens, vocabulary, length
         bounds = cut_units(tokens, length - 2).bounds
-        self._bounds = tokens.keep(bounds)
+        self._bounds = tokens.spill(bounds)
         lengths = np.diff(bounds) + 2
         shuffled = np.random.Philox(np.random.SeedSequence([seed, Purpose.PACKING])).random_raw(len(lengths))
         queue = np.lexsort((shuffled, lengths))
@@ -112,8 +112,8 @@ class PackedSentences:
                 taken[part] += times
             members.append(np.stack(columns, axis=1).reshape(-1))
             sizes.append(np.full(times, len(pattern)))
-        self._members = tokens.keep(np.concatenate(members))
-        self._starts = tokens.keep(np.append(0, np.cumsum(np.concatenate(sizes))))
+        self._members = tokens.spill(np.concatenate(members))
+        self._starts = tokens.spill(np.append(0, np.cumsum(np.concatenate(sizes))))
 
     def __len__(self) -> int:
         return len(self._starts) - 1

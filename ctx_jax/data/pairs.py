@@ -27,11 +27,11 @@ from ctx_jax.text.templates import BERT_PAIR, PairLayout
 
 
 class Pairs:
-    """`begin A end B end`, from stretches of neighbouring sentences of one document; `layout` says how many ends stand
+    """`begin A end B end`, from passages of neighbouring sentences of one document; `layout` says how many ends stand
     between, and what the type of B is.
 
-    The text is cut once into stretches that fill a row, or, a share `short` of them, a random part of one; two
-    sentences at least where two fit. In each epoch a stretch is split anew at a sentence's end into A and the rest (a
+    The text is cut once into passages that fill a row, or, a share `short` of them, a random part of one; two
+    sentences at least where two fit. In each epoch a passage is split anew at a sentence's end into A and the rest (a
     lone sentence between two words), and by half of the draws
 
         next_sentence   B is not the rest but sentences of another document, from a random one on, as many as fit
@@ -39,13 +39,13 @@ class Pairs:
 
     Differs from Devlin et al.'s script where an example must be found by its number alone: the rest that a random B
     took the place of waits for another epoch, instead of opening the next pair; and exactly half of the draws, not
-    half and all lone sentences, are negatives, always of another document. A stretch of one token is left out.
+    half and all lone sentences, are negatives, always of another document. A passage of one token is left out.
 
     Adds `token_types` int32 [B, T] and, but for pairs="none", `next_sentence` int32 [B], 1 for a random or swapped B,
     and `next_sentence_weight` float32 [B].
 
     Raises:
-        ValueError: rows too short for a token on each side; next_sentence with fewer than two documents; no stretch
+        ValueError: rows too short for a token on each side; next_sentence with fewer than two documents; no passage
             of two tokens.
     """
 
@@ -67,7 +67,7 @@ class Pairs:
                 "first phase"
             )
         bounds, document, first = cut_units(tokens, self._room)
-        self._units = Units(*map(tokens.keep, (bounds, document, first)))
+        self._units = Units(*map(tokens.spill, (bounds, document, first)))
         if self._kind == "next_sentence" and len(first) < 3:
             raise ValueError(
                 "next-sentence pairs need at least two documents, and the text has one: separate documents by empty "
@@ -77,7 +77,7 @@ class Pairs:
         drawn = draws(seed, Purpose.PAIR_LENGTHS, np.zeros(1, int), np.zeros(1, int), 2 * count)[0].reshape(2, count)
         shorter = 2 + _below(drawn[1], np.full(count, self._room - 1))
         rooms = np.where(drawn[0] / ONE < config.short, shorter, self._room)
-        # Where the stretch that a unit opens ends: with what fits, or two sentences, or one.
+        # Where the passage that a unit opens ends: with what fits, or two sentences, or one.
         ends = np.searchsorted(bounds, bounds[:-1] + rooms, side="right") - 1
         second = np.minimum(np.arange(count) + 2, count)
         ends = np.where(bounds[second] - bounds[:-1] <= self._room, np.maximum(ends, second), ends)
@@ -85,10 +85,10 @@ class Pairs:
         starts = chase(ends)
         keep = bounds[ends[starts]] - bounds[starts] > 1
         starts = starts[keep]
-        self._starts, self._rooms, self._ends = map(tokens.keep, (starts, rooms[starts], ends[starts]))
+        self._starts, self._rooms, self._ends = map(tokens.spill, (starts, rooms[starts], ends[starts]))
         if not len(self._starts):
             raise ValueError(
-                "pairs need stretches of at least two tokens, and the text has none: set --data.train, or a longer "
+                "pairs need passages of at least two tokens, and the text has none: set --data.train, or a longer "
                 "--sequences.length"
             )
 

@@ -1,7 +1,7 @@
 """Batches of a Transformer's sequences: rows of text in the form asked for, masked, in an order that is a function of
 (seed, position) alone.
 
-The text is cut once into examples, which have numbers; where they begin lies on disk beside the text. An epoch is a
+The text is cut into examples, which have numbers, when the iterator is made. An epoch is a
 permutation of them; row b of batch n reads the n B + b-th place of the endless stream of epochs. So a host reads the
 text of its own rows only, and any place of any epoch is found at once.
 
@@ -14,12 +14,12 @@ import numpy as np
 
 from ctx_jax.data.batch import Batch
 from ctx_jax.data.blocks import CausalBlocks, FullSentences
+from ctx_jax.data.chunks import lay_out
 from ctx_jax.data.masking import Masking
 from ctx_jax.data.order import permuted
 from ctx_jax.data.packing import Layout, PackedSentences
 from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.stretches import lay_out
 from ctx_jax.data.tokens import SpecialTokens, Tokens
 from ctx_jax.text.templates import BERT_PAIR, PairLayout
 
@@ -152,12 +152,14 @@ class Sequences(Iterator[Batch]):
 
 def _layout(tokens: Tokens, vocabulary: SpecialTokens, config: SequenceConfig, seed: int, pair: PairLayout) -> Layout:
     def lay(part: Tokens, own_seed: int) -> Layout:
-        return _stretch(part, vocabulary, config, own_seed, pair)
+        return _layout_of_chunk(part, vocabulary, config, own_seed, pair)
 
     return lay_out(tokens, seed, lay, whole_documents=config.form == "pairs")
 
 
-def _stretch(tokens: Tokens, vocabulary: SpecialTokens, config: SequenceConfig, seed: int, pair: PairLayout) -> Layout:
+def _layout_of_chunk(
+    tokens: Tokens, vocabulary: SpecialTokens, config: SequenceConfig, seed: int, pair: PairLayout
+) -> Layout:
     match config.form:
         case "full":
             return FullSentences(tokens, vocabulary, config.length, config.cross_documents, config.whole_sentences)

@@ -1,4 +1,4 @@
-"""A text as token ids, cut once and kept on disk beside the text: any stretch of it by its place, mapped, not read.
+"""A text as token ids, cut once and kept on disk beside the text: any part of it by its place, mapped, not read.
 
     <folder>/tokens-<key>/
       ids.bin         uint16 (int32 from 65,537 tokens in the vocabulary on) [N], sentence after sentence
@@ -24,7 +24,7 @@ import numpy as np
 
 from ctx_jax.data.cache import Sentences
 from ctx_jax.data.progress import Pace
-from ctx_jax.data.shelf import Shelf
+from ctx_jax.data.scratch import Scratch
 from ctx_jax.files.building import find_or_build
 from ctx_jax.files.whole import file_digest
 
@@ -79,16 +79,16 @@ class Tokens:
     begins: np.ndarray
     offsets: np.ndarray
     documents: np.ndarray
-    shelf: Shelf | None = None
-    """Where to put away what is found out about a long text."""
+    scratch: Scratch | None = None
+    """Where to put what is found out about a long text."""
 
     def __len__(self) -> int:
         """S."""
         return len(self.offsets) - 1
 
-    def keep(self, array: np.ndarray) -> np.ndarray:
-        """The same array, on the shelf where there is one."""
-        return array if self.shelf is None else self.shelf.keep(array)
+    def spill(self, array: np.ndarray) -> np.ndarray:
+        """The same array, on disk where there is scratch space."""
+        return array if self.scratch is None else self.scratch.spill(array)
 
 
 def tokens_of(sentences: Iterable[Sequence[str]], documents: np.ndarray, tokenizer: Tokenizer) -> Tokens:

@@ -121,7 +121,7 @@ class Speed:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new stretch."""
+        """Begin a new interval."""
         self._since, self._tokens = time.perf_counter(), 0
 
     def count(self, tokens: int) -> None:

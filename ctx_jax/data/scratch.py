@@ -11,8 +11,8 @@ FIRST = 1 << 24  # bytes of the first file; each next one is twice as large, sin
 _ALIGNED = 64  # bytes
 
 
-class Shelf:
-    """Files without a name, which go with the process."""
+class Scratch:
+    """Scratch files: they have no name, and go with the process."""
 
     def __init__(self, folder: Path | None) -> None:
         """`folder`: where the files lie; None: where temporary files do."""
@@ -21,8 +21,8 @@ class Shelf:
         self._space = np.empty(0, np.uint8)
         self._used = 0
 
-    def keep(self, array: np.ndarray) -> np.ndarray:
-        """The same array from now on, read-only."""
+    def spill(self, array: np.ndarray) -> np.ndarray:
+        """Put an array on disk: the same array from now on, mapped, read-only."""
         start = -(-self._used // _ALIGNED) * _ALIGNED
         if self._file is None or start + array.nbytes > len(self._space):
             start, self._file = 0, self._open(max(FIRST, 2 * len(self._space), array.nbytes))
@@ -36,7 +36,7 @@ class Shelf:
     def _open(self, size: int) -> IO[bytes]:
         if self._file is not None:
             self._file.close()  # its mapping stays
-        file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed with the shelf)
+        file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed with the scratch space)
         weakref.finalize(self, file.close)
         file.truncate(size)
         self._space = np.memmap(file, np.uint8, mode="r", shape=(size,))

@@ -1,4 +1,4 @@
-"""A long text laid out stretch by stretch: the laws of one stretch hold for several, on disk and in memory."""
+"""A long text laid out chunk by chunk: the laws of one chunk hold for several, on disk and in memory."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numbered_text import Names, corpus
 
-from ctx_jax.data import shelf, stretches
+from ctx_jax.data import chunks, scratch
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
@@ -16,7 +16,7 @@ FORMS = ("full", "causal", "packed", "pairs")
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stretches, "STRETCH", 9)  # sentences
+    monkeypatch.setattr(chunks, "CHUNK", 9)  # sentences
 
 
 def sequences(tokens: Tokens, form: str, *, rows: slice | None = None, epochs: int | None = 1) -> Sequences:
@@ -35,10 +35,10 @@ def mapped(tokens: Tokens, folder: Path) -> Tokens:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_epoch_of_several_stretches_has_every_token_once(form: str) -> None:
+def test_an_epoch_of_several_chunks_has_every_token_once(form: str) -> None:
     tokens = corpus(documents=30)
     whole = sequences(tokens, form)
-    assert len(tokens) > 6 * stretches.STRETCH and whole.examples > 12
+    assert len(tokens) > 6 * chunks.CHUNK and whole.examples > 12
     shown: list[int] = []
     for batch in whole:
         ids = batch.arrays["token_ids"].copy()
@@ -91,11 +91,11 @@ def open_files() -> int:
 def test_what_is_known_of_a_text_on_disk_lies_there_too_in_few_files(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shelf, "FIRST", 2048)  # bytes
+    monkeypatch.setattr(scratch, "FIRST", 2048)  # bytes
     tokens = mapped(corpus(documents=60), tmp_path)
     before = open_files()
     layout = sequences(tokens, form)._layout
-    assert isinstance(layout, stretches._Stretches) and len(layout._parts) > 10
+    assert isinstance(layout, chunks._Chunks) and len(layout._parts) > 10
     for part in layout._parts:
         parts = [*vars(part).values(), *vars(vars(part).get("_stream", part)).values()]
         arrays = [each for held in parts for each in (held if isinstance(held, tuple) else (held,))]
@@ -109,12 +109,12 @@ def test_what_is_known_of_a_text_on_disk_lies_there_too_in_few_files(
 def test_a_document_that_never_ends_is_cut_but_for_pairs() -> None:
     endless = corpus(documents=30)
     endless = Tokens(endless.ids, endless.begins, endless.offsets, endless.documents[:1])
-    cut = [len(part) for part in stretches._cut(endless, whole_documents=False)]
-    assert len(cut) > 3 and max(cut) <= 2 * stretches.STRETCH and sum(cut) == len(endless)
+    cut = [len(part) for part in chunks._cut(endless, whole_documents=False)]
+    assert len(cut) > 3 and max(cut) <= 2 * chunks.CHUNK and sum(cut) == len(endless)
     two = Tokens(endless.ids, endless.begins, endless.offsets, np.array([0, 40]))
-    assert [len(part) for part in stretches._cut(two, whole_documents=True)] == [len(two)]
+    assert [len(part) for part in chunks._cut(two, whole_documents=True)] == [len(two)]
     for documents in ([0, 40, 60], [0, 1, 2, 60], [0, 40, 60, 80]):
         text = Tokens(endless.ids, endless.begins, endless.offsets, np.array(documents))
-        parts = list(stretches._cut(text, whole_documents=True))
+        parts = list(chunks._cut(text, whole_documents=True))
         assert all(len(part.documents) >= 2 and part.documents[0] == 0 for part in parts)
         assert sum(len(part.documents) for part in parts) == len(documents)
