@@ -101,7 +101,7 @@ def test_a_wrong_flag_or_value_ends_with_status_2_and_a_hint(
         (["train", "--steps", "3", "quickstart"], 1, "goes before the flags: ctx-jax train quickstart --flags"),
         (["train", "{tmp}/typo.py"], 1, "typo.py, line 3: TypeError"),
         (["train", "{tmp}/syntax.py"], 1, "syntax.py, line 1: SyntaxError"),
-        (["train", "{tmp}/type.py"], 1, "config.steps: needs int, came '3'"),
+        (["train", "{tmp}/type.py"], 1, "config.steps: needs int, got '3'"),
         (["tokenizer", "{tmp}/new", "--convert", "nope.json", "--size", "90"], 1, "--size means nothing to --convert"),
         (["tokenizer", "{tmp}/new", "--train", "{tmp}/text.txt", "--minimum-count", "0"], 1, "--minimum-count"),
         (["tokenizer", "{tmp}/text.txt", "--train", "{tmp}/text.txt"], 1, "text.txt"),

@@ -180,5 +180,5 @@ def test_the_first_step_that_is_not_finite_is_remembered() -> None:
 def test_rows_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match=r"16 rows .* 3 devices in 2 .*--data.lanes.* to a multiple of 6"):
         Devices(DevicesConfig(count=3, micro_batches=2), ROWS)
-    with pytest.raises(ValueError, match="--devices.count 9"):
+    with pytest.raises(ValueError, match=r"--devices.count 9, got 8 devices \(cpu\): set at most 8"):
         Devices(replace(DevicesConfig(), count=9), ROWS)

@@ -55,7 +55,7 @@ def newest(stored: Any) -> Any:
         return stored
     number = stored.get(FORMAT, 1)
     if type(number) is not int or number < 1:
-        raise ValueError(f"{FORMAT}: needs a whole number from 1 to {NEWEST}, came {number!r}")
+        raise ValueError(f"{FORMAT}: needs a whole number from 1 to {NEWEST}, got {number!r}")
     if number > NEWEST:
         raise ValueError(f"{FORMAT} {number} is of a newer ctx_jax, this one reads up to {NEWEST}: update it")
     return _filled({name: value for name, value in stored.items() if name != FORMAT}, number)
@@ -74,7 +74,7 @@ def _filled(data: Any, number: int) -> Any:
 def to_json(config: Any) -> dict[str, Any]:
     """A nested frozen dataclass as a dict that `json.dumps` takes; `from_json` reads it back equal."""
     if not is_dataclass(config) or isinstance(config, type):
-        raise TypeError(f"needs an instance of a config dataclass, came {config!r}")
+        raise TypeError(f"needs an instance of a config dataclass, got {config!r}")
     return {TYPE: type(config).__name__} | {
         field.name: _plain(getattr(config, field.name), field.name) for field in fields(config)
     }
@@ -115,10 +115,10 @@ def _near(name: str, names: Iterable[str]) -> str:
 def _dataclass(allowed: Sequence[type], data: Any, where: str) -> Any:
     names = {cls.__name__: cls for cls in allowed}
     if not isinstance(data, Mapping) or TYPE not in data:
-        raise ValueError(f"{where}: needs an object with a {TYPE!r} of {' or '.join(names)}, came {data!r}")
+        raise ValueError(f"{where}: needs an object with a {TYPE!r} of {' or '.join(names)}, got {data!r}")
     if data[TYPE] not in names:
         near = _near(str(data[TYPE]), names)
-        raise ValueError(f"{where}.{TYPE}: needs {' or '.join(names)}, came {data[TYPE]!r}{near}")
+        raise ValueError(f"{where}.{TYPE}: needs {' or '.join(names)}, got {data[TYPE]!r}{near}")
     cls = names[data[TYPE]]
     known = [field.name for field in fields(cls) if field.init]
     given = [name for name in data if name != TYPE]
@@ -146,7 +146,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             if choice == value and type(choice) is type(value):
                 return choice
         near = _near(str(value), [str(choice) for choice in get_args(hint)])
-        raise ValueError(f"{where}: needs one of {', '.join(map(repr, get_args(hint)))}, came {value!r}{near}")
+        raise ValueError(f"{where}: needs one of {', '.join(map(repr, get_args(hint)))}, got {value!r}{near}")
     if tuple in (origin, hint):
         return _tuple(get_args(hint), value, where)
     if origin in (list, Sequence) and isinstance(value, list):
@@ -168,7 +168,7 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
         return Path(value)
     if hint in (bool, int, float, str) and type(value) is hint:
         return value
-    raise ValueError(f"{where}: needs {_name(hint)}, came {value!r}")
+    raise ValueError(f"{where}: needs {_name(hint)}, got {value!r}")
 
 
 def _union(arms: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -187,18 +187,18 @@ def _union(arms: tuple[Any, ...], value: Any, where: str) -> Any:
             errors.append(str(error))
     if len(errors) == 1 or (len(errors) == 2 and type(None) in arms):
         raise ValueError(errors[0])
-    raise ValueError(f"{where}: needs {' or '.join(map(_name, arms))}, came {value!r}")
+    raise ValueError(f"{where}: needs {' or '.join(map(_name, arms))}, got {value!r}")
 
 
 def _tuple(items: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{where}: needs a list, came {value!r}")
+        raise ValueError(f"{where}: needs a list, got {value!r}")
     if not items:
         return tuple(value)
     if len(items) == 2 and items[1] is Ellipsis:
         items = (items[0],) * len(value)
     if len(items) != len(value):
-        raise ValueError(f"{where}: needs {len(items)} values, came {len(value)}: {value!r}")
+        raise ValueError(f"{where}: needs {len(items)} values, got {len(value)}: {value!r}")
     return tuple(
         _value(item, part, f"{where}.{index}") for index, (item, part) in enumerate(zip(items, value, strict=True))
     )

@@ -58,7 +58,7 @@ class Ngram:
             nats -= float(np.log(self.probabilities(grams)).sum())
             tokens += len(grams)
         if not tokens:
-            raise ValueError("the perplexity of an n-gram model needs at least one sentence, none came")
+            raise ValueError("the perplexity of an n-gram model needs at least one sentence, got none")
         return math.exp(nats / tokens)
 
 

@@ -150,4 +150,4 @@ def _check_shapes(
     }
     if len(hidden) != 2 or any(found != wanted for found, wanted in shapes.values()):
         listed = ", ".join(f"{name} is {list(found)}" for name, (found, _) in shapes.items())
-        raise ValueError(f"the arrays of a sampled softmax must go together; came: {listed}")
+        raise ValueError(f"the arrays of a sampled softmax must go together; got: {listed}")

@@ -190,7 +190,7 @@ def _bpe_files(path: Path, merges: Path) -> tuple[dict[str, int], list[tuple[str
             continue
         pair = line.rstrip("\r").split(" ")
         if len(pair) != 2:
-            raise ValueError(f"{merges}, line {number}: needs two tokens and a space between them, came {line!r}")
+            raise ValueError(f"{merges}, line {number}: needs two tokens and a space between them, got {line!r}")
         if absent := [token for token in (*pair, "".join(pair)) if token not in ids]:
             raise ValueError(f"{merges} does not fit {path}: line {number} needs {absent[0]!r}, which has no id")
         pairs.append((pair[0], pair[1]))
@@ -267,7 +267,7 @@ def _json(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object, came {type(found).__name__}")
+        raise ValueError(f"{path} must hold a JSON object, got {type(found).__name__}")
     return found
 
 

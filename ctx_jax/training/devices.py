@@ -94,7 +94,9 @@ class Devices:
         found = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
         count = config.count or len(found)
         if count > len(found):
-            raise ValueError(f"--devices.count {count}, but this machine has {len(found)}: {found}")
+            raise ValueError(
+                f"--devices.count {count}, got {len(found)} devices ({found[0].device_kind}): set at most {len(found)}"
+            )
         if jax.process_count() > 1 and (config.count or config.mode == "pmap"):
             raise ValueError("a job over several processes uses every device, with --devices.mode shard")
         if rows % (count * config.micro_batches):
