@@ -11,7 +11,6 @@ from ctx_jax.checkpoints.meetings import raise_everywhere
 from ctx_jax.checkpoints.run_files import CONFIG
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.files.building import locked
-from ctx_jax.training.choose import complete, files_of, open_task
 from ctx_jax.training.config import TrainConfig, check_config, check_resume
 from ctx_jax.training.devices import (
     agreed_step,
@@ -21,6 +20,7 @@ from ctx_jax.training.devices import (
     join_hosts,
 )
 from ctx_jax.training.loop import train
+from ctx_jax.training.opening import complete, files_of, open_task
 
 _MORE = "More steps need --steps, another run --run-dir"
 

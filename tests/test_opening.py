@@ -3,16 +3,21 @@
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.reading import SubwordReader
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.models.transformer_config import Transformer
 from ctx_jax.text.subword_config import TokenizerConfig
-from ctx_jax.training import choose
-from ctx_jax.training.choose import open_task
+from ctx_jax.training import opening, preparing
 from ctx_jax.training.config import TrainConfig
+from ctx_jax.training.opening import open_task
 
 
 def test_of_several_hosts_the_first_one_builds_and_the_others_read(
@@ -26,9 +31,10 @@ def test_of_several_hosts_the_first_one_builds_and_the_others_read(
     def refused(*arguments: object, **options: object) -> None:
         raise AssertionError("only the first host builds and writes")
 
-    monkeypatch.setattr(choose, "is_first_host", lambda: False)
-    monkeypatch.setattr(choose, "write_whole", refused)
-    monkeypatch.setattr(choose.vocabularies, "build", refused)
+    for module in (opening, preparing):
+        monkeypatch.setattr(module, "is_first_host", lambda: False)
+    monkeypatch.setattr(preparing, "write_whole", refused)
+    monkeypatch.setattr(preparing.vocabularies, "build", refused)
     second = open_task(config, tmp_path / "run", lambda line: None, resumed=False)
     assert second.vocabulary == first.vocabulary and second.model == first.model
     elsewhere = replace(config, data=replace(config.data, train=str(tmp_path / "other.txt")))
@@ -50,3 +56,18 @@ def test_a_validation_text_that_cannot_be_measured_is_refused_before_the_first_s
     )
     with pytest.raises(ValueError, match="--data.valid.* cannot be measured: .*two documents"):
         open_task(config, tmp_path / "run", lambda line: None, resumed=False)
+
+
+def test_the_parameters_of_an_import_wait_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run holds on to them: on a device they would be a second set for as long as it lasts."""
+    (tmp_path / "text.txt").write_text("the cat sat\nthe dog ran\n")
+    model = Transformer(0, dim=4, layers=1, heads=1, feed_forward=4, max_positions=16)
+    data, sequences = DataConfig(str(tmp_path / "text.txt")), SequenceConfig(form="full", length=16, rows=2)
+    config = TrainConfig(model, data, sequences=sequences, tokenizer=TokenizerConfig(kind="wordpiece", size=80))
+    first = open_task(config, tmp_path / "first", lambda line: None, resumed=False)
+    reader = SubwordReader(first.subwords)
+    begun = Encoder(first.model, {"a": {"kernel": jnp.ones((2, 3))}, "b": jnp.zeros(4)}, reader)
+    monkeypatch.setattr(opening, "load", lambda folder: begun)
+    monkeypatch.setattr(opening.huggingface, "kept_architecture", lambda folder: None)
+    second = open_task(replace(config, init="begun"), tmp_path / "second", lambda line: None, resumed=False)
+    assert jax.tree.map(type, second.imported) == {"a": {"kernel": np.ndarray}, "b": np.ndarray}

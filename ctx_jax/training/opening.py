@@ -1,35 +1,30 @@
 """The one place where the type of a run's model decides what is trained, and the run's files are opened for it."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+
 from ctx_jax.checkpoints import huggingface
-from ctx_jax.checkpoints.run_files import ORIGIN, VOCABULARY, existing
+from ctx_jax.checkpoints.run_files import ORIGIN, VOCABULARY
 from ctx_jax.data.cache import Sentences, load_sentences
-from ctx_jax.data.progress import paced
 from ctx_jax.data.tokens import Tokens, cache_tokens
 from ctx_jax.embedding.load import load
 from ctx_jax.embedding.reading import SubwordReader
 from ctx_jax.evaluation.held_out import first_sentences, held_out
-from ctx_jax.files.whole import write_whole
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.models.transformer_config import Transformer
-from ctx_jax.text import subword_files, subword_training
+from ctx_jax.text import subword_files
 from ctx_jax.text import subwords as subwords_of
-from ctx_jax.text import vocabulary as vocabularies
-from ctx_jax.text.subword_config import TokenizerConfig
 from ctx_jax.text.subwords import Subwords
-from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.bilm import BiLMTask, with_vocabulary
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.devices import is_first_host
+from ctx_jax.training.preparing import TEXTS, check_texts, prepare_vocabulary, train_tokenizer
 from ctx_jax.training.task import Params, Task
 from ctx_jax.training.transformer import TransformerTask, adapt, with_tokenizer
-
-TEXTS = "texts.json"
 
 
 def files_of(model: BiLM | Transformer, run_dir: Path) -> tuple[str, ...]:
@@ -78,7 +73,7 @@ def _texts(
     train = load_sentences(config.data, "train", run_dir / "cache", report=say)
     assert train is not None, "every source has a training split"
     valid = load_sentences(config.data, "valid", run_dir / "cache", report=say)
-    _same_texts(run_dir, {"train": train, "valid": valid}, resumed=resumed)
+    check_texts(run_dir, {"train": train, "valid": valid}, resumed=resumed)
     return train, valid
 
 
@@ -97,7 +92,7 @@ def _open_transformer(
     train, valid = _texts(config, run_dir, say, resumed=resumed)
     # The first host's alone: training one twice need not give the same one.
     if not resumed and is_first_host():
-        (given or _train_tokenizer(config.tokenizer, train, say, causal=model.causal)).save(run_dir)
+        (given or train_tokenizer(config.tokenizer, train, say, causal=model.causal)).save(run_dir)
         huggingface.keep_architecture(run_dir, huggingface.kept_architecture(config.init) if config.init else None)
     subwords = subword_files.read_folder(run_dir)
     say(f"tokenizer of {len(subwords):,} tokens")
@@ -120,7 +115,8 @@ def _import(folder: str) -> tuple[Transformer, Params, Subwords]:
         encoder = load(folder)
         if not isinstance(encoder.model, Transformer) or not isinstance(encoder.reader, SubwordReader):
             raise ValueError(f"it holds a {type(encoder.model).__name__}; a Transformer is needed")
-        return encoder.model, encoder.params, encoder.reader.subwords
+        # On the host: as long as the run lasts, they would take the room of a second set on a device.
+        return encoder.model, jax.device_get(encoder.params), encoder.reader.subwords
 
 
 def _read_tokenizer(file: str, *, causal: bool) -> Subwords:
@@ -142,60 +138,11 @@ def _naming(flag: str) -> Iterator[None]:
         raise ValueError(f"{flag}: {error}") from error
 
 
-def _train_tokenizer(
-    wanted: TokenizerConfig, train: Sentences, say: Callable[[str], None], *, causal: bool
-) -> Subwords:
-    return subword_training.train(
-        paced(train, "training a tokenizer", "sentences", say, len(train)),
-        wanted.kind,
-        wanted.size,
-        lowercase=wanted.lowercase,
-        minimum_count=wanted.minimum_count,
-        causal=causal,
-    )
-
-
 def _open_bilm(
     config: TrainConfig, model: BiLM, run_dir: Path, say: Callable[[str], None], *, resumed: bool
 ) -> BiLMTask:
     train, valid = _texts(config, run_dir, say, resumed=resumed)
-    words = _vocabulary(config, run_dir, train, say, resumed=resumed)
+    words = prepare_vocabulary(config, run_dir, train, say, resumed=resumed)
     say(f"vocabulary of {len(words):,} words")
     model = with_vocabulary(model, words)
     return BiLMTask(model, config.data, config.seed, train, valid, words, config.evaluate.sentences)
-
-
-def _vocabulary(
-    config: TrainConfig, run_dir: Path, train: Sentences, say: Callable[[str], None], *, resumed: bool
-) -> Vocabulary:
-    """A resumed run keeps its own; a new one takes the file it is given, or counts words, and keeps a copy."""
-    data = config.data
-    if not resumed and is_first_host():
-        if data.vocabulary:
-            words = Vocabulary.read(data.vocabulary)
-        else:
-            text = paced(train, "counting words", "sentences", say, len(train))
-            words = vocabularies.build(text, size=data.vocabulary_size or None, minimum_count=data.minimum_count)
-        write_whole(run_dir / VOCABULARY, words.text())
-    return Vocabulary.read(existing(run_dir, VOCABULARY))
-
-
-def _same_texts(run_dir: Path, texts: dict[str, Sentences | None], *, resumed: bool) -> None:
-    """Refuse to go on with a text that is not the one the run began with: a position in it would mean nothing.
-
-    The other hosts compare theirs with the first one's.
-    """
-    found = {split: None if text is None else text.digest for split, text in texts.items()}
-    if not resumed and is_first_host():
-        write_whole(run_dir / TEXTS, json.dumps(found) + "\n")
-    path = existing(run_dir, TEXTS)
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [split for split, digest in found.items() if before[split] != digest]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not what this run wrote ({error!r}): begin anew in another --run-dir") from error
-    for split in changed:
-        raise ValueError(
-            f"the {split} text is not the one this run began with: digest {before[split]} then, {found[split]} now. "
-            "Give the text as it was, or choose another --run-dir"
-        )
