@@ -25,7 +25,7 @@ def config() -> TrainConfig:
     """What differs from the defaults."""
     return TrainConfig(
         # Two separate shuffles share few words: larger tables of distinct ones.
-        model=BiLM(highways=2, dim=4096, projection=512, negatives=8192, spare=(1.8, 2.4)),
+        model=BiLM(highways=2, dim=4096, projection=512, negatives=8192, table_factors=(1.8, 2.4)),
         data=DataConfig(
             train="tfds:lm1b:train",
             valid="tfds:lm1b:test",

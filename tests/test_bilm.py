@@ -24,7 +24,7 @@ from ctx_jax.training.step import State, initial_state, make_step
 WORDS = Vocabulary(("<S>", "</S>", "<UNK>", *(f"{letter}{tail}" for letter in "abcdefgh" for tail in ("", "xyz"))))
 TINY = BiLM(
     len(WORDS), max_characters=7, character_dim=3, filters=((1, 3), (2, 4)), dim=5, projection=4, layers=1,
-    dropout=0.2, zero_start=0.3, negatives=5, long_words=0.5, spare=(1.0,),
+    dropout=0.2, zero_start=0.3, negatives=5, long_words=0.5, table_factors=(1.0,),
 )  # fmt: skip
 RECIPE = Adagrad(learning_rate=0.3, loss_scale=3.0)
 

@@ -103,7 +103,7 @@ def test_directions_side_by_side_are_each_alone(run: Callable[..., Any]) -> None
 
 def test_large_weights_beside_few_rows_lie_as_columns_on_a_cpu() -> None:
     def laid(dim: int, rows: int, compute: Compute = "float32") -> bool | None:
-        return Cell(None, None, compute).chosen(jax.ShapeDtypeStruct((512, 4 * dim), jnp.float32), rows).columns
+        return Cell(None, None, compute).with_layout(jax.ShapeDtypeStruct((512, 4 * dim), jnp.float32), rows).columns
 
     assert laid(4096, 8)
     assert not laid(1024, 8) and not laid(4096, 512) and not laid(4096, 8, "bfloat16")

@@ -15,7 +15,7 @@ class Plan(NamedTuple):
 
 
 def rounded(length: int) -> int:
-    """The next of 8, 12, 16, 24, 32, 48, 64, 96 ...: at most half of a row beyond 8 words is padding."""
+    """The next of 8, 12, 16, 24, 32, 48, 64, 96 ...: of a row beyond 8 words less than a third is padding."""
     size = 8
     while size < length:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3

@@ -73,7 +73,7 @@ class Network(nn.Module):
                 model.highways,
                 model.projection,
                 tuple(tier for tier in model.tiers if tier[0] < model.max_characters) + longest,
-                model.spare,
+                model.table_factors,
                 model.compute,
             )
             nn.share_scope(self, self.tokens)

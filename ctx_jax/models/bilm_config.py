@@ -4,10 +4,13 @@ Letters: B rows, T tokens, C characters, D state, P projection, V vocabulary.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-from ctx_jax.models.flags import said
+from ctx_jax.flags import field_with_flag
 from ctx_jax.numerics.linear import Compute
+
+_flag = partial(field_with_flag, section="model")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class BiLM:
     """Rows for distinct words: (positions they occupy at most, share of the batch's words)."""
     long_words: float = 0.03
     """Rows for distinct words beyond the last tier, as a share of the batch's words."""
-    spare: tuple[float, ...] = (1.0, 2.2)
+    table_factors: tuple[float, ...] = (1.0, 2.2)
     """Sizes of tables to choose from, as multiples of these shares; what fits none encodes every word for itself."""
 
     def __post_init__(self) -> None:
@@ -67,7 +70,7 @@ class BiLM:
             self._least(name, 0)
         for name in ("cell_clip", "projection_clip"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{said(name)} must be above 0, got {getattr(self, name)}")
+                raise ValueError(f"{_flag(name)} must be above 0, got {getattr(self, name)}")
         if self.inputs == "characters":
             widest = max((width for width, _ in self.filters), default=0)
             if not self.filters or widest > self.max_characters or min(map(min, self.filters)) < 1:
@@ -81,10 +84,10 @@ class BiLM:
                     "set inputs='words' or tied_softmax=False"
                 )
         if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"{said('dropout')} must be in [0, 1), got {self.dropout}")
+            raise ValueError(f"{_flag('dropout')} must be in [0, 1), got {self.dropout}")
         if not 0.0 <= self.zero_start <= 1.0:
-            raise ValueError(f"{said('zero_start')} must be in [0, 1], got {self.zero_start}")
+            raise ValueError(f"{_flag('zero_start')} must be in [0, 1], got {self.zero_start}")
 
     def _least(self, name: str, least: int) -> None:
         if not getattr(self, name) >= least:
-            raise ValueError(f"{said(name)} must be at least {least}, got {getattr(self, name)}")
+            raise ValueError(f"{_flag(name)} must be at least {least}, got {getattr(self, name)}")

@@ -49,15 +49,15 @@ class Cell:
         """The axis of features, from the end."""
         return -2 if self.columns else -1
 
-    def chosen(self, recurrent: jax.Array | jax.ShapeDtypeStruct, rows: int) -> "Cell":
-        """The cell with None settled. In bf16 columns gave nothing forward."""
+    def with_layout(self, recurrent: jax.Array | jax.ShapeDtypeStruct, rows: int) -> "Cell":
+        """The cell with its layout decided. bf16 was measured: columns were no faster."""
         if self.columns is not None:
             return self
         large = 4 * math.prod(recurrent.shape) > COLUMNS_FROM and rows <= COLUMNS_TO
         columns = large and self.compute == "float32" and platform() == "cpu"
         return replace(self, columns=columns)
 
-    def turned(self, values: jax.Array) -> jax.Array:
+    def transposed(self, values: jax.Array) -> jax.Array:
         """Rows [..., B, features] as this cell lays them, and back; weights likewise."""
         return jnp.swapaxes(values, -1, -2) if self.columns else values
 
@@ -101,7 +101,7 @@ def _gates(cell: Cell, tanh: jax.Array) -> list[jax.Array]:
     return [0.5 * i + 0.5, j, 0.5 * f + 0.5, 0.5 * o + 0.5]
 
 
-def _settle(values: Any) -> Any:
+def _materialize(values: Any) -> Any:
     """On a CPU: have these computed once and whole, not anew and slice by slice inside whatever reads them. Elsewhere
     fewer and larger kernels are better, and the compiler is left alone."""
     return lax.optimization_barrier(values) if platform() == "cpu" else values
@@ -116,13 +116,13 @@ def _inside(values: jax.Array, bound: float | None, gradient: jax.Array) -> jax.
     return gradient if bound is None else jnp.where(jnp.abs(values) < bound, gradient, 0.0)
 
 
-def _advance(
+def _step_forward(
     cell: Cell, weights: Weights, state: State, gates: jax.Array, present: jax.Array | None
 ) -> tuple[State, jax.Array, _Step]:
     """One step of one direction: the new state, the output (0 where absent) and what backward needs."""
     scale, shift = _per_gate(cell, gates, 0.5, 1.0, 0.5, 0.5), _per_gate(cell, gates, 0.0, 0.0, 0.5, 0.0)
     gates = gates + cell.times(state.h, weights.recurrent)
-    tanh = _settle(jnp.tanh(scale * gates + shift))
+    tanh = _materialize(jnp.tanh(scale * gates + shift))
     i, j, f, o = _gates(cell, tanh)
     c = _clip(f * state.c + i * j, cell.cell_clip)
     h = o * jnp.tanh(c)
@@ -161,10 +161,10 @@ def lstm(
     Returns:
       by direction: outputs [T, B, P], and the state after the last step.
     """
-    cell = cell.chosen(weights[0].recurrent, states[0].c.shape[0])
-    turned = partial(jax.tree.map, cell.turned)
-    outputs, last = _run(cell, turned(list(weights)), turned(list(gates)), present, turned(list(states)))
-    return turned(outputs), turned(last)
+    cell = cell.with_layout(weights[0].recurrent, states[0].c.shape[0])
+    transposed = partial(jax.tree.map, cell.transposed)
+    outputs, last = _run(cell, transposed(list(weights)), transposed(list(gates)), present, transposed(list(states)))
+    return transposed(outputs), transposed(last)
 
 
 _Loop = tuple[list[jax.Array], list[State]]
@@ -175,7 +175,7 @@ _Saved = tuple[list[Weights], jax.Array | None, list[State], list[_Step]]
 def _run(
     cell: Cell, weights: list[Weights], gates: list[jax.Array], present: jax.Array | None, states: list[State]
 ) -> _Loop:
-    """`lstm` with everything turned as the cell lays it."""
+    """`lstm` with everything laid as the cell lays it."""
     outputs, last, _ = _sweep(cell, weights, gates, present, states, saving=False)
     return outputs, last
 
@@ -202,7 +202,7 @@ def _sweep(
         states: list[State], inputs: tuple[list[jax.Array], jax.Array | None]
     ) -> tuple[list[State], tuple[list[jax.Array], list[_Step]]]:
         gates, present = inputs
-        steps = [_advance(cell, *one, present) for one in zip(cast, states, gates, strict=True)]
+        steps = [_step_forward(cell, *one, present) for one in zip(cast, states, gates, strict=True)]
         emitted = [output for _, output, _ in steps], [saved for _, _, saved in steps] if saving else []
         return [state for state, _, _ in steps], emitted
 
@@ -210,9 +210,9 @@ def _sweep(
     return outputs, last, saved
 
 
-def _retreat(
+def _step_backward(
     cell: Cell,
-    turned: Weights,
+    transposed: Weights,
     gradient: State,
     output_gradient: jax.Array,
     c_before: jax.Array,
@@ -226,16 +226,18 @@ def _retreat(
         here = jnp.expand_dims(present, cell.features)
         dh, dc = dh * here, dc * here
     projected = dh
-    if turned.projection is not None:
+    if transposed.projection is not None:
         projected = _inside(step.h, cell.projection_clip, dh)
-        dh = cell.times(projected, turned.projection)
+        dh = cell.times(projected, transposed.projection)
     i, j, f, o = _gates(cell, step.tanh)
-    slopes = _settle(_per_gate(cell, step.tanh, 0.25, 1.0, 0.25, 0.25) * (1.0 - step.tanh * step.tanh))
-    tanh_c = _settle(jnp.tanh(step.c))
-    dc = _settle(_inside(step.c, cell.cell_clip, dc + dh * o * (1.0 - tanh_c * tanh_c)))
-    to_activations = _settle(jnp.concatenate(_settle([dc * j, dc * i, dc * c_before, dh * tanh_c]), axis=cell.features))
+    slopes = _materialize(_per_gate(cell, step.tanh, 0.25, 1.0, 0.25, 0.25) * (1.0 - step.tanh * step.tanh))
+    tanh_c = _materialize(jnp.tanh(step.c))
+    dc = _materialize(_inside(step.c, cell.cell_clip, dc + dh * o * (1.0 - tanh_c * tanh_c)))
+    to_activations = _materialize(
+        jnp.concatenate(_materialize([dc * j, dc * i, dc * c_before, dh * tanh_c]), axis=cell.features)
+    )
     gates = to_activations * slopes
-    before = State(dc * f, cell.times(gates, turned.recurrent))
+    before = State(dc * f, cell.times(gates, transposed.recurrent))
     if present is not None:
         absent = 1.0 - jnp.expand_dims(present, cell.features)
         before = State(before.c + gradient.c * absent, before.h + gradient.h * absent)
@@ -250,16 +252,16 @@ def _backward(
         jax.tree.map(lambda first, after: jnp.concatenate([first[None], after[:-1]]), state, State(step.c, step.h))
         for state, step in zip(states, steps, strict=True)
     ]
-    # Turned once: a product along both operands' last axes takes half as long again at every step.
-    turned = [jax.tree.map(jnp.transpose, _cast(one, cell.compute)) for one in weights]
+    # Transposed once: a product along both operands' last axes takes half as long again at every step.
+    transposed = [jax.tree.map(jnp.transpose, _cast(one, cell.compute)) for one in weights]
 
     def step(
         carried: list[State], inputs: tuple[list[jax.Array], list[jax.Array], list[_Step], jax.Array | None]
     ) -> tuple[list[State], list[tuple[jax.Array, jax.Array]]]:
         outputs, before, steps, present = inputs
-        directions = zip(turned, carried, outputs, before, steps, strict=True)
-        retreats = [_retreat(cell, *one, present) for one in directions]
-        return [state for state, _ in retreats], [emitted for _, emitted in retreats]
+        directions = zip(transposed, carried, outputs, before, steps, strict=True)
+        steps_back = [_step_backward(cell, *one, present) for one in directions]
+        return [state for state, _ in steps_back], [emitted for _, emitted in steps_back]
 
     outputs, last = gradients
     first, emitted = lax.scan(step, last, (outputs, [state.c for state in before], steps, present), reverse=True)
@@ -277,8 +279,8 @@ def _weights_gradient(
     """Over all steps at once, from the states before them and what the backward loop emitted."""
 
     def pair(inputs: jax.Array, outputs: jax.Array) -> jax.Array:
-        left, right = (cell.turned(values).reshape(-1, values.shape[cell.features]) for values in (inputs, outputs))
-        return cell.turned(product(left, right, (0, 0), cell.compute))
+        left, right = (cell.transposed(values).reshape(-1, values.shape[cell.features]) for values in (inputs, outputs))
+        return cell.transposed(product(left, right, (0, 0), cell.compute))
 
     gates, projected = emitted
     outputs = _gates(cell, steps.tanh)[3] * jnp.tanh(steps.c)

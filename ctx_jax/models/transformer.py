@@ -23,7 +23,7 @@ from ctx_jax.models.transformer_config import Transformer
 from ctx_jax.models.transformer_embeddings import default_positions, embed_tokens
 from ctx_jax.models.transformer_heads import decoder, head_logits, mlm_hidden, next_sentence_logits, pooled
 from ctx_jax.models.transformer_init import init
-from ctx_jax.models.transformer_layers import Kind, Surroundings, layer, normalize, rotation, row_seeds
+from ctx_jax.models.transformer_layers import LayerKind, Shared, layer, normalize, rotation, row_seeds
 
 __all__ = [
     "Transformer",
@@ -41,7 +41,7 @@ __all__ = [
 
 Params = Mapping[str, Any]
 Wanted = Literal["every", "last", "maps"]
-Step = Callable[..., tuple[jax.Array, jax.Array | None]]  # (values, params, *, kind) -> (values, maps or None)
+LayerFunction = Callable[..., tuple[jax.Array, jax.Array | None]]  # (values, params, *, kind) -> (values, maps or None)
 
 
 def hidden_states(
@@ -131,10 +131,10 @@ def _run(
     if positions is None:
         positions = default_positions(model, token_ids, segments)
     values = embed_tokens(model, params["embeddings"], token_ids, positions, token_types, seeds)
-    around = _surroundings(model, length, limits, positions)
+    shared = _shared(model, length, limits, positions)
 
-    def step(values: jax.Array, params: Params, kind: Kind) -> tuple[jax.Array, jax.Array | None]:
-        return layer(model, params, values, around, kind, seeds, wanted == "maps")
+    def step(values: jax.Array, params: Params, kind: LayerKind) -> tuple[jax.Array, jax.Array | None]:
+        return layer(model, params, values, shared, kind, seeds, wanted == "maps")
 
     outputs, maps = _stack(model, params, values, step, wanted)
     if wanted == "maps":
@@ -148,7 +148,7 @@ def _run(
     return outputs if isinstance(outputs, jax.Array) else jnp.stack(outputs)
 
 
-def _surroundings(model: Transformer, length: int, limits: Mapping[str, Any], positions: jax.Array) -> Surroundings:
+def _shared(model: Transformer, length: int, limits: Mapping[str, Any], positions: jax.Array) -> Shared:
     see = partial(visible, length, **limits, causal=model.causal)
     everything = local = see()
     if model.local_layers:
@@ -156,9 +156,9 @@ def _surroundings(model: Transformer, length: int, limits: Mapping[str, Any], po
         if model.scan:  # which picks one of two arrays
             everything = everything.dense(length)
     if model.positions == "learned":
-        return Surroundings(everything, local, None, None)
+        return Shared(everything, local, None, None)
     width = model.dim // model.heads
-    return Surroundings(
+    return Shared(
         everything,
         local,
         rotation(positions, width, model.rotary_theta),
@@ -167,11 +167,11 @@ def _surroundings(model: Transformer, length: int, limits: Mapping[str, Any], po
 
 
 def _stack(
-    model: Transformer, params: Params, values: jax.Array, step: Step, wanted: Wanted
+    model: Transformer, params: Params, values: jax.Array, step: LayerFunction, wanted: Wanted
 ) -> tuple[jax.Array | list[jax.Array], jax.Array | None]:
     """The layers in turn: ([embedding output, layer 1, ..., layer L] or their end, attention maps or None)."""
     kinds = [
-        Kind(index + 1, index in model.local_layers, index > 0 or model.first_attention_norm)
+        LayerKind(index + 1, index in model.local_layers, index > 0 or model.first_attention_norm)
         for index in range(model.layers)
     ]
     if model.scan and model.layers:
@@ -188,7 +188,12 @@ def _stack(
 
 
 def _scan(
-    model: Transformer, layers: list[Params], kinds: list[Kind], values: jax.Array, step: Step, wanted: Wanted
+    model: Transformer,
+    layers: list[Params],
+    kinds: list[LayerKind],
+    values: jax.Array,
+    step: LayerFunction,
+    wanted: Wanted,
 ) -> tuple[jax.Array | list[jax.Array], jax.Array | None]:
     """`_stack` as one compiled layer over stacked parameters. Layers that differ do so by an array of flags; where
     none differs the flag stays a Python bool and costs nothing."""
@@ -208,7 +213,7 @@ def _scan(
 
     def body(values: jax.Array, given: tuple[Params, dict[str, Any]]) -> tuple[jax.Array, jax.Array | None]:
         params, varying = given
-        values, probabilities = step(values, params, kind=Kind(**varying, **same))
+        values, probabilities = step(values, params, kind=LayerKind(**varying, **same))
         return values, {"every": values, "last": None, "maps": probabilities}[wanted]
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)

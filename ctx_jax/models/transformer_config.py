@@ -5,11 +5,14 @@ Letters: V vocabulary, D width, F feed-forward width, P rows of the position tab
 
 import math
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal
 
+from ctx_jax.flags import field_with_flag
 from ctx_jax.models.attention import Implementation
-from ctx_jax.models.flags import said
 from ctx_jax.numerics.linear import Compute
+
+_flag = partial(field_with_flag, section="model")
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
@@ -121,26 +124,26 @@ class Transformer:
         for field in fields(self):
             value = getattr(self, field.name)
             if (wrong := fault(field.name, value)) is not None:
-                raise ValueError(f"{said(field.name)} {wrong}, got {value}")
+                raise ValueError(f"{_flag(field.name)} {wrong}, got {value}")
         if self.dim % self.heads:
-            raise ValueError(f"{said('dim')} must be a multiple of {said('heads')}, got {self.dim} and {self.heads}")
+            raise ValueError(f"{_flag('dim')} must be a multiple of {_flag('heads')}, got {self.dim} and {self.heads}")
         if self.positions == "rotary" and (self.dim // self.heads) % 2:
             size = self.dim // self.heads
-            raise ValueError(f"rotary positions need an even head size, {said('dim')} / {said('heads')}, got {size}")
+            raise ValueError(f"rotary positions need an even head size, {_flag('dim')} / {_flag('heads')}, got {size}")
         if self.positions_after_padding and (self.pad_id is None or self.positions != "learned"):
             raise ValueError(
-                f"{said('positions_after_padding')} needs {said('pad_id')} and learned {said('positions')}: set both"
+                f"{_flag('positions_after_padding')} needs {_flag('pad_id')} and learned {_flag('positions')}: set both"
             )
         if self.longest < 1:
             raise ValueError(
-                f"{said('max_positions')} must be above the {1 + (self.pad_id or 0)} rows up to {said('pad_id')} that "
-                f"positions_after_padding leaves unused, got {self.max_positions}"
+                f"{_flag('max_positions')} must be above the {1 + (self.pad_id or 0)} rows up to {_flag('pad_id')} "
+                f"that positions_after_padding leaves unused, got {self.max_positions}"
             )
         if self.next_sentence and not self.pooler:
-            raise ValueError(f"{said('next_sentence')} reads the pooler's vector: set pooler=True (--model.pooler)")
+            raise ValueError(f"{_flag('next_sentence')} reads the pooler's vector: set pooler=True (--model.pooler)")
         wrong_layers = [layer for layer in self.local_layers if not 0 <= layer < self.layers]
         if wrong_layers:
-            raise ValueError(f"{said('local_layers')} must lie in 0..{self.layers - 1}, got {wrong_layers}")
+            raise ValueError(f"{_flag('local_layers')} must lie in 0..{self.layers - 1}, got {wrong_layers}")
         if not self.first_attention_norm and self.norm == "post":
             raise ValueError(
                 "first_attention_norm=False (--model.no-first-attention-norm) is for norm='pre' (--model.norm pre): "

@@ -1,7 +1,7 @@
 """What stands on the last layer: the vocabulary head in two halves, the pooler, the next-sentence head.
 
 The head comes in halves so that a loss can transform only the positions it predicts and then run its softmax in
-chunks: `transform`, then `decoder`. Letters: B rows, T tokens, D width, V vocabulary.
+chunks: `mlm_hidden`, then `decoder`. Letters: B rows, T tokens, D width, V vocabulary.
 """
 
 from collections.abc import Mapping

@@ -21,7 +21,7 @@ from ctx_jax.numerics.linear import Compute, linear
 Choice = TypeVar("Choice")
 
 
-class Kind(NamedTuple):
+class LayerKind(NamedTuple):
     """What tells one layer from another: Python values in an unrolled stack, arrays in a scanned one."""
 
     index: Any  # int or int32 []; seeds the layer's dropout
@@ -29,7 +29,7 @@ class Kind(NamedTuple):
     normed: Any  # whether a norm stands before the attention of a pre-norm layer
 
 
-class Surroundings(NamedTuple):
+class Shared(NamedTuple):
     """What every layer of a call shares."""
 
     global_seen: Visible
@@ -133,8 +133,8 @@ def layer(
     model: Transformer,
     params: Mapping[str, Any],
     values: jax.Array,
-    around: Surroundings,
-    kind: Kind,
+    shared: Shared,
+    kind: LayerKind,
     seeds: jax.Array | None,
     maps: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
@@ -145,7 +145,7 @@ def layer(
     inputs = values
     if model.norm == "pre" and "attention_norm" in params:
         inputs = choose(kind.normed, normalize(params["attention_norm"], values, epsilon), values)
-    attention, probabilities = _attention(model, params, inputs, around, kind, seeds, maps)
+    attention, probabilities = _attention(model, params, inputs, shared, kind, seeds, maps)
     values = values + dropout(seeds, 1, model.attention_output_dropout, attention)
     if model.norm == "post":
         values = normalize(params["attention_norm"], values, epsilon)
@@ -164,8 +164,8 @@ def _attention(
     model: Transformer,
     params: Mapping[str, Any],
     inputs: jax.Array,
-    around: Surroundings,
-    kind: Kind,
+    shared: Shared,
+    kind: LayerKind,
     seeds: jax.Array | None,
     maps: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
@@ -174,11 +174,11 @@ def _attention(
     query, key, value = (
         dense(params[name], inputs, model.compute).reshape(heads) for name in ("query", "key", "value")
     )
-    seen = around.global_seen
+    seen = shared.global_seen
     if model.local_layers:
-        seen = choose(kind.local, around.local_seen, around.global_seen)
-    if around.global_rotation is not None and around.local_rotation is not None:
-        by = choose(kind.local, around.local_rotation, around.global_rotation)
+        seen = choose(kind.local, shared.local_seen, shared.global_seen)
+    if shared.global_rotation is not None and shared.local_rotation is not None:
+        by = choose(kind.local, shared.local_rotation, shared.global_rotation)
         query, key = rotate(query, by), rotate(key, by)
     kept, rate = None, model.attention_dropout
     if seeds is not None and rate:

@@ -26,8 +26,8 @@ def operand(values: jax.Array, compute: Compute) -> jax.Array:
 
 
 def product(left: jax.Array, right: jax.Array, contracting: tuple[int, int], compute: Compute) -> jax.Array:
-    """Contract axis `contracting[0]` of `left` with axis `contracting[1]` of `right`; float32 out. No derivative of
-    its own in bf16: mixed operand types would make autodiff's products fall off the fast path."""
+    """Contract axis `contracting[0]` of `left` with axis `contracting[1]` of `right`; float32 out. Do not
+    differentiate this in bf16: use `linear`, or autodiff's products have mixed operand types, which are slow."""
     return lax.dot_general(
         operand(left, compute),
         operand(right, compute),

@@ -47,10 +47,10 @@ class Loop:
         self.batches = task.batches(self.devices.first_row, self.devices.host_rows)
         self.speed = Speed()
         self.step = 0
-        self.lowest = math.inf  # validation loss of a step that was saved
-        self.met: set[tuple[tuple[int, ...], ...]] = set()  # shapes of batches that the step was compiled for
+        self.best_loss = math.inf  # validation loss of a step that was saved
+        self.compiled_shapes: set[tuple[tuple[int, ...], ...]] = set()  # of batches
         # Where the data stood before each step not yet known to be finite, and after the last one.
-        self.places: list[Position] = []
+        self.positions: list[Position] = []
 
     def start(self) -> State:
         """The state of the last complete checkpoint, or a new one; the data stands where that state left it."""
@@ -62,14 +62,14 @@ class Loop:
         self.step = agreed_step(self.checkpoints.latest()) or 0
         best = self.checkpoints.best()
         losses = self.checkpoints.metrics(best) if best is not None else None
-        self.lowest = first_hosts({"loss": _finite((losses or {}).get("loss", math.inf))})["loss"]
+        self.best_loss = first_hosts({"loss": _finite((losses or {}).get("loss", math.inf))})["loss"]
         if self.step == 0:
             state = self.devices.create(make)
             given = self.task.starting(state.params)
             return state if given is state.params else begun_from(state, self.devices.whole(given))
         state, position = self.checkpoints.restore(self.step, self.devices.abstract(make))
         self.batches.seek(position)
-        self.places = [position]
+        self.positions = [position]
         return state
 
     def run(self, state: State, log: MetricsLog | None, display: Display) -> State | None:
@@ -83,8 +83,8 @@ class Loop:
                 batch = next(ready)
                 state = self._advance(state, batch.arrays)
                 self.step += 1
-                self.places.append(batch.position)
-                self.speed.count(self.task.tokens(batch.arrays) * jax.process_count())
+                self.positions.append(batch.position)
+                self.speed.count(self.task.tokens(batch.arrays) * self.devices.hosts)
                 display.advance(self.step)
                 if self._due(config.log.every):
                     state = self._log(state, log, display)
@@ -95,13 +95,13 @@ class Loop:
         return self.devices.leave(state)
 
     def _advance(self, state: State, arrays: dict[str, np.ndarray]) -> State:
-        """One step. Shapes not met before are compiled here, which is not the rate of the steps to come."""
+        """One step. New shapes are compiled here, which is not the rate of the steps to come."""
         shapes = tuple(array.shape for array in arrays.values())
-        if shapes in self.met:
+        if shapes in self.compiled_shapes:
             return self.compiled(state, self.devices.put(arrays))
-        if not self.met:
+        if not self.compiled_shapes:
             self.speed.restart()  # the first batch is here
-        self.met.add(shapes)
+        self.compiled_shapes.add(shapes)
         jax.block_until_ready(state.step)  # the steps before do count
         with self.speed.paused():
             return self.compiled(state, self.devices.put(arrays))
@@ -119,10 +119,10 @@ class Loop:
         self._check(logical)  # before the pause: it waits for the steps, whose time counts as their tokens do
         with self.speed.paused():
             metrics = self._evaluate(logical, log, display) if evaluate else None
-            if metrics is not None and metrics["loss"] < self.lowest:
-                self.lowest, save = metrics["loss"], True
+            if metrics is not None and metrics["loss"] < self.best_loss:
+                self.best_loss, save = metrics["loss"], True
             if save:
-                position = self.devices.whole_position(self.places[-1])
+                position = self.devices.whole_position(self.positions[-1])
                 self.checkpoints.save(self.step, logical, position, metrics, self.files)
 
     def _log(self, state: State, log: MetricsLog | None, display: Display) -> State:
@@ -159,18 +159,18 @@ class Loop:
         """Stop at a loss or gradient that is not finite, before it is saved. Waits for the device."""
         bad = int(state.window.bad)
         if bad >= 0:
-            # One place a step, and the last one is that of the current step.
+            # One position a step, and the last one is that of the current step.
             before = self.step - bad + 2
-            place = self.places[-before] if before <= len(self.places) else None
+            position = self.positions[-before] if before <= len(self.positions) else None
             self.checkpoints.wait()
             last = self.checkpoints.latest()
             raise NonFinite(
                 f"step {bad}: the loss or its gradient is not finite. Its batch is the one after data position "
-                f"{_shown(place)}. Nothing was saved since; the last good checkpoint is "
+                f"{_shown(position)}. Nothing was saved since; the last good checkpoint is "
                 f"{'none' if last is None else f'step {last}'}. Try a lower --optimizer.learning-rate or a "
                 "smaller --optimizer.clip-norm in a new --run-dir"
             )
-        self.places = self.places[-1:]
+        self.positions = self.positions[-1:]
 
 
 def _finite(loss: float) -> float:
