@@ -1,4 +1,4 @@
-"""Every line that knows about more than one device: meshes, shardings, `shard_map`, `pmap`, hosts.
+"""The devices and hosts of a run: meshes, shardings, `shard_map`, `pmap`.
 
 Parameters and optimizer are whole on every device, rows of batch and carry are divided among them. Outside a running
 step the state is *logical* in both modes: one array a leaf, unreplicated, as on a single device. That is what
@@ -108,7 +108,8 @@ class Devices:
         self.devices = found[:count]
         self.mode = config.mode
         self.mesh = Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
-        self.host_rows = rows // jax.process_count()
+        self.hosts = jax.process_count()
+        self.host_rows = rows // self.hosts
         self.first_row = self.host_rows * jax.process_index()
 
     def _shardings(self, state: State) -> State:
