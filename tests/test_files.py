@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ctx_jax.files import whole
+from ctx_jax.files.json_files import read_json
 from ctx_jax.files.whole import file_digest, leftovers, whole_file, whole_folder, write_whole
 
 
@@ -48,3 +49,16 @@ def test_what_fails_leaves_the_old_and_no_rest(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
     with pytest.raises(FileExistsError, match=r"not empty \(a\.txt\)"), whole_folder(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"{", "is not JSON"), (b'{"a": "\xff"}', "is not JSON"), (b"[1]", "a JSON object, got a list")],
+)
+def test_json_that_is_no_object_is_refused_by_file(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "options.json"
+    path.write_bytes(b'{"a": 1}')
+    assert read_json(path) == {"a": 1}
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"options\.json .*{said}"):
+        read_json(path)

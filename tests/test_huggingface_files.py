@@ -185,7 +185,7 @@ def test_damaged_files_are_named(folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"needs model.safetensors or .*index.json, holds \['config.json'\]"):
         huggingface.read(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config.json: not JSON"):
+    with pytest.raises(ValueError, match=r"config.json is not JSON"):
         huggingface.read(folder)
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"needs config.json"):

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctx_jax.models.bilm import BiLM
-
-CHARACTERS = 261  # rows of the embedding of raw ids; inference options say 262 because its ids are one higher
+from ctx_jax.models.token_encoder import CHARACTERS
 
 _TRAINING = {
     "bidirectional",
@@ -90,7 +89,7 @@ def options_from_model(model: BiLM) -> dict[str, Any]:
             "filters": [list(one) for one in model.filters],
             "n_highway": model.highways,
             "embedding": {"dim": model.character_dim},
-            "n_characters": CHARACTERS + 1,
+            "n_characters": CHARACTERS + 1,  # an inference option: its ids are one higher
             "max_characters_per_token": model.max_characters,
         },
     }

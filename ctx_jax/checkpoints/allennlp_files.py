@@ -11,6 +11,7 @@ import numpy as np
 
 from ctx_jax.checkpoints.allennlp import arrays_from_params, model_from_options, options_from_model, params_from_arrays
 from ctx_jax.checkpoints.run_files import VOCABULARY
+from ctx_jax.files.json_files import read_json
 from ctx_jax.files.whole import whole_folder
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
@@ -43,7 +44,7 @@ def read(*, options: Path | str, weights: Path | str) -> tuple[BiLM, dict[str, A
     Where the weights hold no softmax, as published ones do not, the model has none (`vocabulary` 0), whatever the
     options say. Raises ValueError for a file that is damaged or does not fit the options.
     """
-    model = model_from_options(_read_json(Path(options)))
+    model = model_from_options(read_json(Path(options)))
     try:
         with h5py.File(weights, "r") as file:
             arrays = _datasets(file)
@@ -75,13 +76,6 @@ def write(folder: Path | str, model: BiLM, params: Mapping[str, Any], words: Seq
             _write_hdf5(partial / "softmax.hdf5", softmax)
         if words:
             Vocabulary(tuple(words)).write(partial / VOCABULARY)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def _holds_characters(path: Path, unreadable: list[str]) -> bool:

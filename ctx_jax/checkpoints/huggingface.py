@@ -27,8 +27,9 @@ from ctx_jax.checkpoints.huggingface_configs import (
     tokenizer_settings,
 )
 from ctx_jax.checkpoints.huggingface_names import Architecture, Entry, Names, bare, expand, names_of
-from ctx_jax.checkpoints.huggingface_tensors import WHOLE, read_json, read_tensors, write_tensors
+from ctx_jax.checkpoints.huggingface_tensors import WHOLE, read_tensors, write_tensors
 from ctx_jax.checkpoints.run_files import ORIGIN
+from ctx_jax.files.json_files import read_json
 from ctx_jax.files.whole import whole_folder, write_whole
 from ctx_jax.models.transformer import Transformer, init
 from ctx_jax.text.subwords import Subwords

@@ -4,28 +4,17 @@ A file is checked whole before anything of it is used (its header's length, its 
 names the file. Pickles (`pytorch_model.bin`) are not read: a file may hold data, never code.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ctx_jax.files.json_files import read_json
+
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object of a JSON file; ValueError naming the file where it is something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error}); copy the file again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a JSON object is needed, got a {type(content).__name__}")
-    return content
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, TextIO
 
 import tyro
 
@@ -14,10 +14,10 @@ from ctx_jax.checkpoints.run_files import CONFIG, VOCABULARY, existing
 from ctx_jax.commands import evaluate_transformer
 from ctx_jax.commands.refusing import refuse
 from ctx_jax.data.config import DataConfig, rule_of
-from ctx_jax.data.corpora import Source, TextFiles, resolve
+from ctx_jax.data.corpora import Several, Source, TextFiles, resolve
 from ctx_jax.data.progress import Pace, paced
 from ctx_jax.data.text_files import Errors
-from ctx_jax.embedding.load import load
+from ctx_jax.embedding.load import Step, load
 from ctx_jax.evaluation.perplexity import Perplexity, Protocol, perplexity, sentence_scores, summarize
 from ctx_jax.evaluation.protocols import SentenceScore
 from ctx_jax.files.whole import whole_file
@@ -42,7 +42,7 @@ class Evaluate:
     """Of a biLM. `sentence`: each sentence from a zero state. `stream`: one lane in the text's order, state carried
     (WikiText-2). `bilm-tf`: the original's test, which leaves the end of the text out."""
 
-    step: Literal["best", "latest"] | int = "best"
+    step: Step = "best"
     """Which checkpoint: of the lowest validation loss, the last one, or a step's number."""
 
     batch: int = 0
@@ -86,8 +86,8 @@ def evaluate(options: Evaluate) -> str:
         refuse(options, ("protocol", "batch", "per_sentence"), f"a Transformer, which {options.run} holds")
         if encoder.model.causal:
             refuse(options, ("pseudo_perplexity",), f"a causal model, which {options.run} holds")
-        documents = (words for source in sources for words in source.documents())
-        return evaluate_transformer.table(config, encoder, documents, title, options.pseudo_perplexity, _tell)
+        text = Several(tuple(sources))
+        return evaluate_transformer.table(config, encoder, text, title, options.pseudo_perplexity, _tell)
     refuse(options, ("pseudo_perplexity",), f"a biLM, which {options.run} holds")
     vocabulary = Vocabulary.read(existing(options.run, VOCABULARY))
     found = _measured(options, encoder.model, encoder.params, vocabulary, sources)

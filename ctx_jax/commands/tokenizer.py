@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from ctx_jax.commands.refusing import refuse
 from ctx_jax.data.corpora import resolve
 from ctx_jax.data.progress import paced
+from ctx_jax.data.text_files import Errors
 from ctx_jax.text.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.text.sentencepiece_files import Layout, read_sentencepiece
+from ctx_jax.text.subword_config import Kind
 from ctx_jax.text.subword_files import read
-from ctx_jax.text.subword_training import Kind, train
+from ctx_jax.text.subword_training import train
 from ctx_jax.text.subwords import FILE
+from ctx_jax.text.words import Rule
 
 TRAINING = ("train", "kind", "size", "lowercase", "minimum_count", "rule", "errors")
 """The fields below that only training reads."""
@@ -46,10 +49,10 @@ class TrainTokenizer:
     causal: bool = False
     """For next-token models: nothing is put around a text, and `<|endoftext|>` is the only special token."""
 
-    rule: Literal["whitespace", "prose"] = "whitespace"
+    rule: Rule = "whitespace"
     """Words as the run will cut them: `whitespace` leaves the text as it is, `prose` cuts punctuation off."""
 
-    errors: Literal["strict", "replace"] = "strict"
+    errors: Errors = "strict"
     """What to do with bytes that are not UTF-8."""
 
     convert: str = ""

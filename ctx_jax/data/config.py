@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ctx_jax.text.words import Rule
+from ctx_jax.data.text_files import Errors
+from ctx_jax.text.words import LineRule, Rule
+
+Split = Literal["train", "valid", "test"]
 
 
 def rule_of(train: str, rule: Rule) -> Rule:
@@ -25,17 +28,17 @@ class DataConfig:
     `tfds:NAME` must have; text files and `tfds:NAME:SPLIT` have none, so that without it there is no evaluation during
     training."""
 
-    rule: Literal["whitespace", "prose"] = "whitespace"
+    rule: Rule = "whitespace"
     """How a sentence becomes words: `whitespace` for text that is already tokenized, `prose` for raw English
     (punctuation is cut off). `python-docs` is always `prose`."""
 
-    sentences: Literal["line", "split"] = "line"
+    sentences: LineRule = "line"
     """`line`: each line is one sentence. `split`: each line is prose, to be split into sentences."""
 
     cache: str = ""
     """Folder of the indexed text, which several runs may share. Empty: `cache` in the run directory."""
 
-    errors: Literal["strict", "replace"] = "strict"
+    errors: Errors = "strict"
     """Bytes that are not UTF-8 and NUL characters: `strict` stops and names file, line and offset; `replace` puts
     U+FFFD in their place and goes on."""
 

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ctx_jax.data import python_docs, tfds_text
-from ctx_jax.data.config import DataConfig
+from ctx_jax.data.config import DataConfig, Split
 from ctx_jax.data.text_files import COMPRESSED, Errors, list_files, read_lines
-from ctx_jax.text.words import Rule, split_sentences, split_words
-
-Split = Literal["train", "valid", "test"]
+from ctx_jax.text.words import LineRule, Rule, split_sentences, split_words
 
 
 class Source(Protocol):
@@ -38,7 +36,7 @@ class Reading:
     """How lines become sentences of words."""
 
     rule: Rule = "whitespace"
-    sentences: Literal["line", "split"] = "line"
+    sentences: LineRule = "line"
     errors: Errors = "strict"
 
     def read(self, line: str) -> Iterator[list[str]]:
@@ -131,12 +129,36 @@ class TfdsText:
                 yield from self.reading.read(line)
 
 
+@dataclass(frozen=True)
+class Several:
+    """Corpora one after the other, as one."""
+
+    sources: tuple[Source, ...]
+
+    @property
+    def name(self) -> str:
+        return "+".join(source.name for source in self.sources)
+
+    @property
+    def size(self) -> int | None:
+        sizes = [source.size for source in self.sources]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+    def identity(self) -> dict[str, Any]:
+        return {"sources": [source.identity() for source in self.sources]}
+
+    def documents(self) -> Iterator[list[str]]:
+        for source in self.sources:
+            yield []
+            yield from source.documents()
+
+
 def resolve(
     spec: str,
     split: Split,
     *,
     rule: Rule = "whitespace",
-    sentences: Literal["line", "split"] = "line",
+    sentences: LineRule = "line",
     errors: Errors = "strict",
 ) -> Source:
     """The source that a spec names.

@@ -20,11 +20,10 @@ import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
+from ctx_jax.data.config import Split
 from ctx_jax.text.words import split_sentences, split_words
 
-Split = Literal["train", "valid", "test"]
 VERSION = 2  # of the rules below: part of a cache's key
 # In the validation split, and in the test split: a twentieth of the words and a little, at least 13,000. Losses spread
 # by some 2.5 nats from word to word, so that many give a perplexity to about 2 %. Reported scores are of these splits.

@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ctx_jax.data.text_files import REPLACING
+from ctx_jax.data.config import Split
+from ctx_jax.data.text_files import REPLACING, Errors
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
@@ -42,7 +43,7 @@ class TextSet:
         """Bytes of the records, which are a little more than their text."""
         return int(self.builder.info.splits[self.split].num_bytes)
 
-    def texts(self, errors: Literal["strict", "replace"]) -> Iterator[str]:
+    def texts(self, errors: Errors) -> Iterator[str]:
         """The text of every record, in order.
 
         Raises:
@@ -61,7 +62,7 @@ class TextSet:
             yield text.replace("\0", "\ufffd")
 
 
-def open_set(spec: str, split: Literal["train", "valid", "test"]) -> TextSet:
+def open_set(spec: str, split: Split) -> TextSet:
     """Opens `NAME[/CONFIG][:SPLIT]`; NAME may also be the folder of a prepared version (`.../lm1b/1.1.0`).
 
     Sets are looked for in `TFDS_DATA_DIR`, or `~/tensorflow_datasets` without it. Nothing is downloaded.

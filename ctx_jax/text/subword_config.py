@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Kind = Literal["wordpiece", "bpe", "unigram"]
+
 
 @dataclass(frozen=True)
 class TokenizerConfig:
@@ -12,7 +14,7 @@ class TokenizerConfig:
     """A tokenizer.json, a BERT vocab.txt, a RoBERTa vocab.json (merges.txt beside it), a SentencePiece .model, or a
     folder with one of them. Empty: trained on the training text."""
 
-    kind: Literal["wordpiece", "bpe", "unigram"] = "bpe"
+    kind: Kind = "bpe"
     """What is trained: BERT's `wordpiece`, RoBERTa's byte-level `bpe`, or SentencePiece's `unigram`. The same text
     gives the same `bpe`; the other two differ from training to training: to repeat a run exactly, give a `file`."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from ctx_jax.files.json_files import read_json
 from ctx_jax.text.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.text.sentencepiece_files import Layout, read_sentencepiece
 from ctx_jax.text.subwords import CONFIG, FILE, Subwords
@@ -94,7 +95,7 @@ def read_tokenizer_json(path: str | Path, special: SpecialTokens | None = None) 
     `special` absent: named by tokenizer_config.json or special_tokens_map.json beside it, else by the usual names.
     """
     path = Path(path)
-    state = _json(path)
+    state = read_json(path)
     if "model" not in state:
         raise ValueError(f"{path} is no tokenizer.json: it has no entry 'model'")
     settings = _settings(path.parent)
@@ -181,7 +182,7 @@ def read_gpt_bpe(vocabulary: str | Path, merges: str | Path, *, special: Special
 
 def _bpe_files(path: Path, merges: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Ids of tokens, and the merges in their order."""
-    ids = _json(path)
+    ids = read_json(path)
     if not all(isinstance(number, int) for number in ids.values()) or len(set(ids.values())) < len(ids):
         raise ValueError(f"{path}: must give every token an id of its own")
     pairs = []
@@ -257,17 +258,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("special_tokens_map.json", CONFIG):
         if (folder / name).is_file():
-            found |= {key: value for key, value in _json(folder / name).items() if value is not None}
-    return found
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(found).__name__}")
+            found |= {key: value for key, value in read_json(folder / name).items() if value is not None}
     return found
 
 

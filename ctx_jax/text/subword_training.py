@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from ctx_jax.text.subword_config import Kind
 from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.templates import BERT, GPT2, ROBERTA, surround
 
-Kind = Literal["wordpiece", "bpe", "unigram"]
 _SIZE = "size (--tokenizer.size; of `ctx-jax tokenizer`: --size)"
 
 

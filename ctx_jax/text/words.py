@@ -17,6 +17,7 @@ import re
 from typing import Literal
 
 Rule = Literal["whitespace", "prose"]
+LineRule = Literal["line", "split"]
 
 _TITLES = "mr mrs ms dr prof rev gen col capt lt sgt sen rep gov st jr sr messrs mt ft hon pres supt "
 _LATIN = "e.g i.e cf vs viz al etc ca approx resp esp incl excl "

@@ -22,11 +22,10 @@ from ctx_jax.evaluation.neighbours import show_neighbours
 from ctx_jax.evaluation.ngrams import fit_ngram
 from ctx_jax.evaluation.perplexity import exp_or_inf, perplexity
 from ctx_jax.models import bilm
-from ctx_jax.models.bilm import BiLM
+from ctx_jax.models.bilm import DIRECTIONS, BiLM
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.task import Batches, Carry, Params, Terms
 
-DIRECTIONS = ("forward", "backward")
 SHOWN = 400  # validation sentences among which the last page looks for neighbours
 
 
