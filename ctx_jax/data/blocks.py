@@ -17,7 +17,7 @@ from array import array
 import numpy as np
 
 from ctx_jax.data.packing import Rows, Units, cut_units, ranges
-from ctx_jax.data.tokens import SpecialTokens, Tokens
+from ctx_jax.data.tokens import SpecialIds, Tokens
 
 
 class _Stream:
@@ -47,7 +47,7 @@ class FullSentences:
     its document (DOC-SENTENCES). Without `whole` rows are filled to the brim and cut sentences anywhere. Every token
     of the text stands in one row."""
 
-    def __init__(self, tokens: Tokens, vocabulary: SpecialTokens, length: int, cross: bool, whole: bool = True) -> None:
+    def __init__(self, tokens: Tokens, vocabulary: SpecialIds, length: int, cross: bool, whole: bool = True) -> None:
         self._vocabulary, self._length = vocabulary, length
         units = cut_units(tokens, length - 2)
         self._stream = _Stream(tokens, units, vocabulary.end_id)
@@ -62,6 +62,7 @@ class FullSentences:
         return len(self._starts)
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
+        """The rows of `examples`, int64 [B], as `packing.Layout` has them; the same in every epoch."""
         columns = np.arange(self._length)
         counts = self._counts[examples][:, None]
         inside = (columns > 0) & (columns <= counts)
@@ -83,7 +84,7 @@ class CausalBlocks:
     `segments`, one for each document of a row (an end token opens the next one's), where positions start again.
     """
 
-    def __init__(self, tokens: Tokens, vocabulary: SpecialTokens, length: int, cross: bool) -> None:
+    def __init__(self, tokens: Tokens, vocabulary: SpecialIds, length: int, cross: bool) -> None:
         self._pad, self._length, self._cross = vocabulary.pad_id, length, cross
         self._stream = _Stream(tokens, cut_units(tokens, len(tokens.ids) or 1), vocabulary.end_id)
 
@@ -91,6 +92,7 @@ class CausalBlocks:
         return -(-(len(self._stream) - 1) // self._length)
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
+        """As `packing.Layout` has them, with targets, weights and, without `cross`, segments; alike in every epoch."""
         places = examples[:, None] * self._length + np.arange(self._length + 1)
         ids, begins, document = self._stream.read(np.minimum(places, len(self._stream) - 1))
         mask = places[:, 1:] < len(self._stream)

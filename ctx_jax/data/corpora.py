@@ -20,15 +20,19 @@ class Source(Protocol):
     """A corpus that can be read, from its beginning, as often as asked."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """A short name, which the cache's folder begins with."""
 
     @property
     def size(self) -> int | None:
         """Bytes of text that `documents` will give, about; None where only reading tells."""
 
-    def identity(self) -> dict[str, Any]: ...
+    def identity(self) -> dict[str, Any]:
+        """In JSON all that decides the text, and so the key of its cache: files or set, split, rules, and a `VERSION`
+        of the code that reads it. What it leaves out may change, and the old cache is still taken."""
 
-    def documents(self) -> Iterator[list[str]]: ...
+    def documents(self) -> Iterator[list[str]]:
+        """Sentences as lists of words, an empty list before each document; from the beginning at each call."""
 
 
 @dataclass(frozen=True)

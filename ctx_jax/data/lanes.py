@@ -9,12 +9,14 @@ from ctx_jax.data.order import permuted
 from ctx_jax.text.characters import BEGIN, END
 
 
-class Sentences(Protocol):
+class SentenceSource(Protocol):
     """Indexed sentences, each a list of words without markers: a cache on disk, or a plain list of lists."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """How many."""
 
-    def __getitem__(self, index: int, /) -> Sequence[str]: ...
+    def __getitem__(self, index: int, /) -> Sequence[str]:
+        """The words of one, by its number from 0."""
 
 
 class Piece(NamedTuple):
@@ -45,7 +47,7 @@ class Lanes:
 
     def __init__(
         self,
-        sentences: Sentences,
+        sentences: SentenceSource,
         *,
         lanes: int,
         rows: range,

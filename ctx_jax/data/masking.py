@@ -18,7 +18,7 @@ import numpy as np
 
 from ctx_jax.data.draws import ONE, Purpose, draws
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.tokens import SpecialTokens
+from ctx_jax.data.tokens import SpecialIds
 
 _NEVER = np.uint64(2**64 - 1)
 _LOW = np.uint64(2**32 - 1)
@@ -34,7 +34,7 @@ class Masking:
     lengths geometric; they do not reach over special tokens, and the last one is cut at the count.
     """
 
-    def __init__(self, config: SequenceConfig, vocabulary: SpecialTokens, seed: int) -> None:
+    def __init__(self, config: SequenceConfig, vocabulary: SpecialIds, seed: int) -> None:
         """Raises ValueError where there is no mask token or no ordinary one."""
         ids, size = vocabulary.special_ids, len(vocabulary)
         self._special = np.zeros(size, bool)

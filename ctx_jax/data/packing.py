@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from ctx_jax.data.draws import Purpose
-from ctx_jax.data.tokens import SpecialTokens, Tokens
+from ctx_jax.data.tokens import SpecialIds, Tokens
 
 Rows = dict[str, np.ndarray]
 """Of B rows: `token_ids` int32, `begins` bool (where words begin), `mask` bool and `positions` int32, all [B, T]; and
@@ -95,7 +95,7 @@ class PackedSentences:
     Adds `segments` int32 [B, T]: 1, 2, ... in a row, 0 at padding. Positions start again in each.
     """
 
-    def __init__(self, tokens: Tokens, vocabulary: SpecialTokens, length: int, seed: int) -> None:
+    def __init__(self, tokens: Tokens, vocabulary: SpecialIds, length: int, seed: int) -> None:
         self._tokens, self._vocabulary, self._length = tokens, vocabulary, length
         bounds = cut_units(tokens, length - 2).bounds
         self._bounds = tokens.spill(bounds)
@@ -119,6 +119,7 @@ class PackedSentences:
         return len(self._starts) - 1
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
+        """As `Layout` has them, with `segments`; the same in every epoch."""
         rows = blank(len(examples), self._length, self._vocabulary.pad_id)
         rows["segments"] = np.zeros_like(rows["token_ids"])
         sizes = self._starts[examples + 1] - self._starts[examples]

@@ -22,7 +22,7 @@ from ctx_jax.data.blocks import chase
 from ctx_jax.data.draws import ONE, Purpose, draws
 from ctx_jax.data.packing import Rows, Units, blank, cut_units, place
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.tokens import SpecialTokens, Tokens
+from ctx_jax.data.tokens import SpecialIds, Tokens
 from ctx_jax.text.templates import BERT_PAIR, PairLayout
 
 
@@ -52,7 +52,7 @@ class Pairs:
     def __init__(
         self,
         tokens: Tokens,
-        vocabulary: SpecialTokens,
+        vocabulary: SpecialIds,
         config: SequenceConfig,
         seed: int,
         layout: PairLayout = BERT_PAIR,
@@ -96,6 +96,7 @@ class Pairs:
         return len(self._starts)
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
+        """As `packing.Layout` has them, with token types and labels; split and paired anew in each epoch."""
         drawn = draws(self._seed, Purpose.PAIR, epochs, examples, 4).T
         split = self._split(examples, drawn[0])
         bounds = self._units.bounds

@@ -20,7 +20,7 @@ from ctx_jax.data.order import permuted
 from ctx_jax.data.packing import Layout, PackedSentences
 from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.tokens import SpecialTokens, Tokens
+from ctx_jax.data.tokens import SpecialIds, Tokens
 from ctx_jax.text.templates import BERT_PAIR, PairLayout
 
 
@@ -65,7 +65,7 @@ class Sequences(Iterator[Batch]):
     def __init__(
         self,
         tokens: Tokens,
-        vocabulary: SpecialTokens,
+        vocabulary: SpecialIds,
         config: SequenceConfig,
         *,
         seed: int = 0,
@@ -150,7 +150,7 @@ class Sequences(Iterator[Batch]):
         return permuted(place, len(self._layout), self._seed, shuffle=self._shuffle)
 
 
-def _layout(tokens: Tokens, vocabulary: SpecialTokens, config: SequenceConfig, seed: int, pair: PairLayout) -> Layout:
+def _layout(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int, pair: PairLayout) -> Layout:
     def lay(part: Tokens, own_seed: int) -> Layout:
         return _layout_of_chunk(part, vocabulary, config, own_seed, pair)
 
@@ -158,7 +158,7 @@ def _layout(tokens: Tokens, vocabulary: SpecialTokens, config: SequenceConfig, s
 
 
 def _layout_of_chunk(
-    tokens: Tokens, vocabulary: SpecialTokens, config: SequenceConfig, seed: int, pair: PairLayout
+    tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int, pair: PairLayout
 ) -> Layout:
     match config.form:
         case "full":

@@ -33,38 +33,54 @@ BLOCK = 4096  # sentences tokenized at once
 _ARRAYS = ("ids", "begins", "offsets", "documents")
 
 
-class SpecialTokens(Protocol):
+class SpecialIds(Protocol):
     """What sequences ask of a tokenizer: the ids of its special tokens, and its size by `len`."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """V: every id is below it."""
+
     @property
-    def pad_id(self) -> int: ...
+    def pad_id(self) -> int:
+        """Fills rows up."""
+
     @property
-    def begin_id(self) -> int: ...
+    def begin_id(self) -> int:
+        """Opens a row."""
+
     @property
-    def end_id(self) -> int: ...
+    def end_id(self) -> int:
+        """Closes a row, and stands between documents or texts."""
+
     @property
-    def mask_id(self) -> int: ...
+    def mask_id(self) -> int:
+        """Stands for what is to be predicted; ValueError for a tokenizer without it."""
+
     @property
-    def special_ids(self) -> frozenset[int]: ...
+    def special_ids(self) -> frozenset[int]:
+        """Ids that are no text: never masked, never drawn at random."""
 
 
 class Pieces(Protocol):
     """A sentence in pieces: their ids and the number of the word each is of, int [S]."""
 
     @property
-    def ids(self) -> np.ndarray: ...
+    def ids(self) -> np.ndarray:
+        """Of each piece."""
+
     @property
-    def words(self) -> np.ndarray: ...
+    def words(self) -> np.ndarray:
+        """The number, from 0, of the word that each piece is of; they never fall."""
 
 
-class Tokenizer(SpecialTokens, Protocol):
+class Tokenizer(SpecialIds, Protocol):
     """What the cache asks of one (`text.subwords.Subwords`): pieces of words, without special tokens around them."""
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """Of all that decides its pieces: a cache has the tokens of one."""
 
-    def of_words(self, sentences: Sequence[Sequence[str]], /) -> Sequence[Pieces]: ...
+    def of_words(self, sentences: Sequence[Sequence[str]], /) -> Sequence[Pieces]:
+        """The pieces of each sentence, a list of words."""
 
 
 @dataclass(frozen=True, eq=False)

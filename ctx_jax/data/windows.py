@@ -17,15 +17,16 @@ from typing import Literal, Protocol
 import numpy as np
 
 from ctx_jax.data.batch import Batch
-from ctx_jax.data.lanes import Lanes, Sentences
+from ctx_jax.data.lanes import Lanes, SentenceSource
 from ctx_jax.data.order import mix_seed
 from ctx_jax.text.characters import END, WordEncoder
 
 
 class WordIds(Protocol):
-    """What a vocabulary does here: words, markers included, to ids, int32 [n]."""
+    """What a vocabulary does here: words, markers included, to ids."""
 
-    def ids(self, words: Sequence[str], /) -> np.ndarray: ...
+    def ids(self, words: Sequence[str], /) -> np.ndarray:
+        """Id of each of n words, int32 [n]; a word outside the vocabulary has that of `<UNK>`."""
 
 
 class Windows(Iterator[Batch]):
@@ -73,7 +74,7 @@ class Windows(Iterator[Batch]):
 
     def __init__(
         self,
-        sentences: Sentences,
+        sentences: SentenceSource,
         vocabulary: WordIds,
         *,
         lanes: int,

@@ -4,23 +4,16 @@ Letters: B rows, T tokens, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctx_jax.data.lanes import SentenceSource
 from ctx_jax.evaluation.masked import gap_rows
 from ctx_jax.models.transformer import Transformer, head_logits, last_hidden
 from ctx_jax.text.subwords import Pieces, Subwords
-
-
-class Sentences(Protocol):
-    """Lists of words by number."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Sequence[str]: ...
-
 
 SHOWN = 6  # sentences whose gaps are filled
 SHORTEST, LONGEST = 6, 18  # words of such a sentence
@@ -31,7 +24,7 @@ def show_filled(
     model: Transformer,
     params: Any,
     subwords: Subwords,
-    sentences: Sentences,
+    sentences: SentenceSource,
     *,
     length: int,
     top: int = 4,
@@ -72,7 +65,7 @@ _fill = jax.jit(_probabilities, static_argnums=0)
 
 
 def _sentences_with_gap(
-    subwords: Subwords, sentences: Sentences, length: int
+    subwords: Subwords, sentences: SentenceSource, length: int
 ) -> list[tuple[Sequence[str], int, tuple[np.ndarray, int]]]:
     """(words, the masked word's number, (ids, its place)) of up to `SHOWN` sentences."""
     found: list[tuple[Sequence[str], int, tuple[np.ndarray, int]]] = []

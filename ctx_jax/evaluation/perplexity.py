@@ -16,7 +16,7 @@ from ctx_jax.evaluation.scoring import Scorer, SentenceEncoder
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
 
-Protocol = Literal["sentence", "stream", "bilm-tf"]
+Convention = Literal["sentence", "stream", "bilm-tf"]
 # Steps a call, which no number depends on: short where lanes end with their sentences, long where one lane goes on.
 WINDOWS: dict[str, int] = {"sentence": 16, "stream": 128, "bilm-tf": 16}
 LANES = 64
@@ -27,7 +27,7 @@ ORIGINAL_LANES = 256  # of bilm-tf's own test, whose number depends on it
 class Perplexity:
     """What a text cost a model; natural logarithms throughout."""
 
-    protocol: Protocol
+    protocol: Convention
     loss: float
     """Half the sum of both directions, in nats a target."""
     forward_perplexity: float
@@ -51,7 +51,7 @@ def perplexity(
     vocabulary: Vocabulary,
     sentences: Iterable[Sequence[str]],
     *,
-    protocol: Protocol = "sentence",
+    protocol: Convention = "sentence",
     batch: int = 0,
     window: int = 0,
     devices: Sequence[jax.Device] | None = None,

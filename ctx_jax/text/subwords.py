@@ -95,18 +95,22 @@ class Subwords:
 
     @property
     def pad_id(self) -> int:
+        """Id of the token that fills rows up."""
         return self._id(self.special.pad)
 
     @property
     def unknown_id(self) -> int:
+        """Id of the token for what no other piece has."""
         return self._id(self.special.unknown)
 
     @property
     def begin_id(self) -> int:
+        """Id of the token before a sentence."""
         return self._id(self.special.begin)
 
     @property
     def end_id(self) -> int:
+        """Id of the token behind a sentence and between two."""
         return self._id(self.special.end)
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 
 from ctx_jax import losses
 from ctx_jax.data.config import DataConfig
-from ctx_jax.data.lanes import Sentences
+from ctx_jax.data.lanes import SentenceSource
 from ctx_jax.data.progress import Pace
 from ctx_jax.data.windows import Windows
 from ctx_jax.embedding.encoder import Encoder
@@ -51,8 +51,8 @@ class BiLMTask:
     model: BiLM
     data: DataConfig
     seed: int
-    train: Sentences
-    valid: Sentences | None
+    train: SentenceSource
+    valid: SentenceSource | None
     vocabulary: Vocabulary
     limit: int = 0  # sentences of the validation split, 0: all
     coefficients: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DIRECTIONS, 0.5))

@@ -15,7 +15,7 @@ from ctx_jax.data.phases import Phases
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
-from ctx_jax.evaluation.filling import Sentences, show_filled
+from ctx_jax.evaluation.filling import show_filled
 from ctx_jax.evaluation.held_out import COEFFICIENTS, first_position, held_out_metrics, metrics_of, pair_laid
 from ctx_jax.models import transformer
 from ctx_jax.models.transformer import Transformer
@@ -64,7 +64,7 @@ class TransformerTask:
     train: Tokens
     valid: Tokens | None
     subwords: Subwords
-    sentences: Sentences | None = None  # of the validation text, to fill gaps in
+    sentences: SentenceSource | None = None  # of the validation text, to fill gaps in
     shuffle: bool = True
     imported: Params | None = None
 
