@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ctx_jax import losses
+from ctx_jax.data.lanes import SentenceSource
 from ctx_jax.data.order import mix_seed
 from ctx_jax.data.phases import Phases
 from ctx_jax.data.sequence_config import SequenceConfig
