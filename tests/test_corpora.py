@@ -14,8 +14,9 @@ import pytest
 
 from ctx_jax.commands.train import find, load
 from ctx_jax.data import python_docs
+from ctx_jax.data.cache import build_cache
 from ctx_jax.data.config import DataConfig
-from ctx_jax.data.corpora import PythonDocs, TextFiles, resolve, source_of
+from ctx_jax.data.corpora import PythonDocs, Several, TextFiles, resolve, source_of
 from ctx_jax.data.text_files import list_files, read_lines
 from ctx_jax.text.vocabulary import build
 
@@ -76,6 +77,19 @@ def test_bad_characters_are_named_or_replaced(
     with pytest.raises(ValueError, match=message.replace(r"a\.txt", path.name) + r"(?s:.*)--data\.errors replace"):
         _read(path)
     assert list(read_lines(path, "replace")) == ["one", "two", replaced, "last"]
+
+
+def test_several_corpora_are_one_whose_texts_stay_apart(tmp_path: Path) -> None:
+    for name, content in (("a.txt", "one two\nthree\n"), ("b.txt", "four\n")):
+        (tmp_path / name).write_text(content)
+    a, b = (resolve(str(tmp_path / name), "valid") for name in ("a.txt", "b.txt"))
+    both = Several((a, b))
+    assert (both.name, both.size) == ("a+b", len("one two\nthree\nfour\n"))
+    sentences = build_cache(both, tmp_path / "cache", report=lambda line: None)
+    assert list(sentences) == [["one", "two"], ["three"], ["four"]] and sentences.documents.tolist() == [0, 2]
+    assert both.identity() != Several((b, a)).identity()
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"five\n"))
+    assert Several((a, resolve(str(tmp_path / "c.txt.gz"), "valid"))).size is None
 
 
 def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:

@@ -116,11 +116,11 @@ def pseudo_perplexity(
 
 
 def _told(gaps: Iterable[tuple[Arrays, int]], advance: Callable[[int], object]) -> Iterator[Arrays]:
-    """The arrays of `_gaps`; `advance` hears of the sentences once their last arrays have been dealt with."""
-    for arrays, done in gaps:
+    """The arrays of `_gaps`; `advance` hears of the sentences that end in them, once they have been dealt with."""
+    for arrays, ended in gaps:
         yield arrays
-        if done:
-            advance(done)
+        if ended:
+            advance(ended)
 
 
 def _parts(subwords: Subwords, sentences: Iterable[Sequence[str]], room: int) -> Iterator[list[np.ndarray]]:
@@ -135,25 +135,24 @@ def _parts(subwords: Subwords, sentences: Iterable[Sequence[str]], room: int) ->
 def _gaps(
     model: Transformer, subwords: Subwords, sentences: Iterable[Sequence[np.ndarray]], batch: int
 ) -> Iterator[tuple[Arrays, int]]:
-    """Batches of rows with one masked piece each, all rows of a batch rounded to the same length, and how many
-    sentences came to their end since the batch before: all their rows were given, or wait for rows of their length.
+    """Batches of rows with one masked piece each, all rows of a batch rounded to the same length, and of how many
+    sentences the last row is among them.
 
     sentences: the parts of each.
     """
     waiting: dict[int, list[tuple[np.ndarray, int]]] = defaultdict(list)
-    done = 0
+    ended: dict[int, int] = defaultdict(int)
     for parts in sentences:
-        for ids in parts:
+        for number, ids in enumerate(parts, 1):
             length = min(rounded(len(ids)), model.longest)
-            for place in range(len(subwords.before), len(ids) - len(subwords.after)):
+            stop = len(ids) - len(subwords.after)
+            for place in range(len(subwords.before), stop):
                 waiting[length].append((ids, place))
+                ended[length] += number == len(parts) and place == stop - 1
                 if len(waiting[length]) == batch:
-                    yield gap_rows(waiting.pop(length), length, batch, subwords), done
-                    done = 0
-        done += 1
+                    yield gap_rows(waiting.pop(length), length, batch, subwords), ended.pop(length)
     for length, rows in waiting.items():
-        yield gap_rows(rows, length, batch, subwords), done
-        done = 0
+        yield gap_rows(rows, length, batch, subwords), ended[length]
 
 
 def gap_rows(gaps: Sequence[tuple[np.ndarray, int]], length: int, rows: int, subwords: Subwords) -> Arrays:
