@@ -11,7 +11,6 @@ Orbax gives each process a folder of its own, `ocdbt.process_<i>`; everything el
 
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from ctx_jax.files.whole import file_digest, to_disk, write_whole
@@ -45,15 +44,13 @@ def files_of(step_folder: Path, process: int = 0, processes: int = 1) -> list[Pa
     return files if processes == 1 else [path for path in files if owner(path) == process]
 
 
-def write(step_folder: Path, files: Iterable[Path] | None = None, *, process: int = 0, processes: int = 1) -> Path:
+def write(step_folder: Path, *, process: int = 0, processes: int = 1) -> Path:
     """Hash the files of a step that this process wrote, and write its digest file; returns that file's path.
 
-    `files`: the files to hash; by default those `files_of` gives. Process 0 must come after all others,
-    since its file is what declares the step complete.
+    Process 0 must come after all others, since its file is what declares the step complete.
     """
-    chosen = files_of(step_folder, process, processes) if files is None else sorted(files)
     entries = {}
-    for path in chosen:
+    for path in files_of(step_folder, process, processes):
         to_disk(path)  # the digest must not outlive the bytes it speaks for when the power fails
         size, digest = path.stat().st_size, file_digest(path)
         entries[path.relative_to(step_folder).as_posix()] = {"size": size, "sha256": digest}

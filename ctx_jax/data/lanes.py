@@ -55,11 +55,10 @@ class Lanes:
         seed: int,
         assignment: Literal["lanes", "shared"],
         shuffle: bool,
-        end: int | None,
     ) -> None:
         self._sentences, self._count = sentences, len(sentences)
         self._rows, self._walked = rows, walked
-        self._seed, self._shuffle, self._end = seed, shuffle, end
+        self._seed, self._shuffle = seed, shuffle
         self._stride = lanes if assignment == "lanes" else None
         # The last sentence a lane has taken and its steps already used; "one before the first" is no sentence yet.
         self._positions = [-1] * lanes if self._stride is None else [lane - lanes for lane in range(lanes)]
@@ -69,12 +68,14 @@ class Lanes:
         self._tokens: list[list[str]] = [[]] * lanes
 
     def fill(self, window: int) -> list[list[Piece]]:
-        """The next `window` steps of every walked lane, in row order; fewer where a lane has come to the end."""
+        """The next `window` steps of every walked lane, in row order."""
         return [self._fill_lane(lane, window) for lane in self._walked]
 
     def _fill_lane(self, lane: int, window: int) -> list[Piece]:
         pieces, room = [], window
-        while room and (self._offsets[lane] < self._lengths[lane] or self._take(lane)):
+        while room:
+            if self._offsets[lane] == self._lengths[lane]:
+                self._take(lane)
             start = self._offsets[lane]
             stop = min(start + room, self._lengths[lane])
             pieces.append(Piece(self._tokens[lane], start, stop))
@@ -82,21 +83,20 @@ class Lanes:
             room -= stop - start
         return pieces
 
-    def _take(self, lane: int) -> bool:
-        """Move a lane to its next sentence with words; False at the end of the last epoch."""
+    def _take(self, lane: int) -> None:
+        """Move a lane to its next sentence with words."""
         position = self._positions[lane]
         patience = max(2 * self._count, 10_000)
         for _ in range(patience):
             position = self._next if self._stride is None else position + self._stride
-            if self._end is not None and position >= self._end:
-                return False
             self._next = position + 1
             if self._read(lane, position):
                 self._positions[lane], self._offsets[lane] = position, 0
-                return True
+                return
         raise ValueError(
             f"lane {lane} needs sentences with words, and met {patience} empty ones in a row: the corpus holds only "
-            "empty sentences, or, without shuffling, this lane meets no others; remove the empty lines"
+            "empty sentences, or, without shuffling, this lane meets no others; remove the empty lines, or set "
+            "--data.train"
         )
 
     def _read(self, lane: int, position: int) -> bool:
@@ -107,10 +107,6 @@ class Lanes:
         if lane in self._rows:
             self._tokens[lane] = [BEGIN, *words, END]
         return True
-
-    def nothing_read(self) -> bool:
-        """Whether no walked lane has found a sentence yet."""
-        return not any(self._lengths[lane] for lane in self._walked)
 
     def state(self) -> dict[str, np.ndarray]:
         """Where the lanes of `rows` stand, int32 [rows] each (32 bits, so that jax may carry them between hosts)."""

@@ -11,7 +11,6 @@ Letters: B lanes, T tokens (steps) of a window, C characters.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Literal, Protocol
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from ctx_jax.data.batch import Batch
 from ctx_jax.data.lanes import Lanes, SentenceSource
 from ctx_jax.data.order import mix_seed
-from ctx_jax.text.characters import END, WordEncoder
+from ctx_jax.text.characters import WordEncoder
 
 
 class WordIds(Protocol):
@@ -39,7 +38,6 @@ class Windows(Iterator[Batch]):
         token_ids, token_ids_reverse                   int32 [B, T]      with inputs="words"
         next_token_id, next_token_id_reverse           int32 [B, T]      targets
         row                                            int32 [B]         the lane's number among all hosts' lanes
-        weight                                         float32 [B, T]    with pad=True: 0 past a lane's end
 
     Positions (`batch.position`, `windows.position`, for `seek`): `epoch`, `index` and `offset`, int32 [B] each: the
     last sentence a lane has taken (its place in the epoch's order) and the steps of it already used; with separate
@@ -63,10 +61,6 @@ class Windows(Iterator[Batch]):
         shuffle: a permutation per epoch; without it the corpus' order.
         inputs: what the model reads.
         rows: the lanes of this host; None: all.
-        epochs: how often the corpus is read; None: without end. The last window is left out as soon as one lane
-            cannot fill it, on all hosts alike (which then walk all lanes).
-        pad: with `epochs` and shared directions: give the last windows too, until every token has been given, with
-            `weight` 0 at the positions past a lane's end.
 
     Raises:
         ValueError: an argument out of range; (from `next`) a corpus of empty sentences only.
@@ -86,18 +80,14 @@ class Windows(Iterator[Batch]):
         shuffle: bool = True,
         inputs: Literal["characters", "words"] = "characters",
         rows: slice | None = None,
-        epochs: int | None = None,
-        pad: bool = False,
     ) -> None:
         own = _checked_rows(lanes, window, rows)
         if len(sentences) == 0:
             raise ValueError("training needs at least one sentence, and the corpus has none; set --data.train")
-        if pad and (epochs is None or directions == "separate"):
-            raise ValueError(f"pad needs an end and one weight for both directions, got {epochs=}, {directions=}")
         self._vocabulary = vocabulary
         self._encode = WordEncoder(max_characters) if inputs == "characters" else None
-        self._lanes, self._window, self._rows, self._pad = lanes, window, own, pad
-        self._walked = own if assignment == "lanes" and epochs is None else range(lanes)
+        self._lanes, self._window, self._rows = lanes, window, own
+        self._walked = own if assignment == "lanes" else range(lanes)
         seeds = {"": seed} if directions == "shared" else {"": seed, "_reverse": mix_seed(seed, 1)}
         self._orders = {
             suffix: Lanes(
@@ -108,7 +98,6 @@ class Windows(Iterator[Batch]):
                 seed=of_order,
                 assignment=assignment,
                 shuffle=shuffle,
-                end=None if epochs is None else epochs * len(sentences),
             )
             for suffix, of_order in seeds.items()
         }
@@ -142,41 +131,25 @@ class Windows(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         pieces = {suffix: order.fill(self._window) for suffix, order in self._orders.items()}
-        if any(order.nothing_read() for order in self._orders.values()):
-            raise ValueError("the corpus holds only empty sentences; set --data.train to text with words")
-        filled = {suffix: [sum(p.stop - p.start for p in lane) for lane in lanes] for suffix, lanes in pieces.items()}
-        if not (any(filled[""]) if self._pad else all(n == self._window for lane in filled.values() for n in lane)):
-            raise StopIteration
         first = self._rows.start - self._walked.start
         own = {suffix: lanes[first : first + len(self._rows)] for suffix, lanes in pieces.items()}
         arrays = self._arrays("", [[piece.forward() for piece in lane] for lane in own[""]])
         backward = own.get("_reverse", own[""])
         arrays |= self._arrays("_reverse", [[piece.reverse() for piece in lane] for lane in backward])
         arrays["row"] = np.arange(self._rows.start, self._rows.stop, dtype=np.int32)
-        if self._pad:
-            counts = np.asarray(filled[""][first : first + len(self._rows)])
-            arrays["weight"] = (np.arange(self._window) < counts[:, None]).astype(np.float32)
         self._position = self._state()
         return Batch(arrays, self._position)
 
     def _arrays(self, suffix: str, lanes: list[list[tuple[list[str], list[str]]]]) -> dict[str, np.ndarray]:
         shape = (len(lanes), self._window)
-        inputs = self._flat([[words for words, _ in lane] for lane in lanes])
-        targets = self._flat([[words for _, words in lane] for lane in lanes])
+        inputs = [word for lane in lanes for words, _ in lane for word in words]
+        targets = [word for lane in lanes for _, words in lane for word in words]
         arrays: dict[str, np.ndarray] = {"next_token_id" + suffix: self._vocabulary.ids(targets).reshape(shape)}
         if self._encode is None:
             arrays["token_ids" + suffix] = self._vocabulary.ids(inputs).reshape(shape)
         else:
             arrays["tokens_characters" + suffix] = self._encode(inputs).reshape(*shape, -1)
         return arrays
-
-    def _flat(self, lanes: list[list[list[str]]]) -> list[str]:
-        """The words of all lanes, each filled up to T with `</S>` (positions of weight 0)."""
-        flat: list[str] = []
-        for number, lane in enumerate(lanes, 1):
-            flat.extend(chain.from_iterable(lane))
-            flat.extend([END] * (number * self._window - len(flat)))
-        return flat
 
 
 def _checked_rows(lanes: int, window: int, rows: slice | None) -> range:
