@@ -25,7 +25,7 @@ from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.training.optimizer import AdamW
-from ctx_jax.training.step import empty_window, initial_state, make_step
+from ctx_jax.training.step import initial_state, make_step, zero_totals
 from ctx_jax.training.transformer import TransformerTask, with_tokenizer
 
 INTERVAL = 50  # steps of a mean
@@ -82,9 +82,9 @@ class Ours:
 
     def __call__(self, arrays: Arrays) -> float:
         """The loss of a batch, in nats a predicted token, before the step on it."""
-        fresh = self._state._replace(window=empty_window(self._task))
+        fresh = self._state._replace(totals=zero_totals(self._task))
         self._state = self._step(fresh, jax.tree.map(jnp.asarray, arrays), same)
-        total, weight = self._state.window.terms["masked"]
+        total, weight = self._state.totals.terms["masked"]
         return float(total) / float(weight)
 
 

@@ -179,12 +179,12 @@ def test_eight_devices_equal_one(mode: Any, alone: tuple[State, State]) -> None:
 @pytest.mark.slow
 def test_bfloat16_goes_the_same_way_within_its_precision(alone: tuple[State, State]) -> None:
     first, last = trained(DevicesConfig(count=1), replace(TINY, compute="bfloat16"))
-    assert last.window.bad == -1
+    assert last.totals.bad == -1
     assert all(leaf.dtype == np.float32 and np.isfinite(leaf).all() for leaf in jax.tree.leaves(last.params))
-    for name, (total, weight) in alone[0].window.terms.items():
-        assert first.window.terms[name][1] == weight > 0
-        np.testing.assert_allclose(first.window.terms[name][0], total, rtol=5e-3)
-    np.testing.assert_allclose(first.window.gradient_norm, alone[0].window.gradient_norm, rtol=2e-2)
+    for name, (total, weight) in alone[0].totals.terms.items():
+        assert first.totals.terms[name][1] == weight > 0
+        np.testing.assert_allclose(first.totals.terms[name][0], total, rtol=5e-3)
+    np.testing.assert_allclose(first.totals.gradient_norm, alone[0].totals.gradient_norm, rtol=2e-2)
     begun = jax.device_get(bilm.init(TINY, jax.random.fold_in(jax.random.key(3), 2**32 - 1)))
     way, expected = (
         np.concatenate([(b - a).ravel() for a, b in zip(*map(jax.tree.leaves, (begun, state.params)), strict=True)])

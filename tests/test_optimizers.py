@@ -98,7 +98,7 @@ def test_scanned_layers_train_as_unrolled_ones(recipe: Recipe) -> None:
     for name, value in named(plain.params).items():
         np.testing.assert_allclose(named(scanned.params)[name], value, rtol=2e-4, atol=2e-5, err_msg=name)
         assert np.abs(value - named(first.params)[name]).max() > 1e-4, f"{name} did not move"
-    assert plain.window.bad == -1
+    assert plain.totals.bad == -1
 
 
 def test_norms_and_biases_of_both_models_are_not_decayed() -> None:

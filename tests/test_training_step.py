@@ -141,7 +141,7 @@ def test_the_gradient_is_of_the_mean_over_all_targets() -> None:
     for name, slope in slopes.items():  # TensorFlow's Adagrad: accumulator 1, no epsilon
         expected = params[name] - 0.3 * slope / np.sqrt(1 + np.square(slope))
         np.testing.assert_allclose(after.params[name], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(after.window.gradient_norm, optax.tree.norm(slopes), rtol=1e-5)
+    np.testing.assert_allclose(after.totals.gradient_norm, optax.tree.norm(slopes), rtol=1e-5)
 
 
 def test_clipping_is_by_the_global_norm() -> None:
@@ -173,8 +173,8 @@ def test_warmup_rises_to_the_peak_and_the_cosine_falls_to_its_end() -> None:
 def test_the_first_step_that_is_not_finite_is_remembered() -> None:
     data = batches(4)
     data[2]["weight"][7] = np.nan
-    assert train(DevicesConfig(count=2), Adagrad(), data[:2]).window.bad == -1
-    assert train(DevicesConfig(count=2), Adagrad(), data).window.bad == 3
+    assert train(DevicesConfig(count=2), Adagrad(), data[:2]).totals.bad == -1
+    assert train(DevicesConfig(count=2), Adagrad(), data).totals.bad == 3
 
 
 def test_rows_that_do_not_divide_are_refused() -> None:

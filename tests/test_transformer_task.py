@@ -85,7 +85,7 @@ def test_eight_devices_in_both_modes_and_micro_batches_are_one_device(subwords: 
     for config in (DevicesConfig("shard", 8), DevicesConfig("pmap", 8), DevicesConfig("shard", 2, micro_batches=2)):
         found = stepped(task, config)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-5, atol=3e-6), found, expected)
-    assert expected.window.terms["next_sentence"][1] == 16
+    assert expected.totals.terms["next_sentence"][1] == 16
 
 
 def go(task: TransformerTask, run_dir: Path, stop: int = 0) -> tuple[dict, list[dict]]:

@@ -17,7 +17,7 @@ from ctx_jax.data.config import DataConfig, rule_of
 from ctx_jax.data.corpora import Several, Source, TextFiles, resolve
 from ctx_jax.data.progress import Pace, paced
 from ctx_jax.data.text_files import Errors
-from ctx_jax.embedding.load import Step, load
+from ctx_jax.embedding.load import CheckpointStep, load
 from ctx_jax.evaluation.perplexity import Convention, Perplexity, perplexity, sentence_scores, summarize
 from ctx_jax.evaluation.protocols import SentenceScore
 from ctx_jax.files.whole import whole_file
@@ -42,7 +42,7 @@ class Evaluate:
     """Of a biLM. `sentence`: each sentence from a zero state. `stream`: one lane in the text's order, state carried
     (WikiText-2). `bilm-tf`: the original's test, which leaves the end of the text out."""
 
-    step: Step = "best"
+    step: CheckpointStep = "best"
     """Which checkpoint: of the lowest validation loss, the last one, or a step's number."""
 
     batch: int = 0

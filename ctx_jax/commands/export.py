@@ -9,7 +9,7 @@ import tyro
 
 from ctx_jax.checkpoints import allennlp_files, huggingface
 from ctx_jax.checkpoints.run_files import VOCABULARY, existing
-from ctx_jax.embedding.load import Step, load
+from ctx_jax.embedding.load import CheckpointStep, load
 from ctx_jax.embedding.reading import SubwordReader
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.models.transformer import Transformer
@@ -30,7 +30,7 @@ class Export:
     format: Literal["model", "allennlp", "huggingface"] = "model"
     """Whose files: `allennlp` of a biLM, `huggingface` of a Transformer; `model` takes the one that the model has."""
 
-    step: Step = "best"
+    step: CheckpointStep = "best"
     """Which checkpoint: of the lowest validation loss, the last one, or a step's number."""
 
 

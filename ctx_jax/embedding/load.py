@@ -22,13 +22,13 @@ from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.text.words import Rule
 
-Step = Literal["best", "latest"] | int
+CheckpointStep = Literal["best", "latest"] | int
 
 
 def load(
     path: str | Path | None = None,
     *,
-    step: Step = "best",
+    step: CheckpointStep = "best",
     options: str | Path | None = None,
     weights: str | Path | None = None,
 ) -> Encoder:
@@ -77,7 +77,7 @@ def load(
     )
 
 
-def _no_step(step: Step, path: str | Path) -> None:
+def _no_step(step: CheckpointStep, path: str | Path) -> None:
     if step != "best":
         raise ValueError(f"step is of a run, and {path} is none: leave step={step!r} out")
 
@@ -117,7 +117,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _run(folder: Path, config: dict[str, Any], step: Step) -> Encoder:
+def _run(folder: Path, config: dict[str, Any], step: CheckpointStep) -> Encoder:
     from ctx_jax.checkpoints.runs import RunCheckpoints  # Orbax takes seconds to import, and only runs need it
 
     try:

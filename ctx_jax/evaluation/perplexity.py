@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 
 from ctx_jax.data.progress import counted
-from ctx_jax.evaluation.protocols import SentenceScore, Step, by_sentence, by_step, by_stream
+from ctx_jax.evaluation.protocols import SentenceScore, TestStep, by_sentence, by_step, by_stream
 from ctx_jax.evaluation.scoring import Scorer, SentenceEncoder
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
@@ -89,7 +89,7 @@ def perplexity(
     return _of_steps(by_step(scorer, SentenceEncoder(model, vocabulary), counted(sentences, advance)), batch)
 
 
-def _of_steps(steps: Iterable[Step], batch: int) -> Perplexity:
+def _of_steps(steps: Iterable[TestStep], batch: int) -> Perplexity:
     """The original's average over the steps of `batch` lanes."""
     forward = backward = 0.0
     unknown = 0

@@ -25,7 +25,7 @@ WHOLE, ROWS = PartitionSpec(), PartitionSpec(AXIS)
 LAYOUT = State._make(ROWS if part == "carry" else WHOLE for part in State._fields)
 
 Made = TypeVar("Made")
-Step = Callable[[State, dict[str, Any]], State]
+CompiledStep = Callable[[State, dict[str, Any]], State]
 
 
 def fix_kernels(config: DevicesConfig, run_dir: Path) -> None:
@@ -154,7 +154,7 @@ class Devices:
             return position
         return {name: np.asarray(v) for name, v in multihost_utils.process_allgather(position, tiled=True).items()}
 
-    def compile(self, step: Callable[[State, dict[str, Any], Callable[[Any], Any]], State]) -> Step:
+    def compile(self, step: Callable[[State, dict[str, Any], Callable[[Any], Any]], State]) -> CompiledStep:
         """The step over all devices: (state as `enter` gives it, batch as `put` gives it) -> state.
 
         The state given is donated: use the one that comes back.

@@ -21,7 +21,7 @@ from ctx_jax.training.devices import Devices, agreed_step, is_first_host, stop_a
 from ctx_jax.training.metrics import Display, Metrics, MetricsLog, Speed, peak_flops
 from ctx_jax.training.optimizer import schedule
 from ctx_jax.training.signals import StopRequests
-from ctx_jax.training.step import State, begun_from, empty_window, initial_state, make_step, params_to_measure
+from ctx_jax.training.step import State, begun_from, initial_state, make_step, params_to_measure, zero_totals
 from ctx_jax.training.task import Task
 
 Position = dict[str, np.ndarray]
@@ -42,7 +42,7 @@ class Loop:
         self.devices = Devices(config.devices, task.rows)
         body = make_step(task, config.optimizer, config.steps, config.seed, config.devices.micro_batches)
         self.compiled = self.devices.compile(body)
-        self.fresh_window = self.devices.replicated(lambda: empty_window(task))
+        self.fresh_totals = self.devices.replicated(lambda: zero_totals(task))
         self.rate = schedule(config.optimizer, config.steps)
         self.batches = task.batches(self.devices.first_row, self.devices.host_rows)
         self.speed = Speed()
@@ -127,12 +127,12 @@ class Loop:
 
     def _log(self, state: State, log: MetricsLog | None, display: Display) -> State:
         self._check(state)
-        window = jax.device_get(state.window)
-        means = {name: float(total) / max(float(weight), 1e-30) for name, (total, weight) in window.terms.items()}
+        totals = jax.device_get(state.totals)
+        means = {name: float(total) / max(float(weight), 1e-30) for name, (total, weight) in totals.terms.items()}
         rate = self.speed.rate()
         metrics = self.task.metrics(means) | {
             "learning_rate": float(self.rate(self.step - 1)),
-            "gradient_norm": float(window.gradient_norm),
+            "gradient_norm": float(totals.gradient_norm),
             "tokens_per_second": rate,
         }
         devices = self.devices.devices
@@ -140,7 +140,7 @@ class Loop:
             metrics["flops_utilization"] = rate * self.task.flops_per_token() / (peak * len(devices))
         self._write("train", metrics, log, display)
         self.speed.restart()
-        return state._replace(window=self.fresh_window())
+        return state._replace(totals=self.fresh_totals())
 
     def _evaluate(self, state: State, log: MetricsLog | None, display: Display) -> Metrics | None:
         params = self.devices.local(params_to_measure(state))
@@ -157,7 +157,7 @@ class Loop:
 
     def _check(self, state: State) -> None:
         """Stop at a loss or gradient that is not finite, before it is saved. Waits for the device."""
-        bad = int(state.window.bad)
+        bad = int(state.totals.bad)
         if bad >= 0:
             # One position a step, and the last one is that of the current step.
             before = self.step - bad + 2

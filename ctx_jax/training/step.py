@@ -19,7 +19,7 @@ INIT = 2**32 - 1
 """What the seed is folded with for the initial parameters: a number no step reaches."""
 
 
-class Window(NamedTuple):
+class Totals(NamedTuple):
     """What a line of metrics.jsonl is made of: sums since the line before, kept on the device so that no step waits."""
 
     terms: Terms
@@ -35,7 +35,7 @@ class State(NamedTuple):
     average: Params | tuple[()]  # of the parameters over time; () where the recipe keeps none
     optimizer: optax.OptState
     carry: Carry  # [B, ...], the only part that differs from device to device
-    window: Window
+    totals: Totals
 
 
 def params_to_measure(state: State) -> Params:
@@ -43,9 +43,9 @@ def params_to_measure(state: State) -> Params:
     return state.average or state.params
 
 
-def empty_window(objective: Objective) -> Window:
-    """A window of no steps."""
-    return Window(
+def zero_totals(objective: Objective) -> Totals:
+    """Of no steps."""
+    return Totals(
         {name: (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)) for name in objective.coefficients},
         gradient_norm=jnp.zeros((), jnp.float32),
         bad=jnp.full((), -1, jnp.int32),
@@ -62,7 +62,7 @@ def initial_state(objective: Objective, recipe: Recipe, steps: int, seed: int, r
         average=jax.tree.map(jnp.copy, params) if recipe.average else (),
         optimizer=chain.init(params),
         carry=objective.zero_carry(rows),
-        window=empty_window(objective),
+        totals=zero_totals(objective),
     )
 
 
@@ -137,9 +137,9 @@ def make_step(
         finite = jnp.isfinite(norm)
         for value in sums.values():
             finite &= jnp.isfinite(value)
-        bad = jnp.where((state.window.bad < 0) & ~finite, state.step + 1, state.window.bad)
-        before = state.window.terms
+        bad = jnp.where((state.totals.bad < 0) & ~finite, state.step + 1, state.totals.bad)
+        before = state.totals.terms
         means = {name: (before[name][0] + sums[name], before[name][1] + weights[name]) for name in sums}
-        return State(state.step + 1, params, average, moments, carry, Window(means, norm, bad))
+        return State(state.step + 1, params, average, moments, carry, Totals(means, norm, bad))
 
     return step
