@@ -74,6 +74,19 @@ def test_token_losses_meet_the_original(case: Arrays) -> None:
     np.testing.assert_allclose(losses, case["full_softmax_loss"], rtol=1e-5)
 
 
+def test_what_has_no_weight_adds_nothing_not_even_an_infinite_loss() -> None:
+    def loss(bias: jax.Array) -> jax.Array:
+        weight = jnp.array([1.0, 0.0, 1.0])
+        return objectives.exact_softmax(jnp.eye(3), jnp.arange(3), jnp.eye(3), bias, weight)[0]
+
+    never = jnp.array([0.0, -jnp.inf, 0.0])
+    want = -2 * np.log(np.e / (np.e + 1))
+    np.testing.assert_allclose(loss(never), want, rtol=1e-6)
+    value, gradient = jax.value_and_grad(loss)(never)
+    np.testing.assert_allclose(value, want, rtol=1e-6)
+    assert np.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize("at_once", [200, 700, 2**25])
 def test_chunks_change_neither_sum_nor_gradient(case: Arrays, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     monkeypatch.setattr(sys.modules["ctx_jax.objectives.softmax"], "LOGITS_AT_ONCE", at_once)

@@ -1,5 +1,6 @@
 """The order of sentences: a permutation per epoch, and a function of (seed, position) alone."""
 
+import numpy as np
 import pytest
 
 from ctx_jax.data.order import SMALL, permuted
@@ -52,3 +53,16 @@ def test_the_largest_corpus() -> None:
 def test_out_of_range_is_named(position: int, count: int, seed: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         permuted(position, count, seed)
+
+
+@pytest.mark.parametrize("count", [60_000, 65_536, 1_000_000, 12_000_000, 2**24])
+def test_a_shuffled_order_looks_random(count: int) -> None:
+    """No place tells of another one near or far, and the halves of the text mix in a batch as coins fall."""
+    places = 2**15
+    order = np.array([permuted(place, count, 0) for place in range(places)]) / count - 0.5
+    spectrum = np.fft.rfft(order, 2 * places)
+    correlations = np.fft.irfft(spectrum * spectrum.conj())[: places // 2]
+    assert np.abs(correlations[1:] / correlations[0]).max() < 6 / places**0.5
+    for rows in (32, 256):
+        halves = (order.reshape(-1, rows) < 0).sum(axis=1)
+        assert 0.7 < halves.var() / (rows / 4) < 1.4

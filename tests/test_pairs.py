@@ -59,6 +59,21 @@ def test_the_second_text_is_what_its_label_says(kind: str) -> None:
         assert (rows["next_sentence_weight"] == 1).all()
 
 
+def test_a_random_second_text_does_not_end_within_a_sentence_where_one_fits() -> None:
+    lengths = np.tile([24, 3], 200)  # beside an A of 24 there is no room for another
+    offsets = np.append(0, np.cumsum(lengths))
+    tokens = Tokens(np.arange(5, offsets[-1] + 5), np.ones(offsets[-1], np.uint8), offsets, np.arange(0, 400, 40))
+    pairs = pairs_of(tokens, pairs="next_sentence", short=0.0)
+    negatives = 0
+    for epoch in range(10):
+        rows = every(pairs, epoch)
+        for ids, types, label in zip(rows["token_ids"], rows["token_types"], rows["next_sentence"], strict=True):
+            if label and ((ids > 4) & (types == 0)).sum() >= 24:
+                assert ids[(ids > 4) & (types == 1)][-1] - 4 in set(offsets.tolist())
+                negatives += 1
+    assert negatives > 200
+
+
 def test_an_epoch_pairs_anew_and_the_same_epoch_as_before() -> None:
     pairs = pairs_of(corpus())
     first, again, second = every(pairs, 0), every(pairs_of(corpus()), 0), every(pairs, 1)

@@ -31,7 +31,8 @@ class Masking:
     Tokens that are special wherever they stand (padding and unknown words included) are never predicted and never put
     in at random. By words, the word at the edge of the count comes in or stays out as a whole, by a draw that keeps
     the expected count, and stays out where the budget has no room for it. Spans (SpanBERT) are of whole words, their
-    lengths geometric; they do not reach over special tokens, and the last one is cut at the count.
+    lengths geometric; they do not reach over special tokens, and the last one is cut at the count. As in SpanBERT a
+    span is drawn by its first word, so that the first words of a text are predicted less often than those behind them.
     """
 
     def __init__(self, config: SequenceConfig, vocabulary: SpecialIds, seed: int) -> None:

@@ -14,9 +14,10 @@ LARGEST_CORPUS = 2**31
 
 SMALL = 4096
 
-_ROUNDS = 4
-"""Of the Simon cipher in `index_shuffle`: what TensorFlow, whose code it is, fixed as cheap and well shuffled enough
-(tensorflow/core/kernels/random_index_shuffle.cc). Another number is another order of every run."""
+_ROUNDS = 12
+"""Of the Simon cipher in `index_shuffle`. The 4 of TensorFlow and grain are too few: of 16 million sentences whole
+batches came from one half of the text, and places 256 apart in 65,536 correlated by 0.73. From 12 on nothing showed.
+Another number is another order of every run."""
 
 
 def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> int:

@@ -25,6 +25,8 @@ from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds, Tokens
 from ctx_jax.text.templates import BERT_PAIR, PairLayout
 
+_LOOKED_AT = 64  # sentences of another document, for one that fits
+
 
 class Pairs:
     """`begin A end B end`, from passages of neighbouring sentences of one document; `layout` says how many ends stand
@@ -39,7 +41,9 @@ class Pairs:
 
     Differs from Devlin et al.'s script where an example must be found by its number alone: the rest that a random B
     took the place of waits for another epoch, instead of opening the next pair; and exactly half of the draws, not
-    half and all lone sentences, are negatives, always of another document. A passage of one token is left out.
+    half and all lone sentences, are negatives, always of another document. A random B begins with the first of up to
+    64 sentences that fits whole, since only negatives would end within a sentence; it is cut where none does. A passage
+    of one token is left out.
 
     Adds `token_types` int32 [B, T] and, but for pairs="none", `next_sentence` int32 [B], 1 for a random or swapped B,
     and `next_sentence_weight` float32 [B].
@@ -142,9 +146,18 @@ class Pairs:
         other = _below(of_document, np.full(len(own), len(first) - 2))
         other += other >= own
         unit = first[other] + _below(of_unit, first[other + 1] - first[other])
+        self._move_to_fitting(unit, first[other + 1], room)
         stop = np.searchsorted(bounds, bounds[unit] + room, side="right") - 1
         stop = np.minimum(np.maximum(stop, unit + 1), first[other + 1])
         return bounds[unit], np.minimum(bounds[stop], bounds[unit] + room)
+
+    def _move_to_fitting(self, units: np.ndarray, ends: np.ndarray, room: np.ndarray) -> None:
+        """Moves units that are longer than their room on to the next one of their document that is not."""
+        bounds = self._units.bounds
+        for row in np.flatnonzero(bounds[units + 1] - bounds[units] > room).tolist():
+            lengths = np.diff(bounds[units[row] : min(ends[row], units[row] + _LOOKED_AT) + 1])
+            fitting = np.flatnonzero(lengths <= room[row])
+            units[row] += fitting[0] if len(fitting) else 0
 
     def _lay(self, firsts: tuple[np.ndarray, np.ndarray], seconds: tuple[np.ndarray, np.ndarray]) -> Rows:
         count = len(firsts[0])

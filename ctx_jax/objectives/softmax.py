@@ -63,6 +63,11 @@ def _losses(logits: jax.Array, labels: jax.Array) -> _Scores:
     return _Scores(jnp.log(total) + greatest - own, hits, powers, total)
 
 
+def _weighed(losses: jax.Array, weight: jax.Array) -> jax.Array:
+    """Losses times weights; what does not count adds nothing, an infinite loss either."""
+    return jnp.where(weight == 0, 0.0, losses * weight)
+
+
 def token_losses(
     hidden: jax.Array, labels: jax.Array, weights: jax.Array, bias: jax.Array, *, compute: Compute = "float32"
 ) -> jax.Array:
@@ -132,7 +137,7 @@ def _sums(
     compute: Compute, hidden: jax.Array, weights: jax.Array, bias: jax.Array, labels: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     losses, hits = _token_scores(hidden, labels, weights, bias, compute)
-    return jnp.sum(losses * weight), jnp.sum(hits * weight)
+    return jnp.sum(_weighed(losses, weight)), jnp.sum(hits * weight)
 
 
 _Gradients = tuple[jax.Array, jax.Array, jax.Array]
@@ -153,7 +158,7 @@ def _forward(
         is_label = lax.broadcasted_iota(labels.dtype, logits.shape, 1) == labels[:, None]
         to_logits = scores.powers * (weight / scores.total)[:, None] - jnp.where(is_label, weight[:, None], 0.0)
         to_weights = to_weights + product(to_logits, rows, (0, 0), compute)
-        total, right = total + jnp.sum(scores.losses * weight), right + jnp.sum(scores.hits * weight)
+        total, right = total + jnp.sum(_weighed(scores.losses, weight)), right + jnp.sum(scores.hits * weight)
         to_hidden = product(to_logits, weights, (1, 0), compute)
         return (total, right, to_weights, to_bias + _sum(to_logits, 0)), to_hidden
 

@@ -28,8 +28,9 @@ class Recipe:
     """The highest learning rate of the run."""
 
     schedule: Schedule = "constant"
-    """After the warm-up: `constant`; `linear` or `cosine`, down to `final` times the learning rate at the last step;
-    `trapezoid`, constant and then down in a straight line over the last `cooldown` of the run."""
+    """After the warm-up: `constant`; `linear` or `cosine`, down to `final` times the learning rate where the run ends
+    (the step after the last would have it); `trapezoid`, constant and then down in a straight line over the last
+    `cooldown` of the run."""
 
     warmup: int = 0
     """Steps in which the learning rate rises from zero, in a straight line."""
@@ -93,6 +94,7 @@ class Lamb(Recipe):
 class Muon(Recipe):
     """Muon (Jordan 2024) on the layers' matrices: momentum made orthogonal; AdamW on all else.
 
+    The momentum is optax's: Nesterov's with Adam's correction of the first steps, which Jordan's own code has not.
     Steps are scaled to the size of AdamW's (Liu et al. 2025, 0.2 sqrt(max(inputs, outputs))), so that one learning rate
     and one weight decay serve both.
     """
