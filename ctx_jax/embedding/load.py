@@ -91,9 +91,8 @@ def _allennlp(options: Path, weights: Path) -> Encoder:
 
 def _huggingface(folder: Path) -> Encoder:
     model, params, config = huggingface.read(folder)
-    return Encoder(
-        model, params, _subword_reader(model, subword_files.read_folder(folder, config["model_type"]), folder)
-    )
+    subwords = subword_files.read_folder(folder, config["model_type"], str(config.get("tokenizer_class") or ""))
+    return Encoder(model, params, _subword_reader(model, subwords, folder))
 
 
 def _subword_reader(model: Transformer, subwords: Subwords, folder: Path, rule: Rule = "whitespace") -> SubwordReader:

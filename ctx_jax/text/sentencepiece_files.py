@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from ctx_jax.text.special_files import Settings
 from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.templates import BERT, ROBERTA, SpecialTokens, surround
 
@@ -25,6 +26,7 @@ def read_sentencepiece(
     layout: Layout = "plain",
     special: SpecialTokens | None = None,
     add_missing: bool = False,
+    settings: Settings | None = None,
 ) -> Subwords:
     """A SentencePiece file as a tokenizer that puts its begin and end tokens around a sentence.
 
@@ -32,6 +34,7 @@ def read_sentencepiece(
                  last, which is how fairseq laid XLM-R out
     special      absent: `[CLS]`, `[SEP]` ... if the file has `[CLS]`, else `<s>`, `</s>` ...; the unknown is the file's
     add_missing  give tokens that the file lacks (most lack `<pad>` and `<mask>`) new ids at the end; else refuse
+    settings     what the files beside it say: names of special tokens, where `special` is absent, and added tokens
 
     Its control pieces are never found in text, as in SentencePiece; special tokens are, as in transformers. Of a word
     model, unknown words that follow each other stay one token each.
@@ -41,6 +44,7 @@ def read_sentencepiece(
     lacking.
     """
     path = Path(path)
+    settings = settings or Settings()
     proto = _parse(path)
     _check(path, proto)
     kinds = [piece.type for piece in proto.pieces]
@@ -59,13 +63,16 @@ def read_sentencepiece(
             family.pad,
         )
         special = SpecialTokens(pad, names[unknown], family.begin, family.end, family.mask)
+        special = settings.special(special, {*names, *settings.tokens})
     roles = special.roles()
-    pieces = _pieces(path, proto, {*roles.values()})
+    pieces = _pieces(path, proto, {*roles.values(), *settings.tokens})
     if layout == "xlm-r":
         pieces = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")] + pieces[3:] + [("<mask>", 0.0)]
         unknown = 3
     tokenizer = Tokenizer(_model(path, proto, pieces, unknown))
     _dress(tokenizer, proto)
+    settings.add_to(tokenizer)
+    said = list(tokenizer.get_added_tokens_decoder().values())
     lacking = [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]
     if lacking and not add_missing:
         raise ValueError(
@@ -74,6 +81,7 @@ def read_sentencepiece(
             "Python: read_sentencepiece with add_missing=True, layout='xlm-r', or special= if they have other names"
         )
     surround(tokenizer, special, mask_takes_space=True, add_missing=True)
+    tokenizer.add_tokens(said)  # their flags stand above the family's
     try:
         return Subwords(tokenizer, special)
     except ValueError as error:

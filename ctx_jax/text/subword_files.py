@@ -1,7 +1,8 @@
 """Subword tokenizers from other people's files: tokenizer.json, vocab.txt, vocab.json + merges.txt, whole folders."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,14 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from ctx_jax.files.json_files import read_json
 from ctx_jax.text.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.text.sentencepiece_files import Layout, read_sentencepiece
+from ctx_jax.text.special_files import Settings, read_settings
 from ctx_jax.text.subwords import CONFIG, FILE, Subwords
 from ctx_jax.text.templates import BERT, GPT, GPT2, ROBERTA, SpecialTokens, surround, template
 
-_KEYS = {
-    "pad": ("pad_token",),
-    "unknown": ("unk_token",),
-    "begin": ("cls_token", "bos_token"),
-    "end": ("sep_token", "eos_token"),
-    "mask": ("mask_token",),
-}
+# Classes that take tokenizer.json as it is; a class of a family follows tokenizer_config.json where the two differ.
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+# What transformers calls the SentencePiece files of XLM-R, of ALBERT, T5 and XLNet, and of Llama.
+_SENTENCEPIECE_NAMES = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
 
 def read(path: str | Path) -> Subwords:
@@ -48,45 +47,47 @@ def read(path: str | Path) -> Subwords:
     return read_wordpiece(path)
 
 
-def read_folder(folder: str | Path, model_type: str = "") -> Subwords:
+def read_folder(folder: str | Path, model_type: str = "", tokenizer_class: str = "") -> Subwords:
     """The tokenizer of a Hugging Face folder: its tokenizer.json, else its vocabulary files.
 
-    tokenizer_config.json and special_tokens_map.json name the special tokens, and the first also lower-casing and the
-    like. `model_type` of config.json (else the tokenizer's class) tells XLM-R, whose SentencePiece file is laid out in
-    its own way, and GPT, whose only special token is `<unk>`.
+    tokenizer_config.json, special_tokens_map.json and added_tokens.json name the special tokens and those added to the
+    vocabulary, and the first also lower-casing and the like. `model_type` and `tokenizer_class` are config.json's; the
+    class, which tokenizer_config.json names first, tells XLM-R, whose SentencePiece file is laid out in its own way,
+    and GPT, whose only special token is `<unk>`.
     """
     folder = Path(folder)
-    settings = _settings(folder)
-    made_by = str(settings.get("tokenizer_class", ""))
+    settings = read_settings(folder)
+    # transformers looks at no class of a ModernBERT.
+    named = "" if model_type == "modernbert" else settings.entries.get("tokenizer_class") or tokenizer_class
+    made_by = _GENERIC[0] if model_type == "modernbert" else str(named)
     gpt = model_type == "openai-gpt" or made_by.startswith("OpenAIGPT")
     if (folder / FILE).is_file():
-        return read_tokenizer_json(folder / FILE, _special(settings) or (GPT if gpt else None))
+        return _read_json(folder / FILE, settings, made_by, GPT if gpt else None)
     if (folder / "vocab.txt").is_file():
-        return read_wordpiece(
-            folder / "vocab.txt",
-            lowercase=settings.get("do_lower_case"),
-            strip_accents=settings.get("strip_accents"),
-            chinese=settings.get("tokenize_chinese_chars", True),
-        )
+        return _wordpiece(folder / "vocab.txt", settings)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        if gpt:
-            return read_gpt_bpe(folder / "vocab.json", folder / "merges.txt", special=_special(settings) or GPT)
-        return read_byte_bpe(
-            folder / "vocab.json",
-            folder / "merges.txt",
-            add_prefix_space=bool(settings.get("add_prefix_space", False)),
-            special=_special(settings),
-        )
-    files = sorted(file for file in folder.iterdir() if file.suffix in SENTENCEPIECE)
-    if len(files) == 1:
+        vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+        return _gpt_bpe(vocabulary, merges, settings) if gpt else _byte_bpe(vocabulary, merges, settings)
+    if (file := _sentencepiece_of(folder)) is not None:
         xlm_r = model_type == "xlm-roberta" or made_by.startswith("XLMRoberta")
         layout: Layout = "xlm-r" if xlm_r else "plain"
-        return read_sentencepiece(files[0], layout=layout, special=_special(settings))
+        return read_sentencepiece(file, layout=layout, settings=settings)
     listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
     raise FileNotFoundError(
         f"{folder} holds no tokenizer: needs tokenizer.json, vocab.txt, vocab.json with merges.txt, or one "
         f"SentencePiece .model; found {listed}"
     )
+
+
+def _sentencepiece_of(folder: Path) -> Path | None:
+    files = sorted(file for file in folder.iterdir() if file.suffix in SENTENCEPIECE and file.name[0] != ".")
+    known = [folder / name for name in _SENTENCEPIECE_NAMES if (folder / name) in files]
+    if len(files) > 1 and len(known) != 1:
+        raise ValueError(
+            f"{folder} has more than one SentencePiece file: {', '.join(file.name for file in files)}; keep the "
+            "model's own alone"
+        )
+    return next(iter(known or files), None)
 
 
 def read_tokenizer_json(path: str | Path, special: SpecialTokens | None = None) -> Subwords:
@@ -95,22 +96,46 @@ def read_tokenizer_json(path: str | Path, special: SpecialTokens | None = None) 
     `special` absent: named by tokenizer_config.json or special_tokens_map.json beside it, else by the usual names.
     """
     path = Path(path)
+    settings = read_settings(path.parent)
+    return _read_json(path, settings, str(settings.entries.get("tokenizer_class") or ""), special=special)
+
+
+def _read_json(
+    path: Path,
+    settings: Settings,
+    made_by: str,
+    family: SpecialTokens | None = None,
+    special: SpecialTokens | None = None,
+) -> Subwords:
     state = read_json(path)
     if "model" not in state:
         raise ValueError(f"{path} is no tokenizer.json: it has no entry 'model'")
-    settings = _settings(path.parent)
     state |= {"truncation": None, "padding": None}
-    normalizer = state.get("normalizer")
+    if made_by not in _GENERIC:
+        _follow(settings, state)
+    tokenizer = _made(lambda: Tokenizer.from_str(json.dumps(state)), f"{path} is damaged or of a newer kind")
+    settings.add_to(tokenizer)
+    held = tokenizer.get_vocab(with_added_tokens=True)
+    return _subwords(tokenizer, special or settings.special(family or _guess(tokenizer), held), path)
+
+
+def _follow(settings: Settings, state: dict[str, Any]) -> None:
+    """Change a tokenizer.json to what tokenizer_config.json says otherwise, as transformers does; null counts."""
+    normalizer, splitter, entries = state.get("normalizer"), state.get("pre_tokenizer"), settings.entries
     if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
-        # Where the two files differ, transformers follows tokenizer_config.json.
         names = (
             ("do_lower_case", "lowercase"),
             ("strip_accents",) * 2,
             ("tokenize_chinese_chars", "handle_chinese_chars"),
         )
-        normalizer |= {ours: settings[theirs] for theirs, ours in names if theirs in settings}
-    tokenizer = _made(lambda: Tokenizer.from_str(json.dumps(state)), f"{path} is damaged or of a newer kind")
-    return _subwords(tokenizer, special or _special(settings) or _guess(tokenizer), path)
+        said = {ours: entries[theirs] for theirs, ours in names if theirs in entries}
+        normalizer |= {ours: value for ours, value in said.items() if value is not None or ours == "strip_accents"}
+    if isinstance(splitter, dict) and splitter.get("type") == "ByteLevel" and "add_prefix_space" in entries:
+        prefix = bool(entries["add_prefix_space"])
+        splitter |= {"add_prefix_space": prefix}
+        after = state.get("post_processor")
+        if isinstance(after, dict) and after.get("type") == "RobertaProcessing":
+            after |= {"add_prefix_space": prefix}
 
 
 def read_wordpiece(
@@ -125,19 +150,29 @@ def read_wordpiece(
     `lowercase` absent: where no token of the vocabulary has a capital. `strip_accents` absent: as `lowercase`.
     `chinese` puts spaces around CJK characters, as every BERT does, cased or not.
     """
-    path = Path(path)
+    settings = read_settings(Path(path).parent)
+    said = {"do_lower_case": lowercase, "strip_accents": strip_accents, "tokenize_chinese_chars": chinese}
+    return _wordpiece(Path(path), replace(settings, entries={**settings.entries, **said}))
+
+
+def _wordpiece(path: Path, settings: Settings) -> Subwords:
     vocabulary = {line.rstrip("\r"): number for number, line in enumerate(_text(path).removesuffix("\n").split("\n"))}
-    special = _special(_settings(path.parent)) or BERT
+    special = settings.special(BERT, {*vocabulary, *settings.tokens})
+    lowercase = settings.entries.get("do_lower_case")
+    chinese = settings.entries.get("tokenize_chinese_chars")
     if lowercase is None:
-        texts = vocabulary.keys() - set(special.roles().values())
+        texts = vocabulary.keys() - set(special.roles().values()) - settings.tokens
         lowercase = not any(token != token.lower() and not token.startswith("[unused") for token in texts)
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=special.unknown, max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase
+        clean_text=True,
+        handle_chinese_chars=chinese is None or chinese,
+        strip_accents=settings.entries.get("strip_accents"),
+        lowercase=lowercase,
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    return _surrounded(tokenizer, special, path, False)
+    return _surrounded(tokenizer, special, path, settings, False)
 
 
 def read_byte_bpe(
@@ -151,24 +186,38 @@ def read_byte_bpe(
 
     `add_prefix_space`: whether the first word of a text is cut like those after a space (GPT-2 and RoBERTa: no).
     """
-    path, merges = Path(vocabulary), Path(merges)
+    settings = Settings({"add_prefix_space": add_prefix_space}, special.roles() if special else {})
+    return _byte_bpe(Path(vocabulary), Path(merges), settings)
+
+
+def _byte_bpe(path: Path, merges: Path, settings: Settings) -> Subwords:
     ids, pairs = _bpe_files(path, merges)
-    if special is None:
-        special = GPT2 if ROBERTA.begin not in ids and GPT2.end in ids else ROBERTA
+    family = GPT2 if ROBERTA.begin not in ids and GPT2.end in ids else ROBERTA
+    special = settings.special(family, {*ids, *settings.tokens})
     tokenizer = _made(lambda: Tokenizer(models.BPE(ids, pairs)), f"{merges} does not fit {path}")
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=bool(settings.entries.get("add_prefix_space", False))
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    if special.begin == special.end:
-        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-        tokenizer.add_special_tokens([token for token in special.roles().values() if token in ids])
-        return _subwords(tokenizer, special, path)
-    return _surrounded(tokenizer, special, path, True)
+    if special.begin != special.end:
+        return _surrounded(tokenizer, special, path, settings, True)
+    if said := [key for key in ("add_bos_token", "add_eos_token") if settings.entries.get(key)]:
+        raise ValueError(
+            f"{path.with_name(CONFIG)}: {said[0]} is true, but a tokenizer whose begin and end are both "
+            f"{special.begin} puts nothing around a text here; set it to false to go without"
+        )
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return _unsurrounded(tokenizer, special, path, settings)
 
 
 def read_gpt_bpe(vocabulary: str | Path, merges: str | Path, *, special: SpecialTokens = GPT) -> Subwords:
     """The BPE of the first GPT, of a `vocab.json` and its `merges.txt`: lower-cased letters, a word's end is `</w>`."""
-    path, merges = Path(vocabulary), Path(merges)
+    return _gpt_bpe(Path(vocabulary), Path(merges), Settings(roles=special.roles()))
+
+
+def _gpt_bpe(path: Path, merges: Path, settings: Settings) -> Subwords:
     ids, pairs = _bpe_files(path, merges)
+    special = settings.special(GPT, {*ids, *settings.tokens})
     tokenizer = _made(
         lambda: Tokenizer(models.BPE(ids, pairs, unk_token=special.unknown, end_of_word_suffix="</w>")),
         f"{merges} does not fit {path}",
@@ -176,8 +225,7 @@ def read_gpt_bpe(vocabulary: str | Path, merges: str | Path, *, special: Special
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
-    tokenizer.add_special_tokens([token for token in special.roles().values() if token in ids])
-    return _subwords(tokenizer, special, path)
+    return _unsurrounded(tokenizer, special, path, settings)
 
 
 def _bpe_files(path: Path, merges: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -208,11 +256,24 @@ def _made(make: Callable[[], Tokenizer], fault: str) -> Tokenizer:
         raise ValueError(f"{fault}: {error}") from error
 
 
-def _surrounded(tokenizer: Tokenizer, special: SpecialTokens, path: Path, mask_takes_space: bool) -> Subwords:
+def _surrounded(
+    tokenizer: Tokenizer, special: SpecialTokens, path: Path, settings: Settings, mask_takes_space: bool
+) -> Subwords:
+    settings.add_to(tokenizer)
+    said = list(tokenizer.get_added_tokens_decoder().values())
     try:
         surround(tokenizer, special, mask_takes_space=mask_takes_space)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    tokenizer.add_tokens(said)  # their flags stand above the family's
+    return _subwords(tokenizer, special, path)
+
+
+def _unsurrounded(tokenizer: Tokenizer, special: SpecialTokens, path: Path, settings: Settings) -> Subwords:
+    settings.add_to(tokenizer)
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    roles = {token for token in special.roles().values() if tokenizer.token_to_id(token) is not None}
+    tokenizer.add_special_tokens(sorted(roles - known))
     return _subwords(tokenizer, special, path)
 
 
@@ -232,34 +293,6 @@ def _guess(tokenizer: Tokenizer) -> SpecialTokens:
         for family in families
     ]
     return families[counts.index(max(counts))]
-
-
-def _special(settings: Mapping[str, Any]) -> SpecialTokens | None:
-    """The roles as tokenizer_config.json names them; None where it says too little."""
-    found: dict[str, str] = {}
-    for role, keys in _KEYS.items():
-        for key in keys:
-            value = settings.get(key)
-            token = value.get("content") if isinstance(value, Mapping) else value
-            if isinstance(token, str) and role not in found:
-                found[role] = token
-    if "begin" not in found or "end" not in found:
-        return None
-    # A GPT has one token for all; a BERT that does not name one of its tokens has the family's usual one.
-    family = next((known for known in (BERT, ROBERTA) if known.begin == found["begin"]), None)
-    for role in ("pad", "unknown"):
-        found.setdefault(role, getattr(family, role) if family else found["end"])
-    mask = found.get("mask", family.mask if family else None)
-    return SpecialTokens(found["pad"], found["unknown"], found["begin"], found["end"], mask)
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json over special_tokens_map.json; entries that are null are left out."""
-    found: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", CONFIG):
-        if (folder / name).is_file():
-            found |= {key: value for key, value in read_json(folder / name).items() if value is not None}
-    return found
 
 
 def _text(path: Path) -> str:

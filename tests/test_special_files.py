@@ -1,0 +1,166 @@
+"""What stands beside a vocabulary: added tokens, named roles, and which file decides; against transformers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+
+from ctx_jax.text.subword_files import read_folder
+from ctx_jax.text.subwords import Subwords
+from ctx_jax.text.templates import ROBERTA
+
+WORDS = [
+    "[PAD]",
+    "[unused1]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "b",
+    "e",
+    "1",
+    "[",
+    "]",
+    "<",
+    ">",
+    "unused",
+    "é",
+]
+BERT_CONFIG = {"model_type": "bert", "vocab_size": len(WORDS)}
+BYTES = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "a", "b", "Ġ", "[", "P", "A", "D", "]", "Ġa", "Ġb"]
+GPT2_BYTES = ["<|endoftext|>", *BYTES[5:]]
+FLAGS = {"lstrip": True, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+
+
+def put(folder: Path, files: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def bert(folder: Path, **files: Any) -> Path:
+    named = {name.replace("_json", ".json"): content for name, content in files.items()}
+    return put(folder, {"config.json": BERT_CONFIG, "vocab.txt": "\n".join(WORDS) + "\n"} | named)
+
+
+def byte_bpe(folder: Path, model_type: str, tokens: list[str], **files: Any) -> Path:
+    named = {name.replace("_json", ".json"): content for name, content in files.items()}
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    given = {"config.json": {"model_type": model_type}, "vocab.json": vocabulary, "merges.txt": "Ġ a\nĠ b\n"}
+    return put(folder, given | named)
+
+
+def agrees(folder: Path, model_type: str, *texts: str) -> Subwords:
+    transformers = pytest.importorskip("transformers")
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), read_folder(folder, model_type)
+    for text in texts:
+        assert ours.wrap(ours.of_text([text])[0]).tolist() == theirs(text)["input_ids"], text
+    assert len(ours) == len(theirs)
+    return ours
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"special_tokens_map_json": {"additional_special_tokens": ["[unused1]"]}},
+        {"tokenizer_config_json": {"additional_special_tokens": ["[unused1]"]}},
+        {"tokenizer_config_json": {"extra_special_tokens": ["[unused1]"], "tokenizer_class": "BertTokenizer"}},
+    ],
+)
+def test_further_special_tokens_of_the_vocabulary_are_found_whole(files: dict[str, Any], tmp_path: Path) -> None:
+    ours = agrees(bert(tmp_path, **files), "bert", "a [unused1] b", "a[unused1]b")
+    assert ours.of_text(["[unused1]"])[0].tolist() == [1] and 1 in ours.special_ids
+
+
+def test_added_tokens_get_the_ids_their_files_state(tmp_path: Path) -> None:
+    size = len(WORDS)
+    ids = {"<e1>": size + 1, "<1e>": size}  # not in the order of their ids
+    ours = agrees(bert(tmp_path / "old", added_tokens_json=ids), "bert", "a <e1> b <1e>")
+    assert not {size, size + 1} & ours.special_ids  # nothing says that they are
+    entries = {str(number): {"content": token, **FLAGS} for token, number in ids.items()}
+    files = {"tokenizer_config_json": {"added_tokens_decoder": entries}}
+    ours = agrees(bert(tmp_path / "new", **files), "bert", "a <e1> b <1e>")
+    assert {size, size + 1} <= ours.special_ids
+    Tokenizer.from_str(ours.tokenizer.to_str()).save(str(tmp_path / "new" / "tokenizer.json"))
+    assert len(agrees(tmp_path / "new", "bert", "a <e1> b <1e>")) == size + 2
+    for stated in ({"<e1>": size + 1}, {"<e1>": 3}, {"a": 3}):
+        token, number = next(iter(stated.items()))
+        with pytest.raises(ValueError, match=rf"added_tokens\.json gives '{token}' the id {number}, but it gets"):
+            read_folder(bert(tmp_path / "wrong", added_tokens_json=stated))
+
+
+def test_a_gpt2_may_be_given_a_padding_token_and_none_that_begins(tmp_path: Path) -> None:
+    size = len(GPT2_BYTES)
+    config = {"pad_token": "[PAD]", "tokenizer_class": "GPT2Tokenizer"}
+    files = {"tokenizer_config_json": config, "added_tokens_json": {"[PAD]": size}}
+    ours = agrees(byte_bpe(tmp_path, "gpt2", GPT2_BYTES, **files), "gpt2", "a [PAD] b", "[PADa")
+    assert (ours.pad_id, ours.begin_id) == (size, 0) and size in ours.special_ids and not ours.before
+    byte_bpe(tmp_path, "gpt2", GPT2_BYTES, tokenizer_config_json=config | {"add_bos_token": True})
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: add_bos_token is true.*set it to false"):
+        read_folder(tmp_path, "gpt2")
+
+
+def test_roles_that_are_named_stand_above_the_familys(tmp_path: Path) -> None:
+    text = "\n".join(WORDS).replace("[MASK]", "[HOLE]") + "\n"
+    folder = bert(tmp_path, tokenizer_config_json={"mask_token": "[HOLE]"}) / "vocab.txt"
+    folder.write_text(text, encoding="utf-8")
+    ours = agrees(tmp_path, "bert", "a [HOLE] b")
+    assert (ours.mask_id, ours.pad_id, ours.begin_id) == (5, 0, 3)
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("model_type, tokens", [("roberta", BYTES), ("gpt2", GPT2_BYTES)])
+def test_the_first_words_space_is_as_the_configuration_says(
+    model_type: str, tokens: list[str], prefix: bool, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    byte_bpe(tmp_path, model_type, tokens, tokenizer_config_json={"add_prefix_space": not prefix})
+    transformers.AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    put(tmp_path, {"tokenizer_config.json": config | {"add_prefix_space": prefix}})
+    ours = agrees(tmp_path, model_type, "a b", " a", "ab")
+    assert ours.tokens(ours.of_text(["a"])[0]) == (["Ġa"] if prefix else ["a"])
+
+
+@pytest.mark.parametrize("made_by", ["BertTokenizer", "PreTrainedTokenizerFast"])
+def test_a_familys_class_follows_the_configuration_and_a_generic_one_the_json(made_by: str, tmp_path: Path) -> None:
+    ours = read_folder(bert(tmp_path, tokenizer_config_json={"strip_accents": False}))
+    ours.save(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    said = {"tokenizer_class": made_by, "do_lower_case": True, "strip_accents": None}
+    put(tmp_path, {"tokenizer_config.json": config | said})
+    found = agrees(tmp_path, "bert", "A é É")
+    assert ("é" in found.tokens(found.of_text(["é"])[0])) == (made_by != "BertTokenizer")
+
+
+def test_sentencepiece_files_are_told_apart_and_the_class_says_their_layout(shared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    toy = (shared / "fixtures" / "tokenizers" / "curated_toy.model").read_bytes()
+    for name in ("sentencepiece.bpe.model", "other.model", "._other.model"):
+        (tmp_path / name).write_bytes(toy)
+    found = read_folder(tmp_path, "bert", "XLMRobertaTokenizer")
+    assert found.special == ROBERTA and (found.begin_id, found.pad_id, found.mask_id) == (0, 1, 1001)
+    (tmp_path / "sentencepiece.bpe.model").rename(tmp_path / "third.model")
+    with pytest.raises(ValueError, match=r"more than one SentencePiece file: other\.model, third\.model"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "files, says",
+    [
+        ({"added_tokens_json": {"x": "1"}}, r"added_tokens\.json must give each token an id"),
+        ({"tokenizer_config_json": {"added_tokens_decoder": {"a": {}}}}, "must give each id an object, got 'a'"),
+        ({"tokenizer_config_json": {"added_tokens_decoder": {"1": {}}}}, "needs its content"),
+        ({"tokenizer_config_json": {"added_tokens_decoder": []}}, "added_tokens_decoder must be an object"),
+        ({"tokenizer_config_json": {"extra_special_tokens": "x"}}, "must list tokens, got 'x'"),
+        ({"tokenizer_config_json": {"extra_special_tokens": [{"content": "x", "lstrip": 1}]}}, "lstrip of the added"),
+    ],
+)
+def test_what_cannot_be_is_named(files: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=says):
+        read_folder(bert(tmp_path, **files))
