@@ -113,7 +113,8 @@ ASKED = {  # file -> what it may ask jax about devices and hosts
     "numerics/rows.py": MESHES | {"local_devices"},
     "numerics/hardware.py": {"local_devices"},  # their kind
     "evaluation/held_out.py": {"local_devices"},  # how many rows they read at a time
-    "checkpoints/meetings.py": {"process_count", "process_index", "multihost_utils"},
+    "training/hosts.py": {"local_device_count", "process_index"},  # what processes must agree on
+    "checkpoints/meetings.py": {"process_count", "process_index"},
     "checkpoints/runs.py": {"process_count", "process_index"},  # whose shards and digests to write
     "training/signals.py": {"process_count"},  # whether jax has to see SIGTERM itself
 }

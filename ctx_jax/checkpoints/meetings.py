@@ -1,51 +1,90 @@
-"""Where the processes of a job meet: they wait for each other, and take what the first one found or why it stopped."""
+"""Where the processes of a job meet: they wait for each other, and learn what the others found or that one stopped.
+
+All of it goes through the job's coordinator, none through the devices: a meeting of those gives up after half a minute
+on CPUs, and crashes where two processes have different numbers of them.
+"""
 
 import itertools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 WAITING_HOURS = 24.0  # for a first host that reads a text, counts its words, trains a tokenizer
 _MEETINGS = itertools.count()
+_GIVEN, _STOPPED = "given ", "stopped"
+_regions = 0  # of `stopping_all`, one within the other
+
+
+class OtherStopped(RuntimeError):
+    """Another process of the job has raised, and says why in its own output."""
 
 
 def wait_for_all(name: str, *, hours: float) -> None:
-    """Go on when every process of the job has come here; `name` is of this one meeting. RuntimeError after `hours`.
-
-    A meeting at the coordinator: one of the devices gives up after half a minute on CPUs.
-    """
+    """Go on when every process of the job has come here; `name` is of this one meeting. RuntimeError after `hours`."""
     ocp.multihost.get_barrier_sync_fn()(key=f"ctx_jax_{name}", timeout_ms=round(hours * 3_600_000))
+
+
+def everyones(text: str) -> list[str]:
+    """What each process of the job gives here, in the order of the processes; who comes early waits.
+
+    Every process has to call it, from the thread that trains. OtherStopped where one raised instead (`stopping_all`).
+    """
+    if jax.process_count() == 1:
+        return [text]
+    client, meeting = ocp.multihost.get_jax_distributed_client(), next(_MEETINGS)
+    _say(meeting, _GIVEN + text)
+    told = [
+        client.blocking_key_value_get(_key(meeting, process), round(WAITING_HOURS * 3_600_000))
+        for process in range(jax.process_count())
+    ]
+    if _STOPPED in told:
+        raise OtherStopped(f"process {told.index(_STOPPED)} of the job has stopped: its own message says why")
+    return [one.removeprefix(_GIVEN) for one in told]
+
+
+def _say(meeting: int, what: str) -> None:
+    ocp.multihost.get_jax_distributed_client().key_value_set(_key(meeting, jax.process_index()), what)
+
+
+def _key(meeting: int, process: int) -> str:
+    return f"ctx_jax/meeting_{meeting}/{process}"
 
 
 def first_hosts(numbers: dict[str, float]) -> dict[str, float]:
     """The first host's numbers, on every host: what all decide on must not differ in the last digit.
 
-    Every host has to call it, with the same names; who comes early waits.
+    Every host has to call it; who comes early waits.
     """
-    if jax.process_count() == 1:
-        return numbers
-    wait_for_all(f"numbers_{next(_MEETINGS)}", hours=WAITING_HOURS)
-    # As bytes, since jax would round to float32.
-    mine = np.array(list(numbers.values()), np.float64).view(np.uint8)
-    theirs = np.asarray(multihost_utils.broadcast_one_to_all(mine)).view(np.float64)
-    return dict(zip(numbers, theirs.tolist(), strict=True))
+    first: dict[str, float] = json.loads(everyones(json.dumps(numbers))[0])  # exact: as many digits as it takes
+    return first
 
 
-def raise_everywhere(refused: Exception | None) -> None:
-    """Raise what the first host gives, on every host: one that ends alone would leave the others waiting."""
-    if first_hosts({"refused": float(refused is not None)})["refused"]:
-        raise refused or RuntimeError("the first host of the job has stopped: its own message says why")
+@contextmanager
+def stopping_all() -> Iterator[None]:
+    """What one process raises in here stops all of them, at their next meeting; the last one is at the end.
+
+    A process that ends alone would leave the others waiting. Not for what lets devices meet, where nobody is told.
+    """
+    global _regions
+    _regions += 1
+    try:
+        yield
+    except OtherStopped:
+        raise
+    except BaseException:
+        if _regions == 1 and jax.process_count() > 1:  # else the region around this one says it
+            _say(next(_MEETINGS), _STOPPED)
+        raise
+    finally:
+        _regions -= 1
+    everyones("")
 
 
 def on_first_host(act: Callable[[], object]) -> None:
     """Act on the first host alone while the others wait; what it raises stops them all."""
-    refused: Exception | None = None
-    if jax.process_index() == 0:
-        try:
+    with stopping_all():
+        if jax.process_index() == 0:
             act()
-        except Exception as error:
-            refused = error
-    raise_everywhere(refused)

@@ -65,9 +65,8 @@ class RunCheckpoints:
         self._failure: BaseException | None = None
         with ExitStack() as opened:  # what is open already is closed where the rest fails
             opened.enter_context(_without_orbax_log())
-            if clean and jax.process_index() == 0:
-                _clean(self.folder)
-            # Orbax has each process wait here for process 0, so none lists the folder before it is clean.
+            if clean:  # and none lists the folder before
+                on_first_host(lambda: _clean(self.folder))
             self._manager = _manager(self.folder, writable=clean)
             opened.callback(self._manager.close)
             self._opened = opened.pop_all()

@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ctx_jax.checkpoints.meetings import first_hosts, on_first_host
+from ctx_jax.checkpoints.meetings import first_hosts, stopping_all
 from ctx_jax.training.config import DevicesConfig
 from ctx_jax.training.step import State
 
@@ -65,10 +65,16 @@ def is_first_host() -> bool:
 
 
 def first_host_first(make: Callable[[], Made]) -> Made:
-    """What `make` gives, on every host; the others wait until the first one has prepared the files it shares."""
+    """What `make` gives, on every host; the others wait until the first one has prepared the files it shares.
+
+    What any of them raises stops all.
+    """
     made: list[Made] = []
-    on_first_host(lambda: made.append(make()))
-    return made[0] if made else make()
+    with stopping_all():
+        if is_first_host():
+            made.append(make())
+    with stopping_all():
+        return made[0] if made else make()
 
 
 def agreed_step(step: int | None) -> int | None:

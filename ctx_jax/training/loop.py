@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ctx_jax.checkpoints.meetings import first_hosts
+from ctx_jax.checkpoints.meetings import first_hosts, stopping_all
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.prefetch import prefetch
 from ctx_jax.training.config import TrainConfig
@@ -196,9 +196,10 @@ def train(
     `begin` is called once the state is on the devices; `files` are kept with each checkpoint. Raises NonFinite, and
     what data and checkpoints raise.
     """
-    loop = Loop(config, task, checkpoints, files)
-    state = loop.start()
-    begin()
+    with stopping_all():
+        loop = Loop(config, task, checkpoints, files)
+        state = loop.start()
+        begin()
     if loop.step:
         announce(f"resumed from step {loop.step}")
     shown = is_first_host()

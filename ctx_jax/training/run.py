@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ctx_jax.checkpoints import configs, run_files
-from ctx_jax.checkpoints.meetings import raise_everywhere
+from ctx_jax.checkpoints.meetings import on_first_host, stopping_all
 from ctx_jax.checkpoints.run_files import CONFIG
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.files.building import locked
@@ -19,8 +19,10 @@ from ctx_jax.training.devices import (
     is_first_host,
     join_hosts,
 )
+from ctx_jax.training.hosts import check_disk, check_same
 from ctx_jax.training.loop import train
 from ctx_jax.training.opening import complete, files_of, open_task
+from ctx_jax.training.task import Task
 
 _MORE = "More steps need --steps, another run --run-dir"
 
@@ -35,54 +37,67 @@ def run(config: TrainConfig) -> bool:
     RuntimeError while another process trains there, `loop.NonFinite` for a diverged run, and what data and checkpoints
     raise.
     """
-    check_config(config)
     if not config.run_dir:
         raise ValueError("a run needs a directory: set --run-dir")
-    if Path(config.run_dir).is_file():
-        raise FileExistsError(f"--run-dir {config.run_dir} is a file: a run needs a directory")
-    fix_kernels(config.devices, Path(config.run_dir))
-    join_hosts(config.devices)
-    say: Callable[[str], None] = _print if is_first_host() else _quiet
     run_dir = Path(config.run_dir)
-    path = run_dir / CONFIG
-    with (
-        _alone(run_dir),
-        RunCheckpoints(run_dir / "checkpoints", keep=config.checkpoint.keep, clean=True) as checkpoints,
-    ):
-        latest = agreed_step(checkpoints.latest())
-        # Read also where nothing was trained yet: somebody else's config.json is not written over.
-        if latest is not None or path.is_file():
-            old = configs.read(run_files.existing(run_dir, CONFIG), [TrainConfig])
-        if latest is not None:
-            config = replace(config, model=complete(config, old))
-            check_resume(old, config, configs.differences(old, config))
-            if latest >= config.steps:
-                say(f"resumed from step {latest}\nnothing to train: all {config.steps} steps are done. {_MORE}")
-                return True
-        task = first_host_first(lambda: open_task(config, run_dir, say, resumed=latest is not None))
-        config = replace(config, model=task.model)
-        say(f"{type(config.model).__name__} in {run_dir}, {config.steps} steps")
-        files = {CONFIG: configs.text(config)} | run_files.read(run_dir, files_of(task.model, run_dir))
-        return train(config, task, checkpoints, say, begin=lambda: _write(path, config), files=files)
+    if run_dir.is_file():
+        raise FileExistsError(f"--run-dir {config.run_dir} is a file: a run needs a directory")
+    fix_kernels(config.devices, run_dir)
+    join_hosts(config.devices)
+    check_same(config)
+    check_config(config)  # a process that refuses its settings before it joins the others leaves them waiting
+    say: Callable[[str], None] = _print if is_first_host() else _quiet
+    with ExitStack() as stack:
+        with stopping_all():
+            stack.enter_context(_alone(run_dir))
+            check_disk(run_dir)
+            folder = run_dir / "checkpoints"
+            checkpoints = stack.enter_context(RunCheckpoints(folder, keep=config.checkpoint.keep, clean=True))
+            opened = _open(config, run_dir, checkpoints, say)
+        if opened is None:
+            return True
+        config, task, files = opened
+        return train(config, task, checkpoints, say, begin=lambda: _write(run_dir / CONFIG, config), files=files)
+
+
+def _open(
+    config: TrainConfig, run_dir: Path, checkpoints: RunCheckpoints, say: Callable[[str], None]
+) -> tuple[TrainConfig, Task, dict[str, str]] | None:
+    """The completed config, the task, and the files that each checkpoint keeps; None where all steps are done."""
+    latest = agreed_step(checkpoints.latest())
+    # Read also where nothing was trained yet: somebody else's config.json is not written over.
+    if latest is not None or (run_dir / CONFIG).is_file():
+        old = configs.read(run_files.existing(run_dir, CONFIG), [TrainConfig])
+    if latest is not None:
+        config = replace(config, model=complete(config, old))
+        check_resume(old, config, configs.differences(old, config))
+        if latest >= config.steps:
+            say(f"resumed from step {latest}\nnothing to train: all {config.steps} steps are done. {_MORE}")
+            return None
+    task = first_host_first(lambda: open_task(config, run_dir, say, resumed=latest is not None))
+    config = replace(config, model=task.model)
+    say(f"{type(config.model).__name__} in {run_dir}, {config.steps} steps")
+    return config, task, {CONFIG: configs.text(config)} | run_files.read(run_dir, files_of(task.model, run_dir))
 
 
 @contextmanager
 def _alone(run_dir: Path) -> Iterator[None]:
     """RuntimeError while another process trains in the directory: each would remove what the other has not finished."""
     with ExitStack() as stack:
-        refused: Exception | None = None
-        try:
-            if is_first_host():  # which speaks for the job
+
+        def lock() -> None:  # by the first host, which speaks for the job
+            try:
                 run_dir.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(run_dir / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
-        except BlockingIOError:
-            refused = RuntimeError(
-                f"another process is training in {run_dir}: wait until it ends, or set another --run-dir"
-            )
-        except OSError as error:
-            reason = f"{run_dir} cannot be written to or locked ({error.strerror})"
-            refused = OSError(f"a run needs a directory of its own, and {reason}: set another --run-dir")
-        raise_everywhere(refused)
+            except BlockingIOError:
+                raise RuntimeError(
+                    f"another process is training in {run_dir}: wait until it ends, or set another --run-dir"
+                ) from None
+            except OSError as error:
+                reason = f"{run_dir} cannot be written to or locked ({error.strerror})"
+                raise OSError(f"a run needs a directory of its own, and {reason}: set another --run-dir") from None
+
+        on_first_host(lock)
         yield
 
 
