@@ -115,6 +115,7 @@ ASKED = {  # file -> what it may ask jax about devices and hosts
     "evaluation/held_out.py": {"local_devices"},  # how many rows they read at a time
     "training/hosts.py": {"local_device_count", "process_index"},  # what processes must agree on
     "checkpoints/meetings.py": {"process_count", "process_index"},
+    "checkpoints/orbax_manager.py": {"process_index"},  # who reads alone
     "checkpoints/runs.py": {"process_count", "process_index"},  # whose shards and digests to write
     "training/signals.py": {"process_count"},  # whether jax has to see SIGTERM itself
 }

@@ -281,6 +281,34 @@ def test_a_save_that_fails_is_raised_by_the_next_call(tmp_path: Path, monkeypatc
         assert checkpoints.steps() == [1]
 
 
+def test_after_a_save_that_orbax_could_not_write_one_clear_error_is_left_and_no_half_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(manager: Any, *_: object) -> None:
+        manager._checkpointer.wait_until_finished()
+        raise ValueError("RESOURCE_EXHAUSTED")
+
+    def save(step: int) -> None:
+        with RunCheckpoints(tmp_path / "c", clean=True) as checkpoints:
+            checkpoints.save(step, {"params": jnp.ones(2)}, {})
+
+    def save_and_fail() -> None:
+        with RunCheckpoints(tmp_path / "c", clean=True) as checkpoints:
+            checkpoints.save(2, {"params": jnp.ones(2)}, {})
+            raise KeyError("what went wrong first")
+
+    save(1)
+    monkeypatch.setattr(ocp.CheckpointManager, "_finalize", full)
+    # The error of the save, and not Orbax's, which its manager raises again when it is closed.
+    with pytest.raises(RuntimeError, match=r"checkpoint-2 could not be written.*last complete step is 1"):
+        save(2)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "1.sha256.json"]
+    assert capsys.readouterr().err.startswith("warning: checkpoint-2 could not be written")
+    with pytest.raises(KeyError, match="what went wrong first"):
+        save_and_fail()
+    assert capsys.readouterr().err.startswith("warning: checkpoint-2 could not be written")
+
+
 def test_digests_of_several_processes_make_a_step_complete_only_together(folder: Path) -> None:
     step = folder / "3"
     digests.remove(step)

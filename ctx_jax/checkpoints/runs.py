@@ -1,4 +1,4 @@
-"""The checkpoints of a run: complete steps, saved while training goes on. The one file that saves with Orbax.
+"""The checkpoints of a run: complete steps, saved while training goes on.
 
 ```
 checkpoints/
@@ -10,13 +10,13 @@ checkpoints/
 ```
 """
 
-import logging
 import math
 import re
 import shutil
+import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,11 +28,18 @@ import orbax.checkpoint as ocp
 from ctx_jax.checkpoints import digests, run_files
 from ctx_jax.checkpoints.forms import by_name, check_form
 from ctx_jax.checkpoints.meetings import on_first_host, wait_for_all
+from ctx_jax.checkpoints.orbax_manager import (
+    FILES,
+    METRICS,
+    POSITION,
+    SAVE_SECONDS,
+    STATE,
+    open_manager,
+    without_orbax_log,
+)
 from ctx_jax.files.whole import leftovers
 
-STATE, POSITION, METRICS, FILES = "state", "position", "metrics", "files"
 NAME = re.compile(r"(?P<step>0|[1-9]\d*)((?P<temporary>\.orbax-checkpoint-tmp.*)|\.sha256(\.\d+)?\.json)?")
-BARRIER_HOURS = 1 / 3  # as long as Orbax itself waits for the other processes
 
 
 class RunCheckpoints:
@@ -63,12 +70,13 @@ class RunCheckpoints:
         self.writable = clean
         self._finishing: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._save_failed = False  # Orbax then says so again when it is closed, and leaves what it wrote
         with ExitStack() as opened:  # what is open already is closed where the rest fails
-            opened.enter_context(_without_orbax_log())
+            opened.enter_context(without_orbax_log())
             if clean:  # and none lists the folder before
                 on_first_host(lambda: _clean(self.folder))
-            self._manager = _manager(self.folder, writable=clean)
-            opened.callback(self._manager.close)
+            self._manager = open_manager(self.folder, writable=clean)
+            opened.callback(self._close_manager)
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -77,7 +85,8 @@ class RunCheckpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with suppress(Exception) if error is not None else nullcontext():  # what has gone wrong first counts
+            self.close()
 
     def save(
         self,
@@ -107,8 +116,12 @@ class RunCheckpoints:
             items[METRICS] = ocp.args.JsonSave({name: float(value) for name, value in metrics.items()})
         if files:
             items[FILES] = ocp.args.JsonSave(dict(files))
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-        self._finishing = threading.Thread(target=self._finish, args=(step,), name=f"checkpoint-{step}")
+        name = f"checkpoint-{step}"
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except (OSError, ValueError) as error:
+            raise self._unwritten(name, error) from error
+        self._finishing = threading.Thread(target=self._finish, args=(step,), name=name)
         self._finishing.start()
 
     def _finish(self, step: int) -> None:
@@ -117,13 +130,15 @@ class RunCheckpoints:
             process, processes = jax.process_index(), jax.process_count()
             if process != 0:
                 digests.write(self._path(step), process=process, processes=processes)
-            wait_for_all(f"digests_{step}", hours=BARRIER_HOURS)
+            wait_for_all(f"digests_{step}", hours=SAVE_SECONDS / 3600)
             if process == 0:
                 digests.write(self._path(step), process=process, processes=processes)
                 self._drop_old()
-            wait_for_all(f"complete_{step}", hours=BARRIER_HOURS)
-        except BaseException as error:  # raised again in the thread that trains, by `wait`
+            wait_for_all(f"complete_{step}", hours=SAVE_SECONDS / 3600)
+        except BaseException as error:  # raised again in the thread that trains, by `wait`, which may be much later
             self._failure = error
+            with suppress(OSError):
+                print(f"warning: {self._unwritten(f'checkpoint-{step}', error)}", file=sys.stderr, flush=True)
 
     def _drop_old(self) -> None:
         steps = self.steps()
@@ -140,11 +155,15 @@ class RunCheckpoints:
         name, self._finishing = self._finishing.name, None
         failure, self._failure = self._failure, None
         if failure is not None:
-            last = self.latest()
-            raise RuntimeError(
-                f"{name} could not be written to {self.folder}: {failure}. Check the space and the permissions there; "
-                + ("no step is complete" if last is None else f"the last complete step is {last}")
-            ) from failure
+            raise self._unwritten(name, failure) from failure
+
+    def _unwritten(self, name: str, failure: BaseException) -> RuntimeError:
+        self._save_failed = True
+        last = self.latest()
+        return RuntimeError(
+            f"{name} could not be written to {self.folder}: {failure}. Check the space and the permissions there; "
+            + ("no step is complete" if last is None else f"the last complete step is {last}")
+        )
 
     def close(self) -> None:
         """Wait for the save in flight and let Orbax's threads go."""
@@ -152,6 +171,13 @@ class RunCheckpoints:
             self.wait()
         finally:
             self._opened.close()
+
+    def _close_manager(self) -> None:
+        with suppress(Exception) if self._save_failed else nullcontext():
+            self._manager.close()
+        if self._save_failed and jax.process_index() == 0:
+            with suppress(OSError):
+                _clean(self.folder)
 
     def _path(self, step: int) -> Path:
         return self.folder / str(step)
@@ -268,30 +294,6 @@ class RunCheckpoints:
         return f"No whole step comes before it (complete: {_listed(steps)})"
 
 
-def _manager(folder: Path, *, writable: bool) -> ocp.CheckpointManager:
-    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    state = ocp.PyTreeCheckpointHandler()
-    registry.add(STATE, ocp.args.PyTreeSave, state)
-    registry.add(STATE, ocp.args.PyTreeRestore, state)
-    for name in (POSITION, METRICS, FILES):
-        handler = ocp.JsonCheckpointHandler(filename=name)
-        registry.add(name, ocp.args.JsonSave, handler)
-        registry.add(name, ocp.args.JsonRestore, handler)
-    # Orbax keeps every step: it would delete old ones before the digest of the new one exists. Whoever only reads waits
-    # for nobody: Orbax's meeting of all processes after each restore would meet another one of this job, and crash it.
-    mine = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=mine, active_processes={mine})
-    options = ocp.CheckpointManagerOptions(
-        create=writable,
-        read_only=not writable,
-        save_interval_steps=1 if writable else 0,
-        save_root_metadata=False,
-        lightweight_initialize=True,
-        multiprocessing_options=ocp.options.MultiprocessingOptions() if writable else alone,
-    )
-    return ocp.CheckpointManager(folder, options=options, handler_registry=registry)
-
-
 def _clean(folder: Path) -> None:
     """Remove what a killed run left: steps without digests, digests without a step, temporary folders and files."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -322,18 +324,3 @@ def _array_from_json(entry: dict[str, Any]) -> np.ndarray:
 
 def _listed(steps: list[int]) -> str:
     return ", ".join(map(str, steps)) or "none"
-
-
-@contextmanager
-def _without_orbax_log() -> Iterator[None]:
-    """Drops Orbax's log meanwhile: it warns of read-only folders and slow disks. Its errors are raised here anyway."""
-
-    def of_others(record: logging.LogRecord) -> bool:
-        return "orbax" not in Path(record.pathname).parts
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(of_others)  # one for each that is open
-    try:
-        yield
-    finally:
-        logger.removeFilter(of_others)

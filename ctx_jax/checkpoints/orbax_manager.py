@@ -1,0 +1,55 @@
+"""Orbax's manager as our runs need it: which entries a step has, who waits for whom and how long, what is logged."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+STATE, POSITION, METRICS, FILES = "state", "position", "metrics", "files"
+SAVE_SECONDS = 600
+"""The most a save may take, its writing and the waiting of the processes for each other: where one cannot write its
+part, the others give up then."""
+
+
+def open_manager(folder: Path, *, writable: bool) -> ocp.CheckpointManager:
+    """A manager of the steps in `folder`: `writable`, for all processes together; else for this one alone."""
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    state = ocp.PyTreeCheckpointHandler()
+    registry.add(STATE, ocp.args.PyTreeSave, state)
+    registry.add(STATE, ocp.args.PyTreeRestore, state)
+    for name in (POSITION, METRICS, FILES):
+        handler = ocp.JsonCheckpointHandler(filename=name)
+        registry.add(name, ocp.args.JsonSave, handler)
+        registry.add(name, ocp.args.JsonRestore, handler)
+    # Orbax keeps every step: it would delete old ones before the digest of the new one exists. Whoever only reads waits
+    # for nobody: Orbax's meeting of all processes after each restore would meet another one of this job, and crash it.
+    mine = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=mine, active_processes={mine})
+    options = ocp.CheckpointManagerOptions(
+        create=writable,
+        read_only=not writable,
+        save_interval_steps=1 if writable else 0,
+        save_root_metadata=False,
+        async_options=ocp.AsyncOptions(timeout_secs=SAVE_SECONDS),
+        lightweight_initialize=True,
+        multiprocessing_options=ocp.options.MultiprocessingOptions() if writable else alone,
+    )
+    return ocp.CheckpointManager(folder, options=options, handler_registry=registry)
+
+
+@contextmanager
+def without_orbax_log() -> Iterator[None]:
+    """Drops Orbax's log meanwhile: it warns of read-only folders and slow disks. Its errors are raised here anyway."""
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return "orbax" not in Path(record.pathname).parts
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(of_others)  # one for each that is open
+    try:
+        yield
+    finally:
+        logger.removeFilter(of_others)
