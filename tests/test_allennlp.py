@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,34 @@ def test_a_folder_is_found_whatever_else_lies_there(folder: Path) -> None:
     assert all(np.array_equal(arrays[name], array) for name, array in arrays_of(TINY).items())
     named = ctx_jax.load(options=folder / "small_options.json", weights=folder / "small_weights.hdf5")
     assert named.model == TINY
+
+
+def test_anybodys_config_and_files_of_macos_do_not_matter(folder: Path) -> None:
+    for name in ("._small_options.json", "._small_weights.hdf5"):
+        (folder / name).write_bytes(b"\x00\x05\x16\x07")
+    for text in ("{", "[1]", '{"model": {"type": "simple_tagger"}}', '{"model_type": "elmo"}'):
+        (folder / "config.json").write_text(text)
+        assert ctx_jax.load(folder).model == TINY
+    (folder / "checkpoints").mkdir()  # a run then, half-made
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+        ctx_jax.load(folder)
+
+
+def test_training_options_do_not_decide_where_no_softmax_lies(folder: Path) -> None:
+    options = folder / "small_options.json"
+    for entries in ({"n_tokens_vocab": None}, {"sample_softmax": "no"}, {"share_embedding_softmax": True}):
+        given = {key: value for key, value in (TRAINING | entries).items() if key != "n_negative_samples_batch"}
+        options.write_text(json.dumps(OPTIONS | given))
+        assert ctx_jax.load(folder).model == replace(TINY, dropout=0.1)
+    for wrong, says in (
+        ({"bidirectional": "false"}, "bidirectional must be true or false"),
+        ({"dropout": 2}, "dropout"),
+    ):
+        options.write_text(json.dumps(OPTIONS | wrong))
+        with pytest.raises(ValueError, match=rf"small_options\.json: .*{says}") as raised:
+            ctx_jax.load(folder)
+        assert "--model" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

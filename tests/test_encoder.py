@@ -219,8 +219,17 @@ def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         ctx_jax.load(tmp_path)
-    for arguments in ({}, {"options": "a"}, {"weights": "a"}, {"path": "a", "options": "b", "weights": "c"}):
-        with pytest.raises(ValueError, match="both options= and weights="):
+    for arguments, got in (
+        ({}, "nothing"),
+        ({"path": ""}, "''"),
+        ({"options": "a"}, "options='a'"),
+        ({"weights": "a"}, "weights='a'"),
+        ({"path": "a", "options": "b", "weights": "c"}, "path='a', options='b', weights='c'"),
+    ):
+        with pytest.raises(ValueError, match=f"both options= and weights=.*; got {got}$"):
             ctx_jax.load(**arguments)
-    with pytest.raises(FileNotFoundError):
-        ctx_jax.load(options=tmp_path / "options.json", weights=tmp_path / "weights.hdf5")
+    notes = tmp_path / "notes.txt"
+    with pytest.raises(FileNotFoundError, match=r"load\(options=\): .*options\.json does not exist"):
+        ctx_jax.load(options=tmp_path / "options.json", weights=notes)
+    with pytest.raises(FileNotFoundError, match=r"load\(weights=\): .* is a folder; it must be a file"):
+        ctx_jax.load(options=notes, weights=tmp_path)

@@ -13,19 +13,17 @@ import numpy as np
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.models.token_encoder import CHARACTERS
 
-_TRAINING = {
+SOFTMAX = {"n_tokens_vocab", "n_negative_samples_batch", "sample_softmax", "share_embedding_softmax"}
+"""The options that say how the softmax over the vocabulary is."""
+_TRAINING = SOFTMAX | {
     "bidirectional",
     "dropout",
     "all_clip_norm_val",
     "n_epochs",
     "n_train_tokens",
     "batch_size",
-    "n_tokens_vocab",
     "unroll_steps",
-    "n_negative_samples_batch",
     "learning_rate",
-    "sample_softmax",
-    "share_embedding_softmax",
 }
 _LSTM = {"dim", "projection_dim", "n_layers", "cell_clip", "proj_clip", "use_skip_connections"}
 _CHARACTERS = {"activation", "embedding", "filters", "max_characters_per_token", "n_characters", "n_highway"}
@@ -41,7 +39,7 @@ def model_from_options(options: Mapping[str, Any]) -> BiLM:
     Raises ValueError for keys that are unknown or missing and for values the model cannot express.
     """
     _known("options", options, _TRAINING | {"lstm", "char_cnn"}, {"lstm"})
-    if not options.get("bidirectional", True):
+    if not _truth(options.get("bidirectional", True), "bidirectional"):
         raise ValueError("options: bidirectional is false; only bidirectional models are read")
     lstm = options["lstm"]
     _known("options lstm", lstm, _LSTM, {"dim", "projection_dim", "n_layers"})

@@ -2,17 +2,23 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from ctx_jax.checkpoints.allennlp import arrays_from_params, model_from_options, options_from_model, params_from_arrays
+from ctx_jax.checkpoints.allennlp import (
+    SOFTMAX,
+    arrays_from_params,
+    model_from_options,
+    options_from_model,
+    params_from_arrays,
+)
 from ctx_jax.checkpoints.run_files import VOCABULARY
 from ctx_jax.files.json_files import read_json
 from ctx_jax.files.whole import whole_folder
+from ctx_jax.flags import without_flags
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
 
@@ -25,10 +31,11 @@ def find(folder: Path | str) -> tuple[Path, Path] | None:
     Options are `options.json` or `*_options.json`, weights the HDF5 file that holds `char_embed`; other files are
     ignored. Two candidates for one are a ValueError that names both.
     """
-    names = sorted(path for path in Path(folder).iterdir() if path.is_file())
+    # macOS puts a "._x" beside a copied "x".
+    names = sorted(path for path in Path(folder).iterdir() if path.is_file() and path.name[0] != ".")
     options = [path for path in names if path.name == "options.json" or path.name.endswith("_options.json")]
     unreadable: list[str] = []
-    weights = [path for path in names if path.suffix in _HDF5 and _holds_characters(path, unreadable)]
+    weights = [path for path in names if options and path.suffix in _HDF5 and _holds_characters(path, unreadable)]
     if options and not weights and unreadable:
         raise ValueError(f"{folder} has {options[0].name}, but no weights can be read: {'; '.join(unreadable)}")
     for what, found in (("options", options), ("weights", weights)):
@@ -44,19 +51,20 @@ def read(*, options: Path | str, weights: Path | str) -> tuple[BiLM, dict[str, A
     Where the weights hold no softmax, as published ones do not, the model has none (`vocabulary` 0), whatever the
     options say. Raises ValueError for a file that is damaged or does not fit the options.
     """
-    model = model_from_options(read_json(Path(options)))
+    entries = read_json(Path(options))
     try:
         with h5py.File(weights, "r") as file:
             arrays = _datasets(file)
-            if model.inputs == "characters" and not any(name.startswith("softmax/") for name in arrays):
-                model = replace(model, vocabulary=0, negatives=0, tied_softmax=False)
+            if "char_cnn" in entries and not any(name.startswith("softmax/") for name in arrays):
+                entries = {key: value for key, value in entries.items() if key not in SOFTMAX}
+            model = model_from_options(entries)
             return model, params_from_arrays(model, arrays)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ValueError(f"{weights} cannot be read as HDF5: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{weights} with {options}: {error}") from error
+        raise ValueError(f"{weights} with {options}: {without_flags(str(error))}") from error
 
 
 def write(folder: Path | str, model: BiLM, params: Mapping[str, Any], words: Sequence[str] = ()) -> None:

@@ -49,25 +49,34 @@ def load(
     Raises:
       FileNotFoundError: nothing there, a folder of neither kind (the error says what was looked for and what is
         there), a run without a complete checkpoint or without this step.
-      ValueError: a `step` where there is no run; a file that is damaged or does not fit the others; of parameters that
-        are not those of the config, every one that is missing, extra or of another shape.
+      ValueError: neither or both of `path` and the two files; a `step` where there is no run; a file that is damaged
+        or does not fit the others; of parameters that are not those of the config, every one that is missing, extra
+        or of another shape.
     """
-    if (path is None) == (options is None and weights is None) or (options is None) != (weights is None):
-        raise ValueError("load needs a path, or both options= and weights=")
-    if options is not None and weights is not None:
+    if options is not None or weights is not None:
+        if path is not None or options is None or weights is None:
+            given = {"path": path, "options": options, "weights": weights}
+            got = ", ".join(f"{name}={str(value)!r}" for name, value in given.items() if value is not None)
+            raise ValueError(f"load needs a path, or both options= and weights= without one; got {got}")
         _no_step(step, options)
-        return _allennlp(Path(options), Path(weights))
-    folder = Path(path or "")
+        return _allennlp(_file("options", options), _file("weights", weights))
+    if path is None or path == "":
+        got = "nothing" if path is None else "''"
+        raise ValueError(f"load needs a path, or both options= and weights=; got {got}")
+    folder = Path(path)
     if not folder.is_dir():
         what = "is a file; load needs its folder, or options= and weights=" if folder.exists() else "does not exist"
         raise FileNotFoundError(f"{folder} {what}")
-    config = _config(folder)
+    run = (folder / CONFIG).is_file() and (folder / "checkpoints").is_dir()
+    found = None if run else allennlp_files.find(folder)
+    # Beside AllenNLP's files it may be anybody's, even AllenNLP's own, which has a model too.
+    config = _config(folder) if found is None else {}
     if isinstance(config.get("model"), dict):
         return _run(folder, config, step)
     _no_step(step, folder)
     if "model_type" in config:
         return _huggingface(folder)
-    if found := allennlp_files.find(folder):
+    if found:
         return _allennlp(*found)
     listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
     raise FileNotFoundError(
@@ -75,6 +84,14 @@ def load(
         "with an HDF5 file holding char_embed (AllenNLP), or config.json with a model_type (Hugging Face); "
         f"found {listed}"
     )
+
+
+def _file(name: str, path: str | Path) -> Path:
+    """The path of an argument; FileNotFoundError where there is no file."""
+    if not Path(path).is_file():
+        what = "is a folder; it must be a file: load(folder) finds both" if Path(path).is_dir() else "does not exist"
+        raise FileNotFoundError(f"load({name}=): {path} {what}")
+    return Path(path)
 
 
 def _no_step(step: CheckpointStep, path: str | Path) -> None:

@@ -75,8 +75,8 @@ class BiLM:
             widest = max((width for width, _ in self.filters), default=0)
             if not self.filters or widest > self.max_characters or min(map(min, self.filters)) < 1:
                 raise ValueError(
-                    f"filters must be (width, count) pairs of 1 or more with widths up to max_characters="
-                    f"{self.max_characters}, got {self.filters}: set --model.filters or --model.max-characters"
+                    f"{_flag('filters')} must be (width, count) pairs of 1 or more with widths up to "
+                    f"{_flag('max_characters')}, which is {self.max_characters}, got {self.filters}"
                 )
             if self.tied_softmax:
                 raise ValueError(
