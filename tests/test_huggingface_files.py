@@ -227,8 +227,9 @@ def test_tied_copies_must_agree(folder: Path) -> None:
 )
 def test_configs_that_cannot_be_expressed(entries: dict[str, Any], says: str, folder: Path) -> None:
     _configure(folder, **entries)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=says) as raised:
         huggingface.read(folder)
+    assert str(raised.value).startswith(f"{folder}: ") and "--model" not in str(raised.value)
 
 
 def test_keys_that_change_nothing_are_no_reason_to_refuse() -> None:
@@ -239,6 +240,12 @@ def test_keys_that_change_nothing_are_no_reason_to_refuse() -> None:
 def test_missing_keys_are_not_guessed() -> None:
     with pytest.raises(ValueError, match=r"needed and missing: \['hidden_act', 'layer_norm_eps'\]"):
         model_from_config({key: value for key, value in BERT.items() if key not in ("hidden_act", "layer_norm_eps")})
+    without = {key: value for key, value in BERT.items() if key != "pad_token_id"}
+    assert model_from_config(without).pad_id is None
+    with pytest.raises(ValueError, match=r"roberta: these keys are needed and missing: \['pad_token_id'\]"):
+        model_from_config(without | {"model_type": "roberta"})
+    with pytest.raises(ValueError, match="pad_token_id needs a int, got None"):
+        model_from_config(BERT | {"model_type": "roberta", "pad_token_id": None})
 
 
 def test_modernbert_configs_old_and_new_are_one() -> None:

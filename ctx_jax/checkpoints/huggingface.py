@@ -7,7 +7,8 @@ tables stand in `huggingface_names` and `huggingface_configs`.
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -31,6 +32,7 @@ from ctx_jax.checkpoints.huggingface_tensors import WHOLE, read_tensors, write_t
 from ctx_jax.checkpoints.run_files import ORIGIN
 from ctx_jax.files.json_files import read_json
 from ctx_jax.files.whole import whole_folder, write_whole
+from ctx_jax.flags import without_flags
 from ctx_jax.models.transformer import Transformer, init
 from ctx_jax.text.subwords import Subwords
 
@@ -48,10 +50,21 @@ def read(folder: str | PathLike[str]) -> tuple[Transformer, dict[str, Any], dict
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: needs config.json")
     config = read_json(folder / "config.json")
-    names = names_of(architecture_of_config(config))
+    with _of(folder):
+        names = names_of(architecture_of_config(config))
     tensors = _bare_tensors(folder, names, read_tensors(folder))
-    model = _model(names, config, tensors)
+    with _of(folder):
+        model = _model(names, config, tensors)
     return model, params_from_tensors(model, tensors, names, str(folder)), config
+
+
+@contextmanager
+def _of(folder: Path) -> Iterator[None]:
+    """An error about a config.json says which one, and names no flags, which it has not."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{folder}: {without_flags(str(error))}") from error
 
 
 def _bare_tensors(folder: Path, names: Names, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

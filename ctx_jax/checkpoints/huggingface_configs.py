@@ -43,7 +43,9 @@ def model_from_config(
     """
     architecture = architecture_of_config(config)
     keys = keys_of(architecture)
-    absent = sorted({*keys.required, *keys.activations} - {*config} - {"pad_token_id"})
+    # GPT's is no required key.
+    optional = {"pad_token_id"} if architecture in ("bert", "distilbert") else set()
+    absent = sorted({*keys.required, *keys.activations} - {*config} - optional)
     if absent:
         raise ValueError(f"config.json of {architecture}: these keys are needed and missing: {absent}")
     for key, value in (*keys.constant.items(), *_EMPTY.items()):
@@ -87,8 +89,8 @@ def model_from_config(
 
 def _check_type(architecture: Architecture, key: str, value: Any, field: str) -> None:
     """A number where a number belongs, and one a model can have: what tools of any kind wrote is not taken on trust."""
-    if key == "pad_token_id" and value is None:
-        return
+    if key == "pad_token_id" and value is None and architecture not in ("roberta", "xlm-roberta"):
+        return  # RoBERTa counts positions from it
     default = getattr(Transformer(), field)
     # By exact type: True is an int to isinstance.
     if type(value) not in {bool: (bool,), int: (int,), float: (int, float)}[type(default)]:
@@ -240,14 +242,10 @@ def tokenizer_settings(model: Transformer) -> dict[str, Any]:
 
 
 def special_ids(subwords: Subwords) -> dict[str, Any]:
-    """The entries of config.json that name special tokens by id."""
-    return {
-        "pad_token_id": subwords.pad_id,
-        "bos_token_id": subwords.begin_id,
-        "eos_token_id": subwords.end_id,
-        "cls_token_id": subwords.begin_id,
-        "sep_token_id": subwords.end_id,
-    }
+    """The entries of config.json that name special tokens by id; the last two where they stand around a text."""
+    begin, end = subwords.begin_id, subwords.end_id
+    ids = {"pad_token_id": subwords.pad_id, "bos_token_id": begin, "eos_token_id": end}
+    return ids | ({"cls_token_id": begin, "sep_token_id": end} if subwords.before or subwords.after else {})
 
 
 def _check_expressed(model: Transformer, config: Mapping[str, Any], architecture: Architecture) -> None:
