@@ -3,6 +3,7 @@
 Its kinds map to Unigram, BPE and WordLevel. Ids stay SentencePiece's own, or move by one for XLM-R.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,13 +58,7 @@ def read_sentencepiece(
             )
         special = ROBERTA
     elif special is None:
-        family = BERT if BERT.begin in names else ROBERTA
-        pad = next(
-            (name for name, kind in zip(names, kinds, strict=True) if kind == _CONTROL and "pad" in name.lower()),
-            family.pad,
-        )
-        special = SpecialTokens(pad, names[unknown], family.begin, family.end, family.mask)
-        special = settings.special(special, {*names, *settings.tokens})
+        special = settings.special(_family(names, kinds), {*names, *settings.tokens})
     roles = special.roles()
     pieces = _pieces(path, proto, {*roles.values(), *settings.tokens})
     if layout == "xlm-r":
@@ -86,6 +81,13 @@ def read_sentencepiece(
         return Subwords(tokenizer, special)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _family(names: list[str], kinds: list[int]) -> SpecialTokens:
+    """The usual special tokens of a file with `[CLS]`, or of one without; unknown and padding by the file's names."""
+    family = BERT if BERT.begin in names else ROBERTA
+    pads = (name for name, kind in zip(names, kinds, strict=True) if kind == _CONTROL and "pad" in name.lower())
+    return replace(family, pad=next(pads, family.pad), unknown=names[kinds.index(_UNKNOWN)])
 
 
 def _parse(path: Path) -> Any:
