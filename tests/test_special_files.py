@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
+from ctx_jax.checkpoints.huggingface_configs import special_ids
 from ctx_jax.text.subword_files import read_folder
+from ctx_jax.text.subword_training import train
 from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.templates import ROBERTA
 
@@ -148,6 +150,12 @@ def test_sentencepiece_files_are_told_apart_and_the_class_says_their_layout(shar
     (tmp_path / "sentencepiece.bpe.model").rename(tmp_path / "third.model")
     with pytest.raises(ValueError, match=r"more than one SentencePiece file: other\.model, third\.model"):
         read_folder(tmp_path)
+
+
+def test_a_config_names_the_tokens_around_a_text_where_there_are_any() -> None:
+    wraps = train(["a b"] * 3, "bpe", 270)
+    assert special_ids(wraps)["cls_token_id"] == wraps.begin_id
+    assert not {"cls_token_id", "sep_token_id"} & special_ids(wraps.bare()).keys()
 
 
 @pytest.mark.parametrize(

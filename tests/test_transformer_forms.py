@@ -1,6 +1,9 @@
 """Every form of sequences and every import, from training to transformers' files: shapes as small as they come."""
 
+import contextlib
+import io
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,8 +99,9 @@ def run(request: pytest.FixtureRequest, folder: Path) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["train", "tiny.py", "--run-dir", f"runs/{form}", *flags.split()]) == 0
-        with pytest.warns(UserWarning, match="no place for all dropout rates"):
+        with contextlib.redirect_stderr(io.StringIO()) as said:
             assert main(["export", f"runs/{form}", f"exported/{form}"]) == 0
+    assert re.fullmatch(r"warning: config\.json .* no place for all dropout rates.*\n", said.getvalue())
     return Run(form, folder / "runs" / form, folder / "exported" / form, kind)
 
 
@@ -211,18 +215,17 @@ def imported(name: str, folder: Path) -> Subwords:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", IMPORTS)
 def test_a_run_begun_from_an_import_is_exported_as_what_it_was(
-    name: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever dropout the run had: the rate of `tiny.py` has no place in any of these files, which is said once."""
     subwords = imported(name, tmp_path / "import")
     command = ["train", "tiny.py", "--init", str(tmp_path / "import"), "--run-dir", str(tmp_path / "run")]
     command += ["--data.valid", "", *IMPORTS[name][2].split()]
     assert main(command) == 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warnings.filters", [("always", None, UserWarning, None, 0)])
-        assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
-    said = [str(one.message) for one in recwarn if "dropout" in str(one.message)]
-    assert len(said) == 1, said
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "dropout" in line]
+    assert len(said) == 1 and said[0].startswith("warning: "), said
     before, params, _ = huggingface.read(tmp_path / "import")
     model, same, config = huggingface.read(tmp_path / "out")
     assert config["model_type"] == name == huggingface.kept_architecture(tmp_path / "run")

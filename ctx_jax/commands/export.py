@@ -1,5 +1,7 @@
 """`ctx-jax export RUN DIR [--flags]`: a trained run as the files other programs read."""
 
+import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +47,11 @@ def main(arguments: Sequence[str]) -> int:
         case Transformer() as model, "model" | "huggingface":
             assert isinstance(encoder.reader, SubwordReader), "a Transformer's run reads subwords"
             subwords, architecture = encoder.reader.subwords, huggingface.kept_architecture(options.run)
-            huggingface.write(options.folder, model, encoder.params, architecture=architecture, subwords=subwords)
+            # As Python shows a warning, it quotes a line of this package, which says nothing to who exports.
+            with warnings.catch_warnings(record=True, action="always", category=UserWarning) as said:
+                huggingface.write(options.folder, model, encoder.params, architecture=architecture, subwords=subwords)
+            for one in said:
+                print(f"warning: {one.message}", file=sys.stderr)
         case model, name:
             raise ValueError(f"--format {name} has no place for a {type(model).__name__}: leave the flag out")
     print(f"{options.run} written to {options.folder}")
