@@ -1,9 +1,13 @@
 """Files and folders take their names whole: on disk before they are seen, and never where writing failed."""
 
+import resource
+import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ctx_jax.data.scratch import Scratch
 from ctx_jax.files import whole
 from ctx_jax.files.json_files import read_json
 from ctx_jax.files.whole import file_digest, leftovers, whole_file, whole_folder, write_whole
@@ -49,6 +53,28 @@ def test_what_fails_leaves_the_old_and_no_rest(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
     with pytest.raises(FileExistsError, match=r"not empty \(a\.txt\)"), whole_folder(tmp_path):
         pass
+
+
+def test_a_disk_without_space_is_named_and_nothing_half_written_stays(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="make space there") as of_file:
+            write_whole(tmp_path / "a.txt", "x" * 2000)
+        with pytest.raises(OSError, match="make space there") as of_folder, whole_folder(tmp_path / "made") as partial:
+            (partial / "data").write_bytes(bytes(2000))
+        with pytest.raises(OSError, match="make space there") as of_scratch:
+            Scratch(tmp_path).spill(np.arange(300))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [error.value.filename for error in (of_file, of_folder, of_scratch)] == [
+        str(tmp_path / "a.txt"),
+        str(tmp_path / "made"),
+        str(tmp_path),
+    ]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -40,15 +40,24 @@ def open_manager(folder: Path, *, writable: bool) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=options, handler_registry=registry)
 
 
+def _of_others(record: logging.LogRecord) -> bool:
+    return "orbax" not in Path(record.pathname).parts
+
+
+def drop_orbax_log() -> None:
+    """Drop Orbax's log from now on: after an error its threads, which nothing waits for, tell of it for a while."""
+    logging.getLogger("absl").addFilter(_of_others)
+
+
 @contextmanager
 def without_orbax_log() -> Iterator[None]:
     """Drops Orbax's log meanwhile: it warns of read-only folders and slow disks. Its errors are raised here anyway."""
 
-    def of_others(record: logging.LogRecord) -> bool:
-        return "orbax" not in Path(record.pathname).parts
+    def of_others(record: logging.LogRecord) -> bool:  # one for each that is open
+        return _of_others(record)
 
     logger = logging.getLogger("absl")
-    logger.addFilter(of_others)  # one for each that is open
+    logger.addFilter(of_others)
     try:
         yield
     finally:

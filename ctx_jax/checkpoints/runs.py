@@ -34,6 +34,7 @@ from ctx_jax.checkpoints.orbax_manager import (
     POSITION,
     SAVE_SECONDS,
     STATE,
+    drop_orbax_log,
     open_manager,
     without_orbax_log,
 )
@@ -173,9 +174,13 @@ class RunCheckpoints:
             self._opened.close()
 
     def _close_manager(self) -> None:
-        with suppress(Exception) if self._save_failed else nullcontext():
+        if not self._save_failed:
             self._manager.close()
-        if self._save_failed and jax.process_index() == 0:
+            return
+        drop_orbax_log()
+        with suppress(Exception):  # which `wait` has raised
+            self._manager.close()
+        if jax.process_index() == 0:
             with suppress(OSError):
                 _clean(self.folder)
 

@@ -7,6 +7,8 @@ from typing import IO
 
 import numpy as np
 
+from ctx_jax.files.whole import naming_full_disk
+
 FIRST = 1 << 24  # bytes of the first file; each next one is twice as large, since every one costs a file descriptor
 _ALIGNED = 64  # bytes
 
@@ -24,13 +26,14 @@ class Scratch:
     def spill(self, array: np.ndarray) -> np.ndarray:
         """Put an array on disk: the same array from now on, mapped, read-only."""
         start = -(-self._used // _ALIGNED) * _ALIGNED
-        if self._file is None or start + array.nbytes > len(self._space):
-            start, self._file = 0, self._open(max(FIRST, 2 * len(self._space), array.nbytes))
-        self._used = start + array.nbytes
-        # Written and not copied into the mapping, whose pages would then be this process's own.
-        self._file.seek(start)
-        np.ascontiguousarray(array).tofile(self._file)
-        self._file.flush()
+        with naming_full_disk(self._folder or Path(tempfile.gettempdir())):
+            if self._file is None or start + array.nbytes > len(self._space):
+                start, self._file = 0, self._open(max(FIRST, 2 * len(self._space), array.nbytes))
+            self._used = start + array.nbytes
+            # Written and not copied into the mapping, whose pages would then be this process's own.
+            self._file.seek(start)
+            self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            self._file.flush()
         return self._space[start : self._used].view(array.dtype).reshape(array.shape)
 
     def _open(self, size: int) -> IO[bytes]:

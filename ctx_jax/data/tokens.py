@@ -168,7 +168,7 @@ def _write(sentences: Sentences, tokenizer: Tokenizer, folder: Path, report: Cal
             offsets_file.write((count + np.cumsum(counts)).tobytes())
             count += len(ids)
             pace.add(len(counts))
-    np.asarray(sentences.documents).tofile(folder / "documents.bin")
+    (folder / "documents.bin").write_bytes(np.asarray(sentences.documents).tobytes())
     meta = {
         "tokens": count,
         "sentences": len(sentences),

@@ -3,6 +3,7 @@
 Each is made under another name beside its place, forced to disk and renamed.
 """
 
+import errno
 import hashlib
 import os
 import secrets
@@ -25,12 +26,13 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         if held:
             raise FileExistsError(f"{folder} exists and is not empty ({', '.join(held)}): give a new folder")
     partial = _partial(folder)
-    partial.mkdir(parents=True)
     try:
-        yield partial
-        for path in (*partial.rglob("*"), partial):
-            to_disk(path)
-        _take_name(partial, folder)
+        with naming_full_disk(folder):
+            partial.mkdir(parents=True)
+            yield partial
+            for path in (*partial.rglob("*"), partial):
+                to_disk(path)
+            _take_name(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -40,12 +42,24 @@ def whole_file(path: Path) -> Iterator[TextIO]:
     """A new text file beside `path`; left without an error it takes that name, else it is removed."""
     partial = _partial(path)
     try:
-        with partial.open("x", encoding="utf-8", newline="") as file:  # line ends as they are given
-            yield file
-        to_disk(partial)
-        _take_name(partial, path)
+        with naming_full_disk(path):
+            with partial.open("x", encoding="utf-8", newline="") as file:  # line ends as they are given
+                yield file
+            to_disk(partial)
+            _take_name(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Errors of a disk without space, which name no file, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(error.errno, f"{error.strerror}: make space there", str(path)) from error
+        raise
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ import math
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ctx_jax.files.whole import write_whole
+from ctx_jax.files.whole import naming_full_disk, write_whole
 from ctx_jax.numerics.linear import Compute
 
 Metrics = dict[str, float]
@@ -97,8 +97,9 @@ class MetricsLog:
     def write(self, step: int, split: str, metrics: Metrics) -> None:
         """One object: step, split, then the metrics; null for one that is not finite, as JSON has no word for it."""
         said = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, "split": split, **said}, allow_nan=False) + "\n")
-        self._file.flush()  # what the kernel has outlives a killed process
+        with naming_full_disk(self.path):
+            self._file.write(json.dumps({"step": step, "split": split, **said}, allow_nan=False) + "\n")
+            self._file.flush()  # what the kernel has outlives a killed process
         if self._board is not None:
             for name, value in metrics.items():
                 self._board.add_scalar(f"{split}/{name}", value, step)
@@ -109,7 +110,8 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError) if error is not None else nullcontext():  # it would fail on the same line again
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

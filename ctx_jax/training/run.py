@@ -1,5 +1,6 @@
 """One call from a configuration to a trained run directory: opened, compared with what it holds, trained on."""
 
+import errno
 import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -74,10 +75,22 @@ def _open(
         if latest >= config.steps:
             say(f"resumed from step {latest}\nnothing to train: all {config.steps} steps are done. {_MORE}")
             return None
-    task = first_host_first(lambda: open_task(config, run_dir, say, resumed=latest is not None))
+    with _naming_flags():
+        task = first_host_first(lambda: open_task(config, run_dir, say, resumed=latest is not None))
     config = replace(config, model=task.model)
     say(f"{type(config.model).__name__} in {run_dir}, {config.steps} steps")
     return config, task, {CONFIG: configs.text(config)} | run_files.read(run_dir, files_of(task.model, run_dir))
+
+
+@contextmanager
+def _naming_flags() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename:
+            where = f"{error.strerror}, or set another --run-dir (for the text alone, --data.cache)"
+            raise OSError(error.errno, where, error.filename) from error
+        raise
 
 
 @contextmanager
