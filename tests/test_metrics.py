@@ -1,6 +1,8 @@
 """What a run reports: metrics.jsonl across a resume, TensorBoard's files, the peaks of devices."""
 
 import math
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +17,21 @@ def test_cutting_keeps_whole_lines_byte_for_byte(tmp_path: Path) -> None:
     path.write_text(kept + '{"step": 3, "split": "train"}\n{"step": 2, "split": "tr')
     cut_after(path, 2)
     assert path.read_text() == kept
+
+
+def test_whoever_stops_reading_does_not_stop_the_run() -> None:
+    code = (
+        "from ctx_jax.training.metrics import print_line\nfor _ in range(3): print_line('x')\nopen(2, 'w').write('on')"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False, text=True
+        )
+    finally:
+        os.close(writer)
+    assert (run.returncode, run.stderr) == (0, "on")
 
 
 def test_a_number_that_json_has_no_word_for_is_null(tmp_path: Path) -> None:

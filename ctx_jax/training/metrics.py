@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -144,6 +146,16 @@ class Speed:
         return self._tokens / max(time.perf_counter() - self._since, 1e-9)
 
 
+def print_line(text: str) -> None:
+    """Print a line. Where that fails (a pipe that nobody reads any more, a full disk), the run goes on in silence."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        # What is buffered would fail again, with a message and a status of its own, when the interpreter ends.
+        with suppress(OSError), Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 class Display:
     """A bar with rate, loss and time left on a terminal; plain lines elsewhere; nothing on the other hosts."""
 
@@ -168,9 +180,10 @@ class Display:
     def say(self, text: str) -> None:
         """A line of its own."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+            with suppress(OSError):
+                self._bar.console.print(text, markup=False, highlight=False)
         elif self._shown:
-            print(text, flush=True)
+            print_line(text)
 
     def advance(self, step: int) -> None:
         """Show that a step is done."""

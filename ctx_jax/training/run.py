@@ -22,6 +22,7 @@ from ctx_jax.training.devices import (
 )
 from ctx_jax.training.hosts import check_disk, check_same
 from ctx_jax.training.loop import train
+from ctx_jax.training.metrics import print_line
 from ctx_jax.training.opening import complete, files_of, open_task
 from ctx_jax.training.task import Task
 
@@ -47,7 +48,7 @@ def run(config: TrainConfig) -> bool:
     join_hosts(config.devices)
     check_same(config)
     check_config(config)  # a process that refuses its settings before it joins the others leaves them waiting
-    say: Callable[[str], None] = _print if is_first_host() else _quiet
+    say: Callable[[str], None] = print_line if is_first_host() else _quiet
     with ExitStack() as stack:
         with stopping_all():
             stack.enter_context(_alone(run_dir))
@@ -117,10 +118,6 @@ def _alone(run_dir: Path) -> Iterator[None]:
 def _write(path: Path, config: TrainConfig) -> None:
     if is_first_host():
         configs.write(path, config)
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)
 
 
 def _quiet(text: str) -> None:
