@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import ctx_jax
 from ctx_jax.checkpoints import huggingface
@@ -188,6 +189,31 @@ def test_a_tokenizer_that_does_not_belong_is_refused(encoder: ctx_jax.Encoder, t
         (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match="holds no tokenizer"):
         ctx_jax.load(folder)
+
+
+def test_rows_without_a_token_are_refused_until_they_are_named_or_dropped(
+    encoder: ctx_jax.Encoder, tmp_path: Path
+) -> None:
+    """The two ways on that the error tells."""
+    size, more = TINY.vocabulary, TINY.vocabulary + 2
+    tables = encoder.params["embeddings"]
+    rows = np.concatenate([np.asarray(tables["tokens"]), np.ones((2, 8), np.float32)])
+    params = encoder.params | {"embeddings": tables | {"tokens": rows}}
+    folder = write_folder(tmp_path / "bert", replace(TINY, vocabulary=more), params, SUBWORDS)
+    with pytest.raises(ValueError, match=rf"rows {size} to {more - 1} of the model have no token") as raised:
+        ctx_jax.load(folder)
+    assert f'added_tokens.json ({{"<unused {size}>": {size}, ...}})' in str(raised.value)
+    names = {f"<unused {number}>": number for number in range(size, more)}
+    (folder / "added_tokens.json").write_text(json.dumps(names))
+    named = ctx_jax.load(folder)
+    np.testing.assert_array_equal(named.tokenize(SENTENCES)["token_ids"], encoder.tokenize(SENTENCES)["token_ids"])
+    (folder / "added_tokens.json").unlink()
+    tensors = load_file(folder / "model.safetensors")
+    tensors["embeddings.word_embeddings.weight"] = tensors["embeddings.word_embeddings.weight"][:size]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": size}))
+    jax.tree.map(np.testing.assert_array_equal, ctx_jax.load(folder).params, encoder.params)
 
 
 def test_a_run_of_a_transformer_loads(encoder: ctx_jax.Encoder, tmp_path: Path) -> None:

@@ -109,6 +109,15 @@ def _allennlp(options: Path, weights: Path) -> Encoder:
 def _huggingface(folder: Path) -> Encoder:
     model, params, config = huggingface.read(folder)
     subwords = subword_files.read_folder(folder, config["model_type"], str(config.get("tokenizer_class") or ""))
+    if model.vocabulary > (size := len(subwords)):
+        # Vocabularies are rounded up for speed, or had words once; which of these it is, no file says.
+        raise ValueError(
+            f"{folder} has a vocabulary of {model.vocabulary}, its tokenizer one of {size}: rows {size} to "
+            f"{model.vocabulary - 1} of the model have no token. Where they are unused, give each a name that no text "
+            f'has, in added_tokens.json ({{"<unused {size}>": {size}, ...}}), or where tokenizer_config.json has '
+            "added_tokens_decoder, there; or drop the rows past the tokenizer's from the word embeddings, the decoder "
+            f"and its bias, and set vocab_size to {size}. Else use the tokenizer the model was trained with"
+        )
     return Encoder(model, params, _subword_reader(model, subwords, folder))
 
 

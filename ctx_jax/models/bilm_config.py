@@ -64,8 +64,9 @@ class BiLM:
     """Sizes of tables to choose from, as multiples of these shares; what fits none encodes every word for itself."""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "dim", "projection", "max_characters", "character_dim"):
+        for name in ("layers", "dim", "projection", "character_dim"):
             self._least(name, 1)
+        self._least("max_characters", 3)  # a word's begin, one character, its end
         for name in ("vocabulary", "highways", "negatives", "long_words"):
             self._least(name, 0)
         for name in ("cell_clip", "projection_clip"):

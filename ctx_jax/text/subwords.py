@@ -228,7 +228,7 @@ class Subwords:
         if size != len(self):
             raise ValueError(
                 f"{place} has a vocabulary of {size}, its tokenizer one of {len(self)}: they do not belong together; "
-                "use the tokenizer the model was trained with, or set the model's vocabulary"
+                "use the tokenizer the model was trained with"
             )
 
     def save(self, folder: str | Path, settings: Mapping[str, Any] | None = None) -> None:
