@@ -63,10 +63,12 @@ class Settings:
     def add_to(self, tokenizer: Tokenizer) -> None:
         """Make the added tokens known, in the order of their ids; ValueError for one that gets another id than its
         file states."""
+        tokenizer.add_tokens([one.token for one in self.added if one.id is not None])
+        # One that is named without flags keeps those it has.
+        known = {one.content for one in tokenizer.get_added_tokens_decoder().values()}
+        more = {one.token.content: one.token for one in self.added if one.token.content not in known}
+        tokenizer.add_tokens(list(more.values()))
         for token, number, source in self.added:
-            known = {one.content for one in tokenizer.get_added_tokens_decoder().values()}
-            if number is not None or token.content not in known:
-                tokenizer.add_tokens([token])
             got = tokenizer.token_to_id(token.content)
             if number is not None and got != number:
                 raise ValueError(
