@@ -162,8 +162,8 @@ class RunCheckpoints:
         self._save_failed = True
         last = self.latest()
         return RuntimeError(
-            f"{name} could not be written to {self.folder}: {failure}. Check the space and the permissions there; "
-            + ("no step is complete" if last is None else f"the last complete step is {last}")
+            f"{name} could not be written to {self.folder}: {str(failure).rstrip('.')}. Check the space and the "
+            "permissions there; " + ("no step is complete" if last is None else f"the last complete step is {last}")
         )
 
     def close(self) -> None:

@@ -83,5 +83,6 @@ def trouble(run_dir: Path, mark: str, process: int, patience: float) -> str:
     except OSError as error:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
-        return f"cannot write its part of a checkpoint to {probe.parent} ({error.strerror}): set another --run-dir"
+        why = f"{probe.parent} ({error.strerror})"
+        return f"cannot write its part of a checkpoint to {why}: see to that, or set another --run-dir"
     return ""

@@ -36,8 +36,9 @@ def run(config: TrainConfig) -> bool:
     A run that was stopped before its first checkpoint begins anew.
 
     Raises ValueError for settings that do not fit each other, the machine or the run begun in the directory,
-    RuntimeError while another process trains there, `loop.NonFinite` for a diverged run, and what data and checkpoints
-    raise.
+    RuntimeError while another process trains there or when another process of the job has stopped, OSError for a
+    directory or disk that cannot be written to or that the job's processes do not share, `loop.NonFinite` for a
+    diverged run, and what data and checkpoints raise.
     """
     if not config.run_dir:
         raise ValueError("a run needs a directory: set --run-dir")
