@@ -6,7 +6,7 @@ checkpoints hold, so that a run moves between modes and numbers of devices.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,10 +94,11 @@ def stop_agreed(step: int) -> bool:
 class Devices:
     """The devices of a run, and the way arrays lie on them."""
 
-    def __init__(self, config: DevicesConfig, rows: int) -> None:
-        """`rows`: rows of a batch over all devices. Raises ValueError where they cannot be divided."""
+    def __init__(self, config: DevicesConfig, rows: int, available: Sequence[jax.Device] | None = None) -> None:
+        """`rows`: rows of a batch over all devices; `available`: devices to take in place of jax's own, such as those
+        of a machine that the step is only compiled for. Raises ValueError where the rows cannot be divided."""
         # By process, and no mesh of jax's own making, which may reorder them: a host's rows lie on its own devices.
-        found = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        found = sorted(available or jax.devices(), key=lambda device: (device.process_index, device.id))
         count = config.count or len(found)
         if count > len(found):
             raise ValueError(

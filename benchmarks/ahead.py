@@ -1,0 +1,139 @@
+"""Compiles a training step for TPUs that are not at hand, and tells what it will need there.
+
+    pip install 'jax[tpu]'                                     # its compiler runs on any x86 Linux machine
+    python benchmarks/ahead.py --topology v5e:4x4 --model bert-base --rows 64 --length 128
+    python benchmarks/ahead.py --topology v5e:4x4 --model elmo-original --rows 32 --length 20
+
+Says whether the step compiles, how long that takes, how much memory a device needs, and where its reductions stand: one
+group after the backward pass, none within a loop over layers or steps. No time of a step: nothing runs.
+
+Topologies are named as Cloud TPU names them: v5e:2x2 (4 chips), v5e:16x16 (256), v5p:2x2x1, v6e:2x4 and so on.
+"""
+
+import os
+import re
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+# The compiler asks the machine it runs on what it is, unless it is told.
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+os.environ.setdefault("TPU_WORKER_ID", "0")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import tyro
+from jax.experimental import topologies
+from jax.sharding import NamedSharding
+
+from ctx_jax.numerics.linear import Compute
+from ctx_jax.training.config import DevicesConfig
+from ctx_jax.training.devices import ROWS, Devices
+from ctx_jax.training.step import initial_state, make_step
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is compiled, and for what."""
+
+    topology: str = "v5e:2x2"
+    """The TPU: generation and how its chips stand."""
+
+    model: Literal["elmo-small", "elmo-original", "bert-base", "bert-large"] = "bert-base"
+    """A published size."""
+
+    rows: int = 32
+    """Rows of a batch on each device."""
+
+    length: int = 128
+    """Tokens of a row; of an ELMo, the steps of a window."""
+
+    vocabulary: int = 100_000
+    """Words of an ELMo's softmax."""
+
+    negatives: int = 8_192
+    """Words an ELMo's softmax samples in a step; 0: the exact softmax."""
+
+    dropout: float = 0.1
+    """Of a BERT, but for attention's probabilities."""
+
+    remat: bool = False
+    """A BERT's layers are computed again in the backward pass, to save memory."""
+
+    compute: Compute = "bfloat16"
+    """The precision of products."""
+
+
+def elmo(options: Options, rows: int) -> tuple[Any, Any, dict[str, np.ndarray]]:
+    """An objective, a recipe and a batch."""
+    from elmo_sides import RECIPE, SIZES, Ours, batches
+
+    size = options.model.removeprefix("elmo-")
+    model = replace(SIZES[size], vocabulary=options.vocabulary, negatives=options.negatives)
+    data, _ = batches(rows, options.length - 1, 1, model.max_characters)
+    return Ours(model, options.compute, data), RECIPE, data[0].window(model.vocabulary)
+
+
+def bert(options: Options, rows: int) -> tuple[Any, Any, dict[str, np.ndarray]]:
+    """An objective, a recipe and a batch of full rows."""
+    from transformer_sides import RECIPE, batches, read_text, shape
+
+    from ctx_jax.data.sequence_config import SequenceConfig
+    from ctx_jax.training.transformer import TransformerTask
+
+    model = shape(options.model.removeprefix("bert-"), options.length, options.dropout, attention_dropout=0.0)
+    model = replace(model, compute=options.compute, scan=True, remat=options.remat)
+    text = read_text("python-docs", 8_192)
+    config = SequenceConfig(rows=rows, length=options.length, whole_sentences=False)
+    data, _ = batches(text.tokens, text, config, 1)
+    return TransformerTask(model, config, 0, text.tokens, None, text.subwords), RECIPE, data[0]
+
+
+def reductions(program: str) -> tuple[int, int]:
+    """(reductions over devices in all, those of them within a loop) of a compiled program's text."""
+    loops = set(re.findall(r"\bbody=%?([\w.-]+)", program))
+    counts, name = {}, ""
+    for line in program.splitlines():
+        if head := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
+            name = head[1]
+        counts[name] = counts.get(name, 0) + len(re.findall(r" all-reduce(?:-start)?\(", line))
+    return sum(counts.values()), sum(count for place, count in counts.items() if place in loops)
+
+
+def main(options: Options) -> None:
+    """Compile one step and print a line a finding."""
+    chips = topologies.get_topology_desc(options.topology, "tpu").devices
+    jax.config.update("jax_default_device", chips[0])  # what the model chooses by
+    rows = options.rows * len(chips)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        objective, recipe, batch = (elmo if options.model.startswith("elmo") else bert)(options, rows)
+    devices = Devices(DevicesConfig(), rows, chips)
+    state = devices.abstract(lambda: initial_state(objective, recipe, 1_000_000, 0, rows))
+    place = NamedSharding(devices.mesh, ROWS)
+    shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place) for name, array in batch.items()}
+    start = time.perf_counter()
+    lowered = devices.compile(make_step(objective, recipe, 1_000_000, 0)).lower(state, shapes)  # type: ignore[attr-defined]
+    traced = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise SystemExit(f"does not fit, fewer --rows or --remat may: {error}") from error
+    memory, (every, inside) = compiled.memory_analysis(), reductions(compiled.as_text())
+    print(f"{options.model} on {len(chips)} x {chips[0].device_kind}, {options.rows} x {options.length} a device")
+    print(f"traced in {traced - start:.1f} s, compiled in {time.perf_counter() - traced:.1f} s")
+    print(
+        f"memory of a device: {memory.argument_size_in_bytes / GIB:.2f} GiB of state and batch, "
+        f"{memory.temp_size_in_bytes / GIB:.2f} GiB in the step"
+    )
+    print(f"reductions over devices: {every}, of which {inside} within a loop")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
