@@ -1,5 +1,7 @@
 """Files and folders take their names whole: on disk before they are seen, and never where writing failed."""
 
+import errno
+import os
 import resource
 import signal
 from pathlib import Path
@@ -55,16 +57,16 @@ def test_what_fails_leaves_the_old_and_no_rest(tmp_path: Path) -> None:
         pass
 
 
-def test_a_disk_without_space_is_named_and_nothing_half_written_stays(tmp_path: Path) -> None:
+def test_a_disk_that_takes_no_more_is_named_and_nothing_half_written_stays(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
-        with pytest.raises(OSError, match="make space there") as of_file:
+        with pytest.raises(OSError, match="a limit on files is set there") as of_file:
             write_whole(tmp_path / "a.txt", "x" * 2000)
-        with pytest.raises(OSError, match="make space there") as of_folder, whole_folder(tmp_path / "made") as partial:
+        with pytest.raises(OSError, match="a limit on files is set there") as of_folder, whole_folder(tmp_path / "made") as partial:
             (partial / "data").write_bytes(bytes(2000))
-        with pytest.raises(OSError, match="make space there") as of_scratch:
+        with pytest.raises(OSError, match="a limit on files is set there") as of_scratch:
             Scratch(tmp_path).spill(np.arange(300))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -88,3 +90,15 @@ def test_json_that_is_no_object_is_refused_by_file(content: bytes, said: str, tm
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"options\.json .*{said}"):
         read_json(path)
+
+
+def test_a_full_disk_is_told_once_and_a_limit_is_no_full_disk(tmp_path: Path) -> None:
+    def fail(number: int) -> None:
+        with whole.naming_full_disk(tmp_path / "outer"), whole.naming_full_disk(tmp_path / "inner"):
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=r"No space left on device: make space there: .*outer") as full:
+        fail(errno.ENOSPC)
+    assert str(full.value).count("make space") == 1
+    with pytest.raises(OSError, match=r"File too large: a limit on files"):
+        fail(errno.EFBIG)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ctx_jax.training.config import EvaluateConfig, TrainConfig
+from ctx_jax.training.config import DevicesConfig, EvaluateConfig, TrainConfig
 from ctx_jax.training.hosts import difference, trouble
+from ctx_jax.training.run import run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +35,13 @@ def test_a_disk_that_is_not_shared_or_cannot_be_written_is_named(tmp_path: Path)
     (tmp_path / "checkpoints").rmdir()
     (tmp_path / "checkpoints").touch()
     assert "cannot write its part of a checkpoint to" in trouble(tmp_path, "mark", 1, patience=0)
+
+
+def test_a_refused_setting_leaves_nothing_behind(tmp_path: Path) -> None:
+    config = TrainConfig(run_dir=str(tmp_path / "run"), steps=0, devices=DevicesConfig(deterministic=True))
+    with pytest.raises(ValueError, match="--steps must be at least 1"):
+        run(config)
+    assert not list(tmp_path.iterdir())
 
 
 JOB = textwrap.dedent("""

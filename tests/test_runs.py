@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ctx_jax.checkpoints import digests
+from ctx_jax.checkpoints import digests, runs
 from ctx_jax.checkpoints.runs import RunCheckpoints
 
 
@@ -142,6 +142,25 @@ def test_the_last_and_the_best_are_kept_and_the_digests_go_with_the_others(tmp_p
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [
         *("1", "1.sha256.json", "4", "4.sha256.json", "5", "5.sha256.json")
     ]
+
+
+def test_an_old_step_that_cannot_be_removed_is_told_and_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def busy(path: Path) -> None:
+        raise OSError(16, "Device or resource busy", str(path))
+
+    with RunCheckpoints(tmp_path / "c", keep=1, clean=True) as checkpoints:
+        with monkeypatch.context() as patched:
+            patched.setattr(runs, "_remove", busy)
+            for step in (1, 2):
+                checkpoints.save(step, {"params": jnp.ones(2)}, {})
+            checkpoints.wait()
+        assert "warning: an old step could not be removed" in capsys.readouterr().err
+        assert checkpoints.steps() == [1, 2]
+        checkpoints.save(3, {"params": jnp.ones(2)}, {})
+        checkpoints.wait()
+        assert checkpoints.steps() == [3]
 
 
 def test_without_metrics_the_best_is_the_last(tmp_path: Path) -> None:

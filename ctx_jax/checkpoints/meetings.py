@@ -22,9 +22,9 @@ class OtherStopped(RuntimeError):
     """Another process of the job has raised, and says why in its own output."""
 
 
-def wait_for_all(name: str, *, hours: float) -> None:
-    """Go on when every process of the job has come here; `name` is of this one meeting. RuntimeError after `hours`."""
-    ocp.multihost.get_barrier_sync_fn()(key=f"ctx_jax_{name}", timeout_ms=round(hours * 3_600_000))
+def wait_for_all(name: str, *, seconds: int) -> None:
+    """Go on when every process of the job is here; `name` is of this one meeting. RuntimeError after `seconds`."""
+    ocp.multihost.get_barrier_sync_fn()(key=f"ctx_jax_{name}", timeout_ms=1000 * seconds)
 
 
 def everyones(text: str) -> list[str]:

@@ -16,7 +16,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 
 from ctx_jax.checkpoints import digests, run_files
 from ctx_jax.checkpoints.forms import by_name, check_form
-from ctx_jax.checkpoints.meetings import on_first_host, wait_for_all
+from ctx_jax.checkpoints.meetings import on_first_host, stopping_all, wait_for_all
 from ctx_jax.checkpoints.orbax_manager import (
     FILES,
     METRICS,
@@ -131,11 +131,11 @@ class RunCheckpoints:
             process, processes = jax.process_index(), jax.process_count()
             if process != 0:
                 digests.write(self._path(step), process=process, processes=processes)
-            wait_for_all(f"digests_{step}", hours=SAVE_SECONDS / 3600)
+            wait_for_all(f"digests_{step}", seconds=SAVE_SECONDS)
             if process == 0:
                 digests.write(self._path(step), process=process, processes=processes)
                 self._drop_old()
-            wait_for_all(f"complete_{step}", hours=SAVE_SECONDS / 3600)
+            wait_for_all(f"complete_{step}", seconds=SAVE_SECONDS)  # then all see the same steps
         except BaseException as error:  # raised again in the thread that trains, by `wait`, which may be much later
             self._failure = error
             with suppress(OSError):
@@ -146,7 +146,11 @@ class RunCheckpoints:
         kept = {*steps[-self.keep :], self.best()}
         for step in steps:
             if step not in kept:
-                _remove(self._path(step))
+                try:
+                    _remove(self._path(step))
+                except OSError as error:  # the new step is whole all the same
+                    with suppress(OSError):
+                        print(f"warning: an old step could not be removed: {error}", file=sys.stderr, flush=True)
 
     def wait(self) -> None:
         """Wait until the save in flight is complete, digests and all; raises `RuntimeError` if it failed."""
@@ -229,7 +233,8 @@ class RunCheckpoints:
         bare = [name for name, leaf in by_name(abstract_state).items() if getattr(leaf, "sharding", None) is None]
         if bare:
             raise ValueError(f"abstract_state needs a sharding on every array; {', '.join(bare)} have none")
-        check_form(by_name(abstract_state), by_name(self._metadata(step)), self._path(step))
+        with self._all_stopping():
+            check_form(by_name(abstract_state), by_name(self._metadata(step)), self._path(step))
         self._check_files(step)
         arguments = ocp.args.PyTreeRestore(
             item=abstract_state, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state)
@@ -268,7 +273,12 @@ class RunCheckpoints:
     def _check_files(self, step: int) -> None:
         if (self._path(step) / FILES).is_dir():
             kept = self._manager.restore(step, args=ocp.args.Composite(files=ocp.args.JsonRestore()))[FILES]
-            run_files.check(self.folder.parent, kept, step)
+            with self._all_stopping():
+                run_files.check(self.folder.parent, kept, step)
+
+    def _all_stopping(self) -> AbstractContextManager[None]:
+        """Where all processes are here: what one of them refuses stops the others before devices meet."""
+        return stopping_all() if self.writable else nullcontext()
 
     def _verify(self, step: int) -> None:
         self.wait()
@@ -309,7 +319,7 @@ def _clean(folder: Path) -> None:
             _remove(path)
         else:
             path.unlink(missing_ok=True)
-    for path in leftovers(folder, "*.sha256*.json"):
+    for path in (*leftovers(folder, "*.sha256*.json"), *folder.glob(".probe-*")):
         path.unlink()
 
 

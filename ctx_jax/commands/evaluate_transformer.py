@@ -21,8 +21,8 @@ def table(
     """The means over the fixed mask of the run's own sequences as aligned lines, and the pseudo-perplexity.
 
     The text is indexed and cut into tokens among the system's temporary files, as training does in the run's directory:
-    memory does not grow with it. `report` hears how far it is. Raises ValueError for text without words, and what
-    cutting it into sequences raises.
+    memory does not grow with it, unless those lie in memory (TMPDIR says where they lie). `report` hears how far it is.
+    Raises ValueError for text without words, and what cutting it into sequences raises.
     """
     model, reader = encoder.model, encoder.reader
     assert isinstance(model, Transformer) and isinstance(reader, SubwordReader) and config.sequences is not None

@@ -1,9 +1,9 @@
 """Batches of a Transformer's sequences: rows of text in the form asked for, masked, in an order that is a function of
 (seed, position) alone.
 
-The text is cut into examples, which have numbers, when the iterator is made. An epoch is a
-permutation of them; row b of batch n reads the n B + b-th place of the endless stream of epochs. So a host reads the
-text of its own rows only, and any place of any epoch is found at once.
+The text is cut into examples, which have numbers, when the iterator is made. An epoch is a permutation of them; row b
+of batch n reads the n B + b-th place of the endless stream of epochs. So a host reads the text of its own rows only,
+and any place of any epoch is found at once.
 
 Letters: B rows, T tokens, K predicted positions of a row.
 """

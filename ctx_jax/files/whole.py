@@ -58,7 +58,8 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OSError(error.errno, f"{error.strerror}: make space there", str(path)) from error
+            advice = "a limit on files is set there" if error.errno == errno.EFBIG else "make space there"
+            raise OSError(error.errno, f"{os.strerror(error.errno)}: {advice}", str(path)) from error
         raise
 
 

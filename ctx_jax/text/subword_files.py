@@ -210,12 +210,8 @@ def _byte_bpe(path: Path, merges: Path, settings: Settings) -> Subwords:
     return _unsurrounded(tokenizer, special, path, settings)
 
 
-def read_gpt_bpe(vocabulary: str | Path, merges: str | Path, *, special: SpecialTokens = GPT) -> Subwords:
-    """The BPE of the first GPT, of a `vocab.json` and its `merges.txt`: lower-cased letters, a word's end is `</w>`."""
-    return _gpt_bpe(Path(vocabulary), Path(merges), Settings(roles=special.roles()))
-
-
 def _gpt_bpe(path: Path, merges: Path, settings: Settings) -> Subwords:
+    """The BPE of the first GPT, of a `vocab.json` and its `merges.txt`: lower-cased letters, a word's end is `</w>`."""
     ids, pairs = _bpe_files(path, merges)
     special = settings.special(GPT, {*ids, *settings.tokens})
     tokenizer = _made(

@@ -54,7 +54,7 @@ def check_disk(run_dir: Path) -> None:
 
     def put_mark() -> None:
         (run_dir / "checkpoints").mkdir(exist_ok=True)
-        for left in run_dir.glob(".job-*"):  # by one that was killed in here
+        for left in run_dir.glob(".job-" + "[0-9a-f]" * 16):  # by one that was killed in here
             left.unlink()
         (run_dir / mark).touch()
 

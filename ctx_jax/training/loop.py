@@ -196,16 +196,17 @@ def train(
     `begin` is called once the state is on the devices; `files` are kept with each checkpoint. Raises NonFinite, and
     what data and checkpoints raise.
     """
-    with stopping_all():
-        loop = Loop(config, task, checkpoints, files)
-        state = loop.start()
-        begin()
-    if loop.step:
-        announce(f"resumed from step {loop.step}")
-    shown = is_first_host()
+    shown, log = is_first_host(), None
     with ExitStack() as stack:
-        run_dir = Path(config.run_dir)
-        log = stack.enter_context(MetricsLog(run_dir, loop.step, tensorboard=config.log.tensorboard)) if shown else None
+        with stopping_all():
+            loop = Loop(config, task, checkpoints, files)
+            state = loop.start()
+            begin()
+            if shown:
+                log = MetricsLog(Path(config.run_dir), loop.step, tensorboard=config.log.tensorboard)
+                stack.enter_context(log)
+        if loop.step:
+            announce(f"resumed from step {loop.step}")
         display = stack.enter_context(Display(config.steps, loop.step, shown=shown))
         final = loop.run(state, log, display)
     checkpoints.wait()

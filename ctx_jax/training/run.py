@@ -12,6 +12,7 @@ from ctx_jax.checkpoints.meetings import on_first_host, stopping_all
 from ctx_jax.checkpoints.run_files import CONFIG
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.files.building import locked
+from ctx_jax.files.whole import leftovers
 from ctx_jax.training.config import TrainConfig, check_config, check_resume
 from ctx_jax.training.devices import (
     agreed_step,
@@ -45,13 +46,16 @@ def run(config: TrainConfig) -> bool:
     run_dir = Path(config.run_dir)
     if run_dir.is_file():
         raise FileExistsError(f"--run-dir {config.run_dir} is a file: a run needs a directory")
+    if not config.devices.distributed:
+        check_config(config)
     fix_kernels(config.devices, run_dir)
     join_hosts(config.devices)
-    check_same(config)
-    check_config(config)  # a process that refuses its settings before it joins the others leaves them waiting
     say: Callable[[str], None] = print_line if is_first_host() else _quiet
     with ExitStack() as stack:
+        stack.enter_context(_naming_flags())
         with stopping_all():
+            check_same(config)
+            check_config(config)  # a process that refused its settings before it joined would leave the others waiting
             stack.enter_context(_alone(run_dir))
             check_disk(run_dir)
             folder = run_dir / "checkpoints"
@@ -77,8 +81,7 @@ def _open(
         if latest >= config.steps:
             say(f"resumed from step {latest}\nnothing to train: all {config.steps} steps are done. {_MORE}")
             return None
-    with _naming_flags():
-        task = first_host_first(lambda: open_task(config, run_dir, say, resumed=latest is not None))
+    task = first_host_first(lambda: open_task(config, run_dir, say, resumed=latest is not None))
     config = replace(config, model=task.model)
     say(f"{type(config.model).__name__} in {run_dir}, {config.steps} steps")
     return config, task, {CONFIG: configs.text(config)} | run_files.read(run_dir, files_of(task.model, run_dir))
@@ -104,6 +107,8 @@ def _alone(run_dir: Path) -> Iterator[None]:
             try:
                 run_dir.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(run_dir / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
+                for left in leftovers(run_dir, "*"):  # by a process that was killed
+                    left.unlink()
             except BlockingIOError:
                 raise RuntimeError(
                     f"another process is training in {run_dir}: wait until it ends, or set another --run-dir"
