@@ -293,12 +293,6 @@ def test_only_the_settings_that_compute_nothing_may_change_on_resume(tmp_path: P
         evaluate=EvaluateConfig(8),
     )
     assert refusal(old, free) == ""
-    elsewhere = replace(old.data, valid="v.txt", cache="c", prefetch=7)  # whether the same text, its digest says
-    assert refusal(old, replace(old, data=elsewhere)) == ""
-    own, moved = (replace(old, data=replace(old.data, train=name)) for name in ("t.txt", "u.txt"))
-    assert refusal(own, moved) == ""
-    assert "data.train: the run has 'python-docs', this command 'u.txt'" in refusal(old, moved)  # words of its own
-    assert "data.window: the run has" in refusal(old, replace(old, data=replace(old.data, window=9)))
     said = refusal(old, replace(old, model=replace(old.model, dim=5), seed=4))
     assert "model.dim: the run has 4, this command 5" in said and "seed: the run has 3, this command 4" in said
     assert "steps: the run has 6, this command 7" in refusal(old, replace(old, steps=7))  # cosine

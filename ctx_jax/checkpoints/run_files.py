@@ -18,21 +18,8 @@ VOCABULARY = "vocabulary.txt"
 ORIGIN = "import.json"
 """Keeps the model_type of the import that a run began with."""
 
-_FREE = (
-    *("devices", "checkpoint", "evaluate", "log", "run_dir"),
-    *("data.cache", "data.prefetch", "data.train", "data.valid"),
-)
-
-
-def may_change(name: str, before: object, after: object) -> bool:
-    """Whether a resumed run may change a setting (its dotted name): they say where and how often, not what is computed.
-
-    A text may lie elsewhere: that it is the same text is what `texts.json` is for. Only the embedded corpus stays what
-    it is, as it has words of its own (`data.config.rule_of`).
-    """
-    if name == "data.train" and "python-docs" in (before, after):
-        return False
-    return any(name == free or name.startswith(f"{free}.") for free in _FREE)
+FREE = ("devices", "checkpoint", "evaluate", "log", "run_dir")
+"""The settings a resumed run may change: they say where and how often, not what is computed."""
 
 
 def existing(run_dir: Path, name: str) -> Path:
@@ -54,7 +41,7 @@ def read(run_dir: Path, names: Iterable[str]) -> dict[str, str]:
 def check(run_dir: Path, kept: Mapping[str, str], step: int) -> None:
     """ValueError, naming the file, where one of the run directory is not what step `step` was saved with.
 
-    Of `config.json` what a resumed run may change may differ. A file that is gone is for its readers to miss: a
+    Of `config.json` the settings of `FREE` may differ, and `steps`. A file that is gone is for its readers to miss: a
     model that reads characters is loaded without a vocabulary.
     """
     for name, before in kept.items():
@@ -93,7 +80,7 @@ def _settings(path: Path, before: str, after: bytes) -> list[str]:
     return [
         f"{name} was {old!r}, is {new!r}"
         for name, old, new in _changes(newest(json.loads(before)), now, "")
-        if not (name == "steps" or may_change(name, old, new))
+        if name.split(".")[0] not in (*FREE, "steps")
     ]
 
 

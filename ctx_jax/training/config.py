@@ -5,7 +5,7 @@ from typing import Literal
 
 from tyro.conf import AvoidSubcommands
 
-from ctx_jax.checkpoints.run_files import may_change
+from ctx_jax.checkpoints.run_files import FREE
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.models.bilm import BiLM
@@ -195,12 +195,11 @@ def check_resume(old: TrainConfig, new: TrainConfig, differences: list[tuple[str
     """Refuse to go on with other settings than the run began with: ValueError, naming field, old and new value.
 
     `differences` are (dotted field, old value, new value), as `checkpoints.configs.differences` gives them. `steps`
-    may grow where the learning rate does not depend on it. Whether a text that lies elsewhere is the same text is not
-    seen here: `preparing.check_texts` compares digests.
+    may grow where the learning rate does not depend on it.
     """
     refused = []
     for name, before, after in differences:
-        if may_change(name, before, after):
+        if name.split(".")[0] in FREE:
             continue
         if name == "steps" and new.optimizer.schedule == "constant" and new.steps > old.steps:
             continue
@@ -210,6 +209,5 @@ def check_resume(old: TrainConfig, new: TrainConfig, differences: list[tuple[str
             "this run directory was begun with other settings:\n"
             + "\n".join(refused)
             + "\nRepeat the command it was begun with, or choose another --run-dir. Only devices, log, checkpoint and "
-            "evaluate settings may change, where text and cache lie, and --data.prefetch; steps may grow where the "
-            "schedule is constant."
+            "evaluate settings may change, and steps may grow where the schedule is constant."
         )

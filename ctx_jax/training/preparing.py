@@ -67,5 +67,5 @@ def check_texts(run_dir: Path, texts: dict[str, Sentences | None], *, resumed: b
         split = changed[0]
         raise ValueError(
             f"the {split} text is not the one this run began with: digest {before[split]} then, {found[split]} now. "
-            f"Give the text as it was (--data.{split}; it may lie elsewhere), or choose another --run-dir"
+            "Give the text as it was, or choose another --run-dir"
         )
