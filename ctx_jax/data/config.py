@@ -36,8 +36,8 @@ class DataConfig:
     """`line`: each line is one sentence. `split`: each line is prose, to be split into sentences."""
 
     cache: str = ""
-    """Folder of the indexed text, which several runs may share. Empty: `cache` in the run directory. A text that was touched is
-    read again, and what was indexed before stays until it is deleted."""
+    """Folder of the indexed text, which several runs may share. Empty: `cache` in the run directory. A text that
+    was touched is read again, and what was indexed before stays until it is deleted."""
 
     errors: Errors = "strict"
     """Bytes that are not UTF-8 and NUL characters: `strict` stops and names file, line and offset; `replace` puts
