@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from ctx_jax.text.special_files import Settings
+from ctx_jax.text.special_files import Settings, surrounded
 from ctx_jax.text.subwords import Subwords
-from ctx_jax.text.templates import BERT, ROBERTA, SpecialTokens, surround
+from ctx_jax.text.templates import BERT, ROBERTA, SpecialTokens
 
 SUFFIXES = (".model", ".spm")
 Layout = Literal["plain", "xlm-r"]
@@ -67,7 +67,6 @@ def read_sentencepiece(
     tokenizer = Tokenizer(_model(path, proto, pieces, unknown))
     _dress(tokenizer, proto)
     settings.add_to(tokenizer)
-    said = list(tokenizer.get_added_tokens_decoder().values())
     lacking = [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]
     if lacking and not add_missing:
         raise ValueError(
@@ -75,12 +74,7 @@ def read_sentencepiece(
             "tokenizer with new ids for them at the end (with --layout xlm-r: XLM-R's ids): give its folder. From "
             "Python: read_sentencepiece with add_missing=True, layout='xlm-r', or special= if they have other names"
         )
-    surround(tokenizer, special, mask_takes_space=True, add_missing=True)
-    tokenizer.add_tokens(said)  # their flags stand above the family's
-    try:
-        return Subwords(tokenizer, special)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return surrounded(tokenizer, special, path, mask_takes_space=True, add_missing=True)
 
 
 def _family(names: list[str], kinds: list[int]) -> SpecialTokens:

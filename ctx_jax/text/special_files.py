@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Tokenizer
 
 from ctx_jax.files.json_files import read_json
-from ctx_jax.text.subwords import CONFIG
-from ctx_jax.text.templates import BERT, ROBERTA, SpecialTokens
+from ctx_jax.text.subwords import CONFIG, Subwords
+from ctx_jax.text.templates import BERT, ROBERTA, SpecialTokens, surround
 
 _MAP, _ADDED = "special_tokens_map.json", "added_tokens.json"
 _KEYS = {
@@ -106,6 +106,27 @@ def read_settings(folder: Path) -> Settings:
             added.append(Added(_token(entry, where), number, str(folder / _ADDED)))
     added.sort(key=lambda one: -1 if one.id is None else one.id)
     return Settings(config, roles, (*added, *extras))
+
+
+def surrounded(
+    tokenizer: Tokenizer, special: SpecialTokens, path: Path, *, mask_takes_space: bool, add_missing: bool = False
+) -> Subwords:
+    """`finished` behind `templates.surround`; the tokens that the files added keep their flags."""
+    said = list(tokenizer.get_added_tokens_decoder().values())
+    try:
+        surround(tokenizer, special, mask_takes_space=mask_takes_space, add_missing=add_missing)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    tokenizer.add_tokens(said)  # their flags stand above the family's
+    return finished(tokenizer, special, path)
+
+
+def finished(tokenizer: Tokenizer, special: SpecialTokens, path: Path) -> Subwords:
+    """The tokenizer of a file; ValueError naming it for one that cannot be used."""
+    try:
+        return Subwords(tokenizer, special)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _roles(entries: Mapping[str, Any]) -> dict[str, str]:

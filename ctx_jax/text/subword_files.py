@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from ctx_jax.files.json_files import read_json
 from ctx_jax.text.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.text.sentencepiece_files import Layout, read_sentencepiece
-from ctx_jax.text.special_files import Settings, read_settings
+from ctx_jax.text.special_files import Settings, finished, read_settings, surrounded
 from ctx_jax.text.subwords import CONFIG, FILE, Subwords
-from ctx_jax.text.templates import BERT, GPT, GPT2, ROBERTA, SpecialTokens, surround, template
+from ctx_jax.text.templates import BERT, GPT, GPT2, ROBERTA, SpecialTokens, template
 
 # Classes that take tokenizer.json as it is; a class of a family follows tokenizer_config.json where the two differ.
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -116,7 +116,7 @@ def _read_json(
     tokenizer = _made(lambda: Tokenizer.from_str(json.dumps(state)), f"{path} is damaged or of a newer kind")
     settings.add_to(tokenizer)
     held = tokenizer.get_vocab(with_added_tokens=True)
-    return _subwords(tokenizer, special or settings.special(family or _guess(tokenizer), held), path)
+    return finished(tokenizer, special or settings.special(family or _guess(tokenizer), held), path)
 
 
 def _follow(settings: Settings, state: dict[str, Any]) -> None:
@@ -172,7 +172,8 @@ def _wordpiece(path: Path, settings: Settings) -> Subwords:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    return _surrounded(tokenizer, special, path, settings, False)
+    settings.add_to(tokenizer)
+    return surrounded(tokenizer, special, path, mask_takes_space=False)
 
 
 def read_byte_bpe(
@@ -200,7 +201,8 @@ def _byte_bpe(path: Path, merges: Path, settings: Settings) -> Subwords:
     )
     tokenizer.decoder = decoders.ByteLevel()
     if special.begin != special.end:
-        return _surrounded(tokenizer, special, path, settings, True)
+        settings.add_to(tokenizer)
+        return surrounded(tokenizer, special, path, mask_takes_space=True)
     if said := [key for key in ("add_bos_token", "add_eos_token") if settings.entries.get(key)]:
         raise ValueError(
             f"{path.with_name(CONFIG)}: {said[0]} is true, but a tokenizer whose begin and end are both "
@@ -252,32 +254,12 @@ def _made(make: Callable[[], Tokenizer], fault: str) -> Tokenizer:
         raise ValueError(f"{fault}: {error}") from error
 
 
-def _surrounded(
-    tokenizer: Tokenizer, special: SpecialTokens, path: Path, settings: Settings, mask_takes_space: bool
-) -> Subwords:
-    settings.add_to(tokenizer)
-    said = list(tokenizer.get_added_tokens_decoder().values())
-    try:
-        surround(tokenizer, special, mask_takes_space=mask_takes_space)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    tokenizer.add_tokens(said)  # their flags stand above the family's
-    return _subwords(tokenizer, special, path)
-
-
 def _unsurrounded(tokenizer: Tokenizer, special: SpecialTokens, path: Path, settings: Settings) -> Subwords:
     settings.add_to(tokenizer)
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     roles = {token for token in special.roles().values() if tokenizer.token_to_id(token) is not None}
     tokenizer.add_special_tokens(sorted(roles - known))
-    return _subwords(tokenizer, special, path)
-
-
-def _subwords(tokenizer: Tokenizer, special: SpecialTokens, path: Path) -> Subwords:
-    try:
-        return Subwords(tokenizer, special)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return finished(tokenizer, special, path)
 
 
 def _guess(tokenizer: Tokenizer) -> SpecialTokens:
