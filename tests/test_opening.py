@@ -69,5 +69,9 @@ def test_the_parameters_of_an_import_wait_on_the_host(tmp_path: Path, monkeypatc
     begun = Encoder(first.model, {"a": {"kernel": jnp.ones((2, 3))}, "b": jnp.zeros(4)}, reader)
     monkeypatch.setattr(opening, "load", lambda folder: begun)
     monkeypatch.setattr(opening.huggingface, "kept_architecture", lambda folder: None)
+    long = replace(config, init="begun", sequences=replace(sequences, length=64))
+    with pytest.raises(ValueError, match="longer than the 16 positions"):
+        open_task(long, tmp_path / "third", lambda line: None, resumed=False)
+    assert not (tmp_path / "third").exists()  # refused before the text is read
     second = open_task(replace(config, init="begun"), tmp_path / "second", lambda line: None, resumed=False)
     assert jax.tree.map(type, second.imported) == {"a": {"kernel": np.ndarray}, "b": np.ndarray}

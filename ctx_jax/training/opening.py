@@ -89,6 +89,8 @@ def _open_transformer(
         model = adapt(model, imported_model, config.sequences)
     elif config.tokenizer.file and not resumed:
         given = _read_tokenizer(config.tokenizer.file, causal=model.causal)
+    if given is not None:
+        with_tokenizer(model, config.sequences, given, imported=bool(config.init))
     train, valid = _texts(config, run_dir, say, resumed=resumed)
     # The first host's alone: training one twice need not give the same one.
     if not resumed and is_first_host():
