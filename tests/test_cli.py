@@ -139,6 +139,17 @@ def test_the_config_of_another_program_is_not_written_over(capsys: pytest.Captur
     assert (tmp_path / "config.json").read_text() == theirs
 
 
+def test_a_run_removes_what_a_killed_one_left_of_its_own_files_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")  # refused, once the directory is swept
+    left = [f".{name}.partial-12ab" for name in ("config.json", "metrics.jsonl", "tokenizer.json")]
+    others = [".scores.tsv.partial-12ab", ".hf.partial-12ab"]  # an evaluation's and an export's, which may be at work
+    for name in (*left, others[0]):
+        (tmp_path / name).touch()
+    (tmp_path / others[1]).mkdir()
+    assert main(["train", "--run-dir", str(tmp_path)]) == 1
+    assert {path.name for path in tmp_path.iterdir() if ".partial-" in path.name} == set(others)
+
+
 @pytest.mark.parametrize(
     ("call", "kind"),
     [

@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from ctx_jax.checkpoints.configs import newest
+from ctx_jax.files.whole import leftovers
+from ctx_jax.text import subwords
 
 CONFIG = "config.json"
 VOCABULARY = "vocabulary.txt"
 """Keeps the words of a biLM's softmax."""
 ORIGIN = "import.json"
 """Keeps the model_type of the import that a run began with."""
+TEXTS = "texts.json"
+"""Keeps the digests of the texts."""
+METRICS = "metrics.jsonl"
+"""Of no checkpoint: grows with every line that is logged."""
+
+_WRITTEN_WHOLE = (CONFIG, VOCABULARY, subwords.FILE, subwords.CONFIG, TEXTS, ORIGIN, METRICS)
 
 FREE = ("devices", "checkpoint", "evaluate", "log", "run_dir")
 """The settings a resumed run may change: they say where and how often, not what is computed."""
@@ -31,6 +39,13 @@ def existing(run_dir: Path, name: str) -> Path:
             f"{run_dir / 'checkpoints' / 'STEP' / 'files'}"
         )
     return path
+
+
+def remove_leftovers(run_dir: Path) -> None:
+    """Remove what a killed process left of a run's files; none may be at work on them now."""
+    for name in _WRITTEN_WHOLE:
+        for left in leftovers(run_dir, name):
+            left.unlink()
 
 
 def read(run_dir: Path, names: Iterable[str]) -> dict[str, str]:

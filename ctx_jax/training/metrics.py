@@ -15,6 +15,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ctx_jax.checkpoints.run_files import METRICS
 from ctx_jax.files.whole import naming_full_disk, write_whole
 from ctx_jax.numerics.linear import Compute
 
@@ -81,7 +82,7 @@ class MetricsLog:
 
     def __init__(self, run_dir: Path, step: int, *, tensorboard: bool = False) -> None:
         """`step`: the one the run goes on from; later lines are cut. ModuleNotFoundError without tensorboardX."""
-        self.path = run_dir / "metrics.jsonl"
+        self.path = run_dir / METRICS
         cut_after(self.path, step)
         self._file = self.path.open("a", encoding="utf-8")
         self._board: Any = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from ctx_jax.checkpoints import huggingface
-from ctx_jax.checkpoints.run_files import ORIGIN, VOCABULARY
+from ctx_jax.checkpoints.run_files import ORIGIN, TEXTS, VOCABULARY
 from ctx_jax.data.cache import Sentences, load_sentences
 from ctx_jax.data.tokens import Tokens, cache_tokens
 from ctx_jax.embedding.load import load
@@ -22,7 +22,7 @@ from ctx_jax.text.subwords import Subwords
 from ctx_jax.training.bilm import BiLMTask, with_vocabulary
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.devices import is_first_host
-from ctx_jax.training.preparing import TEXTS, check_texts, prepare_vocabulary, train_tokenizer
+from ctx_jax.training.preparing import check_texts, prepare_vocabulary, train_tokenizer
 from ctx_jax.training.task import Params, Task
 from ctx_jax.training.transformer import TransformerTask, adapt, with_tokenizer
 

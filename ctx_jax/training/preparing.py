@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from ctx_jax.checkpoints.run_files import VOCABULARY, existing
+from ctx_jax.checkpoints.run_files import TEXTS, VOCABULARY, existing
 from ctx_jax.data.cache import Sentences
 from ctx_jax.data.progress import paced
 from ctx_jax.files.whole import write_whole
@@ -18,8 +18,6 @@ from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.devices import is_first_host
-
-TEXTS = "texts.json"
 
 
 def train_tokenizer(wanted: TokenizerConfig, train: Sentences, say: Callable[[str], None], *, causal: bool) -> Subwords:

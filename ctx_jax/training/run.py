@@ -12,7 +12,6 @@ from ctx_jax.checkpoints.meetings import on_first_host, stopping_all
 from ctx_jax.checkpoints.run_files import CONFIG
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.files.building import locked
-from ctx_jax.files.whole import leftovers
 from ctx_jax.training.config import TrainConfig, check_config, check_resume
 from ctx_jax.training.devices import (
     agreed_step,
@@ -107,8 +106,7 @@ def _alone(run_dir: Path) -> Iterator[None]:
             try:
                 run_dir.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(run_dir / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
-                for left in leftovers(run_dir, "*"):  # by a process that was killed
-                    left.unlink()
+                run_files.remove_leftovers(run_dir)
             except BlockingIOError:
                 raise RuntimeError(
                     f"another process is training in {run_dir}: wait until it ends, or set another --run-dir"
