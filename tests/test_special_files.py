@@ -96,6 +96,18 @@ def test_added_tokens_get_the_ids_their_files_state(tmp_path: Path) -> None:
             read_folder(bert(tmp_path / "wrong", added_tokens_json=stated))
 
 
+def test_what_a_tokenizer_json_says_of_an_added_token_stands_above_the_older_file(tmp_path: Path) -> None:
+    size = len(WORDS)
+    entry = {"content": "<ent>", **FLAGS}  # matched as it stands, with the space before it; the older file has no flags
+    ours = read_folder(bert(tmp_path, tokenizer_config_json={"added_tokens_decoder": {str(size): entry}}))
+    (tmp_path / "tokenizer.json").write_text(ours.tokenizer.to_str(), encoding="utf-8")
+    put(tmp_path, {"tokenizer_config.json": {}, "added_tokens.json": {"<ent>": size}})
+    ours = agrees(tmp_path, "bert", "a <ent> b", "a <ENT> b")
+    assert size in ours.special_ids
+    with pytest.raises(ValueError, match=r"added_tokens\.json gives '<ent>' the id 3, but it gets"):
+        read_folder(put(tmp_path, {"added_tokens.json": {"<ent>": 3}}))
+
+
 def test_a_gpt2_may_be_given_a_padding_token_and_none_that_begins(tmp_path: Path) -> None:
     size = len(GPT2_BYTES)
     config = {"pad_token": "[PAD]", "tokenizer_class": "GPT2Tokenizer"}
@@ -127,6 +139,10 @@ def test_the_first_words_space_is_as_the_configuration_says(
     put(tmp_path, {"tokenizer_config.json": config | {"add_prefix_space": prefix}})
     ours = agrees(tmp_path, model_type, "a b", " a", "ab")
     assert ours.tokens(ours.of_text(["a"])[0].tolist()) == (["Ġa"] if prefix else ["a"])
+    del config["add_prefix_space"]  # the family's class then goes without, whatever tokenizer.json says
+    for said in (config, {key: value for key, value in config.items() if key != "tokenizer_class"}):
+        ours = agrees(put(tmp_path, {"tokenizer_config.json": said}), model_type, "a b", " a", "ab")
+        assert ours.tokens(ours.of_text(["a"])[0].tolist()) == ["a"]
 
 
 @pytest.mark.parametrize("made_by", ["BertTokenizer", "PreTrainedTokenizerFast"])

@@ -29,6 +29,7 @@ class Added(NamedTuple):
 
     token: AddedToken
     id: int | None  # where a file states it
+    flags: bool  # whether the file states those as well, which then stand above a tokenizer.json's
     source: str  # the file that does
 
 
@@ -63,12 +64,11 @@ class Settings:
     def add_to(self, tokenizer: Tokenizer) -> None:
         """Make the added tokens known, in the order of their ids; ValueError for one that gets another id than its
         file states."""
-        tokenizer.add_tokens([one.token for one in self.added if one.id is not None])
-        # One that is named without flags keeps those it has.
+        tokenizer.add_tokens([one.token for one in self.added if one.flags])
         known = {one.content for one in tokenizer.get_added_tokens_decoder().values()}
         more = {one.token.content: one.token for one in self.added if one.token.content not in known}
         tokenizer.add_tokens(list(more.values()))
-        for token, number, source in self.added:
+        for token, number, _, source in self.added:
             got = tokenizer.token_to_id(token.content)
             if number is not None and got != number:
                 raise ValueError(
@@ -89,12 +89,14 @@ def read_settings(folder: Path) -> Settings:
     extras = _extras(extra, where)
     if "added_tokens_decoder" in config:  # transformers then leaves the two older files alone
         stated = config["added_tokens_decoder"]
-        for number, entry in _object(stated, "added_tokens_decoder", where).items():
+        if not isinstance(stated, Mapping):
+            raise ValueError(f"{where}: added_tokens_decoder must be an object, got {stated!r}")
+        for number, entry in stated.items():
             if not number.isdecimal() or not isinstance(entry, Mapping):
                 raise ValueError(
                     f"{where}: added_tokens_decoder must give each id an object, got {number!r}: {entry!r}"
                 )
-            added.append(Added(_token(entry, where, entry.get("content") in roles.values()), int(number), where))
+            added.append(Added(_token(entry, where, entry.get("content") in roles.values()), int(number), True, where))
     else:
         for key in _EXTRA:
             extras += _extras(map_.get(key) or [], str(folder / _MAP))
@@ -103,8 +105,8 @@ def read_settings(folder: Path) -> Settings:
             if type(number) is not int:
                 raise ValueError(f"{folder / _ADDED} must give each token an id, got {token!r}: {number!r}")
             entry = {"content": token, "special": token in special, "normalized": token not in special}
-            added.append(Added(_token(entry, where), number, str(folder / _ADDED)))
-    added.sort(key=lambda one: -1 if one.id is None else one.id)
+            added.append(Added(_token(entry, where), number, False, str(folder / _ADDED)))
+    added.sort(key=lambda one: one.id or 0)
     return Settings(config, roles, (*added, *extras))
 
 
@@ -146,7 +148,8 @@ def _extras(value: Any, where: str) -> list[Added]:
     if not isinstance(entries, list):
         raise ValueError(f"{where}: {' or '.join(_EXTRA)} must list tokens, got {value!r}")
     return [
-        Added(_token({"content": one} if isinstance(one, str) else one, where, True), None, where) for one in entries
+        Added(_token({"content": one} if isinstance(one, str) else one, where, True), None, False, where)
+        for one in entries
     ]
 
 
@@ -158,9 +161,3 @@ def _token(entry: Any, where: str, special: bool = False) -> AddedToken:
     if wrong := [name for name, value in flags.items() if not isinstance(value, bool)]:
         raise ValueError(f"{where}: {wrong[0]} of the added token {content!r} must be true or false")
     return AddedToken(content, **flags)
-
-
-def _object(value: Any, key: str, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{where}: {key} must be an object, got {value!r}")
-    return value

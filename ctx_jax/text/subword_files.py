@@ -17,6 +17,9 @@ from ctx_jax.text.templates import BERT, GPT, GPT2, ROBERTA, SpecialTokens, temp
 
 # Classes that take tokenizer.json as it is; a class of a family follows tokenizer_config.json where the two differ.
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+# The classes of byte-level BPE, which take add_prefix_space for false where nothing says it, and who goes without one.
+_BYTE_LEVEL = ("RobertaTokenizer", "GPT2Tokenizer")
+_CLASSES = {"modernbert": _GENERIC[0], "roberta": _BYTE_LEVEL[0], "gpt2": _BYTE_LEVEL[1]}
 # What transformers calls the SentencePiece files of XLM-R, of ALBERT, T5 and XLNet, and of Llama.
 _SENTENCEPIECE_NAMES = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
@@ -59,7 +62,7 @@ def read_folder(folder: str | Path, model_type: str = "", tokenizer_class: str =
     settings = read_settings(folder)
     # transformers looks at no class of a ModernBERT.
     named = "" if model_type == "modernbert" else settings.entries.get("tokenizer_class") or tokenizer_class
-    made_by = _GENERIC[0] if model_type == "modernbert" else str(named)
+    made_by = str(named or _CLASSES.get(model_type, ""))
     gpt = model_type == "openai-gpt" or made_by.startswith("OpenAIGPT")
     if (folder / FILE).is_file():
         return _read_json(folder / FILE, settings, made_by, GPT if gpt else None)
@@ -112,14 +115,14 @@ def _read_json(
         raise ValueError(f"{path} is no tokenizer.json: it has no entry 'model'")
     state |= {"truncation": None, "padding": None}
     if made_by not in _GENERIC:
-        _follow(settings, state)
+        _follow(settings, state, made_by)
     tokenizer = _made(lambda: Tokenizer.from_str(json.dumps(state)), f"{path} is damaged or of a newer kind")
     settings.add_to(tokenizer)
     held = tokenizer.get_vocab(with_added_tokens=True)
     return finished(tokenizer, special or settings.special(family or _guess(tokenizer), held), path)
 
 
-def _follow(settings: Settings, state: dict[str, Any]) -> None:
+def _follow(settings: Settings, state: dict[str, Any], made_by: str) -> None:
     """Change a tokenizer.json to what tokenizer_config.json says otherwise, as transformers does; null counts."""
     normalizer, splitter, entries = state.get("normalizer"), state.get("pre_tokenizer"), settings.entries
     if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
@@ -130,8 +133,9 @@ def _follow(settings: Settings, state: dict[str, Any]) -> None:
         )
         said = {ours: entries[theirs] for theirs, ours in names if theirs in entries}
         normalizer |= {ours: value for ours, value in said.items() if value is not None or ours == "strip_accents"}
-    if isinstance(splitter, dict) and splitter.get("type") == "ByteLevel" and "add_prefix_space" in entries:
-        prefix = bool(entries["add_prefix_space"])
+    said_or_not = "add_prefix_space" in entries or made_by.startswith(_BYTE_LEVEL)
+    if isinstance(splitter, dict) and splitter.get("type") == "ByteLevel" and said_or_not:
+        prefix = bool(entries.get("add_prefix_space", False))
         splitter |= {"add_prefix_space": prefix}
         after = state.get("post_processor")
         if isinstance(after, dict) and after.get("type") == "RobertaProcessing":
