@@ -180,6 +180,18 @@ def test_a_hugging_face_folder_loads(encoder: ctx_jax.Encoder, tmp_path: Path) -
     jax.tree.map(np.testing.assert_array_equal, loaded.params, encoder.params)
 
 
+def test_files_that_look_like_allennlps_keep_no_hugging_face_folder_from_loading(
+    encoder: ctx_jax.Encoder, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "bert", TINY, encoder.params, SUBWORDS)
+    (folder / "train_options.json").write_text("{}")
+    (folder / "tf_model.h5").write_text("version https://git-lfs")
+    assert ctx_jax.load(folder).model == TINY
+    (folder / "config.json").write_text('{"model_type": "elmo"}')
+    with pytest.raises(ValueError, match=r"train_options\.json, but no weights can be read: tf_model\.h5"):
+        ctx_jax.load(folder)
+
+
 def test_a_tokenizer_that_does_not_belong_is_refused(encoder: ctx_jax.Encoder, tmp_path: Path) -> None:
     other = train(TEXT, "bpe", 270)
     folder = write_folder(tmp_path / "bert", TINY, encoder.params, other)

@@ -1,6 +1,5 @@
 """Files to an encoder: our runs, AllenNLP folders, Hugging Face folders."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +9,12 @@ import numpy as np
 
 from ctx_jax.checkpoints import allennlp_files, huggingface
 from ctx_jax.checkpoints.configs import from_json, newest
+from ctx_jax.checkpoints.huggingface_keys import ARCHITECTURES
 from ctx_jax.checkpoints.run_files import CONFIG, VOCABULARY, existing
 from ctx_jax.data.config import rule_of
 from ctx_jax.embedding.encoder import Encoder, Reader
 from ctx_jax.embedding.reading import CharacterReader, SubwordReader, VocabularyReader
+from ctx_jax.files.json_files import read_json
 from ctx_jax.models import bilm, transformer
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.models.transformer_config import Transformer
@@ -68,7 +69,7 @@ def load(
         what = "is a file; load needs its folder, or options= and weights=" if folder.exists() else "does not exist"
         raise FileNotFoundError(f"{folder} {what}")
     run = (folder / CONFIG).is_file() and (folder / "checkpoints").is_dir()
-    found = None if run else allennlp_files.find(folder)
+    found = None if run else _allennlp_files(folder)
     # Beside AllenNLP's files it may be anybody's, even AllenNLP's own, which has a model too.
     config = _config(folder) if found is None else {}
     if isinstance(config.get("model"), dict):
@@ -97,6 +98,15 @@ def _file(name: str, path: str | Path) -> Path:
 def _no_step(step: CheckpointStep, path: str | Path) -> None:
     if step != "best":
         raise ValueError(f"step is of a run, and {path} is none: leave step={step!r} out")
+
+
+def _allennlp_files(folder: Path) -> tuple[Path, Path] | None:
+    try:
+        return allennlp_files.find(folder)
+    except ValueError:
+        if _config(folder).get("model_type") in ARCHITECTURES:
+            return None  # a Hugging Face folder, with other programs' options or weights
+        raise
 
 
 def _allennlp(options: Path, weights: Path) -> Encoder:
@@ -132,14 +142,7 @@ def _subword_reader(model: Transformer, subwords: Subwords, folder: Path, rule: 
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    file = folder / CONFIG
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    return config if isinstance(config, dict) else {}
+    return read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
 
 
 def _run(folder: Path, config: dict[str, Any], step: CheckpointStep) -> Encoder:
