@@ -1,9 +1,11 @@
 """Files and folders take their names whole: on disk before they are seen, and never where writing failed."""
 
 import errno
+import gc
 import os
 import resource
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +51,24 @@ def test_what_fails_leaves_the_old_and_no_rest(tmp_path: Path) -> None:
     before = file_digest(tmp_path / "a.txt")
     with pytest.raises(TypeError), whole_file(tmp_path / "a.txt") as file:
         file.write(file.write("new"))  # type: ignore[arg-type]
-    with pytest.raises(AssertionError, match="stop"), whole_folder(tmp_path / "made") as partial:
-        assert leftovers(tmp_path, "made") != [partial] or leftovers(tmp_path, "a.*"), "stop"
+    with whole_folder(tmp_path / "made") as partial:
+        assert leftovers(tmp_path, "made") == [partial] and not leftovers(tmp_path, "a.*")
+    (tmp_path / "made").rmdir()
+    with pytest.raises(FileNotFoundError, match="gone"), whole_folder(tmp_path / "made") as partial:
+        (partial / "gone").unlink()
     assert file_digest(tmp_path / "a.txt") == before
     assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
     with pytest.raises(FileExistsError, match=r"not empty \(a\.txt\)"), whole_folder(tmp_path):
         pass
 
 
-def test_a_disk_that_takes_no_more_is_named_and_nothing_half_written_stays(tmp_path: Path) -> None:
+def test_a_disk_that_takes_no_more_is_named_and_nothing_half_written_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uncaught: list[int | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: uncaught.append(getattr(told.exc_value, "errno", None)))
+    begun = Scratch(tmp_path)
+    begun.spill(np.arange(3))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
@@ -68,9 +79,14 @@ def test_a_disk_that_takes_no_more_is_named_and_nothing_half_written_stays(tmp_p
             (partial / "data").write_bytes(bytes(2000))
         with pytest.raises(OSError, match="a limit on files") as of_scratch:
             Scratch(tmp_path).spill(np.arange(300))
+        with pytest.raises(OSError, match="a limit on files"):
+            begun.spill(np.arange(300))
+        del begun  # its file is closed
+        gc.collect()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
+    assert errno.EFBIG not in uncaught  # told once, by the error
     assert [error.value.filename for error in (of_file, of_folder, of_scratch)] == [
         str(tmp_path / "a.txt"),
         str(tmp_path / "made"),

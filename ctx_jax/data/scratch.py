@@ -2,8 +2,8 @@
 
 import tempfile
 import weakref
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class Scratch:
     def __init__(self, folder: Path | None) -> None:
         """`folder`: where the files lie; None: where temporary files do."""
         self._folder = folder
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
         self._space = np.empty(0, np.uint8)
         self._used = 0
 
@@ -32,14 +32,16 @@ class Scratch:
             self._used = start + array.nbytes
             # Written and not copied into the mapping, whose pages would then be this process's own.
             self._file.seek(start)
-            self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-            self._file.flush()
+            left = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            while len(left):
+                left = left[self._file.write(left) :]
         return self._space[start : self._used].view(array.dtype).reshape(array.shape)
 
-    def _open(self, size: int) -> IO[bytes]:
+    def _open(self, size: int) -> FileIO:
         if self._file is not None:
             self._file.close()  # its mapping stays
-        file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed with the scratch space)
+        # Without a buffer, whose rest would be written again when a full disk's file is closed.
+        file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 (closed with the scratch space)
         weakref.finalize(self, file.close)
         file.truncate(size)
         self._space = np.memmap(file, np.uint8, mode="r", shape=(size,))
