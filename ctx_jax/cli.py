@@ -2,9 +2,12 @@
 
 import difflib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ctx_jax import __version__
@@ -27,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name, *rest = given or ["--help"]
     try:
-        return _call(name, rest)
+        with nullcontext() if name == "train" else _unwound_by_sigterm():
+            return _call(name, rest)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -71,6 +75,23 @@ def _call(name: str, rest: list[str]) -> int:
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     print(f"no command {name!r}" + (f": did you mean {near[0]!r}?" if near else "") + f"\n\n{USAGE}", file=sys.stderr)
     return 2
+
+
+@contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """SIGTERM becomes SystemExit, so that what a command has half-made goes. Training, which saves, has its own way."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows no handlers there
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_ours(error: Exception) -> bool:

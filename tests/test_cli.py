@@ -3,8 +3,12 @@
 import ast
 import fcntl
 import inspect
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from itertools import pairwise
@@ -18,6 +22,8 @@ from ctx_jax import __version__, cli
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, names, read
 from ctx_jax.files.building import locked
+from ctx_jax.files.temporary import temporary_folder
+from ctx_jax.files.whole import whole_folder
 from ctx_jax.training.config import TrainConfig, check_config
 from ctx_jax.training.optimizer import Adagrad
 
@@ -120,6 +126,24 @@ def test_our_errors_are_one_line_without_a_traceback(
     assert said in printed and "Traceback" not in printed
     if "--init" in arguments:
         assert not (tmp_path / "run" / "cache").exists(), "the text was read before"
+
+
+@pytest.mark.parametrize("name", ["evaluate", "export", "tokenizer"])
+def test_sigterm_leaves_nothing_half_made(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(*_: object) -> int:
+        with whole_folder(tmp_path / "made"), temporary_folder("test") as temporary:
+            assert temporary.is_relative_to(tmp_path)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        return 0
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cli, "_call", work)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        main([name])
+    assert left.value.code == 128 + signal.SIGTERM and not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_directory_in_which_another_process_trains_is_refused(

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from ctx_jax.data.scratch import Scratch
 from ctx_jax.files import whole
 from ctx_jax.files.json_files import read_json
+from ctx_jax.files.temporary import temporary_folder
 from ctx_jax.files.whole import file_digest, leftovers, whole_file, whole_folder, write_whole
 
 
@@ -65,6 +67,7 @@ def test_what_fails_leaves_the_old_and_no_rest(tmp_path: Path) -> None:
 def test_a_disk_that_takes_no_more_is_named_and_nothing_half_written_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     uncaught: list[int | None] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda told: uncaught.append(getattr(told.exc_value, "errno", None)))
     begun = Scratch(tmp_path)
@@ -81,15 +84,21 @@ def test_a_disk_that_takes_no_more_is_named_and_nothing_half_written_stays(
             Scratch(tmp_path).spill(np.arange(300))
         with pytest.raises(OSError, match="a limit on files"):
             begun.spill(np.arange(300))
+        with (
+            pytest.raises(OSError, match=r"set there, or set TMPDIR .*") as of_temporary,
+            temporary_folder("x") as folder,
+        ):
+            (folder / "data").write_bytes(bytes(2000))
         del begun  # its file is closed
         gc.collect()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert errno.EFBIG not in uncaught  # told once, by the error
-    assert [error.value.filename for error in (of_file, of_folder, of_scratch)] == [
+    assert [error.value.filename for error in (of_file, of_folder, of_scratch, of_temporary)] == [
         str(tmp_path / "a.txt"),
         str(tmp_path / "made"),
+        str(tmp_path),
         str(tmp_path),
     ]
     assert not list(tmp_path.iterdir())

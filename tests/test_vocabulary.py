@@ -1,6 +1,7 @@
 """Vocabularies: counts against collections.Counter, ids against the original trainer's, files refused by line."""
 
 import json
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def test_counts_equal_a_counter_whether_or_not_they_spill(limit: int) -> None:
 
 def test_counting_merges_runs_and_cleans_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(counting, "_FAN", 3)
-    monkeypatch.setattr(counting.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     most = 0
     counts = count_words(_sentences(), limit=40)
     for _ in counts:

@@ -166,8 +166,9 @@ class RunCheckpoints:
         self._save_failed = True
         last = self.latest()
         return RuntimeError(
-            f"{name} could not be written to {self.folder}: {str(failure).rstrip('.')}. Check the space and the "
-            "permissions there; " + ("no step is complete" if last is None else f"the last complete step is {last}")
+            f"{name} could not be written to {self.folder}: {str(failure).rstrip('.')}. See to space "
+            "and permissions there, or move the run to another disk and name it with --run-dir; "
+            + ("no step is complete" if last is None else f"the last complete step is {last}")
         )
 
     def close(self) -> None:

@@ -29,7 +29,8 @@ from ctx_jax.training.config import TrainConfig
 @dataclass(frozen=True)
 class Evaluate:
     """What text costs a trained run. A biLM's perplexity counts every token: words, <UNK> and the sentence markers. A
-    Transformer is measured on masked tokens, always the same ones (causal: on every token), in the run's sequences."""
+    Transformer is measured on masked tokens, always the same ones (causal: on every token), in the run's sequences; its
+    text is indexed among the system's temporary files, for which TMPDIR names another folder."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's directory."""

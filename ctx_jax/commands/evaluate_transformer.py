@@ -1,7 +1,6 @@
 """What `ctx-jax evaluate` says of a Transformer's run."""
 
 from collections.abc import Callable
-from tempfile import TemporaryDirectory
 
 from ctx_jax.data.cache import build_cache
 from ctx_jax.data.corpora import Source
@@ -11,6 +10,7 @@ from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.reading import SubwordReader
 from ctx_jax.evaluation.held_out import held_out_metrics
 from ctx_jax.evaluation.masked import pseudo_perplexity
+from ctx_jax.files.temporary import temporary_folder
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.training.config import TrainConfig
 
@@ -26,7 +26,7 @@ def table(
     """
     model, reader = encoder.model, encoder.reader
     assert isinstance(model, Transformer) and isinstance(reader, SubwordReader) and config.sequences is not None
-    with TemporaryDirectory(prefix="ctx-jax-evaluate-") as folder:
+    with temporary_folder("evaluate") as folder:
         sentences = build_cache(text, folder, report=report)
         tokens = cache_tokens(sentences, reader.subwords, folder, report=report)
         found = held_out_metrics(model, encoder.params, tokens, reader.subwords, config.sequences, report)

@@ -52,13 +52,14 @@ def whole_file(path: Path) -> Iterator[TextIO]:
 
 
 @contextmanager
-def naming_full_disk(path: Path) -> Iterator[None]:
-    """Errors of a disk without space, which name no file, name `path`."""
+def naming_full_disk(path: Path, *, otherwise: str = "") -> Iterator[None]:
+    """Errors of a disk without space, which name no file, name `path`, and what to do `otherwise`."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             advice = "a limit on files is set there" if error.errno == errno.EFBIG else "make space there"
+            advice += f", or {otherwise}" if otherwise else ""
             raise OSError(error.errno, f"{os.strerror(error.errno)}: {advice}", str(path)) from error
         raise
 

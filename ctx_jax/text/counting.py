@@ -1,12 +1,13 @@
 """How often each word occurs, exactly, in one pass and in bounded memory."""
 
 import heapq
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+
+from ctx_jax.files.temporary import temporary_folder
 
 LIMIT = 250_000  # distinct words in memory, about 40 MB
 _FAN = 64  # runs merged at once, far below any limit on open files
@@ -21,17 +22,17 @@ def count_words(sentences: Iterable[Sequence[str]], *, limit: int = LIMIT) -> It
     if limit < 1:
         raise ValueError(f"limit must be at least 1 distinct word, got {limit}")
     counts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="ctx-jax-count-") as folder:
+    with temporary_folder("count") as folder:
         runs: list[Path] = []
         made = 0
         for sentence in sentences:
             counts.update(sentence)
             if len(counts) > limit:
-                runs.append(_write_run(sorted(counts.items()), Path(folder, str(made))))
+                runs.append(_write_run(sorted(counts.items()), folder / str(made)))
                 made += 1
                 counts.clear()
             if len(runs) == _FAN:
-                merged = _write_run(_merge(map(_read_run, runs)), Path(folder, str(made)))
+                merged = _write_run(_merge(map(_read_run, runs)), folder / str(made))
                 made += 1
                 for run in runs:
                     run.unlink()

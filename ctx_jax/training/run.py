@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -91,7 +92,8 @@ def _naming_flags() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if full and error.filename and error.filename != tempfile.gettempdir():
             where = f"{error.strerror}, or set another --run-dir (for the text alone, --data.cache)"
             raise OSError(error.errno, where, error.filename) from error
         raise
