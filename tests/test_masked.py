@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctx_jax.data.batch import Batch
 from ctx_jax.evaluation import masked
 from ctx_jax.models.transformer_config import Transformer
+from ctx_jax.numerics.overlap import one_behind
 
 MODEL = Transformer(60, dim=4, layers=1, heads=1, feed_forward=4, max_positions=16)
 
@@ -54,22 +54,13 @@ def test_pseudo_perplexity_reads_its_text_as_it_goes(monkeypatch: pytest.MonkeyP
     assert (found.loss, found.tokens) == (2.0, 2 * len(taken)) and sum(done) == len(taken)
 
 
-def test_a_result_is_fetched_when_the_next_batch_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
+def test_results_are_taken_in_their_order_when_the_next_one_is_under_way() -> None:
+    asked: list[int] = []
 
-    class OnDevice:
-        def __init__(self, number: int) -> None:
-            self.number = number
+    def results() -> Iterator[int]:
+        for number in range(4):
+            asked.append(number)
+            yield number
 
-        def __array__(self) -> np.ndarray:
-            order.append(f"fetch {self.number}")
-            return np.ones(1, np.float32)
-
-    def run(params: Any, arrays: dict[str, Any], carry: Any) -> dict[str, tuple[OnDevice, np.ndarray]]:
-        order.append(f"run {arrays['number']}")
-        return {"masked": (OnDevice(arrays["number"]), np.full(1, 2.0))}
-
-    replace_program(monkeypatch, run)
-    batches = (Batch({"number": number}, {}) for number in range(3))  # type: ignore[dict-item]
-    assert masked.term_means(MODEL, {}, batches, 1) == {"masked": 0.5}
-    assert order == ["run 0", "run 1", "fetch 0", "run 2", "fetch 1", "fetch 2"]
+    assert [(result, asked[-1]) for result in one_behind(results())] == [(0, 1), (1, 2), (2, 3), (3, 3)]
+    assert not list(one_behind([]))

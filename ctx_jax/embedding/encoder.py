@@ -3,7 +3,6 @@
 Letters: L layers, B sentences, T words, D width, N words of a list.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +16,7 @@ from ctx_jax.embedding.batching import plan, rounded
 from ctx_jax.embedding.embed import Model, embed, token_layer
 from ctx_jax.embedding.reading import CharacterReader, SubwordReader, VocabularyReader, checked, sentences_to_words
 from ctx_jax.models.bilm import BiLM
+from ctx_jax.numerics.overlap import one_behind
 from ctx_jax.text.subwords import Pieces
 
 Reader = CharacterReader | VocabularyReader | SubwordReader
@@ -134,12 +134,11 @@ class Encoder:
         while chunk := list(islice(sentences, _LOOK_AHEAD * batch)):
             words = _words(chunk, self.reader)
             found: dict[int, np.ndarray] = {}
-            running: deque[tuple[tuple[int, ...], jax.Array]] = deque()
-            for chosen, inputs in _batches(words, self.reader, batch):
-                running.append((chosen, _vectors(self.model, self.params, mixing, inputs)))
-                if len(running) > 1:  # the device works on one batch while the host takes the one before apart
-                    found |= _apart(*running.popleft(), words)
-            for chosen, vectors in running:
+            running = (
+                (chosen, _vectors(self.model, self.params, mixing, inputs))
+                for chosen, inputs in _batches(words, self.reader, batch)
+            )
+            for chosen, vectors in one_behind(running):
                 found |= _apart(chosen, vectors, words)
             for number in range(len(words)):
                 yield found.pop(number)

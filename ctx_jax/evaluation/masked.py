@@ -21,6 +21,7 @@ from ctx_jax.data.tokens import BLOCK
 from ctx_jax.embedding.batching import rounded
 from ctx_jax.evaluation.perplexity import exp_or_inf
 from ctx_jax.models.transformer import Transformer
+from ctx_jax.numerics.overlap import one_behind
 from ctx_jax.numerics.rows import over_rows
 from ctx_jax.text.subwords import Subwords
 
@@ -46,21 +47,10 @@ def term_means(
     run, lay = _compiled(model, rows, tuple(devices or ()))
     params = lay(params)
     sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
-    for terms in _one_behind(run(params, batch.arrays, ()) for batch in batches):
-        for name, pair in terms.items():
+    for terms in one_behind(run(params, batch.arrays, ()) for batch in batches):
+        for name, pair in jax.device_get(terms).items():
             sums[name] += [part.sum(dtype=np.float64) for part in pair]
     return {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
-
-
-def _one_behind(running: Iterable[Any]) -> Iterator[Any]:
-    """What each call gives, as numpy arrays, waited for when the next one has been given to the devices."""
-    before = None
-    for result in running:
-        if before is not None:
-            yield jax.device_get(before)
-        before = result
-    if before is not None:
-        yield jax.device_get(before)
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,7 @@ def pseudo_perplexity(
     nats = tokens = 0.0
     with prefetch(_gaps(model, subwords, _parts(subwords, sentences, room), batch), AHEAD) as ready:
         running = (run(params, arrays, ())["masked"] for arrays in _told(ready, advance))
-        for total, weight in _one_behind(running):
+        for total, weight in map(jax.device_get, one_behind(running)):
             nats += float(total.sum(dtype=np.float64))
             tokens += float(weight.sum())
     if not tokens:
