@@ -3,6 +3,9 @@
 import numpy as np
 
 from ctx_jax.data.tokens import Tokens
+from ctx_jax.text.templates import PairLayout
+
+BERT_PAIR = PairLayout(1, 1)
 
 
 class Names:
@@ -11,8 +14,8 @@ class Names:
     pad_id, begin_id, end_id, mask_id = 0, 2, 3, 4
     special_ids = frozenset(range(5))
 
-    def __init__(self, size: int = 9000) -> None:
-        self.size = size
+    def __init__(self, size: int = 9000, pair_layout: PairLayout = BERT_PAIR) -> None:
+        self.size, self.pair_layout = size, pair_layout
 
     def __len__(self) -> int:
         return self.size

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from numbered_text import BERT_PAIR
 
 from ctx_jax.data.blocks import CausalBlocks, FullSentences
 from ctx_jax.data.packing import Layout, PackedSentences, best_fit, cut_units, ranges
@@ -27,6 +28,7 @@ class Letters:
     pad_id, begin_id, end_id, mask_id = 0, 2, 3, 4
     special_ids = frozenset(range(5))
     digest = "letters"
+    pair_layout = BERT_PAIR
 
     def __init__(self) -> None:
         self.pieces = dict(zip(NAMES, range(5), strict=True))

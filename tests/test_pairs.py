@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numbered_text import Names, corpus
+from numbered_text import BERT_PAIR, Names, corpus
 from tokenizers import processors
 
 from ctx_jax.data.packing import Rows
@@ -12,7 +12,7 @@ from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens, tokens_of
 from ctx_jax.text.subword_training import Kind, train
-from ctx_jax.text.templates import BERT_PAIR, PairLayout
+from ctx_jax.text.templates import PairLayout
 
 
 def document_of(tokens: Tokens, ids: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ def test_pairs_drawn(name: str) -> None:
     numbers = np.arange(5, len(NAMES))
     tokens = Tokens(numbers, np.ones(9, np.uint8), np.array([0, 3, 5, 7, 9]), np.array([0, 2]))
     config = SequenceConfig(**({"form": "pairs", "length": 12, "short": 0.0} | {"pairs": name.split(",")[0]}))
-    pairs = Pairs(tokens, Names(), config, 0, LAYOUTS.get(name, BERT_PAIR))
+    pairs = Pairs(tokens, Names(pair_layout=LAYOUTS.get(name, BERT_PAIR)), config, 0)
     assert len(pairs) == 2
     seen = set()
     for epoch in range(40):
@@ -138,7 +138,7 @@ def test_a_pair_is_what_the_tokenizer_itself_lays(kind: Kind) -> None:
         if layout is not None:  # RoBERTa's own: no token type
             subwords.tokenizer.post_processor = layout
         config = SequenceConfig(form="pairs", pairs="none", length=60, short=0.0)
-        rows = every(Pairs(tokens, subwords, config, 0, subwords.pair_layout))
+        rows = every(Pairs(tokens, subwords, config, 0))
         for number, (first, second) in enumerate(zip(SENTENCES[::2], SENTENCES[1::2], strict=True)):
             mask, given = rows["mask"][number], subwords.tokenizer.encode(first, second)
             assert rows["token_ids"][number][mask].tolist() == given.ids
@@ -186,13 +186,13 @@ def test_text_of_single_tokens_has_no_pairs() -> None:
 
 @pytest.mark.parametrize("separators", [1, 2])
 def test_the_shortest_rows_hold_one_token_of_each_text(separators: int) -> None:
-    tokens, layout = corpus(10), PairLayout(separators, 1)
+    tokens, names = corpus(10), Names(pair_layout=PairLayout(separators, 1))
     for kind in ("next_sentence", "order", "none"):
         config = SequenceConfig(form="pairs", pairs=kind, length=4 + separators, short=0.5)
-        rows = every(Pairs(tokens, Names(), config, 0, layout))
+        rows = every(Pairs(tokens, names, config, 0))
         assert rows["mask"].all() and ((rows["token_ids"] > 4).sum(axis=1) == 2).all()
     two_phases = SequenceConfig(form="pairs", length=16, first_steps=1, first_length=4)
     for short in (SequenceConfig(form="pairs", length=3 + separators), two_phases.first_phase):
         assert short is not None
         with pytest.raises(ValueError, match=f"rows of {4 + separators} .*got {short.length}: set --sequences.length"):
-            Pairs(tokens, Names(), short, 0, layout)
+            Pairs(tokens, names, short, 0)

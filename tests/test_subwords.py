@@ -15,7 +15,7 @@ from ctx_jax.text.sentencepiece_files import read_sentencepiece
 from ctx_jax.text.subword_files import read, read_byte_bpe, read_folder, read_tokenizer_json, read_wordpiece
 from ctx_jax.text.subword_training import train
 from ctx_jax.text.subwords import Subwords
-from ctx_jax.text.templates import BERT, BERT_PAIR, GPT, ROBERTA, PairLayout, SpecialTokens
+from ctx_jax.text.templates import BERT, GPT, ROBERTA, PairLayout, SpecialTokens
 
 TEXT = ["the cat sat on the mat", "a dog and a cat", ["the", "dogs", "sat"], "mats and cats"] * 5
 
@@ -219,7 +219,7 @@ def test_sentencepiece_lacks_are_named_and_the_extra_too(files: Path, monkeypatc
 
 
 def test_pairs_are_laid_as_the_family_does(uncased: Subwords) -> None:
-    assert uncased.pair_layout == BERT_PAIR
+    assert uncased.pair_layout == PairLayout(separators=1, second_type=1)
     bpe = train(iter(TEXT), "bpe", 290)
     assert bpe.pair_layout == PairLayout(separators=2, second_type=1)
     bpe.tokenizer.post_processor = processors.RobertaProcessing(("</s>", bpe.end_id), ("<s>", bpe.begin_id))

@@ -23,14 +23,13 @@ from ctx_jax.data.draws import ONE, Purpose, draws
 from ctx_jax.data.packing import Rows, Units, blank, cut_units, place
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds, Tokens
-from ctx_jax.text.templates import BERT_PAIR, PairLayout
 
 _LOOKED_AT = 64  # sentences of another document, for one that fits
 
 
 class Pairs:
-    """`begin A end B end`, from passages of neighbouring sentences of one document; `layout` says how many ends stand
-    between, and what the type of B is.
+    """`begin A end B end`, from passages of neighbouring sentences of one document; the tokenizer says how many ends
+    stand between, and what the type of B is (`vocabulary.pair_layout`).
 
     The text is cut once into passages that fill a row, or, a share `short` of them, a random part of one; two
     sentences at least where two fit. In each epoch a passage is split anew at a sentence's end into A and the rest (a
@@ -53,16 +52,10 @@ class Pairs:
             of two tokens.
     """
 
-    def __init__(
-        self,
-        tokens: Tokens,
-        vocabulary: SpecialIds,
-        config: SequenceConfig,
-        seed: int,
-        layout: PairLayout = BERT_PAIR,
-    ) -> None:
+    def __init__(self, tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
         self._tokens, self._vocabulary, self._length = tokens, vocabulary, config.length
-        self._layout, self._kind, self._seed = layout, config.pairs, seed
+        self._layout = layout = vocabulary.pair_layout
+        self._kind, self._seed = config.pairs, seed
         self._room = config.length - 2 - layout.separators
         if self._room < 2:
             raise ValueError(

@@ -21,7 +21,6 @@ from ctx_jax.data.packing import Layout, PackedSentences
 from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds, Tokens
-from ctx_jax.text.templates import BERT_PAIR, PairLayout
 
 
 class Sequences(Iterator[Batch]):
@@ -56,7 +55,6 @@ class Sequences(Iterator[Batch]):
         shuffle: a permutation per epoch; without it the text's order.
         first_position: what positions count from. RoBERTa's tables begin after the padding's id (pad_id + 1): padding
             then stands at first_position - 1.
-        pair: of "pairs", how the tokenizer lays two texts (`Subwords.pair_layout`).
 
     Raises:
         ValueError: an argument out of range, or text that the form cannot use.
@@ -73,13 +71,12 @@ class Sequences(Iterator[Batch]):
         epochs: int | None = None,
         shuffle: bool = True,
         first_position: int = 0,
-        pair: PairLayout = BERT_PAIR,
     ) -> None:
         own = range(config.rows)[slice(None) if rows is None else rows]
         if not len(own) or own.step != 1:
             raise ValueError(f"a host needs a run of neighbouring rows out of {config.rows}, got {rows}; set rows")
         self._own, self._rows = np.arange(own.start, own.stop), config.rows
-        self._layout = _layout(tokens, vocabulary, config, seed, pair)
+        self._layout = _layout(tokens, vocabulary, config, seed)
         self._masking = None if config.form == "causal" else Masking(config, vocabulary, seed)
         self._seed, self._shuffle, self._pad = seed, shuffle, vocabulary.pad_id
         self._first_position = first_position
@@ -150,21 +147,19 @@ class Sequences(Iterator[Batch]):
         return permuted(place, len(self._layout), self._seed, shuffle=self._shuffle)
 
 
-def _layout(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int, pair: PairLayout) -> Layout:
+def _layout(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Layout:
     def lay(part: Tokens, own_seed: int) -> Layout:
-        return _layout_of_chunk(part, vocabulary, config, own_seed, pair)
+        return _layout_of_chunk(part, vocabulary, config, own_seed)
 
     return lay_out(tokens, seed, lay, whole_documents=config.form == "pairs")
 
 
-def _layout_of_chunk(
-    tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int, pair: PairLayout
-) -> Layout:
+def _layout_of_chunk(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Layout:
     match config.form:
         case "full":
             return FullSentences(tokens, vocabulary, config.length, config.cross_documents, config.whole_sentences)
         case "pairs":
-            return Pairs(tokens, vocabulary, config, seed, pair)
+            return Pairs(tokens, vocabulary, config, seed)
         case "packed":
             return PackedSentences(tokens, vocabulary, config.length, seed)
         case "causal":

@@ -27,6 +27,7 @@ from ctx_jax.data.progress import Pace
 from ctx_jax.data.scratch import Scratch
 from ctx_jax.files.building import find_or_build
 from ctx_jax.files.whole import file_digest
+from ctx_jax.text.templates import PairLayout
 
 VERSION = 2  # of the layout above
 BLOCK = 4096  # sentences tokenized at once
@@ -58,6 +59,11 @@ class SpecialIds(Protocol):
     @property
     def special_ids(self) -> frozenset[int]:
         """Ids that are no text: never masked, never drawn at random."""
+
+    @property
+    def pair_layout(self) -> PairLayout:
+        """How two texts are laid in a row, so that who reads with this tokenizer sees what was trained; ValueError for
+        a way that is not trained with."""
 
 
 class Pieces(Protocol):

@@ -1,7 +1,5 @@
 """A Transformer on held-out text: once, in its order, under one mask that is the same in every run.
 
-Its rows are laid as training lays its own, by `first_position` and `pair_laid`.
-
 Letters: B rows, T tokens.
 """
 
@@ -20,18 +18,15 @@ from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
 from ctx_jax.evaluation.masked import AHEAD, term_means
 from ctx_jax.evaluation.perplexity import exp_or_inf
+from ctx_jax.losses.sequences import COEFFICIENTS
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.text.subwords import Subwords
-from ctx_jax.text.templates import BERT_PAIR, PairLayout
 
 AT_ONCE = 16_384
 """Tokens of held-out text that each device reads at a time: validation asks for little memory whatever the batch."""
 
 FIXED = 0
 """The seed of the masks and pairs of held-out text, the same in every run."""
-
-COEFFICIENTS = {"masked": 1.0, "next_token": 1.0, "accuracy": 0.0, "next_sentence": 1.0, "next_sentence_accuracy": 0.0}
-"""Of each term's mean in the loss; the accuracies are counted, not trained on."""
 
 
 def first_sentences(tokens: Tokens, count: int) -> Tokens:
@@ -52,22 +47,8 @@ def held_out(tokens: Tokens, subwords: Subwords, model: Transformer, sequences: 
         seed=FIXED,
         epochs=1,
         shuffle=False,
-        first_position=first_position(model),
-        pair=pair_laid(sequences, subwords),
+        first_position=model.first_position,
     )
-
-
-def pair_laid(sequences: SequenceConfig, subwords: Subwords) -> PairLayout:
-    """Pairs as the tokenizer itself lays them, so that who reads with it sees what was trained.
-
-    ValueError where sequences are pairs and the tokenizer lays two texts in a way that is not trained with.
-    """
-    return subwords.pair_layout if sequences.form == "pairs" else BERT_PAIR
-
-
-def first_position(model: Transformer) -> int:
-    """What positions count from: RoBERTa's from the row behind that of the padding's id."""
-    return 1 + (model.pad_id or 0) if model.positions_after_padding else 0
 
 
 def rows_at_once(sequences: SequenceConfig, devices: int) -> int:

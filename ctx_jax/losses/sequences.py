@@ -16,6 +16,9 @@ Params = Mapping[str, Any]
 Batch = Mapping[str, Any]
 Terms = dict[str, tuple[jax.Array, jax.Array]]
 
+COEFFICIENTS = {"masked": 1.0, "next_token": 1.0, "accuracy": 0.0, "next_sentence": 1.0, "next_sentence_accuracy": 0.0}
+"""Of each term's mean in the loss; the accuracies are counted, not trained on."""
+
 
 def masked_lm(
     model: Transformer, params: Params, batch: Batch, carry: tuple[()] = (), *, key: jax.Array | None = None

@@ -153,7 +153,12 @@ class Transformer:
     @property
     def longest(self) -> int:
         """The longest sequence its positions hold: P, less RoBERTa's unused rows."""
-        return self.max_positions - (1 + (self.pad_id or 0) if self.positions_after_padding else 0)
+        return self.max_positions - self.first_position
+
+    @property
+    def first_position(self) -> int:
+        """What positions count from: RoBERTa's from the row behind that of the padding's id."""
+        return 1 + (self.pad_id or 0) if self.positions_after_padding else 0
 
 
 _COUNTS = ("dim", "heads", "feed_forward", "max_positions")

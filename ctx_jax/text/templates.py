@@ -36,9 +36,6 @@ class PairLayout(NamedTuple):
     second_type: int  # the token type of B and of the end after it; all before are of type 0
 
 
-BERT_PAIR = PairLayout(1, 1)
-
-
 def template(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(ids before, ids after) that the tokenizer's post-processor puts around one sentence."""
     count = tokenizer.num_special_tokens_to_add(False)

@@ -17,7 +17,8 @@ from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
 from ctx_jax.evaluation.filling import show_filled
-from ctx_jax.evaluation.held_out import COEFFICIENTS, first_position, held_out_metrics, metrics_of, pair_laid
+from ctx_jax.evaluation.held_out import held_out_metrics, metrics_of
+from ctx_jax.losses.sequences import COEFFICIENTS
 from ctx_jax.models import transformer
 from ctx_jax.models.transformer import Transformer
 from ctx_jax.text.subwords import Subwords
@@ -46,7 +47,8 @@ def with_tokenizer(
     if model.vocabulary:
         subwords.check_vocabulary(model.vocabulary, "--model.vocabulary (0 takes the tokenizer's size)")
     model = replace(model, vocabulary=len(subwords), pad_id=subwords.pad_id)
-    pair_laid(sequences, subwords)
+    if sequences.form == "pairs":
+        _ = subwords.pair_layout  # raises for one that pairs are not trained with
     if sequences.length > model.longest:  # rotary ones too: files and readers take max_positions at its word
         raise ValueError(
             f"--sequences.length {sequences.length} is longer than the {model.longest} positions of the model: set "
@@ -122,8 +124,7 @@ class TransformerTask:
             seed=seed,
             rows=slice(first, first + count),
             shuffle=self.shuffle,
-            first_position=first_position(self.model),
-            pair=pair_laid(config, self.subwords),
+            first_position=self.model.first_position,
         )
 
     def tokens(self, arrays: dict[str, np.ndarray]) -> int:
