@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ctx_jax.data.config import DataConfig
 from ctx_jax.training.config import DevicesConfig, EvaluateConfig, TrainConfig
 from ctx_jax.training.hosts import difference, trouble
 from ctx_jax.training.run import run
@@ -37,11 +38,15 @@ def test_a_disk_that_is_not_shared_or_cannot_be_written_is_named(tmp_path: Path)
     assert "cannot write its part of a checkpoint to" in trouble(tmp_path, "mark", 1, patience=0)
 
 
-def test_a_refused_setting_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_refused_setting_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "")
     config = TrainConfig(run_dir=str(tmp_path / "run"), steps=0, devices=DevicesConfig(deterministic=True))
     with pytest.raises(ValueError, match="--steps must be at least 1"):
         run(config)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run(replace(config, steps=1, data=DataConfig(train=str(tmp_path / "nowhere.txt"))))
+    assert (tmp_path / "run" / "autotune").is_dir(), "XLA would find no place for its choices"
 
 
 JOB = textwrap.dedent("""
@@ -53,9 +58,9 @@ JOB = textwrap.dedent("""
 """)
 
 
-def job(folder: Path, flags: tuple[str, ...] = (), change: str = "") -> list[str]:
-    """What two processes print, the second one started with `flags` of its own, or its code changed; both must fail."""
-    (folder / "text.txt").write_text("a b c\\n")
+def job(folder: Path, flags: tuple[str, ...] = (), change: str = "", where: int = 1) -> list[str]:
+    """What two processes print; both must fail. The second one has `flags` of its own, process `where` other code."""
+    (folder / "text.txt").write_text("a b c\n")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -63,7 +68,7 @@ def job(folder: Path, flags: tuple[str, ...] = (), change: str = "") -> list[str
     path = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     processes = []
     for number in range(2):
-        code = JOB.format(change=change if number else "")
+        code = JOB.format(change=change if number == where else "")
         command = [sys.executable, "-c", code, "--run-dir", str(folder / "run"), *(flags if number else ())]
         environment = os.environ | both | path | {"JAX_PROCESS_ID": str(number)}
         processes.append(
@@ -90,8 +95,9 @@ def test_a_process_with_another_setting_or_number_of_devices_stops_all_at_once(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["run.open_task", "loop.Loop"])
-def test_what_one_process_alone_refuses_stops_the_other(tmp_path: Path, where: str) -> None:
-    first, second = job(tmp_path, change=f"def refuse(*_, **__): raise ValueError('no such text')\n{where} = refuse")
-    assert "error: process 1 of the job has stopped: its own message says why" in first
-    assert "no such text" in second
+@pytest.mark.parametrize("number, part", [(0, "run.open_task"), (1, "run.open_task"), (1, "loop.Loop")])
+def test_what_one_process_alone_refuses_stops_the_other(number: int, part: str, tmp_path: Path) -> None:
+    change = f"def refuse(*_, **__): raise ValueError('no such text')\n{part} = refuse"
+    printed = job(tmp_path, change=change, where=number)
+    assert "no such text" in printed[number]
+    assert f"error: process {number} of the job has stopped: its own message says why" in printed[1 - number]

@@ -337,4 +337,4 @@ def test_deterministic_adds_to_the_flags_of_xla_and_keeps_its_choices(
     fix_kernels(DevicesConfig(deterministic=True), run_dir)
     first, operations, choices = shlex.split(os.environ["XLA_FLAGS"])  # XLA splits as a shell does
     assert (first, operations) == ("--xla_one=1", "--xla_gpu_deterministic_ops=true")
-    assert Path(choices.split("=")[1]) == run_dir / "autotune" and (run_dir / "autotune").is_dir()
+    assert Path(choices.split("=")[1]) == run_dir / "autotune"

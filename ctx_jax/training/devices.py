@@ -28,6 +28,11 @@ Made = TypeVar("Made")
 CompiledStep = Callable[[State, dict[str, Any]], State]
 
 
+def kernels_folder(run_dir: Path) -> Path:
+    """Where a deterministic run keeps its choices of kernels; to be there before the first of them is compiled."""
+    return run_dir / "autotune"
+
+
 def fix_kernels(config: DevicesConfig, run_dir: Path) -> None:
     """Ask XLA for deterministic operations, before anything else touches jax. Does nothing unless it is asked for.
 
@@ -35,8 +40,7 @@ def fix_kernels(config: DevicesConfig, run_dir: Path) -> None:
     The flags stay in XLA_FLAGS of this process, also when the run is over; XLA reads them once, before its first use.
     """
     if config.deterministic:
-        choices = (run_dir / "autotune").absolute()
-        choices.mkdir(parents=True, exist_ok=True)
+        choices = kernels_folder(run_dir).absolute()
         quote = '"' if "'" in str(choices) else "'"  # without quotes, XLA ends a path at its first space
         flags = [
             "--xla_gpu_deterministic_ops=true",

@@ -20,6 +20,7 @@ from ctx_jax.training.devices import (
     fix_kernels,
     is_first_host,
     join_hosts,
+    kernels_folder,
 )
 from ctx_jax.training.hosts import check_disk, check_same
 from ctx_jax.training.loop import train
@@ -46,8 +47,6 @@ def run(config: TrainConfig) -> bool:
     run_dir = Path(config.run_dir)
     if run_dir.is_file():
         raise FileExistsError(f"--run-dir {config.run_dir} is a file: a run needs a directory")
-    if not config.devices.distributed:
-        check_config(config)
     fix_kernels(config.devices, run_dir)
     join_hosts(config.devices)
     say: Callable[[str], None] = print_line if is_first_host() else _quiet
@@ -58,6 +57,8 @@ def run(config: TrainConfig) -> bool:
             check_config(config)  # a process that refused its settings before it joined would leave the others waiting
             stack.enter_context(_alone(run_dir))
             check_disk(run_dir)
+            if config.devices.deterministic:
+                kernels_folder(run_dir).mkdir(exist_ok=True)
             folder = run_dir / "checkpoints"
             checkpoints = stack.enter_context(RunCheckpoints(folder, keep=config.checkpoint.keep, clean=True))
             opened = _open(config, run_dir, checkpoints, say)
