@@ -4,8 +4,8 @@
     python benchmarks/ahead.py --topology v5e:4x4 --model bert-base --rows 64 --length 128
     python benchmarks/ahead.py --topology v5e:4x4 --model elmo-original --rows 32 --length 20
 
-Says whether the step compiles, how long that takes, how much memory a device needs, and where its reductions stand: one
-group after the backward pass, none within a loop over layers or steps. No time of a step: nothing runs.
+Says whether the step compiles, how long that takes, how much memory a device needs, and how many reductions over
+devices it has: none should stand within a loop over layers or steps. No time of a step: nothing runs.
 
 Topologies are named as Cloud TPU names them: v5e:2x2 (4 chips), v5e:16x16 (256), v5p:2x2x1, v6e:2x4 and so on.
 """
@@ -95,14 +95,24 @@ def bert(options: Options, rows: int) -> tuple[Any, Any, dict[str, np.ndarray]]:
 
 
 def reductions(program: str) -> tuple[int, int]:
-    """(reductions over devices in all, those of them within a loop) of a compiled program's text."""
-    loops = set(re.findall(r"\bbody=%?([\w.-]+)", program))
-    counts, name = {}, ""
+    """(reductions over devices in all, those of them within a loop) of a compiled program's text.
+
+    Within a loop is what its body holds, or a computation that the body calls, by however many steps.
+    """
+    counts: dict[str, int] = {}
+    called: dict[str, set[str]] = {}
+    name = ""
     for line in program.splitlines():
         if head := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
             name = head[1]
         counts[name] = counts.get(name, 0) + len(re.findall(r" all-reduce(?:-start)?\(", line))
-    return sum(counts.values()), sum(count for place, count in counts.items() if place in loops)
+        called.setdefault(name, set()).update(re.findall(r"%([\w.-]+)", line))
+    waiting, inside = re.findall(r"\bbody=%?([\w.-]+)", program), set[str]()
+    while waiting:
+        if (place := waiting.pop()) not in inside:
+            inside.add(place)
+            waiting += called.get(place, set()) & counts.keys()
+    return sum(counts.values()), sum(counts[place] for place in inside)
 
 
 def main(options: Options) -> None:

@@ -66,7 +66,8 @@ def first_hosts(numbers: dict[str, float]) -> dict[str, float]:
 def stopping_all() -> Iterator[None]:
     """What one process raises in here stops all of them, at their next meeting; the last one is at the end.
 
-    A process that ends alone would leave the others waiting. Not for what lets devices meet, where nobody is told.
+    A process that ends alone would leave the others waiting. Who waits in here for devices instead is not told: jax's
+    heartbeat ends it.
     """
     global _regions
     _regions += 1

@@ -18,7 +18,7 @@ from ctx_jax.data.corpora import Several, Source, TextFiles, resolve
 from ctx_jax.data.progress import Pace, paced
 from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.load import CheckpointStep, load
-from ctx_jax.evaluation.perplexity import Convention, Perplexity, perplexity, sentence_scores, summarize
+from ctx_jax.evaluation.perplexity import Perplexity, ProtocolName, perplexity, sentence_scores, summarize
 from ctx_jax.evaluation.protocols import SentenceScore
 from ctx_jax.files.whole import whole_file
 from ctx_jax.models.bilm import BiLM
@@ -39,7 +39,7 @@ class Evaluate:
     """Text, read as the run's own was: files or globs (plain, .gz or .xz), or a corpus by name as in --data.valid,
     of which the validation split is taken (`python-docs:test` takes the one that no training ever looked at)."""
 
-    protocol: Convention = "sentence"
+    protocol: ProtocolName = "sentence"
     """Of a biLM. `sentence`: each sentence from a zero state. `stream`: one lane in the text's order, state carried
     (WikiText-2). `bilm-tf`: the original's test, which leaves the end of the text out."""
 

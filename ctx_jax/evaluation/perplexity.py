@@ -11,12 +11,12 @@ from typing import Any, Literal
 import jax
 
 from ctx_jax.data.progress import counted
-from ctx_jax.evaluation.protocols import SentenceScore, TestStep, by_sentence, by_step, by_stream
+from ctx_jax.evaluation.protocols import SentenceScore, StepScore, by_sentence, by_step, by_stream
 from ctx_jax.evaluation.scoring import Scorer, SentenceEncoder
 from ctx_jax.models.bilm import BiLM
 from ctx_jax.text.vocabulary import Vocabulary
 
-Convention = Literal["sentence", "stream", "bilm-tf"]
+ProtocolName = Literal["sentence", "stream", "bilm-tf"]
 # Steps a call, which no number depends on: short where lanes end with their sentences, long where one lane goes on.
 WINDOWS: dict[str, int] = {"sentence": 16, "stream": 128, "bilm-tf": 16}
 LANES = 64
@@ -27,7 +27,7 @@ ORIGINAL_LANES = 256  # of bilm-tf's own test, whose number depends on it
 class Perplexity:
     """What a text cost a model; natural logarithms throughout."""
 
-    protocol: Convention
+    protocol: ProtocolName
     loss: float
     """Half the sum of both directions, in nats a target."""
     forward_perplexity: float
@@ -51,7 +51,7 @@ def perplexity(
     vocabulary: Vocabulary,
     sentences: Iterable[Sequence[str]],
     *,
-    protocol: Convention = "sentence",
+    protocol: ProtocolName = "sentence",
     batch: int = 0,
     window: int = 0,
     devices: Sequence[jax.Device] | None = None,
@@ -89,7 +89,7 @@ def perplexity(
     return _of_steps(by_step(scorer, SentenceEncoder(model, vocabulary), counted(sentences, advance)), batch)
 
 
-def _of_steps(steps: Iterable[TestStep], batch: int) -> Perplexity:
+def _of_steps(steps: Iterable[StepScore], batch: int) -> Perplexity:
     """The original's average over the steps of `batch` lanes."""
     forward = backward = 0.0
     unknown = 0

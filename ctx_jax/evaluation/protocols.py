@@ -61,7 +61,7 @@ def by_stream(scorer: Scorer, encode: SentenceEncoder, sentences: Iterable[Seque
         yield from (_score(placed, encode.unknown) for placed in lanes[0] if placed.end <= stop)
 
 
-class TestStep(NamedTuple):
+class StepScore(NamedTuple):
     """One batch of the original's test, unroll 1: mean nats a target in either direction."""
 
     forward: float
@@ -69,7 +69,7 @@ class TestStep(NamedTuple):
     unknown: int  # how many of the B forward targets are <UNK>
 
 
-def by_step(scorer: Scorer, encode: SentenceEncoder, sentences: Iterable[Sequence[str]]) -> Iterator[TestStep]:
+def by_step(scorer: Scorer, encode: SentenceEncoder, sentences: Iterable[Sequence[str]]) -> Iterator[StepScore]:
     """bilm-tf's `test`: the batches of one step in B lanes until the first lane finds no further sentence.
 
     A window here is T such batches: the state is carried in either case, so the numbers are the same.
@@ -84,7 +84,7 @@ def by_step(scorer: Scorer, encode: SentenceEncoder, sentences: Iterable[Sequenc
                 targets[lane, steps - start] = placed.ids[steps - placed.start + 1]
         for step in range(stop - start):
             unknown = int((targets[:, step] == encode.unknown).sum())
-            yield TestStep(float(forward[:, step].mean()), float(backward[:, step].mean()), unknown)
+            yield StepScore(float(forward[:, step].mean()), float(backward[:, step].mean()), unknown)
 
 
 def deal(

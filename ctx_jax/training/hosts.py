@@ -19,7 +19,7 @@ from ctx_jax.checkpoints import configs
 from ctx_jax.checkpoints.meetings import everyones, on_first_host
 from ctx_jax.training.config import TrainConfig
 
-PATIENCE = 30.0  # seconds in which a shared disk must show what another host wrote
+PATIENCE = 90.0  # seconds in which a shared disk must show what another host wrote: NFS keeps names for up to 60
 
 
 def check_same(config: TrainConfig) -> None:
