@@ -17,8 +17,9 @@ from ctx_jax.text.templates import BERT, GPT, GPT2, ROBERTA, SpecialTokens, temp
 
 # Classes that take tokenizer.json as it is; a class of a family follows tokenizer_config.json where the two differ.
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
-# The classes of byte-level BPE, which take add_prefix_space for false where nothing says it, and who goes without one.
+# Those that take add_prefix_space for false where tokenizer_config.json does not say it.
 _BYTE_LEVEL = ("RobertaTokenizer", "GPT2Tokenizer")
+# By the model_type, where no class is named.
 _CLASSES = {"modernbert": _GENERIC[0], "roberta": _BYTE_LEVEL[0], "gpt2": _BYTE_LEVEL[1]}
 # What transformers calls the SentencePiece files of XLM-R, of ALBERT, T5 and XLNet, and of Llama.
 _SENTENCEPIECE_NAMES = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
@@ -133,8 +134,8 @@ def _follow(settings: Settings, state: dict[str, Any], made_by: str) -> None:
         )
         said = {ours: entries[theirs] for theirs, ours in names if theirs in entries}
         normalizer |= {ours: value for ours, value in said.items() if value is not None or ours == "strip_accents"}
-    said_or_not = "add_prefix_space" in entries or made_by.startswith(_BYTE_LEVEL)
-    if isinstance(splitter, dict) and splitter.get("type") == "ByteLevel" and said_or_not:
+    decides = "add_prefix_space" in entries or made_by.startswith(_BYTE_LEVEL)
+    if isinstance(splitter, dict) and splitter.get("type") == "ByteLevel" and decides:
         prefix = bool(entries.get("add_prefix_space", False))
         splitter |= {"add_prefix_space": prefix}
         after = state.get("post_processor")

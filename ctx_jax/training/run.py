@@ -94,7 +94,7 @@ def _naming_flags() -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if full and error.filename and error.filename != tempfile.gettempdir():
+        if full and error.filename not in (None, tempfile.gettempdir()):  # for which TMPDIR is named already
             where = f"{error.strerror}, or set another --run-dir (for the text alone, --data.cache)"
             raise OSError(error.errno, where, error.filename) from error
         raise
