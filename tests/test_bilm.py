@@ -1,6 +1,7 @@
 """The biLM as a model and as a task: its sizes, how it begins, one step on one device and on eight, whole runs."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,16 @@ def test_a_projection_may_be_wider_than_its_cell() -> None:
     assert layers.values.shape == (3, 1, 1, 12)
 
 
+NUMBERS = [field.name for field in fields(BiLM) if type(field.default) in (int, float)]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("layers", 0), ("highways", -1), ("negatives", -1), ("cell_clip", 0.0), ("dropout", 1.0), ("max_characters", 0)],
+    [
+        *((name, value) for name in NUMBERS for value in (-1, nan)),
+        *((name, 0) for name in ("layers", "dim", "projection", "character_dim", "cell_clip", "projection_clip")),
+        *(("max_characters", 2), ("dropout", 1.0), ("zero_start", 1.1)),
+    ],
 )
 def test_numbers_no_model_can_have_are_refused_by_flag(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field} .--model.{field.replace('_', '-')}. must be .*, got {value}"):

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
@@ -22,8 +21,8 @@ from ctx_jax import __version__, cli
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, names, read
 from ctx_jax.files.building import locked
-from ctx_jax.files.temporary import temporary_folder
-from ctx_jax.files.whole import whole_folder
+from ctx_jax.files.whole import write_whole
+from ctx_jax.text import subwords
 from ctx_jax.training.config import TrainConfig, check_config
 from ctx_jax.training.optimizer import Adagrad
 
@@ -110,7 +109,11 @@ def test_a_wrong_flag_or_value_ends_with_status_2_and_a_hint(
         (["train", "{tmp}/type.py"], 1, "config.steps: needs int, got '3'"),
         (["tokenizer", "{tmp}/new", "--convert", "nope.json", "--size", "90"], 1, "--size means nothing to --convert"),
         (["tokenizer", "{tmp}/new", "--train", "{tmp}/text.txt", "--minimum-count", "0"], 1, "--minimum-count"),
-        (["tokenizer", "{tmp}/text.txt", "--train", "{tmp}/text.txt"], 1, "text.txt"),
+        (
+            ["tokenizer", "{tmp}/text.txt", "--train", "{tmp}/text.txt"],
+            1,
+            "exists and is not empty (text.txt): give a new folder",
+        ),
     ],
 )
 def test_our_errors_are_one_line_without_a_traceback(
@@ -128,22 +131,26 @@ def test_our_errors_are_one_line_without_a_traceback(
         assert not (tmp_path / "run" / "cache").exists(), "the text was read before"
 
 
-@pytest.mark.parametrize("name", ["evaluate", "export", "tokenizer"])
-def test_sigterm_leaves_nothing_half_made(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def work(*_: object) -> int:
-        with whole_folder(tmp_path / "made"), temporary_folder("test") as temporary:
-            assert temporary.is_relative_to(tmp_path)
+def test_sigterm_leaves_nothing_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def write(path: Path, text: str) -> None:
+        written.append(path)
+        write_whole(path, text)
+        if len(written) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
-        return 0
 
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(cli, "_call", work)
+    (tmp_path / "text.txt").write_text("the cat sat\nthe dog\n" * 50)
+    monkeypatch.setattr(subwords, "write_whole", write)
     before = signal.getsignal(signal.SIGTERM)
+    line = ["tokenizer", str(tmp_path / "made"), "--train", str(tmp_path / "text.txt"), "--size", "300"]
     with pytest.raises(SystemExit) as left:
-        main([name])
-    assert left.value.code == 128 + signal.SIGTERM and not list(tmp_path.iterdir())
+        main(line)
+    assert left.value.code == 128 + signal.SIGTERM
+    assert len(written) == 1 and [path.name for path in tmp_path.iterdir()] == ["text.txt"]
     assert signal.getsignal(signal.SIGTERM) is before
+    assert main(line) == 0 and len(written) == 3
 
 
 def test_a_directory_in_which_another_process_trains_is_refused(

@@ -1,6 +1,7 @@
 """The matrix product in its two precisions: values, gradients, and a word where a CPU has no use for the fast one."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -8,8 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctx_jax import losses
+from ctx_jax.models import attention, bilm, transformer
+from ctx_jax.models.bilm import BiLM
+from ctx_jax.models.transformer import Transformer
 from ctx_jax.numerics import hardware
-from ctx_jax.numerics.linear import linear
+from ctx_jax.numerics.linear import Compute, linear
+from ctx_jax.objectives import softmax
 
 FLAGS = {
     "flags\t\t: fpu avx2 avx512f avx512_bf16\n": True,
@@ -66,3 +72,53 @@ def test_the_product_and_its_gradients_are_numpys(compute: str, within: float) -
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.dtype == jnp.float32
         np.testing.assert_allclose(ours, theirs, atol=within, rtol=within)
+
+
+IDS = np.zeros((2, 4), np.int32)
+MASKED = {"token_ids": IDS, "predicted_positions": IDS[:, :2], "predicted_ids": IDS[:, :2]}
+MASKED |= {"predicted_weights": np.ones((2, 2), np.float32)}
+MASKED |= {"next_sentence": IDS[:, 0], "next_sentence_weight": np.ones(2, np.float32)}
+WINDOW = {"next_token_id": IDS, "next_token_id_reverse": IDS}
+WINDOW |= {f"tokens_characters{way}": np.zeros((2, 4, 9), np.int32) for way in ("", "_reverse")}
+
+
+def gradient_products(model: BiLM | Transformer) -> list[str]:
+    """Every product of a model's loss and gradients, as the program says it before any backend reads it."""
+    shapes = jax.eval_shape(
+        lambda key: transformer.init(model, key) if isinstance(model, Transformer) else bilm.init(model, key),
+        jax.random.key(0),
+    )
+
+    def total(params: bilm.Params) -> jax.Array:
+        if isinstance(model, Transformer):
+            terms, _ = losses.masked_lm(model, params, MASKED)
+        else:
+            terms, _ = losses.bilm(model, params, WINDOW, bilm.zero_carry(model, 2))
+        return jnp.stack([part for part, _ in terms.values()]).sum()
+
+    program = jax.jit(jax.grad(total)).lower(shapes).as_text()
+    return [line for line in program.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
+
+
+MODELS = (
+    Transformer(30, dim=8, layers=1, heads=2, feed_forward=8, max_positions=8, pooler=True, next_sentence=True,
+                attention="plain"),
+    BiLM(30, max_characters=9, character_dim=3, filters=((1, 4), (3, 6)), dim=7, projection=5),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", MODELS, ids=["transformer", "bilm"])
+def test_no_product_of_a_model_leaves_its_precision_to_the_backend(
+    model: BiLM | Transformer, compute: Compute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read in the program for a GPU, which a CPU cannot run: float32 is float32 there too, and not TF32."""
+    for module in (attention, softmax):
+        monkeypatch.setattr(module, "platform", lambda: "gpu")
+    products = gradient_products(replace(model, compute=compute))
+    assert len(products) > 30
+    for product in products:
+        if compute == "float32":
+            assert "HIGHEST" in product
+        else:
+            assert product.count("xbf16>") == 2 and product.endswith("xf32>")

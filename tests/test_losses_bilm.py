@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
 import h5py
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -105,6 +107,24 @@ def test_dropout_and_start_belong_to_the_row_wherever_it_is(cell: str, inputs: s
     jax.tree.map(lambda a, b: close(a[2:], b), whole, half)
     _, plain = LOSS(model, params, batch, carry)
     assert any(not np.allclose(a, b) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(plain), strict=True))
+
+
+def test_dropout_is_of_every_layers_input_and_of_the_top_and_scales_what_stays() -> None:
+    model, params, batch = tiny(inputs="words", dropout=0.25)
+    for name in bilm.DIRECTIONS:  # a second layer that adds nothing: what it gives is what it takes
+        params[f"{name}_1"]["projection"] = jnp.zeros_like(params[f"{name}_1"]["projection"])
+    vectors = dict.fromkeys(bilm.DIRECTIONS, params["words"]["embedding"][batch["token_ids"]])
+    outputs, _ = bilm.streams(model, params, vectors, key=jax.random.key(5))
+    masks = []
+    for name in bilm.DIRECTIONS:
+        for before, after in pairwise(outputs[name]):
+            gone = np.asarray(after) == 0
+            masks.append(gone.tolist())
+            np.testing.assert_allclose(after, np.where(gone, 0, np.asarray(before) / 0.75), rtol=1e-6)
+            assert 0.1 < gone[np.asarray(before) != 0].mean() < 0.4
+    assert len(masks) == 4 and all(one != other for one, other in combinations(masks, 2))
+    still, _ = bilm.streams(model, params, vectors)
+    assert np.abs(still["forward"][0] - outputs["forward"][0]).max() > 1e-3, "the first layer's input"
 
 
 @pytest.mark.slow

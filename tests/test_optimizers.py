@@ -37,6 +37,10 @@ MODEL = Transformer(
     embedding_dropout=0.0, attention_dropout=0.0, attention_output_dropout=0.0, feed_forward_dropout=0.0,
 )  # fmt: skip
 SHAPES = jax.eval_shape(partial(init, MODEL), jax.random.key(0))
+BILM = jax.eval_shape(
+    partial(init_bilm, BiLM(9, filters=((1, 2),), character_dim=2, dim=4, projection=2, layers=2, highways=1)),
+    jax.random.key(0),
+)
 MODERN = replace(
     MODEL, layers=2, norm="pre", positions="rotary", gated=True, first_attention_norm=False, token_types=0,
     local_layers=(1,), window=1, pooler=False, next_sentence=False, initial_scale=0.3,
@@ -111,10 +115,8 @@ def test_norms_and_biases_of_both_models_are_not_decayed() -> None:
     # By name too: stacked over layers, a norm is an array of two axes.
     stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape), leaf.dtype), SHAPES)
     assert named(decayed(stacked)) == found
-    words = BiLM(9, "characters", filters=((1, 2),), character_dim=2, dim=4, projection=2, layers=1, highways=1)
-    shapes = jax.eval_shape(partial(init_bilm, words), jax.random.key(0))
-    kept = {name for name, acts in named(decayed(shapes)).items() if not acts}
-    assert kept == {name for name, leaf in named(shapes).items() if leaf.ndim == 1}
+    kept = {name for name, acts in named(decayed(BILM)).items() if not acts}
+    assert kept == {name for name, leaf in named(BILM).items() if leaf.ndim == 1}
 
 
 @pytest.mark.slow
@@ -152,6 +154,9 @@ def test_muon_moves_the_layers_matrices_orthogonally_and_the_rest_as_adamw() -> 
     made = Muon(learning_rate=0.1, schedule="constant", warmup=0, clip_norm=0.0)
     chain = optimizer(made, 4)
     after, _ = jax.jit(lambda p: apply_gradients(chain, slopes, chain.init(p), p))(params)
+    words = {name for name, label in named(orthogonalized(BILM)).items() if label == "muon"}
+    assert words == {f"{way}_{i}/{part}" for way in ("forward", "backward") for i in (0, 1)
+                     for part in ("kernel", "projection")}  # fmt: skip
     singular = np.linalg.svd(after["layer_0"]["up"]["kernel"], compute_uv=False)
     # Newton-Schulz in five steps brings every singular value near 1; the scale is 0.2 sqrt(6) times the rate.
     np.testing.assert_allclose(singular / (0.1 * 0.2 * np.sqrt(6)), 1.0, atol=0.35)
@@ -164,6 +169,9 @@ def test_layers_learn_at_rates_by_depth() -> None:
     assert rates["embeddings/tokens"] == rates["embeddings/norm/bias"] == 0.5**4
     assert [rates[f"layer_{i}/up/kernel"] for i in range(3)] == [0.5**3, 0.5**2, 0.5]
     assert rates["pooler/kernel"] == rates["head/decoder/matrix"] == rates["head/norm/scale"] == 1.0
+    words = {name: np.log2(rate) for name, rate in named(depth_rates(BILM, 0.5)).items()}
+    depths = {"forward_0": -2, "backward_0": -2, "forward_1": -1, "backward_1": -1, "softmax": 0}
+    assert {name: depths.get(name.split("/")[0], -3) for name in words} == words
     params = jax.jit(partial(init, MODEL))(jax.random.key(0))
     for recipe in (AdamW(clip_norm=0.0), Muon(clip_norm=0.0)):
         steps = []
@@ -201,16 +209,18 @@ def test_evaluation_sees_the_average_where_there_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "shape, expected",
+    "shape, final, expected",
     [
-        ("linear", [1.0, 0.75, 0.5, 0.25, 0.0]),
-        ("trapezoid", [1.0, 1.0, 1.0, 0.5, 0.0]),
-        ("constant", [1.0] * 5),
-        ("cosine", [1.0, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4, 0.0]),
+        ("linear", 0.0, [1.0, 0.75, 0.5, 0.25, 0.0]),
+        ("linear", 0.2, [1.0, 0.8, 0.6, 0.4, 0.2]),
+        ("trapezoid", 0.0, [1.0, 1.0, 1.0, 0.5, 0.0]),
+        ("trapezoid", 0.2, [1.0, 1.0, 1.0, 0.6, 0.2]),
+        ("constant", 0.2, [1.0] * 5),
+        ("cosine", 0.0, [1.0, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4, 0.0]),
     ],
 )
-def test_schedules_after_their_warmup(shape: Any, expected: list[float]) -> None:
-    rate = schedule(AdamW(learning_rate=1.0, schedule=shape, warmup=2, cooldown=4 / 10), 10)
+def test_schedules_after_their_warmup(shape: Any, final: float, expected: list[float]) -> None:
+    rate = schedule(AdamW(learning_rate=1.0, schedule=shape, warmup=2, cooldown=4 / 10, final=final), 10)
     np.testing.assert_allclose([rate(step) for step in (0, 1)], [0.5, 1.0])
     np.testing.assert_allclose([rate(step) for step in (2, 4, 6, 8, 10)], expected, atol=1e-6)
     assert float(rate(11)) == pytest.approx(expected[-1], abs=1e-6)

@@ -38,6 +38,7 @@ from ctx_jax.training.config import (
 from ctx_jax.training.devices import Devices, fix_kernels
 from ctx_jax.training.loop import Loop, NonFinite, train
 from ctx_jax.training.optimizer import Adagrad, AdamW
+from ctx_jax.training.signals import StopRequests
 
 WORDS = Vocabulary(("<S>", "</S>", "<UNK>", *"abcdefghijklm"))
 STEPS = 6
@@ -191,6 +192,20 @@ def test_sigterm_saves_and_the_same_command_goes_on_as_if_nothing_had_been(whole
     jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path), parameters(whole))
 
 
+def test_a_second_signal_acts_as_it_would_without_us() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with StopRequests() as stop:
+            assert not stop.asked
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.asked and not heard
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.slow
 def test_eight_devices_then_four_under_pmap_then_one_give_the_same_losses(whole: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)  # ignored, where a shell started the tests in the background
@@ -308,9 +323,15 @@ def test_only_the_settings_that_compute_nothing_may_change_on_resume(tmp_path: P
     [
         ({"steps": 0}, "--steps"),
         ({"seed": -1}, "--seed"),
+        ({"seed": 2**32}, "--seed"),
         ({"log": LogConfig(every=0)}, "--log.every"),
-        ({"data": DataConfig(prefetch=0)}, "--data.prefetch"),
-        ({"evaluate": EvaluateConfig(sentences=-1)}, "--evaluate.sentences"),
+        *(({"data": DataConfig(**{name: 0})}, f"--data.{name}") for name in ("lanes", "window", "prefetch")),
+        ({"data": DataConfig(vocabulary_size=-1)}, "--data.vocabulary-size"),
+        ({"data": DataConfig(minimum_count=0)}, "--data.minimum-count"),
+        *(({"evaluate": EvaluateConfig(**{name: -1})}, f"--evaluate.{name}") for name in ("every", "sentences")),
+        *(({"checkpoint": CheckpointConfig(**{name: 0})}, f"--checkpoint.{name}") for name in ("every", "keep")),
+        ({"devices": DevicesConfig(count=-1)}, "--devices.count"),
+        ({"devices": DevicesConfig(micro_batches=0)}, "--devices.micro-batches"),
         ({"optimizer": AdamW(clip_norm=-1.0)}, "--optimizer.clip-norm"),
         ({"optimizer": AdamW(learning_rate=float("nan"))}, "--optimizer.learning-rate"),
     ],

@@ -144,6 +144,20 @@ def test_the_gradient_is_of_the_mean_over_all_targets() -> None:
     np.testing.assert_allclose(after.totals.gradient_norm, optax.tree.norm(slopes), rtol=1e-5)
 
 
+def test_every_step_has_a_key_of_its_own_from_the_seed() -> None:
+    class Drawn(Recurrent):
+        def loss(self, params: dict, batch: dict, carry: dict, key: jax.Array | None) -> tuple[dict, dict]:
+            assert key is not None
+            weight = batch["weight"].sum()
+            return {name: (jax.random.uniform(key) * weight, weight) for name in self.coefficients}, carry
+
+    data = batches(3)
+    total, weight = train(DevicesConfig(count=8), Adagrad(), data, Drawn()).totals.terms["forward"]
+    draws = [jax.random.uniform(jax.random.fold_in(jax.random.key(7), step)) for step in range(3)]
+    counts = [batch["weight"].sum() for batch in data]
+    np.testing.assert_allclose([total, weight], [np.dot(draws, counts), sum(counts)], rtol=1e-6)
+
+
 def test_clipping_is_by_the_global_norm() -> None:
     params = {"a": jnp.array([3.0]), "b": jnp.array([[4.0]])}
     for limit, factor in ((10.0, 1.0), (2.5, 0.5)):

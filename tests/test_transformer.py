@@ -164,6 +164,30 @@ def test_dropout_belongs_to_the_row_and_not_to_its_place() -> None:
     np.testing.assert_array_equal(run(IDS), run(IDS, rows=jnp.arange(3)))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["embedding", "attention", "attention_output", "feed_forward_inner", "feed_forward"])
+def test_each_rate_drops_at_its_place_and_scales_the_rest(place: str) -> None:
+    """Of pre-norm layers, whose other half is silenced and where what stands behind the place lets all through."""
+    names = {field.name for field in fields(GPT) if field.name.endswith("_dropout")}
+    plain = replace(GPT, causal=False, layers=3, feed_forward=8, **dict.fromkeys(names, 0.0))  # type: ignore[arg-type]
+    dropping = replace(plain, **{f"{place}_dropout": 0.25})  # type: ignore[arg-type]
+    params, through = _params(plain), {"kernel": np.eye(8, dtype=np.float32), "bias": np.zeros(8, np.float32)}
+    for name in ("layer_0", "layer_1", "layer_2"):
+        silent = "down" if place.startswith("attention") else "output"
+        params[name][silent] = jax.tree.map(np.zeros_like, params[name][silent])
+        if place in ("attention", "feed_forward_inner"):
+            params[name]["output" if place == "attention" else "down"] = through
+    alone = jnp.broadcast_to(jnp.arange(7)[None], IDS.shape)  # every token sees itself, with probability 1
+    with_key = _hidden(dropping, params, segments=alone, key=jax.random.key(1))
+    without = _hidden(plain, params, segments=alone)
+    if place != "embedding":
+        with_key, without = np.diff(with_key[:3], axis=0), np.diff(without[:3], axis=0)
+    gone = with_key[0] == 0
+    assert 0.05 < gone.mean() < 0.5
+    np.testing.assert_allclose(with_key[0], np.where(gone, 0, without[0] / 0.75), atol=2e-6)
+    assert place == "embedding" or ((with_key[1] == 0) != gone).any(), "another layer, other places"
+
+
 def test_dropout_keeps_its_share_and_nothing_correlates() -> None:
     """The shares, and the correlation between rows, places and neighbours, lie within four standard errors."""
     seeds = row_seeds(jax.random.key(0), jnp.arange(3))

@@ -11,12 +11,13 @@ from ctx_jax.commands.refusing import refuse
 from ctx_jax.data.corpora import resolve
 from ctx_jax.data.progress import paced
 from ctx_jax.data.text_files import Errors
+from ctx_jax.files.whole import whole_folder
 from ctx_jax.text.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.text.sentencepiece_files import Layout, read_sentencepiece
 from ctx_jax.text.subword_config import Kind
 from ctx_jax.text.subword_files import read
 from ctx_jax.text.subword_training import train
-from ctx_jax.text.subwords import FILE
+from ctx_jax.text.subwords import Subwords
 from ctx_jax.text.words import Rule
 
 TRAINING = ("train", "kind", "size", "lowercase", "minimum_count", "rule", "errors")
@@ -28,7 +29,7 @@ class TrainTokenizer:
     """Write tokenizer.json and tokenizer_config.json of a subword tokenizer trained in one pass over a corpus."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
-    """The folder for the files."""
+    """A new folder for the files."""
 
     train: str = "python-docs"
     """The text: `python-docs`, files or globs separated by commas, or `tfds:NAME[/CONFIG][:SPLIT]`."""
@@ -67,17 +68,23 @@ class TrainTokenizer:
 def main(arguments: Sequence[str]) -> int:
     """Train and write the tokenizer the command line asks for; 0 when done."""
     options = tyro.cli(TrainTokenizer, args=list(arguments), prog="ctx-jax tokenizer")
-    if (options.folder / FILE).exists():
-        raise FileExistsError(f"{options.folder / FILE} exists; name another folder or remove it")
     if options.convert:
         refuse(options, TRAINING, "--convert, which trains nothing")
-        path = Path(options.convert)
-        sentencepiece = path.suffix in SENTENCEPIECE
-        given = read_sentencepiece(path, layout=options.layout, add_missing=True) if sentencepiece else read(path)
-        given = given.bare() if options.causal else given
-        given.save(options.folder)
-        print(f"tokenizer of {len(given):,} tokens, read from {path}, in {options.folder}")
-        return 0
+    with whole_folder(options.folder) as folder:  # refused before the text is read
+        subwords, origin = _converted(options) if options.convert else _trained(options)
+        subwords.save(folder)
+    print(f"{origin}, {len(subwords):,} tokens, in {options.folder}")
+    return 0
+
+
+def _converted(options: TrainTokenizer) -> tuple[Subwords, str]:
+    path = Path(options.convert)
+    sentencepiece = path.suffix in SENTENCEPIECE
+    given = read_sentencepiece(path, layout=options.layout, add_missing=True) if sentencepiece else read(path)
+    return given.bare() if options.causal else given, f"tokenizer read from {path}"
+
+
+def _trained(options: TrainTokenizer) -> tuple[Subwords, str]:
     source = resolve(options.train, "train", rule=options.rule, errors=options.errors)
     subwords = train(
         paced(source.documents(), f"reading {source.name}", "sentences", print),
@@ -87,6 +94,4 @@ def main(arguments: Sequence[str]) -> int:
         minimum_count=options.minimum_count,
         causal=options.causal,
     )
-    subwords.save(options.folder)
-    print(f"{options.kind} tokenizer of {len(subwords):,} tokens, trained on {source.name}, in {options.folder}")
-    return 0
+    return subwords, f"{options.kind} tokenizer trained on {source.name}"
