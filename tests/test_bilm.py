@@ -100,6 +100,13 @@ def test_a_projection_may_be_wider_than_its_cell() -> None:
     assert layers.values.shape == (3, 1, 1, 12)
 
 
+def test_a_sentence_reversed_twice_is_the_same() -> None:
+    lengths = np.array([0, 1, 3, 5], np.int32)
+    places = np.asarray(bilm.reversal(lengths, 5))
+    assert np.take_along_axis(places, places, 1).tolist() == [list(range(5))] * 4
+    assert [row[:n].tolist() for row, n in zip(places, lengths, strict=True)] == [list(range(n))[::-1] for n in lengths]
+
+
 NUMBERS = [field.name for field in fields(BiLM) if type(field.default) in (int, float)]
 
 

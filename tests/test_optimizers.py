@@ -46,6 +46,11 @@ MODERN = replace(
     local_layers=(1,), window=1, pooler=False, next_sentence=False, initial_scale=0.3,
 )  # fmt: skip
 
+POST = replace(
+    MODEL, layers=2, pooler=False, next_sentence=False, token_types=0, initial_scale=0.3, attention_bias=False,
+    embedding_dropout=0.1, attention_dropout=0.2, attention_output_dropout=0.1, feed_forward_dropout=0.1,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -88,17 +93,18 @@ def trained(model: Transformer, recipe: Recipe, steps: int = 5) -> tuple[State, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "recipe",
+    "model, recipe",
     [
-        AdamW(learning_rate=0.02, warmup=2, layer_decay=0.5, average=0.9),
-        Lamb(learning_rate=0.02, warmup=2, weight_decay=0.1),
-        Muon(learning_rate=0.02, warmup=2),
-        Adagrad(learning_rate=0.05),
+        (MODERN, AdamW(learning_rate=0.02, warmup=2, layer_decay=0.5, average=0.9)),
+        (MODERN, Lamb(learning_rate=0.02, warmup=2, weight_decay=0.1)),
+        (MODERN, Muon(learning_rate=0.02, warmup=2)),
+        (MODERN, Adagrad(learning_rate=0.05)),
+        (POST, Adagrad(learning_rate=0.05)),
     ],
-    ids=lambda recipe: type(recipe).__name__,
+    ids=lambda thing: type(thing).__name__,
 )
-def test_scanned_layers_train_as_unrolled_ones(recipe: Recipe) -> None:
-    (first, plain), (_, scanned) = (trained(replace(MODERN, scan=scan), recipe) for scan in (False, True))
+def test_scanned_layers_train_as_unrolled_ones(model: Transformer, recipe: Recipe) -> None:
+    (first, plain), (_, scanned) = (trained(replace(model, scan=scan), recipe) for scan in (False, True))
     for name, value in named(plain.params).items():
         np.testing.assert_allclose(named(scanned.params)[name], value, rtol=2e-4, atol=2e-5, err_msg=name)
         assert np.abs(value - named(first.params)[name]).max() > 1e-4, f"{name} did not move"

@@ -38,7 +38,6 @@ from ctx_jax.training.config import (
 from ctx_jax.training.devices import Devices, fix_kernels
 from ctx_jax.training.loop import Loop, NonFinite, train
 from ctx_jax.training.optimizer import Adagrad, AdamW
-from ctx_jax.training.signals import StopRequests
 
 WORDS = Vocabulary(("<S>", "</S>", "<UNK>", *"abcdefghijklm"))
 STEPS = 6
@@ -190,20 +189,6 @@ def test_sigterm_saves_and_the_same_command_goes_on_as_if_nothing_had_been(whole
     for split in ("train", "valid"):
         assert losses(tmp_path, split) == losses(whole, split)
     jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path), parameters(whole))
-
-
-def test_a_second_signal_acts_as_it_would_without_us() -> None:
-    heard: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
-    try:
-        with StopRequests() as stop:
-            assert not stop.asked
-            signal.raise_signal(signal.SIGTERM)
-            assert stop.asked and not heard
-            signal.raise_signal(signal.SIGTERM)
-            assert heard == [signal.SIGTERM]
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow

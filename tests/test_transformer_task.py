@@ -11,6 +11,7 @@ import pytest
 from ctx_jax import losses
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.commands.train import find, load
+from ctx_jax.data.config import DataConfig
 from ctx_jax.data.phases import Phases
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
@@ -313,6 +314,7 @@ def test_flops_of_bert_base_are_those_of_the_literature(subwords: Subwords) -> N
             "roberta.* --sequences.pairs none",
         ),
         ({"steps": 2}, "--sequences.first-steps 2"),
+        ({"data": DataConfig(vocabulary_size=9)}, "--data.vocabulary-size is for a BiLM"),
     ],
 )
 def test_settings_that_do_not_fit_a_transformer_are_refused_by_flag(changes: dict, said: str) -> None:

@@ -76,8 +76,8 @@ def evaluate(options: Evaluate) -> str:
         _check_new(options.per_sentence)
     if not (options.run / "checkpoints").is_dir():
         raise FileNotFoundError(
-            f"{options.run} is no run directory: it has no checkpoints/. What was imported is measured once a run has "
-            "gone on from it: ctx-jax train ... --init FOLDER"
+            f"{options.run} is no run directory: it has no checkpoints/. A Transformer's import is measured once a run "
+            "has gone on from it: ctx-jax train ... --init FOLDER. AllenNLP's files hold no vocabulary to measure with"
         )
     config = configs.read(existing(options.run, CONFIG), [TrainConfig])
     encoder = load(options.run, step=options.step)

@@ -197,11 +197,12 @@ def _scan(
 ) -> tuple[jax.Array | list[jax.Array], jax.Array | None]:
     """`_stack` as one compiled layer over stacked parameters. Layers that differ do so by an array of flags; where
     none differs the flag stays a Python bool and costs nothing."""
-    absent = [index for index, params in enumerate(layers) if "attention_norm" not in params]
-    if absent and len(absent) < len(layers):
+    if not model.first_attention_norm and len(layers) > 1:
         # The stack needs every name: a norm that its flag then passes by.
-        filler = jax.tree.map(jnp.zeros_like, layers[-1]["attention_norm"])
-        layers = [{"attention_norm": filler, **params} for params in layers]
+        layers = [
+            {**layers[0], "attention_norm": jax.tree.map(jnp.zeros_like, layers[1]["attention_norm"])},
+            *layers[1:],
+        ]
     flags: dict[str, Any] = {"index": jnp.array([kind.index for kind in kinds], jnp.int32)}
     same: dict[str, bool] = {}
     for name in ("local", "normed"):

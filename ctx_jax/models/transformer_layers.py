@@ -143,7 +143,7 @@ def layer(
         seeds = reseed(seeds, kind.index)
     epsilon = model.norm_epsilon
     inputs = values
-    if model.norm == "pre" and "attention_norm" in params:
+    if model.norm == "pre" and kind.normed is not False:
         inputs = choose(kind.normed, normalize(params["attention_norm"], values, epsilon), values)
     attention, probabilities = _attention(model, params, inputs, shared, kind, seeds, maps)
     values = values + dropout(seeds, 1, model.attention_output_dropout, attention)

@@ -108,6 +108,11 @@ class TrainConfig:
     """Decides initial parameters, order of the text, dropout and sampling."""
 
 
+_DATA = DataConfig()
+_BILM_DATA = ("vocabulary", "vocabulary_size", "minimum_count", "lanes", "window", "directions", "assignment")
+"""Of the data settings those that a Transformer, which has sequences and a tokenizer instead, does not read."""
+
+
 def check_config(config: TrainConfig) -> None:
     """Refuse settings that no run can follow: ValueError, naming the flag."""
     for flag, value, least in (
@@ -138,6 +143,12 @@ def check_config(config: TrainConfig) -> None:
                     "them out, or set model=Transformer() in the config"
                 )
         case Transformer():
+            unread = [name for name in _BILM_DATA if getattr(config.data, name) != getattr(_DATA, name)]
+            if unread:
+                raise ValueError(
+                    f"--data.{unread[0].replace('_', '-')} is for a BiLM, and this run's model is a Transformer, whose "
+                    "--sequences and --tokenizer say how it reads text: leave it out"
+                )
             if config.sequences is None or config.tokenizer is None:
                 raise ValueError(
                     "a Transformer's run needs sequences=SequenceConfig() and tokenizer=TokenizerConfig(): set them in "

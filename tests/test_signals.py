@@ -1,0 +1,19 @@
+"""SIGTERM and Ctrl-C while a run trains; `test_training_kill.py` sends them to whole processes."""
+
+import signal
+
+from ctx_jax.training.signals import StopRequests
+
+
+def test_a_second_signal_acts_as_it_would_without_us() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with StopRequests() as stop:
+            assert not stop.asked
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.asked and not heard
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
