@@ -163,6 +163,12 @@ def test_gradients_flow_where_the_caller_lets_them(params: Params) -> None:
     same(again, mixing, 1e-5)
 
 
+def test_forward_mode_is_refused(params: Params) -> None:
+    one = jax.tree.map(jnp.ones_like, params)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda tree: ctx_jax.embed(TINY, tree, inputs_of(SENTENCES)).values, (params,), (one,))
+
+
 def test_vmap_over_batches_equals_a_loop(params: Params, layers: ctx_jax.Layers) -> None:
     other = inputs_of(SENTENCES[::-1])
     stacked = {"char_ids": np.stack([inputs_of(SENTENCES)["char_ids"], other["char_ids"]])}

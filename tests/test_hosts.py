@@ -1,5 +1,6 @@
 """What processes of a job must agree on: where they do not, or where one alone stops, all end, and none hangs."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from ctx_jax.data.config import DataConfig
+from ctx_jax.files.temporary import temporary_folder
+from ctx_jax.files.whole import naming_full_disk
+from ctx_jax.training import run as run_module
 from ctx_jax.training.config import DevicesConfig, EvaluateConfig, TrainConfig
 from ctx_jax.training.hosts import difference, trouble
 from ctx_jax.training.run import run
@@ -47,6 +51,23 @@ def test_a_refused_setting_leaves_nothing_behind(tmp_path: Path, monkeypatch: py
     with pytest.raises(FileNotFoundError, match="nowhere"):
         run(replace(config, steps=1, data=DataConfig(train=str(tmp_path / "nowhere.txt"))))
     assert (tmp_path / "run" / "autotune").is_dir(), "XLA would find no place for its choices"
+
+
+@pytest.mark.parametrize(
+    ("full", "says"),
+    [("run", r"make space there, or set another --run-dir \(for the text alone, --data.cache\)"), ("", "set TMPDIR")],
+)
+def test_a_full_disk_is_named_with_what_sets_another(
+    full: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object, **__: object) -> None:
+        with temporary_folder("test") if not full else naming_full_disk(tmp_path / full):
+            raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(run_module, "open_task", no_space)
+    with pytest.raises(OSError, match=says) as error:
+        run(TrainConfig(run_dir=str(tmp_path / "run")))
+    assert ("--run-dir" in str(error.value)) == bool(full)
 
 
 JOB = textwrap.dedent("""
