@@ -15,8 +15,8 @@ import pytest
 from ctx_jax import cli
 from ctx_jax.checkpoints import configs, run_files
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.commands import evaluate
 from ctx_jax.data import progress
+from ctx_jax.evaluation import reports
 from ctx_jax.evaluation.perplexity import perplexity
 from ctx_jax.evaluation.protocols import SentenceScore
 from ctx_jax.models import bilm
@@ -131,7 +131,7 @@ def test_scores_of_a_text_that_cannot_be_read_to_its_end_are_not_left_behind(
         yield SentenceScore(0, 1.0, 1.0, 2, 0)
         raise RuntimeError("the device went away")
 
-    monkeypatch.setattr(evaluate, "sentence_scores", failing)
+    monkeypatch.setattr(reports, "sentence_scores", failing)
     with pytest.raises(RuntimeError, match="went away"):
         cli.main(["evaluate", str(run), str(text), "--per-sentence", str(scores)])
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]

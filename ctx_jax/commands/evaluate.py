@@ -1,27 +1,25 @@
 """`ctx-jax evaluate RUN FILES... [--flags]`: what text costs a trained run."""
 
-import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated
 
 import tyro
 
 from ctx_jax.checkpoints import configs
 from ctx_jax.checkpoints.run_files import CONFIG, VOCABULARY, existing
-from ctx_jax.commands import evaluate_transformer
 from ctx_jax.commands.refusing import refuse
 from ctx_jax.data.config import DataConfig, rule_of
 from ctx_jax.data.corpora import Several, Source, TextFiles, resolve
-from ctx_jax.data.progress import Pace, paced
 from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.load import CheckpointStep, load
-from ctx_jax.evaluation.perplexity import Perplexity, ProtocolName, perplexity, sentence_scores, summarize
-from ctx_jax.evaluation.protocols import SentenceScore
-from ctx_jax.files.whole import whole_file
+from ctx_jax.embedding.reading import SubwordReader
+from ctx_jax.evaluation import reports
+from ctx_jax.evaluation.perplexity import ProtocolName
 from ctx_jax.models.bilm import BiLM
+from ctx_jax.models.transformer import Transformer
 from ctx_jax.text.vocabulary import Vocabulary
 from ctx_jax.training.config import TrainConfig
 
@@ -83,47 +81,36 @@ def evaluate(options: Evaluate) -> str:
     encoder = load(options.run, step=options.step)
     sources = _sources(config.data, options)
     title = f"{options.run}, step {options.step}"
-    if not isinstance(encoder.model, BiLM):
-        refuse(options, ("protocol", "batch", "per_sentence"), f"a Transformer, which {options.run} holds")
-        if encoder.model.causal:
-            refuse(options, ("pseudo_perplexity",), f"a causal model, which {options.run} holds")
-        text = Several(tuple(sources))
-        return evaluate_transformer.table(config, encoder, text, title, options.pseudo_perplexity, _tell)
-    refuse(options, ("pseudo_perplexity",), f"a biLM, which {options.run} holds")
-    vocabulary = Vocabulary.read(existing(options.run, VOCABULARY))
-    found = _measured(options, encoder.model, encoder.params, vocabulary, sources)
-    return table(found, f"{title}, protocol {options.protocol}")
-
-
-def _measured(
-    options: Evaluate, model: BiLM, params: Any, vocabulary: Vocabulary, sources: Sequence[Source]
-) -> Perplexity:
-    """A biLM's perplexity of the text, which is counted before it is read: for the time left."""
-    texts = (words for source in sources for words in source.documents())
-    count = sum(1 for words in paced(texts, "counting", "sentences", _tell) if words)
-    pace = Pace("evaluating", "sentences", _tell, count)
-    sentences = (words for source in sources for words in source.documents() if words)
-    given = (model, params, vocabulary, sentences)
-    if options.protocol == "bilm-tf":
-        return perplexity(*given, protocol="bilm-tf", batch=options.batch, advance=pace.add)
-    scores = sentence_scores(*given, protocol=options.protocol, batch=options.batch, advance=pace.add)
-    if not options.per_sentence:
-        return summarize(scores, options.protocol)
-    with whole_file(options.per_sentence) as file:
-        return summarize(_written(scores, file), options.protocol)
-
-
-def table(found: Perplexity, title: str) -> str:
-    """The numbers as aligned lines below a title."""
-    rows = (
-        ("targets in either direction", f"{found.tokens:,}"),
-        ("of them <UNK>", f"{found.unknown:.2%}"),
-        ("loss, nats a target", f"{found.loss:.4f}"),
-        ("perplexity", f"{found.perplexity:,.2f}"),
-        ("forward perplexity", f"{found.forward_perplexity:,.2f}"),
-        ("backward perplexity", f"{found.backward_perplexity:,.2f}"),
-    )
-    return "\n".join([title, *(f"  {name:<28}{value:>14}" for name, value in rows)])
+    match encoder.model:
+        case BiLM() as model:
+            refuse(options, ("pseudo_perplexity",), f"a biLM, which {options.run} holds")
+            found = reports.of_bilm(
+                model,
+                encoder.params,
+                Vocabulary.read(existing(options.run, VOCABULARY)),
+                sources,
+                protocol=options.protocol,
+                batch=options.batch,
+                report=_tell,
+                per_sentence=options.per_sentence,
+            )
+            return f"{title}, protocol {options.protocol}\n{found}"
+        case Transformer() as model:
+            refuse(options, ("protocol", "batch", "per_sentence"), f"a Transformer, which {options.run} holds")
+            if model.causal:
+                refuse(options, ("pseudo_perplexity",), f"a causal model, which {options.run} holds")
+            assert isinstance(encoder.reader, SubwordReader) and config.sequences is not None
+            found = reports.of_transformer(
+                model,
+                encoder.params,
+                encoder.reader.subwords,
+                config.sequences,
+                Several(tuple(sources)),
+                pseudo=options.pseudo_perplexity,
+                report=_tell,
+            )
+            return f"{title}\n{found}"
+    raise TypeError(f"nothing measures a {type(encoder.model).__name__}")
 
 
 def _sources(data: DataConfig, options: Evaluate) -> list[Source]:
@@ -147,17 +134,3 @@ def _check_new(path: Path) -> None:
 def _tell(line: str) -> None:
     """Progress, which is not part of what the command prints."""
     print(line, file=sys.stderr, flush=True)
-
-
-def _written(scores: Iterable[SentenceScore], file: TextIO) -> Iterator[SentenceScore]:
-    """The same scores, each written on its way as natural logarithms of probabilities."""
-    for score in scores:
-        line = {
-            "sentence": score.sentence,
-            "targets": score.tokens,
-            "unknown": score.unknown,
-            "forward_log_probability": -score.forward,
-            "backward_log_probability": -score.backward,
-        }
-        file.write(json.dumps(line) + "\n")
-        yield score

@@ -1,0 +1,110 @@
+"""What text costs a model, as aligned lines for people to read."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from ctx_jax.data.cache import build_cache
+from ctx_jax.data.corpora import Source
+from ctx_jax.data.progress import Pace, paced
+from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.data.tokens import cache_tokens
+from ctx_jax.evaluation.held_out import held_out_metrics
+from ctx_jax.evaluation.masked import pseudo_perplexity
+from ctx_jax.evaluation.perplexity import Perplexity, ProtocolName, perplexity, sentence_scores, summarize
+from ctx_jax.evaluation.protocols import SentenceScore
+from ctx_jax.files.temporary import temporary_folder
+from ctx_jax.files.whole import whole_file
+from ctx_jax.models.bilm import BiLM
+from ctx_jax.models.transformer import Transformer
+from ctx_jax.text.subwords import Subwords
+from ctx_jax.text.vocabulary import Vocabulary
+
+Say = Callable[[str], None]
+
+
+def of_bilm(
+    model: BiLM,
+    params: Any,
+    vocabulary: Vocabulary,
+    sources: Sequence[Source],
+    *,
+    protocol: ProtocolName,
+    batch: int,
+    report: Say,
+    per_sentence: Path | None = None,
+) -> str:
+    """Perplexities of a text in both directions, which is counted before it is read: for the time left, of which
+    `report` hears. `batch`: as `perplexity` takes it; `per_sentence`: a new file for the numbers of each sentence."""
+    texts = (words for source in sources for words in source.documents())
+    count = sum(1 for words in paced(texts, "counting", "sentences", report) if words)
+    pace = Pace("evaluating", "sentences", report, count)
+    sentences = (words for source in sources for words in source.documents() if words)
+    if protocol == "bilm-tf":
+        found = perplexity(model, params, vocabulary, sentences, protocol=protocol, batch=batch, advance=pace.add)
+        return _perplexities(found)
+    scores = sentence_scores(model, params, vocabulary, sentences, protocol=protocol, batch=batch, advance=pace.add)
+    if per_sentence is None:
+        return _perplexities(summarize(scores, protocol))
+    with whole_file(per_sentence) as file:
+        return _perplexities(summarize(_written(scores, file), protocol))
+
+
+def of_transformer(
+    model: Transformer,
+    params: Any,
+    subwords: Subwords,
+    sequences: SequenceConfig,
+    text: Source,
+    *,
+    pseudo: bool,
+    report: Say,
+) -> str:
+    """The means over one fixed mask of these sequences, and the pseudo-perplexity.
+
+    The text is indexed and cut into tokens among the system's temporary files, as training does in the run's directory:
+    memory does not grow with it, unless those lie in memory (TMPDIR says where they lie). `report` hears how far it is.
+    Raises ValueError for text without words, and what cutting it into sequences raises.
+    """
+    with temporary_folder("evaluate") as folder:
+        sentences = build_cache(text, folder, report=report)
+        tokens = cache_tokens(sentences, subwords, folder, report=report)
+        found = held_out_metrics(model, params, tokens, subwords, sequences, report)
+        rows = [(name.replace("_", " "), f"{value:,.4f}") for name, value in found.items()]
+        if pseudo:
+            pace = Pace("pseudo-perplexity", "sentences", report, len(sentences))
+            result = pseudo_perplexity(model, params, subwords, sentences, advance=pace.add)
+            rows += [("pseudo-perplexity", f"{result.perplexity:,.4f}"), ("of tokens", f"{result.tokens:,}")]
+    return _aligned(rows)
+
+
+def _perplexities(found: Perplexity) -> str:
+    return _aligned(
+        [
+            ("targets in either direction", f"{found.tokens:,}"),
+            ("of them <UNK>", f"{found.unknown:.2%}"),
+            ("loss, nats a target", f"{found.loss:.4f}"),
+            ("perplexity", f"{found.perplexity:,.2f}"),
+            ("forward perplexity", f"{found.forward_perplexity:,.2f}"),
+            ("backward perplexity", f"{found.backward_perplexity:,.2f}"),
+        ]
+    )
+
+
+def _aligned(rows: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"  {name:<28}{value:>14}" for name, value in rows)
+
+
+def _written(scores: Iterable[SentenceScore], file: TextIO) -> Iterator[SentenceScore]:
+    """The same scores, each written on its way as natural logarithms of probabilities."""
+    for score in scores:
+        line = {
+            "sentence": score.sentence,
+            "targets": score.tokens,
+            "unknown": score.unknown,
+            "forward_log_probability": -score.forward,
+            "backward_log_probability": -score.backward,
+        }
+        file.write(json.dumps(line) + "\n")
+        yield score
