@@ -31,6 +31,7 @@ TEXT = ["--run-dir", "{tmp}/run", "--data.train", "{tmp}/text.txt"]
 
 
 def test_flags_override_a_named_configuration() -> None:
+    assert all(read([flag]).devices.deterministic for flag in ("--deterministic", "--devices.deterministic"))
     config = read(
         ["elmo_original", "--steps", "7", "--seed", "5", "--data.train", "a*.txt", "--data.valid", "b.txt"]
         + ["--devices.mode", "pmap", "--checkpoint.every", "3", "--log.every", "2", "--model.highways", "1"]

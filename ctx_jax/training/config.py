@@ -1,9 +1,9 @@
 """The settings of a training run: frozen dataclasses, whose field names are the command line's flags."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import AvoidSubcommands
+from tyro.conf import AvoidSubcommands, arg
 
 from ctx_jax.checkpoints.run_files import FREE
 from ctx_jax.data.config import DataConfig
@@ -27,7 +27,7 @@ class DevicesConfig:
     micro_batches: int = 1
     """Parts in which each device takes its lanes, one after the other, to save memory."""
 
-    deterministic: bool = False
+    deterministic: Annotated[bool, arg(aliases=["--deterministic"])] = False
     """On GPUs: only operations that give the same bits every time, and the same choice of kernels when the run goes on
     (kept in `autotune/` of the run directory). Slower. On CPUs it is so anyway. A program that has used jax before it
     calls `run` is too late for this: it sets XLA_FLAGS itself, as `devices.fix_kernels` does."""
