@@ -185,6 +185,15 @@ def test_the_embedded_corpus_is_prose_and_a_word_model_keeps_its_vocabulary(tmp_
         ctx_jax.load(tmp_path / "run")
 
 
+def test_a_run_that_keeps_a_moving_average_gives_that(tmp_path: Path) -> None:
+    params = write_run(tmp_path / "run", TINY, {"train": "text.txt", "rule": "prose"}, {1: 2.0})[1]
+    average = jax.tree.map(lambda leaf: leaf + 1, params)
+    with RunCheckpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        checkpoints.save(2, {"params": params, "average": average}, {"sentence": np.int64(2)}, {"loss": 1.0})
+    jax.tree.map(np.testing.assert_array_equal, ctx_jax.load(tmp_path / "run").params, average)
+    jax.tree.map(np.testing.assert_array_equal, ctx_jax.load(tmp_path / "run", step=1).params, params)
+
+
 def test_a_config_of_another_model_is_refused_with_every_array_that_does_not_fit(tmp_path: Path) -> None:
     write_run(tmp_path / "run", TINY, {"train": "text.txt", "rule": "prose"}, {1: 1.0})
     other = replace(TINY, dim=TINY.dim + 1, layers=TINY.layers + 1)

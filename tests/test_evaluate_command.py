@@ -90,7 +90,7 @@ def test_prints_the_perplexity_of_the_text(
         (["RUN"], "needs the text"),
         (["RUN", "TEXT", "--protocol", "bilm-tf", "--per-sentence", "x.jsonl"], "sentence or stream"),
         (["RUN", "TEXT", "--protocol", "bilm-tf"], "fills 256 lanes with a sentence each"),  # as the original does
-        (["RUN", "TEXT", "--step", "7"], "7"),
+        (["RUN", "TEXT", "--step", "7"], "step 7"),
         (["RUN", "missing*.txt"], "missing"),
         (["TEXT", "TEXT"], "no run directory"),  # nor is a folder of another program
         (["RUN", "TEXT", "--per-sentence", "missing/x.jsonl"], "missing/x.jsonl: there is no folder missing"),

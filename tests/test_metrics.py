@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ctx_jax.training.metrics import MetricsLog, cut_after, peak_flops
+from ctx_jax.training.metrics import Display, MetricsLog, cut_after, peak_flops
 
 
 def test_cutting_keeps_whole_lines_byte_for_byte(tmp_path: Path) -> None:
@@ -32,6 +32,20 @@ def test_whoever_stops_reading_does_not_stop_the_run() -> None:
     finally:
         os.close(writer)
     assert (run.returncode, run.stderr) == (0, "on")
+
+
+def test_on_a_terminal_a_bar_shows_steps_numbers_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TTY_COMPATIBLE", "1")
+        patch.setenv("COLUMNS", "120")
+        with Display(4, 1) as display:
+            display.advance(2)
+            display.show(2, "train", {"loss": 1.5, "perplexity": 4.25, "tokens_per_second": 1234.0})
+            display.say("a line of its own")
+            display.show(2, "valid", {"loss": 1.25})
+    printed = capsys.readouterr().out
+    for part in ("2/4", "loss 1.5000  perplexity 4.25  1,234 tokens/s", "a line of its own\n", "valid  loss 1.2500"):
+        assert part in printed
 
 
 def test_a_number_that_json_has_no_word_for_is_null(tmp_path: Path) -> None:

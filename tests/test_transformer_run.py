@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,7 +14,7 @@ from ctx_jax.checkpoints import huggingface
 from ctx_jax.checkpoints.huggingface_configs import config_from_model
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, names
-from ctx_jax.models.transformer import Transformer, init
+from ctx_jax.models.transformer import Transformer
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +81,7 @@ def test_a_run_ends_by_filling_masked_words_and_the_same_command_does_nothing_mo
     assert "tokenizer.size: the run has 120, this command 70" in capsys.readouterr().err
 
 
-def test_a_run_loads_with_its_tokenizer_and_its_average(folder: Path) -> None:
+def test_a_run_loads_with_its_tokenizer(folder: Path) -> None:
     encoder = ctx_jax.load("runs/tiny")
     assert isinstance(encoder.model, Transformer) and encoder.model.vocabulary == len(encoder.reader.subwords)
     inputs = encoder.tokenize(["the cat sat quietly", "a dog"])
@@ -158,15 +157,10 @@ def test_a_run_starts_from_an_import_with_its_shape_and_tokenizer(
 
 
 @pytest.mark.filterwarnings("ignore:.* no place for all dropout rates")
-@pytest.mark.parametrize("name", names())
-def test_every_shipped_transformer_can_be_shared_and_exported(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in names() if load(find(name))[0].sequences is not None])
+def test_every_shipped_transformer_has_room_for_its_rows_and_can_be_exported(name: str) -> None:
     config, _ = load(find(name))
-    if not isinstance(config.model, Transformer):
-        assert config.sequences is None
-        return
-    assert config.sequences is not None and config.sequences.rows % 8 == 0, "eight devices must be able to share it"
+    assert isinstance(config.model, Transformer) and config.sequences is not None
     model = replace(config.model, vocabulary=100)
     assert config_from_model(model)["vocab_size"] == 100
     assert config.sequences.length <= config.model.longest
-    sizes = jax.tree.leaves(jax.eval_shape(partial(init, model), jax.random.key(0)))
-    assert sum(leaf.size for leaf in sizes) > 0

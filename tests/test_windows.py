@@ -241,13 +241,13 @@ def test_a_wrong_position_is_refused() -> None:
 
 
 def test_bad_arguments_and_corpora_are_named() -> None:
-    with pytest.raises(ValueError, match="none"):
+    with pytest.raises(ValueError, match="at least one sentence, and the corpus has none"):
         windows([])
     with pytest.raises(ValueError, match=r"only empty sentences.*--data\.train"):
         next(windows([[], [], []]))
     with pytest.raises(ValueError, match="this lane meets no others"):
         next(windows([["a"], ["b"], [], ["c"]], shuffle=False))
-    with pytest.raises(ValueError, match="lane"):
+    with pytest.raises(ValueError, match="at least 1 lane and 1 step"):
         windows([["a"]], lanes=0)
     with pytest.raises(ValueError, match="neighbouring lanes"):
         windows([["a"]], rows=slice(4, 8))
