@@ -188,7 +188,7 @@ def test_the_embedded_corpus_is_prose_and_a_word_model_keeps_its_vocabulary(tmp_
 def test_a_run_that_keeps_a_moving_average_gives_that(tmp_path: Path) -> None:
     params = write_run(tmp_path / "run", TINY, {"train": "text.txt", "rule": "prose"}, {1: 2.0})[1]
     average = jax.tree.map(lambda leaf: leaf + 1, params)
-    with RunCheckpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+    with RunCheckpoints(tmp_path / "run" / "checkpoints", clean=True) as checkpoints:
         checkpoints.save(2, {"params": params, "average": average}, {"sentence": np.int64(2)}, {"loss": 1.0})
     jax.tree.map(np.testing.assert_array_equal, ctx_jax.load(tmp_path / "run").params, average)
     jax.tree.map(np.testing.assert_array_equal, ctx_jax.load(tmp_path / "run", step=1).params, params)
