@@ -3,9 +3,11 @@
     pip install 'jax[tpu]'                                     # its compiler runs on any x86 Linux machine
     python benchmarks/ahead.py --topology v5e:4x4 --model bert-base --rows 64 --length 128
     python benchmarks/ahead.py --topology v5e:4x4 --model elmo-original --rows 32 --length 20
+    python benchmarks/ahead.py --topology v5e:2x2 --model bert-large --rows 8 --length 512 --remat --mode fsdp
 
-Says whether the step compiles, how long that takes, how much memory a device needs, and how many reductions over
-devices it has: none should stand within a loop over layers or steps. No time of a step: nothing runs.
+Says whether the step compiles, how long that takes, how much memory a device needs, and how often devices exchange
+arrays: no reduction should stand within a loop over layers or steps, but under fsdp a layer's parameters are gathered
+and their gradient scattered there. No time of a step: nothing runs.
 
 Topologies are named as Cloud TPU names them: v5e:2x2 (4 chips), v5e:16x16 (256), v5p:2x2x1, v6e:2x4 and so on.
 """
@@ -62,6 +64,9 @@ class Options:
     dropout: float = 0.1
     """Of a BERT, but for attention's probabilities."""
 
+    mode: Literal["shard", "fsdp"] = "shard"
+    """`--devices.mode` of the run; fsdp of a BERT."""
+
     remat: bool = False
     """A BERT's layers are computed again in the backward pass, to save memory."""
 
@@ -94,8 +99,8 @@ def bert(options: Options, rows: int) -> tuple[Any, Any, dict[str, np.ndarray]]:
     return TransformerTask(model, config, 0, text.tokens, None, text.subwords), RECIPE, data[0]
 
 
-def reductions(program: str) -> tuple[int, int]:
-    """(reductions over devices in all, those of them within a loop) of a compiled program's text.
+def exchanges(program: str, kind: str) -> tuple[int, int]:
+    """(exchanges of a kind in all, those of them within a loop) of a compiled program's text; reductions, all-reduce.
 
     Within a loop is what its body holds, or a computation that the body calls, by however many steps.
     """
@@ -105,7 +110,7 @@ def reductions(program: str) -> tuple[int, int]:
     for line in program.splitlines():
         if head := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
             name = head[1]
-        counts[name] = counts.get(name, 0) + len(re.findall(r" all-reduce(?:-start)?\(", line))
+        counts[name] = counts.get(name, 0) + len(re.findall(rf" {kind}(?:-start)?\(", line))
         called.setdefault(name, set()).update(re.findall(r"%([\w.-]+)", line))
     waiting, inside = re.findall(r"\bbody=%?([\w.-]+)", program), set[str]()
     while waiting:
@@ -117,12 +122,14 @@ def reductions(program: str) -> tuple[int, int]:
 
 def main(options: Options) -> None:
     """Compile one step and print a line a finding."""
+    if options.mode == "fsdp" and options.model.startswith("elmo"):
+        raise SystemExit("--mode fsdp is for a Transformer: choose a bert")
     chips = topologies.get_topology_desc(options.topology, "tpu").devices
     jax.config.update("jax_default_device", chips[0])  # what the model chooses by
     rows = options.rows * len(chips)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         objective, recipe, batch = (elmo if options.model.startswith("elmo") else bert)(options, rows)
-    devices = Devices(DevicesConfig(), rows, chips)
+    devices = Devices(DevicesConfig(options.mode), rows, chips)
     state = devices.abstract(lambda: initial_state(objective, recipe, 1_000_000, 0, rows))
     place = NamedSharding(devices.mesh, ROWS)
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place) for name, array in batch.items()}
@@ -135,14 +142,19 @@ def main(options: Options) -> None:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise SystemExit(f"does not fit, fewer --rows or --remat may: {error}") from error
-    memory, (every, inside) = compiled.memory_analysis(), reductions(compiled.as_text())
-    print(f"{options.model} on {len(chips)} x {chips[0].device_kind}, {options.rows} x {options.length} a device")
+    memory, program = compiled.memory_analysis(), compiled.as_text()
+    print(
+        f"{options.model}, {options.mode}, on {len(chips)} x {chips[0].device_kind}, "
+        f"{options.rows} x {options.length} a device"
+    )
     print(f"traced in {traced - start:.1f} s, compiled in {time.perf_counter() - traced:.1f} s")
     print(
         f"memory of a device: {memory.argument_size_in_bytes / GIB:.2f} GiB of state and batch, "
         f"{memory.temp_size_in_bytes / GIB:.2f} GiB in the step"
     )
-    print(f"reductions over devices: {every}, of which {inside} within a loop")
+    for kind in ("all-reduce", "all-gather", "reduce-scatter"):
+        every, inside = exchanges(program, kind)
+        print(f"{kind} over devices: {every}, of which {inside} within a loop")
 
 
 if __name__ == "__main__":

@@ -253,5 +253,5 @@ def test_every_flag_of_a_run_has_help() -> None:
 def test_help_of_train_py_names_configurations_and_flags() -> None:
     ran = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    for word in ("quickstart", "elmo_original", "--run-dir", "--devices.mode", "{shard,pmap}", "--data.train"):
+    for word in ("quickstart", "elmo_original", "--run-dir", "--devices.mode", "{shard,pmap,fsdp}", "--data.train"):
         assert word in ran.stdout

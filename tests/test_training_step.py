@@ -10,7 +10,7 @@ import pytest
 
 from ctx_jax.training.config import DevicesConfig
 from ctx_jax.training.devices import Devices
-from ctx_jax.training.optimizer import Adagrad, AdamW, Recipe, optimizer, schedule
+from ctx_jax.training.optimizer import Adagrad, AdamW, Lamb, Recipe, optimizer, schedule
 from ctx_jax.training.step import State, initial_state, make_step
 
 ROWS, WINDOW, WIDTH, WORDS, STEPS = 16, 2, 4, 11, 4
@@ -100,6 +100,7 @@ def reference() -> State:
         DevicesConfig("pmap", 8),
         DevicesConfig("shard", 1, micro_batches=4),
         DevicesConfig("pmap", 2, micro_batches=8),
+        DevicesConfig("fsdp", 4, micro_batches=2),
     ],
     ids=lambda c: f"{c.mode}-{c.count}x{c.micro_batches}",
 )
@@ -114,10 +115,22 @@ def test_shard_and_pmap_agree_bit_for_bit_with_adagrad() -> None:
     jax.tree.map(np.testing.assert_array_equal, shard, pmap)
 
 
-def test_a_run_goes_on_with_fewer_devices_and_in_the_other_mode(reference: State) -> None:
+@pytest.mark.slow
+def test_norms_and_trust_ratios_are_of_whole_arrays_where_devices_hold_parts() -> None:
+    recipe = Lamb(learning_rate=0.02, warmup=1, clip_norm=0.05, average=0.9)
+    one, divided = (train(config, recipe, batches(2)) for config in (DevicesConfig(count=1), DevicesConfig("fsdp", 4)))
+    assert one.totals.gradient_norm > 0.05
+    assert_close(divided, one)
+
+
+def test_a_run_goes_on_with_fewer_devices_and_in_the_other_modes(reference: State) -> None:
     recipe, data = AdamW(learning_rate=0.01, warmup=2), batches()
     state = train(DevicesConfig("shard", 8), recipe, data[:2])
-    for config, part in ((DevicesConfig("pmap", 4), data[2:4]), (DevicesConfig("shard", 1), data[4:])):
+    for config, part in (
+        (DevicesConfig("pmap", 4), data[2:3]),
+        (DevicesConfig("fsdp", 2), data[3:4]),
+        (DevicesConfig("shard", 1), data[4:]),
+    ):
         state = jax.device_put(state, jax.devices()[0])
         layout = Devices(config, ROWS).abstract(lambda: initial_state(Recurrent(), recipe, STEPS, 7, ROWS))
         state = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state, layout)

@@ -79,11 +79,17 @@ def stepped(task: TransformerTask, devices: DevicesConfig) -> State:
 
 
 @pytest.mark.slow
-def test_eight_devices_in_both_modes_and_micro_batches_are_one_device(subwords: Subwords) -> None:
+def test_eight_devices_in_every_mode_and_micro_batches_are_one_device(subwords: Subwords) -> None:
     task = task_of(subwords)
     assert task.model.embedding_dropout > 0
     expected = stepped(task, DevicesConfig(count=1))
-    for config in (DevicesConfig("shard", 8), DevicesConfig("pmap", 8), DevicesConfig("shard", 2, micro_batches=2)):
+    for config in (
+        DevicesConfig("shard", 8),
+        DevicesConfig("pmap", 8),
+        DevicesConfig("shard", 2, micro_batches=2),
+        DevicesConfig("fsdp", 8),
+        DevicesConfig("fsdp", 4, micro_batches=2),
+    ):
         found = stepped(task, config)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-5, atol=3e-6), found, expected)
     assert expected.totals.terms["next_sentence"][1] == 16

@@ -18,8 +18,13 @@ from ctx_jax.training.optimizer import Adagrad, AdamW, Lamb, Muon, check_recipe
 class DevicesConfig:
     """Where the step runs. None of these changes what is computed, beyond rounding."""
 
-    mode: Literal["shard", "pmap"] = "shard"
-    """`shard`: `jit(shard_map)` over all devices. `pmap`: the same step under `jax.pmap`."""
+    mode: Literal["shard", "pmap", "fsdp"] = "shard"
+    """`shard`: `jit(shard_map)` over all devices, parameters and optimizer whole on each of them. `pmap`: the same step
+    under `jax.pmap`. `fsdp`: parameters, their average and the optimizer's state lie divided over the devices, for a
+    Transformer for which they leave too little memory on one. It costs traffic: in every pass, of every micro-batch, a
+    device gathers each layer's parameters where it uses them, and each layer's gradient is added up on its own. With
+    `--model.remat` it holds one layer's at a time, without it all that the forward pass has gathered, until the
+    backward pass has used them. An evaluation gathers the parameters whole."""
 
     count: int = 0
     """How many of this machine's devices to use; 0: all of them."""
@@ -137,6 +142,11 @@ def check_config(config: TrainConfig) -> None:
     check_recipe(config.optimizer)
     match config.model:
         case BiLM():
+            if config.devices.mode == "fsdp":
+                raise ValueError(
+                    "--devices.mode fsdp gathers a Transformer's parameters layer by layer, and a biLM uses all of its "
+                    "own at once, so that dividing them would save little: set --devices.mode shard"
+                )
             if config.sequences or config.tokenizer or config.init:
                 raise ValueError(
                     "--sequences, --tokenizer and --init are for a Transformer, and this run's model is a BiLM: leave "

@@ -1,8 +1,10 @@
 """The devices and hosts of a run: meshes, shardings, `shard_map`, `pmap`.
 
-Parameters and optimizer are whole on every device, rows of batch and carry are divided among them. Outside a running
-step the state is *logical* in both modes: one array a leaf, unreplicated, as on a single device. That is what
-checkpoints hold, so that a run moves between modes and numbers of devices.
+Rows of batch and carry are divided among the devices. Parameters and optimizer are whole on every device (modes shard
+and pmap), or lie divided among them between the steps (fsdp): then each device gathers a layer's where it uses them,
+takes its part of the gradient, and the update runs where the parts lie. Outside a running step the state is *logical*
+in every mode: one array a leaf, unreplicated, as on a single device. That is what checkpoints hold, so that a run moves
+between modes and numbers of devices.
 """
 
 import os
@@ -18,11 +20,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ctx_jax.checkpoints.meetings import first_hosts, stopping_all
 from ctx_jax.training.config import DevicesConfig
-from ctx_jax.training.step import State
+from ctx_jax.training.divided import Divided, divided_axis
+from ctx_jax.training.step import Found, Share, State
 
 AXIS = "data"
 WHOLE, ROWS = PartitionSpec(), PartitionSpec(AXIS)
 LAYOUT = State._make(ROWS if part == "carry" else WHOLE for part in State._fields)
+"""Of the state in the modes shard and pmap."""
+DIVIDED = ("params", "average", "optimizer")
+"""What fsdp divides of it."""
 
 Made = TypeVar("Made")
 CompiledStep = Callable[[State, dict[str, Any]], State]
@@ -109,7 +115,7 @@ class Devices:
                 f"--devices.count {count}, got {len(found)} devices ({found[0].device_kind}): set at most {len(found)}"
             )
         if jax.process_count() > 1 and (config.count or config.mode == "pmap"):
-            raise ValueError("a job over several processes uses every device, with --devices.mode shard")
+            raise ValueError("a job over several processes uses every device, with --devices.mode shard or fsdp")
         if rows % (count * config.micro_batches):
             raise ValueError(
                 f"{rows} rows of a batch cannot be shared by {count} devices in {config.micro_batches} micro-batches: "
@@ -123,11 +129,19 @@ class Devices:
         self.host_rows = rows // self.hosts
         self.first_row = self.host_rows * jax.process_index()
 
+    def _sharding(self, part: str, leaf: Any) -> NamedSharding:
+        if part == "carry":
+            return NamedSharding(self.mesh, ROWS)
+        return NamedSharding(self.mesh, self._spec(leaf) if part in DIVIDED else WHOLE)
+
+    def _spec(self, leaf: Any) -> PartitionSpec:
+        """How an array of parameters, average or optimizer lies."""
+        axis = divided_axis(leaf.shape, len(self.devices)) if self.mode == "fsdp" else None
+        return WHOLE if axis is None else PartitionSpec(*[None] * axis, AXIS)
+
     def _shardings(self, state: State) -> State:
-        places = {WHOLE: NamedSharding(self.mesh, WHOLE), ROWS: NamedSharding(self.mesh, ROWS)}
-        return State(
-            *(jax.tree.map(lambda _, s=spec: places[s], part) for part, spec in zip(state, LAYOUT, strict=True))
-        )
+        parts = zip(State._fields, state, strict=True)
+        return State(*(jax.tree.map(partial(self._sharding, name), part) for name, part in parts))
 
     def abstract(self, make: Callable[[], State]) -> State:
         """The shapes, types and shardings of the logical state that `make` would make."""
@@ -146,13 +160,15 @@ class Devices:
         """`make`, compiled to lie whole on every device."""
         return jax.jit(make, out_shardings=NamedSharding(self.mesh, WHOLE))
 
-    def whole(self, tree: Any) -> Any:
-        """Arrays, the same on every host, laid whole on every device."""
-        return jax.device_put(tree, NamedSharding(self.mesh, WHOLE))
+    def lay(self, params: Any) -> Any:
+        """Parameters, the same on every host, laid as the state has them."""
+        return jax.device_put(params, jax.tree.map(partial(self._sharding, "params"), params))
 
-    def local(self, tree: Any) -> Any:
-        """Arrays that lie whole on every device, as arrays of this host's first one alone."""
-        return jax.tree.map(lambda array: array.addressable_data(0), tree)
+    def local(self, params: Any) -> Any:
+        """Parameters of the state, as whole arrays of this host's first device alone. All hosts call it together."""
+        if self.mode == "fsdp":
+            params = jax.jit(_same, out_shardings=NamedSharding(self.mesh, WHOLE))(params)
+        return jax.tree.map(lambda array: array.addressable_data(0), params)
 
     @property
     def local_devices(self) -> list[jax.Device]:
@@ -165,21 +181,50 @@ class Devices:
             return position
         return {name: np.asarray(v) for name, v in multihost_utils.process_allgather(position, tiled=True).items()}
 
-    def compile(self, step: Callable[[State, dict[str, Any], Callable[[Any], Any]], State]) -> CompiledStep:
+    def compile(self, step: Callable[..., State]) -> CompiledStep:
         """The step over all devices: (state as `enter` gives it, batch as `put` gives it) -> state.
 
         The state given is donated: use the one that comes back.
         """
 
         def one(state: State, batch: dict[str, Any]) -> State:
-            return step(state, batch, partial(jax.lax.psum, axis_name=AXIS))
+            return step(state, batch, _total)
 
+        if self.mode == "fsdp":
+            return self._compile_divided(step)
         if self.mode == "pmap":
             axes = State._make(None if spec == WHOLE else 0 for spec in LAYOUT)
             return jax.pmap(one, AXIS, in_axes=(axes, 0), out_axes=axes, devices=self.devices, donate_argnums=0)
         # check_vma would turn the gradient of a replicated parameter into a reduction of its own, once a use.
         mapped = jax.shard_map(one, mesh=self.mesh, in_specs=(LAYOUT, ROWS), out_specs=LAYOUT, check_vma=False)
         return jax.jit(mapped, donate_argnums=0)
+
+    def _compile_divided(self, step: Callable[..., State]) -> CompiledStep:
+        """Losses and gradients within the devices, the update (norms, trust ratios) outside, by its shardings alone."""
+
+        def over(share: Share) -> Share:
+            def on_device(specs: Any, parts: Any, batch: Any, carry: Any, key: jax.Array) -> Found:
+                found = share(Divided.of(parts, specs, AXIS), batch, carry, key)
+                return found._replace(slopes=found.slopes.plain())
+
+            def all_rows(params: Any, batch: Any, carry: Any, key: jax.Array) -> Found:
+                specs = jax.tree.map(self._spec, params)
+                mapped = jax.shard_map(
+                    partial(on_device, specs),
+                    mesh=self.mesh,
+                    in_specs=(specs, ROWS, ROWS, WHOLE),
+                    out_specs=Found._make((specs, WHOLE, WHOLE, ROWS)),
+                    check_vma=False,
+                )
+                return mapped(params, batch, carry, key)
+
+            return all_rows
+
+        def one(state: State, batch: dict[str, Any]) -> State:
+            after = step(state, batch, _total, over)
+            return jax.lax.with_sharding_constraint(after, self._shardings(after))
+
+        return jax.jit(one, donate_argnums=0)
 
     def put(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         """This host's rows of a batch, on their way to the devices."""
@@ -206,3 +251,17 @@ class Devices:
         shape = (array.shape[0] * array.shape[1], *array.shape[2:])
         pieces = [shard.data[0] for shard in array.addressable_shards]
         return jax.make_array_from_single_device_arrays(shape, NamedSharding(self.mesh, ROWS), pieces)
+
+
+def _same(tree: Any) -> Any:
+    """A function of its own, which `jit` knows again."""
+    return tree
+
+
+def _total(tree: Any) -> Any:
+    """The sum over the devices, of what each of them computes; what is gathered out of parts is summed already."""
+
+    def one(node: Any) -> Any:
+        return node.summed() if isinstance(node, Divided) else jax.lax.psum(node, AXIS)
+
+    return jax.tree.map(one, tree, is_leaf=lambda node: isinstance(node, Divided))

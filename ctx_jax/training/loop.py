@@ -66,7 +66,7 @@ class Loop:
         if self.step == 0:
             state = self.devices.create(make)
             given = self.task.starting(state.params)
-            return state if given is state.params else begun_from(state, self.devices.whole(given))
+            return state if given is state.params else begun_from(state, self.devices.lay(given))
         state, position = self.checkpoints.restore(self.step, self.devices.abstract(make))
         self.batches.seek(position)
         self.positions = [position]
@@ -213,6 +213,7 @@ def train(
     if final is None:
         announce(f"stopped at step {loop.step} of {config.steps} and saved; the same command goes on from there")
         return False
+    params = loop.devices.local(params_to_measure(final))
     if shown:
-        task.report(loop.devices.local(params_to_measure(final)), announce)
+        task.report(params, announce)
     return True

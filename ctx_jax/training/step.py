@@ -34,8 +34,25 @@ class State(NamedTuple):
     params: Params
     average: Params | tuple[()]  # of the parameters over time; () where the recipe keeps none
     optimizer: optax.OptState
-    carry: Carry  # [B, ...], the only part that differs from device to device
+    carry: Carry  # [B, ...], the only part of rows
     totals: Totals
+
+
+class Found(NamedTuple):
+    """What rows say of the parameters."""
+
+    slopes: Any  # the gradient of what is minimised, a tree like the parameters
+    sums: Arrays  # of each term
+    weights: Arrays  # of each term
+    carry: Carry
+
+
+Share = Callable[[Any, Arrays, Carry, jax.Array], Found]
+"""(params, batch, carry, the step's key) -> what the rows of all devices found, and the new carry of those given."""
+
+
+def _as_it_is(share: Share) -> Share:
+    return share
 
 
 def params_to_measure(state: State) -> Params:
@@ -109,28 +126,34 @@ def gradients(
     return slopes, sums, jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), carry)
 
 
-def make_step(
-    objective: Objective, recipe: Recipe, steps: int, seed: int, parts: int = 1
-) -> Callable[[State, Arrays, Callable[[Any], Any]], State]:
-    """The step: (state, batch, total) -> state, where B is this device's share of the rows.
+def make_step(objective: Objective, recipe: Recipe, steps: int, seed: int, parts: int = 1) -> Callable[..., State]:
+    """The step: (state, batch, total, over) -> state, where B is this device's share of the rows.
 
     `total` adds a tree of arrays up over the devices (`devices.py` gives it; the identity on one device), and is
-    called twice: for the denominators, then for gradients and sums together.
+    called twice: for the denominators, then for gradients and sums together. Where only losses and gradients are
+    computed device by device, and the update on arrays of all of them, `over` makes a function of all rows of the one
+    of a device's share.
     """
     chain = optimizer(recipe, steps)
 
-    def step(state: State, batch: Arrays, total: Callable[[Any], Any]) -> State:
+    def step(
+        state: State, batch: Arrays, total: Callable[[Any], Any], over: Callable[[Share], Share] = _as_it_is
+    ) -> State:
+        def share(params: Params, batch: Arrays, carry: Carry, key: jax.Array) -> Found:
+            # Only the weights of this loss are used; XLA drops the rest of its work.
+            terms, _ = objective.loss(params, batch, carry, key)
+            weights = total({name: terms[name][1] for name in objective.coefficients})
+            scales = {
+                # A term without a single target is 0, not 0 / 0.
+                name: recipe.loss_scale * share / jnp.where(weights[name] > 0, weights[name], 1.0)
+                for name, share in objective.coefficients.items()
+            }
+            own_slopes, own_sums, carry = gradients(objective, params, batch, carry, key, scales, parts)
+            slopes, sums = total((own_slopes, own_sums))
+            return Found(slopes, sums, weights, carry)
+
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        # Only the weights of this loss are used; XLA drops the rest of its work.
-        terms, _ = objective.loss(state.params, batch, state.carry, key)
-        weights = total({name: terms[name][1] for name in objective.coefficients})
-        scales = {
-            # A term without a single target is 0, not 0 / 0.
-            name: recipe.loss_scale * share / jnp.where(weights[name] > 0, weights[name], 1.0)
-            for name, share in objective.coefficients.items()
-        }
-        own_slopes, own_sums, carry = gradients(objective, state.params, batch, state.carry, key, scales, parts)
-        slopes, sums = total((own_slopes, own_sums))
+        slopes, sums, weights, carry = over(share)(state.params, batch, state.carry, key)
         params, moments = apply_gradients(chain, slopes, state.optimizer, state.params)
         average = averaged(recipe, state.average, params, state.step) if state.average else ()
         norm = optax.tree.norm(slopes)

@@ -34,7 +34,8 @@ class Objective(Protocol):
     def loss(
         self, params: Params, batch: dict[str, jax.Array], carry: Carry, key: jax.Array | None
     ) -> tuple[Terms, Carry]:
-        """Sums and weights of the rows given; `key` is the step's, the same for every part of a batch."""
+        """Sums and weights of the rows given; `key` is the step's, the same for every part of a batch. `params` is
+        any mapping with the names of `init`'s: arrays are taken out where they are used (see `training/divided.py`)."""
 
 
 class Batches(Protocol):
