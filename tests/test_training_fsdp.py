@@ -88,6 +88,25 @@ def test_a_device_holds_its_part_before_and_after_a_step(scan: bool, task: Trans
         np.testing.assert_array_equal(whole, leaf)
 
 
+@pytest.mark.slow
+def test_layers_that_differ_are_gathered_one_by_one_too(task: TransformerTask) -> None:
+    """ModernBERT's, scanned: the first has no norm of its own, and a stack is made of all of them."""
+    model = replace(
+        task.model, norm="pre", positions="rotary", gated=True, token_types=0, first_attention_norm=False,
+        local_layers=(1,), window=2, attention_bias=False, scan=True,
+    )  # fmt: skip
+    task, found = replace(task, model=model), []
+    for config in (DevicesConfig("shard", 1), DevicesConfig("fsdp", 8)):
+        devices = Devices(config, task.rows)
+        step = devices.compile(make_step(task, RECIPE, STEPS, seed=7))
+        state = step(
+            devices.create(lambda: initial_state(task, RECIPE, STEPS, 7, task.rows)),
+            devices.put(next(task.batches(0, task.rows)).arrays),
+        )
+        found.append(jax.device_get((state.params, state.totals)))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6), *found)
+
+
 def losses(task: TransformerTask, run_dir: Path, *stages: tuple[DevicesConfig, int]) -> list[tuple[str, float]]:
     """Of the lines of a run whose stages each begin anew and end at a step."""
     for devices, steps in stages:

@@ -198,11 +198,7 @@ def _scan(
     """`_stack` as one compiled layer over stacked parameters. Layers that differ do so by an array of flags; where
     none differs the flag stays a Python bool and costs nothing."""
     if not model.first_attention_norm and len(layers) > 1:
-        # The stack needs every name: a norm that its flag then passes by.
-        layers = [
-            {**layers[0], "attention_norm": jax.tree.map(jnp.zeros_like, layers[1]["attention_norm"])},
-            *layers[1:],
-        ]
+        layers = [_with_norm_of(layers[1], layers[0]), *layers[1:]]
     flags: dict[str, Any] = {"index": jnp.array([kind.index for kind in kinds], jnp.int32)}
     same: dict[str, bool] = {}
     for name in ("local", "normed"):
@@ -222,3 +218,14 @@ def _scan(
     if wanted == "every":
         return jnp.concatenate([values[None], kept]), None
     return [last], kept
+
+
+def _with_norm_of(like: Params, first: Params) -> Params:
+    """The first layer with a norm of zeros, which its flag passes by: a stack needs every name in every layer."""
+    own = dict(jax.tree_util.tree_leaves_with_path(first))
+
+    def leaf(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
+        return jnp.zeros_like(value) if path[0].key == "attention_norm" else own[path]
+
+    filled: Params = jax.tree_util.tree_map_with_path(leaf, like)
+    return filled

@@ -20,7 +20,7 @@ def divided_axis(shape: tuple[int, ...], count: int) -> int | None:
     return max(axes, key=lambda axis: shape[axis], default=None) if len(shape) > 1 else None
 
 
-@jax.tree_util.register_pytree_node_class
+@jax.tree_util.register_pytree_with_keys_class
 class Divided(Mapping[str, Any]):
     """A nested dict of a device's parts, under a mapped axis of devices: what is taken out of it is whole.
 
@@ -65,10 +65,11 @@ class Divided(Mapping[str, Any]):
 
         return Divided({name: one(name, part) for name, part in self.parts.items()}, self.axes, self.over)
 
-    def tree_flatten(self) -> tuple[list[Any], tuple[Any, ...]]:
-        """Its parts are the leaves."""
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        """Its parts are the leaves, named as a dict's."""
         names = sorted(self.parts)
-        return [self.parts[name] for name in names], (tuple((name, self.axes[name]) for name in names), self.over)
+        parts = [(jax.tree_util.DictKey(name), self.parts[name]) for name in names]
+        return parts, (tuple((name, self.axes[name]) for name in names), self.over)
 
     @classmethod
     def tree_unflatten(cls, form: tuple[Any, ...], parts: Any) -> "Divided":
