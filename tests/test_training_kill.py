@@ -150,7 +150,7 @@ def test_two_processes_stop_together_and_one_goes_on_with_the_same_losses(
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     both = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "2"}
-    long = ("--steps", "250", "--checkpoint.every", "100")  # jax needs a moment to hear of the signal
+    long = ("--steps", "120", "--checkpoint.every", "50")  # jax needs a moment to hear of the signal
     hosts = [
         start(config, tmp_path, *long, "--devices.distributed", JAX_PROCESS_ID=number, **both) for number in ("0", "1")
     ]
