@@ -32,7 +32,7 @@ from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.step import State, initial_state, make_step
 from ctx_jax.training.transformer import TransformerTask, with_tokenizer
 
-MODEL = Transformer(0, dim=8, layers=2, heads=2, feed_forward=16, max_positions=16, initial_scale=0.3, remat=True)
+MODEL = Transformer(0, dim=8, layers=1, heads=2, feed_forward=16, max_positions=16, initial_scale=0.3, remat=True)
 RECIPE = AdamW(learning_rate=0.02, warmup=1, average=0.5, epsilon=1e-3)
 STEPS = 3
 
@@ -91,7 +91,7 @@ def test_layers_that_differ_are_gathered_one_by_one_too(task: TransformerTask) -
     """ModernBERT's, scanned: the first has no norm of its own, and a stack is made of all of them. Read in the program,
     where the body of the loop over layers stands once."""
     model = replace(
-        task.model, norm="pre", positions="rotary", gated=True, token_types=0, first_attention_norm=False,
+        task.model, layers=2, norm="pre", positions="rotary", gated=True, token_types=0, first_attention_norm=False,
         local_layers=(1,), window=2, attention_bias=False, scan=True, head="direct", vocabulary=64,
     )  # fmt: skip
     task, devices = replace(task, model=model), Devices(DevicesConfig("fsdp", 8), 8)
