@@ -85,7 +85,8 @@ def test_eight_devices_in_every_mode_and_micro_batches_are_one_device(subwords: 
     expected = stepped(task, DevicesConfig(count=1))
     for config in (
         DevicesConfig("shard", 8),
-        DevicesConfig("pmap", 4, micro_batches=2),
+        DevicesConfig("pmap", 8),
+        DevicesConfig("shard", 2, micro_batches=2),
         DevicesConfig("fsdp", 4, micro_batches=2),
     ):
         found = stepped(task, config)

@@ -113,7 +113,6 @@ class TrainConfig:
     """Decides initial parameters, order of the text, dropout and sampling."""
 
 
-_DATA = DataConfig()
 _BILM_DATA = ("vocabulary", "vocabulary_size", "minimum_count", "lanes", "window", "directions", "assignment")
 """Of the data settings those that a Transformer, which has sequences and a tokenizer instead, does not read."""
 
@@ -153,7 +152,7 @@ def check_config(config: TrainConfig) -> None:
                     "them out, or set model=Transformer() in the config"
                 )
         case Transformer():
-            unread = [name for name in _BILM_DATA if getattr(config.data, name) != getattr(_DATA, name)]
+            unread = [name for name in _BILM_DATA if getattr(config.data, name) != getattr(DataConfig, name)]
             if unread:
                 raise ValueError(
                     f"--data.{unread[0].replace('_', '-')} is for a BiLM, and this run's model is a Transformer, whose "
