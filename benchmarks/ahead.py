@@ -31,7 +31,7 @@ import tyro
 from jax.experimental import topologies
 from jax.sharding import NamedSharding
 
-from ctx_jax.numerics.linear import Compute
+from ctx_jax.ops.linear import Compute
 from ctx_jax.training.config import DevicesConfig
 from ctx_jax.training.devices import ROWS, Devices
 from ctx_jax.training.step import initial_state, make_step
@@ -89,7 +89,7 @@ def bert(options: Options, rows: int) -> tuple[Any, Any, dict[str, np.ndarray]]:
     from transformer_sides import RECIPE, batches, read_text, shape
 
     from ctx_jax.data.sequence_config import SequenceConfig
-    from ctx_jax.training.transformer import TransformerTask
+    from ctx_jax.tasks.masked_lm import TransformerTask
 
     model = shape(options.model.removeprefix("bert-"), options.length, options.dropout, attention_dropout=0.0)
     model = replace(model, compute=options.compute, scan=True, remat=options.remat)

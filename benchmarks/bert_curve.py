@@ -23,10 +23,10 @@ from transformer_sides import Arrays, Exported, decay_groups, labels, read_text,
 
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
-from ctx_jax.models.transformer import Transformer
+from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.tasks.masked_lm import TransformerTask, with_tokenizer
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.step import initial_state, make_step, zero_totals
-from ctx_jax.training.transformer import TransformerTask, with_tokenizer
 
 INTERVAL = 50  # steps of a mean
 ALLOWED = 0.01

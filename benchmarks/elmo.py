@@ -31,8 +31,8 @@ import tyro
 from elmo_sides import Batch, Ours, Torch, batches, flops_per_token, naive_softmax, shape
 from timing import Side, alternate, machine, peaks, report
 
-from ctx_jax.models.bilm import BiLM, Params
-from ctx_jax.objectives.softmax import exact_softmax
+from ctx_jax.encoders.elmo.model import BiLM, Params
+from ctx_jax.losses.softmax import exact_softmax
 
 PRECISIONS = (("fp32", "float32"), ("bf16", "bfloat16"))
 AGAINST = ("torch fp32", "torch bf16", "torch distinct fp32", "torch distinct bf16")

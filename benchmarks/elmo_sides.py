@@ -20,9 +20,9 @@ from torch_bilm import TorchBiLM, load_params
 from ctx_jax import losses
 from ctx_jax.data.python_docs import documents
 from ctx_jax.embedding.embed import embed
-from ctx_jax.models import bilm
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.text.characters import char_ids, raw_ids
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.tokenizers.characters import char_ids, raw_ids
 from ctx_jax.training.optimizer import Adagrad
 from ctx_jax.training.step import initial_state, make_step
 

@@ -38,7 +38,7 @@ def measure(text: Path, vocabulary_size: int) -> None:
     """Builds cache and vocabulary of a file, then reads sentences at random, and prints one row of the table."""
     from ctx_jax.data.cache import build_cache
     from ctx_jax.data.corpora import resolve
-    from ctx_jax.text.vocabulary import build
+    from ctx_jax.tokenizers.vocabulary import build
 
     start = peak()
     lines: list[str] = []

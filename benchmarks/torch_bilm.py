@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctx_jax.models.bilm import BiLM
+from ctx_jax.encoders.elmo.model import BiLM
 
 Params = Mapping[str, Any]
 

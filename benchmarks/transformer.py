@@ -53,8 +53,8 @@ from ctx_jax.data.prefetch import prefetch
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
-from ctx_jax.models import transformer
-from ctx_jax.training.transformer import TransformerTask
+from ctx_jax.encoders.transformer import model as transformer
+from ctx_jax.tasks.masked_lm import TransformerTask
 
 PRECISIONS = (("fp32", "float32"), ("bf16", "bfloat16"))
 AGAINST = ("torch fp32", "torch bf16", "torch compiled fp32", "torch compiled bf16")

@@ -22,19 +22,19 @@ import numpy as np
 import torch
 from transformers import BertForMaskedLM
 
-from ctx_jax.checkpoints import huggingface
 from ctx_jax.data.cache import load_sentences
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens, tokens_of
 from ctx_jax.embedding.embed import embed
-from ctx_jax.models.transformer import Transformer
-from ctx_jax.text.subword_training import train
-from ctx_jax.text.subwords import Subwords
+from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.tasks.masked_lm import TransformerTask
+from ctx_jax.tokenizers.subword_training import train
+from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.step import initial_state, make_step
-from ctx_jax.training.transformer import TransformerTask
 
 Call = Callable[[], object]
 Arrays = dict[str, np.ndarray]

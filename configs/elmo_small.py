@@ -9,7 +9,7 @@ Expect: not measured yet
 """
 
 from ctx_jax.data.config import DataConfig
-from ctx_jax.models.bilm import BiLM
+from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
 from ctx_jax.training.optimizer import AdamW
 

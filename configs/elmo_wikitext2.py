@@ -10,7 +10,7 @@ Expect: not measured yet. The field's convention is one stream with the state ca
 """
 
 from ctx_jax.data.config import DataConfig
-from ctx_jax.models.bilm import BiLM
+from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
 from ctx_jax.training.optimizer import AdamW
 

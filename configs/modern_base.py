@@ -12,8 +12,8 @@ Muon takes the place of their StableAdamW.
 
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.models.transformer_config import Transformer
-from ctx_jax.text.subword_config import TokenizerConfig
+from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.tokenizers.subword_config import TokenizerConfig
 from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
 from ctx_jax.training.optimizer import Muon
 

@@ -8,7 +8,7 @@ Expect: validation perplexity 98.4; the interpolated trigram model 103.1, the un
 """
 
 from ctx_jax.data.config import DataConfig
-from ctx_jax.models.bilm import BiLM
+from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
 from ctx_jax.training.optimizer import AdamW
 

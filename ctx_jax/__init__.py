@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from ctx_jax import checkpoints, losses, objectives
+from ctx_jax import losses
 from ctx_jax.embedding.embed import Layers, embed
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.load import load
@@ -13,14 +13,12 @@ __all__ = [
     "Encoder",
     "Layers",
     "__version__",
-    "checkpoints",
     "embed",
     "init_mix",
     "load",
     "losses",
     "mix",
     "mix_penalty",
-    "objectives",
     "pool",
 ]
 

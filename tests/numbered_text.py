@@ -3,7 +3,7 @@
 import numpy as np
 
 from ctx_jax.data.tokens import Tokens
-from ctx_jax.text.templates import PairLayout
+from ctx_jax.tokenizers.templates import PairLayout
 
 BERT_PAIR = PairLayout(1, 1)
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import ctx_jax
-from ctx_jax.checkpoints import allennlp, allennlp_files
-from ctx_jax.models import bilm
-from ctx_jax.models.bilm import BiLM
+from ctx_jax.encoders.elmo import allennlp, allennlp_files
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
 
 TINY = BiLM(filters=((1, 4), (2, 3)), character_dim=3, highways=1, dim=6, projection=5, max_characters=9, dropout=0.0)
 OPTIONS: dict[str, Any] = {

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctx_jax.models import attention
-from ctx_jax.models.attention import visible
+from ctx_jax.ops import attention
+from ctx_jax.ops.attention import visible
 
 # One compiled call is much quicker here than many small ones.
 attend = jax.jit(attention.attend, static_argnames=("compute", "path", "maps"))

@@ -13,10 +13,10 @@ import ctx_jax
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, read
 from ctx_jax.data.config import DataConfig
-from ctx_jax.models import bilm
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.text.vocabulary import Vocabulary
-from ctx_jax.training.bilm import BiLMTask, with_vocabulary
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.tasks.bilm import BiLMTask, with_vocabulary
+from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.config import DevicesConfig, check_config
 from ctx_jax.training.devices import Devices
 from ctx_jax.training.optimizer import Adagrad
@@ -211,7 +211,7 @@ def test_bfloat16_goes_the_same_way_within_its_precision(alone: tuple[State, Sta
 CONFIG = '''
 """Tiny."""
 from ctx_jax.data.config import DataConfig
-from ctx_jax.models.bilm import BiLM
+from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.training.config import DevicesConfig, TrainConfig
 
 def config():

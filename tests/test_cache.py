@@ -15,7 +15,7 @@ import pytest
 from ctx_jax.data import cache
 from ctx_jax.data.cache import Sentences, build_cache, load_sentences
 from ctx_jax.data.config import DataConfig
-from ctx_jax.files import building
+from ctx_jax.io import build_once as building
 
 STREAM = [[], ["the", "cat", "."], ["naïve", "日本"], [], [], ["a"], []]
 

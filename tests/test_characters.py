@@ -8,10 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from ctx_jax.checkpoints import allennlp
-from ctx_jax.models import token_encoder
-from ctx_jax.text import characters
-from ctx_jax.text.characters import WordEncoder, char_ids, encode_marker, encode_word, raw_ids
+from ctx_jax.encoders.elmo import allennlp, token_encoder
+from ctx_jax.tokenizers import characters
+from ctx_jax.tokenizers.characters import WordEncoder, char_ids, encode_marker, encode_word, raw_ids
 
 SENTENCES = [["the", "cat"], [], ["", "日本語", "x" * 80, "."]]
 

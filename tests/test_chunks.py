@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from numbered_text import Names, corpus
 
-from ctx_jax.data import chunks, scratch
+from ctx_jax.data import corpus_shards as chunks
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
+from ctx_jax.io import mmap_spill as scratch
 
 FORMS = ("full", "causal", "packed", "pairs")
 

@@ -20,9 +20,9 @@ import pytest
 from ctx_jax import __version__, cli
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, names, read
-from ctx_jax.files.building import locked
-from ctx_jax.files.whole import write_whole
-from ctx_jax.text import subwords
+from ctx_jax.io.atomic import write_whole
+from ctx_jax.io.build_once import locked
+from ctx_jax.tokenizers import subwords
 from ctx_jax.training.config import TrainConfig, check_config
 from ctx_jax.training.optimizer import Adagrad
 

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import pytest
 
-from ctx_jax.checkpoints import configs, run_files
-from ctx_jax.models.bilm import BiLM
+from ctx_jax.checkpoints import run_files
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.io import configs
 
 
 @dataclass(frozen=True)

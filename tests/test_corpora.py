@@ -18,7 +18,7 @@ from ctx_jax.data.cache import build_cache
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.corpora import PythonDocs, Several, TextFiles, resolve, source_of
 from ctx_jax.data.text_files import list_files, read_lines
-from ctx_jax.text.vocabulary import build
+from ctx_jax.tokenizers.vocabulary import build
 
 
 def _read(spec: str | Path, **settings: Any) -> list[list[str]]:

@@ -12,10 +12,10 @@ import pytest
 from flax import linen, nnx
 
 import ctx_jax
-from ctx_jax.models import bilm
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.models.transformer_config import Transformer
-from ctx_jax.text.characters import char_ids
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.tokenizers.characters import char_ids
 
 TINY = BiLM(filters=((1, 4), (2, 8)), character_dim=4, highways=1, dim=6, projection=5, max_characters=9)
 SENTENCES = [["the", "cat", "sat", "."], ["a"], [], ["", "extraordinarily", "été"]]

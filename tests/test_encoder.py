@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import ctx_jax
-from ctx_jax.checkpoints.configs import to_json
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.embedding.batching import plan, rounded
-from ctx_jax.embedding.reading import CharacterReader, VocabularyReader
-from ctx_jax.models import bilm
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.text.vocabulary import Vocabulary
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.inputs import CharacterReader, VocabularyReader
+from ctx_jax.io.configs import to_json
+from ctx_jax.tokenizers.vocabulary import Vocabulary
 
 TINY = BiLM(filters=((1, 4), (2, 8)), character_dim=4, highways=1, dim=6, projection=5, max_characters=9)
 WORDS = Vocabulary(("<S>", "</S>", "<UNK>", "the", "cat"))

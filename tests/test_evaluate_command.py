@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from ctx_jax import cli
-from ctx_jax.checkpoints import configs, run_files
+from ctx_jax.checkpoints import run_files
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.data import progress
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.evaluation import reports
 from ctx_jax.evaluation.perplexity import perplexity
 from ctx_jax.evaluation.protocols import SentenceScore
-from ctx_jax.models import bilm
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.text.vocabulary import Vocabulary
+from ctx_jax.io import configs, progress
+from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.config import TrainConfig
 
 VOCABULARY = Vocabulary(("<S>", "</S>", "<UNK>", "the", "cat", "did", "n't", "."))

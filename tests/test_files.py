@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctx_jax.data.scratch import Scratch
-from ctx_jax.files import whole
-from ctx_jax.files.json_files import read_json
-from ctx_jax.files.temporary import temporary_folder
-from ctx_jax.files.whole import file_digest, leftovers, whole_file, whole_folder, write_whole
+from ctx_jax.io import atomic as whole
+from ctx_jax.io.atomic import file_digest, leftovers, whole_file, whole_folder, write_whole
+from ctx_jax.io.json_files import read_json
+from ctx_jax.io.mmap_spill import Scratch
+from ctx_jax.io.temporary import temporary_folder
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from ctx_jax.data.config import DataConfig
-from ctx_jax.files.temporary import temporary_folder
-from ctx_jax.files.whole import naming_full_disk
+from ctx_jax.distributed.agreement import difference, trouble
+from ctx_jax.io.atomic import naming_full_disk
+from ctx_jax.io.temporary import temporary_folder
 from ctx_jax.training import run as run_module
 from ctx_jax.training.config import DevicesConfig, EvaluateConfig, TrainConfig
-from ctx_jax.training.hosts import difference, trouble
 from ctx_jax.training.run import run
 
 ROOT = Path(__file__).resolve().parents[1]

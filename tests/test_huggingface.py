@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctx_jax.checkpoints import huggingface
-from ctx_jax.models import transformer
-from ctx_jax.models.transformer import Transformer
+from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer import model as transformer
+from ctx_jax.encoders.transformer.model import Transformer
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
 GPT2 = {"vocab_size": 23, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2}

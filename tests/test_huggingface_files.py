@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ctx_jax.checkpoints import huggingface
-from ctx_jax.checkpoints.huggingface_configs import config_from_model, model_from_config
-from ctx_jax.models import transformer
-from ctx_jax.text.subword_training import train
-from ctx_jax.text.subwords import Subwords
+from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer import model as transformer
+from ctx_jax.encoders.transformer.huggingface_config import config_from_model, model_from_config
+from ctx_jax.tokenizers.subword_training import train
+from ctx_jax.tokenizers.subwords import Subwords
 
 BERT: dict[str, Any] = {
     "model_type": "bert",

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from ctx_jax import losses
-from ctx_jax.models import attention, bilm, transformer
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.models.transformer import Transformer
-from ctx_jax.numerics import hardware
-from ctx_jax.numerics.linear import Compute, linear
-from ctx_jax.objectives import softmax
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.transformer import model as transformer
+from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.losses import softmax
+from ctx_jax.ops import attention, hardware
+from ctx_jax.ops.linear import Compute, linear
 
 FLAGS = {
     "flags\t\t: fpu avx2 avx512f avx512_bf16\n": True,

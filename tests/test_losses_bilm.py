@@ -14,9 +14,9 @@ import optax
 import pytest
 
 import ctx_jax
-from ctx_jax.checkpoints import allennlp
-from ctx_jax.models import bilm
-from ctx_jax.models.bilm import BiLM
+from ctx_jax.encoders.elmo import allennlp
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.training.optimizer import Adagrad, apply_gradients, optimizer
 
 STEPS = 12

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctx_jax.models.gru import gru
-from ctx_jax.models.lstm import Cell, State, Weights, lstm
-from ctx_jax.numerics.linear import Compute
+from ctx_jax.ops.gru import gru
+from ctx_jax.ops.linear import Compute
+from ctx_jax.ops.lstm import Cell, State, Weights, lstm
 
 T, B, D, P = 6, 3, 5, 4
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctx_jax.evaluation import masked
-from ctx_jax.models.transformer_config import Transformer
-from ctx_jax.numerics.overlap import one_behind
+from ctx_jax.distributed.pipelined import one_behind
+from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.evaluation import pseudo_perplexity as masked
 
 MODEL = Transformer(60, dim=4, layers=1, heads=1, feed_forward=4, max_positions=16)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numbered_text import Names
 
-from ctx_jax.data.draws import draws
+from ctx_jax.data.counter_rng import draws
 from ctx_jax.data.masking import Masking
 from ctx_jax.data.sequence_config import SequenceConfig
 

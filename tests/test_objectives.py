@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctx_jax import objectives
-from ctx_jax.objectives import sampled
+from ctx_jax import losses as objectives
+from ctx_jax.losses import sampled
 
 Arrays = dict[str, jax.Array]
 DRAW = jax.jit(sampled.draw_log_uniform, static_argnums=(1, 2))
@@ -89,7 +89,7 @@ def test_what_has_no_weight_adds_nothing_not_even_an_infinite_loss() -> None:
 
 @pytest.mark.parametrize("at_once", [200, 700, 2**25])
 def test_chunks_change_neither_sum_nor_gradient(case: Arrays, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(sys.modules["ctx_jax.objectives.softmax"], "LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(sys.modules["ctx_jax.losses.softmax"], "LOGITS_AT_ONCE", at_once)
     weight = jnp.linspace(0.0, 2.0, len(case["labels"]))
 
     def chunked(*arrays: jax.Array) -> jax.Array:

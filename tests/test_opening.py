@@ -11,13 +11,13 @@ import pytest
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.embedding.encoder import Encoder
-from ctx_jax.embedding.reading import SubwordReader
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.models.transformer_config import Transformer
-from ctx_jax.text.subword_config import TokenizerConfig
-from ctx_jax.training import opening, preparing
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.inputs import SubwordReader
+from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.tasks import opening, preparing
+from ctx_jax.tasks.opening import open_task
+from ctx_jax.tokenizers.subword_config import TokenizerConfig
 from ctx_jax.training.config import TrainConfig
-from ctx_jax.training.opening import open_task
 
 
 def test_of_several_hosts_the_first_one_builds_and_the_others_read(

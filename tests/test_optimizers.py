@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from ctx_jax import losses
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.models.bilm import init as init_bilm
-from ctx_jax.models.transformer import Transformer, init
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.elmo.model import init as init_bilm
+from ctx_jax.encoders.transformer.model import Transformer, init
 from ctx_jax.training.optimizer import (
     Adagrad,
     AdamW,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ctx_jax.data.order import SMALL, permuted
+from ctx_jax.data.permutation import SMALL, permuted
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 64, SMALL, SMALL + 1])

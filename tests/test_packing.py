@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numbered_text import BERT_PAIR
 
-from ctx_jax.data.blocks import CausalBlocks, FullSentences
+from ctx_jax.data.full_sentences import CausalBlocks, FullSentences
+from ctx_jax.data.length_schedule import Phases
 from ctx_jax.data.packing import Layout, PackedSentences, best_fit, cut_units, ranges
-from ctx_jax.data.phases import Phases
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens, tokens_of

@@ -11,8 +11,8 @@ from ctx_jax.data.packing import Rows
 from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens, tokens_of
-from ctx_jax.text.subword_training import Kind, train
-from ctx_jax.text.templates import PairLayout
+from ctx_jax.tokenizers.subword_training import Kind, train
+from ctx_jax.tokenizers.templates import PairLayout
 
 
 def document_of(tokens: Tokens, ids: np.ndarray) -> np.ndarray:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from ctx_jax import losses
-from ctx_jax.checkpoints import allennlp
-from ctx_jax.evaluation.masked import PseudoPerplexity
+from ctx_jax.encoders.elmo import allennlp
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.evaluation.perplexity import exp_or_inf, perplexity, sentence_scores, summarize
-from ctx_jax.models import bilm
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.text.vocabulary import Vocabulary
+from ctx_jax.evaluation.pseudo_perplexity import PseudoPerplexity
+from ctx_jax.tokenizers.vocabulary import Vocabulary
 
 WORDS = ["<S>", "</S>", "<UNK>", "the", "cat", "dog", "sat", "on", "a", "mat", "."]
 TEXT = [

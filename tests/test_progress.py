@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from ctx_jax.data.progress import Pace, paced
+from ctx_jax.io.progress import Pace, paced
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctx_jax.checkpoints.configs import to_json
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.models import bilm, transformer
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.models.transformer import Transformer
-from ctx_jax.text.subword_training import train
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.transformer import model as transformer
+from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.io.configs import to_json
+from ctx_jax.tokenizers.subword_training import train
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 TEXT = ["the bank of the river", "a bank lends money"]

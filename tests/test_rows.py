@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ctx_jax.numerics.rows import over_rows
+from ctx_jax.distributed.sharding import over_rows
 
 
 @pytest.mark.parametrize(

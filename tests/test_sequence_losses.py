@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 
 from ctx_jax import losses
-from ctx_jax.models.transformer import (
-    Transformer,
-    head_logits,
-    init,
-    last_hidden,
-    next_sentence_logits,
-    pooled,
-)
+from ctx_jax.encoders.transformer.model import Transformer, head_logits, init, last_hidden, next_sentence_logits, pooled
 
 ROWS, LENGTH, BUDGET, WORDS = 3, 6, 2, 11
 MODEL = Transformer(

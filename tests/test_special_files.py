@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from ctx_jax.checkpoints.huggingface_configs import special_ids
-from ctx_jax.text.subword_files import read_folder
-from ctx_jax.text.subword_training import train
-from ctx_jax.text.subwords import Subwords
-from ctx_jax.text.templates import ROBERTA
+from ctx_jax.encoders.transformer.huggingface_config import special_ids
+from ctx_jax.tokenizers.subword_files import read_folder
+from ctx_jax.tokenizers.subword_training import train
+from ctx_jax.tokenizers.subwords import Subwords
+from ctx_jax.tokenizers.templates import ROBERTA
 
 WORDS = [
     "[PAD]",

@@ -11,14 +11,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ctx_jax
-from ctx_jax.checkpoints import huggingface
-from ctx_jax.checkpoints.configs import to_json
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.embedding.reading import SubwordReader
-from ctx_jax.models import transformer
-from ctx_jax.models.transformer import Transformer
-from ctx_jax.text.subword_training import train
-from ctx_jax.text.subwords import Subwords
+from ctx_jax.encoders.inputs import SubwordReader
+from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer import model as transformer
+from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.io.configs import to_json
+from ctx_jax.tokenizers.subword_training import train
+from ctx_jax.tokenizers.subwords import Subwords
 
 TEXT = ["the cat sat on the mat", "a dog and a cat", "the dogs sat", "mats and cats"] * 5
 SUBWORDS = train(TEXT, "wordpiece", 60)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ctx_jax.cli import main
-from ctx_jax.text.subword_files import read
-from ctx_jax.text.subword_training import Kind, train
-from ctx_jax.text.templates import BERT, GPT2, ROBERTA, SpecialTokens
+from ctx_jax.tokenizers.subword_files import read
+from ctx_jax.tokenizers.subword_training import Kind, train
+from ctx_jax.tokenizers.templates import BERT, GPT2, ROBERTA, SpecialTokens
 
 TEXT = ["the cat sat on the mat", "a dog and a cat", ["the", "dogs", "sat"], "mats and cats"] * 5
 KINDS: list[tuple[Kind, int]] = [("wordpiece", 60), ("bpe", 290), ("unigram", 40)]

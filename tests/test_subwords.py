@@ -11,11 +11,11 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from ctx_jax.cli import main
-from ctx_jax.text.sentencepiece_files import read_sentencepiece
-from ctx_jax.text.subword_files import read, read_byte_bpe, read_folder, read_tokenizer_json, read_wordpiece
-from ctx_jax.text.subword_training import train
-from ctx_jax.text.subwords import Subwords
-from ctx_jax.text.templates import BERT, GPT, ROBERTA, PairLayout, SpecialTokens
+from ctx_jax.tokenizers.sentencepiece_files import read_sentencepiece
+from ctx_jax.tokenizers.subword_files import read, read_byte_bpe, read_folder, read_tokenizer_json, read_wordpiece
+from ctx_jax.tokenizers.subword_training import train
+from ctx_jax.tokenizers.subwords import Subwords
+from ctx_jax.tokenizers.templates import BERT, GPT, ROBERTA, PairLayout, SpecialTokens
 
 TEXT = ["the cat sat on the mat", "a dog and a cat", ["the", "dogs", "sat"], "mats and cats"] * 5
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from ctx_jax.models import distinct
-from ctx_jax.models.bilm import BiLM, init, token_vectors
-from ctx_jax.models.distinct import once_per_distinct
-from ctx_jax.models.token_encoder import PAD, bank, convolve, occupied_positions
+from ctx_jax.encoders.elmo import word_dedup as distinct
+from ctx_jax.encoders.elmo.model import BiLM, init, token_vectors
+from ctx_jax.encoders.elmo.token_encoder import PAD, bank, convolve, occupied_positions
+from ctx_jax.encoders.elmo.word_dedup import once_per_distinct
 
 
 def words_of_lengths(lengths: list[int], width: int, seed: int = 0) -> np.ndarray:

@@ -12,9 +12,9 @@ import pytest
 
 from ctx_jax import losses
 from ctx_jax.embedding.embed import embed
-from ctx_jax.models import bilm
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.text.characters import char_ids, raw_ids
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.tokenizers.characters import char_ids, raw_ids
 
 torch = pytest.importorskip("torch")
 

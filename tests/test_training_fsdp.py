@@ -14,9 +14,10 @@ import pytest
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import tokens_of
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.models.transformer import Transformer
-from ctx_jax.text.subword_training import train as train_tokenizer
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.tasks.masked_lm import TransformerTask, with_tokenizer
+from ctx_jax.tokenizers.subword_training import train as train_tokenizer
 from ctx_jax.training.config import (
     CheckpointConfig,
     DevicesConfig,
@@ -26,11 +27,10 @@ from ctx_jax.training.config import (
     check_config,
 )
 from ctx_jax.training.devices import Devices
-from ctx_jax.training.divided import divided_axis
+from ctx_jax.training.fsdp import divided_axis
 from ctx_jax.training.loop import train
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.step import State, initial_state, make_step
-from ctx_jax.training.transformer import TransformerTask, with_tokenizer
 
 MODEL = Transformer(0, dim=8, layers=1, heads=2, feed_forward=16, max_positions=16, initial_scale=0.3, remat=True)
 RECIPE = AdamW(learning_rate=0.02, warmup=1, average=0.5, epsilon=1e-3)

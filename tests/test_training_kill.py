@@ -22,7 +22,7 @@ STEPS = 40
 CONFIG = '''
 """Tiny."""
 from ctx_jax.data.config import DataConfig
-from ctx_jax.models.bilm import BiLM
+from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
 from ctx_jax.training.optimizer import Adagrad
 

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 from ctx_jax import losses as losses_of
-from ctx_jax.checkpoints.configs import differences
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.batch import Batch
 from ctx_jax.data.config import DataConfig
-from ctx_jax.models import bilm
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.text.vocabulary import Vocabulary
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.io.configs import differences
+from ctx_jax.tasks.bilm import BiLMTask
+from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training import metrics
-from ctx_jax.training.bilm import BiLMTask
 from ctx_jax.training.config import (
     CheckpointConfig,
     DevicesConfig,

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctx_jax.models import transformer
-from ctx_jax.models.transformer import Transformer
-from ctx_jax.models.transformer_embeddings import embed_tokens
-from ctx_jax.models.transformer_layers import keep, reseed, row_seeds
+from ctx_jax.encoders.transformer import model as transformer
+from ctx_jax.encoders.transformer.embeddings import embed_tokens
+from ctx_jax.encoders.transformer.layers import keep, reseed, row_seeds
+from ctx_jax.encoders.transformer.model import Transformer
 
 BERT = Transformer(vocabulary=20, dim=8, heads=2, layers=2, feed_forward=12, max_positions=16)
 MODERN = replace(

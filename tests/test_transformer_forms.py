@@ -13,22 +13,23 @@ import numpy as np
 import pytest
 
 import ctx_jax
-from ctx_jax.checkpoints import configs, huggingface
-from ctx_jax.checkpoints.huggingface_configs import model_from_config
 from ctx_jax.cli import main
 from ctx_jax.data.tokens import tokens_of
-from ctx_jax.evaluation.held_out import held_out
-from ctx_jax.models.transformer import init
-from ctx_jax.text.subword_training import Kind, train
-from ctx_jax.text.subwords import Subwords
+from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer.huggingface_config import model_from_config
+from ctx_jax.encoders.transformer.model import init
+from ctx_jax.evaluation.masked_lm_eval import held_out
+from ctx_jax.io import configs
+from ctx_jax.tokenizers.subword_training import Kind, train
+from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.training.config import TrainConfig
 
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "quietly", "ran", "saw", "under", "over", "table", "house", "tree"]
 CONFIG = '''"""Tiny."""
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.models.transformer_config import Transformer
-from ctx_jax.text.subword_config import TokenizerConfig
+from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.tokenizers.subword_config import TokenizerConfig
 from ctx_jax.training.config import DevicesConfig, EvaluateConfig, TrainConfig
 from ctx_jax.training.optimizer import AdamW
 

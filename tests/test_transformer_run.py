@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import ctx_jax
-from ctx_jax.checkpoints import huggingface
-from ctx_jax.checkpoints.huggingface_configs import config_from_model
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, names
-from ctx_jax.models.transformer import Transformer
+from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer.huggingface_config import config_from_model
+from ctx_jax.encoders.transformer.model import Transformer
 
 pytestmark = pytest.mark.slow
 
@@ -22,8 +22,8 @@ WORDS = ["the", "a", "cat", "dog", "bird", "sat", "quietly", "ran", "saw", "unde
 CONFIG = '''"""Tiny."""
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.models.transformer_config import Transformer
-from ctx_jax.text.subword_config import TokenizerConfig
+from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.tokenizers.subword_config import TokenizerConfig
 from ctx_jax.training.config import DevicesConfig, EvaluateConfig, TrainConfig
 from ctx_jax.training.optimizer import AdamW
 

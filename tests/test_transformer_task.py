@@ -12,17 +12,18 @@ from ctx_jax import losses
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.commands.train import find, load
 from ctx_jax.data.config import DataConfig
-from ctx_jax.data.phases import Phases
+from ctx_jax.data.length_schedule import Phases
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens, tokens_of
-from ctx_jax.embedding.subwords import embed_transformer
-from ctx_jax.evaluation.held_out import first_sentences, held_out, rows_at_once
-from ctx_jax.evaluation.masked import pseudo_perplexity
-from ctx_jax.models.transformer import Transformer
-from ctx_jax.text.subword_config import TokenizerConfig
-from ctx_jax.text.subword_training import train as train_tokenizer
-from ctx_jax.text.subwords import Subwords
+from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.encoders.transformer.word_pooling import embed_transformer
+from ctx_jax.evaluation.masked_lm_eval import first_sentences, held_out, rows_at_once
+from ctx_jax.evaluation.pseudo_perplexity import pseudo_perplexity
+from ctx_jax.tasks.masked_lm import TransformerTask, with_tokenizer
+from ctx_jax.tokenizers.subword_config import TokenizerConfig
+from ctx_jax.tokenizers.subword_training import train as train_tokenizer
+from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.training.config import (
     CheckpointConfig,
     DevicesConfig,
@@ -35,7 +36,6 @@ from ctx_jax.training.devices import Devices
 from ctx_jax.training.loop import train
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.step import State, initial_state, make_step
-from ctx_jax.training.transformer import TransformerTask, with_tokenizer
 
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "ran", "saw", "under", "over", "table", "house", "tree", "."]
 PAIRS = SequenceConfig("pairs", length=16, rows=8, rate=0.3)
@@ -232,7 +232,7 @@ def test_held_out_text_is_read_in_few_rows_whatever_the_batch(
     task = task_of(subwords)
     params = jax.jit(task.init)(jax.random.key(0))
     whole = task.evaluate(params, jax.devices()[:1], print)
-    monkeypatch.setattr("ctx_jax.evaluation.held_out.AT_ONCE", 48)  # three rows of 16 tokens instead of eight
+    monkeypatch.setattr("ctx_jax.evaluation.masked_lm_eval.AT_ONCE", 48)  # three rows of 16 tokens instead of eight
     assert rows_at_once(task.sequences, 1) == 3
     few = task.evaluate(params, jax.devices()[:1], print)
     assert whole is not None and few is not None and whole.keys() == few.keys()

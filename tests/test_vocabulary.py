@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctx_jax.text import counting
-from ctx_jax.text.counting import count_words
-from ctx_jax.text.vocabulary import MARKERS, Vocabulary, build
+from ctx_jax.tokenizers import counting
+from ctx_jax.tokenizers.counting import count_words
+from ctx_jax.tokenizers.vocabulary import MARKERS, Vocabulary, build
 
 
 def _sentences(number: int = 150) -> list[list[str]]:

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from ctx_jax.data.batch import Batch
+from ctx_jax.data.bptt import Windows
 from ctx_jax.data.prefetch import prefetch
-from ctx_jax.data.windows import Windows
-from ctx_jax.text.characters import encode_word
+from ctx_jax.tokenizers.characters import encode_word
 
 NAMES = ["<S>", "</S>", "<UNK>"]
 MODES = list(itertools.product(("lanes", "shared"), ("shared", "separate")))

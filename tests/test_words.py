@@ -4,7 +4,7 @@
 
 import pytest
 
-from ctx_jax.text.words import split_sentences, split_words
+from ctx_jax.tokenizers.words import split_sentences, split_words
 
 
 @pytest.mark.parametrize(

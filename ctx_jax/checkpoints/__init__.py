@@ -1,5 +1,5 @@
 """Parameters on disk: our runs, and other people's files both ways."""
 
-from ctx_jax.checkpoints import allennlp
+from ctx_jax.encoders.elmo import allennlp
 
 __all__ = ["allennlp"]

@@ -13,7 +13,7 @@ import json
 import re
 from pathlib import Path
 
-from ctx_jax.files.whole import file_digest, to_disk, write_whole
+from ctx_jax.io.atomic import file_digest, to_disk, write_whole
 
 PROCESS_FOLDER = re.compile(r"ocdbt\.process_(\d+)$")
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ctx_jax.checkpoints.configs import newest
-from ctx_jax.files.whole import leftovers
-from ctx_jax.text import subwords
+from ctx_jax.io.atomic import leftovers
+from ctx_jax.io.configs import newest
+from ctx_jax.tokenizers import subwords
 
 CONFIG = "config.json"
 VOCABULARY = "vocabulary.txt"

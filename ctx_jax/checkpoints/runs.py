@@ -27,7 +27,6 @@ import orbax.checkpoint as ocp
 
 from ctx_jax.checkpoints import digests, run_files
 from ctx_jax.checkpoints.forms import by_name, check_form
-from ctx_jax.checkpoints.meetings import on_first_host, stopping_all, wait_for_all
 from ctx_jax.checkpoints.orbax_manager import (
     FILES,
     METRICS,
@@ -38,7 +37,8 @@ from ctx_jax.checkpoints.orbax_manager import (
     open_manager,
     without_orbax_log,
 )
-from ctx_jax.files.whole import leftovers
+from ctx_jax.distributed.processes import on_first_host, stopping_all, wait_for_all
+from ctx_jax.io.atomic import leftovers
 
 NAME = re.compile(r"(?P<step>0|[1-9]\d*)((?P<temporary>\.orbax-checkpoint-tmp.*)|\.sha256(\.\d+)?\.json)?")
 

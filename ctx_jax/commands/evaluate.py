@@ -8,19 +8,19 @@ from typing import Annotated
 
 import tyro
 
-from ctx_jax.checkpoints import configs
 from ctx_jax.checkpoints.run_files import CONFIG, VOCABULARY, existing
 from ctx_jax.commands.refusing import refuse
 from ctx_jax.data.config import DataConfig, rule_of
 from ctx_jax.data.corpora import Several, Source, TextFiles, resolve
 from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.load import CheckpointStep, load
-from ctx_jax.embedding.reading import SubwordReader
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.inputs import SubwordReader
+from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.evaluation import reports
 from ctx_jax.evaluation.perplexity import ProtocolName
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.models.transformer import Transformer
-from ctx_jax.text.vocabulary import Vocabulary
+from ctx_jax.io import configs
+from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.config import TrainConfig
 
 

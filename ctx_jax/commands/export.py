@@ -9,13 +9,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ctx_jax.checkpoints import allennlp_files, huggingface
 from ctx_jax.checkpoints.run_files import VOCABULARY, existing
 from ctx_jax.embedding.load import CheckpointStep, load
-from ctx_jax.embedding.reading import SubwordReader
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.models.transformer import Transformer
-from ctx_jax.text.vocabulary import Vocabulary
+from ctx_jax.encoders.elmo import allennlp_files
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.inputs import SubwordReader
+from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.tokenizers.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

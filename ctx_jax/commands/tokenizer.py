@@ -9,16 +9,16 @@ import tyro
 
 from ctx_jax.commands.refusing import refuse
 from ctx_jax.data.corpora import resolve
-from ctx_jax.data.progress import paced
 from ctx_jax.data.text_files import Errors
-from ctx_jax.files.whole import whole_folder
-from ctx_jax.text.sentencepiece_files import SUFFIXES as SENTENCEPIECE
-from ctx_jax.text.sentencepiece_files import Layout, read_sentencepiece
-from ctx_jax.text.subword_config import Kind
-from ctx_jax.text.subword_files import read
-from ctx_jax.text.subword_training import train
-from ctx_jax.text.subwords import Subwords
-from ctx_jax.text.words import Rule
+from ctx_jax.io.atomic import whole_folder
+from ctx_jax.io.progress import paced
+from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
+from ctx_jax.tokenizers.sentencepiece_files import Layout, read_sentencepiece
+from ctx_jax.tokenizers.subword_config import Kind
+from ctx_jax.tokenizers.subword_files import read
+from ctx_jax.tokenizers.subword_training import train
+from ctx_jax.tokenizers.subwords import Subwords
+from ctx_jax.tokenizers.words import Rule
 
 TRAINING = ("train", "kind", "size", "lowercase", "minimum_count", "rule", "errors")
 """The fields below that only training reads."""

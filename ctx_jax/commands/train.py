@@ -12,8 +12,8 @@ from pathlib import Path
 
 import tyro
 
-from ctx_jax.checkpoints import configs
 from ctx_jax.configs import __file__ as SHIPPED_PACKAGE
+from ctx_jax.io import configs
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.run import run
 

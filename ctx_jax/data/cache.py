@@ -27,9 +27,9 @@ import numpy as np
 
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.corpora import Source, source_of
-from ctx_jax.data.progress import Pace
-from ctx_jax.files.building import find_or_build
-from ctx_jax.files.whole import file_digest
+from ctx_jax.io.atomic import file_digest
+from ctx_jax.io.build_once import find_or_build
+from ctx_jax.io.progress import Pace
 
 VERSION = 2  # of the layout above and of what reading does to text
 _BUFFER = 1 << 20  # bytes

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ctx_jax.data.text_files import Errors
-from ctx_jax.text.words import LineRule, Rule
+from ctx_jax.tokenizers.words import LineRule, Rule
 
 Split = Literal["train", "valid", "test"]
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from ctx_jax.data import python_docs, tfds_text
 from ctx_jax.data.config import DataConfig, Split
 from ctx_jax.data.text_files import COMPRESSED, Errors, list_files, read_lines
-from ctx_jax.text.words import LineRule, Rule, split_sentences, split_words
+from ctx_jax.tokenizers.words import LineRule, Rule, split_sentences, split_words
 
 
 class Source(Protocol):

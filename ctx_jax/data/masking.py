@@ -16,7 +16,7 @@ Letters: B rows, T tokens, K predicted positions of a row, V vocabulary.
 
 import numpy as np
 
-from ctx_jax.data.draws import ONE, Purpose, draws
+from ctx_jax.data.counter_rng import ONE, Purpose, draws
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds
 

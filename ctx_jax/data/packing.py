@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ctx_jax.data.draws import Purpose
+from ctx_jax.data.counter_rng import Purpose
 from ctx_jax.data.tokens import SpecialIds, Tokens
 
 Rows = dict[str, np.ndarray]

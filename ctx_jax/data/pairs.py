@@ -18,8 +18,8 @@ Letters: B rows, T tokens, U units.
 
 import numpy as np
 
-from ctx_jax.data.blocks import chase
-from ctx_jax.data.draws import ONE, Purpose, draws
+from ctx_jax.data.counter_rng import ONE, Purpose, draws
+from ctx_jax.data.full_sentences import chase
 from ctx_jax.data.packing import Rows, Units, blank, cut_units, place
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds, Tokens

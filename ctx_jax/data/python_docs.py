@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ctx_jax.data.config import Split
-from ctx_jax.text.words import split_sentences, split_words
+from ctx_jax.tokenizers.words import split_sentences, split_words
 
 VERSION = 2  # of the rules below: part of a cache's key
 # In the validation split, and in the test split: a twentieth of the words and a little, at least 13,000. Losses spread

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from ctx_jax.flags import field_with_flag
+from ctx_jax.io.flags import field_with_flag
 
 _flag = partial(field_with_flag, section="sequences")
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ctx_jax.data.batch import Batch
-from ctx_jax.data.blocks import CausalBlocks, FullSentences
-from ctx_jax.data.chunks import lay_out
+from ctx_jax.data.corpus_shards import lay_out
+from ctx_jax.data.full_sentences import CausalBlocks, FullSentences
 from ctx_jax.data.masking import Masking
-from ctx_jax.data.order import permuted
 from ctx_jax.data.packing import Layout, PackedSentences
 from ctx_jax.data.pairs import Pairs
+from ctx_jax.data.permutation import permuted
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds, Tokens
 

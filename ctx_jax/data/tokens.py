@@ -23,11 +23,11 @@ from typing import Protocol
 import numpy as np
 
 from ctx_jax.data.cache import Sentences
-from ctx_jax.data.progress import Pace
-from ctx_jax.data.scratch import Scratch
-from ctx_jax.files.building import find_or_build
-from ctx_jax.files.whole import file_digest
-from ctx_jax.text.templates import PairLayout
+from ctx_jax.io.atomic import file_digest
+from ctx_jax.io.build_once import find_or_build
+from ctx_jax.io.mmap_spill import Scratch
+from ctx_jax.io.progress import Pace
+from ctx_jax.tokenizers.templates import PairLayout
 
 VERSION = 2  # of the layout above
 BLOCK = 4096  # sentences tokenized at once

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ctx_jax.embedding.subwords import embed_transformer, transformer_token_layer
-from ctx_jax.models import bilm
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.models.transformer_config import Transformer
-from ctx_jax.text.characters import raw_ids
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.encoders.transformer.word_pooling import embed_transformer, transformer_token_layer
+from ctx_jax.tokenizers.characters import raw_ids
 
 Model = BiLM | Transformer
 

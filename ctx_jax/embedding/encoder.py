@@ -11,13 +11,13 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from ctx_jax.distributed.pipelined import one_behind
 from ctx_jax.embedding import mixing
 from ctx_jax.embedding.batching import plan, rounded
 from ctx_jax.embedding.embed import Model, embed, token_layer
-from ctx_jax.embedding.reading import CharacterReader, SubwordReader, VocabularyReader, checked, sentences_to_words
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.numerics.overlap import one_behind
-from ctx_jax.text.subwords import Pieces
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.inputs import CharacterReader, SubwordReader, VocabularyReader, checked, sentences_to_words
+from ctx_jax.tokenizers.subwords import Pieces
 
 Reader = CharacterReader | VocabularyReader | SubwordReader
 Sentence = str | Sequence[str]

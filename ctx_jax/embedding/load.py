@@ -7,21 +7,23 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ctx_jax.checkpoints import allennlp_files, huggingface
-from ctx_jax.checkpoints.configs import from_json, newest
-from ctx_jax.checkpoints.huggingface_keys import ARCHITECTURES
 from ctx_jax.checkpoints.run_files import CONFIG, VOCABULARY, existing
 from ctx_jax.data.config import rule_of
 from ctx_jax.embedding.encoder import Encoder, Reader
-from ctx_jax.embedding.reading import CharacterReader, SubwordReader, VocabularyReader
-from ctx_jax.files.json_files import read_json
-from ctx_jax.models import bilm, transformer
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.models.transformer_config import Transformer
-from ctx_jax.text import subword_files
-from ctx_jax.text.subwords import Subwords
-from ctx_jax.text.vocabulary import Vocabulary
-from ctx_jax.text.words import Rule
+from ctx_jax.encoders.elmo import allennlp_files
+from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.inputs import CharacterReader, SubwordReader, VocabularyReader
+from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer import model as transformer
+from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.encoders.transformer.huggingface_keys import ARCHITECTURES
+from ctx_jax.io.configs import from_json, newest
+from ctx_jax.io.json_files import read_json
+from ctx_jax.tokenizers import subword_files
+from ctx_jax.tokenizers.subwords import Subwords
+from ctx_jax.tokenizers.vocabulary import Vocabulary
+from ctx_jax.tokenizers.words import Rule
 
 CheckpointStep = Literal["best", "latest"] | int
 

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import jax
 
-from ctx_jax.data.progress import counted
+from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.evaluation.protocols import SentenceScore, StepScore, by_sentence, by_step, by_stream
 from ctx_jax.evaluation.scoring import Scorer, SentenceEncoder
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.text.vocabulary import Vocabulary
+from ctx_jax.io.progress import counted
+from ctx_jax.tokenizers.vocabulary import Vocabulary
 
 ProtocolName = Literal["sentence", "stream", "bilm-tf"]
 # Steps a call, which no number depends on: short where lanes end with their sentences, long where one lane goes on.

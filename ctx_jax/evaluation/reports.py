@@ -7,19 +7,19 @@ from typing import Any, TextIO
 
 from ctx_jax.data.cache import build_cache
 from ctx_jax.data.corpora import Source
-from ctx_jax.data.progress import Pace, paced
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import cache_tokens
-from ctx_jax.evaluation.held_out import held_out_metrics
-from ctx_jax.evaluation.masked import pseudo_perplexity
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.evaluation.masked_lm_eval import held_out_metrics
 from ctx_jax.evaluation.perplexity import Perplexity, ProtocolName, perplexity, sentence_scores, summarize
 from ctx_jax.evaluation.protocols import SentenceScore
-from ctx_jax.files.temporary import temporary_folder
-from ctx_jax.files.whole import whole_file
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.models.transformer import Transformer
-from ctx_jax.text.subwords import Subwords
-from ctx_jax.text.vocabulary import Vocabulary
+from ctx_jax.evaluation.pseudo_perplexity import pseudo_perplexity
+from ctx_jax.io.atomic import whole_file
+from ctx_jax.io.progress import Pace, paced
+from ctx_jax.io.temporary import temporary_folder
+from ctx_jax.tokenizers.subwords import Subwords
+from ctx_jax.tokenizers.vocabulary import Vocabulary
 
 Say = Callable[[str], None]
 

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from ctx_jax import losses
-from ctx_jax.models.bilm import BiLM, zero_carry
-from ctx_jax.numerics.rows import over_rows
-from ctx_jax.text.characters import BEGIN, END, WordEncoder
-from ctx_jax.text.vocabulary import Vocabulary
+from ctx_jax.distributed.sharding import over_rows
+from ctx_jax.encoders.elmo.model import BiLM, zero_carry
+from ctx_jax.tokenizers.characters import BEGIN, END, WordEncoder
+from ctx_jax.tokenizers.vocabulary import Vocabulary
 
 
 @dataclass

@@ -1,6 +1,20 @@
-"""Where a model and an objective join: (model, params, batch, carry) to {term: (sum, weight)} and the new carry."""
+"""Losses: (model, params, batch, carry), or hidden states and targets, to {term: (sum, weight)}."""
 
 from ctx_jax.losses.bilm import bilm, bilm_tokens
-from ctx_jax.losses.sequences import causal_lm, masked_lm
+from ctx_jax.losses.language_model import causal_lm, masked_lm
+from ctx_jax.losses.sampled import draw_negatives, expected_counts, log_uniform, sampled_softmax
+from ctx_jax.losses.softmax import exact_softmax, softmax_with_hits, token_losses
 
-__all__ = ["bilm", "bilm_tokens", "causal_lm", "masked_lm"]
+__all__ = [
+    "bilm",
+    "bilm_tokens",
+    "causal_lm",
+    "draw_negatives",
+    "exact_softmax",
+    "expected_counts",
+    "log_uniform",
+    "masked_lm",
+    "sampled_softmax",
+    "softmax_with_hits",
+    "token_losses",
+]

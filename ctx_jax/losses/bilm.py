@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ctx_jax.models.bilm import DIRECTIONS, BiLM, Carry, Params, softmax_weights, streams, token_vectors
-from ctx_jax.objectives.sampled import draw_negatives, expected_counts, sampled_softmax
-from ctx_jax.objectives.softmax import exact_softmax, token_losses
+from ctx_jax.encoders.elmo.model import DIRECTIONS, BiLM, Carry, Params, softmax_weights, streams, token_vectors
+from ctx_jax.losses.sampled import draw_negatives, expected_counts, sampled_softmax
+from ctx_jax.losses.softmax import exact_softmax, token_losses
 
 Batch = dict[str, Any]
 Terms = dict[str, tuple[jax.Array, jax.Array]]

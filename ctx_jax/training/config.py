@@ -8,9 +8,9 @@ from tyro.conf import AvoidSubcommands, arg
 from ctx_jax.checkpoints.run_files import FREE
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.models.bilm import BiLM
-from ctx_jax.models.transformer_config import Transformer
-from ctx_jax.text.subword_config import TokenizerConfig
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.tokenizers.subword_config import TokenizerConfig
 from ctx_jax.training.optimizer import Adagrad, AdamW, Lamb, Muon, check_recipe
 
 

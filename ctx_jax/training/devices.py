@@ -18,9 +18,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ctx_jax.checkpoints.meetings import first_hosts, stopping_all
+from ctx_jax.distributed.processes import first_hosts, stopping_all
 from ctx_jax.training.config import DevicesConfig
-from ctx_jax.training.divided import Divided, divided_axis
+from ctx_jax.training.fsdp import Divided, divided_axis
 from ctx_jax.training.step import Found, Share, State
 
 AXIS = "data"

@@ -13,9 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ctx_jax.checkpoints.meetings import first_hosts, stopping_all
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.prefetch import prefetch
+from ctx_jax.distributed.processes import first_hosts, stopping_all
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.devices import Devices, agreed_step, is_first_host, stop_agreed
 from ctx_jax.training.metrics import Display, Metrics, MetricsLog, Speed, peak_flops

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ctx_jax.checkpoints.run_files import METRICS
-from ctx_jax.files.whole import naming_full_disk, write_whole
-from ctx_jax.numerics.linear import Compute
+from ctx_jax.io.atomic import naming_full_disk, write_whole
+from ctx_jax.ops.linear import Compute
 
 Metrics = dict[str, float]
 

@@ -8,11 +8,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ctx_jax.checkpoints import configs, run_files
-from ctx_jax.checkpoints.meetings import on_first_host, stopping_all
+from ctx_jax.checkpoints import run_files
 from ctx_jax.checkpoints.run_files import CONFIG
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.files.building import locked
+from ctx_jax.distributed.agreement import check_disk, check_same
+from ctx_jax.distributed.processes import on_first_host, stopping_all
+from ctx_jax.io import configs
+from ctx_jax.io.build_once import locked
+from ctx_jax.tasks.opening import complete, files_of, open_task
 from ctx_jax.training.config import TrainConfig, check_config, check_resume
 from ctx_jax.training.devices import (
     agreed_step,
@@ -22,10 +25,8 @@ from ctx_jax.training.devices import (
     join_hosts,
     kernels_folder,
 )
-from ctx_jax.training.hosts import check_disk, check_same
 from ctx_jax.training.loop import train
 from ctx_jax.training.metrics import print_line
-from ctx_jax.training.opening import complete, files_of, open_task
 from ctx_jax.training.task import Task
 
 _MORE = "More steps need --steps, another run --run-dir"

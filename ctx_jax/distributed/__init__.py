@@ -1,0 +1,1 @@
+"""Processes of a job agreeing, and arrays divided over devices."""

@@ -1,0 +1,1 @@
+"""ELMo: the bidirectional language model, how text becomes its inputs, its files."""

@@ -1,0 +1,257 @@
+"""The original's ELMo files, which AllenNLP made common: `options.json` and an HDF5 of weights, both ways.
+
+Names and shapes are those of allenai/bilm-tf; kernels are stored [in, out], so nothing is transposed.
+Letters: C characters, N CNN filters in all, P projection, D LSTM cell, V vocabulary.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.elmo.token_encoder import CHARACTERS
+
+SOFTMAX = {"n_tokens_vocab", "n_negative_samples_batch", "sample_softmax", "share_embedding_softmax"}
+"""The options that say how the softmax over the vocabulary is."""
+_TRAINING = SOFTMAX | {
+    "bidirectional",
+    "dropout",
+    "all_clip_norm_val",
+    "n_epochs",
+    "n_train_tokens",
+    "batch_size",
+    "unroll_steps",
+    "learning_rate",
+}
+_LSTM = {"dim", "projection_dim", "n_layers", "cell_clip", "proj_clip", "use_skip_connections"}
+_CHARACTERS = {"activation", "embedding", "filters", "max_characters_per_token", "n_characters", "n_highway"}
+
+
+def model_from_options(options: Mapping[str, Any]) -> BiLM:
+    """The model that `options.json` describes, training form or inference form.
+
+    Training options make a model with the softmax of `n_tokens_vocab` words, sampled unless `sample_softmax` is
+    false (the original's default is true); inference options one without. An absent clip is no clip, an absent
+    `n_highway` is none. Options without `char_cnn` are the original's word-input language model.
+
+    Raises ValueError for keys that are unknown or missing and for values the model cannot express.
+    """
+    _known("options", options, _TRAINING | {"lstm", "char_cnn"}, {"lstm"})
+    if not _truth(options.get("bidirectional", True), "bidirectional"):
+        raise ValueError("options: bidirectional is false; only bidirectional models are read")
+    lstm = options["lstm"]
+    _known("options lstm", lstm, _LSTM, {"dim", "projection_dim", "n_layers"})
+    vocabulary = _number(options.get("n_tokens_vocab", 0), "n_tokens_vocab")
+    sampled = vocabulary > 0 and _truth(options.get("sample_softmax", True), "sample_softmax")
+    if sampled and "n_negative_samples_batch" not in options:
+        raise ValueError("options: sampled softmax needs n_negative_samples_batch; set it, or sample_softmax to false")
+    fields: dict[str, Any] = {
+        "vocabulary": vocabulary,
+        "dim": _number(lstm["dim"], "lstm dim"),
+        "projection": _number(lstm["projection_dim"], "lstm projection_dim"),
+        "layers": _number(lstm["n_layers"], "lstm n_layers"),
+        "cell_clip": _clip(lstm.get("cell_clip"), "lstm cell_clip"),
+        "projection_clip": _clip(lstm.get("proj_clip"), "lstm proj_clip"),
+        "residual": _truth(lstm.get("use_skip_connections", False), "lstm use_skip_connections"),
+        "dropout": _real(options.get("dropout", 0.0), "dropout"),
+        "tied_softmax": _truth(options.get("share_embedding_softmax", False), "share_embedding_softmax"),
+        "negatives": _number(options["n_negative_samples_batch"], "n_negative_samples_batch") if sampled else 0,
+    }
+    if "char_cnn" in options:
+        return BiLM(inputs="characters", **fields, **_character_fields(options["char_cnn"]))
+    if not vocabulary:
+        raise ValueError("options: without char_cnn the model reads words and needs n_tokens_vocab")
+    return BiLM(inputs="words", **fields)
+
+
+def options_from_model(model: BiLM) -> dict[str, Any]:
+    """The inference form of `options.json` (`n_characters` 262), as AllenNLP and bilm-tf read it."""
+    if model.inputs != "characters" or model.cell != "lstm":
+        raise ValueError(
+            "AllenNLP's files hold character models with LSTM cells; "
+            f"this one has inputs={model.inputs!r}, cell={model.cell!r}"
+        )
+    return {
+        "lstm": {
+            "use_skip_connections": model.residual,
+            "projection_dim": model.projection,
+            "cell_clip": model.cell_clip,
+            "proj_clip": model.projection_clip,
+            "dim": model.dim,
+            "n_layers": model.layers,
+        },
+        "char_cnn": {
+            "activation": model.activation,
+            "filters": [list(one) for one in model.filters],
+            "n_highway": model.highways,
+            "embedding": {"dim": model.character_dim},
+            "n_characters": CHARACTERS + 1,  # an inference option: its ids are one higher
+            "max_characters_per_token": model.max_characters,
+        },
+    }
+
+
+def params_from_arrays(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of `model` from arrays under the original's names, float32.
+
+    With one layer the original leaves `MultiRNNCell/Cell0` out of the names; both forms are read. The softmax
+    (`softmax/W`, `softmax/b`) belongs to models with `vocabulary` > 0.
+
+    Raises one ValueError that lists what is missing, what is extra and every wrong shape.
+    """
+    arrays = {_full_name(name, model.layers): array for name, array in arrays.items()}
+    places = _places(model)
+    problems = [f"missing: {name} {place.shape}" for name, place in places.items() if name not in arrays]
+    problems += [f"extra: {name} {tuple(array.shape)}" for name, array in arrays.items() if name not in places]
+    for name, place in places.items():
+        if name in arrays and tuple(arrays[name].shape) != place.shape:
+            found = tuple(arrays[name].shape)
+            hint = ""
+            if name == "char_embed" and found == (CHARACTERS + 1, model.character_dim):
+                hint = " (the zero row of padding is added by readers and must not be in the file)"
+            problems.append(f"wrong shape: {name} is {found}, the model needs {place.shape}{hint}")
+    if problems:
+        raise ValueError("the arrays do not fit the model:\n  " + "\n  ".join(problems))
+    params: dict[str, Any] = {}
+    for name, place in places.items():
+        node = params
+        for key in place.path[:-1]:
+            node = node.setdefault(key, {})
+        array = np.asarray(arrays[name], dtype=np.float32)
+        node[place.path[-1]] = jnp.asarray(array[0] if place.squeeze else array)
+    return params
+
+
+def arrays_from_params(model: BiLM, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The inverse of `params_from_arrays`: arrays under the original's names, float32.
+
+    Also for anything of the same tree, such as gradients. Raises ValueError for a model of GRU cells, and where
+    `params` lacks a leaf of `model`.
+    """
+    if model.cell != "lstm":
+        raise ValueError(f"the original's files hold LSTM cells; this model has cell={model.cell!r}")
+    arrays = {}
+    for name, place in _places(model).items():
+        node: Any = params
+        for key in place.path:
+            if key not in node:
+                raise ValueError(f"params lack {'/'.join(place.path)}, which the model needs")
+            node = node[key]
+        array = np.asarray(node, dtype=np.float32)
+        arrays[name] = array[None] if place.squeeze else array
+        if arrays[name].shape != place.shape:
+            raise ValueError(f"{'/'.join(place.path)} would be {arrays[name].shape}, the model needs {place.shape}")
+    return arrays
+
+
+class _Place(NamedTuple):
+    """Where an array of the file belongs in the parameters."""
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]  # in the file
+    squeeze: bool = False  # the file has a leading axis of 1 (a 2-d convolution's height)
+
+
+def _places(model: BiLM) -> dict[str, _Place]:
+    places: dict[str, _Place] = {}
+    if model.inputs == "words":
+        places["embedding"] = _Place(("words", "embedding"), (model.vocabulary, model.projection))
+    else:
+        places.update(_character_places(model))
+    inner, gates = 2 * model.projection, 4 * model.dim
+    for number, direction in enumerate(("forward", "backward")):
+        for layer in range(model.layers):
+            prefix, key = f"RNN_{number}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/", f"{direction}_{layer}"
+            places[prefix + "W_0"] = _Place((key, "kernel"), (inner, gates))
+            places[prefix + "B"] = _Place((key, "bias"), (gates,))
+            if model.dim != model.projection:
+                places[prefix + "W_P_0"] = _Place((key, "projection"), (model.dim, model.projection))
+    if model.vocabulary > 0:
+        if not model.tied_softmax:
+            places["softmax/W"] = _Place(("softmax", "kernel"), (model.vocabulary, model.projection))
+        places["softmax/b"] = _Place(("softmax", "bias"), (model.vocabulary,))
+    return places
+
+
+def _character_places(model: BiLM) -> dict[str, _Place]:
+    places = {"char_embed": _Place(("characters", "embedding"), (CHARACTERS, model.character_dim))}
+    for i, (width, count) in enumerate(model.filters):
+        shape = (1, width, model.character_dim, count)
+        places[f"CNN/W_cnn_{i}"] = _Place((f"convolution_{i}", "kernel"), shape, squeeze=True)
+        places[f"CNN/b_cnn_{i}"] = _Place((f"convolution_{i}", "bias"), (count,))
+    total = sum(count for _, count in model.filters)
+    for i in range(model.highways):
+        prefix, key = f"CNN_high_{i}/", f"highway_{i}"
+        # The original's "carry" gates the transform: ours is named for what it does.
+        places[prefix + "W_carry"] = _Place((key, "gate_kernel"), (total, total))
+        places[prefix + "b_carry"] = _Place((key, "gate_bias"), (total,))
+        places[prefix + "W_transform"] = _Place((key, "kernel"), (total, total))
+        places[prefix + "b_transform"] = _Place((key, "bias"), (total,))
+    if total != model.projection:
+        places["CNN_proj/W_proj"] = _Place(("projection", "kernel"), (total, model.projection))
+        places["CNN_proj/b_proj"] = _Place(("projection", "bias"), (model.projection,))
+    return places
+
+
+def _full_name(name: str, layers: int) -> str:
+    return name.replace("/RNN/LSTMCell/", "/RNN/MultiRNNCell/Cell0/LSTMCell/") if layers == 1 else name
+
+
+def _character_fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    needed = {"embedding", "filters", "max_characters_per_token", "n_characters"}
+    _known("options char_cnn", options, _CHARACTERS, needed)
+    _known("options char_cnn embedding", options["embedding"], {"dim"}, {"dim"})
+    if options["n_characters"] not in (CHARACTERS, CHARACTERS + 1):
+        raise ValueError(
+            f"options char_cnn: n_characters must be {CHARACTERS} (training) or {CHARACTERS + 1} (inference), "
+            f"got {options['n_characters']}"
+        )
+    activation = options.get("activation", "relu")
+    if activation not in ("relu", "tanh"):
+        raise ValueError(f"options char_cnn: activation must be relu or tanh, got {activation!r}")
+    return {
+        "max_characters": _number(options["max_characters_per_token"], "char_cnn max_characters_per_token"),
+        "character_dim": _number(options["embedding"]["dim"], "char_cnn embedding dim"),
+        "filters": _filters(options["filters"]),
+        "activation": activation,
+        "highways": _number(options.get("n_highway") or 0, "char_cnn n_highway"),
+    }
+
+
+def _clip(value: Any, key: str) -> float | None:
+    """The programs test a clip for truth: 0 means none."""
+    return _real(value, key) if value else None
+
+
+def _number(value: Any, key: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"options: {key} must be a whole number, got {value!r}")
+    return value
+
+
+def _truth(value: Any, key: str) -> bool:
+    if value not in (False, True) or not isinstance(value, int):
+        raise ValueError(f"options: {key} must be true or false, got {value!r}")
+    return bool(value)
+
+
+def _real(value: Any, key: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"options: {key} must be a number, got {value!r}")
+    return float(value)
+
+
+def _filters(value: Any) -> tuple[tuple[int, int], ...]:
+    if not isinstance(value, list | tuple) or any(not isinstance(one, list | tuple) or len(one) != 2 for one in value):
+        raise ValueError(f"options: char_cnn filters must be a list of [width, count] pairs, got {value!r}")
+    return tuple((_number(width, "a filter's width"), _number(count, "a filter's count")) for width, count in value)
+
+
+def _known(where: str, found: Any, known: set[str], needed: set[str]) -> None:
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{where} must be an object with {sorted(needed)}, got {type(found).__name__}")
+    missing, extra = sorted(needed - set(found)), sorted(set(found) - known)
+    if missing or extra:
+        raise ValueError(f"{where}: missing keys {missing}, unknown keys {extra}; known are {sorted(known)}")

@@ -1,0 +1,119 @@
+"""Folders and files of AllenNLP's ELMo form: finding, reading and writing them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ctx_jax.checkpoints.run_files import VOCABULARY
+from ctx_jax.encoders.elmo.allennlp import (
+    SOFTMAX,
+    arrays_from_params,
+    model_from_options,
+    options_from_model,
+    params_from_arrays,
+)
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.io.atomic import whole_folder
+from ctx_jax.io.flags import without_flags
+from ctx_jax.io.json_files import read_json
+from ctx_jax.tokenizers.vocabulary import Vocabulary
+
+_HDF5 = (".hdf5", ".h5", ".hdf")
+
+
+def find(folder: Path | str) -> tuple[Path, Path] | None:
+    """The options and weights of an AllenNLP folder, or None where the folder lacks either.
+
+    Options are `options.json` or `*_options.json`, weights the HDF5 file that holds `char_embed`; other files are
+    ignored. Two candidates for one are a ValueError that names both.
+    """
+    # macOS puts a "._x" beside a copied "x".
+    names = sorted(path for path in Path(folder).iterdir() if path.is_file() and path.name[0] != ".")
+    options = [path for path in names if path.name == "options.json" or path.name.endswith("_options.json")]
+    unreadable: list[str] = []
+    weights = [path for path in names if options and path.suffix in _HDF5 and _holds_characters(path, unreadable)]
+    if options and not weights and unreadable:
+        raise ValueError(f"{folder} has {options[0].name}, but no weights can be read: {'; '.join(unreadable)}")
+    for what, found in (("options", options), ("weights", weights)):
+        if len(found) > 1:
+            listed = ", ".join(path.name for path in found)
+            raise ValueError(f"{folder} has more than one {what} file: {listed}; name them: load(options=, weights=)")
+    return (options[0], weights[0]) if options and weights else None
+
+
+def read(*, options: Path | str, weights: Path | str) -> tuple[BiLM, dict[str, Any]]:
+    """Model and parameters from an options file and a weights file.
+
+    Where the weights hold no softmax, as published ones do not, the model has none (`vocabulary` 0), whatever the
+    options say. Raises ValueError for a file that is damaged or does not fit the options.
+    """
+    entries = read_json(Path(options))
+    try:
+        with h5py.File(weights, "r") as file:
+            arrays = _datasets(file)
+            if "char_cnn" in entries and not any(name.startswith("softmax/") for name in arrays):
+                entries = {key: value for key, value in entries.items() if key not in SOFTMAX}
+            model = model_from_options(entries)
+            return model, params_from_arrays(model, arrays)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{weights} cannot be read as HDF5: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{weights} with {options}: {without_flags(str(error))}") from error
+
+
+def write(folder: Path | str, model: BiLM, params: Mapping[str, Any], words: Sequence[str] = ()) -> None:
+    """Write `options.json` and `weights.hdf5` as AllenNLP's ElmoEmbedder and bilm-tf read them.
+
+    The softmax, if there is one, goes to `softmax.hdf5`, and `words` (its vocabulary) to `vocabulary.txt`, one a
+    line. The folder appears whole or not at all. Raises FileExistsError where it exists and is not empty.
+    """
+    options = options_from_model(model)
+    arrays = arrays_from_params(model, params)
+    softmax = {name: array for name, array in arrays.items() if name.startswith("softmax/")}
+    encoder = {name: array for name, array in arrays.items() if name not in softmax}
+    with whole_folder(folder) as partial:
+        (partial / "options.json").write_text(json.dumps(options, indent=1) + "\n", encoding="utf-8")
+        _write_hdf5(partial / "weights.hdf5", encoder)
+        if softmax:
+            _write_hdf5(partial / "softmax.hdf5", softmax)
+        if words:
+            Vocabulary(tuple(words)).write(partial / VOCABULARY)
+
+
+def _holds_characters(path: Path, unreadable: list[str]) -> bool:
+    """Whether it is a file of weights; one that is damaged is noted, since it may belong to something else."""
+    try:
+        with h5py.File(path, "r") as file:
+            return "char_embed" in file
+    except OSError as error:
+        unreadable.append(f"{path.name} cannot be read as HDF5 ({error})")
+        return False
+
+
+def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Every float dataset by name, unread: shapes are checked first, so that a lying header cannot fill the memory."""
+    found: dict[str, h5py.Dataset] = {}
+
+    def collect(name: str, node: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(node, h5py.Dataset):
+            # Both would read whatever other file the header names.
+            if node.is_virtual or node.external:
+                raise ValueError(f"dataset {name} takes its values from another file; they must be in this one")
+            if not np.issubdtype(node.dtype, np.floating):
+                raise ValueError(f"dataset {name} holds {node.dtype}, needed are floats")
+            found[name] = node
+
+    file.visititems(collect)
+    return found
+
+
+def _write_hdf5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)

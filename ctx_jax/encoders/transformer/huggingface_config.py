@@ -1,0 +1,272 @@
+"""Hugging Face's `config.json` and our `Transformer`, both ways.
+
+Each architecture is data: which key is which field, which fields it fixes, which keys must have one value. The way
+out is checked by the way in: what we write must read back as the same model, so that nothing is lost silently.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from ctx_jax.encoders.transformer.config import fault
+from ctx_jax.encoders.transformer.huggingface_keys import ARCHITECTURES, GPT_READ, GPT_WRITTEN, READ, WRITTEN, keys_of
+from ctx_jax.encoders.transformer.huggingface_names import Architecture
+from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.tokenizers.subwords import Subwords
+
+# How a model runs and starts, not what it computes: not in config.json.
+_OURS = ("compute", "attention", "scan", "remat", "depth_scaled", "initial_scale")
+# How a model is trained on: an architecture that has fewer rates than we do gets the nearest.
+_DROPOUT = tuple(field.name for field in fields(Transformer) if field.name.endswith("_dropout"))
+# What none of our models does, wherever a file says so.
+_EMPTY = {"pruned_heads": {}, "is_encoder_decoder": False}
+# Seen in a file's tensors, not in its config.
+_SEEN = ("head", "pooler", "next_sentence", "tied", "decoder_bias", "head_bias", "head_activation")
+
+
+def architecture_of_config(config: Mapping[str, Any]) -> Architecture:
+    """`model_type` of a config.json; ValueError where we cannot read it."""
+    for architecture in ARCHITECTURES:
+        if config.get("model_type") == architecture:
+            return architecture
+    raise ValueError(f"config.json: model_type is {config.get('model_type')!r}; these are read: {list(ARCHITECTURES)}")
+
+
+def model_from_config(
+    config: Mapping[str, Any], *, head: bool = True, pooler: bool = False, next_sentence: bool = False
+) -> Transformer:
+    """The model that a parsed config.json describes; which heads it has is for its tensors to say.
+
+    Raises ValueError for keys that are missing (class defaults are not trusted: they change between releases) and
+    for settings the model cannot express.
+    """
+    architecture = architecture_of_config(config)
+    keys = keys_of(architecture)
+    # GPT's is no required key.
+    optional = {"pad_token_id"} if architecture in ("bert", "distilbert") else set()
+    absent = sorted({*keys.required, *keys.activations} - {*config} - optional)
+    if absent:
+        raise ValueError(f"config.json of {architecture}: these keys are needed and missing: {absent}")
+    for key, value in (*keys.constant.items(), *_EMPTY.items()):
+        # transformers reads null as the default for these alone, and refuses it elsewhere.
+        unset = config.get(key, value) is None and key in ("position_embedding_type", *_EMPTY)
+        if not unset and config.get(key, value) != value:
+            raise ValueError(
+                f"config.json of {architecture}: {key} is {config[key]!r}, only {value!r} can be expressed"
+            )
+    values: dict[str, Any] = dict(keys.fixed)
+    for key, names in keys.required.items():
+        _check_type(architecture, key, config.get(key), names[0])
+        values |= dict.fromkeys(names, config.get(key))
+    for key, name in keys.activations.items():
+        values[name] = _activation(config[key], key, architecture)
+    if architecture in ("gpt2", "openai-gpt"):
+        inner = config.get("n_inner")
+        values |= {"feed_forward": 4 * values["dim"] if inner is None else inner, "pad_id": config.get("pad_token_id")}
+        _check_type(architecture, "n_inner", values["feed_forward"], "feed_forward")
+        _check_type(architecture, "pad_token_id", values["pad_id"], "pad_id")
+    if values["pad_id"] is not None and values["pad_id"] >= values["vocabulary"]:
+        raise ValueError(
+            f"config.json of {architecture}: pad_token_id must be below vocab_size, which is {values['vocabulary']}, "
+            f"got {values['pad_id']}"
+        )
+    if architecture == "modernbert":
+        values |= _modern_layers(config)
+    if "initializer_range" in config:
+        _check_type(architecture, "initializer_range", config["initializer_range"], "initial_scale")
+        values["initial_scale"] = config["initializer_range"]
+    direct = architecture in ("gpt2", "openai-gpt")
+    values |= {"head": ("direct" if direct else "transform") if head else "none"}
+    values |= {"pooler": pooler, "next_sentence": next_sentence}
+    values |= {"tied": _flag(config, architecture, "tie_word_embeddings", "tied", True)}
+    values |= {"decoder_bias": not direct, **_head(config, architecture, values["activation"])}
+    try:
+        return Transformer(**values)
+    except ValueError as error:
+        raise ValueError(f"config.json of {architecture}: {error}") from error
+
+
+def _check_type(architecture: Architecture, key: str, value: Any, field: str) -> None:
+    """A number where a number belongs, and one a model can have: what tools of any kind wrote is not taken on trust."""
+    if key == "pad_token_id" and value is None and architecture not in ("roberta", "xlm-roberta"):
+        return  # RoBERTa counts positions from it
+    default = getattr(Transformer(), field)
+    # By exact type: True is an int to isinstance.
+    if type(value) not in {bool: (bool,), int: (int,), float: (int, float)}[type(default)]:
+        raise ValueError(f"config.json of {architecture}: {key} needs a {type(default).__name__}, got {value!r}")
+    if (wrong := fault(field, value)) is not None:
+        raise ValueError(f"config.json of {architecture}: {key} {wrong}, got {value!r}")
+
+
+def _flag(config: Mapping[str, Any], architecture: Architecture, key: str, field: str, default: bool) -> bool:
+    """A key that may be left out, but is no flag unless it is true or false."""
+    _check_type(architecture, key, config.get(key, default), field)
+    return bool(config.get(key, default))
+
+
+def _activation(name: Any, key: str, architecture: Architecture) -> str:
+    known = GPT_READ if architecture == "openai-gpt" else READ
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"config.json of {architecture}: {key} is {name!r}; these can be expressed: {sorted(known)}")
+    return known[name]
+
+
+def _head(config: Mapping[str, Any], architecture: Architecture, activation: str) -> dict[str, Any]:
+    match architecture:
+        case "bert" | "distilbert":
+            return {"head_activation": activation}
+        case "modernbert":
+            return {
+                "head_activation": _activation(
+                    config.get("classifier_activation", "gelu"), "classifier_activation", architecture
+                ),
+                "head_bias": _flag(config, architecture, "classifier_bias", "head_bias", False),
+                "decoder_bias": _flag(config, architecture, "decoder_bias", "decoder_bias", True),
+            }
+        case _:
+            return {}  # RoBERTa's is always gelu
+
+
+def _modern_layers(config: Mapping[str, Any]) -> dict[str, Any]:
+    if "local_attention" not in config:
+        raise ValueError("config.json of modernbert: these keys are needed and missing: ['local_attention']")
+    _check_type("modernbert", "local_attention", config["local_attention"], "window")
+    layers = config["num_hidden_layers"]
+    kinds = config.get("layer_types")
+    if kinds is None:
+        if "global_attn_every_n_layers" not in config:
+            raise ValueError("config.json of modernbert: it needs layer_types or global_attn_every_n_layers")
+        every = config["global_attn_every_n_layers"]
+        _check_type("modernbert", "global_attn_every_n_layers", every, "heads")  # a count, from 1 on, as heads are
+        kinds = ["sliding_attention" if layer % every else "full_attention" for layer in range(layers)]
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != layers
+        or any(kind not in ("sliding_attention", "full_attention") for kind in kinds)
+    ):
+        raise ValueError(f"config.json of modernbert: layer_types must name {layers} layers, got {kinds}")
+    whole, local = _modern_thetas(config)
+    return {
+        "local_layers": tuple(layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"),
+        "window": config["local_attention"] // 2,
+        "rotary_theta": float(whole),
+        "local_rotary_theta": float(local),
+    }
+
+
+def _modern_thetas(config: Mapping[str, Any]) -> tuple[float, float]:
+    """The bases of the rotary positions, of layers that see all and of those that see their neighbourhood."""
+    rotary = config.get("rope_parameters")
+    if rotary is None:
+        absent = sorted({"global_rope_theta", "local_rope_theta"} - {*config})
+        if absent:
+            raise ValueError(f"config.json of modernbert: it needs rope_parameters, or these keys too: {absent}")
+        whole, local = config["global_rope_theta"], config["local_rope_theta"]
+        thetas = {"global_rope_theta": whole, "local_rope_theta": whole if local is None else local}
+    else:
+        thetas = {}
+        for kind in ("full_attention", "sliding_attention"):
+            part = rotary.get(kind) if isinstance(rotary, Mapping) else None
+            part = part if isinstance(part, Mapping) else {}
+            if part.get("rope_type", "default") != "default" or "rope_theta" not in part:
+                raise ValueError(
+                    f"config.json of modernbert: rope_parameters need rope_type default and a theta: {rotary}"
+                )
+            thetas[f"rope_theta of {kind}"] = part["rope_theta"]
+    for key, theta in thetas.items():
+        _check_type("modernbert", key, theta, "rotary_theta")
+    whole, local = thetas.values()
+    return whole, local
+
+
+def architecture_of(model: Transformer) -> Architecture:
+    """The architecture whose files fit a model's mathematics (RoBERTa's and XLM-R's are the same: roberta)."""
+    if model.positions == "rotary":
+        return "modernbert"
+    if model.causal:
+        return "gpt2" if model.norm == "pre" else "openai-gpt"
+    if model.positions_after_padding:
+        return "roberta"
+    return "bert" if model.token_types else "distilbert"
+
+
+def config_from_model(model: Transformer, architecture: Architecture | None = None) -> dict[str, Any]:
+    """The entries of config.json that describe a model; ValueError naming the fields no such file can express.
+
+    Where one key stands for several dropout rates that differ, the commonest is written and a warning says so: what
+    the model computes does not depend on it.
+    """
+    architecture = architecture or architecture_of(model)
+    keys = keys_of(architecture)
+    config: dict[str, Any] = {"model_type": architecture, **keys.constant}
+    for key, names in keys.required.items():
+        values = [getattr(model, name) for name in names]
+        config[key] = max(values, key=values.count)
+    written = GPT_WRITTEN if architecture == "openai-gpt" else WRITTEN
+    for key, name in keys.activations.items():
+        config[key] = written.get(getattr(model, name))
+    config |= {"initializer_range": model.initial_scale, "tie_word_embeddings": model.tied}
+    match architecture:
+        case "gpt2":
+            config |= {"n_inner": model.feed_forward, "pad_token_id": model.pad_id}
+        case "openai-gpt":
+            config |= {"pad_token_id": model.pad_id}
+        case "modernbert":
+            config |= _modern_config(model)
+        case _:
+            pass
+    _check_expressed(model, config, architecture)
+    return config
+
+
+def _modern_config(model: Transformer) -> dict[str, Any]:
+    kinds = ["sliding_attention" if layer in model.local_layers else "full_attention" for layer in range(model.layers)]
+    return {
+        "layer_types": kinds,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": model.rotary_theta},
+            "sliding_attention": {"rope_type": "default", "rope_theta": model.local_rotary_theta},
+        },
+        "local_attention": 2 * model.window,
+        "classifier_activation": WRITTEN[model.head_activation],
+        "classifier_bias": model.head_bias,
+        "decoder_bias": model.decoder_bias,
+    }
+
+
+def tokenizer_settings(model: Transformer) -> dict[str, Any]:
+    """What a tokenizer's configuration says of its model: the longest sequence, and whether it reads token types."""
+    names = ["input_ids", *(["token_type_ids"] if model.token_types > 1 else []), "attention_mask"]
+    return {"model_max_length": model.longest, "model_input_names": names}
+
+
+def special_ids(subwords: Subwords) -> dict[str, Any]:
+    """The entries of config.json that name special tokens by id; the last two where they stand around a text."""
+    begin, end = subwords.begin_id, subwords.end_id
+    ids = {"pad_token_id": subwords.pad_id, "bos_token_id": begin, "eos_token_id": end}
+    return ids | ({"cls_token_id": begin, "sep_token_id": end} if subwords.before or subwords.after else {})
+
+
+def _check_expressed(model: Transformer, config: Mapping[str, Any], architecture: Architecture) -> None:
+    try:
+        back = model_from_config(config, head=True, pooler=model.pooler, next_sentence=model.next_sentence)
+    except ValueError as error:
+        raise ValueError(f"no {architecture} file can express this model: {error}") from error
+    skipped = {*_OURS, *(_SEEN if model.head == "none" else ())}
+    if model.head == "none":
+        back = replace(back, head="none")
+    differing = {
+        field.name: f"{field.name} is {getattr(model, field.name)!r}, there it would be {getattr(back, field.name)!r}"
+        for field in fields(Transformer)
+        if field.name not in skipped and getattr(model, field.name) != getattr(back, field.name)
+    }
+    lost = [said for name, said in differing.items() if name not in _DROPOUT]
+    if lost:
+        raise ValueError(f"no {architecture} file can express this model: {'; '.join(lost)}")
+    if differing:
+        warnings.warn(
+            f"config.json of {architecture} has no place for all dropout rates, which matter to further training "
+            f"alone: {'; '.join(differing.values())}",
+            stacklevel=3,
+        )

@@ -1,0 +1,143 @@
+"""The keys of Hugging Face's `config.json`, as data: which key is which field of our `Transformer`."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ctx_jax.encoders.transformer.huggingface_names import Architecture
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "distilbert",
+    "modernbert",
+    "gpt2",
+    "openai-gpt",
+)
+READ = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+WRITTEN = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
+# GPT's "gelu" means the tanh formula.
+GPT_READ = {**READ, "gelu": "gelu_tanh"}
+GPT_WRITTEN = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}
+
+
+class Keys(NamedTuple):
+    """One architecture: its keys, and what it leaves no choice about."""
+
+    required: Mapping[str, tuple[str, ...]]  # key -> the fields that have its value
+    activations: Mapping[str, str]  # key -> field, by the names above
+    fixed: Mapping[str, Any]  # fields the architecture does not vary
+    constant: Mapping[str, Any]  # keys that must have this value where they are given
+
+
+_SIZES = {
+    "vocab_size": ("vocabulary",),
+    "hidden_size": ("dim",),
+    "num_hidden_layers": ("layers",),
+    "num_attention_heads": ("heads",),
+    "intermediate_size": ("feed_forward",),
+    "max_position_embeddings": ("max_positions",),
+}
+_BERT = Keys(
+    required={
+        **_SIZES,
+        "type_vocab_size": ("token_types",),
+        "layer_norm_eps": ("norm_epsilon",),
+        "pad_token_id": ("pad_id",),
+        "hidden_dropout_prob": ("embedding_dropout", "attention_output_dropout", "feed_forward_dropout"),
+        "attention_probs_dropout_prob": ("attention_dropout",),
+    },
+    activations={"hidden_act": "activation"},
+    fixed={},
+    constant={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
+)
+_ROBERTA = _BERT._replace(fixed={"positions_after_padding": True})
+_DISTILBERT = Keys(
+    required={
+        "vocab_size": ("vocabulary",),
+        "dim": ("dim",),
+        "n_layers": ("layers",),
+        "n_heads": ("heads",),
+        "hidden_dim": ("feed_forward",),
+        "max_position_embeddings": ("max_positions",),
+        "pad_token_id": ("pad_id",),
+        "dropout": ("embedding_dropout", "feed_forward_dropout"),
+        "attention_dropout": ("attention_dropout",),
+    },
+    activations={"activation": "activation"},
+    fixed={"token_types": 0, "norm_epsilon": 1e-12, "attention_output_dropout": 0.0},
+    constant={},
+)
+_MODERNBERT = Keys(
+    required={
+        **_SIZES,
+        "norm_eps": ("norm_epsilon",),
+        "norm_bias": ("norm_bias",),
+        "attention_bias": ("attention_bias",),
+        "mlp_bias": ("feed_forward_bias",),
+        "pad_token_id": ("pad_id",),
+        "embedding_dropout": ("embedding_dropout",),
+        "attention_dropout": ("attention_dropout", "attention_output_dropout"),
+        "mlp_dropout": ("feed_forward_inner_dropout",),
+    },
+    activations={"hidden_activation": "activation"},
+    fixed={
+        "gated": True,
+        "norm": "pre",
+        "first_attention_norm": False,
+        "positions": "rotary",
+        "token_types": 0,
+        "feed_forward_dropout": 0.0,
+        "depth_scaled": True,
+    },
+    constant={},
+)
+_GPT2 = Keys(
+    required={
+        "vocab_size": ("vocabulary",),
+        "n_embd": ("dim",),
+        "n_layer": ("layers",),
+        "n_head": ("heads",),
+        "n_positions": ("max_positions",),
+        "layer_norm_epsilon": ("norm_epsilon",),
+        "embd_pdrop": ("embedding_dropout",),
+        "attn_pdrop": ("attention_dropout",),
+        "resid_pdrop": ("attention_output_dropout", "feed_forward_dropout"),
+    },
+    activations={"activation_function": "activation"},
+    fixed={"causal": True, "norm": "pre", "embedding_norm": False, "token_types": 0, "depth_scaled": True},
+    constant={
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+    },
+)
+_GPT = _GPT2._replace(
+    activations={"afn": "activation"},
+    fixed={"causal": True, "embedding_norm": False, "token_types": 0},
+    constant={},
+)
+
+
+def keys_of(architecture: Architecture) -> Keys:
+    """The keys of one architecture."""
+    match architecture:
+        case "bert":
+            return _BERT
+        case "roberta" | "xlm-roberta":
+            return _ROBERTA
+        case "distilbert":
+            return _DISTILBERT
+        case "modernbert":
+            return _MODERNBERT
+        case "gpt2":
+            return _GPT2
+        case "openai-gpt":
+            return _GPT

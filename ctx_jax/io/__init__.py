@@ -1,0 +1,1 @@
+"""Files that appear whole, locks, JSON, configurations as JSON, progress."""

@@ -1,0 +1,153 @@
+"""The original's sampled softmax (Jean et al. 2015; TensorFlow's `sampled_softmax_loss` with log-uniform candidates).
+
+Letters: N tokens, P width, V vocabulary, S negatives.
+
+Words are numbered by falling frequency, and word k is drawn with p(k) = log((k + 2) / (k + 1)) / log(V + 1). Draws go
+on until S of them are distinct; the number of draws ("tries") makes the expected count of a word among the negatives
+1 - (1 - p)^tries, whose logarithm is taken off its logit.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ctx_jax.ops.linear import Compute, linear
+
+
+class Negatives(NamedTuple):
+    """One set of distinct words."""
+
+    ids: jax.Array  # int32 [S]
+    tries: jax.Array  # int32 []
+
+
+def log_uniform(ids: jax.Array, vocabulary: int) -> jax.Array:
+    """p(k) of each id, float32."""
+    k = ids.astype(jnp.float32)
+    return jnp.log1p(1.0 / (k + 1.0)) / jnp.log(jnp.float32(vocabulary + 1))
+
+
+def expected_counts(ids: jax.Array, tries: jax.Array, vocabulary: int) -> jax.Array:
+    """1 - (1 - p)^tries: how often each id is expected among the negatives."""
+    return -jnp.expm1(tries.astype(jnp.float32) * jnp.log1p(-log_uniform(ids, vocabulary)))
+
+
+def draw_log_uniform(key: jax.Array, tries: int, vocabulary: int) -> tuple[jax.Array, jax.Array]:
+    """Words drawn with p(k) = log((k + 2) / (k + 1)) / log(V + 1): ids int32 [tries], and bool [tries], which count.
+
+    By rejection, since inverting the law at one float32 would never reach some words of a large vocabulary: for the
+    n-th word (n = k + 1) an octave 2^e <= n < 2^(e + 1), all as likely, and n in it, all as likely, from e random bits;
+    kept with probability 2^e log(1 + 1 / n), which is at most 1, where n <= V. Of the tries log(V + 1) / (bits of V)
+    count, about two thirds.
+    """
+    octave, place, chance = jax.random.bits(key, (3, tries), jnp.uint32)
+    least = 1 << ((octave >> 8) * vocabulary.bit_length() >> 24)  # 24 bits of each serve, as many as a float32 holds
+    number = least + (place & (least - 1))
+    likely = least.astype(jnp.float32) * jnp.log1p(1.0 / number.astype(jnp.float32))
+    drawn = (number <= vocabulary) & ((chance >> 8).astype(jnp.float32) * 2.0**-24 < likely)
+    return (number - 1).astype(jnp.int32), drawn
+
+
+class _Draws(NamedTuple):
+    key: jax.Array
+    taken: jax.Array  # bool [V]
+    ids: jax.Array  # int32 [S]
+    found: jax.Array
+    tries: jax.Array
+
+
+def draw_negatives(key: jax.Array, count: int, vocabulary: int) -> Negatives:
+    """Draw words log-uniformly, with replacement, until `count` of them are distinct; keep those, in order of drawing.
+
+    Raises:
+      ValueError: `count` exceeds the vocabulary, so that the drawing would never end.
+    """
+    if not 0 < count <= vocabulary:
+        raise ValueError(f"a vocabulary of {vocabulary} words cannot give {count} distinct negatives: set negatives")
+    block = 3 * count  # of which about 2 count are draws
+
+    def more(draws: _Draws) -> _Draws:
+        key, now = jax.random.split(draws.key)
+        drawn, valid = draw_log_uniform(now, block, vocabulary)
+        drawn = jnp.where(valid, drawn, vocabulary)  # what is no draw falls out of every table below
+        places = jnp.arange(block, dtype=jnp.int32)
+        first = jnp.full((vocabulary,), block, jnp.int32).at[drawn].min(places, mode="drop")
+        new = valid & (first.at[drawn].get(mode="clip") == places) & ~draws.taken.at[drawn].get(mode="clip")
+        rank = draws.found + jnp.cumsum(new, dtype=jnp.int32)  # how many are distinct after each draw
+        needed = valid & (rank - new.astype(jnp.int32) < count)  # draws up to that of the last distinct one
+        kept = new & needed
+        ids = draws.ids.at[jnp.where(kept, rank - 1, count)].set(drawn, mode="drop")
+        taken = draws.taken.at[jnp.where(kept, drawn, vocabulary)].set(True, mode="drop")
+        tries = draws.tries + jnp.sum(needed, dtype=jnp.int32)
+        return _Draws(key, taken, ids, jnp.minimum(rank[-1], count), tries)
+
+    zero = jnp.zeros((), jnp.int32)
+    start = _Draws(key, jnp.zeros((vocabulary,), bool), jnp.zeros((count,), jnp.int32), zero, zero)
+    draws = lax.while_loop(lambda draws: draws.found < count, more, start)
+    return Negatives(draws.ids, draws.tries)
+
+
+def sampled_softmax(
+    hidden: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    bias: jax.Array,
+    negatives: jax.Array,
+    true_counts: jax.Array,
+    negative_counts: jax.Array,
+    *,
+    weight: jax.Array | None = None,
+    compute: Compute = "float32",
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of each label against the negatives, corrected by the logs of the expected counts.
+
+    A negative that is the token's own label (an accidental hit) does not count for that token.
+
+    Args:
+      hidden: [N, P]. labels: int [N]. weights: [V, P]. bias: [V].
+      negatives: int [S], distinct, shared by all tokens.
+      true_counts: [N], expected counts of the labels. negative_counts: [S].
+      weight: float32 [N], 0 where a token does not count; None: 1 everywhere.
+
+    Returns:
+      (sum in nats, sum of weights), float32 scalars.
+
+    Raises:
+      ValueError: arrays whose shapes do not go together; all are named.
+    """
+    given = (hidden, labels, weights, bias, negatives, true_counts, negative_counts)
+    _check_shapes(*map(jnp.shape, given))
+    hidden, labels, weights, bias, negatives, true_counts, negative_counts = map(jnp.asarray, given)
+    true = jnp.sum(hidden * weights[labels], axis=-1) + bias[labels] - jnp.log(true_counts)
+    logits = linear(hidden, weights[negatives].T, compute) + (bias[negatives] - jnp.log(negative_counts))[None, :]
+    logits = jnp.where(labels[:, None] == negatives[None, :], -jnp.inf, logits)
+    losses = jax.nn.logsumexp(jnp.concatenate([true[:, None], logits], axis=1), axis=1) - true
+    if weight is None:
+        weight = jnp.ones(labels.shape, jnp.float32)
+    return jnp.sum(losses * weight), jnp.sum(weight)
+
+
+def _check_shapes(
+    hidden: tuple[int, ...],
+    labels: tuple[int, ...],
+    weights: tuple[int, ...],
+    bias: tuple[int, ...],
+    negatives: tuple[int, ...],
+    true_counts: tuple[int, ...],
+    negative_counts: tuple[int, ...],
+) -> None:
+    tokens, width, words, drawn = hidden[:1], hidden[1:], weights[:1], negatives[:1]
+    shapes = {
+        "hidden [N, P]": (hidden, tokens + width[:1]),
+        "labels [N]": (labels, tokens),
+        "weights [V, P]": (weights, words + width),
+        "bias [V]": (bias, words),
+        "negatives [S]": (negatives, drawn),
+        "true_counts [N]": (true_counts, tokens),
+        "negative_counts [S]": (negative_counts, drawn),
+    }
+    if len(hidden) != 2 or any(found != wanted for found, wanted in shapes.values()):
+        listed = ", ".join(f"{name} is {list(found)}" for name, (found, _) in shapes.items())
+        raise ValueError(f"the arrays of a sampled softmax must go together; got: {listed}")

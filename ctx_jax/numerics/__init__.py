@@ -1,1 +1,0 @@
-"""Arithmetic that models and objectives share."""

@@ -1,0 +1,1 @@
+"""Array functions that every family may use: linear, lookup, attention, recurrences."""

@@ -1,0 +1,191 @@
+"""SentencePiece `.model` files as `tokenizers`: pieces, scores and character map, read by the sentencepiece package.
+
+Its kinds map to Unigram, BPE and WordLevel. Ids stay SentencePiece's own, or move by one for XLM-R.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from ctx_jax.tokenizers.special_files import Settings, surrounded
+from ctx_jax.tokenizers.subwords import Subwords
+from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens
+
+SUFFIXES = (".model", ".spm")
+Layout = Literal["plain", "xlm-r"]
+
+_SPACE = "\u2581"  # ▁, what a space is in a piece
+_GUARD = "\ufdd0"  # no character of any text
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED = range(1, 6)  # what a piece is
+
+
+def read_sentencepiece(
+    path: str | Path,
+    *,
+    layout: Layout = "plain",
+    special: SpecialTokens | None = None,
+    add_missing: bool = False,
+    settings: Settings | None = None,
+) -> Subwords:
+    """A SentencePiece file as a tokenizer that puts its begin and end tokens around a sentence.
+
+    layout       "plain": the file's ids. "xlm-r": the file's ids + 1, with `<s> <pad> </s> <unk>` in front and `<mask>`
+                 last, which is how fairseq laid XLM-R out
+    special      absent: `[CLS]`, `[SEP]` ... if the file has `[CLS]`, else `<s>`, `</s>` ...; the unknown is the file's
+    add_missing  give tokens that the file lacks (most lack `<pad>` and `<mask>`) new ids at the end; else refuse
+    settings     what the files beside it say: names of special tokens, where `special` is absent, and added tokens
+
+    Its control pieces are never found in text, as in SentencePiece; special tokens are, as in transformers. Of a word
+    model, unknown words that follow each other stay one token each.
+
+    Raises ModuleNotFoundError without the package: install `ctx-jax[sentencepiece]`. FileNotFoundError, ValueError:
+    nothing there, no SentencePiece file, a setting or a kind that cannot be told in other terms, a special token
+    lacking.
+    """
+    path = Path(path)
+    settings = settings or Settings()
+    proto = _parse(path)
+    _check(path, proto)
+    kinds = [piece.type for piece in proto.pieces]
+    names = [piece.piece for piece in proto.pieces]
+    unknown = kinds.index(_UNKNOWN)
+    if layout == "xlm-r":
+        if kinds[:3].count(_NORMAL):
+            raise ValueError(
+                f"{path}: XLM-R's layout needs <unk>, <s>, </s> as the first three pieces, got {names[:3]}"
+            )
+        special = ROBERTA
+    elif special is None:
+        special = settings.special(_family(names, kinds), {*names, *settings.tokens})
+    roles = special.roles()
+    pieces = _pieces(path, proto, {*roles.values(), *settings.tokens})
+    if layout == "xlm-r":
+        pieces = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")] + pieces[3:] + [("<mask>", 0.0)]
+        unknown = 3
+    tokenizer = Tokenizer(_model(path, proto, pieces, unknown))
+    _dress(tokenizer, proto)
+    settings.add_to(tokenizer)
+    lacking = [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]
+    if lacking and not add_missing:
+        raise ValueError(
+            f"{path} lacks special tokens: {', '.join(lacking)}; `ctx-jax tokenizer FOLDER --convert {path}` writes a "
+            "tokenizer with new ids for them at the end (with --layout xlm-r: XLM-R's ids): give its folder. From "
+            "Python: read_sentencepiece with add_missing=True, layout='xlm-r', or special= if they have other names"
+        )
+    return surrounded(tokenizer, special, path, mask_takes_space=True, add_missing=True)
+
+
+def _family(names: list[str], kinds: list[int]) -> SpecialTokens:
+    """The usual special tokens of a file with `[CLS]`, or of one without; unknown and padding by the file's names."""
+    family = BERT if BERT.begin in names else ROBERTA
+    pads = (name for name, kind in zip(names, kinds, strict=True) if kind == _CONTROL and "pad" in name.lower())
+    return replace(family, pad=next(pads, family.pad), unknown=names[kinds.index(_UNKNOWN)])
+
+
+def _parse(path: Path) -> Any:
+    try:
+        from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"reading {path} needs the sentencepiece package: pip install 'ctx-jax[sentencepiece]'"
+        ) from error
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except OSError:
+        raise
+    except Exception as error:  # protobuf's DecodeError, whose module moved between versions
+        raise ValueError(f"{path} is no SentencePiece model: {error}") from error
+    if not any(piece.type == _UNKNOWN for piece in proto.pieces):
+        raise ValueError(f"{path} is no SentencePiece model: it has no unknown piece")
+    return proto
+
+
+def _check(path: Path, proto: Any) -> None:
+    """Refuses the settings under which `tokenizers`, which cuts at spaces first, would cut otherwise."""
+    across = [piece.piece for piece in proto.pieces if _SPACE in piece.piece[1:] or " " in piece.piece]
+    if proto.trainer_spec.treat_whitespace_as_suffix:
+        wrong = "puts the space behind a word (treat_whitespace_as_suffix)"
+    elif not proto.normalizer_spec.escape_whitespaces:
+        wrong = "leaves spaces as they are (escape_whitespaces is false)"
+    elif across:
+        wrong = f"has pieces that go over a space: {', '.join(map(repr, across[:3]))}"
+    elif any(piece.type == _UNUSED for piece in proto.pieces):
+        wrong = "marks pieces as unused"
+    else:
+        return
+    raise ValueError(f"{path} {wrong}, which cannot be kept where text is cut word by word: give a model without it")
+
+
+def _pieces(path: Path, proto: Any, roles: set[str]) -> list[tuple[str, float]]:
+    """Pieces and scores; what SentencePiece never finds in text has a name that no text has."""
+    charsmap = proto.normalizer_spec.precompiled_charsmap
+    normalize = normalizers.Precompiled(charsmap).normalize_str if charsmap else str
+    pieces = []
+    for piece in proto.pieces:
+        name, score = piece.piece, piece.score
+        if piece.type == _CONTROL and name not in roles:
+            name = f" {name}"  # spaces become ▁ before pieces are looked for
+        elif piece.type == _USER and name not in roles:
+            text = name.replace(_SPACE, " ")
+            if proto.trainer_spec.model_type != 1 or normalize(text) != text:
+                raise ValueError(
+                    f"{path} has a user-defined piece, {name!r}, which is read from unigram models alone and where "
+                    "normalizing does not change it; special= names those that are special tokens"
+                )
+            score = -0.1  # what SentencePiece's unigram model gives it in place of the file's 0
+        pieces.append((name, score))
+    return pieces
+
+
+def _model(path: Path, proto: Any, pieces: list[tuple[str, float]], unknown: int) -> Any:
+    """The pieces in order as a model of `tokenizers`."""
+    bytes_too = bool(proto.trainer_spec.byte_fallback)
+    ids = {piece: number for number, (piece, _) in enumerate(pieces)}
+    match proto.trainer_spec.model_type:
+        case 1:  # unigram
+            return models.Unigram(pieces, unk_id=unknown, byte_fallback=bytes_too)
+        case 2:  # bpe
+            merges = _merges(pieces, ids)
+            name = pieces[unknown][0]
+            return models.BPE(ids, merges, unk_token=name, fuse_unk=True, byte_fallback=bytes_too)
+        case 3:  # words
+            return models.WordLevel(ids, unk_token=pieces[unknown][0])
+    raise ValueError(f"{path} is a SentencePiece character model, which is not read: give a unigram, bpe or word model")
+
+
+def _merges(pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tuple[str, str]]:
+    """Every way to make a piece of two others, best score first: SentencePiece merges by the score of the result."""
+    found = [
+        (score, ids[piece[:cut]], ids[piece[cut:]], piece[:cut], piece[cut:])
+        for piece, score in pieces
+        for cut in range(1, len(piece))
+        if piece[:cut] in ids and piece[cut:] in ids
+    ]
+    found.sort(key=lambda merge: (-merge[0], merge[1], merge[2]))
+    return [(left, right) for *_, left, right in found]
+
+
+def _dress(tokenizer: Tokenizer, proto: Any) -> None:
+    """Normalizing and splitting at spaces as the file's own settings say."""
+    spec = proto.normalizer_spec
+    steps: list[Any] = []
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    scheme: Literal["first", "never"] = "never"
+    splits: list[Any] = []
+    if spec.remove_extra_whitespaces:  # U+0020 alone; \A and \z, as ^ and $ are the ends of each line
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+        if spec.add_dummy_prefix:
+            steps.append(normalizers.Prepend(_SPACE))
+    elif spec.add_dummy_prefix:  # Metaspace adds none to a text that begins with one, unless a guard stands before it
+        scheme = "first"
+        steps += [normalizers.Replace(Regex(rf"\A{space}"), _GUARD + space) for space in (" ", _SPACE)]
+        splits.append(pre_tokenizers.Split(_GUARD, "removed"))
+    if proto.trainer_spec.byte_fallback:  # the name of a byte's piece, standing in the text, is no byte
+        splits.append(pre_tokenizers.Split(Regex("<(?=0x[0-9A-F]{2}>)"), "merged_with_previous"))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme=scheme), *splits])
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always" if spec.add_dummy_prefix else "never")

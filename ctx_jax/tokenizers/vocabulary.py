@@ -1,0 +1,146 @@
+"""Words and their ids: bilm-tf's vocabulary files, and vocabularies built by frequency.
+
+A file has one word a line and the line's number, from 0, is the id. `<S>`, `</S>` and `<UNK>` must be in it; ours put
+them first, then the most frequent word and so on down, as the sampled softmax needs it.
+"""
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+
+from ctx_jax.tokenizers.characters import BEGIN, END
+from ctx_jax.tokenizers.counting import LIMIT, count_words
+
+UNKNOWN = "<UNK>"
+MARKERS = (BEGIN, END, UNKNOWN)
+_SKIPPED = "!!!MAXTERMID"  # a line that bilm-tf's reader passes over without giving it an id
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words in the order of their ids (V of them).
+
+    Raises:
+        ValueError: `<S>`, `</S>` or `<UNK>` is missing, or a word is empty, holds white space or occurs twice.
+    """
+
+    words: tuple[str, ...] = field(repr=False)
+    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ids = dict(zip(self.words, range(len(self.words)), strict=True))
+        if missing := [marker for marker in MARKERS if marker not in ids]:
+            raise ValueError(
+                f"a vocabulary needs {', '.join(MARKERS)}; missing: {', '.join(missing)}. Add each as a line of its "
+                "own, where the softmax weights expect it (at the top for a new model)"
+            )
+        for number, word in enumerate(self.words, start=1):
+            if ids[word] != number - 1:
+                raise ValueError(f"{word!r} is word {number} and word {ids[word] + 1}: keep one of them")
+            if word.split() != [word]:
+                raise ValueError(f"word {number} is {word!r}: a word must not be empty or hold white space")
+        object.__setattr__(self, "_ids", ids)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._ids
+
+    @property
+    def begin(self) -> int:
+        """Id of `<S>`."""
+        return self._ids[BEGIN]
+
+    @property
+    def end(self) -> int:
+        """Id of `</S>`."""
+        return self._ids[END]
+
+    @property
+    def unknown(self) -> int:
+        """Id of `<UNK>`, which every word outside the vocabulary gets."""
+        return self._ids[UNKNOWN]
+
+    def id(self, word: str) -> int:
+        """Id of a word, that of `<UNK>` for one outside."""
+        return self._ids.get(word, self.unknown)
+
+    def ids(self, words: Sequence[str]) -> np.ndarray:
+        """Ids of words (n of them), int32 [n]."""
+        return np.fromiter(map(self._ids.get, words, repeat(self.unknown)), np.int32, len(words))
+
+    def text(self) -> str:
+        """What `write` writes: one word a line."""
+        return "".join(f"{word}\n" for word in self.words)
+
+    def write(self, path: str | Path) -> None:
+        """Writes one word a line, UTF-8; `read` gives the same vocabulary back."""
+        Path(path).write_bytes(self.text().encode())
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Vocabulary":
+        """Reads a vocabulary file, ours or bilm-tf's.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: as for the class, with the file named, and the lines for a word that occurs twice; or the
+                file is not UTF-8.
+        """
+        content = Path(path).read_bytes()
+        try:
+            lines = content.decode("utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise ValueError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+        if lines and not lines[-1]:
+            lines.pop()
+        words: dict[str, int] = {}
+        for number, word in enumerate(map(str.strip, lines), start=1):
+            if word == _SKIPPED:
+                continue
+            if not word:
+                raise ValueError(f"{path}, line {number}: empty; every line must hold one word")
+            if word in words:
+                raise ValueError(f"{path}, line {number}: {word!r} stands in line {words[word]} already; keep one")
+            words[word] = number
+        try:
+            return cls(tuple(words))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def build(
+    sentences: Iterable[Sequence[str]], *, size: int | None, minimum_count: int = 1, limit: int = LIMIT
+) -> Vocabulary:
+    """The `size` most frequent words (None: all) seen at least `minimum_count` times, ties in alphabetical order.
+
+    `size` includes `<S>`, `</S>` and `<UNK>`, which come first. The sentences are read once; memory holds the
+    vocabulary and at most `limit` distinct words beside it (see `count_words`).
+
+    Raises:
+        ValueError: `size` leaves no room for a word, or no word occurs often enough.
+    """
+    if size is not None and size <= len(MARKERS):
+        raise ValueError(
+            f"size (--data.vocabulary-size) must be above {len(MARKERS)}, the number of markers, or None (0: no "
+            f"limit); got {size}"
+        )
+    if minimum_count < 1:
+        raise ValueError(f"minimum_count (--data.minimum-count) must be at least 1, got {minimum_count}")
+    counts = (
+        (-count, word)
+        for word, count in count_words(sentences, limit=limit)
+        if count >= minimum_count and word not in MARKERS
+    )
+    best = sorted(counts) if size is None else heapq.nsmallest(size - len(MARKERS), counts)
+    if not best:
+        raise ValueError(
+            f"no word occurs {minimum_count} times or more: lower minimum_count (--data.minimum-count) or give more "
+            "text (--data.train)"
+        )
+    return Vocabulary(MARKERS + tuple(word for _, word in best))
