@@ -5,12 +5,11 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 from ctx_jax import __version__
+from ctx_jax.io.errors import CtxJaxError
 
 USAGE = """usage: ctx-jax COMMAND ...
 
@@ -35,15 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
+    except CtxJaxError as error:
         if os.environ.get("CTX_JAX_TRACEBACK") == "1":
             raise
-        if isinstance(error, OSError) and error.filename is not None and error.strerror:
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # of the system, about a path
-            return 1
-        if not _is_ours(error):
-            raise
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # of the system, about a path
+        if os.environ.get("CTX_JAX_TRACEBACK") == "1" or error.filename is None or not error.strerror:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
 
 
@@ -92,14 +91,3 @@ def _unwound_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether our own code raised the error on purpose: its message then says all. Others keep their traceback."""
-    if isinstance(error, LookupError | AssertionError | ZeroDivisionError | AttributeError | NameError):
-        return False  # mistakes of ours
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames or not Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
-        return False
-    # A TypeError is ours to say, or Python's about a call of ours that is wrong.
-    return not isinstance(error, TypeError) or (frames[-1].line or "").startswith("raise ")

@@ -14,10 +14,11 @@ import pytest
 
 import ctx_jax
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.embedding.batching import plan, rounded
+from ctx_jax.embedding.batching import plan
+from ctx_jax.encoders.base import rounded
 from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.inputs import CharacterReader, VocabularyReader
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.inputs import CharacterReader, VocabularyReader
 from ctx_jax.io.configs import to_json
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 

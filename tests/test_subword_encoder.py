@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 import ctx_jax
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.encoders.inputs import SubwordReader
 from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.encoders.transformer import model as transformer
+from ctx_jax.encoders.transformer.inputs import SubwordReader
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.io.configs import to_json
 from ctx_jax.tokenizers.subword_training import train

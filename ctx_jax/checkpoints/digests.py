@@ -14,11 +14,12 @@ import re
 from pathlib import Path
 
 from ctx_jax.io.atomic import file_digest, to_disk, write_whole
+from ctx_jax.io.errors import InputError
 
 PROCESS_FOLDER = re.compile(r"ocdbt\.process_(\d+)$")
 
 
-class DamagedFile(ValueError):
+class DamagedFile(InputError):
     """A file of a step is missing, shorter than it was, or holds other bytes than were written."""
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ctx_jax.io.errors import InputError
+
 
 def by_name(tree: Any) -> dict[str, Any]:
     """{"params.cnn.w": leaf}, the same for a NamedTuple and for the dict Orbax made of it."""
@@ -25,4 +27,4 @@ def check_form(wanted: dict[str, Any], stored: dict[str, Any], path: Path) -> No
         if want != have:
             problems.append(f"{name}: needs {want[1]} {list(want[0])}, has {have[1]} {list(have[0])}")
     if problems:
-        raise ValueError("\n  ".join([f"{path} holds another state than this run's config makes:", *problems]))
+        raise InputError("\n  ".join([f"{path} holds another state than this run's config makes:", *problems]))

@@ -12,6 +12,7 @@ from typing import Any
 
 from ctx_jax.io.atomic import leftovers
 from ctx_jax.io.configs import newest
+from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.tokenizers import subwords
 
 CONFIG = "config.json"
@@ -34,7 +35,7 @@ def existing(run_dir: Path, name: str) -> Path:
     """A file of a run that was saved; FileNotFoundError, saying where its copies lie, for one that is gone."""
     path = run_dir / name
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path} is not there: a run needs it. Put it back; each checkpoint has a copy, an entry of "
             f"{run_dir / 'checkpoints' / 'STEP' / 'files'}"
         )
@@ -68,7 +69,7 @@ def check(run_dir: Path, kept: Mapping[str, str], step: int) -> None:
             continue
         changes = _settings(path, before, after) if name == CONFIG else [_first_line(before.encode(), after)]
         if changes:
-            raise ValueError(
+            raise InputError(
                 f"{path} is not the one that step {step} was saved with: {'; '.join(changes)}. Put it back as it was; "
                 f"the step's own copy is an entry of {run_dir / 'checkpoints' / str(step) / 'files'}"
             )
@@ -78,7 +79,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from error
+        raise InputError(f"{path} is not UTF-8: {error}") from error
 
 
 def _first_line(before: bytes, after: bytes) -> str:
@@ -91,7 +92,7 @@ def _settings(path: Path, before: str, after: bytes) -> list[str]:
     try:
         now = newest(json.loads(after))
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {error}") from error
     return [
         f"{name} was {old!r}, is {new!r}"
         for name, old, new in _changes(newest(json.loads(before)), now, "")

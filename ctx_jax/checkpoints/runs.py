@@ -39,6 +39,7 @@ from ctx_jax.checkpoints.orbax_manager import (
 )
 from ctx_jax.distributed.processes import on_first_host, stopping_all, wait_for_all
 from ctx_jax.io.atomic import leftovers
+from ctx_jax.io.errors import InputError, MissingFileError, RunError
 
 NAME = re.compile(r"(?P<step>0|[1-9]\d*)((?P<temporary>\.orbax-checkpoint-tmp.*)|\.sha256(\.\d+)?\.json)?")
 
@@ -65,7 +66,7 @@ class RunCheckpoints:
 
     def __init__(self, folder: str | Path, *, keep: int = 3, clean: bool = False) -> None:
         if keep < 1:
-            raise ValueError(f"keep must be at least 1, since a run resumes from its last checkpoint; got {keep}")
+            raise InputError(f"keep must be at least 1, since a run resumes from its last checkpoint; got {keep}")
         self.folder = Path(folder).absolute()
         self.keep = keep
         self.writable = clean
@@ -105,7 +106,7 @@ class RunCheckpoints:
         Waits for the save before it, and raises what went wrong with that one. A step already saved is left as it is.
         """
         if not self.writable:
-            raise ValueError(f"{self.folder} was opened for reading: open it with clean=True to save")
+            raise InputError(f"{self.folder} was opened for reading: open it with clean=True to save")
         self.wait()
         if step in self._manager.all_steps():
             return
@@ -162,10 +163,10 @@ class RunCheckpoints:
         if failure is not None:
             raise self._unwritten(name, failure) from failure
 
-    def _unwritten(self, name: str, failure: BaseException) -> RuntimeError:
+    def _unwritten(self, name: str, failure: BaseException) -> RunError:
         self._save_failed = True
         last = self.latest()
-        return RuntimeError(
+        return RunError(
             f"{name} could not be written to {self.folder}: {str(failure).rstrip('.')}. See to space "
             "and permissions there, or move the run to another disk and name it with --run-dir; "
             + ("no step is complete" if last is None else f"the last complete step is {last}")
@@ -233,7 +234,7 @@ class RunCheckpoints:
         self._verify(step)
         bare = [name for name, leaf in by_name(abstract_state).items() if getattr(leaf, "sharding", None) is None]
         if bare:
-            raise ValueError(f"abstract_state needs a sharding on every array; {', '.join(bare)} have none")
+            raise InputError(f"abstract_state needs a sharding on every array; {', '.join(bare)} have none")
         with self._all_stopping():
             check_form(by_name(abstract_state), by_name(self._metadata(step)), self._path(step))
         self._check_files(step)
@@ -253,7 +254,7 @@ class RunCheckpoints:
         self._verify(step)
         metadata = self._metadata(step)
         if "params" not in metadata:
-            raise ValueError(f"{self._path(step)}: needs `params` at the top of the state, holds {', '.join(metadata)}")
+            raise InputError(f"{self._path(step)}: needs `params` at the top of the state, holds {', '.join(metadata)}")
         name = "average" if metadata.get("average") else "params"
         params = {name: metadata[name]}
         if abstract_params is not None:
@@ -291,11 +292,11 @@ class RunCheckpoints:
     def _verify_alone(self, step: int) -> None:
         steps = self.steps()
         if step not in steps:
-            raise FileNotFoundError(f"{self.folder} needs a complete step {step}; it has {_listed(steps)}")
+            raise MissingFileError(f"{self.folder} needs a complete step {step}; it has {_listed(steps)}")
         try:
             digests.verify(self._path(step))
         except digests.DamagedFile as damage:
-            raise ValueError(f"step {step} is damaged: {damage}. {self._offer(step, steps)}") from damage
+            raise InputError(f"step {step} is damaged: {damage}. {self._offer(step, steps)}") from damage
 
     def _offer(self, damaged: int, steps: list[int]) -> str:
         for step in reversed([step for step in steps if step < damaged]):

@@ -15,11 +15,12 @@ from ctx_jax.data.corpora import Several, Source, TextFiles, resolve
 from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.load import CheckpointStep, load
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.inputs import SubwordReader
+from ctx_jax.encoders.transformer.inputs import SubwordReader
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.evaluation import reports
 from ctx_jax.evaluation.perplexity import ProtocolName
 from ctx_jax.io import configs
+from ctx_jax.io.errors import ExistingFileError, InputError, InputTypeError, MissingFileError
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.config import TrainConfig
 
@@ -67,13 +68,13 @@ def main(arguments: Sequence[str]) -> int:
 def evaluate(options: Evaluate) -> str:
     """The table `main` prints. Raises what loading the run and reading the text raise, with what to change."""
     if not options.files:
-        raise ValueError("evaluate needs the text to measure: ctx-jax evaluate RUN FILES...")
+        raise InputError("evaluate needs the text to measure: ctx-jax evaluate RUN FILES...")
     if options.per_sentence and options.protocol == "bilm-tf":
-        raise ValueError("--per-sentence needs --protocol sentence or stream: bilm-tf cuts sentences off at its end")
+        raise InputError("--per-sentence needs --protocol sentence or stream: bilm-tf cuts sentences off at its end")
     if options.per_sentence:
         _check_new(options.per_sentence)
     if not (options.run / "checkpoints").is_dir():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{options.run} is no run directory: it has no checkpoints/. A Transformer's import is measured once a run "
             "has gone on from it: ctx-jax train ... --init FOLDER. AllenNLP's files hold no vocabulary to measure with"
         )
@@ -110,7 +111,7 @@ def evaluate(options: Evaluate) -> str:
                 report=_tell,
             )
             return f"{title}\n{found}"
-    raise TypeError(f"nothing measures a {type(encoder.model).__name__}")
+    raise InputTypeError(f"nothing measures a {type(encoder.model).__name__}")
 
 
 def _sources(data: DataConfig, options: Evaluate) -> list[Source]:
@@ -120,15 +121,15 @@ def _sources(data: DataConfig, options: Evaluate) -> list[Source]:
     sources = [resolve(spec, "valid", rule=rule, sentences=data.sentences, errors=errors) for spec in options.files]
     read = [each for source in sources for each in (source.files if isinstance(source, TextFiles) else [source.name])]
     if twice := sorted({str(each) for each in read if read.count(each) > 1}):
-        raise ValueError(f"named twice: {', '.join(twice)}; name each text once")
+        raise InputError(f"named twice: {', '.join(twice)}; name each text once")
     return sources
 
 
 def _check_new(path: Path) -> None:
     if path.exists():
-        raise FileExistsError(f"--per-sentence {path} exists: name a new file, or remove this one")
+        raise ExistingFileError(f"--per-sentence {path} exists: name a new file, or remove this one")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
+        raise MissingFileError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
 
 
 def _tell(line: str) -> None:

@@ -13,9 +13,10 @@ from ctx_jax.checkpoints.run_files import VOCABULARY, existing
 from ctx_jax.embedding.load import CheckpointStep, load
 from ctx_jax.encoders.elmo import allennlp_files
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.inputs import SubwordReader
 from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer.inputs import SubwordReader
 from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 
 
@@ -54,6 +55,6 @@ def main(arguments: Sequence[str]) -> int:
             for one in said:
                 print(f"warning: {one.message}", file=sys.stderr)
         case model, name:
-            raise ValueError(f"--format {name} has no place for a {type(model).__name__}: leave the flag out")
+            raise InputError(f"--format {name} has no place for a {type(model).__name__}: leave the flag out")
     print(f"{options.run} written to {options.folder}")
     return 0

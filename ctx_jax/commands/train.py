@@ -14,6 +14,7 @@ import tyro
 
 from ctx_jax.configs import __file__ as SHIPPED_PACKAGE
 from ctx_jax.io import configs
+from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.run import run
 
@@ -34,7 +35,7 @@ def read(arguments: Sequence[str]) -> TrainConfig:
     named = bool(arguments) and not arguments[0].startswith("-")
     for before, word in itertools.pairwise(() if named else arguments):
         if not before.startswith("-") and (word.endswith(".py") or word in names()):
-            raise ValueError(f"the configuration goes before the flags: ctx-jax train {word} --flags ...")
+            raise InputError(f"the configuration goes before the flags: ctx-jax train {word} --flags ...")
     path = find(arguments[0] if named else "quickstart")
     config, about = load(path)
     about = re.sub(r"(?<!\n)\n(?=[A-Z][a-z]+:)", "\n\n", about)  # "Time: ..." keeps a line of its own
@@ -58,12 +59,12 @@ def find(name: str) -> Path:
     path = Path(name)
     if path.suffix == ".py":
         if not path.is_file():
-            raise FileNotFoundError(f"no configuration file {path}")
+            raise MissingFileError(f"no configuration file {path}")
         return path
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no configuration {name!r}: {hint}There are {', '.join(names())}; a file of your own ends in .py"
         )
     return SHIPPED / f"{name}.py"
@@ -77,9 +78,9 @@ def load(path: Path) -> tuple[TrainConfig, str]:
         make = module.get("config")
         config = make() if callable(make) else None
     except Exception as error:
-        raise ValueError(f"{path}{_line(error, path)}: {type(error).__name__}: {error}") from error
+        raise InputError(f"{path}{_line(error, path)}: {type(error).__name__}: {error}") from error
     if not isinstance(config, TrainConfig):
-        raise TypeError(f"{path} must define config() -> ctx_jax.training.config.TrainConfig, gave {config!r}")
+        raise InputTypeError(f"{path} must define config() -> ctx_jax.training.config.TrainConfig, gave {config!r}")
     configs.from_json([TrainConfig], configs.to_json(config))  # checks every field's type
     return config, inspect.cleandoc(module.get("__doc__") or "")
 

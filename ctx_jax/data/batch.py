@@ -1,12 +1,73 @@
-"""What the data rooms hand to training: arrays and the place they leave the data in."""
+"""What the data room hands to training: one type for each kind of batch, and the place it leaves the data in.
 
-from typing import NamedTuple
+A batch is a NamedTuple of numpy arrays, and so a pytree; a field that a kind of data does not have is None. Letters: B
+rows, T tokens, C characters, K predicted positions of a row.
+"""
+
+from typing import Any, NamedTuple
 
 import numpy as np
+
+Array = Any
+"""A numpy array on the host, a jax array inside a step."""
 
 
 class Batch(NamedTuple):
     """One fixed-shape batch of this host's rows, and the data's state after it."""
 
-    arrays: dict[str, np.ndarray]
+    arrays: Any  # a BiLMBatch, MaskedBatch, CausalBatch or another pytree of arrays with rows in front
     position: dict[str, np.ndarray]
+
+
+class BiLMBatch(NamedTuple):
+    """The next T steps of B streams of sentences, read in both directions.
+
+    text       the cat . | a dog
+    forward    <S> the cat .    <S> a   dog       inputs
+               the cat .   </S> a   dog </S>      targets
+    backward   </S> .   cat the  </S> dog a       inputs
+               .   cat the <S>   dog  a   <S>     targets
+    """
+
+    forward_inputs: Array  # char_ids int32 [B, T, C] (0: no character), or rows of the word table int32 [B, T]
+    backward_inputs: Array
+    forward_targets: Array  # int32 [B, T], ids of the vocabulary
+    backward_targets: Array
+    rows: Array = None  # int32 [B], the rows' numbers among all hosts' rows, which seed dropout; None: 0..B-1
+    weights: Array = None  # float32 [B, T], 0 where a target does not count; None: 1 everywhere
+
+
+class TokenRows(NamedTuple):
+    """Rows of T tokens, as a Transformer reads them."""
+
+    token_ids: Array  # int32 [B, T]
+    mask: Array = None  # bool [B, T], True at real tokens; None: everywhere
+    lengths: Array = None  # int32 [B], the number of real tokens, where padding is at the end: quicker than the mask
+    positions: Array = None  # int32 [B, T], rows of the position table
+    segments: Array = None  # int32 [B, T], the number of the packed example, 0 at padding
+    token_types: Array = None  # int32 [B, T], 0 and 1 of a pair
+    rows: Array = None  # int32 [B], the rows' numbers among all hosts' rows, which seed dropout; None: 0..B-1
+
+
+class MaskedBatch(NamedTuple):
+    """Rows with masked tokens.
+
+    text                 the cat sat on the mat .
+    tokens.token_ids     [CLS] the [MASK] sat on  the [MASK] . [SEP]
+    predicted_positions  2 6 0        predicted_ids  cat mat -        predicted_weights  1 1 0
+    """
+
+    tokens: TokenRows
+    predicted_positions: Array  # int32 [B, K]
+    predicted_ids: Array  # int32 [B, K], what stood there
+    predicted_weights: Array  # float32 [B, K], 0 where a row has fewer than K
+    next_sentence: Array = None  # int32 [B], 1 for a random or swapped second text
+    next_sentence_weights: Array = None  # float32 [B]
+
+
+class CausalBatch(NamedTuple):
+    """Rows with the next token of each as its target."""
+
+    tokens: TokenRows
+    next_token_ids: Array  # int32 [B, T]
+    weights: Array = None  # float32 [B, T], 0 where a target does not count; None: 1 everywhere

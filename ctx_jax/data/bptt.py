@@ -18,6 +18,7 @@ import numpy as np
 from ctx_jax.data.batch import Batch
 from ctx_jax.data.permutation import mix_seed
 from ctx_jax.data.sentence_streams import Lanes, SentenceSource
+from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.characters import WordEncoder
 
 
@@ -83,7 +84,7 @@ class Windows(Iterator[Batch]):
     ) -> None:
         own = _checked_rows(lanes, window, rows)
         if len(sentences) == 0:
-            raise ValueError("training needs at least one sentence, and the corpus has none; set --data.train")
+            raise InputError("training needs at least one sentence, and the corpus has none; set --data.train")
         self._vocabulary = vocabulary
         self._encode = WordEncoder(max_characters) if inputs == "characters" else None
         self._lanes, self._window, self._rows = lanes, window, own
@@ -117,7 +118,7 @@ class Windows(Iterator[Batch]):
         expected = set(self._position)
         wrong = {key: np.shape(value) for key, value in position.items() if np.shape(value) != (self._lanes,)}
         if set(position) != expected or wrong:
-            raise ValueError(
+            raise InputError(
                 f"a position needs the keys {sorted(expected)}, each of shape ({self._lanes},), got "
                 f"{ {key: np.shape(value) for key, value in position.items()} }: "
                 "directions and lanes must be those it was saved with, and hosts' positions concatenated"
@@ -154,10 +155,10 @@ class Windows(Iterator[Batch]):
 
 def _checked_rows(lanes: int, window: int, rows: slice | None) -> range:
     if lanes < 1 or window < 1:
-        raise ValueError(
+        raise InputError(
             f"windows need at least 1 lane and 1 step, got {lanes=}, {window=}; set --data.lanes, --data.window"
         )
     own = range(lanes)[slice(None) if rows is None else rows]
     if not len(own) or own.step != 1:
-        raise ValueError(f"a host needs a run of neighbouring lanes out of {lanes}, got {rows}; set --data.lanes")
+        raise InputError(f"a host needs a run of neighbouring lanes out of {lanes}, got {rows}; set --data.lanes")
     return own

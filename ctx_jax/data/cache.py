@@ -29,6 +29,7 @@ from ctx_jax.data.config import DataConfig
 from ctx_jax.data.corpora import Source, source_of
 from ctx_jax.io.atomic import file_digest
 from ctx_jax.io.build_once import find_or_build
+from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.io.progress import Pace
 
 VERSION = 2  # of the layout above and of what reading does to text
@@ -95,7 +96,7 @@ def load_sentences(
     None for a validation text that is not there (text files without `valid`).
     """
     if split not in ("train", "valid"):
-        raise ValueError(f'a run reads "train" and "valid", not {split!r}')
+        raise InputError(f'a run reads "train" and "valid", not {split!r}')
     source = source_of(config, "train" if split == "train" else "valid")
     return None if source is None else build_cache(source, config.cache or folder, report=report)
 
@@ -126,7 +127,7 @@ def build_cache(source: Source, folder: str | Path, *, report: Callable[[str], N
 def _check(folder: Path) -> None:
     for name, before in _read_meta(folder)["files"].items():
         if file_digest(folder / name) != before:
-            raise ValueError(f"{folder / name} does not hold what was written: delete {folder}")
+            raise InputError(f"{folder / name} does not hold what was written: delete {folder}")
     Sentences(folder)
 
 
@@ -181,7 +182,7 @@ def _write(source: Source, identity: dict[str, Any], folder: Path, report: Calla
         offsets.flush()
         documents.flush()
     if not sentences:
-        raise ValueError(f"{source.name} holds no word: give text with words in it")
+        raise InputError(f"{source.name} holds no word: give text with words in it")
     meta = {
         "source": source.name,
         "sentences": sentences,
@@ -216,13 +217,13 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             "documents.bin": 8 * meta["documents"],
         }
         if meta["files"].keys() != expected.keys():
-            raise ValueError("digests of other files")
+            raise InputError("digests of other files")
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"no cached text in {folder}: {error.filename} is not there") from error
+        raise MissingFileError(f"no cached text in {folder}: {error.filename} is not there") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / 'meta.json'} is damaged ({error}): delete {folder}") from error
+        raise InputError(f"{folder / 'meta.json'} is damaged ({error}): delete {folder}") from error
     for name, size in expected.items():
         found = (folder / name).stat().st_size
         if found != size:
-            raise ValueError(f"{folder / name} has {found} bytes, {size} were written: delete {folder}")
+            raise InputError(f"{folder / name} has {found} bytes, {size} were written: delete {folder}")
     return meta

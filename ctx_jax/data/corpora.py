@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from ctx_jax.data import python_docs, tfds_text
 from ctx_jax.data.config import DataConfig, Split
 from ctx_jax.data.text_files import COMPRESSED, Errors, list_files, read_lines
+from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.tokenizers.words import LineRule, Rule, split_sentences, split_words
 
 
@@ -97,7 +98,7 @@ class TextFiles:
         try:
             stats = [(str(path.resolve()), path.stat()) for path in self.files]
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error.filename} was there when files were listed and is gone now") from error
+            raise MissingFileError(f"{error.filename} was there when files were listed and is gone now") from error
         files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
         return {"files": files, **vars(self.reading)}
 
@@ -181,7 +182,7 @@ def resolve(
         case ["python-docs", ("train" | "valid" | "test") as named]:
             return PythonDocs(named)
         case ["python-docs", *other]:
-            raise ValueError(f"python-docs has the splits train, valid and test, not {':'.join(other)!r}")
+            raise InputError(f"python-docs has the splits train, valid and test, not {':'.join(other)!r}")
     if spec.startswith("tfds:"):
         return TfdsText(tfds_text.open_set(spec.removeprefix("tfds:"), split), reading)
     return TextFiles(list_files(spec), reading)
@@ -195,7 +196,7 @@ def source_of(config: DataConfig, split: Literal["train", "valid"]) -> Source | 
     """
     spec = config.train
     if spec.startswith("python-docs:"):
-        raise ValueError(f"the training text is {spec!r}: write python-docs; its splits are for what is measured")
+        raise InputError(f"the training text is {spec!r}: write python-docs; its splits are for what is measured")
     if split == "valid":
         spec = config.valid or config.train
         own = spec == "python-docs" or (spec.startswith("tfds:") and ":" not in spec.removeprefix("tfds:"))

@@ -4,6 +4,8 @@ from enum import IntEnum, unique
 
 import numpy as np
 
+from ctx_jax.io.errors import InputError
+
 ONE = 2.0**32
 """The draws are uniform over 0 .. 2**32 - 1: `draws / ONE` is uniform over [0, 1)."""
 
@@ -29,7 +31,7 @@ def draws(seed: int, purpose: int, epochs: np.ndarray, examples: np.ndarray, cou
     half of the counter is (example, epoch). Only raw bits are taken, which numpy keeps from version to version.
     """
     if seed < 0:
-        raise ValueError(f"a seed is 0 or more, got {seed}; set --seed")
+        raise InputError(f"a seed is 0 or more, got {seed}; set --seed")
     generator = np.random.Philox(key=np.random.SeedSequence([seed, purpose]).generate_state(2, np.uint64))
     # One generator moved from place to place: making one for each example takes four times as long.
     state = generator.state

@@ -6,6 +6,7 @@ import numpy as np
 
 from ctx_jax.data.batch import Batch
 from ctx_jax.data.sequences import Sequences
+from ctx_jax.io.errors import InputError
 
 
 class Phases(Iterator[Batch]):
@@ -21,7 +22,7 @@ class Phases(Iterator[Batch]):
     def seek(self, position: Mapping[str, np.ndarray]) -> None:
         """Go on after the batch that left this position; ValueError for one of another run."""
         if "step" not in position or not np.size(position["step"]):
-            raise ValueError("a position of two phases needs step: it was saved without a first phase; set "
+            raise InputError("a position of two phases needs step: it was saved without a first phase; set "
                              "--sequences.first-steps as the run has it")  # fmt: skip
         self._step = int(np.asarray(position["step"]).flat[0])
         rest = {name: array for name, array in position.items() if name != "step"}

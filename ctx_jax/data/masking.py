@@ -19,6 +19,7 @@ import numpy as np
 from ctx_jax.data.counter_rng import ONE, Purpose, draws
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds
+from ctx_jax.io.errors import InputError
 
 _NEVER = np.uint64(2**64 - 1)
 _LOW = np.uint64(2**32 - 1)
@@ -42,7 +43,7 @@ class Masking:
         self._special[sorted(ids)] = True
         self._ordinary = np.flatnonzero(~self._special).astype(np.int32)
         if not len(self._ordinary):
-            raise ValueError(
+            raise InputError(
                 f"masking needs ordinary tokens, and the vocabulary of {size} holds only special ones: set another "
                 "--tokenizer.file, or none to train a tokenizer"
             )

@@ -16,6 +16,7 @@ import numpy as np
 
 from ctx_jax.data.counter_rng import Purpose
 from ctx_jax.data.tokens import SpecialIds, Tokens
+from ctx_jax.io.errors import InputError
 
 Rows = dict[str, np.ndarray]
 """Of B rows: `token_ids` int32, `begins` bool (where words begin), `mask` bool and `positions` int32, all [B, T]; and
@@ -49,7 +50,7 @@ def cut_units(tokens: Tokens, longest: int) -> Units:
     Raises ValueError for a text without tokens.
     """
     if not len(tokens.ids):
-        raise ValueError("sequences need text, and no sentence of it has a token; set --data.train")
+        raise InputError("sequences need text, and no sentence of it has a token; set --data.train")
     offsets = np.asarray(tokens.offsets)
     lengths = np.diff(offsets)
     pieces = -(-lengths // longest)
@@ -151,7 +152,7 @@ def best_fit(counts: list[int], room: int) -> list[tuple[tuple[int, ...], int]]:
     things. Raises ValueError for a thing larger than the room.
     """
     if sum(counts[room + 1 :]):
-        raise ValueError(f"a row of {room} tokens has no room for {len(counts) - 1}")
+        raise InputError(f"a row of {room} tokens has no room for {len(counts) - 1}")
     bins: defaultdict[int, list[tuple[tuple[int, ...], int]]] = defaultdict(list)  # by what room is left
     for size in range(min(room, len(counts) - 1), 0, -1):
         left = counts[size]

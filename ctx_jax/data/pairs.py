@@ -23,6 +23,7 @@ from ctx_jax.data.full_sentences import chase
 from ctx_jax.data.packing import Rows, Units, blank, cut_units, place
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds, Tokens
+from ctx_jax.io.errors import InputError
 
 _LOOKED_AT = 64  # sentences of another document, for one that fits
 
@@ -58,7 +59,7 @@ class Pairs:
         self._kind, self._seed = config.pairs, seed
         self._room = config.length - 2 - layout.separators
         if self._room < 2:
-            raise ValueError(
+            raise InputError(
                 f"pairs need rows of {4 + layout.separators} tokens or more, {2 + layout.separators} special ones and "
                 f"one of each text, got {config.length}: set --sequences.length, or --sequences.first-length for the "
                 "first phase"
@@ -66,7 +67,7 @@ class Pairs:
         bounds, document, first = cut_units(tokens, self._room)
         self._units = Units(*map(tokens.spill, (bounds, document, first)))
         if self._kind == "next_sentence" and len(first) < 3:
-            raise ValueError(
+            raise InputError(
                 "next-sentence pairs need at least two documents, and the text has one: separate documents by empty "
                 "lines, or set --sequences.pairs order or none"
             )
@@ -84,7 +85,7 @@ class Pairs:
         starts = starts[keep]
         self._starts, self._rooms, self._ends = map(tokens.spill, (starts, rooms[starts], ends[starts]))
         if not len(self._starts):
-            raise ValueError(
+            raise InputError(
                 "pairs need passages of at least two tokens, and the text has none: set --data.train, or a longer "
                 "--sequences.length"
             )

@@ -9,6 +9,8 @@ from functools import lru_cache
 import numpy as np
 from grain.experimental import index_shuffle
 
+from ctx_jax.io.errors import InputError
+
 LARGEST_CORPUS = 2**31
 """Sentences a corpus may hold: `index_shuffle` counts in 32 bits, and a saved position in signed ones."""
 
@@ -33,9 +35,9 @@ def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> i
     a negative position or a negative seed.
     """
     if not 0 < count <= LARGEST_CORPUS:
-        raise ValueError(f"an order needs between 1 and {LARGEST_CORPUS} sentences, got {count}; set --data.train")
+        raise InputError(f"an order needs between 1 and {LARGEST_CORPUS} sentences, got {count}; set --data.train")
     if position < 0:
-        raise ValueError(f"a position in the stream of sentences is 0 or more, got {position}")
+        raise InputError(f"a position in the stream of sentences is 0 or more, got {position}")
     epoch, place = divmod(position, count)
     if not shuffle:
         return place
@@ -62,5 +64,5 @@ def _small_epoch(seed: int, epoch: int, count: int) -> np.ndarray:
 
 def _sequence(seed: int, number: int) -> np.random.SeedSequence:
     if seed < 0:
-        raise ValueError(f"a seed is 0 or more, got {seed}; set --seed")
+        raise InputError(f"a seed is 0 or more, got {seed}; set --seed")
     return np.random.SeedSequence([seed, number])

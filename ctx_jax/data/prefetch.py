@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
+from ctx_jax.io.errors import InputError
+
 Item = TypeVar("Item")
 
 
@@ -56,7 +58,7 @@ class Prefetched(Iterator[Item], Generic[Item]):
 
     def __init__(self, iterator: Iterator[Item], depth: int) -> None:
         if depth < 1:
-            raise ValueError(
+            raise InputError(
                 f"prefetching needs a depth of at least 1 batch, got {depth}; set --data.prefetch 1 or more"
             )
         self._ready: queue.Queue[Item | _End] = queue.Queue(depth)

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from ctx_jax.data.permutation import permuted
+from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.characters import BEGIN, END
 
 
@@ -93,7 +94,7 @@ class Lanes:
             if self._read(lane, position):
                 self._positions[lane], self._offsets[lane] = position, 0
                 return
-        raise ValueError(
+        raise InputError(
             f"lane {lane} needs sentences with words, and met {patience} empty ones in a row: the corpus holds only "
             "empty sentences, or, without shuffling, this lane meets no others; remove the empty lines, or set "
             "--data.train"
@@ -119,7 +120,7 @@ class Lanes:
         """Stand where `state` (of all lanes, [B] each) says."""
         positions = state["epoch"].astype(np.int64) * self._count + state["index"]
         if (state["index"] >= self._count).any():
-            raise ValueError(
+            raise InputError(
                 f"a position names sentence {state['index'].max()} of a corpus of {self._count}: it was saved with "
                 "another corpus; resume with the run's own data"
             )
@@ -132,7 +133,7 @@ class Lanes:
             if not read:
                 self._lengths[lane] = 0
             if self._offsets[lane] > self._lengths[lane]:
-                raise ValueError(
+                raise InputError(
                     f"lane {lane} was saved at step {self._offsets[lane]} of a sentence that has "
                     f"{self._lengths[lane]}: the corpus has changed; resume with the run's own data"
                 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+from ctx_jax.io.errors import InputError
 from ctx_jax.io.flags import field_with_flag
 
 _flag = partial(field_with_flag, section="sequences")
@@ -78,24 +79,24 @@ class SequenceConfig:
             ("first_steps", 0),
         ):
             if not getattr(self, name) >= least:
-                raise ValueError(f"{_flag(name)} must be at least {least}, got {getattr(self, name)}")
+                raise InputError(f"{_flag(name)} must be at least {least}, got {getattr(self, name)}")
         for name in ("short", "rate", "masked", "randomized"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{_flag(name)} is a share between 0 and 1, got {getattr(self, name)}")
+                raise InputError(f"{_flag(name)} is a share between 0 and 1, got {getattr(self, name)}")
         if not self.rate and self.form != "causal":
-            raise ValueError(f"{_flag('rate')} must be above 0, or there is nothing to learn, got {self.rate}")
+            raise InputError(f"{_flag('rate')} must be above 0, or there is nothing to learn, got {self.rate}")
         if self.masked + self.randomized > 1 + 1e-9:
-            raise ValueError(
+            raise InputError(
                 f"{_flag('masked')} and {_flag('randomized')} are shares of the predicted tokens that sum to at most "
                 f"1, got {self.masked} and {self.randomized}"
             )
         if self.predictions > self.length:
-            raise ValueError(
+            raise InputError(
                 f"{_flag('predictions')} must be at most {_flag('length')}, which is {self.length}, got "
                 f"{self.predictions}; 0 follows from the rate"
             )
         if self.first_steps and (self.first_length < 4 or self.length % self.first_length):
-            raise ValueError(
+            raise InputError(
                 f"{_flag('first_length')} must be at least 4 and divide {_flag('length')}, so that a batch of the "
                 f"first phase has as many tokens, got {self.first_length} and {self.length}"
             )

@@ -21,6 +21,7 @@ from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.permutation import permuted
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds, Tokens
+from ctx_jax.io.errors import InputError
 
 
 class Sequences(Iterator[Batch]):
@@ -74,7 +75,7 @@ class Sequences(Iterator[Batch]):
     ) -> None:
         own = range(config.rows)[slice(None) if rows is None else rows]
         if not len(own) or own.step != 1:
-            raise ValueError(f"a host needs a run of neighbouring rows out of {config.rows}, got {rows}; set rows")
+            raise InputError(f"a host needs a run of neighbouring rows out of {config.rows}, got {rows}; set rows")
         self._own, self._rows = np.arange(own.start, own.stop), config.rows
         self._layout = _layout(tokens, vocabulary, config, seed)
         self._masking = None if config.form == "causal" else Masking(config, vocabulary, seed)
@@ -102,7 +103,7 @@ class Sequences(Iterator[Batch]):
         """
         shapes = {key: np.shape(value) for key, value in position.items()}
         if shapes != {"epoch": (self._rows,), "index": (self._rows,)}:
-            raise ValueError(
+            raise InputError(
                 f"a position needs epoch and index, each of shape ({self._rows},), got {shapes}: rows must be those "
                 "it was saved with, and hosts' positions concatenated"
             )
@@ -110,7 +111,7 @@ class Sequences(Iterator[Batch]):
         last = epoch * len(self._layout) + index
         first = last[0] + self._rows
         if (index >= len(self._layout)).any() or first < 0 or (np.diff(last) != 1).any() or first % self._rows:
-            raise ValueError(
+            raise InputError(
                 f"a position names example {index.max()} of a text of {len(self._layout)}, or rows that do not follow "
                 "each other: it was saved with another text, tokenizer or form; resume with the run's own"
             )

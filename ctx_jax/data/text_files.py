@@ -10,6 +10,8 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Literal
 
+from ctx_jax.io.errors import InputError, MissingFileError
+
 Errors = Literal["strict", "replace"]
 
 COMPRESSED = (".gz", ".xz")
@@ -31,20 +33,20 @@ def list_files(patterns: str) -> tuple[Path, ...]:
             matches = sorted(glob.glob(whole, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         found = [path for path in map(Path, matches) if path.is_file()]
         if not found and Path(whole).is_dir():
-            raise FileNotFoundError(f"{pattern} is a folder: name its files, as in '{whole.rstrip('/')}/*.txt'")
+            raise MissingFileError(f"{pattern} is a folder: name its files, as in '{whole.rstrip('/')}/*.txt'")
         if not found:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"no file matches {pattern!r} (seen from {Path.cwd()}); give `python-docs`, `tfds:NAME`, or paths and "
                 "globs of text files separated by commas (a run's: --data.train, --data.valid)"
             )
         files += found
     if not files:
-        raise ValueError(
+        raise InputError(
             "no text file was named: give paths or globs separated by commas (a run's: --data.train, --data.valid)"
         )
     if len(set(files)) < len(files):
         twice = sorted(str(path) for path, count in Counter(files).items() if count > 1)
-        raise ValueError(f"named twice: {', '.join(twice)}; name each file once")
+        raise InputError(f"named twice: {', '.join(twice)}; name each file once")
     return tuple(files)
 
 
@@ -68,11 +70,11 @@ def read_lines(path: Path, errors: Errors) -> Iterator[str]:
                 yield _decode(line, path, number, offset, errors)
                 offset += len(line)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} was there when files were listed and is gone now; start again") from error
+        raise MissingFileError(f"{path} was there when files were listed and is gone now; start again") from error
     except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
-        raise ValueError(f"{path}, after line {number}: damaged archive ({error}); fetch the file again") from error
+        raise InputError(f"{path}, after line {number}: damaged archive ({error}); fetch the file again") from error
     if number == 0:
-        raise ValueError(f"{path} is empty: leave it out or fetch it again")
+        raise InputError(f"{path} is empty: leave it out or fetch it again")
 
 
 def _open(path: Path) -> BufferedIOBase:
@@ -88,13 +90,13 @@ def _decode(line: bytes, path: Path, number: int, offset: int, errors: Errors) -
     try:
         text = line.decode("utf-8", errors)
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise InputError(
             f"{path}, line {number}, byte {offset + error.start} of the text: not UTF-8 ({error.reason}); convert the "
             f"file, or go on {REPLACING}"
         ) from error
     if "\0" in text:
         if errors == "strict":
-            raise ValueError(
+            raise InputError(
                 f"{path}, line {number}, byte {offset + line.index(0)} of the text: a NUL character; is this a text "
                 f"file? Go on {REPLACING}"
             )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctx_jax.data.config import Split
 from ctx_jax.data.text_files import REPLACING, Errors
+from ctx_jax.io.errors import InputError, MissingFileError
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
@@ -54,11 +55,11 @@ class TextSet:
             try:
                 text = value.decode("utf-8", errors) if isinstance(value, bytes) else str(value)
             except UnicodeDecodeError as error:
-                raise ValueError(
+                raise InputError(
                     f"{self.name}, {self.split}, record {number}, byte {error.start}: not UTF-8; go on {REPLACING}"
                 ) from error
             if "\0" in text and errors == "strict":
-                raise ValueError(f"{self.name}, {self.split}, record {number}: a NUL character; go on {REPLACING}")
+                raise InputError(f"{self.name}, {self.split}, record {number}: a NUL character; go on {REPLACING}")
             yield text.replace("\0", "\ufffd")
 
 
@@ -80,13 +81,13 @@ def open_set(spec: str, split: Split) -> TextSet:
         try:
             builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record")
         except tfds.core.DatasetNotFoundError as error:
-            raise FileNotFoundError(f"no data set {name!r} of tfds is known or prepared: {_how(name)}") from error
+            raise MissingFileError(f"no data set {name!r} of tfds is known or prepared: {_how(name)}") from error
     splits = list(builder.info.splits)
     if not splits:
-        raise FileNotFoundError(f"{name} is not prepared in {builder.data_path}: {_how(name)}, or set TFDS_DATA_DIR")
+        raise MissingFileError(f"{name} is not prepared in {builder.data_path}: {_how(name)}, or set TFDS_DATA_DIR")
     chosen = next((each for each in ((wanted,) if wanted else _CANDIDATES[split]) if each in splits), None)
     if chosen is None:
-        raise ValueError(_no_split(name, wanted, split, splits))
+        raise InputError(_no_split(name, wanted, split, splits))
     return TextSet(builder, name, chosen, _text_feature(name, builder.info.features))
 
 
@@ -114,7 +115,7 @@ def _text_feature(name: str, features: Any) -> str:
         return "text"
     texts = [key for key, feature in features.items() if type(feature).__name__ == "Text"]
     if len(texts) != 1:
-        raise ValueError(
+        raise InputError(
             f"{name} has no feature `text`, and {len(texts)} others of text, among {', '.join(features)}: "
             "give another set, or its text as files"
         )

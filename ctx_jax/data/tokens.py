@@ -25,6 +25,7 @@ import numpy as np
 from ctx_jax.data.cache import Sentences
 from ctx_jax.io.atomic import file_digest
 from ctx_jax.io.build_once import find_or_build
+from ctx_jax.io.errors import InputError
 from ctx_jax.io.mmap_spill import Scratch
 from ctx_jax.io.progress import Pace
 from ctx_jax.tokenizers.templates import PairLayout
@@ -204,15 +205,15 @@ def _open(folder: Path, *, whole: bool = False) -> Tokens:
         }
         digests = {name: meta["files"][f"{name}.bin"] for name in _ARRAYS}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'meta.json'} is damaged ({error}): delete {folder}") from error
+        raise InputError(f"{folder / 'meta.json'} is damaged ({error}): delete {folder}") from error
     for name, (kind, count) in shapes.items():
         found = (folder / f"{name}.bin").stat().st_size
         if found != kind.itemsize * count:
-            raise ValueError(
+            raise InputError(
                 f"{folder / name}.bin has {found} bytes, {kind.itemsize * count} were written: delete {folder}"
             )
         if whole and file_digest(folder / f"{name}.bin") != digests[name]:
-            raise ValueError(f"{folder / name}.bin does not hold what was written: delete {folder}")
+            raise InputError(f"{folder / name}.bin does not hold what was written: delete {folder}")
     ids, begins, offsets, documents = (
         np.memmap(folder / f"{name}.bin", shapes[name][0], mode="r")
         for name in ("ids", "begins", "offsets", "documents")

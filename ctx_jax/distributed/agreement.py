@@ -17,6 +17,7 @@ import jax
 
 from ctx_jax.distributed.processes import everyones, on_first_host
 from ctx_jax.io import configs
+from ctx_jax.io.errors import DiskError, InputError
 from ctx_jax.training.config import TrainConfig
 
 PATIENCE = 90.0  # seconds in which a shared disk must show what another host wrote: NFS keeps names for up to 60
@@ -31,7 +32,7 @@ def check_same(config: TrainConfig) -> None:
     theirs = [json.loads(one) for one in everyones(json.dumps(mine))]
     refused = difference([(configs.from_json([TrainConfig], one), count) for one, count in theirs])
     if refused is not None:
-        raise ValueError(f"the processes of a job need the same settings and devices: {refused}. Start all of them so")
+        raise InputError(f"the processes of a job need the same settings and devices: {refused}. Start all of them so")
 
 
 def difference(processes: Sequence[tuple[TrainConfig, int]]) -> str | None:
@@ -64,7 +65,7 @@ def check_disk(run_dir: Path) -> None:
     on_first_host((run_dir / mark).unlink)
     for process, what in enumerate(found):
         if what:
-            raise OSError(f"process {process} {what}")
+            raise DiskError(f"process {process} {what}")
 
 
 def trouble(run_dir: Path, mark: str, process: int, patience: float) -> str:

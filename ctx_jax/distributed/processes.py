@@ -12,13 +12,15 @@ from contextlib import contextmanager
 import jax
 import orbax.checkpoint as ocp
 
+from ctx_jax.io.errors import RunError
+
 WAITING_HOURS = 24.0  # for a first host that reads a text, counts its words, trains a tokenizer
 _MEETINGS = itertools.count()
 _GIVEN, _STOPPED = "given ", "stopped"
 _regions = 0  # of `stopping_all`, one within the other
 
 
-class OtherStopped(RuntimeError):
+class OtherStopped(RunError):
     """Another process of the job has raised, and says why in its own output."""
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ctx_jax.encoders.base import rounded
+
 _WORDS = 64  # a full batch of longer sentences has fewer rows, so that memory does not grow with the longest
 
 
@@ -12,14 +14,6 @@ class Plan(NamedTuple):
     sentences: tuple[int, ...]
     rows: int
     length: int
-
-
-def rounded(length: int) -> int:
-    """The next of 8, 12, 16, 24, 32, 48, 64, 96 ...: of a row beyond 8 words less than a third is padding."""
-    size = 8
-    while size < length:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-    return size
 
 
 def plan(lengths: Sequence[int], batch: int) -> list[Plan]:

@@ -13,6 +13,7 @@ from ctx_jax.encoders.elmo import model as bilm
 from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.encoders.transformer.config import Transformer
 from ctx_jax.encoders.transformer.word_pooling import embed_transformer, transformer_token_layer
+from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.tokenizers.characters import raw_ids
 
 Model = BiLM | Transformer
@@ -64,15 +65,17 @@ def embed(
             return _embed_bilm(model, params, inputs, carry, markers)
         case Transformer():
             if carry is not None:
-                raise TypeError("a Transformer has no state to carry: leave carry out")
+                raise InputTypeError("a Transformer has no state to carry: leave carry out")
             if markers:
-                raise TypeError(
+                raise InputTypeError(
                     "markers are a biLM's: leave markers out; a Transformer's special tokens come with "
                     'encoder.tokenize(..., level="tokens")'
                 )
             return Layers(*embed_transformer(model, params, inputs))
         case _:
-            raise TypeError(f"embed needs an encoder's config such as BiLM or Transformer, got {type(model).__name__}")
+            raise InputTypeError(
+                f"embed needs an encoder's config such as BiLM or Transformer, got {type(model).__name__}"
+            )
 
 
 def token_layer(model: Model, params: bilm.Params, inputs: Mapping[str, Any]) -> jax.Array:
@@ -108,7 +111,7 @@ def _bilm_tokens(model: BiLM, inputs: Mapping[str, Any]) -> tuple[jax.Array, jax
         ids = _integers(inputs, "token_ids", ("B", "T + 2"))
         tokens, present = jnp.maximum(ids, 0), ids >= 0
     if ids.shape[1] < 2:
-        raise ValueError(f"inputs need room for both sentence markers, T + 2 >= 2, got shape {ids.shape}")
+        raise InputError(f"inputs need room for both sentence markers, T + 2 >= 2, got shape {ids.shape}")
     return tokens, present
 
 
@@ -116,14 +119,14 @@ def _integers(inputs: Mapping[str, Any], name: str, shape: tuple[str | int, ...]
     """inputs[name] as int32 after checking that it is the only input, integer, and of `shape`."""
     if not isinstance(inputs, Mapping) or set(inputs) != {name}:
         found = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
-        raise ValueError(f"this model reads inputs {{{name!r}: ...}}, got {found}: use encoder.tokenize")
+        raise InputError(f"this model reads inputs {{{name!r}: ...}}, got {found}: use encoder.tokenize")
     ids = jnp.asarray(inputs[name])
     wrong = [want for want, have in zip(shape, ids.shape, strict=False) if isinstance(want, int) and want != have]
     if ids.ndim != len(shape) or wrong:
         needed = ", ".join(map(str, shape))
-        raise ValueError(f"{name} must be [{needed}], got shape {ids.shape}: use encoder.tokenize")
+        raise InputError(f"{name} must be [{needed}], got shape {ids.shape}: use encoder.tokenize")
     if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise TypeError(f"{name} must be integers, got {ids.dtype}")
+        raise InputTypeError(f"{name} must be integers, got {ids.dtype}")
     return ids.astype(jnp.int32)
 
 
@@ -131,10 +134,10 @@ def _check_carry(model: BiLM, carry: Any, rows: int) -> None:
     needed = jax.eval_shape(lambda: bilm.zero_carry(model, rows))
     found: Any = jax.tree.structure(carry)
     if found != jax.tree.structure(needed):
-        raise ValueError(f"carry must be layers.carry of this model, {jax.tree.structure(needed)}, got {found}")
+        raise InputError(f"carry must be layers.carry of this model, {jax.tree.structure(needed)}, got {found}")
     for have, want in zip(jax.tree.leaves(carry), jax.tree.leaves(needed), strict=True):
         if jnp.shape(have) != want.shape:
-            raise ValueError(
+            raise InputError(
                 f"carry has a leaf of shape {jnp.shape(have)}, the batch of {rows} rows needs {want.shape}: "
                 "one row of state a sentence"
             )

@@ -13,10 +13,13 @@ import numpy as np
 
 from ctx_jax.distributed.pipelined import one_behind
 from ctx_jax.embedding import mixing
-from ctx_jax.embedding.batching import plan, rounded
+from ctx_jax.embedding.batching import plan
 from ctx_jax.embedding.embed import Model, embed, token_layer
+from ctx_jax.encoders.base import checked, rounded, sentences_to_words
+from ctx_jax.encoders.elmo.inputs import CharacterReader, VocabularyReader
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.inputs import CharacterReader, SubwordReader, VocabularyReader, checked, sentences_to_words
+from ctx_jax.encoders.transformer.inputs import SubwordReader
+from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.tokenizers.subwords import Pieces
 
 Reader = CharacterReader | VocabularyReader | SubwordReader
@@ -64,14 +67,14 @@ class Encoder:
         strings and lists in one call, and for words that are no strings.
         """
         if level not in ("words", "tokens"):
-            raise ValueError(f'level must be "words" or "tokens", got {level!r}')
+            raise InputError(f'level must be "words" or "tokens", got {level!r}')
         if isinstance(self.reader, SubwordReader):
             if level == "words":
                 return self.reader.arrays(_words(sentences, self.reader), rows, length, tokens)
             if tokens is None:
                 return self.reader.token_arrays(checked(sentences), rows, length)
         if tokens is not None:
-            raise ValueError(
+            raise InputError(
                 f"tokens={tokens} is for the pieces of a Transformer's words: leave it out "
                 '(at level="tokens" the length counts them)'
             )
@@ -97,13 +100,13 @@ class Encoder:
         otherwise as `tokenize`, when the sentence at fault is reached.
         """
         if layers not in ("all", "mix"):
-            raise ValueError(f'layers must be "all" or "mix", got {layers!r}')
+            raise InputError(f'layers must be "all" or "mix", got {layers!r}')
         if (layers == "mix") != (mix is not None):
-            raise ValueError(f'layers="mix" and mix= go together, got layers={layers!r} and mix={mix!r}: see init_mix')
+            raise InputError(f'layers="mix" and mix= go together, got layers={layers!r} and mix={mix!r}: see init_mix')
         if batch < 1:
-            raise ValueError(f"batch must be at least 1 sentence, got {batch}")
+            raise InputError(f"batch must be at least 1 sentence, got {batch}")
         if isinstance(sentences, str | bytes):
-            raise TypeError("sentences must be a list of sentences, got one string: wrap it in a list")
+            raise InputTypeError("sentences must be a list of sentences, got one string: wrap it in a list")
         return self._encode(iter(sentences), mix, batch)
 
     def word_vectors(self, words: Iterable[str], *, batch: int = 1024) -> np.ndarray:
@@ -114,7 +117,7 @@ class Encoder:
         as a sentence of its own, position included, the mean over its pieces.
         """
         if isinstance(words, str | bytes):
-            raise TypeError("words must be a list of words, got one string: wrap it in a list")
+            raise InputTypeError("words must be a list of words, got one string: wrap it in a list")
         words = _words([list(words)], self.reader)[0]
         # A Transformer's vectors depend on their place: each word stands in a row of its own.
         row = 1 if isinstance(self.reader, SubwordReader) else _ROW

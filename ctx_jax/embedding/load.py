@@ -12,13 +12,15 @@ from ctx_jax.data.config import rule_of
 from ctx_jax.embedding.encoder import Encoder, Reader
 from ctx_jax.encoders.elmo import allennlp_files
 from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.inputs import CharacterReader, VocabularyReader
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.inputs import CharacterReader, SubwordReader, VocabularyReader
 from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.encoders.transformer import model as transformer
 from ctx_jax.encoders.transformer.config import Transformer
 from ctx_jax.encoders.transformer.huggingface_keys import ARCHITECTURES
+from ctx_jax.encoders.transformer.inputs import SubwordReader
 from ctx_jax.io.configs import from_json, newest
+from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
 from ctx_jax.io.json_files import read_json
 from ctx_jax.tokenizers import subword_files
 from ctx_jax.tokenizers.subwords import Subwords
@@ -60,16 +62,16 @@ def load(
         if path is not None or options is None or weights is None:
             given = {"path": path, "options": options, "weights": weights}
             got = ", ".join(f"{name}={str(value)!r}" for name, value in given.items() if value is not None)
-            raise ValueError(f"load needs a path, or both options= and weights= without one; got {got}")
+            raise InputError(f"load needs a path, or both options= and weights= without one; got {got}")
         _no_step(step, options)
         return _allennlp(_file("options", options), _file("weights", weights))
     if path is None or path == "":
         got = "nothing" if path is None else "''"
-        raise ValueError(f"load needs a path, or both options= and weights=; got {got}")
+        raise InputError(f"load needs a path, or both options= and weights=; got {got}")
     folder = Path(path)
     if not folder.is_dir():
         what = "is a file; load needs its folder, or options= and weights=" if folder.exists() else "does not exist"
-        raise FileNotFoundError(f"{folder} {what}")
+        raise MissingFileError(f"{folder} {what}")
     run = (folder / CONFIG).is_file() and (folder / "checkpoints").is_dir()
     found = None if run else _allennlp_files(folder)
     # Beside AllenNLP's files it may be anybody's, even AllenNLP's own, which has a model too.
@@ -82,7 +84,7 @@ def load(
     if found:
         return _allennlp(*found)
     listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"{folder} is no encoder: looked for config.json and checkpoints/ (a run), options.json or *_options.json "
         "with an HDF5 file holding char_embed (AllenNLP), or config.json with a model_type (Hugging Face); "
         f"found {listed}"
@@ -93,13 +95,13 @@ def _file(name: str, path: str | Path) -> Path:
     """The path of an argument; FileNotFoundError where there is no file."""
     if not Path(path).is_file():
         what = "is a folder; it must be a file: load(folder) finds both" if Path(path).is_dir() else "does not exist"
-        raise FileNotFoundError(f"load({name}=): {path} {what}")
+        raise MissingFileError(f"load({name}=): {path} {what}")
     return Path(path)
 
 
 def _no_step(step: CheckpointStep, path: str | Path) -> None:
     if step != "best":
-        raise ValueError(f"step is of a run, and {path} is none: leave step={step!r} out")
+        raise InputError(f"step is of a run, and {path} is none: leave step={step!r} out")
 
 
 def _allennlp_files(folder: Path) -> tuple[Path, Path] | None:
@@ -114,7 +116,7 @@ def _allennlp_files(folder: Path) -> tuple[Path, Path] | None:
 def _allennlp(options: Path, weights: Path) -> Encoder:
     model, params = allennlp_files.read(options=options, weights=weights)
     if model.inputs == "words":
-        raise ValueError(f"{options} describes a model of words, whose files hold no vocabulary: load the run instead")
+        raise InputError(f"{options} describes a model of words, whose files hold no vocabulary: load the run instead")
     return Encoder(model, params, CharacterReader(model.max_characters))
 
 
@@ -123,7 +125,7 @@ def _huggingface(folder: Path) -> Encoder:
     subwords = subword_files.read_folder(folder, config["model_type"], str(config.get("tokenizer_class") or ""))
     if model.vocabulary > (size := len(subwords)):
         # Vocabularies are rounded up for speed, or had words once; which of these it is, no file says.
-        raise ValueError(
+        raise InputError(
             f"{folder} has a vocabulary of {model.vocabulary}, its tokenizer one of {size}: rows {size} to "
             f"{model.vocabulary - 1} of the model have no token. Where they are unused, give each a name that no text "
             f'has, in added_tokens.json ({{"<unused {size}>": {size}, ...}}), or where tokenizer_config.json has '
@@ -136,7 +138,7 @@ def _huggingface(folder: Path) -> Encoder:
 def _subword_reader(model: Transformer, subwords: Subwords, folder: Path, rule: Rule = "whitespace") -> SubwordReader:
     subwords.check_vocabulary(model.vocabulary, str(folder))
     if model.positions_after_padding and model.pad_id != subwords.pad_id:
-        raise ValueError(
+        raise InputError(
             f"{folder}: the model counts positions around pad_id={model.pad_id}, its tokenizer pads with "
             f"{subwords.pad_id} ({subwords.special.pad}): they do not belong together"
         )
@@ -154,7 +156,7 @@ def _run(folder: Path, config: dict[str, Any], step: CheckpointStep) -> Encoder:
         config = newest(config)
         model: BiLM | Transformer = from_json([BiLM, Transformer], config["model"])
     except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from error
+        raise InputError(f"{folder / CONFIG}: {error}") from error
     with RunCheckpoints(folder / "checkpoints") as checkpoints:
         match step:
             case "best":
@@ -164,9 +166,9 @@ def _run(folder: Path, config: dict[str, Any], step: CheckpointStep) -> Encoder:
             case int() | np.integer() if not isinstance(step, bool):
                 number = int(step)
             case _:
-                raise ValueError(f'step must be "best", "latest" or a number, got {step!r}')
+                raise InputError(f'step must be "best", "latest" or a number, got {step!r}')
         if number is None:
-            raise FileNotFoundError(f"{folder} has no complete checkpoint yet: train it longer, then load it")
+            raise MissingFileError(f"{folder} has no complete checkpoint yet: train it longer, then load it")
         params = checkpoints.restore_params(number, _shapes(model))
     return Encoder(model, params, _reader(model, folder, rule_of(config["data"]["train"], config["data"]["rule"])))
 
@@ -178,7 +180,7 @@ def _shapes(model: BiLM | Transformer) -> Any:
             return jax.eval_shape(partial(bilm.init, model), key)
         case Transformer():
             return jax.eval_shape(partial(transformer.init, model), key)
-    raise TypeError(f"nothing loads the parameters of a {type(model).__name__}")
+    raise InputTypeError(f"nothing loads the parameters of a {type(model).__name__}")
 
 
 def _reader(model: BiLM | Transformer, folder: Path, rule: Rule) -> Reader:
@@ -190,8 +192,8 @@ def _reader(model: BiLM | Transformer, folder: Path, rule: Rule) -> Reader:
             path = existing(folder, VOCABULARY)
             vocabulary = Vocabulary.read(path)
             if len(vocabulary) != model.vocabulary:
-                raise ValueError(f"{path} has {len(vocabulary)} words, the model {model.vocabulary}")
+                raise InputError(f"{path} has {len(vocabulary)} words, the model {model.vocabulary}")
             return VocabularyReader(vocabulary, rule)
         case Transformer():
             return _subword_reader(model, subword_files.read_folder(folder), folder, rule)
-    raise TypeError(f"nothing reads text for a {type(model).__name__}")
+    raise InputTypeError(f"nothing reads text for a {type(model).__name__}")

@@ -8,6 +8,8 @@ from typing import Literal, TypedDict
 import jax
 import jax.numpy as jnp
 
+from ctx_jax.io.errors import InputError
+
 LayerNorm = Literal["bilm_tf", "allennlp"]
 
 
@@ -25,7 +27,7 @@ def init_mix(count: int) -> Mixing:
     {'weights': Array([0., 0., 0.], dtype=float32), 'gamma': Array(1., dtype=float32)}
     """
     if count < 1:
-        raise ValueError(f"a mix needs at least one layer, got count={count}: give len(layers.values)")
+        raise InputError(f"a mix needs at least one layer, got count={count}: give len(layers.values)")
     return {"weights": jnp.zeros(count, jnp.float32), "gamma": jnp.ones((), jnp.float32)}
 
 
@@ -60,14 +62,14 @@ def mix(
     _check(values, weights, gamma, mask)
     if layer_norm is not None:
         if mask is None:
-            raise ValueError(f"layer_norm={layer_norm!r} takes statistics over real words: give mask=layers.mask")
+            raise InputError(f"layer_norm={layer_norm!r} takes statistics over real words: give mask=layers.mask")
         match layer_norm:
             case "bilm_tf":
                 values = _normalise(values, mask, 1e-12)
             case "allennlp":
                 values = _normalise(values, mask, 1e-13)
             case _:
-                raise ValueError(f'layer_norm must be None, "bilm_tf" or "allennlp", got {layer_norm!r}')
+                raise InputError(f'layer_norm must be None, "bilm_tf" or "allennlp", got {layer_norm!r}')
     mixed = jnp.einsum("l,lbtd->btd", jax.nn.softmax(weights), values, precision=jax.lax.Precision.HIGHEST)
     mixed = gamma * mixed
     return mixed if mask is None else jnp.where(mask[..., None], mixed, 0.0)  # [B, T, D]
@@ -91,13 +93,13 @@ def _normalise(values: jax.Array, mask: jax.Array, epsilon: float) -> jax.Array:
 
 def _check(values: jax.Array, weights: jax.Array, gamma: jax.Array, mask: jax.Array | None) -> None:
     if values.ndim != 4:
-        raise ValueError(f"mix needs values [L, B, T, D], got shape {values.shape}: give layers.values")
+        raise InputError(f"mix needs values [L, B, T, D], got shape {values.shape}: give layers.values")
     if weights.shape != values.shape[:1]:
-        raise ValueError(
+        raise InputError(
             f"{values.shape[0]} layers need mixing weights of shape {values.shape[:1]}, got {weights.shape}: "
             f"use init_mix({values.shape[0]})"
         )
     if gamma.shape != ():
-        raise ValueError(f"the mix's gamma is one number, got shape {gamma.shape}")
+        raise InputError(f"the mix's gamma is one number, got shape {gamma.shape}")
     if mask is not None and mask.shape != values.shape[1:3]:
-        raise ValueError(f"mask must be [B, T] = {values.shape[1:3]}, got {mask.shape}: give layers.mask")
+        raise InputError(f"mask must be [B, T] = {values.shape[1:3]}, got {mask.shape}: give layers.mask")

@@ -5,6 +5,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from ctx_jax.io.errors import InputError
+
 How = Literal["mean", "max", "first", "last"]
 
 
@@ -19,9 +21,9 @@ def pool(vectors: jax.Array, mask: jax.Array, how: How = "mean") -> jax.Array:
     """
     vectors, mask = jnp.asarray(vectors), jnp.asarray(mask, jnp.bool_)
     if vectors.ndim != 3 or mask.shape != vectors.shape[:2]:
-        raise ValueError(f"pool needs vectors [B, T, D] and mask [B, T], got {vectors.shape} and {mask.shape}")
+        raise InputError(f"pool needs vectors [B, T, D] and mask [B, T], got {vectors.shape} and {mask.shape}")
     if how not in ("mean", "max", "first", "last"):
-        raise ValueError(f'how must be "mean", "max", "first" or "last", got {how!r}')
+        raise InputError(f'how must be "mean", "max", "first" or "last", got {how!r}')
     rows, length, width = vectors.shape
     if length == 0:
         return jnp.zeros((rows, width), vectors.dtype)

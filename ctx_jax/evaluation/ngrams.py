@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ctx_jax.io.errors import InputError
+
 MAX_TOKENS = 2_500_000  # bounds memory: about 120 bytes a token, 300 MB at the cap; WikiText-2 is below it
 HELD_OUT = 10  # every tenth training sentence fits the interpolation weights
 BUCKETS = 16  # weights depend on floor(log2(count of the history)) + 1; 0 is a history never seen
@@ -58,7 +60,7 @@ class Ngram:
             nats -= float(np.log(self.probabilities(grams)).sum())
             tokens += len(grams)
         if not tokens:
-            raise ValueError("the perplexity of an n-gram model needs at least one sentence, got none")
+            raise InputError("the perplexity of an n-gram model needs at least one sentence, got none")
         return math.exp(nats / tokens)
 
 
@@ -81,9 +83,9 @@ def fit_ngram(
     Source: Jelinek and Mercer 1980; buckets as in Chen and Goodman 1999, section 2.3.
     """
     if not 1 <= order <= 3:
-        raise ValueError(f"an n-gram model here has order 1, 2 or 3, got {order}")
+        raise InputError(f"an n-gram model here has order 1, 2 or 3, got {order}")
     if size**order >= 2**63:
-        raise ValueError(f"the keys of {order}-grams over {size} words do not fit 64 bits: lower the vocabulary")
+        raise InputError(f"the keys of {order}-grams over {size} words do not fit 64 bits: lower the vocabulary")
     fitting: list[np.ndarray] = []
     held_out: list[np.ndarray] = []
     tokens = 0
@@ -94,7 +96,7 @@ def fit_ngram(
         if tokens >= max_tokens:
             break
     if not held_out:
-        raise ValueError(
+        raise InputError(
             f"an n-gram model needs at least {HELD_OUT} training sentences (every {HELD_OUT}th fits its weights), "
             f"got {len(fitting)}"
         )
@@ -149,7 +151,7 @@ def _look_up(keys: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> np.nda
 def _estimates(model: Ngram, grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Maximum-likelihood estimates [order, N] and the bucket of each history [order, N]."""
     if grams.ndim != 2 or grams.shape[1] != model.order:
-        raise ValueError(f"a model of order {model.order} needs grams [N, {model.order}], got {grams.shape}")
+        raise InputError(f"a model of order {model.order} needs grams [N, {model.order}], got {grams.shape}")
     estimates, buckets = [], []
     for k in range(model.order):
         tail = grams[:, model.order - 1 - k :]

@@ -13,6 +13,7 @@ import jax
 from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.evaluation.protocols import SentenceScore, StepScore, by_sentence, by_step, by_stream
 from ctx_jax.evaluation.scoring import Scorer, SentenceEncoder
+from ctx_jax.io.errors import InputError
 from ctx_jax.io.progress import counted
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 
@@ -100,7 +101,7 @@ def _of_steps(steps: Iterable[StepScore], batch: int) -> Perplexity:
         unknown += step.unknown
         batches.append(exp_or_inf(0.5 * (step.forward + step.backward)))
     if not batches:
-        raise ValueError(
+        raise InputError(
             f"protocol bilm-tf fills {batch} lanes with a sentence each, and the text has fewer: no batch is complete. "
             "Set a smaller batch (--batch), or take protocol sentence, which counts every token"
         )
@@ -143,7 +144,7 @@ def sentence_scores(
         case "stream":
             scorer = Scorer(model, params, rows=1, window=window or WINDOWS[protocol], devices=devices)
             return by_stream(scorer, encode, counted(sentences, advance))
-    raise ValueError(f"sentences are scored by protocol sentence or stream, got {protocol!r}")
+    raise InputError(f"sentences are scored by protocol sentence or stream, got {protocol!r}")
 
 
 def summarize(scores: Iterable[SentenceScore], protocol: Literal["sentence", "stream"] = "sentence") -> Perplexity:
@@ -156,7 +157,7 @@ def summarize(scores: Iterable[SentenceScore], protocol: Literal["sentence", "st
         tokens += score.tokens
         unknown += score.unknown
     if not tokens:
-        raise ValueError("perplexity needs at least one sentence, the text has none")
+        raise InputError("perplexity needs at least one sentence, the text has none")
     loss = 0.5 * (forward + backward) / tokens
     return Perplexity(
         protocol, loss, exp_or_inf(forward / tokens), exp_or_inf(backward / tokens), tokens, unknown / tokens

@@ -20,9 +20,10 @@ from ctx_jax.data.prefetch import prefetch
 from ctx_jax.data.tokens import BLOCK
 from ctx_jax.distributed.pipelined import one_behind
 from ctx_jax.distributed.sharding import over_rows
-from ctx_jax.embedding.batching import rounded
+from ctx_jax.encoders.base import rounded
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.evaluation.perplexity import exp_or_inf
+from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.subwords import Subwords
 
 Arrays = dict[str, np.ndarray]
@@ -85,10 +86,10 @@ def pseudo_perplexity(
     has a piece.
     """
     if model.causal:
-        raise ValueError("pseudo-perplexity masks tokens; a causal model has a perplexity of its own")
+        raise InputError("pseudo-perplexity masks tokens; a causal model has a perplexity of its own")
     room = model.longest - len(subwords.before) - len(subwords.after)
     if room < 1:
-        raise ValueError(
+        raise InputError(
             f"pseudo-perplexity needs room for a token between the special ones, the model's positions hold "
             f"{model.longest}: take a model with more"
         )
@@ -101,7 +102,7 @@ def pseudo_perplexity(
             nats += float(total.sum(dtype=np.float64))
             tokens += float(weight.sum())
     if not tokens:
-        raise ValueError("pseudo-perplexity needs a token to predict: no sentence has one")
+        raise InputError("pseudo-perplexity needs a token to predict: no sentence has one")
     return PseudoPerplexity(nats / tokens, round(tokens))
 
 

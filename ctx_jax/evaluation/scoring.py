@@ -18,6 +18,7 @@ import numpy as np
 from ctx_jax import losses
 from ctx_jax.distributed.sharding import over_rows
 from ctx_jax.encoders.elmo.model import BiLM, zero_carry
+from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.tokenizers.characters import BEGIN, END, WordEncoder
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 
@@ -44,7 +45,7 @@ class SentenceEncoder:
 
     def __init__(self, model: BiLM, vocabulary: Vocabulary) -> None:
         if model.vocabulary != len(vocabulary):
-            raise ValueError(
+            raise InputError(
                 f"the model's softmax has {model.vocabulary} words and the vocabulary {len(vocabulary)}: "
                 "take the vocabulary the model was trained with"
             )
@@ -70,11 +71,11 @@ class Scorer:
         self, model: BiLM, params: Any, *, rows: int, window: int, devices: Sequence[jax.Device] | None = None
     ) -> None:
         if rows < 1 or window < 1:
-            raise ValueError(
+            raise InputError(
                 f"sentences at a time (--batch) and steps of a window are 1 or more, got {rows} and {window}"
             )
         if not model.vocabulary:
-            raise ValueError("perplexity needs a model with a softmax; this encoder was stored without one")
+            raise InputError("perplexity needs a model with a softmax; this encoder was stored without one")
         self.rows, self.window, self._model = rows, window, model
         self._run, lay = _compiled(model, rows, tuple(devices or ()))
         self._params = lay(params)
@@ -144,5 +145,5 @@ def numbered(sentences: Iterable[Sequence[str]]) -> Iterator[tuple[int, Sequence
     """Sentences with their place in the text; a string in place of a list of words is an error."""
     for index, words in enumerate(sentences):
         if isinstance(words, str):
-            raise TypeError(f"a sentence must be a list of words, sentence {index} is the string {words[:40]!r}")
+            raise InputTypeError(f"a sentence must be a list of words, sentence {index} is the string {words[:40]!r}")
         yield index, words

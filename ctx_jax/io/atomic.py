@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from ctx_jax.io.errors import ExistingFileError
+
 
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
@@ -24,7 +26,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     if folder.exists():
         held = sorted(path.name for path in folder.iterdir())[:4] if folder.is_dir() else [folder.name]
         if held:
-            raise FileExistsError(f"{folder} exists and is not empty ({', '.join(held)}): give a new folder")
+            raise ExistingFileError(f"{folder} exists and is not empty ({', '.join(held)}): give a new folder")
     partial = _partial(folder)
     try:
         with naming_full_disk(folder):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ctx_jax.io.atomic import write_whole
+from ctx_jax.io.errors import InputError, InputTypeError
 
 TYPE = "type"
 FORMAT = "format"
@@ -43,7 +44,7 @@ def read(path: str | Path, allowed: Sequence[type]) -> Any:
     try:
         return from_json(allowed, newest(json.loads(Path(path).read_text(encoding="utf-8"))))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def newest(stored: Any) -> Any:
@@ -55,9 +56,9 @@ def newest(stored: Any) -> Any:
         return stored
     number = stored.get(FORMAT, 1)
     if type(number) is not int or number < 1:
-        raise ValueError(f"{FORMAT}: needs a whole number from 1 to {NEWEST}, got {number!r}")
+        raise InputError(f"{FORMAT}: needs a whole number from 1 to {NEWEST}, got {number!r}")
     if number > NEWEST:
-        raise ValueError(f"{FORMAT} {number} is of a newer ctx_jax, this one reads up to {NEWEST}: update it")
+        raise InputError(f"{FORMAT} {number} is of a newer ctx_jax, this one reads up to {NEWEST}: update it")
     return _filled({name: value for name, value in stored.items() if name != FORMAT}, number)
 
 
@@ -74,7 +75,7 @@ def _filled(data: Any, number: int) -> Any:
 def to_json(config: Any) -> dict[str, Any]:
     """A nested frozen dataclass as a dict that `json.dumps` takes; `from_json` reads it back equal."""
     if not is_dataclass(config) or isinstance(config, type):
-        raise TypeError(f"needs an instance of a config dataclass, got {config!r}")
+        raise InputTypeError(f"needs an instance of a config dataclass, got {config!r}")
     return {TYPE: type(config).__name__} | {
         field.name: _plain(getattr(config, field.name), field.name) for field in fields(config)
     }
@@ -92,7 +93,7 @@ def _plain(value: Any, where: str) -> Any:
             return [_plain(item, where) for item in value]
         case dict():
             return {str(key): _plain(item, where) for key, item in value.items()}
-    raise TypeError(
+    raise InputTypeError(
         f"field {where!r} holds {value!r}, which JSON has no form for: use tuples, numbers, strings or None"
     )
 
@@ -115,19 +116,19 @@ def _near(name: str, names: Iterable[str]) -> str:
 def _dataclass(allowed: Sequence[type], data: Any, where: str) -> Any:
     names = {cls.__name__: cls for cls in allowed}
     if not isinstance(data, Mapping) or TYPE not in data:
-        raise ValueError(f"{where}: needs an object with a {TYPE!r} of {' or '.join(names)}, got {data!r}")
+        raise InputError(f"{where}: needs an object with a {TYPE!r} of {' or '.join(names)}, got {data!r}")
     if data[TYPE] not in names:
         near = _near(str(data[TYPE]), names)
-        raise ValueError(f"{where}.{TYPE}: needs {' or '.join(names)}, got {data[TYPE]!r}{near}")
+        raise InputError(f"{where}.{TYPE}: needs {' or '.join(names)}, got {data[TYPE]!r}{near}")
     cls = names[data[TYPE]]
     known = [field.name for field in fields(cls) if field.init]
     given = [name for name in data if name != TYPE]
     for name in given:
         if name not in known:
-            raise ValueError(f"{where}.{name}: {cls.__name__} has no such field{_near(name, known)}")
+            raise InputError(f"{where}.{name}: {cls.__name__} has no such field{_near(name, known)}")
     for name in known:
         if name not in data:
-            raise ValueError(
+            raise InputError(
                 f"{where}.{name}: missing, and {cls.__name__} needs it; it has {', '.join(given) or 'none'}"
             )
     hints = get_type_hints(cls)
@@ -146,7 +147,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             if choice == value and type(choice) is type(value):
                 return choice
         near = _near(str(value), [str(choice) for choice in get_args(hint)])
-        raise ValueError(f"{where}: needs one of {', '.join(map(repr, get_args(hint)))}, got {value!r}{near}")
+        raise InputError(f"{where}: needs one of {', '.join(map(repr, get_args(hint)))}, got {value!r}{near}")
     if tuple in (origin, hint):
         return _tuple(get_args(hint), value, where)
     if origin in (list, Sequence) and isinstance(value, list):
@@ -168,7 +169,7 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
         return Path(value)
     if hint in (bool, int, float, str) and type(value) is hint:
         return value
-    raise ValueError(f"{where}: needs {_name(hint)}, got {value!r}")
+    raise InputError(f"{where}: needs {_name(hint)}, got {value!r}")
 
 
 def _union(arms: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -186,19 +187,19 @@ def _union(arms: tuple[Any, ...], value: Any, where: str) -> Any:
         except ValueError as error:
             errors.append(str(error))
     if len(errors) == 1 or (len(errors) == 2 and type(None) in arms):
-        raise ValueError(errors[0])
-    raise ValueError(f"{where}: needs {' or '.join(map(_name, arms))}, got {value!r}")
+        raise InputError(errors[0])
+    raise InputError(f"{where}: needs {' or '.join(map(_name, arms))}, got {value!r}")
 
 
 def _tuple(items: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{where}: needs a list, got {value!r}")
+        raise InputError(f"{where}: needs a list, got {value!r}")
     if not items:
         return tuple(value)
     if len(items) == 2 and items[1] is Ellipsis:
         items = (items[0],) * len(value)
     if len(items) != len(value):
-        raise ValueError(f"{where}: needs {len(items)} values, got {len(value)}: {value!r}")
+        raise InputError(f"{where}: needs {len(items)} values, got {len(value)}: {value!r}")
     return tuple(
         _value(item, part, f"{where}.{index}") for index, (item, part) in enumerate(zip(items, value, strict=True))
     )

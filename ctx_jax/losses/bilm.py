@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ctx_jax.encoders.elmo.model import DIRECTIONS, BiLM, Carry, Params, softmax_weights, streams, token_vectors
+from ctx_jax.io.errors import InputError
 from ctx_jax.losses.sampled import draw_negatives, expected_counts, sampled_softmax
 from ctx_jax.losses.softmax import exact_softmax, token_losses
 
@@ -97,7 +98,7 @@ def _hidden(
     targets = [f"next_token_id{suffix}" for suffix in _SUFFIX.values()]
     missing = [name for name in names + targets if name not in batch]
     if missing:
-        raise ValueError(f"a biLM over {model.inputs} needs {names + targets} in its batch; missing {missing}")
+        raise InputError(f"a biLM over {model.inputs} needs {names + targets} in its batch; missing {missing}")
     # Both directions in one call: they hold nearly the same words, and each distinct one is encoded once.
     both = token_vectors(model, params, jnp.stack([batch[name] for name in names]), copies=len(names))
     outputs, carry = streams(

@@ -17,6 +17,7 @@ from ctx_jax.encoders.transformer.model import (
     next_sentence_logits,
     pooled,
 )
+from ctx_jax.io.errors import InputError
 from ctx_jax.losses.softmax import softmax_with_hits
 
 Params = Mapping[str, Any]
@@ -75,7 +76,7 @@ def causal_lm(
       ValueError: a model that sees what comes after, a batch without an array, a model without a head.
     """
     if not model.causal:
-        raise ValueError("the next token is visible to a model without causal=True: set it, or use masked_lm")
+        raise InputError("the next token is visible to a model without causal=True: set it, or use masked_lm")
     _needs(batch, "token_ids", "next_token_id")
     labels = batch["next_token_id"]
     weight = batch.get("weight")
@@ -87,7 +88,7 @@ def causal_lm(
 def _needs(batch: Batch, *names: str) -> None:
     missing = [name for name in names if name not in batch]
     if missing:
-        raise ValueError(f"this objective needs {list(names)} in its batch; missing {missing}: set the sequences' form")
+        raise InputError(f"this objective needs {list(names)} in its batch; missing {missing}: set the sequences' form")
 
 
 def _hidden(model: Transformer, params: Params, batch: Batch, key: jax.Array | None) -> jax.Array:

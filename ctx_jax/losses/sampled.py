@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ctx_jax.io.errors import InputError
 from ctx_jax.ops.linear import Compute, linear
 
 
@@ -65,7 +66,7 @@ def draw_negatives(key: jax.Array, count: int, vocabulary: int) -> Negatives:
       ValueError: `count` exceeds the vocabulary, so that the drawing would never end.
     """
     if not 0 < count <= vocabulary:
-        raise ValueError(f"a vocabulary of {vocabulary} words cannot give {count} distinct negatives: set negatives")
+        raise InputError(f"a vocabulary of {vocabulary} words cannot give {count} distinct negatives: set negatives")
     block = 3 * count  # of which about 2 count are draws
 
     def more(draws: _Draws) -> _Draws:
@@ -150,4 +151,4 @@ def _check_shapes(
     }
     if len(hidden) != 2 or any(found != wanted for found, wanted in shapes.values()):
         listed = ", ".join(f"{name} is {list(found)}" for name, (found, _) in shapes.items())
-        raise ValueError(f"the arrays of a sampled softmax must go together; got: {listed}")
+        raise InputError(f"the arrays of a sampled softmax must go together; got: {listed}")

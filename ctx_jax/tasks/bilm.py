@@ -17,11 +17,12 @@ from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sentence_streams import SentenceSource
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.elmo import model as bilm
+from ctx_jax.encoders.elmo.inputs import CharacterReader, VocabularyReader
 from ctx_jax.encoders.elmo.model import DIRECTIONS, BiLM
-from ctx_jax.encoders.inputs import CharacterReader, VocabularyReader
 from ctx_jax.evaluation.neighbours import show_neighbours
 from ctx_jax.evaluation.ngrams import fit_ngram
 from ctx_jax.evaluation.perplexity import exp_or_inf, perplexity
+from ctx_jax.io.errors import InputError
 from ctx_jax.io.progress import Pace
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.task import Batches, Carry, Params, Terms
@@ -32,12 +33,12 @@ SHOWN = 400  # validation sentences among which the last page looks for neighbou
 def with_vocabulary(model: BiLM, vocabulary: Vocabulary) -> BiLM:
     """The model with its softmax as large as the vocabulary; ValueError where it asks for another size."""
     if model.vocabulary not in (0, len(vocabulary)):
-        raise ValueError(
+        raise InputError(
             f"--model.vocabulary {model.vocabulary}, but the vocabulary has {len(vocabulary)} words: leave it out (0 "
             "takes the vocabulary's size), or set --data.vocabulary or --data.vocabulary-size"
         )
     if model.negatives >= len(vocabulary):
-        raise ValueError(
+        raise InputError(
             f"--model.negatives {model.negatives} distinct words cannot be drawn from a vocabulary of "
             f"{len(vocabulary)}: set fewer, or 0 for the exact softmax"
         )

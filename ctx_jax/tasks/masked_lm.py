@@ -20,6 +20,7 @@ from ctx_jax.encoders.transformer import model as transformer
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.evaluation.fill_mask import show_filled
 from ctx_jax.evaluation.masked_lm_eval import held_out_metrics, metrics_of
+from ctx_jax.io.errors import InputError
 from ctx_jax.losses.language_model import COEFFICIENTS
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.training.config import check_sequences, has_label
@@ -50,7 +51,7 @@ def with_tokenizer(
     if sequences.form == "pairs":
         _ = subwords.pair_layout  # raises for one that pairs are not trained with
     if sequences.length > model.longest:  # rotary ones too: files and readers take max_positions at its word
-        raise ValueError(
+        raise InputError(
             f"--sequences.length {sequences.length} is longer than the {model.longest} positions of the model: set "
             f"{'' if imported else '--model.max-positions, or '}a shorter --sequences.length"
         )

@@ -12,10 +12,11 @@ from ctx_jax.data.cache import Sentences, load_sentences
 from ctx_jax.data.tokens import Tokens, cache_tokens
 from ctx_jax.embedding.load import load
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.inputs import SubwordReader
 from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.encoders.transformer.inputs import SubwordReader
 from ctx_jax.evaluation.masked_lm_eval import first_sentences, held_out
+from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
 from ctx_jax.tasks.bilm import BiLMTask, with_vocabulary
 from ctx_jax.tasks.masked_lm import TransformerTask, adapt, with_tokenizer
 from ctx_jax.tasks.preparing import check_texts, prepare_vocabulary, train_tokenizer
@@ -35,7 +36,7 @@ def files_of(model: BiLM | Transformer, run_dir: Path) -> tuple[str, ...]:
         case Transformer():
             origin = (ORIGIN,) if (run_dir / ORIGIN).is_file() else ()
             return (subwords_of.FILE, subwords_of.CONFIG, TEXTS, *origin)
-    raise TypeError(f"nothing trains a {type(model).__name__}")
+    raise InputTypeError(f"nothing trains a {type(model).__name__}")
 
 
 def open_task(config: TrainConfig, run_dir: Path, say: Callable[[str], None], *, resumed: bool) -> Task:
@@ -48,7 +49,7 @@ def open_task(config: TrainConfig, run_dir: Path, say: Callable[[str], None], *,
             return _open_bilm(config, config.model, run_dir, say, resumed=resumed)
         case Transformer():
             return _open_transformer(config, config.model, run_dir, say, resumed=resumed)
-    raise TypeError(f"nothing trains a {type(config.model).__name__}")
+    raise InputTypeError(f"nothing trains a {type(config.model).__name__}")
 
 
 def complete(config: TrainConfig, old: TrainConfig) -> BiLM | Transformer:
@@ -116,7 +117,7 @@ def _import(folder: str) -> tuple[Transformer, Params, Subwords]:
     with _naming(f"--init {folder}"):
         encoder = load(folder)
         if not isinstance(encoder.model, Transformer) or not isinstance(encoder.reader, SubwordReader):
-            raise ValueError(f"it holds a {type(encoder.model).__name__}; a Transformer is needed")
+            raise InputError(f"it holds a {type(encoder.model).__name__}; a Transformer is needed")
         # On the host: as long as the run lasts, they would take the room of a second set on a device.
         return encoder.model, jax.device_get(encoder.params), encoder.reader.subwords
 
@@ -135,9 +136,9 @@ def _naming(flag: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else error
-        raise FileNotFoundError(f"{flag}: {reason}") from error
+        raise MissingFileError(f"{flag}: {reason}") from error
     except ValueError as error:
-        raise ValueError(f"{flag}: {error}") from error
+        raise InputError(f"{flag}: {error}") from error
 
 
 def _open_bilm(

@@ -10,6 +10,7 @@ from pathlib import Path
 from ctx_jax.checkpoints.run_files import TEXTS, VOCABULARY, existing
 from ctx_jax.data.cache import Sentences
 from ctx_jax.io.atomic import write_whole
+from ctx_jax.io.errors import InputError
 from ctx_jax.io.progress import paced
 from ctx_jax.tokenizers import subword_training
 from ctx_jax.tokenizers import vocabulary as vocabularies
@@ -60,10 +61,10 @@ def check_texts(run_dir: Path, texts: dict[str, Sentences | None], *, resumed: b
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [split for split, digest in found.items() if before[split] != digest]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not what this run wrote ({error!r}): begin anew in another --run-dir") from error
+        raise InputError(f"{path} is not what this run wrote ({error!r}): begin anew in another --run-dir") from error
     if changed:
         split = changed[0]
-        raise ValueError(
+        raise InputError(
             f"the {split} text is not the one this run began with: digest {before[split]} then, {found[split]} now. "
             "Give the text as it was, or choose another --run-dir"
         )

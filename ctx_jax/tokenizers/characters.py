@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from ctx_jax.io.errors import InputError
+
 BEGIN_SENTENCE = 256
 END_SENTENCE = 257
 BEGIN_WORD = 258
@@ -47,7 +49,7 @@ def encode_word(word: str, max_characters: int) -> np.ndarray:
 def encode_marker(marker: int, max_characters: int) -> np.ndarray:
     """Raw ids of a sentence marker, `BEGIN_SENTENCE` or `END_SENTENCE`, int32 [C]: `[258, marker, 259, 260 ...]`."""
     if marker not in (BEGIN_SENTENCE, END_SENTENCE):
-        raise ValueError(f"a sentence marker is {BEGIN_SENTENCE} (begin) or {END_SENTENCE} (end), got {marker}")
+        raise InputError(f"a sentence marker is {BEGIN_SENTENCE} (begin) or {END_SENTENCE} (end), got {marker}")
     return _row([marker], max_characters)
 
 
@@ -62,7 +64,7 @@ def _row(inside: Sequence[int], max_characters: int) -> np.ndarray:
 
 def _check_width(max_characters: int) -> None:
     if max_characters < 3:
-        raise ValueError(
+        raise InputError(
             "max_characters (--model.max-characters) must be at least 3 (begin, one character, end), got "
             f"{max_characters}"
         )
@@ -98,7 +100,7 @@ class WordEncoder:
     def __init__(self, max_characters: int, capacity: int = 65_536) -> None:
         _check_width(max_characters)
         if capacity < 1:
-            raise ValueError(f"capacity must be at least 1 word, got {capacity}")
+            raise InputError(f"capacity must be at least 1 word, got {capacity}")
         self.max_characters = max_characters
         self.capacity = capacity
         self._rows = _Rows(np.empty((capacity, max_characters), np.int32))
@@ -139,9 +141,9 @@ def char_ids(
     height = len(sentences) if rows is None else rows
     width = longest if length is None else length
     if len(sentences) > height:
-        raise ValueError(f"got {len(sentences)} sentences for rows={height}: set rows={len(sentences)} or pass fewer")
+        raise InputError(f"got {len(sentences)} sentences for rows={height}: set rows={len(sentences)} or pass fewer")
     if longest > width:
-        raise ValueError(f"the longest sentence has {longest} words for length={width}: set length={longest} or cut it")
+        raise InputError(f"the longest sentence has {longest} words for length={width}: set length={longest} or cut it")
     ids = np.zeros((height, width + 2, max_characters), np.int32)
     lengths = np.fromiter(map(len, sentences), np.intp, len(sentences)) + 2
     taken = np.arange(width + 2)[None, :] < lengths[:, None]  # [B, T + 2]

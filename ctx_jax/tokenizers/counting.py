@@ -7,6 +7,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
+from ctx_jax.io.errors import InputError
 from ctx_jax.io.temporary import temporary_folder
 
 LIMIT = 250_000  # distinct words in memory, about 40 MB
@@ -20,7 +21,7 @@ def count_words(sentences: Iterable[Sequence[str]], *, limit: int = LIMIT) -> It
     a temporary folder as a sorted run, and the runs are merged at the end. Words hold no line ends.
     """
     if limit < 1:
-        raise ValueError(f"limit must be at least 1 distinct word, got {limit}")
+        raise InputError(f"limit must be at least 1 distinct word, got {limit}")
     counts: Counter[str] = Counter()
     with temporary_folder("count") as folder:
         runs: list[Path] = []

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from ctx_jax.io.errors import InputError, MissingPackageError
 from ctx_jax.tokenizers.special_files import Settings, surrounded
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens
@@ -53,7 +54,7 @@ def read_sentencepiece(
     unknown = kinds.index(_UNKNOWN)
     if layout == "xlm-r":
         if kinds[:3].count(_NORMAL):
-            raise ValueError(
+            raise InputError(
                 f"{path}: XLM-R's layout needs <unk>, <s>, </s> as the first three pieces, got {names[:3]}"
             )
         special = ROBERTA
@@ -69,7 +70,7 @@ def read_sentencepiece(
     settings.add_to(tokenizer)
     lacking = [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]
     if lacking and not add_missing:
-        raise ValueError(
+        raise InputError(
             f"{path} lacks special tokens: {', '.join(lacking)}; `ctx-jax tokenizer FOLDER --convert {path}` writes a "
             "tokenizer with new ids for them at the end (with --layout xlm-r: XLM-R's ids): give its folder. From "
             "Python: read_sentencepiece with add_missing=True, layout='xlm-r', or special= if they have other names"
@@ -88,7 +89,7 @@ def _parse(path: Path) -> Any:
     try:
         from sentencepiece.sentencepiece_model_pb2 import ModelProto
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             f"reading {path} needs the sentencepiece package: pip install 'ctx-jax[sentencepiece]'"
         ) from error
     proto = ModelProto()
@@ -97,9 +98,9 @@ def _parse(path: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # protobuf's DecodeError, whose module moved between versions
-        raise ValueError(f"{path} is no SentencePiece model: {error}") from error
+        raise InputError(f"{path} is no SentencePiece model: {error}") from error
     if not any(piece.type == _UNKNOWN for piece in proto.pieces):
-        raise ValueError(f"{path} is no SentencePiece model: it has no unknown piece")
+        raise InputError(f"{path} is no SentencePiece model: it has no unknown piece")
     return proto
 
 
@@ -116,7 +117,7 @@ def _check(path: Path, proto: Any) -> None:
         wrong = "marks pieces as unused"
     else:
         return
-    raise ValueError(f"{path} {wrong}, which cannot be kept where text is cut word by word: give a model without it")
+    raise InputError(f"{path} {wrong}, which cannot be kept where text is cut word by word: give a model without it")
 
 
 def _pieces(path: Path, proto: Any, roles: set[str]) -> list[tuple[str, float]]:
@@ -131,7 +132,7 @@ def _pieces(path: Path, proto: Any, roles: set[str]) -> list[tuple[str, float]]:
         elif piece.type == _USER and name not in roles:
             text = name.replace(_SPACE, " ")
             if proto.trainer_spec.model_type != 1 or normalize(text) != text:
-                raise ValueError(
+                raise InputError(
                     f"{path} has a user-defined piece, {name!r}, which is read from unigram models alone and where "
                     "normalizing does not change it; special= names those that are special tokens"
                 )
@@ -153,7 +154,7 @@ def _model(path: Path, proto: Any, pieces: list[tuple[str, float]], unknown: int
             return models.BPE(ids, merges, unk_token=name, fuse_unk=True, byte_fallback=bytes_too)
         case 3:  # words
             return models.WordLevel(ids, unk_token=pieces[unknown][0])
-    raise ValueError(f"{path} is a SentencePiece character model, which is not read: give a unigram, bpe or word model")
+    raise InputError(f"{path} is a SentencePiece character model, which is not read: give a unigram, bpe or word model")
 
 
 def _merges(pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tuple[str, str]]:

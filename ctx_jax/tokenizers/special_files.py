@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 
+from ctx_jax.io.errors import InputError
 from ctx_jax.io.json_files import read_json
 from ctx_jax.tokenizers.subwords import CONFIG, Subwords
 from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens, surround
@@ -71,7 +72,7 @@ class Settings:
         for token, number, _, source in self.added:
             got = tokenizer.token_to_id(token.content)
             if number is not None and got != number:
-                raise ValueError(
+                raise InputError(
                     f"{source} gives {token.content!r} the id {number}, but it gets {got}: an added token's id is its "
                     "own in the vocabulary, or follows the vocabulary without a gap; make the files agree"
                 )
@@ -90,10 +91,10 @@ def read_settings(folder: Path) -> Settings:
     if "added_tokens_decoder" in config:  # transformers then leaves the two older files alone
         stated = config["added_tokens_decoder"]
         if not isinstance(stated, Mapping):
-            raise ValueError(f"{where}: added_tokens_decoder must be an object, got {stated!r}")
+            raise InputError(f"{where}: added_tokens_decoder must be an object, got {stated!r}")
         for number, entry in stated.items():
             if not number.isdecimal() or not isinstance(entry, Mapping):
-                raise ValueError(
+                raise InputError(
                     f"{where}: added_tokens_decoder must give each id an object, got {number!r}: {entry!r}"
                 )
             added.append(Added(_token(entry, where, entry.get("content") in roles.values()), int(number), True, where))
@@ -103,7 +104,7 @@ def read_settings(folder: Path) -> Settings:
         special = {*roles.values(), *(one.token.content for one in extras)}
         for token, number in ids.items():
             if type(number) is not int:
-                raise ValueError(f"{folder / _ADDED} must give each token an id, got {token!r}: {number!r}")
+                raise InputError(f"{folder / _ADDED} must give each token an id, got {token!r}: {number!r}")
             entry = {"content": token, "special": token in special, "normalized": token not in special}
             added.append(Added(_token(entry, where), number, False, str(folder / _ADDED)))
     added.sort(key=lambda one: one.id or 0)
@@ -118,7 +119,7 @@ def surrounded(
     try:
         surround(tokenizer, special, mask_takes_space=mask_takes_space, add_missing=add_missing)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
     tokenizer.add_tokens(said)  # their flags stand above the family's
     return finished(tokenizer, special, path)
 
@@ -128,7 +129,7 @@ def finished(tokenizer: Tokenizer, special: SpecialTokens, path: Path) -> Subwor
     try:
         return Subwords(tokenizer, special)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def _roles(entries: Mapping[str, Any]) -> dict[str, str]:
@@ -146,7 +147,7 @@ def _extras(value: Any, where: str) -> list[Added]:
     """Further special tokens, a list or an object of them; their ids are the vocabulary's, or new ones."""
     entries = list(value.values()) if isinstance(value, Mapping) else value
     if not isinstance(entries, list):
-        raise ValueError(f"{where}: {' or '.join(_EXTRA)} must list tokens, got {value!r}")
+        raise InputError(f"{where}: {' or '.join(_EXTRA)} must list tokens, got {value!r}")
     return [
         Added(_token({"content": one} if isinstance(one, str) else one, where, True), None, False, where)
         for one in entries
@@ -156,8 +157,8 @@ def _extras(value: Any, where: str) -> list[Added]:
 def _token(entry: Any, where: str, special: bool = False) -> AddedToken:
     content = entry.get("content") if isinstance(entry, Mapping) else None
     if not isinstance(content, str) or not content:
-        raise ValueError(f"{where}: an added token needs its content, got {entry!r}")
+        raise InputError(f"{where}: an added token needs its content, got {entry!r}")
     flags = {name: entry[name] for name in _FLAGS if name in entry} | ({"special": True} if special else {})
     if wrong := [name for name, value in flags.items() if not isinstance(value, bool)]:
-        raise ValueError(f"{where}: {wrong[0]} of the added token {content!r} must be true or false")
+        raise InputError(f"{where}: {wrong[0]} of the added token {content!r} must be true or false")
     return AddedToken(content, **flags)

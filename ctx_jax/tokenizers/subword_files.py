@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.io.json_files import read_json
 from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.tokenizers.sentencepiece_files import Layout, read_sentencepiece
@@ -77,7 +78,7 @@ def read_folder(folder: str | Path, model_type: str = "", tokenizer_class: str =
         layout: Layout = "xlm-r" if xlm_r else "plain"
         return read_sentencepiece(file, layout=layout, settings=settings)
     listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"{folder} holds no tokenizer: needs tokenizer.json, vocab.txt, vocab.json with merges.txt, or one "
         f"SentencePiece .model; found {listed}"
     )
@@ -87,7 +88,7 @@ def _sentencepiece_of(folder: Path) -> Path | None:
     files = sorted(file for file in folder.iterdir() if file.suffix in SENTENCEPIECE and file.name[0] != ".")
     known = [folder / name for name in _SENTENCEPIECE_NAMES if (folder / name) in files]
     if len(files) > 1 and len(known) != 1:
-        raise ValueError(
+        raise InputError(
             f"{folder} has more than one SentencePiece file: {', '.join(file.name for file in files)}; keep the "
             "model's own alone"
         )
@@ -113,7 +114,7 @@ def _read_json(
 ) -> Subwords:
     state = read_json(path)
     if "model" not in state:
-        raise ValueError(f"{path} is no tokenizer.json: it has no entry 'model'")
+        raise InputError(f"{path} is no tokenizer.json: it has no entry 'model'")
     state |= {"truncation": None, "padding": None}
     if made_by not in _GENERIC:
         _follow(settings, state, made_by)
@@ -209,7 +210,7 @@ def _byte_bpe(path: Path, merges: Path, settings: Settings) -> Subwords:
         settings.add_to(tokenizer)
         return surrounded(tokenizer, special, path, mask_takes_space=True)
     if said := [key for key in ("add_bos_token", "add_eos_token") if settings.entries.get(key)]:
-        raise ValueError(
+        raise InputError(
             f"{path.with_name(CONFIG)}: {said[0]} is true, but a tokenizer whose begin and end are both "
             f"{special.begin} puts nothing around a text here; set it to false to go without"
         )
@@ -235,16 +236,16 @@ def _bpe_files(path: Path, merges: Path) -> tuple[dict[str, int], list[tuple[str
     """Ids of tokens, and the merges in their order."""
     ids = read_json(path)
     if not all(isinstance(number, int) for number in ids.values()) or len(set(ids.values())) < len(ids):
-        raise ValueError(f"{path}: must give every token an id of its own")
+        raise InputError(f"{path}: must give every token an id of its own")
     pairs = []
     for number, line in enumerate(_text(merges).split("\n"), start=1):
         if not line.strip() or line.startswith("#version"):
             continue
         pair = line.rstrip("\r").split(" ")
         if len(pair) != 2:
-            raise ValueError(f"{merges}, line {number}: needs two tokens and a space between them, got {line!r}")
+            raise InputError(f"{merges}, line {number}: needs two tokens and a space between them, got {line!r}")
         if absent := [token for token in (*pair, "".join(pair)) if token not in ids]:
-            raise ValueError(f"{merges} does not fit {path}: line {number} needs {absent[0]!r}, which has no id")
+            raise InputError(f"{merges} does not fit {path}: line {number} needs {absent[0]!r}, which has no id")
         pairs.append((pair[0], pair[1]))
     return ids, pairs
 
@@ -256,7 +257,7 @@ def _made(make: Callable[[], Tokenizer], fault: str) -> Tokenizer:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise ValueError(f"{fault}: {error}") from error
+        raise InputError(f"{fault}: {error}") from error
 
 
 def _unsurrounded(tokenizer: Tokenizer, special: SpecialTokens, path: Path, settings: Settings) -> Subwords:
@@ -282,4 +283,4 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from error
+        raise InputError(f"{path} is not UTF-8: {error}") from error

@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.subword_config import Kind
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.templates import BERT, GPT2, ROBERTA, surround
@@ -43,16 +44,16 @@ def train(
         names = list(dict.fromkeys(special.roles().values()))
     least = len(names) + (len(pre_tokenizers.ByteLevel.alphabet()) if kind == "bpe" else 1)
     if minimum_count < 1:
-        raise ValueError(f"--minimum-count is 1 or more (minimum_count), got {minimum_count}")
+        raise InputError(f"--minimum-count is 1 or more (minimum_count), got {minimum_count}")
     if size < least:
-        raise ValueError(
+        raise InputError(
             f"a {kind} tokenizer needs size={least} or more for its special tokens and bytes, got {size}: set {_SIZE}"
         )
     tokenizer, trainer = _untrained(kind, size, names, lowercase, minimum_count)
     stream = _Counted(sentences)
     tokenizer.train_from_iterator(stream, trainer)
     if not stream.count:
-        raise ValueError("no text to train a tokenizer on, every sentence is empty: set --data.train")
+        raise InputError("no text to train a tokenizer on, every sentence is empty: set --data.train")
     if causal:
         tokenizer.add_special_tokens(names)
     else:
@@ -60,7 +61,7 @@ def train(
         surround(tokenizer, special, mask_takes_space=kind != "wordpiece", second_type=1)
     subwords = Subwords(tokenizer, special)
     if len(subwords) > size:
-        raise ValueError(
+        raise InputError(
             f"the text's characters alone need a vocabulary of {len(subwords)}, size is {size}: set a larger {_SIZE}, "
             "or use kind='bpe' (--tokenizer.kind bpe), which counts bytes"
         )
@@ -115,4 +116,4 @@ def _untrained(kind: Kind, size: int, names: list[str], lowercase: bool, minimum
             return tokenizer, trainers.UnigramTrainer(
                 vocab_size=size, special_tokens=names, unk_token=ROBERTA.unknown, show_progress=False
             )
-    raise ValueError(f'kind must be "wordpiece", "bpe" or "unigram", got {kind!r}')
+    raise InputError(f'kind must be "wordpiece", "bpe" or "unigram", got {kind!r}')

@@ -17,6 +17,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from ctx_jax.io.atomic import write_whole
+from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.templates import PairLayout, SpecialTokens, pair_layout, template
 
 FILE = "tokenizer.json"
@@ -66,7 +67,7 @@ class Subwords:
         if wraps and self.special.mask is None:
             lacking.append("mask")
         if lacking:
-            raise ValueError(
+            raise InputError(
                 f"the tokenizer lacks special tokens: {', '.join(lacking)}; name the ones it has in {CONFIG} "
                 "(pad_token, unk_token, cls_token, sep_token, mask_token) or by special=, or add them to its vocabulary"
             )
@@ -79,11 +80,11 @@ class Subwords:
             if len(shared) > 1 and (wraps or "mask" in shared)
         ]
         if clashes:
-            raise ValueError(f"special tokens clash: {'; '.join(clashes)}; give each role a token of its own")
+            raise InputError(f"special tokens clash: {'; '.join(clashes)}; give each role a token of its own")
         found = (self.before, self.after)
         needed = ((self.begin_id,) if self.before else (), (self.end_id,) if self.after else ())
         if found != needed:
-            raise ValueError(
+            raise InputError(
                 f"the tokenizer puts ids {found[0]} and {found[1]} around a sentence, but begin is "
                 f"{self.special.begin} (id {self.begin_id}) and end {self.special.end} (id {self.end_id}): "
                 "make them agree"
@@ -117,7 +118,7 @@ class Subwords:
     def mask_id(self) -> int:
         """ValueError for a family without a mask (GPT-2)."""
         if self.special.mask is None:
-            raise ValueError(
+            raise InputError(
                 "the tokenizer lacks a special token: mask; masked language modelling needs one: set another "
                 "--tokenizer.file, or train next tokens (--model.causal --sequences.form causal)"
             )
@@ -216,7 +217,7 @@ class Subwords:
         """The pieces as they stand in the vocabulary: "##able", "Ġworld"."""
         found = [self.tokenizer.id_to_token(int(number)) for number in ids]
         if None in found:
-            raise ValueError(f"ids must lie in 0..{len(self) - 1} and have a token, got {ids[found.index(None)]}")
+            raise InputError(f"ids must lie in 0..{len(self) - 1} and have a token, got {ids[found.index(None)]}")
         return [token for token in found if token is not None]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -226,7 +227,7 @@ class Subwords:
     def check_vocabulary(self, size: int, place: str = "the model") -> None:
         """Raises ValueError unless a model of V = `size` and this tokenizer agree."""
         if size != len(self):
-            raise ValueError(
+            raise InputError(
                 f"{place} has a vocabulary of {size}, its tokenizer one of {len(self)}: they do not belong together; "
                 "use the tokenizer the model was trained with"
             )
@@ -256,7 +257,7 @@ def _check_unicode(texts: Sequence[str]) -> None:
             _ = text.encode() if isinstance(text, str) else b""
         except UnicodeEncodeError as error:
             around = text[max(0, error.start - 20) : error.end + 20]
-            raise ValueError(
+            raise InputError(
                 f"{text[error.start]!r} in {around!r}, at character {error.start} of its text, is half of a surrogate "
                 "pair, which no tokenizer reads: decode the text's bytes anew, or replace it"
             ) from None

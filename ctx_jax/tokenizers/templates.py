@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, processors
 
+from ctx_jax.io.errors import InputError
+
 
 @dataclass(frozen=True)
 class SpecialTokens:
@@ -47,7 +49,7 @@ def template(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (begin,), (end,)
     if count == 1:
         return ((begin,), ()) if one.special_tokens_mask[0] else ((), (end,))
-    raise ValueError(f"the tokenizer puts {count} special tokens around a sentence; at most one on each side is read")
+    raise InputError(f"the tokenizer puts {count} special tokens around a sentence; at most one on each side is read")
 
 
 def pair_layout(tokenizer: Tokenizer, begin: int, end: int) -> PairLayout:
@@ -61,7 +63,7 @@ def pair_layout(tokenizer: Tokenizer, begin: int, end: int) -> PairLayout:
     ids = [begin, *ids[:half], *[end] * separators, *ids[half:], end]
     types = [0] * (1 + half + separators) + [layout.second_type] * (half + 1)
     if separators < 1 or both.ids != ids or both.type_ids != types:
-        raise ValueError(
+        raise InputError(
             "pairs are trained as `begin A end B end`, or with two ends between, but the tokenizer lays `a` and `a` as "
             f"{both.tokens} of types {both.type_ids}: choose another --sequences.form or --tokenizer.file"
         )
@@ -87,7 +89,7 @@ def surround(
     roles = special.roles()
     lacking = [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]
     if lacking and not add_missing:
-        raise ValueError(f"the tokenizer lacks special tokens: {', '.join(lacking)}; add each, or name the ones it has")
+        raise InputError(f"the tokenizer lacks special tokens: {', '.join(lacking)}; add each, or name the ones it has")
     tokenizer.add_special_tokens(
         [AddedToken(token, lstrip=mask_takes_space and role == "mask") for role, token in roles.items()]
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.characters import BEGIN, END
 from ctx_jax.tokenizers.counting import LIMIT, count_words
 
@@ -34,15 +35,15 @@ class Vocabulary:
     def __post_init__(self) -> None:
         ids = dict(zip(self.words, range(len(self.words)), strict=True))
         if missing := [marker for marker in MARKERS if marker not in ids]:
-            raise ValueError(
+            raise InputError(
                 f"a vocabulary needs {', '.join(MARKERS)}; missing: {', '.join(missing)}. Add each as a line of its "
                 "own, where the softmax weights expect it (at the top for a new model)"
             )
         for number, word in enumerate(self.words, start=1):
             if ids[word] != number - 1:
-                raise ValueError(f"{word!r} is word {number} and word {ids[word] + 1}: keep one of them")
+                raise InputError(f"{word!r} is word {number} and word {ids[word] + 1}: keep one of them")
             if word.split() != [word]:
-                raise ValueError(f"word {number} is {word!r}: a word must not be empty or hold white space")
+                raise InputError(f"word {number} is {word!r}: a word must not be empty or hold white space")
         object.__setattr__(self, "_ids", ids)
 
     def __len__(self) -> int:
@@ -96,7 +97,7 @@ class Vocabulary:
             lines = content.decode("utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
-            raise ValueError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+            raise InputError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
         if lines and not lines[-1]:
             lines.pop()
         words: dict[str, int] = {}
@@ -104,14 +105,14 @@ class Vocabulary:
             if word == _SKIPPED:
                 continue
             if not word:
-                raise ValueError(f"{path}, line {number}: empty; every line must hold one word")
+                raise InputError(f"{path}, line {number}: empty; every line must hold one word")
             if word in words:
-                raise ValueError(f"{path}, line {number}: {word!r} stands in line {words[word]} already; keep one")
+                raise InputError(f"{path}, line {number}: {word!r} stands in line {words[word]} already; keep one")
             words[word] = number
         try:
             return cls(tuple(words))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise InputError(f"{path}: {error}") from error
 
 
 def build(
@@ -126,12 +127,12 @@ def build(
         ValueError: `size` leaves no room for a word, or no word occurs often enough.
     """
     if size is not None and size <= len(MARKERS):
-        raise ValueError(
+        raise InputError(
             f"size (--data.vocabulary-size) must be above {len(MARKERS)}, the number of markers, or None (0: no "
             f"limit); got {size}"
         )
     if minimum_count < 1:
-        raise ValueError(f"minimum_count (--data.minimum-count) must be at least 1, got {minimum_count}")
+        raise InputError(f"minimum_count (--data.minimum-count) must be at least 1, got {minimum_count}")
     counts = (
         (-count, word)
         for word, count in count_words(sentences, limit=limit)
@@ -139,7 +140,7 @@ def build(
     )
     best = sorted(counts) if size is None else heapq.nsmallest(size - len(MARKERS), counts)
     if not best:
-        raise ValueError(
+        raise InputError(
             f"no word occurs {minimum_count} times or more: lower minimum_count (--data.minimum-count) or give more "
             "text (--data.train)"
         )

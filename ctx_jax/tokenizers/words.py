@@ -16,6 +16,8 @@ Every rule looks at a bounded distance or moves on past what it read, so time is
 import re
 from typing import Literal
 
+from ctx_jax.io.errors import InputError
+
 Rule = Literal["whitespace", "prose"]
 LineRule = Literal["line", "split"]
 
@@ -62,7 +64,7 @@ def split_words(line: str, rule: Rule) -> list[str]:
         case "prose":
             return _prose(line)
         case _:
-            raise ValueError(f'a rule is "whitespace" or "prose", got {rule!r}')
+            raise InputError(f'a rule is "whitespace" or "prose", got {rule!r}')
 
 
 def _prose(line: str) -> list[str]:

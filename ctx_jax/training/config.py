@@ -10,6 +10,7 @@ from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.subword_config import TokenizerConfig
 from ctx_jax.training.optimizer import Adagrad, AdamW, Lamb, Muon, check_recipe
 
@@ -135,38 +136,38 @@ def check_config(config: TrainConfig) -> None:
         ("data.minimum-count", config.data.minimum_count, 1),
     ):
         if value < least:
-            raise ValueError(f"--{flag} must be at least {least}, not {value}")
+            raise InputError(f"--{flag} must be at least {least}, not {value}")
     if not 0 <= config.seed < 2**32:
-        raise ValueError(f"--seed must be between 0 and 2**32 - 1, not {config.seed}")
+        raise InputError(f"--seed must be between 0 and 2**32 - 1, not {config.seed}")
     check_recipe(config.optimizer)
     match config.model:
         case BiLM():
             if config.devices.mode == "fsdp":
-                raise ValueError(
+                raise InputError(
                     "--devices.mode fsdp gathers a Transformer's parameters layer by layer, and a biLM uses all of its "
                     "own at once, so that dividing them would save little: set --devices.mode shard"
                 )
             if config.sequences or config.tokenizer or config.init:
-                raise ValueError(
+                raise InputError(
                     "--sequences, --tokenizer and --init are for a Transformer, and this run's model is a BiLM: leave "
                     "them out, or set model=Transformer() in the config"
                 )
         case Transformer():
             unread = [name for name in _BILM_DATA if getattr(config.data, name) != getattr(DataConfig, name)]
             if unread:
-                raise ValueError(
+                raise InputError(
                     f"--data.{unread[0].replace('_', '-')} is for a BiLM, and this run's model is a Transformer, whose "
                     "--sequences and --tokenizer say how it reads text: leave it out"
                 )
             if config.sequences is None or config.tokenizer is None:
-                raise ValueError(
+                raise InputError(
                     "a Transformer's run needs sequences=SequenceConfig() and tokenizer=TokenizerConfig(): set them in "
                     "the config"
                 )
             if config.init == "":  # else its shape is that of the import
                 check_sequences(config.model, config.sequences)
             if config.sequences.first_steps >= config.steps:
-                raise ValueError(
+                raise InputError(
                     f"--sequences.first-steps {config.sequences.first_steps} leaves nothing of {config.steps} steps "
                     "for the full length: set fewer"
                 )
@@ -185,27 +186,27 @@ def check_sequences(model: Transformer, sequences: SequenceConfig, *, imported: 
         return "" if imported else f"--model.{flag}, or "
 
     if model.head == "none":
-        raise ValueError("a Transformer is trained through its vocabulary head: set --model.head transform or direct")
+        raise InputError("a Transformer is trained through its vocabulary head: set --model.head transform or direct")
     if model.causal != (sequences.form == "causal"):
-        raise ValueError(
+        raise InputError(
             f"--sequences.form {sequences.form} does not go with a model of causal={model.causal}, next-token targets "
             f"need a causal model, masked ones another: set {either('no-causal' if model.causal else 'causal')}"
             f"--sequences.form {'causal' if model.causal else 'full'}"
         )
     if sequences.form == "pairs" and model.token_types < 2:
-        raise ValueError(
+        raise InputError(
             f"pairs need two token types, the model has {model.token_types}: set "
             f"{either('token-types 2')}--sequences.form full"
         )
     wanted = has_label(sequences)
     if (model.pooler, model.next_sentence) != (wanted, wanted):
         no = "" if wanted else "no-"
-        raise ValueError(
+        raise InputError(
             f"these sequences {'have labels' if wanted else 'have no label'} for a next-sentence head: set "
             f"--model.{no}pooler --model.{no}next-sentence, or other --sequences.form and --sequences.pairs"
         )
     if wanted and model.positions_after_padding:
-        raise ValueError(
+        raise InputError(
             "labelled pairs need a next-sentence head, for which roberta's files have no place: set "
             f"{either('no-positions-after-padding')}--sequences.pairs none"
         )
@@ -225,7 +226,7 @@ def check_resume(old: TrainConfig, new: TrainConfig, differences: list[tuple[str
             continue
         refused.append(f"  {name}: the run has {before!r}, this command {after!r}")
     if refused:
-        raise ValueError(
+        raise InputError(
             "this run directory was begun with other settings:\n"
             + "\n".join(refused)
             + "\nRepeat the command it was begun with, or choose another --run-dir. Only devices, log, checkpoint and "

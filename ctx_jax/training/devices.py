@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ctx_jax.distributed.processes import first_hosts, stopping_all
+from ctx_jax.io.errors import InputError
 from ctx_jax.training.config import DevicesConfig
 from ctx_jax.training.fsdp import Divided, divided_axis
 from ctx_jax.training.step import Found, Share, State
@@ -111,13 +112,13 @@ class Devices:
         found = sorted(available or jax.devices(), key=lambda device: (device.process_index, device.id))
         count = config.count or len(found)
         if count > len(found):
-            raise ValueError(
+            raise InputError(
                 f"--devices.count {count}, got {len(found)} devices ({found[0].device_kind}): set at most {len(found)}"
             )
         if jax.process_count() > 1 and (config.count or config.mode == "pmap"):
-            raise ValueError("a job over several processes uses every device, with --devices.mode shard or fsdp")
+            raise InputError("a job over several processes uses every device, with --devices.mode shard or fsdp")
         if rows % (count * config.micro_batches):
-            raise ValueError(
+            raise InputError(
                 f"{rows} rows of a batch cannot be shared by {count} devices in {config.micro_batches} micro-batches: "
                 f"set the rows (--data.lanes, of a Transformer --sequences.rows) to a multiple of "
                 f"{count * config.micro_batches}, or fewer --devices.count"

@@ -16,6 +16,7 @@ import numpy as np
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.prefetch import prefetch
 from ctx_jax.distributed.processes import first_hosts, stopping_all
+from ctx_jax.io.errors import CtxJaxError
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.devices import Devices, agreed_step, is_first_host, stop_agreed
 from ctx_jax.training.metrics import Display, Metrics, MetricsLog, Speed, peak_flops
@@ -27,7 +28,7 @@ from ctx_jax.training.task import Task
 Position = dict[str, np.ndarray]
 
 
-class NonFinite(ArithmeticError):
+class NonFinite(CtxJaxError, ArithmeticError):
     """A loss or gradient that is not a number, with the step and the data position it came from."""
 
 

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ctx_jax.checkpoints.run_files import METRICS
 from ctx_jax.io.atomic import naming_full_disk, write_whole
+from ctx_jax.io.errors import MissingPackageError
 from ctx_jax.ops.linear import Compute
 
 Metrics = dict[str, float]
@@ -90,7 +91,7 @@ class MetricsLog:
             try:
                 from tensorboardX import SummaryWriter
             except ModuleNotFoundError as error:
-                raise ModuleNotFoundError(
+                raise MissingPackageError(
                     "--log.tensorboard needs tensorboardX: pip install 'ctx-jax[tensorboard]'"
                 ) from error
             # Its files are named by the second: without the suffix, a quick restart would write over the last one.

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from ctx_jax.io.errors import InputError, InputTypeError
+
 Params = dict
 """A nested dict of float32 arrays."""
 
@@ -148,7 +150,7 @@ def check_recipe(recipe: Recipe) -> None:
         elif name in _MEMORIES and not 0 <= value < 1:
             wrong = "at least 0 and below 1"
         if wrong:
-            raise ValueError(f"--optimizer.{name.replace('_', '-')} must be {wrong}, not {value}")
+            raise InputError(f"--optimizer.{name.replace('_', '-')} must be {wrong}, not {value}")
 
 
 def schedule(recipe: Recipe, steps: int) -> optax.Schedule:
@@ -237,7 +239,7 @@ def optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
         case Muon():
             core = _muon(recipe, rate)
         case _:
-            raise TypeError(f"no optimizer for {type(recipe).__name__}: give AdamW, Lamb, Muon or Adagrad")
+            raise InputTypeError(f"no optimizer for {type(recipe).__name__}: give AdamW, Lamb, Muon or Adagrad")
     parts = [optax.clip_by_global_norm(recipe.clip_norm)] if recipe.clip_norm else []
     parts.append(core)
     if recipe.layer_decay != 1.0:

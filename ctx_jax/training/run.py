@@ -15,6 +15,7 @@ from ctx_jax.distributed.agreement import check_disk, check_same
 from ctx_jax.distributed.processes import on_first_host, stopping_all
 from ctx_jax.io import configs
 from ctx_jax.io.build_once import locked
+from ctx_jax.io.errors import DiskError, ExistingFileError, InputError, RunError
 from ctx_jax.tasks.opening import complete, files_of, open_task
 from ctx_jax.training.config import TrainConfig, check_config, check_resume
 from ctx_jax.training.devices import (
@@ -44,10 +45,10 @@ def run(config: TrainConfig) -> bool:
     diverged run, and what data and checkpoints raise.
     """
     if not config.run_dir:
-        raise ValueError("a run needs a directory: set --run-dir")
+        raise InputError("a run needs a directory: set --run-dir")
     run_dir = Path(config.run_dir)
     if run_dir.is_file():
-        raise FileExistsError(f"--run-dir {config.run_dir} is a file: a run needs a directory")
+        raise ExistingFileError(f"--run-dir {config.run_dir} is a file: a run needs a directory")
     fix_kernels(config.devices, run_dir)
     join_hosts(config.devices)
     say: Callable[[str], None] = print_line if is_first_host() else _quiet
@@ -112,12 +113,12 @@ def _alone(run_dir: Path) -> Iterator[None]:
                 stack.enter_context(locked(run_dir / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
                 run_files.remove_leftovers(run_dir)
             except BlockingIOError:
-                raise RuntimeError(
+                raise RunError(
                     f"another process is training in {run_dir}: wait until it ends, or set another --run-dir"
                 ) from None
             except OSError as error:
                 reason = f"{run_dir} cannot be written to or locked ({error.strerror})"
-                raise OSError(f"a run needs a directory of its own, and {reason}: set another --run-dir") from None
+                raise DiskError(f"a run needs a directory of its own, and {reason}: set another --run-dir") from None
 
         on_first_host(lock)
         yield

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ctx_jax.io.errors import InputError
 from ctx_jax.training.optimizer import Recipe, apply_gradients, averaged, optimizer
 from ctx_jax.training.task import Carry, Objective, Params, Terms
 
@@ -110,7 +111,7 @@ def gradients(
 
     def divide(array: jax.Array) -> jax.Array:
         if array.shape[0] % parts:
-            raise ValueError(
+            raise InputError(
                 f"{array.shape[0]} rows a device do not divide into {parts} micro-batches: "
                 "choose --data.lanes, of a Transformer --sequences.rows, as a multiple of devices x "
                 "--devices.micro-batches"

@@ -12,6 +12,7 @@ import numpy as np
 
 from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.encoders.elmo.token_encoder import CHARACTERS
+from ctx_jax.io.errors import InputError
 
 SOFTMAX = {"n_tokens_vocab", "n_negative_samples_batch", "sample_softmax", "share_embedding_softmax"}
 """The options that say how the softmax over the vocabulary is."""
@@ -40,13 +41,13 @@ def model_from_options(options: Mapping[str, Any]) -> BiLM:
     """
     _known("options", options, _TRAINING | {"lstm", "char_cnn"}, {"lstm"})
     if not _truth(options.get("bidirectional", True), "bidirectional"):
-        raise ValueError("options: bidirectional is false; only bidirectional models are read")
+        raise InputError("options: bidirectional is false; only bidirectional models are read")
     lstm = options["lstm"]
     _known("options lstm", lstm, _LSTM, {"dim", "projection_dim", "n_layers"})
     vocabulary = _number(options.get("n_tokens_vocab", 0), "n_tokens_vocab")
     sampled = vocabulary > 0 and _truth(options.get("sample_softmax", True), "sample_softmax")
     if sampled and "n_negative_samples_batch" not in options:
-        raise ValueError("options: sampled softmax needs n_negative_samples_batch; set it, or sample_softmax to false")
+        raise InputError("options: sampled softmax needs n_negative_samples_batch; set it, or sample_softmax to false")
     fields: dict[str, Any] = {
         "vocabulary": vocabulary,
         "dim": _number(lstm["dim"], "lstm dim"),
@@ -62,14 +63,14 @@ def model_from_options(options: Mapping[str, Any]) -> BiLM:
     if "char_cnn" in options:
         return BiLM(inputs="characters", **fields, **_character_fields(options["char_cnn"]))
     if not vocabulary:
-        raise ValueError("options: without char_cnn the model reads words and needs n_tokens_vocab")
+        raise InputError("options: without char_cnn the model reads words and needs n_tokens_vocab")
     return BiLM(inputs="words", **fields)
 
 
 def options_from_model(model: BiLM) -> dict[str, Any]:
     """The inference form of `options.json` (`n_characters` 262), as AllenNLP and bilm-tf read it."""
     if model.inputs != "characters" or model.cell != "lstm":
-        raise ValueError(
+        raise InputError(
             "AllenNLP's files hold character models with LSTM cells; "
             f"this one has inputs={model.inputs!r}, cell={model.cell!r}"
         )
@@ -113,7 +114,7 @@ def params_from_arrays(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, Any]
                 hint = " (the zero row of padding is added by readers and must not be in the file)"
             problems.append(f"wrong shape: {name} is {found}, the model needs {place.shape}{hint}")
     if problems:
-        raise ValueError("the arrays do not fit the model:\n  " + "\n  ".join(problems))
+        raise InputError("the arrays do not fit the model:\n  " + "\n  ".join(problems))
     params: dict[str, Any] = {}
     for name, place in places.items():
         node = params
@@ -131,18 +132,18 @@ def arrays_from_params(model: BiLM, params: Mapping[str, Any]) -> dict[str, np.n
     `params` lacks a leaf of `model`.
     """
     if model.cell != "lstm":
-        raise ValueError(f"the original's files hold LSTM cells; this model has cell={model.cell!r}")
+        raise InputError(f"the original's files hold LSTM cells; this model has cell={model.cell!r}")
     arrays = {}
     for name, place in _places(model).items():
         node: Any = params
         for key in place.path:
             if key not in node:
-                raise ValueError(f"params lack {'/'.join(place.path)}, which the model needs")
+                raise InputError(f"params lack {'/'.join(place.path)}, which the model needs")
             node = node[key]
         array = np.asarray(node, dtype=np.float32)
         arrays[name] = array[None] if place.squeeze else array
         if arrays[name].shape != place.shape:
-            raise ValueError(f"{'/'.join(place.path)} would be {arrays[name].shape}, the model needs {place.shape}")
+            raise InputError(f"{'/'.join(place.path)} would be {arrays[name].shape}, the model needs {place.shape}")
     return arrays
 
 
@@ -204,13 +205,13 @@ def _character_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     _known("options char_cnn", options, _CHARACTERS, needed)
     _known("options char_cnn embedding", options["embedding"], {"dim"}, {"dim"})
     if options["n_characters"] not in (CHARACTERS, CHARACTERS + 1):
-        raise ValueError(
+        raise InputError(
             f"options char_cnn: n_characters must be {CHARACTERS} (training) or {CHARACTERS + 1} (inference), "
             f"got {options['n_characters']}"
         )
     activation = options.get("activation", "relu")
     if activation not in ("relu", "tanh"):
-        raise ValueError(f"options char_cnn: activation must be relu or tanh, got {activation!r}")
+        raise InputError(f"options char_cnn: activation must be relu or tanh, got {activation!r}")
     return {
         "max_characters": _number(options["max_characters_per_token"], "char_cnn max_characters_per_token"),
         "character_dim": _number(options["embedding"]["dim"], "char_cnn embedding dim"),
@@ -227,31 +228,31 @@ def _clip(value: Any, key: str) -> float | None:
 
 def _number(value: Any, key: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"options: {key} must be a whole number, got {value!r}")
+        raise InputError(f"options: {key} must be a whole number, got {value!r}")
     return value
 
 
 def _truth(value: Any, key: str) -> bool:
     if value not in (False, True) or not isinstance(value, int):
-        raise ValueError(f"options: {key} must be true or false, got {value!r}")
+        raise InputError(f"options: {key} must be true or false, got {value!r}")
     return bool(value)
 
 
 def _real(value: Any, key: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ValueError(f"options: {key} must be a number, got {value!r}")
+        raise InputError(f"options: {key} must be a number, got {value!r}")
     return float(value)
 
 
 def _filters(value: Any) -> tuple[tuple[int, int], ...]:
     if not isinstance(value, list | tuple) or any(not isinstance(one, list | tuple) or len(one) != 2 for one in value):
-        raise ValueError(f"options: char_cnn filters must be a list of [width, count] pairs, got {value!r}")
+        raise InputError(f"options: char_cnn filters must be a list of [width, count] pairs, got {value!r}")
     return tuple((_number(width, "a filter's width"), _number(count, "a filter's count")) for width, count in value)
 
 
 def _known(where: str, found: Any, known: set[str], needed: set[str]) -> None:
     if not isinstance(found, Mapping):
-        raise ValueError(f"{where} must be an object with {sorted(needed)}, got {type(found).__name__}")
+        raise InputError(f"{where} must be an object with {sorted(needed)}, got {type(found).__name__}")
     missing, extra = sorted(needed - set(found)), sorted(set(found) - known)
     if missing or extra:
-        raise ValueError(f"{where}: missing keys {missing}, unknown keys {extra}; known are {sorted(known)}")
+        raise InputError(f"{where}: missing keys {missing}, unknown keys {extra}; known are {sorted(known)}")

@@ -18,6 +18,7 @@ from ctx_jax.encoders.elmo.allennlp import (
 )
 from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.io.atomic import whole_folder
+from ctx_jax.io.errors import InputError
 from ctx_jax.io.flags import without_flags
 from ctx_jax.io.json_files import read_json
 from ctx_jax.tokenizers.vocabulary import Vocabulary
@@ -37,11 +38,11 @@ def find(folder: Path | str) -> tuple[Path, Path] | None:
     unreadable: list[str] = []
     weights = [path for path in names if options and path.suffix in _HDF5 and _holds_characters(path, unreadable)]
     if options and not weights and unreadable:
-        raise ValueError(f"{folder} has {options[0].name}, but no weights can be read: {'; '.join(unreadable)}")
+        raise InputError(f"{folder} has {options[0].name}, but no weights can be read: {'; '.join(unreadable)}")
     for what, found in (("options", options), ("weights", weights)):
         if len(found) > 1:
             listed = ", ".join(path.name for path in found)
-            raise ValueError(f"{folder} has more than one {what} file: {listed}; name them: load(options=, weights=)")
+            raise InputError(f"{folder} has more than one {what} file: {listed}; name them: load(options=, weights=)")
     return (options[0], weights[0]) if options and weights else None
 
 
@@ -62,9 +63,9 @@ def read(*, options: Path | str, weights: Path | str) -> tuple[BiLM, dict[str, A
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ValueError(f"{weights} cannot be read as HDF5: {error}") from error
+        raise InputError(f"{weights} cannot be read as HDF5: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{weights} with {options}: {without_flags(str(error))}") from error
+        raise InputError(f"{weights} with {options}: {without_flags(str(error))}") from error
 
 
 def write(folder: Path | str, model: BiLM, params: Mapping[str, Any], words: Sequence[str] = ()) -> None:
@@ -104,9 +105,9 @@ def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
         if isinstance(node, h5py.Dataset):
             # Both would read whatever other file the header names.
             if node.is_virtual or node.external:
-                raise ValueError(f"dataset {name} takes its values from another file; they must be in this one")
+                raise InputError(f"dataset {name} takes its values from another file; they must be in this one")
             if not np.issubdtype(node.dtype, np.floating):
-                raise ValueError(f"dataset {name} holds {node.dtype}, needed are floats")
+                raise InputError(f"dataset {name} holds {node.dtype}, needed are floats")
             found[name] = node
 
     file.visititems(collect)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from ctx_jax.io.errors import InputError
 from ctx_jax.io.flags import field_with_flag
 from ctx_jax.ops.linear import Compute
 
@@ -71,24 +72,24 @@ class BiLM:
             self._least(name, 0)
         for name in ("cell_clip", "projection_clip"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{_flag(name)} must be above 0, got {getattr(self, name)}")
+                raise InputError(f"{_flag(name)} must be above 0, got {getattr(self, name)}")
         if self.inputs == "characters":
             widest = max((width for width, _ in self.filters), default=0)
             if not self.filters or widest > self.max_characters or min(map(min, self.filters)) < 1:
-                raise ValueError(
+                raise InputError(
                     f"{_flag('filters')} must be (width, count) pairs of 1 or more with widths up to "
                     f"{_flag('max_characters')}, which is {self.max_characters}, got {self.filters}"
                 )
             if self.tied_softmax:
-                raise ValueError(
+                raise InputError(
                     "tied_softmax shares a word table, which inputs='characters' has not: "
                     "set inputs='words' or tied_softmax=False"
                 )
         if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"{_flag('dropout')} must be in [0, 1), got {self.dropout}")
+            raise InputError(f"{_flag('dropout')} must be in [0, 1), got {self.dropout}")
         if not 0.0 <= self.zero_start <= 1.0:
-            raise ValueError(f"{_flag('zero_start')} must be in [0, 1], got {self.zero_start}")
+            raise InputError(f"{_flag('zero_start')} must be in [0, 1], got {self.zero_start}")
 
     def _least(self, name: str, least: int) -> None:
         if not getattr(self, name) >= least:
-            raise ValueError(f"{_flag(name)} must be at least {least}, got {getattr(self, name)}")
+            raise InputError(f"{_flag(name)} must be at least {least}, got {getattr(self, name)}")

@@ -19,6 +19,7 @@ from flax import linen as nn
 
 from ctx_jax.encoders.elmo.config import BiLM
 from ctx_jax.encoders.elmo.token_encoder import PAD, CharacterEncoder, Table
+from ctx_jax.io.errors import InputError
 from ctx_jax.ops.gru import gru
 from ctx_jax.ops.linear import linear
 from ctx_jax.ops.lookup import lookup
@@ -161,7 +162,7 @@ def init(model: BiLM, key: jax.Array) -> Params:
     Raises ValueError for a model over words without a vocabulary: its table would have no rows.
     """
     if model.inputs == "words" and not model.vocabulary:
-        raise ValueError("inputs='words' needs the size of its table: set vocabulary, a run takes its own vocabulary's")
+        raise InputError("inputs='words' needs the size of its table: set vocabulary, a run takes its own vocabulary's")
     return _init(model, key)
 
 
@@ -232,7 +233,7 @@ def _apply(model: BiLM, params: Params, method: Any, *arguments: Any) -> Any:
 def softmax_weights(model: BiLM, params: Params) -> tuple[jax.Array, jax.Array]:
     """W [V, P] and b [V] of the softmax both directions share."""
     if not model.vocabulary:
-        raise ValueError(
+        raise InputError(
             "this biLM has no softmax (vocabulary=0), so it gives vectors but no probabilities: "
             "load a run, or weights with softmax/W and softmax/b"
         )

@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
 
+from ctx_jax.io.errors import InputError
 from ctx_jax.io.flags import field_with_flag
 from ctx_jax.ops.attention import Implementation
+from ctx_jax.ops.dense import Activation
 from ctx_jax.ops.linear import Compute
 
 _flag = partial(field_with_flag, section="model")
-
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 
 @dataclass(frozen=True)
@@ -124,28 +124,28 @@ class Transformer:
         for field in fields(self):
             value = getattr(self, field.name)
             if (wrong := fault(field.name, value)) is not None:
-                raise ValueError(f"{_flag(field.name)} {wrong}, got {value}")
+                raise InputError(f"{_flag(field.name)} {wrong}, got {value}")
         if self.dim % self.heads:
-            raise ValueError(f"{_flag('dim')} must be a multiple of {_flag('heads')}, got {self.dim} and {self.heads}")
+            raise InputError(f"{_flag('dim')} must be a multiple of {_flag('heads')}, got {self.dim} and {self.heads}")
         if self.positions == "rotary" and (self.dim // self.heads) % 2:
             size = self.dim // self.heads
-            raise ValueError(f"rotary positions need an even head size, {_flag('dim')} / {_flag('heads')}, got {size}")
+            raise InputError(f"rotary positions need an even head size, {_flag('dim')} / {_flag('heads')}, got {size}")
         if self.positions_after_padding and (self.pad_id is None or self.positions != "learned"):
-            raise ValueError(
+            raise InputError(
                 f"{_flag('positions_after_padding')} needs {_flag('pad_id')} and learned {_flag('positions')}: set both"
             )
         if self.longest < 1:
-            raise ValueError(
+            raise InputError(
                 f"{_flag('max_positions')} must be above the {1 + (self.pad_id or 0)} rows up to {_flag('pad_id')} "
                 f"that positions_after_padding leaves unused, got {self.max_positions}"
             )
         if self.next_sentence and not self.pooler:
-            raise ValueError(f"{_flag('next_sentence')} reads the pooler's vector: set pooler=True (--model.pooler)")
+            raise InputError(f"{_flag('next_sentence')} reads the pooler's vector: set pooler=True (--model.pooler)")
         wrong_layers = [layer for layer in self.local_layers if not 0 <= layer < self.layers]
         if wrong_layers:
-            raise ValueError(f"{_flag('local_layers')} must lie in 0..{self.layers - 1}, got {wrong_layers}")
+            raise InputError(f"{_flag('local_layers')} must lie in 0..{self.layers - 1}, got {wrong_layers}")
         if not self.first_attention_norm and self.norm == "post":
-            raise ValueError(
+            raise InputError(
                 "first_attention_norm=False (--model.no-first-attention-norm) is for norm='pre' (--model.norm pre): "
                 "set one of them"
             )

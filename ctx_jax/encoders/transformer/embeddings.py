@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from ctx_jax.encoders.transformer.config import Transformer
-from ctx_jax.encoders.transformer.layers import dropout, normalize
+from ctx_jax.encoders.transformer.layers import dropout
+from ctx_jax.io.errors import InputError
+from ctx_jax.ops.dense import layer_norm
 from ctx_jax.ops.lookup import lookup
 
 
@@ -53,9 +55,9 @@ def embed_tokens(
         types = jnp.zeros_like(token_ids) if token_types is None else token_types
         values = values + lookup(params["types"], types)
     elif token_types is not None:
-        raise ValueError("this model has no token types (token_types=0): leave token_types out")
+        raise InputError("this model has no token types (token_types=0): leave token_types out")
     if model.positions == "learned":
         values = values + lookup(params["positions"], positions)
     if model.embedding_norm:
-        values = normalize(params["norm"], values, model.norm_epsilon)
+        values = layer_norm(params["norm"], values, model.norm_epsilon)
     return dropout(seeds, 0, model.embedding_dropout, values)

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from ctx_jax.encoders.transformer.config import Transformer
-from ctx_jax.encoders.transformer.layers import activate, dense, normalize
+from ctx_jax.io.errors import InputError
+from ctx_jax.ops.dense import activate, dense, layer_norm
 from ctx_jax.ops.linear import linear
 
 
@@ -24,11 +25,11 @@ def mlm_hidden(model: Transformer, params: Mapping[str, Any], hidden: jax.Array)
         case "transform":
             head = params["head"]
             values = activate(model.head_activation, dense(head["dense"], hidden, model.compute))
-            return normalize(head["norm"], values, model.norm_epsilon)
+            return layer_norm(head["norm"], values, model.norm_epsilon)
         case "direct":
             return hidden
         case "none":
-            raise ValueError("this model has no vocabulary head: make or load it with head='transform' or 'direct'")
+            raise InputError("this model has no vocabulary head: make or load it with head='transform' or 'direct'")
 
 
 def decoder(model: Transformer, params: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
@@ -37,7 +38,7 @@ def decoder(model: Transformer, params: Mapping[str, Any]) -> tuple[jax.Array, j
     logits = mlm_hidden(...) @ matrix.T + bias
     """
     if model.head == "none":
-        raise ValueError("this model has no vocabulary head: make or load it with head='transform' or 'direct'")
+        raise InputError("this model has no vocabulary head: make or load it with head='transform' or 'direct'")
     matrix = params["embeddings"]["tokens"] if model.tied else params["head"]["decoder"]["matrix"]
     if not model.decoder_bias:
         return matrix, jnp.zeros(matrix.shape[0], matrix.dtype)
@@ -54,12 +55,12 @@ def head_logits(model: Transformer, params: Mapping[str, Any], hidden: jax.Array
 def pooled(model: Transformer, params: Mapping[str, Any], hidden: jax.Array) -> jax.Array:
     """tanh(dense(first token)), [B, D], of the last layer [B, T, D]; ValueError for a model without a pooler."""
     if not model.pooler:
-        raise ValueError("this model has no pooler: make or load it with pooler=True")
+        raise InputError("this model has no pooler: make or load it with pooler=True")
     return jnp.tanh(dense(params["pooler"], hidden[:, 0], model.compute))
 
 
 def next_sentence_logits(model: Transformer, params: Mapping[str, Any], vectors: jax.Array) -> jax.Array:
     """[B, 2] of the pooler's vectors [B, D]: 0 the real next sentence, 1 a random one."""
     if not model.next_sentence:
-        raise ValueError("this model has no next-sentence head: make or load it with next_sentence=True")
+        raise InputError("this model has no next-sentence head: make or load it with next_sentence=True")
     return dense(params["next_sentence"], vectors, model.compute)

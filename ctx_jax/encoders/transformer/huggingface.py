@@ -32,6 +32,7 @@ from ctx_jax.encoders.transformer.huggingface_names import Architecture, Entry, 
 from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors, write_tensors
 from ctx_jax.encoders.transformer.model import Transformer, init
 from ctx_jax.io.atomic import whole_folder, write_whole
+from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.io.flags import without_flags
 from ctx_jax.io.json_files import read_json
 from ctx_jax.tokenizers.subwords import Subwords
@@ -48,7 +49,7 @@ def read(folder: str | PathLike[str]) -> tuple[Transformer, dict[str, Any], dict
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder}: needs config.json")
+        raise MissingFileError(f"{folder}: needs config.json")
     config = read_json(folder / "config.json")
     with _of(folder):
         names = names_of(architecture_of_config(config))
@@ -64,7 +65,7 @@ def _of(folder: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{folder}: {without_flags(str(error))}") from error
+        raise InputError(f"{folder}: {without_flags(str(error))}") from error
 
 
 def _bare_tensors(folder: Path, names: Names, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -74,7 +75,7 @@ def _bare_tensors(folder: Path, names: Names, tensors: Mapping[str, np.ndarray])
         if re.fullmatch(names.ignored, short):
             continue
         if short in result:
-            raise ValueError(f"{folder}: two tensors are {short} by their names, one of them {name}; drop one")
+            raise InputError(f"{folder}: two tensors are {short} by their names, one of them {name}; drop one")
         result[short] = tensor
     return result
 
@@ -111,7 +112,7 @@ def params_from_tensors(
         elif given[name].dtype.kind not in "fV":
             faults.append(f"mistyped {name}: floating point is needed, it is {given[name].dtype}")
     if faults:
-        raise ValueError(f"{place}: the tensors do not fit config.json:\n  " + "\n  ".join(faults))
+        raise InputError(f"{place}: the tensors do not fit config.json:\n  " + "\n  ".join(faults))
     params: dict[str, Any] = {}
     for name, entry in entries.items():
         whole = given[name].astype(np.float32)
@@ -144,7 +145,7 @@ def _without_copies(
         if first not in given:
             given[first] = copy
         elif not np.array_equal(given[first], copy):
-            raise ValueError(f"{place}: config.json ties {second} to {first}, but they differ; set tie_word_embeddings")
+            raise InputError(f"{place}: config.json ties {second} to {first}, but they differ; set tie_word_embeddings")
     return given
 
 
@@ -187,11 +188,11 @@ def tensors_from_params(
         path for path in flat.keys() | shapes.keys() if path not in flat or np.shape(flat[path]) != shapes.get(path)
     )
     if wrong:
-        raise ValueError(f"the parameters do not fit the model at {wrong}")
+        raise InputError(f"the parameters do not fit the model at {wrong}")
     body, heads = (expand(part, model.layers, {*flat}) for part in (names.body, names.heads))
     homeless = sorted(flat.keys() - {path for entry in body + heads for path in entry.paths})
     if homeless:
-        raise ValueError(f"a file of {architecture} has no place for {homeless}")
+        raise InputError(f"a file of {architecture} has no place for {homeless}")
     prefix = names.prefix if model.head != "none" or model.next_sentence else ""
     tensors = {prefix + entry.name: _join(entry, flat) for entry in body}
     tensors |= {entry.name: _join(entry, flat) for entry in heads}
@@ -241,7 +242,7 @@ def _class(model: Transformer, architecture: Architecture) -> str:
         return classes["base" if model.head == "none" else "head"]
     kind = "pretraining" if model.head != "none" else "next_sentence"
     if kind not in classes:
-        raise ValueError(
+        raise InputError(
             f"no class of {architecture} has a next-sentence head: leave pooler and next_sentence out of the model and "
             "its parameters"
         )

@@ -13,6 +13,7 @@ from ctx_jax.encoders.transformer.config import fault
 from ctx_jax.encoders.transformer.huggingface_keys import ARCHITECTURES, GPT_READ, GPT_WRITTEN, READ, WRITTEN, keys_of
 from ctx_jax.encoders.transformer.huggingface_names import Architecture
 from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.subwords import Subwords
 
 # How a model runs and starts, not what it computes: not in config.json.
@@ -30,7 +31,7 @@ def architecture_of_config(config: Mapping[str, Any]) -> Architecture:
     for architecture in ARCHITECTURES:
         if config.get("model_type") == architecture:
             return architecture
-    raise ValueError(f"config.json: model_type is {config.get('model_type')!r}; these are read: {list(ARCHITECTURES)}")
+    raise InputError(f"config.json: model_type is {config.get('model_type')!r}; these are read: {list(ARCHITECTURES)}")
 
 
 def model_from_config(
@@ -47,12 +48,12 @@ def model_from_config(
     optional = {"pad_token_id"} if architecture in ("bert", "distilbert") else set()
     absent = sorted({*keys.required, *keys.activations} - {*config} - optional)
     if absent:
-        raise ValueError(f"config.json of {architecture}: these keys are needed and missing: {absent}")
+        raise InputError(f"config.json of {architecture}: these keys are needed and missing: {absent}")
     for key, value in (*keys.constant.items(), *_EMPTY.items()):
         # transformers reads null as the default for these alone, and refuses it elsewhere.
         unset = config.get(key, value) is None and key in ("position_embedding_type", *_EMPTY)
         if not unset and config.get(key, value) != value:
-            raise ValueError(
+            raise InputError(
                 f"config.json of {architecture}: {key} is {config[key]!r}, only {value!r} can be expressed"
             )
     values: dict[str, Any] = dict(keys.fixed)
@@ -67,7 +68,7 @@ def model_from_config(
         _check_type(architecture, "n_inner", values["feed_forward"], "feed_forward")
         _check_type(architecture, "pad_token_id", values["pad_id"], "pad_id")
     if values["pad_id"] is not None and values["pad_id"] >= values["vocabulary"]:
-        raise ValueError(
+        raise InputError(
             f"config.json of {architecture}: pad_token_id must be below vocab_size, which is {values['vocabulary']}, "
             f"got {values['pad_id']}"
         )
@@ -84,7 +85,7 @@ def model_from_config(
     try:
         return Transformer(**values)
     except ValueError as error:
-        raise ValueError(f"config.json of {architecture}: {error}") from error
+        raise InputError(f"config.json of {architecture}: {error}") from error
 
 
 def _check_type(architecture: Architecture, key: str, value: Any, field: str) -> None:
@@ -94,9 +95,9 @@ def _check_type(architecture: Architecture, key: str, value: Any, field: str) ->
     default = getattr(Transformer(), field)
     # By exact type: True is an int to isinstance.
     if type(value) not in {bool: (bool,), int: (int,), float: (int, float)}[type(default)]:
-        raise ValueError(f"config.json of {architecture}: {key} needs a {type(default).__name__}, got {value!r}")
+        raise InputError(f"config.json of {architecture}: {key} needs a {type(default).__name__}, got {value!r}")
     if (wrong := fault(field, value)) is not None:
-        raise ValueError(f"config.json of {architecture}: {key} {wrong}, got {value!r}")
+        raise InputError(f"config.json of {architecture}: {key} {wrong}, got {value!r}")
 
 
 def _flag(config: Mapping[str, Any], architecture: Architecture, key: str, field: str, default: bool) -> bool:
@@ -108,7 +109,7 @@ def _flag(config: Mapping[str, Any], architecture: Architecture, key: str, field
 def _activation(name: Any, key: str, architecture: Architecture) -> str:
     known = GPT_READ if architecture == "openai-gpt" else READ
     if not isinstance(name, str) or name not in known:
-        raise ValueError(f"config.json of {architecture}: {key} is {name!r}; these can be expressed: {sorted(known)}")
+        raise InputError(f"config.json of {architecture}: {key} is {name!r}; these can be expressed: {sorted(known)}")
     return known[name]
 
 
@@ -130,13 +131,13 @@ def _head(config: Mapping[str, Any], architecture: Architecture, activation: str
 
 def _modern_layers(config: Mapping[str, Any]) -> dict[str, Any]:
     if "local_attention" not in config:
-        raise ValueError("config.json of modernbert: these keys are needed and missing: ['local_attention']")
+        raise InputError("config.json of modernbert: these keys are needed and missing: ['local_attention']")
     _check_type("modernbert", "local_attention", config["local_attention"], "window")
     layers = config["num_hidden_layers"]
     kinds = config.get("layer_types")
     if kinds is None:
         if "global_attn_every_n_layers" not in config:
-            raise ValueError("config.json of modernbert: it needs layer_types or global_attn_every_n_layers")
+            raise InputError("config.json of modernbert: it needs layer_types or global_attn_every_n_layers")
         every = config["global_attn_every_n_layers"]
         _check_type("modernbert", "global_attn_every_n_layers", every, "heads")  # a count, from 1 on, as heads are
         kinds = ["sliding_attention" if layer % every else "full_attention" for layer in range(layers)]
@@ -145,7 +146,7 @@ def _modern_layers(config: Mapping[str, Any]) -> dict[str, Any]:
         or len(kinds) != layers
         or any(kind not in ("sliding_attention", "full_attention") for kind in kinds)
     ):
-        raise ValueError(f"config.json of modernbert: layer_types must name {layers} layers, got {kinds}")
+        raise InputError(f"config.json of modernbert: layer_types must name {layers} layers, got {kinds}")
     whole, local = _modern_thetas(config)
     return {
         "local_layers": tuple(layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"),
@@ -161,7 +162,7 @@ def _modern_thetas(config: Mapping[str, Any]) -> tuple[float, float]:
     if rotary is None:
         absent = sorted({"global_rope_theta", "local_rope_theta"} - {*config})
         if absent:
-            raise ValueError(f"config.json of modernbert: it needs rope_parameters, or these keys too: {absent}")
+            raise InputError(f"config.json of modernbert: it needs rope_parameters, or these keys too: {absent}")
         whole, local = config["global_rope_theta"], config["local_rope_theta"]
         thetas = {"global_rope_theta": whole, "local_rope_theta": whole if local is None else local}
     else:
@@ -170,7 +171,7 @@ def _modern_thetas(config: Mapping[str, Any]) -> tuple[float, float]:
             part = rotary.get(kind) if isinstance(rotary, Mapping) else None
             part = part if isinstance(part, Mapping) else {}
             if part.get("rope_type", "default") != "default" or "rope_theta" not in part:
-                raise ValueError(
+                raise InputError(
                     f"config.json of modernbert: rope_parameters need rope_type default and a theta: {rotary}"
                 )
             thetas[f"rope_theta of {kind}"] = part["rope_theta"]
@@ -252,7 +253,7 @@ def _check_expressed(model: Transformer, config: Mapping[str, Any], architecture
     try:
         back = model_from_config(config, head=True, pooler=model.pooler, next_sentence=model.next_sentence)
     except ValueError as error:
-        raise ValueError(f"no {architecture} file can express this model: {error}") from error
+        raise InputError(f"no {architecture} file can express this model: {error}") from error
     skipped = {*_OURS, *(_SEEN if model.head == "none" else ())}
     if model.head == "none":
         back = replace(back, head="none")
@@ -263,7 +264,7 @@ def _check_expressed(model: Transformer, config: Mapping[str, Any], architecture
     }
     lost = [said for name, said in differing.items() if name not in _DROPOUT]
     if lost:
-        raise ValueError(f"no {architecture} file can express this model: {'; '.join(lost)}")
+        raise InputError(f"no {architecture} file can express this model: {'; '.join(lost)}")
     if differing:
         warnings.warn(
             f"config.json of {architecture} has no place for all dropout rates, which matter to further training "

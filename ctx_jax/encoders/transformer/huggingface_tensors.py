@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.io.json_files import read_json
 
 WHOLE = "model.safetensors"
@@ -27,23 +28,23 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         return dict(_tensors(folder / WHOLE))
     if not (folder / INDEX).is_file():
         held = sorted(path.name for path in folder.iterdir())
-        raise FileNotFoundError(f"{folder}: needs {WHOLE} or {INDEX}, holds {held}; pickled weights are not read")
+        raise MissingFileError(f"{folder}: needs {WHOLE} or {INDEX}, holds {held}; pickled weights are not read")
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ValueError(f"{folder / INDEX}: needs weight_map, an object of tensor names and file names")
+        raise InputError(f"{folder / INDEX}: needs weight_map, an object of tensor names and file names")
     files = sorted(set(weight_map.values()))
     outside = [name for name in files if Path(name).name != name]
     if outside:
-        raise ValueError(f"{folder / INDEX}: names files outside its folder: {outside}")
+        raise InputError(f"{folder / INDEX}: names files outside its folder: {outside}")
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"{folder / INDEX}: names files that are not there: {missing}; download them too")
+        raise MissingFileError(f"{folder / INDEX}: names files that are not there: {missing}; download them too")
     tensors: dict[str, np.ndarray] = {}
     for name in files:
         tensors |= _tensors(folder / name)
     if tensors.keys() != weight_map.keys():
         absent, extra = sorted(weight_map.keys() - tensors.keys()), sorted(tensors.keys() - weight_map.keys())
-        raise ValueError(f"{folder / INDEX}: its shards lack {absent} and hold {extra} that it does not name")
+        raise InputError(f"{folder / INDEX}: its shards lack {absent} and hold {extra} that it does not name")
     return tensors
 
 
@@ -53,7 +54,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 yield name, file.get_tensor(name)
     except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or cut short ({error}); copy the file again") from error
+        raise InputError(f"{path}: damaged or cut short ({error}); copy the file again") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

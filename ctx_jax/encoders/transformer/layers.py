@@ -12,11 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from ctx_jax.encoders.transformer.config import Activation, Transformer
+from ctx_jax.encoders.transformer.config import Transformer
 from ctx_jax.ops.attention import Visible, attend
-from ctx_jax.ops.linear import Compute, linear
+from ctx_jax.ops.dense import activate, dense, layer_norm
 
 Choice = TypeVar("Choice")
 
@@ -43,38 +42,6 @@ def choose(flag: Any, yes: Choice, no: Choice) -> Choice:
     if isinstance(flag, bool):
         return yes if flag else no
     return jax.tree.map(lambda first, second: jnp.where(flag, first, second), yes, no)
-
-
-def normalize(params: Mapping[str, jax.Array], values: jax.Array, epsilon: float) -> jax.Array:
-    """Layer norm over the last axis, in float32; `bias` is optional."""
-    mean = values.mean(-1, keepdims=True)
-    centred = values - mean
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    normed = centred * lax.rsqrt(variance + epsilon) * _wide(params["scale"], values)
-    return normed + _wide(params["bias"], values) if "bias" in params else normed
-
-
-def _wide(vector: jax.Array, like: jax.Array) -> jax.Array:
-    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
-
-
-def dense(params: Mapping[str, jax.Array], values: jax.Array, compute: Compute) -> jax.Array:
-    """values [..., in] @ kernel [in, out] + bias, the bias optional: float32 [..., out]."""
-    result = linear(values, params["kernel"], compute)
-    return result + _wide(params["bias"], result) if "bias" in params else result
-
-
-def activate(activation: Activation, values: jax.Array) -> jax.Array:
-    """The feed-forward's nonlinearity. `gelu` is x Phi(x) by the error function, `gelu_tanh` Hendrycks' formula."""
-    match activation:
-        case "gelu":
-            return 0.5 * values * (1.0 + lax.erf(values * 0.5**0.5))
-        case "gelu_tanh":
-            return jax.nn.gelu(values, approximate=True)
-        case "relu":
-            return jax.nn.relu(values)
-        case "silu":
-            return jax.nn.silu(values)
 
 
 def row_seeds(key: jax.Array, rows: jax.Array) -> jax.Array:
@@ -144,19 +111,19 @@ def layer(
     epsilon = model.norm_epsilon
     inputs = values
     if model.norm == "pre" and kind.normed is not False:
-        inputs = choose(kind.normed, normalize(params["attention_norm"], values, epsilon), values)
+        inputs = choose(kind.normed, layer_norm(params["attention_norm"], values, epsilon), values)
     attention, probabilities = _attention(model, params, inputs, shared, kind, seeds, maps)
     values = values + dropout(seeds, 1, model.attention_output_dropout, attention)
     if model.norm == "post":
-        values = normalize(params["attention_norm"], values, epsilon)
-    inputs = values if model.norm == "post" else normalize(params["feed_forward_norm"], values, epsilon)
+        values = layer_norm(params["attention_norm"], values, epsilon)
+    inputs = values if model.norm == "post" else layer_norm(params["feed_forward_norm"], values, epsilon)
     inner = activate(model.activation, dense(params["gate" if model.gated else "up"], inputs, model.compute))
     if model.gated:
         inner = inner * dense(params["up"], inputs, model.compute)
     inner = dropout(seeds, 2, model.feed_forward_inner_dropout, inner)
     values = values + dropout(seeds, 3, model.feed_forward_dropout, dense(params["down"], inner, model.compute))
     if model.norm == "post":
-        values = normalize(params["feed_forward_norm"], values, epsilon)
+        values = layer_norm(params["feed_forward_norm"], values, epsilon)
     return values, probabilities
 
 

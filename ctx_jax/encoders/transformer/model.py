@@ -22,8 +22,10 @@ from ctx_jax.encoders.transformer.config import Transformer
 from ctx_jax.encoders.transformer.embeddings import default_positions, embed_tokens
 from ctx_jax.encoders.transformer.heads import decoder, head_logits, mlm_hidden, next_sentence_logits, pooled
 from ctx_jax.encoders.transformer.init import init
-from ctx_jax.encoders.transformer.layers import LayerKind, Shared, layer, normalize, rotation, row_seeds
+from ctx_jax.encoders.transformer.layers import LayerKind, Shared, layer, rotation, row_seeds
+from ctx_jax.io.errors import InputError
 from ctx_jax.ops.attention import visible
+from ctx_jax.ops.dense import layer_norm
 
 __all__ = [
     "Transformer",
@@ -123,7 +125,7 @@ def _run(
     batch, length = token_ids.shape
     segments = limits["segments"]
     if model.positions == "learned" and positions is None and segments is None and length > model.longest:
-        raise ValueError(
+        raise InputError(
             f"the position table holds sequences of at most {model.longest} tokens, these have {length}: "
             "shorten them, or set max_positions"
         )
@@ -141,7 +143,7 @@ def _run(
         assert maps is not None
         return maps
     if model.norm == "pre":
-        last = normalize(params["final_norm"], outputs[-1], model.norm_epsilon)
+        last = layer_norm(params["final_norm"], outputs[-1], model.norm_epsilon)
         outputs = outputs.at[-1].set(last) if isinstance(outputs, jax.Array) else [*outputs[:-1], last]
     if wanted == "last":
         return outputs[-1]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ctx_jax.encoders.transformer.embeddings import default_positions, embed_tokens
 from ctx_jax.encoders.transformer.model import Transformer, hidden_states
+from ctx_jax.io.errors import InputError, InputTypeError
 
 _TOKENS = ("token_ids", "token_mask")
 _WORDS = ("word_of_token", "word_mask")
@@ -57,7 +58,7 @@ def _checked(model: Transformer, inputs: Mapping[str, Any]) -> dict[str, jax.Arr
     names = set(inputs) if isinstance(inputs, Mapping) else set()
     if names - {_OPTIONAL} not in (set(_TOKENS), {*_TOKENS, *_WORDS}):
         found = sorted(names) if isinstance(inputs, Mapping) else type(inputs).__name__
-        raise ValueError(
+        raise InputError(
             f"a Transformer reads inputs {', '.join(_TOKENS)}, and {', '.join(_WORDS)} for words, got {found}: use "
             "encoder.tokenize"
         )
@@ -67,12 +68,12 @@ def _checked(model: Transformer, inputs: Mapping[str, Any]) -> dict[str, jax.Arr
         fits = array.ndim == 2 and (array.shape == shape or (name == "word_mask" and array.shape[0] == shape[0]))
         if not fits:
             needed = "[B, T]" if name == "word_mask" else f"[B, S] like token_ids {shape}"
-            raise ValueError(f"{name} must be {needed}, got shape {array.shape}: use encoder.tokenize")
+            raise InputError(f"{name} must be {needed}, got shape {array.shape}: use encoder.tokenize")
         kind = jnp.bool_ if name.endswith("mask") else jnp.integer
         if not jnp.issubdtype(array.dtype, kind):
-            raise TypeError(f"{name} must be {'bool' if kind is jnp.bool_ else 'integers'}, got {array.dtype}")
+            raise InputTypeError(f"{name} must be {'bool' if kind is jnp.bool_ else 'integers'}, got {array.dtype}")
     if shape[1] > model.longest and shape[0]:
-        raise ValueError(
+        raise InputError(
             f"inputs of {shape[1]} tokens are longer than the {model.longest} the model's positions hold: shorten them"
         )
     return {name: array if name.endswith("mask") else array.astype(jnp.int32) for name, array in given.items()}

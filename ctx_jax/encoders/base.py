@@ -1,0 +1,163 @@
+"""What every family of encoders gives: the protocols of a model and of its input processor, and `Layers`.
+
+A model is a value with methods: a frozen, hashable dataclass, so that it can be a static argument of `jax.jit`.
+`tests/test_families.py` holds every family in `encoders.FAMILIES` to the same laws.
+
+Letters: L layers, B sentences, T words, S tokens of a row, D width.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from ctx_jax.io.errors import InputError, InputTypeError
+from ctx_jax.ops.linear import Compute
+from ctx_jax.tokenizers.words import Rule, split_words
+from ctx_jax.typing import Carry, Mask, Params
+
+
+class Layers(NamedTuple):
+    """Every layer of a batch of sentences."""
+
+    values: jax.Array  # [L, B, T, D] float32, layer 0 first; 0 where the mask is False
+    mask: Mask  # [B, T], True at real words
+    carry: Carry = None  # the recurrent state after the batch; None for encoders without one
+
+
+class InputProcessor(Protocol):
+    """How text becomes the inputs of a model: a dict of numpy arrays, each with leading axis B.
+
+    `arrays` and `token_arrays` serve one call; `split`, `sizes` and `pad` are `arrays` in three steps, so that
+    sentences of like size can share a batch.
+    """
+
+    @property
+    def rule(self) -> Rule:
+        """How a string is split into words."""
+
+    @property
+    def words_per_row(self) -> int:
+        """How many words may share a row when they are embedded without context: 1 where layer 0 depends on the
+        position."""
+
+    def arrays(
+        self,
+        sentences: Sequence[Sequence[str]],
+        *,
+        rows: int | None = None,
+        length: int | None = None,
+        tokens: int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Inputs that give one vector a word. `rows` and `length` fix B and T, `tokens` the number of tokens in a row;
+        InputError where more came, or for `tokens` where words have no pieces."""
+
+    def token_arrays(
+        self, sentences: list[str] | list[list[str]], *, rows: int | None = None, length: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Inputs that give one vector a token, special tokens in their places. Strings are split by the tokenizer's
+        own rule."""
+
+    def split(self, sentences: list[list[str]]) -> Sequence[Any]:
+        """Each sentence as `sizes` and `pad` take it: its words, or its pieces."""
+
+    def sizes(self, sentences: Sequence[Any]) -> list[int]:
+        """The number of places each split sentence takes in a row."""
+
+    def pad(self, sentences: Sequence[Any], rows: int, length: int) -> dict[str, np.ndarray]:
+        """The inputs of split sentences, in rows of `length` places."""
+
+
+class Model(Protocol):
+    """An encoder. Heads are no fields of it, and parameters are an argument of every method."""
+
+    compute: Compute
+
+    @property
+    def num_layers(self) -> int:
+        """L, the number of layers that `layers` gives, layer 0 included."""
+
+    @property
+    def width(self) -> int:
+        """D, the width of every layer."""
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters; `jax.eval_shape(model.init, key)` gives their shapes and allocates nothing."""
+
+    def layers(self, params: Params, inputs: Mapping[str, Any], *, carry: Carry = None) -> Layers:
+        """Every layer of the inputs that the model's input processor makes. Pure, so that it works under any of
+        jax's transformations."""
+
+    def token_layer(self, params: Params, inputs: Mapping[str, Any]) -> jax.Array:
+        """Layer 0 alone, [B, T, D], without running the layers above it."""
+
+    def inputs(self, folder: Path | None = None, *, rule: Rule = "whitespace") -> InputProcessor:
+        """The processor that makes the model's inputs of text; `folder` holds its vocabulary or tokenizer, for models
+        that have one. MissingFileError, InputError: it is not there, or does not fit the model."""
+
+    def depth_of(self, name: str) -> int:
+        """How deep a parameter of this name ("layer_0/query/kernel") lies: 0 for what comes before the first layer,
+        i for layer i, `num_layers` for what follows the last. InputError for a name the model does not have."""
+
+    def flops_per_token(self, length: int) -> float:
+        """Floating-point operations of a forward pass per token, in rows of `length` tokens; products alone."""
+
+
+def sentences_to_words(sentences: Iterable[str | Sequence[str]], rule: Rule) -> list[list[str]]:
+    """Words of every sentence: strings are split by `rule`, lists of words taken as they are.
+
+    Raises TypeError for a bare string, for strings and lists in one call, and for words that are no strings.
+    """
+    found = checked(sentences)
+    return [split_words(sentence, rule) if isinstance(sentence, str) else sentence for sentence in found]
+
+
+def checked(sentences: Iterable[str | Sequence[str]]) -> list[str] | list[list[str]]:
+    """The sentences, all strings or all lists of words; raises as `sentences_to_words`."""
+    if isinstance(sentences, str | bytes):
+        raise InputTypeError(
+            f"sentences must be a list of sentences, got one {type(sentences).__name__}: wrap it in a list"
+        )
+    sentences = list(sentences)
+    strings = [isinstance(sentence, str) for sentence in sentences]
+    if all(strings):
+        return sentences  # type: ignore[return-value]
+    if any(strings):
+        first, second = strings.index(True), strings.index(False)
+        raise InputTypeError(
+            f"sentences must be all strings or all lists of words; number {first} is a string, "
+            f"number {second} is a {type(sentences[second]).__name__}"
+        )
+    return [_words(number, sentence) for number, sentence in enumerate(sentences)]
+
+
+def _words(number: int, sentence: Sequence[str]) -> list[str]:
+    if isinstance(sentence, bytes) or not hasattr(sentence, "__iter__"):
+        raise InputTypeError(f"sentence {number} must be a string or a list of words, got {type(sentence).__name__}")
+    words = list(sentence)
+    for word in words:
+        if not isinstance(word, str):
+            raise InputTypeError(f"sentence {number} holds {word!r}, a {type(word).__name__}; words must be strings")
+    return words
+
+
+def padded_shape(sizes: Sequence[int], rows: int | None, length: int | None, unit: str) -> tuple[int, int]:
+    """(B, T) that hold sentences of these sizes; ValueError where the sizes asked for do not."""
+    longest = max(sizes, default=0)
+    height = len(sizes) if rows is None else rows
+    width = longest if length is None else length
+    if len(sizes) > height:
+        raise InputError(f"got {len(sizes)} sentences for rows={height}: set rows={len(sizes)}")
+    if longest > width:
+        raise InputError(f"the longest sentence has {longest} {unit}, for length={width}: set length={longest}")
+    return height, width
+
+
+def rounded(length: int) -> int:
+    """The next of 8, 12, 16, 24, 32, 48, 64, 96 ...: of a row beyond 8 words less than a third is padding."""
+    size = 8
+    while size < length:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    return size

@@ -1,0 +1,91 @@
+"""Vectors to scores of a vocabulary: the head of every language model here.
+
+    BERT   decoder(norm(activation(dense(x))))     masked tokens (Devlin et al. 2019)
+    GPT    decoder(x)                              next tokens
+    ELMo   decoder(x), one for both directions     next tokens (Peters et al. 2018)
+
+Parameters: dense {kernel [D, D], bias}, norm {scale, bias} where there is a transform; decoder {matrix [V, D] unless
+tied, bias [V]}. The head comes in halves, `hidden` and `decoder`, so that a loss can transform only the positions it
+predicts and then run its softmax in chunks. Letters: D width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.ops.dense import Activation, activate, dense, init_dense, init_norm, layer_norm
+from ctx_jax.ops.linear import Compute, linear
+from ctx_jax.typing import Params
+
+
+@dataclass(frozen=True)
+class VocabularyHead:
+    """What stands between a vector and the scores of the vocabulary. Widths are those of its parameters."""
+
+    transform: bool = True
+    """A dense layer, activation and norm before the decoder (BERT)."""
+    activation: Activation = "gelu"
+    """Of the transform."""
+    bias: bool = True
+    """The transform's dense layer has a bias."""
+    norm_epsilon: float = 1e-12
+    """What the transform's norm adds to the variance before its root."""
+    norm_bias: bool = True
+    """The transform's norm has a bias."""
+    decoder_bias: bool = True
+    """The decoder has a bias for each entry of the vocabulary."""
+    tied: bool = True
+    """The decoder is the encoder's token table; without it a matrix of its own."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.norm_epsilon < float("inf"):
+            raise ConfigError("head.norm_epsilon", f"must be at least 0, got {self.norm_epsilon}")
+
+    def init(
+        self, key: jax.Array, *, width: int, vocabulary: int, scale: float = 0.02, dense_scale: float | None = None
+    ) -> Params:
+        """Fresh parameters: matrices truncated normal of `scale` (the dense layer's of `dense_scale`, where given),
+        biases 0, scales 1."""
+        dense_key, matrix_key = jax.random.split(key)
+        params: dict[str, Params] = {}
+        if self.transform:
+            own = scale if dense_scale is None else dense_scale
+            params["dense"] = init_dense(dense_key, width, width, bias=self.bias, scale=own)
+            params["norm"] = init_norm(width, bias=self.norm_bias)
+        decoder: dict[str, jax.Array] = {}
+        if not self.tied:
+            decoder["matrix"] = jax.random.truncated_normal(matrix_key, -2.0, 2.0, (vocabulary, width)) * scale
+        if self.decoder_bias:
+            decoder["bias"] = jnp.zeros(vocabulary, jnp.float32)
+        if decoder:
+            params["decoder"] = decoder
+        return params
+
+    def hidden(self, params: Params, vectors: jax.Array, *, compute: Compute = "float32") -> jax.Array:
+        """The transform: [..., D] to [..., D]; without one the vectors as they are."""
+        if not self.transform:
+            return vectors
+        values = activate(self.activation, dense(params["dense"], vectors, compute))
+        return layer_norm(params["norm"], values, self.norm_epsilon)
+
+    def decoder(self, params: Params, table: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """The output matrix [V, D] and the bias [V], zeros where there is none: scores = hidden @ matrix.T + bias.
+
+        `table`: the encoder's token table [V, D], which a tied head needs (InputError without).
+        """
+        if self.tied and table is None:
+            raise InputError("a tied vocabulary head decodes with the encoder's token table: give table=")
+        matrix = jnp.asarray(table if self.tied else params["decoder"]["matrix"])
+        if not self.decoder_bias:
+            return matrix, jnp.zeros(matrix.shape[0], matrix.dtype)
+        return matrix, jnp.asarray(params["decoder"]["bias"])
+
+    def logits(
+        self, params: Params, vectors: jax.Array, table: jax.Array | None = None, *, compute: Compute = "float32"
+    ) -> jax.Array:
+        """Scores of every entry of the vocabulary, float32 [..., V], of vectors [..., D]; holds them all at once."""
+        matrix, bias = self.decoder(params, table)
+        scores = linear(self.hidden(params, vectors, compute=compute), matrix.T, compute)
+        return scores + bias.reshape((1,) * (scores.ndim - 1) + bias.shape)

@@ -1,0 +1,51 @@
+"""The errors of the library: each is also the built-in error that fits it, and its message is written for the user.
+
+The command line prints a `CtxJaxError` as one line; any other exception keeps its traceback.
+"""
+
+
+class CtxJaxError(Exception):
+    """Base of all errors that the library raises on purpose."""
+
+
+class InputError(CtxJaxError, ValueError):
+    """A value, text or file that cannot be used; the message says what was needed and what came."""
+
+
+class ConfigError(InputError):
+    """A setting that cannot be used.
+
+    `field` is the setting's name, dotted as far as who raises it knows ("max_positions", "devices.count"), `message`
+    what is wrong with it. The command line turns the field into its flag.
+
+    >>> str(ConfigError("dropout", "must be in [0, 1), got 2.0"))
+    'dropout must be in [0, 1), got 2.0'
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field} {message}")
+        self.field, self.message = field, message
+
+
+class InputTypeError(CtxJaxError, TypeError):
+    """An argument of another type than the function takes."""
+
+
+class MissingFileError(CtxJaxError, FileNotFoundError):
+    """A file, folder or data set that is not there."""
+
+
+class ExistingFileError(CtxJaxError, FileExistsError):
+    """A file or folder that would be written over."""
+
+
+class MissingPackageError(CtxJaxError, ModuleNotFoundError):
+    """An optional package that is not installed; the message names the extra that brings it."""
+
+
+class RunError(CtxJaxError, RuntimeError):
+    """A run that cannot go on: it is in use, or its checkpoint could not be written."""
+
+
+class DiskError(CtxJaxError, OSError):
+    """A directory that cannot be written to, or that the processes of a job do not share."""
