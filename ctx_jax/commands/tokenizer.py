@@ -7,16 +7,15 @@ from typing import Annotated
 
 import tyro
 
-from ctx_jax.commands.refusing import refuse
 from ctx_jax.data.corpora import resolve
 from ctx_jax.data.text_files import Errors
-from ctx_jax.io.atomic import whole_folder
-from ctx_jax.io.progress import paced
+from ctx_jax.io.files import atomic_folder
+from ctx_jax.io.progress import track
+from ctx_jax.tasks.options import refuse_options
 from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.tokenizers.sentencepiece_files import Layout, read_sentencepiece
-from ctx_jax.tokenizers.subword_config import Kind
 from ctx_jax.tokenizers.subword_files import read
-from ctx_jax.tokenizers.subword_training import train
+from ctx_jax.tokenizers.subword_training import Kind, train
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.words import Rule
 
@@ -65,12 +64,15 @@ class TrainTokenizer:
     `<s> <pad> </s> <unk>` in front and `<mask>` last."""
 
 
+OPTIONS = TrainTokenizer
+
+
 def main(arguments: Sequence[str]) -> int:
     """Train and write the tokenizer the command line asks for; 0 when done."""
     options = tyro.cli(TrainTokenizer, args=list(arguments), prog="ctx-jax tokenizer")
     if options.convert:
-        refuse(options, TRAINING, "--convert, which trains nothing")
-    with whole_folder(options.folder) as folder:  # refused before the text is read
+        refuse_options(options, TRAINING, "convert, which trains nothing")
+    with atomic_folder(options.folder) as folder:  # refused before the text is read
         subwords, origin = _converted(options) if options.convert else _trained(options)
         subwords.save(folder)
     print(f"{origin}, {len(subwords):,} tokens, in {options.folder}")
@@ -81,13 +83,13 @@ def _converted(options: TrainTokenizer) -> tuple[Subwords, str]:
     path = Path(options.convert)
     sentencepiece = path.suffix in SENTENCEPIECE
     given = read_sentencepiece(path, layout=options.layout, add_missing=True) if sentencepiece else read(path)
-    return given.bare() if options.causal else given, f"tokenizer read from {path}"
+    return given.without_special_tokens() if options.causal else given, f"tokenizer read from {path}"
 
 
 def _trained(options: TrainTokenizer) -> tuple[Subwords, str]:
     source = resolve(options.train, "train", rule=options.rule, errors=options.errors)
     subwords = train(
-        paced(source.documents(), f"reading {source.name}", "sentences", print),
+        track(source.documents(), f"reading {source.name}", "sentences", print),
         options.kind,
         options.size,
         lowercase=options.lowercase,
