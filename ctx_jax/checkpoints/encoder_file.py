@@ -8,6 +8,8 @@ So that an encoder can be loaded without knowing the task it was trained by.
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -54,8 +56,8 @@ def read_encoder(run_dir: Path, models: Sequence[type], heads: Sequence[type]) -
         if not isinstance(stored.get("heads"), dict):
             raise InputError(f"heads must be an object, got {stored.get('heads')!r}")
         return EncoderFile(
-            configs.from_json(models, stored.get("model")),
-            {name: configs.from_json(heads, head) for name, head in stored["heads"].items()},
+            configs.from_json(reduce(or_, models), stored.get("model")),
+            {name: configs.from_json(reduce(or_, heads), head) for name, head in stored["heads"].items()},
             stored["rule"],
         )
     except ValueError as error:

@@ -74,7 +74,7 @@ def evaluate(options: Evaluate) -> str:
             f"{options.run} is no run directory: it has no checkpoints/. A Transformer's import is measured once a run "
             "has started from it: ctx-jax train ... --init FOLDER. AllenNLP's files hold no vocabulary to measure with"
         )
-    config = configs.read(existing(options.run, CONFIG), [TrainConfig])
+    config = configs.read(existing(options.run, CONFIG), TrainConfig)
     encoder = load(options.run, step=options.step)
     report = config.task.report(
         encoder,

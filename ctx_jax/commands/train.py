@@ -83,7 +83,7 @@ def load(path: Path) -> tuple[RunConfig, str]:
         raise InputError(f"{path}{_line(error, path)}: {type(error).__name__}: {error}") from error
     if not isinstance(config, RunConfig):
         raise InputTypeError(f"{path} must define config() -> ctx_jax.tasks.TrainConfig, gave {config!r}")
-    configs.from_json([type(config)], configs.to_json(config))  # checks every field's type
+    configs.from_json(type(config), configs.to_json(config))  # checks every field's type
     return config, inspect.cleandoc(module.get("__doc__") or "")
 
 

@@ -74,7 +74,8 @@ class BiLMConfig:
             raise ConfigError("zero_start", f"must be in [0, 1], got {self.zero_start}")
         if self.tied_softmax and self.model.token_input == "characters":
             raise ConfigError(
-                "tied_softmax", "shares the word table, which a model over characters lacks: set model.token_input words"
+                "tied_softmax",
+                "shares the word table, which character inputs lack: set model.token_input to words",
             )
 
     def check(self, steps: int) -> None:
@@ -101,7 +102,7 @@ class BiLMConfig:
             if self.model.vocabulary not in (0, len(vocabulary)):
                 raise ConfigError(
                     "model.vocabulary",
-                    f"is {self.model.vocabulary}, and the vocabulary has {len(vocabulary)} words: leave it at 0, or set "
+                    f"is {self.model.vocabulary}, and the vocabulary has {len(vocabulary)} words: set 0, or "
                     "data.vocabulary or data.vocabulary_size",
                 )
             config = replace(self, model=replace(self.model, vocabulary=len(vocabulary)))

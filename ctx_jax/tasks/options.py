@@ -34,7 +34,9 @@ class EvaluateOptions:
             resolve(spec, "valid", rule=data.word_rule, sentences=data.sentences, errors=self.errors or data.errors)
             for spec in self.texts
         ]
-        read = [each for source in sources for each in (source.files if isinstance(source, TextFiles) else [source.name])]
+        read = [
+            each for source in sources for each in (source.files if isinstance(source, TextFiles) else [source.name])
+        ]
         if twice := sorted({str(each) for each in read if read.count(each) > 1}):
             raise InputError(f"named twice: {', '.join(twice)}; name each text once")
         return sources

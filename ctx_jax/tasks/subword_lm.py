@@ -3,7 +3,7 @@
 Letters: B rows, T tokens of a row.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,6 @@ from ctx_jax.embedding.load import load
 from ctx_jax.encoders.transformer import Transformer, huggingface
 from ctx_jax.encoders.transformer.inputs import SubwordInputs
 from ctx_jax.evaluation import reports
-from ctx_jax.evaluation.fill_mask import fill_mask_page
 from ctx_jax.evaluation.masked_lm_eval import first_sentences, held_out, held_out_metrics, metrics_of
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError

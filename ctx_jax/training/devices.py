@@ -18,16 +18,22 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ctx_jax.distributed.sharding import GatheredParams, data_mesh, fsdp_axis, sum_gradients
+from ctx_jax.distributed.sharding import (
+    AXIS,
+    REPLICATED,
+    SHARDED_ROWS,
+    GatheredParams,
+    data_mesh,
+    fsdp_spec,
+    sum_gradients,
+)
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.training.config import DevicesConfig
 from ctx_jax.training.parameter_groups import merge
 from ctx_jax.training.step import Collectives, GradientOutput, State, TrainingStep
 from ctx_jax.typing import Params
 
-AXIS = "data"
-REPLICATED, ROWS = PartitionSpec(), PartitionSpec(AXIS)
-LAYOUT = State._make(ROWS if part == "carry" else REPLICATED for part in State._fields)
+LAYOUT = State._make(SHARDED_ROWS if part == "carry" else REPLICATED for part in State._fields)
 """Of the state in the modes shard and pmap."""
 SHARDED = ("params", "average", "optimizer")
 """What fsdp shards of it; frozen parameters too."""
@@ -60,9 +66,7 @@ def fix_kernels(config: DevicesConfig, run_dir: Path) -> None:
 class Devices:
     """The devices of a run, and the way arrays lie on them."""
 
-    def __init__(
-        self, config: DevicesConfig, batch_size: int, available: Sequence[jax.Device] | None = None
-    ) -> None:
+    def __init__(self, config: DevicesConfig, batch_size: int, available: Sequence[jax.Device] | None = None) -> None:
         """`batch_size`: rows over all devices; `available`: devices to take in place of jax's own, such as those of a
         machine that the step is only compiled for. ConfigError where the rows cannot be divided."""
         # Sorted by process: the rows of a process lie on its own devices. jax's own meshes may reorder them.
@@ -87,19 +91,18 @@ class Devices:
             )
         self.devices = found[:count]
         self.mode = config.mode
-        self.mesh = data_mesh(self.devices, AXIS)
+        self.mesh = data_mesh(self.devices)
         self.processes = jax.process_count()
         self.process_rows = batch_size // self.processes
         self.first_row = self.process_rows * jax.process_index()
 
     def _spec(self, leaf: Any) -> PartitionSpec:
         """How an array of parameters, average or optimizer lies."""
-        axis = fsdp_axis(leaf.shape, len(self.devices)) if self.mode == "fsdp" else None
-        return REPLICATED if axis is None else PartitionSpec(*[None] * axis, AXIS)
+        return fsdp_spec(leaf.shape, len(self.devices)) if self.mode == "fsdp" else REPLICATED
 
     def _sharding(self, part: str, leaf: Any) -> NamedSharding:
         if part == "carry":
-            return NamedSharding(self.mesh, ROWS)
+            return NamedSharding(self.mesh, SHARDED_ROWS)
         return NamedSharding(self.mesh, self._spec(leaf) if part in SHARDED else REPLICATED)
 
     def _shardings(self, state: State) -> State:
@@ -164,11 +167,9 @@ class Devices:
 
         if self.mode == "pmap":
             axes = State._make(None if spec == REPLICATED else 0 for spec in LAYOUT)
-            return jax.pmap(
-                one, AXIS, in_axes=(axes, None, 0), out_axes=axes, devices=self.devices, donate_argnums=0
-            )
+            return jax.pmap(one, AXIS, in_axes=(axes, None, 0), out_axes=axes, devices=self.devices, donate_argnums=0)
         # check_vma would turn the gradient of a replicated parameter into a reduction of its own, once a use.
-        specs = (LAYOUT, REPLICATED, ROWS)
+        specs = (LAYOUT, REPLICATED, SHARDED_ROWS)
         mapped = jax.shard_map(one, mesh=self.mesh, in_specs=specs, out_specs=LAYOUT, check_vma=False)
         return jax.jit(mapped, donate_argnums=0)
 
@@ -187,8 +188,8 @@ class Devices:
             mapped = jax.shard_map(
                 partial(step.gradient_output, collectives=collectives),
                 mesh=self.mesh,
-                in_specs=(specs, frozen_specs, ROWS, ROWS, REPLICATED),
-                out_specs=GradientOutput(specs, REPLICATED, REPLICATED, ROWS),
+                in_specs=(specs, frozen_specs, SHARDED_ROWS, SHARDED_ROWS, REPLICATED),
+                out_specs=GradientOutput(specs, REPLICATED, REPLICATED, SHARDED_ROWS),
                 check_vma=False,
             )
             return mapped(state.params, frozen, batch, state.carry, step.key(state))
@@ -204,7 +205,7 @@ class Devices:
         if self.mode == "pmap":
             count = len(self.devices)
             return jax.tree.map(lambda array: array.reshape(count, -1, *array.shape[1:]), arrays)
-        rows = NamedSharding(self.mesh, ROWS)
+        rows = NamedSharding(self.mesh, SHARDED_ROWS)
         return jax.tree.map(lambda array: jax.make_array_from_process_local_data(rows, array), arrays)
 
     def enter(self, state: State) -> State:
@@ -218,12 +219,12 @@ class Devices:
     def _divide(self, array: jax.Array) -> jax.Array:
         shape = (len(self.devices), array.shape[0] // len(self.devices), *array.shape[1:])
         pieces = [shard.data[None] for shard in array.addressable_shards]
-        return jax.make_array_from_single_device_arrays(shape, NamedSharding(self.mesh, ROWS), pieces)
+        return jax.make_array_from_single_device_arrays(shape, NamedSharding(self.mesh, SHARDED_ROWS), pieces)
 
     def _join(self, array: jax.Array) -> jax.Array:
         shape = (array.shape[0] * array.shape[1], *array.shape[2:])
         pieces = [shard.data[0] for shard in array.addressable_shards]
-        return jax.make_array_from_single_device_arrays(shape, NamedSharding(self.mesh, ROWS), pieces)
+        return jax.make_array_from_single_device_arrays(shape, NamedSharding(self.mesh, SHARDED_ROWS), pieces)
 
 
 def _same(tree: Any) -> Any:

@@ -22,7 +22,7 @@ from ctx_jax.distributed.processes import (
     is_first_process,
     on_first_process,
     stop_requested,
-    stopping_all,
+    stop_together,
 )
 from ctx_jax.io.errors import CtxJaxError
 from ctx_jax.training.config import RunConfig
@@ -91,7 +91,7 @@ class Loop:
     def _keep_frozen(self) -> None:
         """Save the frozen parameters, once; every checkpoint holds their digest."""
         if jax.tree.leaves(self.frozen):
-            self.files |= self.checkpoints.save_frozen(self.frozen)
+            self.checkpoints.save_frozen(self.frozen)
 
     def run(self, state: State, log: MetricsLog | None, display: Display) -> State | None:
         """Train to the last step; None when asked to stop before, after saving."""
@@ -232,7 +232,7 @@ def train(
     """
     shown, log = is_first_process(), None
     with ExitStack() as stack:
-        with stopping_all():
+        with stop_together():
             loop = Loop(config, task, checkpoints, files)
             state = loop.start()
             on_start()

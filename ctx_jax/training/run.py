@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from ctx_jax.checkpoints import run_files
+from ctx_jax.checkpoints.encoder_file import encoder_text
 from ctx_jax.checkpoints.run_files import CONFIG, ENCODER
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.distributed import processes
-from ctx_jax.distributed.processes import is_first_process, on_first_process, stopping_all
+from ctx_jax.distributed.processes import is_first_process, on_first_process, stop_together
 from ctx_jax.io import configs
+from ctx_jax.io.build_once import locked
 from ctx_jax.io.errors import ConfigError, DiskError, RunError
-from ctx_jax.io.files import atomic_write, locked
+from ctx_jax.io.files import atomic_write
 from ctx_jax.training.config import RunConfig, check_config, check_resume
 from ctx_jax.training.devices import fix_kernels, kernels_folder
 from ctx_jax.training.loop import train
@@ -47,8 +49,8 @@ def run(config: RunConfig) -> bool:
     log: Log = print_line if is_first_process() else _quiet
     with ExitStack() as stack:
         stack.enter_context(_advising_full_disk())
-        with stopping_all():
-            processes.check_same(replace(config, run_dir=""))
+        with stop_together():
+            processes.check_same(config)
             check_config(config)  # a process that refused its settings before it joined would leave the others waiting
             stack.enter_context(_locked(run_dir))
             processes.check_disk(run_dir)
@@ -76,7 +78,7 @@ def _open(
     latest = processes.broadcast_step(checkpoints.latest())
     # Read also where nothing was trained yet: somebody else's config.json is not written over.
     if latest is not None or (run_dir / CONFIG).is_file():
-        old = configs.read(run_files.existing(run_dir, CONFIG), [type(config)])
+        old = configs.read(run_files.existing(run_dir, CONFIG), type(config))
     if latest is not None:
         if type(old.task) is type(config.task):
             config = replace(config, task=config.task.merged(old.task))
@@ -88,7 +90,7 @@ def _open(
     task = processes.first_process_first(lambda: config.task.open(context))
     config = replace(config, task=task.config)
     log(f"{type(task.model).__name__} in {run_dir}, {config.steps} steps")
-    files = {CONFIG: configs.text(config), ENCODER: run_files.encoder_text(task.model, task.heads, task.processor.rule)}
+    files = {CONFIG: configs.text(config), ENCODER: encoder_text(task.model, task.heads, task.processor.rule)}
     return config, task, files | run_files.read(run_dir, task.files)
 
 
