@@ -13,8 +13,8 @@ import json
 import re
 from pathlib import Path
 
-from ctx_jax.io.atomic import file_digest, to_disk, write_whole
 from ctx_jax.io.errors import InputError
+from ctx_jax.io.files import atomic_write, file_digest, fsync
 
 PROCESS_FOLDER = re.compile(r"ocdbt\.process_(\d+)$")
 
@@ -52,11 +52,11 @@ def write(step_folder: Path, *, process: int = 0, processes: int = 1) -> Path:
     """
     entries = {}
     for path in files_of(step_folder, process, processes):
-        to_disk(path)  # the digest must not outlive the bytes it speaks for when the power fails
+        fsync(path)  # the digest must not outlive the bytes it speaks for when the power fails
         size, digest = path.stat().st_size, file_digest(path)
         entries[path.relative_to(step_folder).as_posix()] = {"size": size, "sha256": digest}
     target = path_of(step_folder, process)
-    write_whole(target, json.dumps({"processes": processes, "files": entries}, indent=1) + "\n")
+    atomic_write(target, json.dumps({"processes": processes, "files": entries}, indent=1) + "\n")
     return target
 
 

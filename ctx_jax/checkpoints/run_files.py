@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ctx_jax.io.atomic import leftovers
 from ctx_jax.io.configs import newest
 from ctx_jax.io.errors import InputError, MissingFileError
+from ctx_jax.io.files import leftovers
 from ctx_jax.tokenizers import subwords
 
 CONFIG = "config.json"

@@ -38,8 +38,8 @@ from ctx_jax.checkpoints.orbax_manager import (
     without_orbax_log,
 )
 from ctx_jax.distributed.processes import on_first_host, stopping_all, wait_for_all
-from ctx_jax.io.atomic import leftovers
 from ctx_jax.io.errors import InputError, MissingFileError, RunError
+from ctx_jax.io.files import leftovers
 
 NAME = re.compile(r"(?P<step>0|[1-9]\d*)((?P<temporary>\.orbax-checkpoint-tmp.*)|\.sha256(\.\d+)?\.json)?")
 

@@ -21,7 +21,7 @@ from ctx_jax.encoders.transformer.huggingface_keys import ARCHITECTURES
 from ctx_jax.encoders.transformer.inputs import SubwordReader
 from ctx_jax.io.configs import from_json, newest
 from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
-from ctx_jax.io.json_files import read_json
+from ctx_jax.io.files import read_json
 from ctx_jax.tokenizers import subword_files
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.vocabulary import Vocabulary

@@ -16,8 +16,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ctx_jax.io.atomic import write_whole
 from ctx_jax.io.errors import InputError, InputTypeError
+from ctx_jax.io.files import atomic_write
 
 TYPE = "type"
 FORMAT = "format"
@@ -31,7 +31,7 @@ ADDED: Mapping[int, Mapping[str, Mapping[str, Any]]] = {}
 
 def write(path: str | Path, config: Any) -> None:
     """Store a config as a JSON file, atomically: a killed process leaves the old file or the new one."""
-    write_whole(Path(path), text(config))
+    atomic_write(Path(path), text(config))
 
 
 def text(config: Any) -> str:

@@ -31,10 +31,9 @@ from ctx_jax.encoders.transformer.huggingface_config import (
 from ctx_jax.encoders.transformer.huggingface_names import Architecture, Entry, Names, bare, expand, names_of
 from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors, write_tensors
 from ctx_jax.encoders.transformer.model import Transformer, init
-from ctx_jax.io.atomic import whole_folder, write_whole
 from ctx_jax.io.errors import InputError, MissingFileError
+from ctx_jax.io.files import atomic_folder, atomic_write, read_json
 from ctx_jax.io.flags import without_flags
-from ctx_jax.io.json_files import read_json
 from ctx_jax.tokenizers.subwords import Subwords
 
 
@@ -229,7 +228,7 @@ def write(
     entries = {**(special_ids(subwords) if subwords else {}), **config_from_model(model, architecture)}
     entries |= {"architectures": [_class(model, architecture)], "dtype": "float32"}
     tensors = tensors_from_params(model, params, architecture)
-    with whole_folder(Path(folder)) as partial:
+    with atomic_folder(Path(folder)) as partial:
         write_tensors(partial / WHOLE, tensors)
         (partial / "config.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
         if subwords:
@@ -264,4 +263,4 @@ def keep_architecture(run_dir: str | PathLike[str], architecture: Architecture |
     if architecture is None:
         path.unlink(missing_ok=True)
     else:
-        write_whole(path, json.dumps({"model_type": architecture}) + "\n")
+        atomic_write(path, json.dumps({"model_type": architecture}) + "\n")
