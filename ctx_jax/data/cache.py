@@ -83,9 +83,7 @@ class Sentences:
                 yield line[:-1].decode().split(" ")
 
 
-def load_sentences(
-    config: TextConfig, split: str, folder: str | Path, *, log: Log = _LOGGER.info
-) -> Sentences | None:
+def load_sentences(config: TextConfig, split: str, folder: str | Path, *, log: Log = _LOGGER.info) -> Sentences | None:
     """The sentences of a run's "train" or "valid" text, cached in `config.cache`, or in `folder` where that is empty.
 
     None for a validation text that is not there (text files without `valid`).

@@ -3,7 +3,7 @@ the help."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from ctx_jax.io.errors import ConfigError
 
@@ -115,7 +115,7 @@ class SequenceConfig:
         return self.packing == "pairs" and self.pair_label != "none"
 
     @property
-    def short_sequences(self) -> "SequenceConfig | None":
+    def short_phase(self) -> "SequenceConfig | None":
         """The sequences of the first `short_steps` steps, None without such steps.
 
         length 512, batch_size 256, max_predictions 80, short_length 128
@@ -133,5 +133,5 @@ class SequenceConfig:
         )
 
 
-def _error(name: str, message: str) -> Any:
+def _error(name: str, message: str) -> ConfigError:
     return ConfigError(f"sequences.{name}", message)

@@ -114,9 +114,7 @@ def tokens_of(sentences: Iterable[Sequence[str]], documents: np.ndarray, tokeniz
     return Tokens(ids, begins, np.append(0, np.cumsum(counts)), np.asarray(documents))
 
 
-def cache_tokens(
-    sentences: Sentences, tokenizer: Tokenizer, folder: str | Path, *, log: Log = _LOGGER.info
-) -> Tokens:
+def cache_tokens(sentences: Sentences, tokenizer: Tokenizer, folder: str | Path, *, log: Log = _LOGGER.info) -> Tokens:
     """The tokens of a cached text, cut now unless an intact cache under `folder` has them; memory stays bounded.
 
     Several processes may ask at once (see `array_folder.build_arrays`). A damaged cache is logged and cut again.

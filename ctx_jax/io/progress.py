@@ -9,6 +9,7 @@ from typing import TypeVar
 EVERY = 10.0  # seconds between two lines
 
 Item = TypeVar("Item")
+_LOGGER = logging.getLogger("ctx_jax")
 
 
 class Progress:
@@ -19,7 +20,7 @@ class Progress:
         what: str,
         unit: str,
         total: float | None = None,
-        log: Callable[[str], object] = logging.getLogger("ctx_jax").info,
+        log: Callable[[str], object] = _LOGGER.info,
     ) -> None:
         """`total`: about how much there is to do, in `unit`; None where that is unknown. `log` takes each line."""
         self._what, self._unit, self._total, self._log = what, unit, total, log
