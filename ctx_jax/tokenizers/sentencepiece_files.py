@@ -28,7 +28,6 @@ def read_sentencepiece(
     path: str | Path,
     *,
     layout: Layout = "plain",
-    special: SpecialTokens | None = None,
     add_missing: bool = False,
     settings: Settings | None = None,
 ) -> Subwords:
@@ -36,9 +35,9 @@ def read_sentencepiece(
 
     layout       "plain": the file's ids. "xlm-r": the file's ids + 1, with `<s> <pad> </s> <unk>` in front and `<mask>`
                  last, as fairseq laid out XLM-R
-    special      absent: `[CLS]`, `[SEP]` ... if the file has `[CLS]`, else `<s>`, `</s>` ...; the unknown is the file's
     add_missing  give tokens that the file lacks (most lack `<pad>` and `<mask>`) new ids at the end; else refuse
-    settings     those of the files beside it: names of special tokens, where `special` is absent, and added tokens
+    settings     names of special tokens and added tokens; a role without a name is `[CLS]`, `[SEP]` ... if the file
+                 has `[CLS]`, else `<s>`, `</s>` ...; the unknown is the file's
 
     Its control pieces are never found in text, as in SentencePiece; special tokens are, as in transformers. In a word
     model, consecutive unknown words stay one token each.
@@ -59,7 +58,7 @@ def read_sentencepiece(
                 f"{path}: XLM-R's layout needs <unk>, <s>, </s> as the first three pieces, got {names[:3]}"
             )
         special = ROBERTA
-    elif special is None:
+    else:
         special = settings.special(_family(names, kinds), {*names, *settings.tokens})
     pieces = _pieces(path, proto, {*special.roles().values(), *settings.tokens})
     if layout == "xlm-r":
@@ -72,7 +71,7 @@ def read_sentencepiece(
         raise InputError(
             f"{path} lacks special tokens: {', '.join(missing)}; convert it with `ctx-jax tokenizer`, which gives them "
             "new ids at the end, or XLM-R's ids, and use the folder that it writes. From Python: read_sentencepiece "
-            "with add_missing=True, layout='xlm-r', or special= if they have other names"
+            "with add_missing=True, layout='xlm-r', or Settings(roles=...) if they have other names"
         )
     register(tokenizer, special, mask_takes_space=True)
     return complete(tokenizer, special, path)
@@ -132,7 +131,7 @@ def _pieces(path: Path, proto: Any, roles: set[str]) -> list[tuple[str, float]]:
             if proto.trainer_spec.model_type != 1 or normalize(text) != text:
                 raise InputError(
                     f"{path} has a user-defined piece, {name!r}, which is read from unigram models alone and where "
-                    "normalizing does not change it; special= names those that are special tokens"
+                    "normalizing does not change it; Settings(roles=...) names those that are special tokens"
                 )
             score = -0.1  # what SentencePiece's unigram model gives it in place of the file's 0
         pieces.append((name, score))

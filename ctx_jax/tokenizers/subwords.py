@@ -56,7 +56,7 @@ class Subwords:
         if missing:
             raise InputError(
                 f"the tokenizer lacks special tokens: {', '.join(missing)}; name the ones it has in {CONFIG} "
-                "(pad_token, unk_token, cls_token, sep_token, mask_token) or by special=, or add them to its vocabulary"
+                "(pad_token, unk_token, cls_token, sep_token, mask_token), or add them to its vocabulary"
             )
         self.pad_id, self.unknown_id = self._id(special.pad), self._id(special.unknown)
         self.begin_id, self.end_id = self._id(special.begin), self._id(special.end)
@@ -158,9 +158,8 @@ class Subwords:
         A piece belongs to the word of its last character; a space belongs to the word after it.
         """
         word_of = [i for i in numbers for _ in range(len(words[i]) + 1)][1:] + numbers[-1:]  # of every character
-        ids, owners = encoding.ids if numbers else [], []
-        if numbers:
-            owners = [word_of[max(stop - 1, start)] for start, stop in encoding.offsets]
+        ids, offsets = (encoding.ids, encoding.offsets) if numbers else ([], [])
+        owners = [word_of[max(stop - 1, start)] for start, stop in offsets]
         pieces = Pieces(np.array(ids, np.int32), np.array(owners, np.int32))
         if len(covered := set(owners)) == len(words):
             return pieces
@@ -180,14 +179,14 @@ class Subwords:
         """[begin] ids [end], int32, as the family does it for one sentence; GPT-2 adds nothing."""
         return np.concatenate([self.before, ids, self.after]).astype(np.int32)
 
-    def tokens(self, ids: Sequence[int]) -> list[str]:
+    def tokens(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """The pieces as they stand in the vocabulary: "##able", "Ġworld"."""
         tokens = [self.tokenizer.id_to_token(int(number)) for number in ids]
         if None in tokens:
             raise InputError(f"ids must lie in 0..{len(self) - 1} and have a token, got {ids[tokens.index(None)]}")
         return [token for token in tokens if token is not None]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Text of ids, special tokens left out."""
         return str(self.tokenizer.decode([int(number) for number in ids]))
 

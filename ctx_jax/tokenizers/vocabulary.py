@@ -1,7 +1,7 @@
 """Words and their ids: bilm-tf's vocabulary files, and vocabularies built by frequency.
 
-A file has one word a line and the line's number, from 0, is the id. `<S>`, `</S>` and `<UNK>` must be in it; ours put
-them first, then the most frequent word and so on down, as the sampled softmax needs it.
+A file has one word a line; the line's number, from 0, is the id. It must hold `<S>`, `</S>` and `<UNK>`. Vocabularies
+built here begin with these and go on by falling frequency, as the sampled softmax needs it.
 """
 
 import heapq
@@ -20,7 +20,7 @@ from ctx_jax.tokenizers.characters import BEGIN, END
 
 UNKNOWN = "<UNK>"
 MARKERS = (BEGIN, END, UNKNOWN)
-_SKIPPED = "!!!MAXTERMID"  # a line that bilm-tf's reader passes over without giving it an id
+_SKIPPED = "!!!MAXTERMID"  # a line that bilm-tf's reader skips without giving it an id
 LIMIT = 250_000  # distinct words in memory, about 40 MB
 _FAN = 64  # runs merged at once, far below any limit on open files
 
@@ -30,7 +30,7 @@ class Vocabulary:
     """Words in the order of their ids (V of them).
 
     Raises:
-        ValueError: `<S>`, `</S>` or `<UNK>` is missing, or a word is empty, holds white space or occurs twice.
+        InputError: `<S>`, `</S>` or `<UNK>` is missing, or a word is empty, holds white space or occurs twice.
     """
 
     words: tuple[str, ...] = field(repr=False)
@@ -80,21 +80,21 @@ class Vocabulary:
         return np.fromiter(map(self._ids.get, words, repeat(self.unknown)), np.int32, len(words))
 
     def text(self) -> str:
-        """What `write` writes: one word a line."""
+        """The contents of the file: one word a line."""
         return "".join(f"{word}\n" for word in self.words)
 
     def write(self, path: str | Path) -> None:
-        """Writes one word a line, UTF-8; `read` gives the same vocabulary back."""
+        """Write one word a line in UTF-8; `read` gives the same vocabulary back."""
         Path(path).write_bytes(self.text().encode())
 
     @classmethod
     def read(cls, path: str | Path) -> "Vocabulary":
-        """Reads a vocabulary file, ours or bilm-tf's.
+        """Read a vocabulary file, ours or bilm-tf's.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: as for the class, with the file named, and the lines for a word that occurs twice; or the
-                file is not UTF-8.
+            InputError: as for the class, naming the file, and both lines of a word that occurs twice; or the file is
+                not UTF-8.
         """
         content = Path(path).read_bytes()
         try:
@@ -111,7 +111,7 @@ class Vocabulary:
             if not word:
                 raise InputError(f"{path}, line {number}: empty; every line must hold one word")
             if word in words:
-                raise InputError(f"{path}, line {number}: {word!r} stands in line {words[word]} already; keep one")
+                raise InputError(f"{path}, line {number}: {word!r} is already in line {words[word]}; keep one")
             words[word] = number
         try:
             return cls(tuple(words))
@@ -128,7 +128,7 @@ def build(
     vocabulary and at most `limit` distinct words beside it (see `count_words`).
 
     Raises:
-        ValueError: `size` leaves no room for a word, or no word occurs often enough.
+        ConfigError: `size` leaves no room for a word, or no word occurs often enough.
     """
     if size is not None and size <= len(MARKERS):
         raise ConfigError(
@@ -152,9 +152,9 @@ def build(
 
 
 def count_words(sentences: Iterable[Sequence[str]], *, limit: int = LIMIT) -> Iterator[tuple[str, int]]:
-    """Yields each distinct word once with its exact count, in alphabetical (code point) order.
+    """Yield each distinct word once with its exact count, in code point order.
 
-    Memory holds at most `limit` distinct words and those of one sentence: when there are more, the counts so far go to
+    Memory holds at most `limit` distinct words and those of one sentence: beyond that the counts so far are written to
     a temporary folder as a sorted run, and the runs are merged at the end. Words hold no line ends.
     """
     if limit < 1:
