@@ -49,7 +49,7 @@ class SubwordReader:
             )
         if tokens is None and length is not None:
             tokens = self.room(length)
-        pieces = self.subwords.of_words(sentences)
+        pieces = self.subwords.tokenize_words(sentences)
         return self.word_arrays(pieces, *padded_shape(self.words(pieces), rows, length, "words"), tokens)
 
     def room(self, length: int) -> int:
@@ -67,9 +67,9 @@ class SubwordReader:
         `length` is S, special tokens included; a string without pieces is an all-False row.
         """
         if sentences and not isinstance(sentences[0], str):
-            found = [pieces.ids for pieces in self.subwords.of_words(sentences)]
+            found = [pieces.ids for pieces in self.subwords.tokenize_words(sentences)]
         else:
-            found = self.subwords.of_text(sentences)  # type: ignore[arg-type]
+            found = self.subwords.tokenize_text(sentences)  # type: ignore[arg-type]
         height, width = padded_shape([self._size(ids) for ids in found], rows, length, "tokens")
         ids, mask = self._tokens(found, height, width)
         return {"token_ids": ids, "token_mask": mask}
@@ -123,6 +123,6 @@ class SubwordReader:
                     "more, or split the sentence"
                 )
             if size:
-                ids[number, :size] = self.subwords.wrap(given)
+                ids[number, :size] = self.subwords.add_special_tokens(given)
                 mask[number, :size] = True
         return ids, mask
