@@ -87,7 +87,15 @@ def test_both_implementations_follow_the_formula(name: str, fused: Any, heads: t
 
 def test_dropped_probabilities_are_gone_and_the_others_grow(heads: tuple[jax.Array, ...]) -> None:
     mask, kept = attention_mask(T, mask=MASK), np.random.default_rng(1).random((B, H, T, T)) < 0.75
-    mixed, maps = attend(*heads, mask, compute="float32", implementation="plain", dropout_mask=jnp.asarray(kept), dropout_rate=0.25, maps=True)
+    mixed, maps = attend(
+        *heads,
+        mask,
+        compute="float32",
+        implementation="plain",
+        dropout_mask=jnp.asarray(kept),
+        dropout_rate=0.25,
+        maps=True,
+    )
     plain, whole = attend(*heads, mask, compute="float32", implementation="plain", maps=True)
     np.testing.assert_array_equal(maps, whole)
     expected = np.einsum("bhts,bshe->bthe", np.where(kept, np.asarray(whole) / 0.75, 0), heads[2])
@@ -112,11 +120,11 @@ def test_no_implementation_lets_packed_examples_attend_to_each_other(fused: Any,
 
 
 @pytest.mark.parametrize("by", ["mask", "lengths"])
-def test_gradients_agree_and_stay_finite_without_any_key(
-    by: str, fused: Any, heads: tuple[jax.Array, ...]
-) -> None:
+def test_gradients_agree_and_stay_finite_without_any_key(by: str, fused: Any, heads: tuple[jax.Array, ...]) -> None:
     lengths = jnp.array([T - 2, 0])
-    mask = attention_mask(T, **{by: lengths if by == "lengths" else jnp.arange(T)[None] < lengths[:, None]}, causal=True)
+    mask = attention_mask(
+        T, **{by: lengths if by == "lengths" else jnp.arange(T)[None] < lengths[:, None]}, causal=True
+    )
 
     def loss(heads: tuple[jax.Array, ...], compute: Any, implementation: Any) -> jax.Array:
         return jnp.square(attend(*heads, mask, compute=compute, implementation=implementation)[0]).sum()
@@ -132,7 +140,9 @@ def test_gradients_agree_and_stay_finite_without_any_key(
 
 def test_padding_by_lengths_is_padding_by_mask_bit_for_bit_on_the_plain_path(heads: tuple[jax.Array, ...]) -> None:
     by_mask = attend(*heads, attention_mask(T, mask=MASK), compute="float32", implementation="plain", maps=True)
-    by_lengths = attend(*heads, attention_mask(T, lengths=MASK.sum(1)), compute="float32", implementation="plain", maps=True)
+    by_lengths = attend(
+        *heads, attention_mask(T, lengths=MASK.sum(1)), compute="float32", implementation="plain", maps=True
+    )
     for one, other in zip(by_mask, by_lengths, strict=True):
         np.testing.assert_array_equal(one, other)
 

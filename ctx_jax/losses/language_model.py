@@ -19,9 +19,6 @@ from ctx_jax.typing import Params, Terms
 COEFFICIENTS = {"masked": 1.0, "next_token": 1.0, "accuracy": 0.0, "next_sentence": 1.0, "next_sentence_accuracy": 0.0}
 """The weight of each term's mean in the loss; accuracies are measured, not trained on."""
 
-MASKED_LM_HEAD = VocabularyHead()
-CAUSAL_LM_HEAD = VocabularyHead(transform=False, decoder_bias=False)
-
 
 def masked_lm(
     model: Transformer,
@@ -29,7 +26,7 @@ def masked_lm(
     batch: MaskedBatch,
     carry: tuple[()] = (),
     *,
-    head: VocabularyHead = MASKED_LM_HEAD,
+    head: VocabularyHead | None = None,
     key: jax.Array | None = None,
 ) -> tuple[Terms, tuple[()]]:
     """Nats of the masked tokens (Devlin et al. 2019, section 3.1), and of the pair's label where the batch has one.
@@ -39,7 +36,7 @@ def masked_lm(
     Args:
       params: {"encoder": ..., "head": {"masked_lm": ...}}, with a label also "pooler" and "next_sentence".
       carry: unused; a Transformer has no state.
-      head: the vocabulary head whose parameters "masked_lm" are.
+      head: the vocabulary head whose parameters "masked_lm" are; None: `model.default_head()`.
       key: the step's key, the same on every device, for dropout by row; None: no dropout.
 
     Returns:
@@ -65,13 +62,13 @@ def causal_lm(
     batch: CausalBatch,
     carry: tuple[()] = (),
     *,
-    head: VocabularyHead = CAUSAL_LM_HEAD,
+    head: VocabularyHead | None = None,
     key: jax.Array | None = None,
 ) -> tuple[Terms, tuple[()]]:
     """Nats of the next token at every position, of a model whose tokens attend to earlier ones alone (GPT).
 
     Args:
-      params: {"encoder": ..., "head": {"causal_lm": ...}}; the default head has no parameters and needs no entry.
+      params: {"encoder": ..., "head": {"causal_lm": ...}}; GPT's head has no parameters and needs no entry.
       carry, head, key: as in `masked_lm`.
 
     Returns:
@@ -99,20 +96,22 @@ def _head_params(params: Params, name: str) -> Params:
     heads = params.get("head", {})
     if name not in heads:
         raise InputError(f"the parameters have no head {name!r}, which this loss needs; they have {sorted(heads)}")
-    return heads[name]  # type: ignore[no-any-return]
+    own: Params = heads[name]
+    return own
 
 
 def _token_terms(
     term: str,
     model: Transformer,
     params: Params,
-    head: VocabularyHead,
+    head: VocabularyHead | None,
     name: str,
     vectors: jax.Array,
     labels: jax.Array,
     weights: jax.Array,
 ) -> Terms:
     """{term: (nats, weight), "accuracy": (hits, weight)} of vectors [B, K or T, D]."""
+    head = head or model.default_head()
     own = _head_params(params, name) if head.has_params else {}
     hidden = head.hidden(own, vectors.reshape(-1, vectors.shape[-1]), compute=model.compute)  # [N, D]
     matrix, bias = head.decoder(own, params["encoder"]["embeddings"]["tokens"] if head.tied else None)
@@ -126,7 +125,9 @@ def _next_sentence_terms(model: Transformer, params: Params, hidden: jax.Array, 
     pooled = Pooler().vectors(_head_params(params, "pooler"), hidden, compute=model.compute)
     logits = SequenceHead().logits(_head_params(params, "next_sentence"), pooled, compute=model.compute)  # [B, 2]
     labels: Any = batch.next_sentence
-    weights = jnp.ones(labels.shape, jnp.float32) if batch.next_sentence_weights is None else batch.next_sentence_weights
+    weights = (
+        jnp.ones(labels.shape, jnp.float32) if batch.next_sentence_weights is None else batch.next_sentence_weights
+    )
     nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
     hits = (jnp.argmax(logits, axis=1).astype(labels.dtype) == labels).astype(jnp.float32)
     total = jnp.sum(weights)

@@ -66,7 +66,9 @@ class SubwordInputs:
             tokens = self.tokens_for(length)
         pieces = self.split(sentences)
         height, width = padded_shape(_word_counts(pieces), rows, length, "words")
-        return self._word_arrays(pieces, height, width, max(self.sizes(pieces), default=0) if tokens is None else tokens)
+        return self._word_arrays(
+            pieces, height, width, max(self.sizes(pieces), default=0) if tokens is None else tokens
+        )
 
     def tokens_for(self, length: int) -> int:
         """Tokens of a row for `length` words: two a word, the special ones and 16 more, rounded up by

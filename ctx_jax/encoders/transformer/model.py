@@ -16,6 +16,7 @@ from ctx_jax.encoders.base import Layers
 from ctx_jax.encoders.transformer import words
 from ctx_jax.encoders.transformer.init import init
 from ctx_jax.encoders.transformer.inputs import SubwordInputs, read_inputs
+from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
 from ctx_jax.ops.attention import Implementation
 from ctx_jax.ops.dense import Activation
@@ -186,6 +187,18 @@ class Transformer:
         if folder is None:
             raise InputTypeError("a Transformer's inputs need the folder of its tokenizer: give folder")
         return read_inputs(self, Path(folder), rule)
+
+    def default_head(self) -> VocabularyHead:
+        """The vocabulary head that fits: the decoder alone for a causal model (GPT), else BERT's with this model's
+        activation and norms."""
+        if self.causal:
+            return VocabularyHead(transform=False, decoder_bias=False)
+        return VocabularyHead(
+            activation="gelu" if self.positions_after_padding else self.activation,  # RoBERTa's is always gelu
+            bias=self.feed_forward_bias,
+            norm_epsilon=self.norm_epsilon,
+            norm_bias=self.norm_bias,
+        )
 
     def depth_of(self, name: str) -> int:
         """0 for the embeddings, i + 1 for "layer_i", depth + 1 for "final_norm"; InputError for other names."""

@@ -188,8 +188,9 @@ def _context(
     if model.positions == "learned":
         return LayerContext(everywhere, local, None, None, seeds, maps)
     width = model.dim // model.heads
-    rotations = [rotation(positions, width, theta) for theta in (model.rotary_theta, model.local_rotary_theta)]
-    return LayerContext(everywhere, local, *rotations, seeds, maps)
+    turns = rotation(positions, width, model.rotary_theta)
+    local_turns = rotation(positions, width, model.local_rotary_theta)
+    return LayerContext(everywhere, local, turns, local_turns, seeds, maps)
 
 
 def _stack(
