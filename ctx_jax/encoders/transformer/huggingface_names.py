@@ -231,7 +231,7 @@ def canonical(names: Names, name: str) -> str:
 
 
 def expand(entries: tuple[Entry, ...], depth: int, present: set[str]) -> list[Entry]:
-    """The entries of a model of `depth` layers whose parameters are `present`: `{l}` filled in, absent ones left out."""
+    """The entries of a model of `depth` layers whose parameters are `present`: `{l}` filled in, others left out."""
     result = []
     for entry in entries:
         for layer in range(depth) if "{l}" in entry.name else range(1):

@@ -147,7 +147,7 @@ class Transformer:
 
     @property
     def residual_scale(self) -> float:
-        """`initial_scale` of the kernels that `depth_scaled` makes smaller, a vocabulary head's dense layer included."""
+        """`initial_scale` of the kernels that `depth_scaled` makes smaller, a vocabulary head's dense one included."""
         return self.initial_scale / (2 * self.depth) ** 0.5 if self.depth_scaled and self.depth else self.initial_scale
 
     @property
