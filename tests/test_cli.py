@@ -20,8 +20,8 @@ import pytest
 from ctx_jax import __version__, cli
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, names, read
-from ctx_jax.io.atomic import write_whole
 from ctx_jax.io.build_once import locked
+from ctx_jax.io.files import atomic_write
 from ctx_jax.tokenizers import subwords
 from ctx_jax.training.config import TrainConfig, check_config
 from ctx_jax.training.optimizer import Adagrad
@@ -139,13 +139,13 @@ def test_sigterm_leaves_nothing_half_made(tmp_path: Path, monkeypatch: pytest.Mo
 
     def write(path: Path, text: str) -> None:
         written.append(path)
-        write_whole(path, text)
+        atomic_write(path, text)
         if len(written) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
 
     (tmp_path / "text.txt").write_text("the cat sat\nthe dog\n" * 50)
-    monkeypatch.setattr(subwords, "write_whole", write)
+    monkeypatch.setattr(subwords, "atomic_write", write)
     before = signal.getsignal(signal.SIGTERM)
     line = ["tokenizer", str(tmp_path / "made"), "--train", str(tmp_path / "text.txt"), "--size", "300"]
     with pytest.raises(SystemExit) as left:

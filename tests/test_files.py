@@ -1,4 +1,4 @@
-"""Files and folders take their names whole: on disk before they are seen, and never where writing failed."""
+"""Atomic files and folders: on disk before they are visible, and no partial output after an error."""
 
 import errno
 import gc
@@ -12,23 +12,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctx_jax.io import atomic as whole
-from ctx_jax.io.atomic import file_digest, leftovers, whole_file, whole_folder, write_whole
-from ctx_jax.io.json_files import read_json
+from ctx_jax.io import files
+from ctx_jax.io.files import (
+    atomic_file,
+    atomic_folder,
+    atomic_write,
+    file_digest,
+    leftovers,
+    read_json,
+    temporary_folder,
+)
 from ctx_jax.io.mmap_spill import Scratch
-from ctx_jax.io.temporary import temporary_folder
 
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is forced to disk and what takes a name, in order; temporary names without their random end."""
     done: list[str] = []
-    replace, to_disk = Path.replace, whole.to_disk
+    replace, fsync = Path.replace, files.fsync
 
     def name(path: Path) -> str:
         return path.name.split("-")[0]
 
-    monkeypatch.setattr(whole, "to_disk", lambda path: (to_disk(path), done.append(f"disk {name(path)}")))
+    monkeypatch.setattr(files, "fsync", lambda path: (fsync(path), done.append(f"disk {name(path)}")))
     monkeypatch.setattr(Path, "replace", lambda path, to: (replace(path, to), done.append(f"take {name(to)}")))
     return done
 
@@ -36,11 +42,11 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_bytes_are_on_disk_before_the_name_and_the_name_after(tmp_path: Path, recorded: list[str]) -> None:
     folder = tmp_path / "home"
     folder.mkdir()
-    write_whole(folder / "a.json", "{}\r\n")
+    atomic_write(folder / "a.json", "{}\r\n")
     assert recorded == ["disk .a.json.partial", "take a.json", "disk home"]
     assert (folder / "a.json").read_bytes() == b"{}\r\n"
     recorded.clear()
-    with whole_folder(folder / "made") as partial:
+    with atomic_folder(folder / "made") as partial:
         (partial / "sub").mkdir()
         (partial / "sub" / "file").write_text("x")
     assert recorded[-2:] == ["take made", "disk home"]
@@ -49,18 +55,18 @@ def test_bytes_are_on_disk_before_the_name_and_the_name_after(tmp_path: Path, re
 
 
 def test_what_fails_leaves_the_old_and_no_rest(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a.txt", "old")
+    atomic_write(tmp_path / "a.txt", "old")
     before = file_digest(tmp_path / "a.txt")
-    with pytest.raises(TypeError), whole_file(tmp_path / "a.txt") as file:
+    with pytest.raises(TypeError), atomic_file(tmp_path / "a.txt") as file:
         file.write(file.write("new"))  # type: ignore[arg-type]
-    with whole_folder(tmp_path / "made") as partial:
+    with atomic_folder(tmp_path / "made") as partial:
         assert leftovers(tmp_path, "made") == [partial] and not leftovers(tmp_path, "a.*")
     (tmp_path / "made").rmdir()
-    with pytest.raises(FileNotFoundError, match="gone"), whole_folder(tmp_path / "made") as partial:
+    with pytest.raises(FileNotFoundError, match="gone"), atomic_folder(tmp_path / "made") as partial:
         (partial / "gone").unlink()
     assert file_digest(tmp_path / "a.txt") == before
     assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
-    with pytest.raises(FileExistsError, match=r"not empty \(a\.txt\)"), whole_folder(tmp_path):
+    with pytest.raises(FileExistsError, match=r"not empty \(a\.txt\)"), atomic_folder(tmp_path):
         pass
 
 
@@ -77,8 +83,8 @@ def test_a_disk_that_takes_no_more_is_named_and_nothing_half_written_stays(
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         with pytest.raises(OSError, match="a limit on files") as of_file:
-            write_whole(tmp_path / "a.txt", "x" * 2000)
-        with pytest.raises(OSError, match="a limit on files") as of_folder, whole_folder(tmp_path / "made") as partial:
+            atomic_write(tmp_path / "a.txt", "x" * 2000)
+        with pytest.raises(OSError, match="a limit on files") as of_folder, atomic_folder(tmp_path / "made") as partial:
             (partial / "data").write_bytes(bytes(2000))
         with pytest.raises(OSError, match="a limit on files") as of_scratch:
             Scratch(tmp_path).spill(np.arange(300))
@@ -119,7 +125,7 @@ def test_json_that_is_no_object_is_refused_by_file(content: bytes, said: str, tm
 
 def test_a_full_disk_is_told_once_and_a_limit_is_no_full_disk(tmp_path: Path) -> None:
     def fail(number: int) -> None:
-        with whole.naming_full_disk(tmp_path / "outer"), whole.naming_full_disk(tmp_path / "inner"):
+        with files.naming_full_disk(tmp_path / "outer"), files.naming_full_disk(tmp_path / "inner"):
             raise OSError(number, os.strerror(number))
 
     with pytest.raises(OSError, match=r"No space left on device: make space there: .*outer") as full:

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from ctx_jax.data.config import DataConfig
-from ctx_jax.distributed.agreement import difference, trouble
-from ctx_jax.io.atomic import naming_full_disk
-from ctx_jax.io.temporary import temporary_folder
+from ctx_jax.distributed.processes import difference, trouble
+from ctx_jax.io.files import naming_full_disk, temporary_folder
 from ctx_jax.training import run as run_module
 from ctx_jax.training.config import DevicesConfig, EvaluateConfig, TrainConfig
 from ctx_jax.training.run import run

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctx_jax.distributed.pipelined import one_behind
+from ctx_jax.distributed.sharding import pipelined
 from ctx_jax.encoders.transformer.config import Transformer
 from ctx_jax.evaluation import pseudo_perplexity as masked
 
@@ -62,5 +62,5 @@ def test_results_are_taken_in_their_order_when_the_next_one_is_under_way() -> No
             asked.append(number)
             yield number
 
-    assert [(result, asked[-1]) for result in one_behind(results())] == [(0, 1), (1, 2), (2, 3), (3, 3)]
-    assert not list(one_behind([]))
+    assert [(result, asked[-1]) for result in pipelined(results())] == [(0, 1), (1, 2), (2, 3), (3, 3)]
+    assert not list(pipelined([]))

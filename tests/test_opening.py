@@ -33,7 +33,7 @@ def test_of_several_hosts_the_first_one_builds_and_the_others_read(
 
     for module in (opening, preparing):
         monkeypatch.setattr(module, "is_first_host", lambda: False)
-    monkeypatch.setattr(preparing, "write_whole", refused)
+    monkeypatch.setattr(preparing, "atomic_write", refused)
     monkeypatch.setattr(preparing.vocabularies, "build", refused)
     second = open_task(config, tmp_path / "run", lambda line: None, resumed=False)
     assert second.vocabulary == first.vocabulary and second.model == first.model

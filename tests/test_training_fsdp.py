@@ -14,6 +14,7 @@ import pytest
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import tokens_of
+from ctx_jax.distributed.sharding import fsdp_axis as divided_axis
 from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.tasks.masked_lm import TransformerTask, with_tokenizer
@@ -27,7 +28,6 @@ from ctx_jax.training.config import (
     check_config,
 )
 from ctx_jax.training.devices import Devices
-from ctx_jax.training.fsdp import divided_axis
 from ctx_jax.training.loop import train
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.step import State, initial_state, make_step

@@ -126,7 +126,7 @@ def test_text_reads_as_the_run_was_trained_on_it(run: Run) -> None:
     token that tells a causal model's texts apart."""
     encoder = ctx_jax.load(run.path)
     subwords, text = encoder.reader.subwords, sentences(0, 40)
-    config = configs.read(run.path / "config.json", [TrainConfig])
+    config = configs.read(run.path / "config.json", TrainConfig)
     given = encoder.tokenize([text[0]], level="tokens")["token_ids"][0]
     if run.form == "packed":  # sorted by length: the row that holds it
         with pytest.raises(ValueError, match="positions hold 32"):

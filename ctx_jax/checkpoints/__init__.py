@@ -1,5 +1,1 @@
-"""Parameters on disk: our runs, and other people's files both ways."""
-
-from ctx_jax.encoders.elmo import allennlp
-
-__all__ = ["allennlp"]
+"""Our own runs on disk: checkpoints of Orbax, their digests, and the files of a run directory."""

@@ -1,4 +1,4 @@
-"""SHA-256 of the files of a checkpoint step, kept beside it: what makes a step complete, and damage nameable.
+"""SHA-256 digests of the files of a checkpoint step, kept beside it: they complete the step and name damaged files.
 
 ```
 checkpoints/
@@ -6,21 +6,21 @@ checkpoints/
   40.sha256.json        process 0's digests, written last: {"processes": 2, "files": {"state/d/ab": {...}}}
   40.sha256.1.json      process 1's
 ```
-Orbax gives each process a folder of its own, `ocdbt.process_<i>`; everything else is process 0's.
+Orbax gives each process a folder of its own, `ocdbt.process_<i>`; process 0 writes everything else.
 """
 
 import json
 import re
 from pathlib import Path
 
-from ctx_jax.io.atomic import file_digest, to_disk, write_whole
 from ctx_jax.io.errors import InputError
+from ctx_jax.io.files import atomic_write, file_digest, fsync
 
 PROCESS_FOLDER = re.compile(r"ocdbt\.process_(\d+)$")
 
 
 class DamagedFile(InputError):
-    """A file of a step is missing, shorter than it was, or holds other bytes than were written."""
+    """A file of a step is missing, truncated or changed."""
 
 
 def path_of(step_folder: Path, process: int = 0) -> Path:
@@ -29,7 +29,7 @@ def path_of(step_folder: Path, process: int = 0) -> Path:
 
 
 def all_paths(step_folder: Path) -> list[Path]:
-    """The digest files there are for a step, process 0's first."""
+    """The existing digest files of a step, process 0's first."""
     others = sorted(step_folder.parent.glob(f"{step_folder.name}.sha256.*.json"))
     return [path for path in (path_of(step_folder), *others) if path.is_file()]
 
@@ -48,15 +48,15 @@ def files_of(step_folder: Path, process: int = 0, processes: int = 1) -> list[Pa
 def write(step_folder: Path, *, process: int = 0, processes: int = 1) -> Path:
     """Hash the files of a step that this process wrote, and write its digest file; returns that file's path.
 
-    Process 0 must come after all others, since its file is what declares the step complete.
+    Process 0 must come last, since its file completes the step.
     """
     entries = {}
     for path in files_of(step_folder, process, processes):
-        to_disk(path)  # the digest must not outlive the bytes it speaks for when the power fails
+        fsync(path)  # the data must be on disk before its digest
         size, digest = path.stat().st_size, file_digest(path)
         entries[path.relative_to(step_folder).as_posix()] = {"size": size, "sha256": digest}
     target = path_of(step_folder, process)
-    write_whole(target, json.dumps({"processes": processes, "files": entries}, indent=1) + "\n")
+    atomic_write(target, json.dumps({"processes": processes, "files": entries}, indent=1) + "\n")
     return target
 
 
@@ -66,15 +66,15 @@ def _read(path: Path) -> tuple[int, dict[str, tuple[int, str]]]:
         files = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in data["files"].items()}
         return int(data["processes"]), files
     except FileNotFoundError:
-        raise DamagedFile(f"{path}: missing; without it the step is incomplete") from None
+        raise DamagedFile(f"{path}: missing, so the step is incomplete") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedFile(f"{path}: is not the digest file that was written ({error})") from error
+        raise DamagedFile(f"{path}: is not a digest file ({error})") from error
 
 
 def is_complete(step_folder: Path) -> bool:
-    """True if the step and every process's digest file are there; says nothing about their contents.
+    """True if the step and every process's digest file exist; their contents are not verified.
 
-    A digest file that cannot be read counts as there: the step was complete once, and `verify` names the damage.
+    A digest file that cannot be read counts: the step was complete once, and `verify` names the damage.
     """
     if not step_folder.is_dir() or not path_of(step_folder).is_file():
         return False
@@ -98,10 +98,10 @@ def verify(step_folder: Path) -> None:
         if found != size:
             raise DamagedFile(f"{path}: {'truncated' if found < size else 'grown'}, from {size} to {found} bytes")
         if file_digest(path) != digest:
-            raise DamagedFile(f"{path}: changed; its SHA-256 is not the one noted when it was written")
+            raise DamagedFile(f"{path}: changed; its SHA-256 differs from the one it was saved with")
 
 
 def remove(step_folder: Path) -> None:
-    """Remove a step's digest files, process 0's first, so that the step is incomplete from the first moment."""
+    """Remove a step's digest files, process 0's first, so that the step is incomplete at once."""
     for path in all_paths(step_folder):
         path.unlink(missing_ok=True)

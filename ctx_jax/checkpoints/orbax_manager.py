@@ -1,4 +1,4 @@
-"""Orbax's manager as our runs need it: which entries a step has, who waits for whom and how long, what is logged."""
+"""Orbax's CheckpointManager configured for our runs: the entries of a step, processes, timeouts, logging."""
 
 import logging
 from collections.abc import Iterator
@@ -10,12 +10,11 @@ import orbax.checkpoint as ocp
 
 STATE, POSITION, METRICS, FILES = "state", "position", "metrics", "files"
 SAVE_SECONDS = 600
-"""The most a save may take, its writing and the waiting of the processes for each other: where one cannot write its
-part, the others give up then."""
+"""The most a save may take, writing and barriers included; then the processes give up on one that cannot write."""
 
 
 def open_manager(folder: Path, *, writable: bool) -> ocp.CheckpointManager:
-    """A manager of the steps in `folder`: `writable`, for all processes together; else for this one alone."""
+    """A manager of the steps in `folder`: `writable`, for all processes together; else read-only for this one alone."""
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     state = ocp.PyTreeCheckpointHandler()
     registry.add(STATE, ocp.args.PyTreeSave, state)
@@ -24,8 +23,8 @@ def open_manager(folder: Path, *, writable: bool) -> ocp.CheckpointManager:
         handler = ocp.JsonCheckpointHandler(filename=name)
         registry.add(name, ocp.args.JsonSave, handler)
         registry.add(name, ocp.args.JsonRestore, handler)
-    # Orbax keeps every step: it would delete old ones before the digest of the new one exists. Whoever only reads waits
-    # for nobody: Orbax's meeting of all processes after each restore would meet another one of this job, and crash it.
+    # Orbax keeps every step: it would delete old ones before the digest of the new one exists. A reader is its only
+    # active process: Orbax's barrier after each restore would meet an unrelated one of this job, and crash it.
     mine = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=mine, active_processes={mine})
     options = ocp.CheckpointManagerOptions(
@@ -40,25 +39,25 @@ def open_manager(folder: Path, *, writable: bool) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=options, handler_registry=registry)
 
 
-def _of_others(record: logging.LogRecord) -> bool:
+def _not_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in Path(record.pathname).parts
 
 
 def drop_orbax_log() -> None:
-    """Drop Orbax's log from now on: after an error its threads, which nothing waits for, tell of it for a while."""
-    logging.getLogger("absl").addFilter(_of_others)
+    """Drop Orbax's log from now on: after an error its threads, which nothing joins, log it for a while."""
+    logging.getLogger("absl").addFilter(_not_orbax)
 
 
 @contextmanager
 def without_orbax_log() -> Iterator[None]:
-    """Drops Orbax's log meanwhile: it warns of read-only folders and slow disks. Its errors are raised here anyway."""
+    """Drops Orbax's log inside the block: it warns of read-only folders and slow disks. Its errors are still raised."""
 
-    def of_others(record: logging.LogRecord) -> bool:  # one for each that is open
-        return _of_others(record)
+    def not_orbax(record: logging.LogRecord) -> bool:  # a filter of its own for each block
+        return _not_orbax(record)
 
     logger = logging.getLogger("absl")
-    logger.addFilter(of_others)
+    logger.addFilter(not_orbax)
     try:
         yield
     finally:
-        logger.removeFilter(of_others)
+        logger.removeFilter(not_orbax)

@@ -1,8 +1,9 @@
-"""The small files of a run without which its arrays mean nothing: every checkpoint keeps a copy of them.
+"""The small files of a run directory that its arrays need: every checkpoint keeps a copy of them.
 
-`config.json`; `vocabulary.txt`, or `tokenizer.json` and `tokenizer_config.json`; `texts.json`, digests of the texts;
-after an import `import.json`. The copy is under the step's digests; the file that people and programs read lies in the
-run directory, and is compared with it.
+`config.json`; `encoder.json`, the configs of the encoder and its heads; `vocabulary.txt`, or `tokenizer.json` and
+`tokenizer_config.json`; `texts.json`, digests of the texts; after an import `import.json`; the digest files of
+`frozen/`. The copies are covered by the step's digests. People and programs read the files of the run directory,
+which are compared with the copies.
 """
 
 import json
@@ -10,55 +11,58 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ctx_jax.io.atomic import leftovers
-from ctx_jax.io.configs import newest
 from ctx_jax.io.errors import InputError, MissingFileError
+from ctx_jax.io.files import leftovers
 from ctx_jax.tokenizers import subwords
 
 CONFIG = "config.json"
+ENCODER = "encoder.json"
+"""The config of the encoder and those of its heads, so that loading needs no task."""
 VOCABULARY = "vocabulary.txt"
-"""Keeps the words of a biLM's softmax."""
+"""The words of a biLM's softmax."""
 ORIGIN = "import.json"
-"""Keeps the model_type of the import that a run began with."""
+"""The model_type of the import that a run began with."""
 TEXTS = "texts.json"
-"""Keeps the digests of the texts."""
+"""The digests of the texts."""
 METRICS = "metrics.jsonl"
-"""Of no checkpoint: grows with every line that is logged."""
+"""In no checkpoint: it grows with every logged line."""
+FROZEN = "frozen"
+"""The folder of the frozen parameters, saved once (`checkpoints.frozen`)."""
 
-_WRITTEN_WHOLE = (CONFIG, VOCABULARY, subwords.FILE, subwords.CONFIG, TEXTS, ORIGIN, METRICS)
+_ATOMIC = (CONFIG, ENCODER, VOCABULARY, subwords.FILE, subwords.CONFIG, TEXTS, ORIGIN, METRICS)
 
 FREE = ("devices", "checkpoint", "evaluate", "log", "run_dir")
 """The settings a resumed run may change: they say where and how often, not what is computed."""
 
 
 def existing(run_dir: Path, name: str) -> Path:
-    """A file of a run that was saved; FileNotFoundError, saying where its copies lie, for one that is gone."""
+    """The path of a run's file; MissingFileError, which says where its copies are, if it is gone."""
     path = run_dir / name
     if not path.is_file():
         raise MissingFileError(
-            f"{path} is not there: a run needs it. Put it back; each checkpoint has a copy, an entry of "
+            f"{path} is missing: a run needs it. Put it back; each checkpoint has a copy, an entry of "
             f"{run_dir / 'checkpoints' / 'STEP' / 'files'}"
         )
     return path
 
 
 def remove_leftovers(run_dir: Path) -> None:
-    """Remove what a killed process left of a run's files; none may be at work on them now."""
-    for name in _WRITTEN_WHOLE:
+    """Remove partial files that a killed process left. Call it while no other process writes to the run."""
+    for name in _ATOMIC:
         for left in leftovers(run_dir, name):
             left.unlink()
 
 
 def read(run_dir: Path, names: Iterable[str]) -> dict[str, str]:
-    """The texts of a run's files by name; FileNotFoundError, and ValueError for one that is not UTF-8."""
+    """The texts of a run's files by name. FileNotFoundError; InputError for a file that is not UTF-8."""
     return {name: _text(run_dir / name) for name in names}
 
 
 def check(run_dir: Path, kept: Mapping[str, str], step: int) -> None:
-    """ValueError, naming the file, where one of the run directory is not what step `step` was saved with.
+    """InputError, naming the file, if a file of the run directory differs from the copy that step `step` keeps.
 
-    Of `config.json` the settings of `FREE` may differ, and `steps`. A file that is gone is for its readers to miss: a
-    model that reads characters is loaded without a vocabulary.
+    Of `config.json` the settings of `FREE` may differ, and `steps`. A file that is gone is reported by whoever reads
+    it: a model that reads characters is loaded without a vocabulary.
     """
     for name, before in kept.items():
         path = run_dir / name
@@ -70,8 +74,8 @@ def check(run_dir: Path, kept: Mapping[str, str], step: int) -> None:
         changes = _settings(path, before, after) if name == CONFIG else [_first_line(before.encode(), after)]
         if changes:
             raise InputError(
-                f"{path} is not the one that step {step} was saved with: {'; '.join(changes)}. Put it back as it was; "
-                f"the step's own copy is an entry of {run_dir / 'checkpoints' / str(step) / 'files'}"
+                f"{path} is not the file that step {step} was saved with: {'; '.join(changes)}. Restore it; the "
+                f"step's own copy is an entry of {run_dir / 'checkpoints' / str(step) / 'files'}"
             )
 
 
@@ -90,12 +94,12 @@ def _first_line(before: bytes, after: bytes) -> str:
 
 def _settings(path: Path, before: str, after: bytes) -> list[str]:
     try:
-        now = newest(json.loads(after))
+        now = json.loads(after)
     except ValueError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     return [
         f"{name} was {old!r}, is {new!r}"
-        for name, old, new in _changes(newest(json.loads(before)), now, "")
+        for name, old, new in _changes(json.loads(before), now, "")
         if name.split(".")[0] not in (*FREE, "steps")
     ]
 

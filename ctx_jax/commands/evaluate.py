@@ -78,7 +78,7 @@ def evaluate(options: Evaluate) -> str:
             f"{options.run} is no run directory: it has no checkpoints/. A Transformer's import is measured once a run "
             "has gone on from it: ctx-jax train ... --init FOLDER. AllenNLP's files hold no vocabulary to measure with"
         )
-    config = configs.read(existing(options.run, CONFIG), [TrainConfig])
+    config = configs.read(existing(options.run, CONFIG), TrainConfig)
     encoder = load(options.run, step=options.step)
     sources = _sources(config.data, options)
     title = f"{options.run}, step {options.step}"

@@ -10,7 +10,7 @@ import tyro
 from ctx_jax.commands.refusing import refuse
 from ctx_jax.data.corpora import resolve
 from ctx_jax.data.text_files import Errors
-from ctx_jax.io.atomic import whole_folder
+from ctx_jax.io.files import atomic_folder
 from ctx_jax.io.progress import paced
 from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.tokenizers.sentencepiece_files import Layout, read_sentencepiece
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     options = tyro.cli(TrainTokenizer, args=list(arguments), prog="ctx-jax tokenizer")
     if options.convert:
         refuse(options, TRAINING, "--convert, which trains nothing")
-    with whole_folder(options.folder) as folder:  # refused before the text is read
+    with atomic_folder(options.folder) as folder:  # refused before the text is read
         subwords, origin = _converted(options) if options.convert else _trained(options)
         subwords.save(folder)
     print(f"{origin}, {len(subwords):,} tokens, in {options.folder}")

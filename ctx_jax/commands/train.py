@@ -81,7 +81,7 @@ def load(path: Path) -> tuple[TrainConfig, str]:
         raise InputError(f"{path}{_line(error, path)}: {type(error).__name__}: {error}") from error
     if not isinstance(config, TrainConfig):
         raise InputTypeError(f"{path} must define config() -> ctx_jax.training.config.TrainConfig, gave {config!r}")
-    configs.from_json([TrainConfig], configs.to_json(config))  # checks every field's type
+    configs.from_json(TrainConfig, configs.to_json(config))  # checks every field's type
     return config, inspect.cleandoc(module.get("__doc__") or "")
 
 

@@ -27,9 +27,9 @@ import numpy as np
 
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.corpora import Source, source_of
-from ctx_jax.io.atomic import file_digest
-from ctx_jax.io.build_once import find_or_build
+from ctx_jax.io.build_once import build_once
 from ctx_jax.io.errors import InputError, MissingFileError
+from ctx_jax.io.files import file_digest
 from ctx_jax.io.progress import Pace
 
 VERSION = 2  # of the layout above and of what reading does to text
@@ -113,12 +113,12 @@ def build_cache(source: Source, folder: str | Path, *, report: Callable[[str], N
     identity = {"layout": VERSION, **source.identity()}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     target = Path(folder).expanduser() / f"{re.sub(r'[^A-Za-z0-9_-]+', '_', source.name)[:40]}-{key}"
-    if find_or_build(
+    if build_once(
         target,
         _check,
         lambda building: _write(source, identity, building, report),
         again="reading the text again",
-        report=report,
+        log=report,
     ):
         report(f"{source.name}: {_counts(_read_meta(target))}; cached in {target}")
     return Sentences(target)

@@ -23,9 +23,9 @@ from typing import Protocol
 import numpy as np
 
 from ctx_jax.data.cache import Sentences
-from ctx_jax.io.atomic import file_digest
-from ctx_jax.io.build_once import find_or_build
+from ctx_jax.io.build_once import build_once
 from ctx_jax.io.errors import InputError
+from ctx_jax.io.files import file_digest
 from ctx_jax.io.mmap_spill import Scratch
 from ctx_jax.io.progress import Pace
 from ctx_jax.tokenizers.templates import PairLayout
@@ -133,12 +133,12 @@ def cache_tokens(
     """
     identity = json.dumps([VERSION, sentences.digest, tokenizer.digest])
     target = Path(folder).expanduser() / f"tokens-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    find_or_build(
+    build_once(
         target,
         lambda there: _open(there, whole=True),
         lambda building: _write(sentences, tokenizer, building, report),
         again="cutting the text into tokens again",
-        report=report,
+        log=report,
     )
     return _open(target)
 

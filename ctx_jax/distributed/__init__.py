@@ -1,1 +1,1 @@
-"""Processes of a job agreeing, and arrays divided over devices."""
+"""Processes of a job agreeing, and arrays sharded over devices."""

@@ -1,93 +1,215 @@
-"""Where the processes of a job meet: they wait for each other, and learn what the others found or that one stopped.
+"""The processes of a job: how they join, wait for each other, exchange values, agree on settings and stop together.
 
-All of it goes through the job's coordinator, none through the devices: a meeting of those gives up after half a minute
-on CPUs, and crashes where two processes have different numbers of them.
+The exchange goes through the job's coordinator, not through the devices: a collective on CPUs gives up after half a
+minute, and crashes if two processes have different numbers of devices.
 """
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
-from ctx_jax.io.errors import RunError
+from ctx_jax.io import configs
+from ctx_jax.io.errors import DiskError, InputError, RunError
 
-WAITING_HOURS = 24.0  # for a first host that reads a text, counts its words, trains a tokenizer
-_MEETINGS = itertools.count()
-_GIVEN, _STOPPED = "given ", "stopped"
-_regions = 0  # of `stopping_all`, one within the other
+WAITING_HOURS = 24.0  # while the first process reads a corpus, counts its words, trains a tokenizer
+DISK_SECONDS = 90.0  # in which a shared disk must show a file of another process: NFS caches names for up to 60
+
+_EXCHANGES = itertools.count()
+_VALUE, _STOPPED = "value ", "stopped"
+_regions = 0  # nested `stop_together` blocks
+
+Value = TypeVar("Value")
 
 
-class OtherStopped(RunError):
-    """Another process of the job has raised, and says why in its own output."""
+class OtherProcessStopped(RunError):
+    """Another process of the job has raised; its own output has the error."""
 
 
-def wait_for_all(name: str, *, seconds: int) -> None:
-    """Go on when every process of the job is here; `name` is of this one meeting. RuntimeError after `seconds`."""
+def join() -> None:
+    """Join the job's other processes, before anything else uses jax. Does nothing if this process has joined.
+
+    On TPU pods, Slurm and Kubernetes jax finds coordinator and process numbers itself; elsewhere they come from
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    """
+    if not jax.distributed.is_initialized():
+        count, number = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+        jax.distributed.initialize(
+            num_processes=None if count is None else int(count), process_id=None if number is None else int(number)
+        )
+
+
+def is_first_process() -> bool:
+    """Whether this is process 0, which logs and writes the metrics."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str, *, seconds: int) -> None:
+    """Wait until every process of the job is here. `name` must be used once. RuntimeError after `seconds`."""
     ocp.multihost.get_barrier_sync_fn()(key=f"ctx_jax_{name}", timeout_ms=1000 * seconds)
 
 
-def everyones(text: str) -> list[str]:
-    """What each process of the job gives here, in the order of the processes; who comes early waits.
+def gather_texts(text: str) -> list[str]:
+    """The text that each process passes, in the order of the processes; waits for all of them.
 
-    Every process has to call it, from the thread that trains. OtherStopped where one raised instead (`stopping_all`).
+    Every process must call it, from its main thread. OtherProcessStopped if one raised instead (`stop_together`).
     """
     if jax.process_count() == 1:
         return [text]
-    client, meeting = ocp.multihost.get_jax_distributed_client(), next(_MEETINGS)
-    _say(meeting, _GIVEN + text)
-    told = [
-        client.blocking_key_value_get(_key(meeting, process), round(WAITING_HOURS * 3_600_000))
+    client, exchange = ocp.multihost.get_jax_distributed_client(), next(_EXCHANGES)
+    _publish(exchange, _VALUE + text)
+    texts = [
+        client.blocking_key_value_get(_key(exchange, process), round(WAITING_HOURS * 3_600_000))
         for process in range(jax.process_count())
     ]
-    if _STOPPED in told:
-        raise OtherStopped(f"process {told.index(_STOPPED)} of the job has stopped: its own message says why")
-    return [one.removeprefix(_GIVEN) for one in told]
+    if _STOPPED in texts:
+        raise OtherProcessStopped(f"process {texts.index(_STOPPED)} of the job has stopped: its own output says why")
+    return [text.removeprefix(_VALUE) for text in texts]
 
 
-def _say(meeting: int, what: str) -> None:
-    ocp.multihost.get_jax_distributed_client().key_value_set(_key(meeting, jax.process_index()), what)
+def _publish(exchange: int, text: str) -> None:
+    ocp.multihost.get_jax_distributed_client().key_value_set(_key(exchange, jax.process_index()), text)
 
 
-def _key(meeting: int, process: int) -> str:
-    return f"ctx_jax/meeting_{meeting}/{process}"
+def _key(exchange: int, process: int) -> str:
+    return f"ctx_jax/exchange_{exchange}/{process}"
 
 
-def first_hosts(numbers: dict[str, float]) -> dict[str, float]:
-    """The first host's numbers, on every host: what all decide on must not differ in the last digit.
+def broadcast_numbers(numbers: dict[str, float]) -> dict[str, float]:
+    """Process 0's numbers, on every process, so that decisions based on them agree to the last digit.
 
-    Every host has to call it; who comes early waits.
+    Every process must call it.
     """
-    first: dict[str, float] = json.loads(everyones(json.dumps(numbers))[0])  # exact: as many digits as it takes
+    first: dict[str, float] = json.loads(gather_texts(json.dumps(numbers))[0])  # JSON round-trips floats exactly
+    return first
+
+
+def broadcast_step(step: int | None) -> int | None:
+    """Process 0's step, on every process: a shared folder may not show all of them the same files yet."""
+    first: int | None = json.loads(gather_texts(json.dumps(step))[0])
     return first
 
 
 @contextmanager
-def stopping_all() -> Iterator[None]:
-    """What one process raises in here stops all of them, at their next meeting; the last one is at the end.
+def stop_together() -> Iterator[None]:
+    """An exception on any process inside the block stops every process, at its next exchange or at the block's end.
 
-    A process that ends alone would leave the others waiting. Who waits in here for devices instead is not told: jax's
-    heartbeat ends it.
+    A process that ended alone would leave the others waiting. A process that waits for devices instead is ended by
+    jax's heartbeat.
     """
     global _regions
     _regions += 1
     try:
         yield
-    except OtherStopped:
+    except OtherProcessStopped:
         raise
     except BaseException:
-        if _regions == 1 and jax.process_count() > 1:  # else the region around this one says it
-            _say(next(_MEETINGS), _STOPPED)
+        if _regions == 1 and jax.process_count() > 1:  # else the outer block publishes it
+            _publish(next(_EXCHANGES), _STOPPED)
         raise
     finally:
         _regions -= 1
-    everyones("")
+    gather_texts("")
 
 
-def on_first_host(act: Callable[[], object]) -> None:
-    """Act on the first host alone while the others wait; what it raises stops them all."""
-    with stopping_all():
-        if jax.process_index() == 0:
+def on_first_process(act: Callable[[], object]) -> None:
+    """Call `act` on process 0 while the others wait; an exception stops all of them."""
+    with stop_together():
+        if is_first_process():
             act()
+
+
+def first_process_first(make: Callable[[], Value]) -> Value:
+    """The value of `make()`, called on process 0 and then, when it has prepared the shared files, on the others.
+
+    An exception on any process stops all of them.
+    """
+    made: list[Value] = []
+    with stop_together():
+        if is_first_process():
+            made.append(make())
+    with stop_together():
+        return made[0] if made else make()
+
+
+def stop_requested(step: int) -> bool:
+    """Whether any process of the job has received SIGTERM; the same answer on all of them.
+
+    Every process must ask at every step. False in a job of one process, which has its own signal handler.
+    """
+    return jax.process_count() > 1 and bool(multihost_utils.reached_preemption_sync_point(step))
+
+
+def check_same(config: Any, *, ignore: Sequence[str] = ("run_dir",)) -> None:
+    """InputError, on all processes, unless they have equal configs and as many devices each.
+
+    config: any config dataclass. A process with another seed would silently train something else; one with other
+    steps or devices would leave the rest waiting. `ignore`: fields that may differ; `check_disk` compares `run_dir`.
+    """
+    mine = (configs.to_json(config), jax.local_device_count())
+    others = [json.loads(text) for text in gather_texts(json.dumps(mine))]
+    processes = [(configs.from_json(type(config), stored), count) for stored, count in others]
+    difference = first_difference(processes, ignore)
+    if difference is not None:
+        raise InputError(f"the processes of a job need the same settings and devices: {difference}")
+
+
+def first_difference(processes: Sequence[tuple[Any, int]], ignore: Sequence[str] = ()) -> str | None:
+    """The first setting or number of devices that differs from process 0's, of each process's (config, devices)."""
+    config, count = processes[0]
+    for process, (its_config, its_count) in enumerate(processes):
+        for field, first, other in configs.differences(config, its_config):
+            if field not in ignore:
+                return f"{field} is {first!r} for process 0 and {other!r} for process {process}"
+        if its_count != count:
+            return f"process 0 has {count} devices and process {process} has {its_count}"
+    return None
+
+
+def check_disk(run_dir: Path) -> None:
+    """DiskError, on all processes, unless each sees this run directory and can write to its `checkpoints/`.
+
+    Process 0 must hold the directory's lock.
+    """
+    mark = f".job-{secrets.token_hex(8)}"  # a name that no other run directory holds
+
+    def put_mark() -> None:
+        (run_dir / "checkpoints").mkdir(exist_ok=True)
+        for left in run_dir.glob(".job-" + "[0-9a-f]" * 16):  # of killed processes
+            left.unlink()
+        (run_dir / mark).touch()
+
+    on_first_process(put_mark)
+    mark = gather_texts(mark)[0]
+    problems = gather_texts(disk_problem(run_dir, mark, jax.process_index(), DISK_SECONDS))
+    on_first_process((run_dir / mark).unlink)
+    for process, problem in enumerate(problems):
+        if problem:
+            raise DiskError(f"process {process} {problem}")
+
+
+def disk_problem(run_dir: Path, mark: str, process: int, seconds: float) -> str:
+    """Why a process cannot use the run directory, in which process 0 made a file `mark`; "" if it can."""
+    until = time.monotonic() + seconds
+    while not os.path.exists(run_dir / mark):  # noqa: PTH110 (False also if the folder may not be read)
+        if time.monotonic() > until:
+            return f"does not see process 0's run directory in {run_dir}: set run_dir to a disk that all of them share"
+        time.sleep(0.1)
+    probe = run_dir / "checkpoints" / f".probe-{process}"
+    try:
+        probe.write_bytes(bytes(4096))
+        probe.unlink()
+    except OSError as error:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+        return f"cannot write checkpoints to {probe.parent} ({error.strerror}): allow it, or set another run_dir"
+    return ""

@@ -1,31 +1,151 @@
-"""A pure function of rows, cut over the devices of this machine: all that evaluation needs to know of devices."""
+"""Arrays sharded over devices: rows of a batch, and parameters under FSDP.
 
-from collections.abc import Callable, Sequence
-from typing import Any
+Letters: n devices.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+AXIS = "data"
+"""The mesh axis over which rows and FSDP's parameters are sharded."""
 
-def over_rows(
-    function: Callable[..., Any], rows: int, devices: Sequence[jax.Device] | None = None
+REPLICATED, SHARDED_ROWS = PartitionSpec(), PartitionSpec(AXIS)
+
+Result = TypeVar("Result")
+
+
+def data_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh of one axis, `AXIS`, over the devices in their order."""
+    # Auto: shard_map refuses unsharded inputs on a mesh of explicit axes.
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def shard_batch(
+    function: Callable[..., Any], batch_size: int, devices: Sequence[jax.Device] | None = None
 ) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
-    """Compile `function(whole, rows, rows)` -> rows, every array of the last two cut along its leading axis.
+    """Compile `function(replicated, rows, rows) -> rows` with the rows sharded along their leading axis.
 
-    rows: how many there are. As many of `devices` (default: all of this machine) share them as can have equal parts:
-    of 3 devices, 2 share 64 rows.
+    Args:
+      batch_size: the number of rows. The largest number of `devices` (default: all of this process) that divides it
+        is used: 2 of 3 devices for 64 rows.
 
     Returns:
-      the compiled function, and what lays the first argument on every device.
+      the compiled function, and a function that replicates its first argument on those devices.
     """
-    found = list(devices or jax.local_devices())
-    count = next(count for count in range(len(found), 0, -1) if rows % count == 0)
-    mesh = Mesh(np.array(found[:count]), ("rows",), axis_types=(AxisType.Auto,))
-    whole, cut = PartitionSpec(), PartitionSpec("rows")
-    mapped = jax.shard_map(function, mesh=mesh, in_specs=(whole, cut, cut), out_specs=cut, check_vma=False)
+    available = list(devices or jax.local_devices())
+    count = next(count for count in range(len(available), 0, -1) if batch_size % count == 0)
+    mesh = data_mesh(available[:count])
+    mapped = jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(REPLICATED, SHARDED_ROWS, SHARDED_ROWS),
+        out_specs=SHARDED_ROWS,
+        check_vma=False,
+    )
 
-    def lay(tree: Any) -> Any:
-        return jax.device_put(tree, NamedSharding(mesh, whole))
+    def replicate(tree: Any) -> Any:
+        return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
 
-    return jax.jit(mapped), lay
+    return jax.jit(mapped), replicate
+
+
+def pipelined(results: Iterable[Result]) -> Iterator[Result]:
+    """The results in their order, each yielded after the next one has been requested.
+
+    If requesting starts a computation on the devices and using a result waits for it, the devices stay busy meanwhile.
+    """
+    waiting: list[Result] = []
+    for result in results:
+        waiting.append(result)
+        if len(waiting) > 1:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def fsdp_axis(shape: tuple[int, ...], count: int) -> int | None:
+    """The axis along which n = `count` devices shard an array: its largest that n divides, the first of equals.
+
+    (30522, 1024) over 8: axis 1, over 2: axis 0. None (replicated) if n divides no axis, and for vectors and scalars,
+    which are small while each all-gather costs its latency.
+    """
+    axes = [axis for axis, size in enumerate(shape) if size % count == 0]
+    return max(axes, key=lambda axis: shape[axis], default=None) if len(shape) > 1 else None
+
+
+def fsdp_spec(shape: tuple[int, ...], count: int) -> PartitionSpec:
+    """The PartitionSpec of an array that n = `count` devices shard along its `fsdp_axis`."""
+    axis = fsdp_axis(shape, count)
+    return REPLICATED if axis is None else PartitionSpec(*[None] * axis, AXIS)
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class GatheredParams(Mapping[str, Any]):
+    """Parameters of which each device holds a shard; an array is all-gathered when it is taken out by name.
+
+    ```
+    def loss(shards):                                   # inside shard_map; each leaf is the local shard, [I, O / n]
+        params = GatheredParams.of(shards, specs, "data")
+        return model_loss(params)                       # params["layer_0"]["up"]["kernel"] is [I, O]
+
+    gradients = sum_gradients(jax.grad(loss)(shards), specs, "data")    # shards again
+    ```
+    A model that takes its arrays layer by layer thus gathers one layer at a time (scanned: inside the loop; under
+    `remat`: once more in the backward pass). The transpose of an all-gather is a reduce-scatter, so the gradient with
+    respect to a local shard is already summed over the devices.
+
+    As a pytree its leaves are the local shards, so `tree.map`, `scan` and `checkpoint` handle it without gathering.
+    """
+
+    def __init__(self, shards: Mapping[str, Any], axes: Mapping[str, int | None], over: str) -> None:
+        """`axes`: along which axis each array is gathered; None for replicated arrays and nested mappings."""
+        self._shards, self._axes, self._over = shards, axes, over
+
+    @classmethod
+    def of(cls, shards: Mapping[str, Any], specs: Mapping[str, Any], axis: str) -> "GatheredParams":
+        """From nested dicts of local shards and of their PartitionSpecs, inside a `shard_map` over mesh axis `axis`."""
+        nested = {name: cls.of(part, specs[name], axis) for name, part in shards.items() if isinstance(part, Mapping)}
+        axes = {name: None if name in nested else _sharded_axis(specs[name], axis) for name in shards}
+        return cls({**shards, **nested}, axes, axis)
+
+    def __getitem__(self, name: str) -> Any:
+        shard, axis = self._shards[name], self._axes[name]
+        return shard if axis is None else lax.all_gather(shard, self._over, axis=axis, tiled=True)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shards)
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        """The local shards, with the keys and the order of a dict."""
+        names = sorted(self._shards)
+        shards = [(jax.tree_util.DictKey(name), self._shards[name]) for name in names]
+        return shards, (tuple((name, self._axes[name]) for name in names), self._over)
+
+    @classmethod
+    def tree_unflatten(cls, structure: tuple[Any, ...], shards: Any) -> "GatheredParams":
+        """The same structure with other leaves."""
+        axes, over = structure
+        return cls({name: shard for (name, _), shard in zip(axes, shards, strict=True)}, dict(axes), over)
+
+
+def sum_gradients(gradients: Any, specs: Any, axis: str) -> Any:
+    """Sums the devices' gradients with respect to local shards over mesh axis `axis`, inside a `shard_map`.
+
+    Only those of replicated arrays need a `psum`: the transpose of the all-gather has summed the sharded ones.
+    """
+    return jax.tree.map(
+        lambda gradient, spec: lax.psum(gradient, axis) if _sharded_axis(spec, axis) is None else gradient,
+        gradients,
+        specs,
+    )
+
+
+def _sharded_axis(spec: PartitionSpec, axis: str) -> int | None:
+    return tuple(spec).index(axis) if axis in tuple(spec) else None

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ctx_jax.distributed.pipelined import one_behind
+from ctx_jax.distributed.sharding import pipelined
 from ctx_jax.embedding import mixing
 from ctx_jax.embedding.batching import plan
 from ctx_jax.embedding.embed import Model, embed, token_layer
@@ -141,7 +141,7 @@ class Encoder:
                 (chosen, _vectors(self.model, self.params, mixing, inputs))
                 for chosen, inputs in _batches(words, self.reader, batch)
             )
-            for chosen, vectors in one_behind(running):
+            for chosen, vectors in pipelined(running):
                 found |= _apart(chosen, vectors, words)
             for number in range(len(words)):
                 yield found.pop(number)

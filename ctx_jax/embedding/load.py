@@ -19,9 +19,9 @@ from ctx_jax.encoders.transformer import model as transformer
 from ctx_jax.encoders.transformer.config import Transformer
 from ctx_jax.encoders.transformer.huggingface_keys import ARCHITECTURES
 from ctx_jax.encoders.transformer.inputs import SubwordReader
-from ctx_jax.io.configs import from_json, newest
+from ctx_jax.io.configs import from_json
 from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
-from ctx_jax.io.json_files import read_json
+from ctx_jax.io.files import read_json
 from ctx_jax.tokenizers import subword_files
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.vocabulary import Vocabulary
@@ -153,8 +153,7 @@ def _run(folder: Path, config: dict[str, Any], step: CheckpointStep) -> Encoder:
     from ctx_jax.checkpoints.runs import RunCheckpoints  # Orbax takes seconds to import, and only runs need it
 
     try:
-        config = newest(config)
-        model: BiLM | Transformer = from_json([BiLM, Transformer], config["model"])
+        model: BiLM | Transformer = from_json(BiLM | Transformer, config["model"])
     except ValueError as error:
         raise InputError(f"{folder / CONFIG}: {error}") from error
     with RunCheckpoints(folder / "checkpoints") as checkpoints:

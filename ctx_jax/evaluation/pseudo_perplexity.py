@@ -18,8 +18,7 @@ from ctx_jax import losses
 from ctx_jax.data.batch import Batch
 from ctx_jax.data.prefetch import prefetch
 from ctx_jax.data.tokens import BLOCK
-from ctx_jax.distributed.pipelined import one_behind
-from ctx_jax.distributed.sharding import over_rows
+from ctx_jax.distributed.sharding import pipelined, shard_batch
 from ctx_jax.encoders.base import rounded
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.evaluation.perplexity import exp_or_inf
@@ -48,7 +47,7 @@ def term_means(
     run, lay = _compiled(model, rows, tuple(devices or ()))
     params = lay(params)
     sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
-    for terms in one_behind(run(params, batch.arrays, ()) for batch in batches):
+    for terms in pipelined(run(params, batch.arrays, ()) for batch in batches):
         for name, pair in jax.device_get(terms).items():
             sums[name] += [part.sum(dtype=np.float64) for part in pair]
     return {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
@@ -98,7 +97,7 @@ def pseudo_perplexity(
     nats = tokens = 0.0
     with prefetch(_gaps(model, subwords, _parts(subwords, sentences, room), batch), AHEAD) as ready:
         running = (run(params, arrays, ())["masked"] for arrays in _told(ready, advance))
-        for total, weight in map(jax.device_get, one_behind(running)):
+        for total, weight in map(jax.device_get, pipelined(running)):
             nats += float(total.sum(dtype=np.float64))
             tokens += float(weight.sum())
     if not tokens:
@@ -175,4 +174,4 @@ def _compiled(
     def run(params: Any, batch: Any, carry: tuple[()]) -> Any:
         return jax.tree.map(lambda value: value[None], loss(model, params, batch, carry)[0])  # one a device
 
-    return over_rows(run, rows, devices)
+    return shard_batch(run, rows, devices)

@@ -15,9 +15,8 @@ from ctx_jax.evaluation.masked_lm_eval import held_out_metrics
 from ctx_jax.evaluation.perplexity import Perplexity, ProtocolName, perplexity, sentence_scores, summarize
 from ctx_jax.evaluation.protocols import SentenceScore
 from ctx_jax.evaluation.pseudo_perplexity import pseudo_perplexity
-from ctx_jax.io.atomic import whole_file
+from ctx_jax.io.files import atomic_file, temporary_folder
 from ctx_jax.io.progress import Pace, paced
-from ctx_jax.io.temporary import temporary_folder
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 
@@ -47,7 +46,7 @@ def of_bilm(
     scores = sentence_scores(model, params, vocabulary, sentences, protocol=protocol, batch=batch, advance=pace.add)
     if per_sentence is None:
         return _perplexities(summarize(scores, protocol))
-    with whole_file(per_sentence) as file:
+    with atomic_file(per_sentence) as file:
         return _perplexities(summarize(_written(scores, file), protocol))
 
 

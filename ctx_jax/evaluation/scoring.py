@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from ctx_jax import losses
-from ctx_jax.distributed.sharding import over_rows
+from ctx_jax.distributed.sharding import shard_batch
 from ctx_jax.encoders.elmo.model import BiLM, zero_carry
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.tokenizers.characters import BEGIN, END, WordEncoder
@@ -138,7 +138,7 @@ def _compiled(
     def score(params: Any, arrays: dict[str, jax.Array], carry: Any) -> tuple[dict[str, jax.Array], Any]:
         return losses.bilm_tokens(model, params, arrays, carry)
 
-    return over_rows(score, rows, devices)
+    return shard_batch(score, rows, devices)
 
 
 def numbered(sentences: Iterable[Sequence[str]]) -> Iterator[tuple[int, Sequence[str]]]:

@@ -1,69 +1,71 @@
-"""Folders that several processes ask for, and one of them makes.
-
-One that is there is checked first, side by side with others that ask; it may lie where nobody may write.
-"""
+"""Folders that several processes need and one of them builds, and locks between processes."""
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ctx_jax.io.atomic import leftovers, whole_folder
+from ctx_jax.io.files import atomic_folder, leftovers
+
+_LOGGER = logging.getLogger("ctx_jax")
 
 
-def find_or_build(
+def build_once(
     target: Path,
     check: Callable[[Path], object],
     build: Callable[[Path], None],
     *,
     again: str,
-    report: Callable[[str], None],
+    log: Callable[[str], object] = _LOGGER.warning,
 ) -> bool:
-    """Has `target` built unless an intact one is there; returns whether it was.
+    """Build the folder `target` unless an intact one exists; returns True if it existed.
+
+    An existing build is verified under a shared lock, and read-only locations work too.
 
     Args:
-      check: raises ValueError or FileNotFoundError where the folder it is given is not what was built.
+      check: raises ValueError or FileNotFoundError if the folder it is given is damaged.
       build: fills the empty folder it is given.
-      again: what is done about a damaged one, which `report` hears of behind the damage.
+      again: what happens to a damaged folder ("it is built again"), logged after the damage.
     """
     folder, name = target.parent, target.name
 
-    def intact(say: Callable[[str], None]) -> bool:
+    def intact(log: Callable[[str], object]) -> bool:
         if not target.exists():
             return False
         try:
             check(target)
         except (ValueError, FileNotFoundError) as damage:
-            say(f"{damage}; {again}")
+            log(f"{damage}; {again}")
             return False
         return True
 
     lock = folder / f".{name}.lock"
-    if not os.access(folder if folder.exists() else folder.parent, os.W_OK) and intact(report):
+    if not os.access(folder if folder.exists() else folder.parent, os.W_OK) and intact(log):
         return True
     folder.mkdir(parents=True, exist_ok=True)
     with locked(lock, fcntl.LOCK_SH):
         if intact(lambda damage: None):
             return True
     with locked(lock, fcntl.LOCK_EX):
-        if intact(report):  # another process built it while we waited
+        if intact(log):  # another process built it while this one waited
             return True
         if target.exists():
             shutil.rmtree(target)
-        for stale in leftovers(folder, name):  # we hold the lock
+        for stale in leftovers(folder, name):  # nobody writes them: this process holds the lock
             shutil.rmtree(stale)
-        with whole_folder(target) as building:
+        with atomic_folder(target) as building:
             build(building)
     return False
 
 
 @contextmanager
 def locked(path: Path, kind: int) -> Iterator[None]:
-    """Holds a lock among processes, of a `kind` of `fcntl.flock`; the system lets go of it when its holder dies.
+    """Holds a file lock of a `kind` of `fcntl.flock`; the system releases it when the process dies.
 
-    BlockingIOError where `kind` has LOCK_NB and another process holds it.
+    BlockingIOError if `kind` includes LOCK_NB and another process holds the lock.
     """
     with path.open("a") as file:
         fcntl.flock(file, kind)

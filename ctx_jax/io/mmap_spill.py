@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctx_jax.io.atomic import naming_full_disk
+from ctx_jax.io.files import naming_full_disk
 
 FIRST = 1 << 24  # bytes of the first file; each next one is twice as large, since every one costs a file descriptor
 _ALIGNED = 64  # bytes

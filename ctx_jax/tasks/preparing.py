@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ctx_jax.checkpoints.run_files import TEXTS, VOCABULARY, existing
 from ctx_jax.data.cache import Sentences
-from ctx_jax.io.atomic import write_whole
 from ctx_jax.io.errors import InputError
+from ctx_jax.io.files import atomic_write
 from ctx_jax.io.progress import paced
 from ctx_jax.tokenizers import subword_training
 from ctx_jax.tokenizers import vocabulary as vocabularies
@@ -44,7 +44,7 @@ def prepare_vocabulary(
         else:
             text = paced(train, "counting words", "sentences", say, len(train))
             words = vocabularies.build(text, size=data.vocabulary_size or None, minimum_count=data.minimum_count)
-        write_whole(run_dir / VOCABULARY, words.text())
+        atomic_write(run_dir / VOCABULARY, words.text())
     return Vocabulary.read(existing(run_dir, VOCABULARY))
 
 
@@ -55,7 +55,7 @@ def check_texts(run_dir: Path, texts: dict[str, Sentences | None], *, resumed: b
     """
     found = {split: None if text is None else text.digest for split, text in texts.items()}
     if not resumed and is_first_host():
-        write_whole(run_dir / TEXTS, json.dumps(found) + "\n")
+        atomic_write(run_dir / TEXTS, json.dumps(found) + "\n")
     path = existing(run_dir, TEXTS)
     try:
         before = json.loads(path.read_text(encoding="utf-8"))

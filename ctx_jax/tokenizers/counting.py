@@ -8,7 +8,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from ctx_jax.io.errors import InputError
-from ctx_jax.io.temporary import temporary_folder
+from ctx_jax.io.files import temporary_folder
 
 LIMIT = 250_000  # distinct words in memory, about 40 MB
 _FAN = 64  # runs merged at once, far below any limit on open files

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Tokenizer
 
 from ctx_jax.io.errors import InputError
-from ctx_jax.io.json_files import read_json
+from ctx_jax.io.files import read_json
 from ctx_jax.tokenizers.subwords import CONFIG, Subwords
 from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens, surround
 

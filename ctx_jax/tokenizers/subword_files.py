@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ctx_jax.io.errors import InputError, MissingFileError
-from ctx_jax.io.json_files import read_json
+from ctx_jax.io.files import read_json
 from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.tokenizers.sentencepiece_files import Layout, read_sentencepiece
 from ctx_jax.tokenizers.special_files import Settings, finished, read_settings, surrounded

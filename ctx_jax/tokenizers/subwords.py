@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from ctx_jax.io.atomic import write_whole
 from ctx_jax.io.errors import InputError
+from ctx_jax.io.files import atomic_write
 from ctx_jax.tokenizers.templates import PairLayout, SpecialTokens, pair_layout, template
 
 FILE = "tokenizer.json"
@@ -248,7 +248,7 @@ class Subwords:
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **keys, "clean_up_tokenization_spaces": False}
         config |= settings or {}
         for name, text in ((CONFIG, json.dumps(config, indent=2) + "\n"), (FILE, self.tokenizer.to_str(pretty=True))):
-            write_whole(folder / name, text)
+            atomic_write(folder / name, text)
 
 
 def _check_unicode(texts: Sequence[str]) -> None:

@@ -18,10 +18,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ctx_jax.distributed.processes import first_hosts, stopping_all
+from ctx_jax.distributed.processes import broadcast_numbers, stop_together
+from ctx_jax.distributed.sharding import GatheredParams as Divided
+from ctx_jax.distributed.sharding import fsdp_axis as divided_axis
 from ctx_jax.io.errors import InputError
 from ctx_jax.training.config import DevicesConfig
-from ctx_jax.training.fsdp import Divided, divided_axis
 from ctx_jax.training.step import Found, Share, State
 
 AXIS = "data"
@@ -81,16 +82,16 @@ def first_host_first(make: Callable[[], Made]) -> Made:
     What any of them raises stops all.
     """
     made: list[Made] = []
-    with stopping_all():
+    with stop_together():
         if is_first_host():
             made.append(make())
-    with stopping_all():
+    with stop_together():
         return made[0] if made else make()
 
 
 def agreed_step(step: int | None) -> int | None:
     """The first host's answer, on every host: a shared folder may not show all of them the same files yet."""
-    found = first_hosts({"step": -1.0 if step is None else float(step)})["step"]
+    found = broadcast_numbers({"step": -1.0 if step is None else float(step)})["step"]
     return None if found < 0 else int(found)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.prefetch import prefetch
-from ctx_jax.distributed.processes import first_hosts, stopping_all
+from ctx_jax.distributed.processes import broadcast_numbers, stop_together
 from ctx_jax.io.errors import CtxJaxError
 from ctx_jax.training.config import TrainConfig
 from ctx_jax.training.devices import Devices, agreed_step, is_first_host, stop_agreed
@@ -63,7 +63,7 @@ class Loop:
         self.step = agreed_step(self.checkpoints.latest()) or 0
         best = self.checkpoints.best()
         losses = self.checkpoints.metrics(best) if best is not None else None
-        self.best_loss = first_hosts({"loss": _finite((losses or {}).get("loss", math.inf))})["loss"]
+        self.best_loss = broadcast_numbers({"loss": _finite((losses or {}).get("loss", math.inf))})["loss"]
         if self.step == 0:
             state = self.devices.create(make)
             given = self.task.starting(state.params)
@@ -147,7 +147,7 @@ class Loop:
         params = self.devices.local(params_to_measure(state))
         metrics = self.task.evaluate(params, self.devices.local_devices, display.say)
         if metrics is not None:
-            metrics = first_hosts(metrics)
+            metrics = broadcast_numbers(metrics)
             self._write("valid", metrics, log, display)
         return metrics
 
@@ -199,7 +199,7 @@ def train(
     """
     shown, log = is_first_host(), None
     with ExitStack() as stack:
-        with stopping_all():
+        with stop_together():
             loop = Loop(config, task, checkpoints, files)
             state = loop.start()
             begin()

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ctx_jax.checkpoints.run_files import METRICS
-from ctx_jax.io.atomic import naming_full_disk, write_whole
 from ctx_jax.io.errors import MissingPackageError
+from ctx_jax.io.files import atomic_write, naming_full_disk
 from ctx_jax.ops.linear import Compute
 
 Metrics = dict[str, float]
@@ -66,7 +66,7 @@ def cut_after(path: Path, step: int) -> None:
         return
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if (found := _parsed(line)) is not None and found["step"] <= step]
-    write_whole(path, b"".join(kept).decode())
+    atomic_write(path, b"".join(kept).decode())
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -11,8 +11,7 @@ from pathlib import Path
 from ctx_jax.checkpoints import run_files
 from ctx_jax.checkpoints.run_files import CONFIG
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.distributed.agreement import check_disk, check_same
-from ctx_jax.distributed.processes import on_first_host, stopping_all
+from ctx_jax.distributed.processes import check_disk, check_same, on_first_process, stop_together
 from ctx_jax.io import configs
 from ctx_jax.io.build_once import locked
 from ctx_jax.io.errors import DiskError, ExistingFileError, InputError, RunError
@@ -54,7 +53,7 @@ def run(config: TrainConfig) -> bool:
     say: Callable[[str], None] = print_line if is_first_host() else _quiet
     with ExitStack() as stack:
         stack.enter_context(_naming_flags())
-        with stopping_all():
+        with stop_together():
             check_same(config)
             check_config(config)  # a process that refused its settings before it joined would leave the others waiting
             stack.enter_context(_alone(run_dir))
@@ -77,7 +76,7 @@ def _open(
     latest = agreed_step(checkpoints.latest())
     # Read also where nothing was trained yet: somebody else's config.json is not written over.
     if latest is not None or (run_dir / CONFIG).is_file():
-        old = configs.read(run_files.existing(run_dir, CONFIG), [TrainConfig])
+        old = configs.read(run_files.existing(run_dir, CONFIG), TrainConfig)
     if latest is not None:
         config = replace(config, model=complete(config, old))
         check_resume(old, config, configs.differences(old, config))
@@ -120,7 +119,7 @@ def _alone(run_dir: Path) -> Iterator[None]:
                 reason = f"{run_dir} cannot be written to or locked ({error.strerror})"
                 raise DiskError(f"a run needs a directory of its own, and {reason}: set another --run-dir") from None
 
-        on_first_host(lock)
+        on_first_process(lock)
         yield
 
 

@@ -17,10 +17,9 @@ from ctx_jax.encoders.elmo.allennlp import (
     params_from_arrays,
 )
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.io.atomic import whole_folder
 from ctx_jax.io.errors import InputError
+from ctx_jax.io.files import atomic_folder, read_json
 from ctx_jax.io.flags import without_flags
-from ctx_jax.io.json_files import read_json
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 
 _HDF5 = (".hdf5", ".h5", ".hdf")
@@ -78,7 +77,7 @@ def write(folder: Path | str, model: BiLM, params: Mapping[str, Any], words: Seq
     arrays = arrays_from_params(model, params)
     softmax = {name: array for name, array in arrays.items() if name.startswith("softmax/")}
     encoder = {name: array for name, array in arrays.items() if name not in softmax}
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         (partial / "options.json").write_text(json.dumps(options, indent=1) + "\n", encoding="utf-8")
         _write_hdf5(partial / "weights.hdf5", encoder)
         if softmax:

@@ -31,9 +31,8 @@ from ctx_jax.encoders.transformer.huggingface_names import Architecture, Entry, 
 from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors, write_tensors
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import Head, Pooler, SequenceHead, VocabularyHead
-from ctx_jax.io.atomic import whole_folder, write_whole
+from ctx_jax.io.files import atomic_folder, atomic_write, read_json
 from ctx_jax.io.errors import InputError, MissingFileError
-from ctx_jax.io.json_files import read_json
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.typing import Params
 
@@ -268,7 +267,7 @@ def write(
         "dtype": "float32",
     }
     tensors = tensors_from_params(model, params, architecture, heads)
-    with whole_folder(Path(folder)) as partial:
+    with atomic_folder(Path(folder)) as partial:
         write_tensors(partial / WHOLE, tensors)
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if subwords:
@@ -299,4 +298,4 @@ def record_architecture(run_dir: str | PathLike[str], architecture: Architecture
     if architecture is None:
         path.unlink(missing_ok=True)
     else:
-        write_whole(path, json.dumps({"model_type": architecture}) + "\n")
+        atomic_write(path, json.dumps({"model_type": architecture}) + "\n")

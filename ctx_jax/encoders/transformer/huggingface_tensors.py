@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ctx_jax.io.errors import InputError, MissingFileError
-from ctx_jax.io.json_files import read_json
+from ctx_jax.io.files import read_json
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
