@@ -21,8 +21,7 @@ from ctx_jax.encoders.elmo.config import BiLM
 from ctx_jax.encoders.elmo.token_encoder import PAD, CharacterEncoder, Table
 from ctx_jax.io.errors import InputError
 from ctx_jax.ops.gru import gru
-from ctx_jax.ops.linear import linear
-from ctx_jax.ops.lookup import lookup
+from ctx_jax.ops.linear import linear, lookup
 from ctx_jax.ops.lstm import Cell, State, Weights, lstm
 
 Params = dict[str, Any]

@@ -14,8 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from ctx_jax.encoders.elmo.word_dedup import once_per_distinct
-from ctx_jax.ops.linear import Compute, linear
-from ctx_jax.ops.lookup import lookup
+from ctx_jax.ops.linear import Compute, linear, lookup
 
 # The ids are made in `ctx_jax.tokenizers.characters`, which a model does not import.
 PAD = 260  # the id that fills a word behind its end marker; its embedding is learned like any other
