@@ -100,7 +100,7 @@ def _holds_characters(path: Path, unreadable: list[str]) -> bool:
 
 
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Every float dataset by name, not yet read: shapes are checked first, so that a false header cannot fill memory."""
+    """Every float dataset by name, not read yet: shapes are checked first, as a false header could fill memory."""
     found: dict[str, h5py.Dataset] = {}
 
     def collect(name: str, node: h5py.Dataset | h5py.Group) -> None:
