@@ -10,7 +10,7 @@ from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.characters import BEGIN, END
 
 Assignment = Literal["strided", "shared"]
-"""`strided`: row b of B reads sentences b, b + B, b + 2 B ... `shared`: a row whose sentence ends takes the next one."""
+"""`strided`: row b of B reads sentences b, b + B, b + 2 B ... `shared`: each row takes the next when its own ends."""
 
 
 class SentenceSource(Protocol):

@@ -41,7 +41,12 @@ class Perplexity:
     """The perplexity of each batch of one step; protocol bilm-tf alone."""
 
     @property
-    def perplexity(
+    def perplexity(self) -> float:
+        """exp(loss), the geometric mean of both directions."""
+        return exp_or_inf(self.loss)
+
+
+def perplexity(
     model: BiLM,
     params: Params,
     vocabulary: Vocabulary,

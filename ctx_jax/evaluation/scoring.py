@@ -106,7 +106,7 @@ class BiLMScorer:
         if self._encode is None:
             inputs = [np.zeros(shape, np.int32) for _ in range(2)]
         else:
-            # Steps without a sentence repeat the marker, which is short and in the batch anyway: no more distinct words.
+            # Steps without a sentence repeat <S>, which is short and in the batch anyway: no more distinct words.
             marker = self._encode([BEGIN])[0]
             inputs = [np.broadcast_to(marker, (*shape, len(marker))).copy() for _ in range(2)]
         for row, sentence, steps, own in _overlaps(rows, start, self.unroll_steps):
