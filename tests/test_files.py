@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ctx_jax.io.mmap_spill import Scratch
 
 from ctx_jax.io import files
 from ctx_jax.io.files import (
@@ -22,7 +23,6 @@ from ctx_jax.io.files import (
     read_json,
     temporary_folder,
 )
-from ctx_jax.io.mmap_spill import Scratch
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ctx_jax.encoders.transformer.config import Transformer
 
 from ctx_jax.distributed.sharding import pipelined
-from ctx_jax.encoders.transformer.config import Transformer
 from ctx_jax.evaluation import pseudo_perplexity as masked
 
 MODEL = Transformer(60, dim=4, layers=1, heads=1, feed_forward=4, max_positions=16)

@@ -78,7 +78,7 @@ class SubwordLMConfig:
         if self.sequences.short_steps >= steps:
             raise ConfigError(
                 "sequences.short_steps",
-                f"is {self.sequences.short_steps}, which leaves nothing of {steps} steps for the full length: set fewer",
+                f"is {self.sequences.short_steps}, and the run has {steps} steps: set fewer, so that some have the full length",
             )
 
     def check_model(self) -> None:
