@@ -74,7 +74,9 @@ class InputProcessor(Protocol):
 class Model(Protocol):
     """An encoder. Heads are no fields of it, and parameters are an argument of every method."""
 
-    compute: Compute
+    @property
+    def compute(self) -> Compute:
+        """The precision of its products."""
 
     @property
     def num_layers(self) -> int:

@@ -263,7 +263,7 @@ class ValidPerplexity:
         task = self.task
         assert task.valid is not None
         total = min(task.config.evaluate.sentences or len(task.valid), len(task.valid))
-        progress = Progress("evaluating", "sentences", log, total)
+        progress = Progress("evaluating", "sentences", total, log)
         found = perplexity(
             task.model, params, task.vocabulary, task.valid_sentences(), devices=devices, progress=progress.add
         )

@@ -11,6 +11,7 @@ from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.losses.language_model import COEFFICIENTS
 from ctx_jax.tasks.subword_lm import SubwordLMConfig, SubwordLMTask
+from ctx_jax.training.task import TaskContext
 from ctx_jax.typing import Carry, Params, Terms
 
 
@@ -24,9 +25,9 @@ class CausalLMConfig(SubwordLMConfig):
 
     head_name = "causal_lm"
 
-    @property
-    def task_type(self) -> type[SubwordLMTask]:
-        return CausalLMTask
+    def open(self, context: TaskContext) -> "CausalLMTask":
+        """Read the texts, train or read the tokenizer and cut the texts into tokens, or find all that."""
+        return self._open(context, CausalLMTask)
 
 
 class CausalLMTask(SubwordLMTask):

@@ -15,7 +15,7 @@ from ctx_jax.io.errors import ConfigError
 from ctx_jax.losses.language_model import COEFFICIENTS
 from ctx_jax.tasks.setup import EvaluateConfig
 from ctx_jax.tasks.subword_lm import SubwordLMConfig, SubwordLMTask, ValidMetrics
-from ctx_jax.training.task import Evaluator, Log
+from ctx_jax.training.task import Evaluator, Log, TaskContext
 from ctx_jax.typing import Carry, Params, Terms
 
 
@@ -53,9 +53,9 @@ class MaskedLMConfig(SubwordLMConfig):
                 f"place: set {'' if self.init else 'model.positions_after_padding False, or '}none",
             )
 
-    @property
-    def task_type(self) -> type[SubwordLMTask]:
-        return MaskedLMTask
+    def open(self, context: TaskContext) -> "MaskedLMTask":
+        """Read the texts, train or read the tokenizer and cut the texts into tokens, or find all that."""
+        return self._open(context, MaskedLMTask)
 
 
 class MaskedLMTask(SubwordLMTask):

@@ -16,7 +16,7 @@ from ctx_jax.data.config import BiLMData, TextConfig
 from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
 from ctx_jax.io.files import atomic_write
-from ctx_jax.io.progress import track
+from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers import vocabulary as vocabularies
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.task import TaskContext
@@ -79,7 +79,7 @@ def prepare_vocabulary(data: BiLMData, train: Sentences, context: TaskContext) -
         if data.vocabulary:
             words = Vocabulary.read(data.vocabulary)
         else:
-            text = track(train, "counting words", "sentences", context.log, len(train))
+            text = Progress("counting words", "sentences", len(train), context.log).track(train)
             words = vocabularies.build(text, size=data.vocabulary_size or None, minimum_count=data.minimum_count)
         atomic_write(context.run_dir / VOCABULARY, words.text())
     words = Vocabulary.read(existing(context.run_dir, VOCABULARY))

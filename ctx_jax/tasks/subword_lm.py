@@ -3,11 +3,11 @@
 Letters: B rows, T tokens of a row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ from ctx_jax.evaluation import reports
 from ctx_jax.evaluation.masked_lm_eval import first_sentences, held_out, held_out_metrics, metrics_of
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
-from ctx_jax.io.progress import track
+from ctx_jax.io.progress import Progress
 from ctx_jax.tasks.options import EvaluateOptions
 from ctx_jax.tasks.setup import EvaluateConfig, naming_setting, read_texts
 from ctx_jax.tokenizers import subword_files, subword_training
@@ -40,6 +40,8 @@ from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.training.parameter_groups import ParameterGroup
 from ctx_jax.training.task import Batches, Evaluator, Log, TaskContext
 from ctx_jax.typing import Carry, Params
+
+Opened = TypeVar("Opened", bound="SubwordLMTask")
 
 _KEPT = ("compute", "attention", "scan", "remat", "embedding_dropout", "attention_dropout", "attention_output_dropout",
          "feed_forward_inner_dropout", "feed_forward_dropout")  # fmt: skip
@@ -62,10 +64,8 @@ class SubwordLMConfig:
     place of those of `model`, `head` and `tokenizer`; of `model` only `compute`, `attention`, `scan`, `remat` and the
     dropout rates stay. A head that it lacks is new."""
 
-    @property
-    def head_name(self) -> str:
-        """The vocabulary head's name among a run's heads."""
-        raise TypeError(f"{type(self).__name__} names no head")
+    head_name: ClassVar[str]
+    """The vocabulary head's name among a run's heads."""
 
     def heads(self) -> dict[str, Any]:
         """All heads of the task, by name."""
@@ -103,8 +103,9 @@ class SubwordLMConfig:
         size = self.model.vocabulary or old.model.vocabulary
         return replace(self, model=replace(self.model, vocabulary=size, pad_id=old.model.pad_id))
 
-    def open(self, context: TaskContext) -> Any:
-        """Read the texts, train or read the tokenizer, cut the texts into tokens, or find all that."""
+    def _open(self, context: TaskContext, task: "Callable[..., Opened]") -> "Opened":
+        """`task` with the texts read, the tokenizer trained or read and the texts cut into tokens, or all that
+        found."""
         config = self
         # What is given is looked at before the text is read, which may take an hour.
         imported: Encoder | None = None
@@ -128,8 +129,8 @@ class SubwordLMConfig:
         # By the first process alone: training a tokenizer twice need not give the same one.
         if not context.resumed and is_first_process():
             (given or config._trained_tokenizer(train, context)).save(context.run_dir)
-            huggingface.keep_architecture(
-                context.run_dir, huggingface.kept_architecture(self.init) if self.init else None
+            huggingface.record_architecture(
+                context.run_dir, huggingface.recorded_architecture(self.init) if self.init else None
             )
         subwords = subword_files.read_folder(context.run_dir)
         context.log(f"tokenizer of {len(subwords):,} tokens")
@@ -144,12 +145,7 @@ class SubwordLMConfig:
                 held_out(measured, subwords, config.model, config.sequences)
         origin = (ORIGIN,) if (context.run_dir / ORIGIN).is_file() else ()
         files = (subwords_of.FILE, subwords_of.CONFIG, TEXTS, *origin)
-        return self.task_type(config, context.seed, tokens(train), measured, subwords, files, valid, imported)
-
-    @property
-    def task_type(self) -> type["SubwordLMTask"]:
-        """What `open` makes."""
-        raise TypeError(f"{type(self).__name__} names no task")
+        return task(config, context.seed, tokens(train), measured, subwords, files, valid, imported)
 
     def _import(self) -> tuple[Encoder, Subwords]:
         with naming_setting("init", self.init):
@@ -163,7 +159,7 @@ class SubwordLMConfig:
     def _trained_tokenizer(self, train: Sentences, context: TaskContext) -> Subwords:
         wanted = self.tokenizer
         return subword_training.train(
-            track(train, "training a tokenizer", "sentences", context.log, len(train)),
+            Progress("training a tokenizer", "sentences", len(train), context.log).track(train),
             wanted.kind,
             wanted.size,
             lowercase=wanted.lowercase,

@@ -1,13 +1,12 @@
 """The settings of a run that no task changes: frozen dataclasses, whose field names are the command line's flags."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import AvoidSubcommands, arg
 
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.training.optimizer import Adagrad, AdamW, Lamb, Muon
-from ctx_jax.training.task import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,8 @@ class LogConfig:
 class RunConfig:
     """One run of any task. `tasks.TrainConfig` is this with the tasks of the package to choose from."""
 
-    task: TaskConfig
+    task: Any
+    """A `TaskConfig`."""
     optimizer: AvoidSubcommands[AdamW | Lamb | Muon | Adagrad] = field(default_factory=AdamW)
     devices: DevicesConfig = field(default_factory=DevicesConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -189,7 +189,7 @@ class Devices:
                 partial(step.gradient_output, collectives=collectives),
                 mesh=self.mesh,
                 in_specs=(specs, frozen_specs, SHARDED_ROWS, SHARDED_ROWS, REPLICATED),
-                out_specs=GradientOutput(specs, REPLICATED, REPLICATED, SHARDED_ROWS),
+                out_specs=GradientOutput._make((specs, REPLICATED, REPLICATED, SHARDED_ROWS)),
                 check_vma=False,
             )
             return mapped(state.params, frozen, batch, state.carry, step.key(state))

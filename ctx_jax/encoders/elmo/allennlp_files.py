@@ -17,9 +17,8 @@ from ctx_jax.encoders.elmo.allennlp import (
     params_from_arrays,
 )
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.io.files import atomic_folder
 from ctx_jax.io.errors import InputError
-from ctx_jax.io.files import read_json
+from ctx_jax.io.files import atomic_folder, read_json
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.typing import Params
 

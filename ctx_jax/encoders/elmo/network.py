@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from ctx_jax.encoders.elmo.config import BiLMConfig
 from ctx_jax.encoders.elmo.token_encoder import encode_characters
 from ctx_jax.ops.gru import gru
-from ctx_jax.ops.linear import linear
-from ctx_jax.ops.linear import lookup
+from ctx_jax.ops.linear import linear, lookup
 from ctx_jax.ops.lstm import Cell, State, Weights, lstm
 from ctx_jax.typing import Mask, Params
 

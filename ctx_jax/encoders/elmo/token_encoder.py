@@ -15,8 +15,7 @@ import numpy as np
 
 from ctx_jax.encoders.elmo.config import BiLMConfig
 from ctx_jax.encoders.elmo.word_dedup import once_per_distinct
-from ctx_jax.ops.linear import Compute, linear
-from ctx_jax.ops.linear import lookup
+from ctx_jax.ops.linear import Compute, linear, lookup
 from ctx_jax.tokenizers.characters import PAD, raw_ids
 from ctx_jax.typing import Params
 
