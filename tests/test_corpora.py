@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from ctx_jax.commands.train import find, load
 from ctx_jax.data import python_docs
 from ctx_jax.data.cache import build_cache
 from ctx_jax.data.config import TextConfig
@@ -168,6 +167,8 @@ def test_the_embedded_corpus_is_large_split_and_without_duplicates(docs: dict[st
     sentences = [" ".join(sentence).lower() for stream in docs.values() for sentence in stream if sentence]
     assert len(set(sentences)) == len(sentences)
     # With the vocabulary of the quickstart, which prints this share of <UNK> when it ends: 4.14 % on Python 3.11.7.
+    from ctx_jax.commands.train import find, load
+
     settings = load(find("quickstart"))[0].data
     assert settings.train == "python-docs" and not settings.vocabulary
     known = build(docs["train"], size=settings.vocabulary_size or None, minimum_count=settings.minimum_count)
