@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from ctx_jax.io.mmap_spill import Scratch
 
 from ctx_jax.io import files
 from ctx_jax.io.files import (

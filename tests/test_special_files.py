@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from ctx_jax.encoders.transformer.huggingface_config import special_ids
-from ctx_jax.tokenizers.subword_files import read_folder
+from ctx_jax.tokenizers.subword_files import read, read_folder
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.templates import ROBERTA
@@ -154,6 +154,16 @@ def test_a_familys_class_follows_the_configuration_and_a_generic_one_the_json(ma
     put(tmp_path, {"tokenizer_config.json": config | said})
     found = agrees(tmp_path, "bert", "A é É")
     assert ("é" in found.tokens(found.tokenize_text(["é"])[0].tolist())) == (made_by != "BertTokenizer")
+
+
+def test_a_vocabulary_file_is_read_with_the_files_beside_it(tmp_path: Path) -> None:
+    byte_bpe(tmp_path / "bytes", "roberta", BYTES, tokenizer_config_json={"add_prefix_space": True})
+    for path in (tmp_path / "bytes" / "vocab.json", tmp_path / "bytes" / "merges.txt"):
+        ours = read(path)
+        assert ours.tokens(ours.tokenize_text(["a"])[0]) == ["Ġa"]
+    config = {"do_lower_case": False, "mask_token": "[unused1]"}
+    cased = read(bert(tmp_path / "words", tokenizer_config_json=config) / "vocab.txt")
+    assert cased.mask_id == 1 and cased.tokenize_text(["A a"])[0].tolist() == [2, 6]
 
 
 def test_sentencepiece_files_are_told_apart_and_the_class_says_their_layout(shared: Path, tmp_path: Path) -> None:

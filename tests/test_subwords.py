@@ -11,6 +11,7 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from ctx_jax.cli import main
+from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.tokenizers.sentencepiece_files import read_sentencepiece
 from ctx_jax.tokenizers.special_files import Settings
 from ctx_jax.tokenizers.subword_files import read, read_byte_bpe, read_folder, read_tokenizer_json, read_wordpiece
@@ -227,6 +228,17 @@ def test_pairs_are_laid_as_the_family_does(uncased: Subwords) -> None:
         bpe.without_special_tokens().pair_layout  # noqa: B018
 
 
+def test_at_most_one_special_token_on_each_side_is_read() -> None:
+    bpe = train(iter(TEXT), "bpe", 290)
+    ends = [(token, bpe.tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
+    for single in ("<s> <s> $A", "<s> <s> $A </s>", "$A </s> </s>"):
+        bpe.tokenizer.post_processor = processors.TemplateProcessing(single, "$A $B", ends)
+        with pytest.raises(InputError, match="at most one on each side"):
+            Subwords(bpe.tokenizer, bpe.special)
+    bpe.tokenizer.post_processor = processors.TemplateProcessing("$A </s>", "$A $B", ends)
+    assert (Subwords(bpe.tokenizer, bpe.special).before, Subwords(bpe.tokenizer, bpe.special).after) == ((), (2,))
+
+
 def test_the_first_gpts_files_are_read_both_ways(tmp_path: Path) -> None:
     """transformers' own GPT tokenizer, of a hand-made vocabulary, by its tokenizer.json and by the original's files."""
     transformers = pytest.importorskip("transformers")
@@ -294,7 +306,9 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     for name, text, said in [
         ("tokenizer.json", "{", "not JSON"),
         ("tokenizer.json", '{"a": 1}', "no entry 'model'"),
-        ("tokenizer.json", '{"model": {"type": "WordPiece"}}', "damaged"),
+        ("tokenizer.json", '{"model": {"type": "WordPiece"}}', r"tokenizer\.json is damaged"),
+        # The Rust side panics.
+        ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}}', "is damaged"),
         ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\nthe\n", r"vocab.txt: .*end \(\[SEP\]\), mask"),
     ]:
         (tmp_path / name).write_text(text)
@@ -310,8 +324,14 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no tokenizer: needs tokenizer.json"):
         read(tmp_path / "empty")
+    for missing in ("none", "none/tokenizer.json", "none/vocab.txt"):
+        with pytest.raises(MissingFileError, match=rf"{missing}: No such file"):
+            read(tmp_path / missing)
     with pytest.raises(FileNotFoundError):
         read_tokenizer_json(tmp_path / "none" / "tokenizer.json")
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(MissingFileError, match=r"merges\.txt"):
+        read(tmp_path / "vocab.json")
 
 
 def test_the_command_converts_and_completes_a_sentencepiece_file(files: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ctx_jax.io.errors import MissingFileError
 from ctx_jax.tokenizers import vocabulary as vocabularies
 from ctx_jax.tokenizers.vocabulary import MARKERS, Vocabulary, build, count_words
 
@@ -110,5 +111,5 @@ def test_bad_files_are_refused_and_left_alone(tmp_path: Path, content: bytes, me
     with pytest.raises(ValueError, match=message):
         Vocabulary.read(path)
     assert path.read_bytes() == content
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(MissingFileError, match=r"none\.txt"):
         Vocabulary.read(tmp_path / "none.txt")
