@@ -13,7 +13,7 @@ learns little more than the words' frequencies in that time.
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.encoders.transformer.config import Transformer
-from ctx_jax.tokenizers.subword_config import TokenizerConfig
+from ctx_jax.tokenizers.subword_training import TokenizerConfig
 from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
 from ctx_jax.training.optimizer import Muon
 

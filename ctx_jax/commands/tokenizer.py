@@ -14,9 +14,8 @@ from ctx_jax.io.files import atomic_folder
 from ctx_jax.io.progress import paced
 from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.tokenizers.sentencepiece_files import Layout, read_sentencepiece
-from ctx_jax.tokenizers.subword_config import Kind
 from ctx_jax.tokenizers.subword_files import read
-from ctx_jax.tokenizers.subword_training import train
+from ctx_jax.tokenizers.subword_training import Kind, train
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.words import Rule
 
@@ -81,7 +80,7 @@ def _converted(options: TrainTokenizer) -> tuple[Subwords, str]:
     path = Path(options.convert)
     sentencepiece = path.suffix in SENTENCEPIECE
     given = read_sentencepiece(path, layout=options.layout, add_missing=True) if sentencepiece else read(path)
-    return given.bare() if options.causal else given, f"tokenizer read from {path}"
+    return given.without_special_tokens() if options.causal else given, f"tokenizer read from {path}"
 
 
 def _trained(options: TrainTokenizer) -> tuple[Subwords, str]:

@@ -86,7 +86,7 @@ class Tokenizer(SpecialIds, Protocol):
     def digest(self) -> str:
         """Of all that decides its pieces: a cache has the tokens of one."""
 
-    def of_words(self, sentences: Sequence[Sequence[str]], /) -> Sequence[Pieces]:
+    def tokenize_words(self, sentences: Sequence[Sequence[str]], /) -> Sequence[Pieces]:
         """The pieces of each sentence, a list of words."""
 
 
@@ -148,7 +148,7 @@ def _blocks(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """ids int32 [n], begins uint8 [n] and the sentences' counts int64 of `BLOCK` sentences at a time."""
     while block := list(islice(sentences, BLOCK)):
-        pieces = tokenizer.of_words(block)
+        pieces = tokenizer.tokenize_words(block)
         counts = np.fromiter((len(piece.ids) for piece in pieces), np.int64, len(pieces))
         words = np.concatenate([piece.words for piece in pieces])
         begins = np.ones(len(words), np.uint8)

@@ -159,7 +159,7 @@ def _batches(
         for chosen, rows, length in plan(list(map(len, words)), batch):
             yield chosen, reader.arrays([words[number] for number in chosen], rows, length)
         return
-    pieces: list[Pieces] = reader.subwords.of_words(words)
+    pieces: list[Pieces] = reader.subwords.tokenize_words(words)
     for chosen, rows, length in plan(reader.sizes(pieces), batch):
         # There are no more words than tokens: one size for both keeps the shapes few.
         yield chosen, reader.word_arrays([pieces[number] for number in chosen], rows, length, length)
@@ -169,7 +169,7 @@ def _padded(sentences: list[list[str]], reader: Reader, rows: int, length: int) 
     """Inputs of these sizes; a Transformer's tokens as many as these sentences need, rounded up."""
     if not isinstance(reader, SubwordReader):
         return reader.arrays(sentences, rows, length)
-    pieces = reader.subwords.of_words(sentences)
+    pieces = reader.subwords.tokenize_words(sentences)
     return reader.word_arrays(pieces, rows, length, rounded(max(reader.sizes(pieces))))
 
 

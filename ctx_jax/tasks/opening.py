@@ -126,7 +126,7 @@ def _read_tokenizer(file: str, *, causal: bool) -> Subwords:
     """A causal run puts nothing around a text, as its training does not: texts come with an end token between."""
     with _naming(f"--tokenizer.file {file}"):
         given = subword_files.read(file)
-        return given.bare() if causal else given
+        return given.without_special_tokens() if causal else given
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from ctx_jax.io.files import atomic_write
 from ctx_jax.io.progress import paced
 from ctx_jax.tokenizers import subword_training
 from ctx_jax.tokenizers import vocabulary as vocabularies
-from ctx_jax.tokenizers.subword_config import TokenizerConfig
+from ctx_jax.tokenizers.subword_training import TokenizerConfig
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.config import TrainConfig

@@ -11,7 +11,7 @@ from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.encoders.transformer.config import Transformer
 from ctx_jax.io.errors import InputError
-from ctx_jax.tokenizers.subword_config import TokenizerConfig
+from ctx_jax.tokenizers.subword_training import TokenizerConfig
 from ctx_jax.training.optimizer import Adagrad, AdamW, Lamb, Muon, check_recipe
 
 

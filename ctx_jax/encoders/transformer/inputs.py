@@ -84,16 +84,16 @@ class SubwordInputs:
         `length` is S, special tokens included; a string without pieces is an all-False row.
         """
         if sentences and not isinstance(sentences[0], str):
-            found = [pieces.ids for pieces in self.subwords.of_words(sentences)]
+            found = [pieces.ids for pieces in self.subwords.tokenize_words(sentences)]
         else:
-            found = self.subwords.of_text(sentences)  # type: ignore[arg-type]
+            found = self.subwords.tokenize_text(sentences)  # type: ignore[arg-type]
         height, width = padded_shape([self._size(ids) for ids in found], rows, length, "tokens")
         ids, mask = self._tokens(found, height, width)
         return {"token_ids": ids, "token_mask": mask}
 
     def split(self, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
         """The pieces of every sentence's words."""
-        return self.subwords.of_words(sentences)
+        return self.subwords.tokenize_words(sentences)
 
     def sizes(self, sentences: Sequence[Pieces]) -> list[int]:
         """Tokens of every sentence, special ones included."""
@@ -141,7 +141,7 @@ class SubwordInputs:
                     "more, or split the sentence"
                 )
             if size:
-                ids[row, :size] = self.subwords.wrap(pieces)
+                ids[row, :size] = self.subwords.add_special_tokens(pieces)
                 mask[row, :size] = True
         return ids, mask
 
