@@ -11,7 +11,7 @@ from ctx_jax.commands.refusing import refuse
 from ctx_jax.data.corpora import resolve
 from ctx_jax.data.text_files import Errors
 from ctx_jax.io.files import atomic_folder
-from ctx_jax.io.progress import paced
+from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.tokenizers.sentencepiece_files import Layout, read_sentencepiece
 from ctx_jax.tokenizers.subword_files import read
@@ -86,7 +86,7 @@ def _converted(options: TrainTokenizer) -> tuple[Subwords, str]:
 def _trained(options: TrainTokenizer) -> tuple[Subwords, str]:
     source = resolve(options.train, "train", rule=options.rule, errors=options.errors)
     subwords = train(
-        paced(source.documents(), f"reading {source.name}", "sentences", print),
+        Progress(f"reading {source.name}", "sentences", log=print).track(source.documents()),
         options.kind,
         options.size,
         lowercase=options.lowercase,

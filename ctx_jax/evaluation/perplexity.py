@@ -14,7 +14,6 @@ from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.evaluation.protocols import SentenceScore, StepScore, by_sentence, by_step, by_stream
 from ctx_jax.evaluation.scoring import Scorer, SentenceEncoder
 from ctx_jax.io.errors import InputError
-from ctx_jax.io.progress import counted
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 
 ProtocolName = Literal["sentence", "stream", "bilm-tf"]
@@ -87,7 +86,7 @@ def perplexity(
         return summarize(scores, protocol)
     batch = batch or ORIGINAL_LANES
     scorer = Scorer(model, params, rows=batch, window=window or WINDOWS[protocol], devices=devices)
-    return _of_steps(by_step(scorer, SentenceEncoder(model, vocabulary), counted(sentences, advance)), batch)
+    return _of_steps(by_step(scorer, SentenceEncoder(model, vocabulary), _counted(sentences, advance)), batch)
 
 
 def _of_steps(steps: Iterable[StepScore], batch: int) -> Perplexity:
@@ -143,8 +142,15 @@ def sentence_scores(
             return by_sentence(scorer, encode, sentences, advance)
         case "stream":
             scorer = Scorer(model, params, rows=1, window=window or WINDOWS[protocol], devices=devices)
-            return by_stream(scorer, encode, counted(sentences, advance))
+            return by_stream(scorer, encode, _counted(sentences, advance))
     raise InputError(f"sentences are scored by protocol sentence or stream, got {protocol!r}")
+
+
+def _counted(sentences: Iterable[Sequence[str]], advance: Callable[[int], object]) -> Iterator[Sequence[str]]:
+    """The same sentences; `advance` is called with 1 after each."""
+    for sentence in sentences:
+        yield sentence
+        advance(1)
 
 
 def summarize(scores: Iterable[SentenceScore], protocol: Literal["sentence", "stream"] = "sentence") -> Perplexity:

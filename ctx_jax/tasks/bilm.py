@@ -23,7 +23,7 @@ from ctx_jax.evaluation.neighbours import show_neighbours
 from ctx_jax.evaluation.ngrams import fit_ngram
 from ctx_jax.evaluation.perplexity import exp_or_inf, perplexity
 from ctx_jax.io.errors import InputError
-from ctx_jax.io.progress import Pace
+from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.task import Batches, Carry, Params, Terms
 
@@ -118,7 +118,7 @@ class BiLMTask:
         """Each validation sentence from a zero state, with the exact softmax."""
         if self.valid is None:
             return None
-        pace = Pace("evaluating", "sentences", say, min(self.limit or len(self.valid), len(self.valid)))
+        pace = Progress("evaluating", "sentences", min(self.limit or len(self.valid), len(self.valid)), say)
         found = perplexity(self.model, params, self.vocabulary, self._valid(), devices=devices, advance=pace.add)
         return {
             "loss": found.loss,

@@ -11,7 +11,7 @@ from ctx_jax.checkpoints.run_files import TEXTS, VOCABULARY, existing
 from ctx_jax.data.cache import Sentences
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.files import atomic_write
-from ctx_jax.io.progress import paced
+from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers import subword_training
 from ctx_jax.tokenizers import vocabulary as vocabularies
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
@@ -24,7 +24,7 @@ from ctx_jax.training.devices import is_first_host
 def train_tokenizer(wanted: TokenizerConfig, train: Sentences, say: Callable[[str], None], *, causal: bool) -> Subwords:
     """The tokenizer that a new run asks for, of its training text."""
     return subword_training.train(
-        paced(train, "training a tokenizer", "sentences", say, len(train)),
+        Progress("training a tokenizer", "sentences", len(train), say).track(train),
         wanted.kind,
         wanted.size,
         lowercase=wanted.lowercase,
@@ -42,7 +42,7 @@ def prepare_vocabulary(
         if data.vocabulary:
             words = Vocabulary.read(data.vocabulary)
         else:
-            text = paced(train, "counting words", "sentences", say, len(train))
+            text = Progress("counting words", "sentences", len(train), say).track(train)
             words = vocabularies.build(text, size=data.vocabulary_size or None, minimum_count=data.minimum_count)
         atomic_write(run_dir / VOCABULARY, words.text())
     return Vocabulary.read(existing(run_dir, VOCABULARY))
