@@ -8,7 +8,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ctx_jax.checkpoints.run_files import VOCABULARY
+from ctx_jax.checkpoints.run_files import VOCABULARY, existing
+from ctx_jax.encoders.base import Family, Imported, InputProcessor
 from ctx_jax.encoders.elmo.allennlp import (
     SOFTMAX_OPTIONS,
     arrays_from_params,
@@ -17,6 +18,7 @@ from ctx_jax.encoders.elmo.allennlp import (
     params_from_arrays,
 )
 from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.heads import Head, VocabularyHead
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.files import atomic_folder, read_json
 from ctx_jax.tokenizers.vocabulary import Vocabulary
@@ -43,6 +45,48 @@ def find(folder: Path | str) -> tuple[Path, Path] | None:
             listed = ", ".join(path.name for path in found)
             raise InputError(f"{folder} has more than one {what} file: {listed}; name them: load(options=, weights=)")
     return (options[0], weights[0]) if options and weights else None
+
+
+def read_files(*, options: Path | str, weights: Path | str) -> Imported:
+    """The encoder of an options and a weights file, and its softmax as head "softmax" where the weights hold one.
+
+    Raises InputError for files that are damaged or do not fit each other, and for a model of words, whose files hold no
+    vocabulary.
+    """
+    model, params, head = read(options=options, weights=weights)
+    if model.token_input == "words":
+        raise InputError(f"{options} describes a model of words, whose files hold no vocabulary: load the run instead")
+    softmax = {} if head is None else {"softmax": Head(VocabularyHead(transform=False, tied=False), head["softmax"])}
+    return Imported(model, params, model.inputs(), softmax)
+
+
+def read_folder(folder: Path) -> Imported | None:
+    """The encoder of an AllenNLP folder; None for a folder of another kind."""
+    try:
+        found = find(folder)
+    except InputError:
+        config = folder / "config.json"
+        if config.is_file() and "model_type" in read_json(config):
+            return None  # a Hugging Face folder, with other programs' options or weights
+        raise
+    return None if found is None else read_files(options=found[0], weights=found[1])
+
+
+def write_folder(
+    folder: Path, model: BiLM, params: Params, heads: Mapping[str, Head], processor: InputProcessor, run_dir: Path
+) -> None:
+    """A run's encoder, its softmax and the words of its vocabulary, as `write` lays them."""
+    words = Vocabulary.read(existing(run_dir, VOCABULARY)).words
+    write(folder, model, {"encoder": params, "head": {name: head.params for name, head in heads.items()}}, words)
+
+
+FAMILY = Family(
+    BiLM,
+    "options.json or *_options.json with an HDF5 file holding char_embed (AllenNLP)",
+    read_folder,
+    "allennlp",
+    write_folder,
+)
 
 
 def read(*, options: Path | str, weights: Path | str) -> tuple[BiLM, dict[str, Any], dict[str, Any] | None]:
