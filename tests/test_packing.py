@@ -36,7 +36,7 @@ class Letters:
     def __len__(self) -> int:
         return len(self.pieces)
 
-    def of_words(self, sentences: Any, /) -> list[Cut]:
+    def tokenize_words(self, sentences: Any, /) -> list[Cut]:
         cut = []
         for words in sentences:
             parts = [(part, number) for number, word in enumerate(words) for part in word.split("-")]

@@ -30,7 +30,7 @@ class Characters:
     def __len__(self) -> int:
         return self.size
 
-    def of_words(self, sentences: Any, /) -> list[Pieces]:
+    def tokenize_words(self, sentences: Any, /) -> list[Pieces]:
         self.asked += len(sentences)
         return [Pieces(words) for words in sentences]
 

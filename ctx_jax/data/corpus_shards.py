@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def lay_out(
     if tokens.folder is None:
         built = list(indexes())
     else:
-        name = folder_name("rows", [VERSION, SHARD, config.packing, *layout.settings(vocabulary, config, seed)])
+        name = folder_name("rows", _identity(vocabulary, config, seed))
         progress = Progress("laying out rows", "shards", len(parts), log)
         built = _cached(tokens.folder, name, layout, progress.track(indexes()), log)
     shards = [
@@ -96,6 +97,17 @@ def lay_out(
         for (part, own_seed), index in zip(parts, built, strict=True)
     ]
     return ShardedRows(shards)
+
+
+def _identity(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
+    """All that decides the rows besides the tokens, in JSON."""
+    identity: list[Any] = [VERSION, SHARD, config.packing, config.length]
+    identity += [config.cross_documents, config.whole_sentences]
+    if config.packing in ("packed", "pairs"):
+        identity.append(seed)
+    if config.packing == "pairs":
+        identity += [config.pair_label, config.short_sequence_probability, vocabulary.pair_layout.separators]
+    return identity
 
 
 def _cached(tokens: Path, name: str, layout: type[Layout], indexes: Iterator[Index], log: Log) -> list[Index]:

@@ -15,7 +15,6 @@ Letters: B rows, T tokens, U units.
 """
 
 from array import array
-from typing import Any
 
 import numpy as np
 
@@ -53,11 +52,6 @@ class FullSentences(Layout):
     token of the text stands in one row."""
 
     ARRAYS = ("starts", "counts", "documents")  # of rows, places in the stream; of the stream
-
-    @staticmethod
-    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
-        """See `Layout`."""
-        return [config.length, config.cross_documents, config.whole_sentences]
 
     @staticmethod
     def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:
@@ -103,11 +97,6 @@ class CausalBlocks(Layout):
     """
 
     ARRAYS = ("documents",)  # of the stream
-
-    @staticmethod
-    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
-        """See `Layout`; not even the length."""
-        return []
 
     @staticmethod
     def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:

@@ -11,7 +11,7 @@ Letters: B rows, T tokens, U units.
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -43,11 +43,6 @@ class Layout(ABC):
 
     ARRAYS: ClassVar[tuple[str, ...]]
     """The names of the index' arrays."""
-
-    @staticmethod
-    @abstractmethod
-    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
-        """All that the index depends on besides the text, in JSON."""
 
     @staticmethod
     @abstractmethod
@@ -132,11 +127,6 @@ class PackedSentences(Layout):
     """
 
     ARRAYS = ("bounds", "members", "starts")  # of units, the units of each row, the rows' first places in `members`
-
-    @staticmethod
-    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
-        """See `Layout`."""
-        return [config.length, seed]
 
     @staticmethod
     def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:

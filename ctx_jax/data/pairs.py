@@ -16,7 +16,6 @@ With the tokens of a family that puts two ends between (RoBERTa), as its tokeniz
 Letters: B rows, T tokens, U units.
 """
 
-from typing import Any
 
 import numpy as np
 
@@ -56,12 +55,6 @@ class Pairs(Layout):
     """
 
     ARRAYS = ("bounds", "document", "first", "starts", "rooms", "ends")  # `Units`; of passages, in units and tokens
-
-    @staticmethod
-    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
-        """See `Layout`. The label counts, since it may refuse the text."""
-        separators = vocabulary.pair_layout.separators
-        return [config.length, separators, config.short_sequence_probability, config.pair_label, seed]
 
     @staticmethod
     def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:

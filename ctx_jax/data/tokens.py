@@ -22,6 +22,7 @@ import numpy as np
 from ctx_jax.data.array_folder import ArrayWriter, Log, build_arrays, folder_name, open_arrays
 from ctx_jax.data.cache import Sentences
 from ctx_jax.io.progress import Progress
+from ctx_jax.tokenizers.subwords import Pieces
 from ctx_jax.tokenizers.templates import PairLayout
 
 VERSION = 3  # of the layout above
@@ -61,18 +62,6 @@ class SpecialIds(Protocol):
         way that cannot be trained with."""
 
 
-class Pieces(Protocol):
-    """A sentence in pieces: their ids and the number of the word each is of, int [S]."""
-
-    @property
-    def ids(self) -> np.ndarray:
-        """Of each piece."""
-
-    @property
-    def words(self) -> np.ndarray:
-        """The number, from 0, of the word that each piece is of; they never fall."""
-
-
 class Tokenizer(SpecialIds, Protocol):
     """What the cache asks of a tokenizer: pieces of words, without special tokens around them."""
 
@@ -80,7 +69,7 @@ class Tokenizer(SpecialIds, Protocol):
     def digest(self) -> str:
         """Of all that decides its pieces: a cache has the tokens of one."""
 
-    def of_words(self, sentences: Sequence[Sequence[str]], /) -> Sequence[Pieces]:
+    def tokenize_words(self, sentences: Sequence[Sequence[str]], /) -> Sequence[Pieces]:
         """The pieces of each sentence, a list of words."""
 
 
@@ -135,7 +124,7 @@ def _blocks(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """ids int32 [n], begins uint8 [n] and the sentences' counts int64 of `BLOCK` sentences at a time."""
     while block := list(islice(sentences, BLOCK)):
-        pieces = tokenizer.of_words(block)
+        pieces = tokenizer.tokenize_words(block)
         counts = np.fromiter((len(piece.ids) for piece in pieces), np.int64, len(pieces))
         words = np.concatenate([piece.words for piece in pieces])
         begins = np.ones(len(words), np.uint8)
