@@ -25,9 +25,10 @@ from ctx_jax.data.packing import Index, Layout, PackedSentences, Rows, Text
 from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.permutation import mix_seed
 from ctx_jax.data.sequence_config import Packing, SequenceConfig
-from ctx_jax.data.tokens import SpecialIds, Tokens
+from ctx_jax.data.tokens import Tokens
 from ctx_jax.io.files import temporary_folder
 from ctx_jax.io.progress import Progress
+from ctx_jax.tokenizers.subwords import Subwords
 
 VERSION = 1  # of the layouts and of the file layout above
 SHARD = 1 << 20  # sentences: 100 MB or so while their rows are found
@@ -66,7 +67,7 @@ class ShardedRows:
 
 def lay_out(
     tokens: Tokens,
-    vocabulary: SpecialIds,
+    vocabulary: Subwords,
     config: SequenceConfig,
     seed: int,
     *,
@@ -99,7 +100,7 @@ def lay_out(
     return ShardedRows(shards)
 
 
-def _identity(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
+def _identity(vocabulary: Subwords, config: SequenceConfig, seed: int) -> list[Any]:
     """All that decides the rows besides the tokens, in JSON."""
     identity: list[Any] = [VERSION, SHARD, config.packing, config.length]
     identity += [config.cross_documents, config.whole_sentences]

@@ -20,7 +20,8 @@ import numpy as np
 
 from ctx_jax.data.packing import Index, Layout, Rows, Text, Units, cut_units, ranges
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.tokens import SpecialIds, Tokens
+from ctx_jax.data.tokens import Tokens
+from ctx_jax.tokenizers.subwords import Subwords
 
 
 class _Stream:
@@ -54,7 +55,7 @@ class FullSentences(Layout):
     ARRAYS = ("starts", "counts", "documents")  # of rows, places in the stream; of the stream
 
     @staticmethod
-    def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:
+    def build_index(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> Index:
         """See `Layout`."""
         room, cross = config.length - 2, config.cross_documents
         units = cut_units(tokens, room)
@@ -65,7 +66,7 @@ class FullSentences(Layout):
             starts, counts = _filled(documents[[0, -1]] if cross else documents, room)
         return {"starts": starts, "counts": counts, "documents": documents}
 
-    def __init__(self, text: Text, index: Index, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
+    def __init__(self, text: Text, index: Index, vocabulary: Subwords, config: SequenceConfig, seed: int) -> None:
         self._vocabulary, self._length = vocabulary, config.length
         self._starts, self._counts = index["starts"], index["counts"]
         self._stream = _Stream(text, index["documents"], vocabulary.end_id)
@@ -99,11 +100,11 @@ class CausalBlocks(Layout):
     ARRAYS = ("documents",)  # of the stream
 
     @staticmethod
-    def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:
+    def build_index(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> Index:
         """See `Layout`."""
         return {"documents": _document_ends(cut_units(tokens, len(tokens.ids) or 1))}
 
-    def __init__(self, text: Text, index: Index, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
+    def __init__(self, text: Text, index: Index, vocabulary: Subwords, config: SequenceConfig, seed: int) -> None:
         self._pad, self._length, self._cross = vocabulary.pad_id, config.length, config.cross_documents
         self._stream = _Stream(text, index["documents"], vocabulary.end_id)
 

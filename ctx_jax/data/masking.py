@@ -18,8 +18,8 @@ import numpy as np
 
 from ctx_jax.data.counter_rng import ONE, Purpose, random_uint32
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.tokens import SpecialIds
 from ctx_jax.io.errors import ConfigError
+from ctx_jax.tokenizers.subwords import Subwords
 
 _NEVER = np.uint64(2**64 - 1)
 _LOW = np.uint64(2**32 - 1)
@@ -36,7 +36,7 @@ class Masking:
     span is drawn by its first word, so that the first words of a text are predicted less often than those behind them.
     """
 
-    def __init__(self, config: SequenceConfig, vocabulary: SpecialIds, seed: int) -> None:
+    def __init__(self, config: SequenceConfig, vocabulary: Subwords, seed: int) -> None:
         """Raises ValueError where there is no mask token or no ordinary one."""
         ids, size = vocabulary.special_ids, len(vocabulary)
         self._special = np.zeros(size, bool)

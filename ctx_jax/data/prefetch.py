@@ -58,7 +58,7 @@ class Prefetched(Iterator[Item], Generic[Item]):
 
     def __init__(self, iterator: Iterator[Item], depth: int) -> None:
         if depth < 1:
-            raise ConfigError("data.prefetch", f"must be at least 1, got {depth}")
+            raise ConfigError("data.prefetch", f"must be a depth of at least 1, got {depth}")
         self._ready: queue.Queue[Item | _End] = queue.Queue(depth)
         self._ended = False
         stop = threading.Event()
