@@ -22,9 +22,6 @@ TRAINED = {
     "encoder": {"layer_1": {"kernel": np.full((2, 3), 2.0, np.float32)}},
     "head": {"label": np.ones(2, np.float32)},
 }
-    "encoder": {"layer_1": {"kernel": np.full((2, 3), 2.0, np.float32)}},
-    "head": {"label": np.ones(2, np.float32)},
-}
 
 
 def frozen_params(seed: int = 0, devices: int = 8) -> dict[str, Any]:
