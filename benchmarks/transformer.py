@@ -202,7 +202,7 @@ class Bench:
         start, count, words = time.perf_counter(), 0, 0
         for block in range(0, len(self.text.words), 4_096):
             sentences = self.text.words[block : block + 4_096]
-            count += sum(len(pieces.ids) for pieces in self.text.subwords.of_words(sentences))
+            count += sum(len(pieces.ids) for pieces in self.text.subwords.tokenize_words(sentences))
             words += sum(map(len, sentences))
             if time.perf_counter() - start > options.rounds * options.seconds:
                 break

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from ctx_jax.ops import attention
-from ctx_jax.ops.attention import visible
+from ctx_jax.ops.attention import attention_mask
 
 # One compiled call is much quicker here than many small ones.
-attend = jax.jit(attention.attend, static_argnames=("compute", "path", "maps"))
+attend = jax.jit(attention.attend, static_argnames=("compute", "implementation", "maps"))
 
 B, T, H, E = 2, 6, 2, 8
 MASK = jnp.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]], bool)
@@ -53,73 +53,81 @@ def heads() -> tuple[jax.Array, ...]:
     return tuple(jnp.asarray(random.normal(size=(B, T, H, E)), jnp.float32) for _ in range(3))
 
 
-def _sees(limits: dict[str, Any]) -> np.ndarray:
-    """Who sees whom, [B, T, T], by one rule at a time."""
-    sees = np.ones((B, T, T), bool)
+def _allowed(limits: dict[str, Any]) -> np.ndarray:
+    """Which query may attend to which key, [B, T, T], one rule at a time."""
+    allowed = np.ones((B, T, T), bool)
     for b in range(B):
         for i in range(T):
             for j in range(T):
-                sees[b, i, j] = (
+                allowed[b, i, j] = (
                     ("mask" not in limits or bool(MASK[b, j]))
                     and ("lengths" not in limits or j < limits["lengths"][b])
                     and ("segments" not in limits or SEGMENTS[b, i] == SEGMENTS[b, j])
                     and abs(i - j) <= limits.get("window", T)
                     and (not limits.get("causal") or j <= i)
                 )
-    return sees
+    return allowed
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_both_paths_follow_the_formula(name: str, fused: Any, heads: tuple[jax.Array, ...]) -> None:
+def test_both_implementations_follow_the_formula(name: str, fused: Any, heads: tuple[jax.Array, ...]) -> None:
     limits = LIMITS[name]
-    seen = visible(T, **limits)
-    plain, maps = attend(*heads, seen, compute="float32", path="plain", maps=True)
+    mask = attention_mask(T, **limits)
+    plain, maps = attend(*heads, mask, compute="float32", implementation="plain", maps=True)
     query, key, value = (np.asarray(part, np.float64) for part in heads)
-    sees = _sees(limits)[:, None]
-    weights = np.exp(np.einsum("bthe,bshe->bhts", query, key) / np.sqrt(E)) * sees
+    allowed = _allowed(limits)[:, None]
+    weights = np.exp(np.einsum("bthe,bshe->bhts", query, key) / np.sqrt(E)) * allowed
     weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-30)
     np.testing.assert_allclose(maps, weights, atol=1e-6)
     np.testing.assert_allclose(plain, np.einsum("bhts,bshe->bthe", weights, value), atol=1e-6)
-    low, none = attend(*heads, seen, compute="bfloat16", path=fused)
+    low, none = attend(*heads, mask, compute="bfloat16", implementation=fused)
     assert none is None and low.dtype == jnp.float32
     np.testing.assert_allclose(low, plain, atol=3e-2)
 
 
 def test_dropped_probabilities_are_gone_and_the_others_grow(heads: tuple[jax.Array, ...]) -> None:
-    seen, kept = visible(T, mask=MASK), np.random.default_rng(1).random((B, H, T, T)) < 0.75
-    mixed, maps = attend(*heads, seen, compute="float32", path="plain", kept=jnp.asarray(kept), rate=0.25, maps=True)
-    plain, whole = attend(*heads, seen, compute="float32", path="plain", maps=True)
+    mask, kept = attention_mask(T, mask=MASK), np.random.default_rng(1).random((B, H, T, T)) < 0.75
+    mixed, maps = attend(
+        *heads,
+        mask,
+        compute="float32",
+        implementation="plain",
+        dropout_mask=jnp.asarray(kept),
+        dropout_rate=0.25,
+        maps=True,
+    )
+    plain, whole = attend(*heads, mask, compute="float32", implementation="plain", maps=True)
     np.testing.assert_array_equal(maps, whole)
     expected = np.einsum("bhts,bshe->bthe", np.where(kept, np.asarray(whole) / 0.75, 0), heads[2])
     np.testing.assert_allclose(mixed, expected, atol=1e-6)
     assert np.abs(mixed - plain).max() > 0.1
 
 
-def _not_leaking(compute: Any, path: Any, within: float, heads: tuple[jax.Array, ...]) -> None:
+def _not_leaking(compute: Any, implementation: Any, within: float, heads: tuple[jax.Array, ...]) -> None:
     query, key, value = heads
-    seen = visible(T, segments=SEGMENTS)
+    mask = attention_mask(T, segments=SEGMENTS)
     here = SEGMENTS == 2
     moved = [jnp.where(here[:, :, None, None], part + 3.0, part) for part in heads]
-    one, _ = attend(query, key, value, seen, compute=compute, path=path)
-    two, _ = attend(*moved, seen, compute=compute, path=path)
+    one, _ = attend(query, key, value, mask, compute=compute, implementation=implementation)
+    two, _ = attend(*moved, mask, compute=compute, implementation=implementation)
     np.testing.assert_allclose(np.asarray(one)[~here], np.asarray(two)[~here], rtol=0, atol=within)
     assert np.abs(np.asarray(one - two))[here].min() > 0.1
 
 
-def test_no_path_lets_a_packed_example_see_another(fused: Any, heads: tuple[jax.Array, ...]) -> None:
+def test_no_implementation_lets_packed_examples_attend_to_each_other(fused: Any, heads: tuple[jax.Array, ...]) -> None:
     _not_leaking("float32", "plain", 0.0, heads)
     _not_leaking("bfloat16", fused, 1e-6, heads)
 
 
 @pytest.mark.parametrize("by", ["mask", "lengths"])
-def test_gradients_agree_and_stay_finite_where_nothing_is_seen(
-    by: str, fused: Any, heads: tuple[jax.Array, ...]
-) -> None:
+def test_gradients_agree_and_stay_finite_without_any_key(by: str, fused: Any, heads: tuple[jax.Array, ...]) -> None:
     lengths = jnp.array([T - 2, 0])
-    seen = visible(T, **{by: lengths if by == "lengths" else jnp.arange(T)[None] < lengths[:, None]}, causal=True)
+    mask = attention_mask(
+        T, **{by: lengths if by == "lengths" else jnp.arange(T)[None] < lengths[:, None]}, causal=True
+    )
 
-    def loss(heads: tuple[jax.Array, ...], compute: Any, path: Any) -> jax.Array:
-        return jnp.square(attend(*heads, seen, compute=compute, path=path)[0]).sum()
+    def loss(heads: tuple[jax.Array, ...], compute: Any, implementation: Any) -> jax.Array:
+        return jnp.square(attend(*heads, mask, compute=compute, implementation=implementation)[0]).sum()
 
     gradient = jax.jit(jax.grad(loss), static_argnums=(1, 2))
     plain = gradient(heads, "float32", "plain")
@@ -131,8 +139,10 @@ def test_gradients_agree_and_stay_finite_where_nothing_is_seen(
 
 
 def test_padding_by_lengths_is_padding_by_mask_bit_for_bit_on_the_plain_path(heads: tuple[jax.Array, ...]) -> None:
-    by_mask = attend(*heads, visible(T, mask=MASK), compute="float32", path="plain", maps=True)
-    by_lengths = attend(*heads, visible(T, lengths=MASK.sum(1)), compute="float32", path="plain", maps=True)
+    by_mask = attend(*heads, attention_mask(T, mask=MASK), compute="float32", implementation="plain", maps=True)
+    by_lengths = attend(
+        *heads, attention_mask(T, lengths=MASK.sum(1)), compute="float32", implementation="plain", maps=True
+    )
     for one, other in zip(by_mask, by_lengths, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -142,10 +152,10 @@ def test_off_the_cpu_the_plain_path_sums_bf16_products_in_float32_both_ways(
 ) -> None:
     """Read in the program, which a CPU cannot run: every product takes bf16 and gives float32."""
     monkeypatch.setattr(attention, "platform", lambda: "gpu")
-    seen = visible(T, mask=MASK)
+    mask = attention_mask(T, mask=MASK)
 
     def loss(heads: tuple[jax.Array, ...]) -> jax.Array:
-        return jnp.square(attention.attend(*heads, seen, compute="bfloat16", path="plain")[0]).sum()
+        return jnp.square(attention.attend(*heads, mask, compute="bfloat16", implementation="plain")[0]).sum()
 
     program = jax.jit(jax.value_and_grad(loss)).lower(heads).as_text()
     products = [line.split(" : ")[-1] for line in program.splitlines() if "dot_general" in line]
@@ -155,31 +165,31 @@ def test_off_the_cpu_the_plain_path_sums_bf16_products_in_float32_both_ways(
 
 
 def test_what_the_fused_path_cannot_do_falls_back_and_says_so_once(heads: tuple[jax.Array, ...]) -> None:
-    attention._say.cache_clear()
-    seen = visible(T, segments=SEGMENTS)
+    attention._warn_once.cache_clear()
+    mask = attention_mask(T, segments=SEGMENTS)
     kept = jnp.ones((B, H, T, T), bool)
-    plain, _ = attend(*heads, seen, compute="float32", path="plain")
+    plain, _ = attend(*heads, mask, compute="float32", implementation="plain")
     cases: list[tuple[str, dict[str, Any]]] = [
         ("compute is float32", {"compute": "float32"}),
-        ("attention_dropout=0", {"compute": "bfloat16", "kept": kept}),
+        ("attention_dropout=0", {"compute": "bfloat16", "dropout_mask": kept}),
         ("attention maps", {"compute": "bfloat16", "maps": True}),
     ]
     for reason, given in cases:
         with pytest.warns(UserWarning, match=reason):
-            mixed, _ = attention.attend(*heads, seen, path="xla", **given)
+            mixed, _ = attention.attend(*heads, mask, implementation="xla", **given)
         np.testing.assert_allclose(mixed, plain, atol=3e-2)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            attention.attend(*heads, seen, path="xla", **given)
+            attention.attend(*heads, mask, implementation="xla", **given)
     odd = [part[:, :5] for part in heads]
-    with pytest.warns(UserWarning, match="even length, this is 5"):
-        attention.attend(*odd, visible(5, mask=MASK[:, :5]), compute="bfloat16", path="xla")
+    with pytest.warns(UserWarning, match="even length, got 5"):
+        attention.attend(*odd, attention_mask(5, mask=MASK[:, :5]), compute="bfloat16", implementation="xla")
     if jax.default_backend() == "cpu":
-        with pytest.warns(UserWarning, match="the machine is a cpu"):
-            attention.attend(*heads, seen, compute="bfloat16", path="fused")
+        with pytest.warns(UserWarning, match="this machine has a cpu"):
+            attention.attend(*heads, mask, compute="bfloat16", implementation="fused")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            attention.attend(*heads, seen, compute="bfloat16", path="auto")
+            attention.attend(*heads, mask, compute="bfloat16", implementation="auto")
 
 
 def test_a_gpu_too_old_for_the_fused_path_takes_the_plain_one(
@@ -187,8 +197,8 @@ def test_a_gpu_too_old_for_the_fused_path_takes_the_plain_one(
 ) -> None:
     monkeypatch.setattr(attention, "_cuda", lambda: True)
     monkeypatch.setattr(attention, "_capability", lambda: 7.5)
-    attention._say.cache_clear()
+    attention._warn_once.cache_clear()
     with pytest.warns(UserWarning, match=r"compute capability 8.0 or more .* this one has 7.5"):
-        mixed, _ = attention.attend(*heads, visible(T, mask=MASK), compute="bfloat16", path="auto")
-    plain, _ = attention.attend(*heads, visible(T, mask=MASK), compute="bfloat16", path="plain")
+        mixed, _ = attention.attend(*heads, attention_mask(T, mask=MASK), compute="bfloat16", implementation="auto")
+    plain, _ = attention.attend(*heads, attention_mask(T, mask=MASK), compute="bfloat16", implementation="plain")
     np.testing.assert_array_equal(mixed, plain)

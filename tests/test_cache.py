@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctx_jax.data import cache
+from ctx_jax.data import array_folder
 from ctx_jax.data.cache import Sentences, build_cache, load_sentences
-from ctx_jax.data.config import DataConfig
+from ctx_jax.data.config import TextConfig
 from ctx_jax.io import build_once as building
 
 STREAM = [[], ["the", "cat", "."], ["naïve", "日本"], [], [], ["a"], []]
@@ -47,7 +47,7 @@ def _silent(line: str) -> None:
 
 def test_what_was_read_comes_back(tmp_path: Path) -> None:
     lines: list[str] = []
-    sentences = build_cache(Made(STREAM), tmp_path, report=lines.append)
+    sentences = build_cache(Made(STREAM), tmp_path, log=lines.append)
     kept = [sentence for sentence in STREAM if sentence]
     assert len(sentences) == 3
     assert sentences.words == 6
@@ -67,12 +67,12 @@ def test_what_was_read_comes_back(tmp_path: Path) -> None:
 
 def test_a_second_run_does_not_read_the_text(tmp_path: Path) -> None:
     source = Made(STREAM)
-    first = build_cache(source, tmp_path, report=_silent)
-    second = build_cache(source, tmp_path, report=_silent)
+    first = build_cache(source, tmp_path, log=_silent)
+    second = build_cache(source, tmp_path, log=_silent)
     assert source.read == 1
     assert second.digest == first.digest
     source.key = {"size": 7}
-    build_cache(source, tmp_path, report=_silent)
+    build_cache(source, tmp_path, log=_silent)
     assert source.read == 2
 
 
@@ -81,16 +81,16 @@ def test_the_digest_is_of_words_sentences_and_documents(tmp_path: Path) -> None:
     moved = [["the", "cat"], [".", "naïve", "日本"], [], ["a"]]
     streams = [STREAM, joined, moved]
     digests = [
-        build_cache(Made(stream, key={"n": n}), tmp_path, report=_silent).digest for n, stream in enumerate(streams)
+        build_cache(Made(stream, key={"n": n}), tmp_path, log=_silent).digest for n, stream in enumerate(streams)
     ]
     assert len(set(digests)) == 3
-    assert build_cache(Made(STREAM[1:], "other", key={"n": 9}), tmp_path, report=_silent).digest == digests[0]
+    assert build_cache(Made(STREAM[1:], "other", key={"n": 9}), tmp_path, log=_silent).digest == digests[0]
 
 
 def test_buffers_smaller_than_the_text_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_BUFFER", 64)
+    monkeypatch.setattr(array_folder, "BUFFER", 64)
     stream = [[f"w{n}"] * (n % 5) for n in range(500)]
-    sentences = build_cache(Made(stream), tmp_path, report=_silent)
+    sentences = build_cache(Made(stream), tmp_path, log=_silent)
     kept = [sentence for sentence in stream if sentence]
     assert list(sentences) == kept
     assert [sentences[n] for n in range(len(kept))] == kept
@@ -100,7 +100,7 @@ def test_buffers_smaller_than_the_text_change_nothing(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
 def test_a_damaged_cache_is_named_and_rebuilt(tmp_path: Path, name: str, damage: str) -> None:
     source = Made(STREAM)
-    folder = build_cache(source, tmp_path, report=_silent).folder
+    folder = build_cache(source, tmp_path, log=_silent).folder
     content = (folder / name).read_bytes()
     (folder / name).unlink()
     if damage == "cut":
@@ -111,16 +111,16 @@ def test_a_damaged_cache_is_named_and_rebuilt(tmp_path: Path, name: str, damage:
         with pytest.raises((ValueError, FileNotFoundError), match=name):
             Sentences(folder)
     lines: list[str] = []
-    assert list(build_cache(source, tmp_path, report=lines.append)) == [s for s in STREAM if s]
+    assert list(build_cache(source, tmp_path, log=lines.append)) == [s for s in STREAM if s]
     assert source.read == 2
     assert name in lines[0]
 
 
 def test_nothing_half_written_stays(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="went away"):
-        build_cache(Made(STREAM, fails=True), tmp_path, report=_silent)
+        build_cache(Made(STREAM, fails=True), tmp_path, log=_silent)
     with pytest.raises(ValueError, match="holds no word"):
-        build_cache(Made([[], []]), tmp_path, report=_silent)
+        build_cache(Made([[], []]), tmp_path, log=_silent)
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
 
 
@@ -138,26 +138,26 @@ build_cache(Source(), {str(tmp_path)!r})
 """
     assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -9
     assert list(tmp_path.glob(".*.partial-*"))
-    assert list(build_cache(Made(STREAM), tmp_path, report=_silent)) == [s for s in STREAM if s]
+    assert list(build_cache(Made(STREAM), tmp_path, log=_silent)) == [s for s in STREAM if s]
     assert not list(tmp_path.glob(".*.partial-*"))
 
 
 def test_a_run_finds_its_sentences(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("a b\nc\n")
-    config = DataConfig(train=str(text))
-    train = load_sentences(config, "train", tmp_path / "run", report=_silent)
+    config = TextConfig(train=str(text))
+    train = load_sentences(config, "train", tmp_path / "run", log=_silent)
     assert train is not None
     assert list(train) == [["a", "b"], ["c"]]
     assert train.folder.parent == tmp_path / "run"
-    assert load_sentences(config, "valid", tmp_path / "run", report=_silent) is None
-    elsewhere = DataConfig(train=str(text), valid=str(text), cache=str(tmp_path / "cache"))
-    valid = load_sentences(elsewhere, "valid", tmp_path / "run", report=_silent)
+    assert load_sentences(config, "valid", tmp_path / "run", log=_silent) is None
+    elsewhere = TextConfig(train=str(text), valid=str(text), cache=str(tmp_path / "cache"))
+    valid = load_sentences(elsewhere, "valid", tmp_path / "run", log=_silent)
     assert valid is not None
     assert valid.folder.parent == tmp_path / "cache"
     assert valid.digest == train.digest
     text.write_text("a b\nc d\n")  # another size, so another key
-    again = load_sentences(config, "train", tmp_path / "run", report=_silent)
+    again = load_sentences(config, "train", tmp_path / "run", log=_silent)
     assert again is not None
     assert list(again) == [["a", "b"], ["c", "d"]]
     with pytest.raises(ValueError, match='"train" and "valid"'):
@@ -165,13 +165,13 @@ def test_a_run_finds_its_sentences(tmp_path: Path) -> None:
 
 
 def test_a_cache_where_nobody_may_write_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build_cache(Made(STREAM), tmp_path, report=_silent)
+    build_cache(Made(STREAM), tmp_path, log=_silent)
 
     def refused(*arguments: object) -> None:
         raise PermissionError(f"no writing to {tmp_path}")
 
     monkeypatch.setattr(os, "access", lambda path, kind: False)  # chmod does not keep root out
     monkeypatch.setattr(building, "locked", refused)
-    assert list(build_cache(Made(STREAM, fails=True), tmp_path, report=_silent)) == [s for s in STREAM if s]
+    assert list(build_cache(Made(STREAM, fails=True), tmp_path, log=_silent)) == [s for s in STREAM if s]
     with pytest.raises(PermissionError):
-        build_cache(Made(STREAM, key={"other": 1}), tmp_path, report=_silent)
+        build_cache(Made(STREAM, key={"other": 1}), tmp_path, log=_silent)

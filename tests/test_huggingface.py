@@ -1,4 +1,4 @@
-"""Hugging Face folders hold to transformers: its numbers in, and nothing missing and nothing new on the way out."""
+"""Hugging Face folders against transformers: the same numbers in, and no tensor missing or new on the way out."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctx_jax.encoders.transformer import huggingface
-from ctx_jax.encoders.transformer import model as transformer
-from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.encoders.transformer import Transformer, hidden_states, huggingface
+from ctx_jax.heads import Head
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
 GPT2 = {"vocab_size": 23, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2}
@@ -79,23 +78,20 @@ def test_parity_with_transformers_in_and_out(name: str, tmp_path: Path) -> None:
             parameter.add_(torch.randn_like(parameter) * 0.2)
     reference.save_pretrained(tmp_path / "theirs")
 
-    model, params, config = huggingface.read(tmp_path / "theirs")
+    model, params, heads, config = huggingface.read(tmp_path / "theirs")
     types = model.token_types > 1
     ids = np.where(MASK, IDS, 1) if model.positions_after_padding else IDS
     hidden, outputs = _theirs(reference, ids, types)
-    ours = _ours(model, params, ids, types)
+    ours = _ours(model, params, heads, ids, types)
     real = MASK.astype(bool)
     np.testing.assert_allclose(ours["hidden"][:, real], hidden[:, real], rtol=0, atol=2e-5)
     for output in ("logits", "prediction_logits"):
         if output in outputs:
             np.testing.assert_allclose(ours["logits"][real], outputs[output][real], rtol=0, atol=2e-5)
-    assert {"pooler_output": model.pooler, "seq_relationship_logits": model.next_sentence}.items() >= {
-        (output, True) for output in outputs.keys() - {"logits", "prediction_logits"}
-    }
     for output in outputs.keys() - {"logits", "prediction_logits"}:
         np.testing.assert_allclose(ours[output], outputs[output], rtol=0, atol=2e-5)
 
-    huggingface.write(tmp_path / "ours", model, params, architecture=config["model_type"])
+    huggingface.write(tmp_path / "ours", model, params, heads=heads, architecture=config["model_type"])
     back, info = made.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info.values()), info
     again, named = _theirs(back, ids, types)
@@ -105,19 +101,23 @@ def test_parity_with_transformers_in_and_out(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(values, outputs[output])
 
 
-def _ours(model: Transformer, params: dict[str, Any], ids: np.ndarray, token_types: bool) -> dict[str, np.ndarray]:
+def _ours(
+    model: Transformer, params: Any, heads: dict[str, Head], ids: np.ndarray, token_types: bool
+) -> dict[str, np.ndarray]:
     @jax.jit
-    def run(params: dict[str, Any]) -> dict[str, jax.Array]:
+    def run(params: Any, trees: dict[str, Any]) -> dict[str, jax.Array]:
         given = {"token_types": jnp.asarray(TYPES)} if token_types else {}
-        hidden = transformer.hidden_states(model, params, jnp.asarray(ids), mask=jnp.asarray(MASK, bool), **given)
+        hidden = hidden_states(model, params, jnp.asarray(ids), mask=jnp.asarray(MASK, bool), **given)
         results = {"hidden": hidden}
-        if model.head != "none":
-            results["logits"] = transformer.head_logits(model, params, hidden[-1])
-        if model.pooler:
-            results["pooler_output"] = transformer.pooled(model, params, hidden[-1])
-        if model.next_sentence:
-            vectors = results["pooler_output"]
-            results["seq_relationship_logits"] = transformer.next_sentence_logits(model, params, vectors)
+        for name in heads.keys() & {"masked_lm", "causal_lm"}:
+            table = params["embeddings"]["tokens"]
+            results["logits"] = heads[name].module.logits(trees[name], hidden[-1], table)
+        if "pooler" in heads:
+            results["pooler_output"] = heads["pooler"].module.vectors(trees["pooler"], hidden[-1])
+        if "next_sentence" in heads:
+            head, vectors = heads["next_sentence"].module, results["pooler_output"]
+            results["seq_relationship_logits"] = head.logits(trees["next_sentence"], vectors)
         return results
 
-    return {name: np.asarray(value) for name, value in run(params).items()}
+    trees = {name: head.params for name, head in heads.items()}
+    return {name: np.asarray(value) for name, value in run(params, trees).items()}

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ctx_jax.encoders.transformer import huggingface
-from ctx_jax.encoders.transformer import model as transformer
-from ctx_jax.encoders.transformer.huggingface_config import config_from_model, model_from_config
+from ctx_jax.encoders.transformer import Transformer, huggingface
+from ctx_jax.encoders.transformer.huggingface_config import config_from_model, head_from_config, model_from_config
+from ctx_jax.heads import Head, Pooler, SequenceHead
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.subwords import Subwords
 
@@ -41,18 +41,47 @@ BERT: dict[str, Any] = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A whole folder of a tiny BERT with every head, written by us."""
-    model = model_from_config(BERT, pooler=True, next_sentence=True)
-    random = np.random.default_rng(0)
-    shapes = jax.eval_shape(partial(transformer.init, model), jax.random.key(0))
-    params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes)
-    huggingface.write(tmp_path / "bert", model, params)
+    model = model_from_config(BERT)
+    params, heads = _random(model)
+    huggingface.write(tmp_path / "bert", model, params, heads=heads)
     return tmp_path / "bert"
+
+
+def _random(model: Transformer) -> tuple[Any, dict[str, Head]]:
+    """Random parameters of a BERT and of all its heads."""
+    random = np.random.default_rng(0)
+
+    def draw(init: Callable[[jax.Array], Any]) -> Any:
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        return jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes)
+
+    vocabulary, pooler, label = head_from_config(BERT, model), Pooler(), SequenceHead()
+    sizes = {"width": model.width}
+    return draw(model.init), {
+        "masked_lm": Head(vocabulary, draw(partial(vocabulary.init, **sizes, vocabulary=model.vocabulary))),
+        "pooler": Head(pooler, draw(partial(pooler.init, **sizes))),
+        "next_sentence": Head(label, draw(partial(label.init, **sizes))),
+    }
 
 
 def _equal(one: Any, two: Any) -> None:
     assert jax.tree.structure(one) == jax.tree.structure(two)
     for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def _modules(heads: dict[str, Head]) -> dict[str, Any]:
+    return {name: head.module for name, head in heads.items()}
+
+
+def _trees(heads: dict[str, Head]) -> dict[str, Any]:
+    return {name: head.params for name, head in heads.items()}
+
+
+def _everything(folder: Path) -> Any:
+    """The encoder's parameters and the heads'."""
+    found = huggingface.read(folder)
+    return found.params, _trees(found.heads)
 
 
 def _change(folder: Path, change: Callable[[dict[str, np.ndarray]], Any]) -> None:
@@ -67,22 +96,24 @@ def _configure(folder: Path, **entries: Any) -> None:
 
 
 def test_written_and_read_again_is_the_same(folder: Path, tmp_path: Path) -> None:
-    model, params, config = huggingface.read(folder)
+    model, params, heads, config = huggingface.read(folder)
     assert config["architectures"] == ["BertForPreTraining"]
-    huggingface.write(tmp_path / "again", model, params)
-    again, same, _ = huggingface.read(tmp_path / "again")
-    assert again == model
-    _equal(params, same)
+    huggingface.write(tmp_path / "again", model, params, heads=heads)
+    again = huggingface.read(tmp_path / "again")
+    assert again.model == model and _modules(again.heads) == _modules(heads)
+    _equal((again.params, _trees(again.heads)), (params, _trees(heads)))
+    written, written_heads = _random(model)
+    _equal((params, _trees(heads)), (written, _trees(written_heads)))
 
 
 def test_a_folder_with_its_tokenizer_is_written_whole_or_not_at_all(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, params, _ = huggingface.read(folder)
+    model, params, heads, _ = huggingface.read(folder)
     subwords = train(["the cat sat on the mat"] * 5, "wordpiece", 23)
     (tmp_path / "empty").mkdir()
     for name in ("empty", "new/one"):
-        huggingface.write(tmp_path / name, model, params, subwords=subwords)
+        huggingface.write(tmp_path / name, model, params, heads=heads, subwords=subwords)
         assert {path.name for path in (tmp_path / name).iterdir()} == {
             *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
         }
@@ -97,19 +128,19 @@ def test_a_folder_with_its_tokenizer_is_written_whole_or_not_at_all(
     before = sorted(tmp_path.rglob("*"))
     for name, held in (("stray", "tokenizer.json"), ("bert", "config.json, model.safetensors")):
         with pytest.raises(FileExistsError, match=rf"{name} exists and is not empty \({held}\): give a new folder"):
-            huggingface.write(tmp_path / name, model, params, subwords=subwords)
+            huggingface.write(tmp_path / name, model, params, heads=heads, subwords=subwords)
 
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Subwords, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        huggingface.write(tmp_path / "half", model, params, subwords=subwords)
+        huggingface.write(tmp_path / "half", model, params, heads=heads, subwords=subwords)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_old_names_missing_prefixes_shards_copies_and_half_precision(folder: Path) -> None:
-    _model, params, _ = huggingface.read(folder)
+    params = _everything(folder)
 
     def age(tensors: dict[str, np.ndarray]) -> None:
         for name in list(tensors):
@@ -120,7 +151,7 @@ def test_old_names_missing_prefixes_shards_copies_and_half_precision(folder: Pat
         tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
 
     _change(folder, age)
-    _equal(huggingface.read(folder)[1], params)
+    _equal(_everything(folder), params)
 
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -130,12 +161,12 @@ def test_old_names_missing_prefixes_shards_copies_and_half_precision(folder: Pat
         save_file({name: tensors[name] for name in held}, folder / file)
     index = {"metadata": {}, "weight_map": {name: file for file, held in shards.items() for name in held}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    _equal(huggingface.read(folder)[1], params)
+    _equal(_everything(folder), params)
 
     for kind in (np.float16, ml_dtypes.bfloat16):
         low = {name: tensor.astype(kind) for name, tensor in tensors.items() if tensor.dtype == np.float32}
         save_file(low, folder / "model.safetensors")
-        half = huggingface.read(folder)[1]
+        half = _everything(folder)
         _equal(half, jax.tree.map(lambda leaf, kind=kind: np.asarray(leaf).astype(kind).astype(np.float32), params))
     (folder / "model.safetensors").unlink()
 
@@ -151,7 +182,7 @@ def test_old_names_missing_prefixes_shards_copies_and_half_precision(folder: Pat
         huggingface.read(folder)
 
 
-def test_every_misfit_is_listed_at_once(folder: Path) -> None:
+def test_all_problems_of_the_tensors_are_listed_in_one_error(folder: Path) -> None:
     def spoil(tensors: dict[str, np.ndarray]) -> None:
         del tensors["bert.encoder.layer.1.output.dense.bias"]
         tensors["classifier.weight"] = np.zeros((3, 8), np.float32)
@@ -197,9 +228,9 @@ def test_tied_copies_must_agree(folder: Path) -> None:
     with pytest.raises(ValueError, match="ties .*decoder.weight to .*they differ; set tie_word_embeddings"):
         huggingface.read(folder)
     _configure(folder, tie_word_embeddings=False)
-    model, params, _ = huggingface.read(folder)
-    assert not model.tied
-    assert not np.asarray(params["head"]["decoder"]["matrix"]).any()
+    head = huggingface.read(folder).heads["masked_lm"]
+    assert not head.module.tied
+    assert not np.asarray(head.params["decoder"]["matrix"]).any()
 
 
 @pytest.mark.parametrize(
@@ -289,20 +320,18 @@ def test_modernbert_configs_old_and_new_are_one() -> None:
         ("decoder_bias", 1, "needs a bool"),
     ):
         with pytest.raises(ValueError, match=f"^config.json of modernbert: {key} {said}, got "):
-            model_from_config({**modern, **new, key: wrong})
+            head_from_config({**modern, **new, key: wrong}, model_from_config({**modern, **new, key: wrong}))
 
 
 def test_a_model_no_file_can_express_is_refused(tmp_path: Path) -> None:
-    model = replace(model_from_config(BERT, pooler=True), norm="pre")
-    shapes = jax.eval_shape(partial(transformer.init, model), jax.random.key(0))
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    with (
-        pytest.warns(UserWarning, match="the pooler is left out"),
-        pytest.raises(ValueError, match="no bert file can express this model: norm is 'pre', there it would be 'post'"),
-    ):
-        huggingface.write(tmp_path / "no", model, params)
-    model = replace(model, norm="post", pooler=False)
-    del params["layer_0"]["query"]["bias"], params["pooler"]
+    model = model_from_config(BERT)
+    params, heads = _random(replace(model, norm="pre"))
+    with pytest.raises(ValueError, match=r"no bert file .*: norm is 'pre', there it would be 'post'"):
+        huggingface.write(tmp_path / "no", replace(model, norm="pre"), params)
+    other = {"masked_lm": heads["masked_lm"]._replace(module=replace(heads["masked_lm"].module, activation="relu"))}
+    with pytest.raises(ValueError, match=r"head\.activation is 'relu', there it would be 'gelu'"):
+        huggingface.write(tmp_path / "no", model, params, heads=other)
+    del params["layer_0"]["query"]["bias"]
     with pytest.raises(ValueError, match=r"not fit the model at \['final_norm/bias', .*, 'layer_0/query/bias'\]"):
         huggingface.write(tmp_path / "no", model, params)
     assert not (tmp_path / "no").exists()
@@ -325,21 +354,33 @@ def test_dropout_is_no_reason_to_refuse_and_is_said_once() -> None:
 
 
 def test_a_next_sentence_head_without_a_class_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
-    model, params, _ = huggingface.read(folder)
+    model, params, heads, _ = huggingface.read(folder)
     model = replace(model, positions_after_padding=True)
-    with pytest.raises(ValueError, match="no class of roberta has a next-sentence head"):
-        huggingface.write(tmp_path / "no", model, params)
+    with pytest.raises(ValueError, match=r"no class of roberta has the heads \[.*'next_sentence'.*\]"):
+        huggingface.write(tmp_path / "no", model, params, heads=heads)
     assert not (tmp_path / "no").exists()
 
 
 def test_the_pooler_beside_a_lone_head_is_left_out_with_a_warning(folder: Path, tmp_path: Path) -> None:
-    model, params, _ = huggingface.read(folder)
-    model = replace(model, next_sentence=False)
-    del params["next_sentence"]
+    model, params, heads, _ = huggingface.read(folder)
+    del heads["next_sentence"]
     with pytest.warns(UserWarning, match="the pooler is left out"):
-        huggingface.write(tmp_path / "head", model, params)
-    back, same, config = huggingface.read(tmp_path / "head")
-    assert back == replace(model, pooler=False)
-    assert config["architectures"] == ["BertForMaskedLM"]
-    del params["pooler"]
-    _equal(same, params)
+        huggingface.write(tmp_path / "head", model, params, heads=heads)
+    back, same, left, config = huggingface.read(tmp_path / "head")
+    assert back == model and config["architectures"] == ["BertForMaskedLM"]
+    del heads["pooler"]
+    _equal((same, _trees(left)), (params, _trees(heads)))
+
+
+def test_a_headless_file_of_gpt_has_its_tied_head(tmp_path: Path) -> None:
+    model = Transformer(
+        23, dim=8, depth=1, heads=2, feed_forward=12, max_positions=16, causal=True, norm="pre", embedding_norm=False,
+        token_types=0, norm_epsilon=1e-5,
+    )  # fmt: skip
+    params = model.init(jax.random.key(0))
+    for heads, name in (({}, "GPT2Model"), ({"causal_lm": Head(model.default_head(), {})}, "GPT2LMHeadModel")):
+        huggingface.write(tmp_path / name, model, params, heads=heads)
+        found = huggingface.read(tmp_path / name)
+        assert found.config["architectures"] == [name]
+        assert found.heads == {"causal_lm": Head(model.default_head(), {})}
+        _equal(found.params, params)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ctx_jax.encoders.transformer.config import Transformer
 
 from ctx_jax.distributed.sharding import pipelined
-from ctx_jax.encoders.transformer.config import Transformer
 from ctx_jax.evaluation import pseudo_perplexity as masked
 
 MODEL = Transformer(60, dim=4, layers=1, heads=1, feed_forward=4, max_positions=16)
@@ -20,10 +20,10 @@ class Letters:
 
     before, after, pad_id, mask_id = (1,), (2,), 0, 3
 
-    def of_words(self, sentences: list[list[str]]) -> list[Any]:
+    def tokenize_words(self, sentences: list[list[str]]) -> list[Any]:
         return [SimpleNamespace(ids=np.full(len(words), 7, np.int32)) for words in sentences]
 
-    def wrap(self, ids: np.ndarray) -> np.ndarray:
+    def add_special_tokens(self, ids: np.ndarray) -> np.ndarray:
         return np.concatenate([self.before, ids, self.after]).astype(np.int32)
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from numbered_text import Names
 
-from ctx_jax.data.counter_rng import draws
+from ctx_jax.data.config import BiLMData
+from ctx_jax.data.counter_rng import random_uint32
 from ctx_jax.data.masking import Masking
 from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.io.errors import ConfigError
 
 SIZE = 97
 
@@ -62,7 +64,7 @@ def test_the_columns_of_the_docstring() -> None:
     """
     rows = {name: np.asarray([numbers], np.int32) for name, *numbers in map(str.split, drawn.split("\n")[1:-1])}
     ids, begins = rows["ids"], rows["begins"].astype(bool)
-    mask = masking(length=9, masking="words", rate=0.3, predictions=4)
+    mask = masking(length=9, masking="words", mask_rate=0.3, max_predictions=4)
     seen = set()
     for example in range(60):
         arrays = mask(ids, begins, np.zeros(1, int), np.array([example]))
@@ -108,9 +110,9 @@ def test_a_function_of_seed_epoch_and_example_alone(kind: str) -> None:
     assert same == [False, False, False]
 
 
-def test_draws_are_those_of_philox_itself() -> None:
+def test_random_numbers_are_those_of_philox_itself() -> None:
     key = np.random.SeedSequence([7, 3]).generate_state(2, np.uint64)
-    given = draws(7, 3, np.array([2, 0]), np.array([11, 2**40]), 7)
+    given = random_uint32(7, 3, np.array([2, 0]), np.array([11, 2**40]), 7)
     for row, (epoch, example) in zip(given, [(2, 11), (0, 2**40)], strict=True):
         counter = np.array([0, 0, example, epoch], np.uint64)
         raw = np.random.Philox(key=key, counter=counter).random_raw(4)
@@ -119,8 +121,8 @@ def test_draws_are_those_of_philox_itself() -> None:
 
 @pytest.mark.parametrize("kind", ["tokens", "words", "spans"])
 @pytest.mark.parametrize("predictions", [0, 3])
-def test_no_special_token_and_never_above_the_budget(kind: str, predictions: int) -> None:
-    ids, _, arrays = many(masking=kind, rate=0.3, predictions=predictions)
+def test_no_special_token_and_never_above_the_most(kind: str, predictions: int) -> None:
+    ids, _, arrays = many(masking=kind, mask_rate=0.3, max_predictions=predictions)
     budget = predictions or 20  # 0.3 x 64 = 19.2
     assert arrays["predicted_positions"].shape == (400, budget)
     for row, positions in zip(ids, chosen(arrays), strict=True):
@@ -134,7 +136,7 @@ def test_no_special_token_and_never_above_the_budget(kind: str, predictions: int
 @pytest.mark.parametrize("kind", ["tokens", "words", "spans"])
 def test_the_share_of_predicted_tokens(kind: str) -> None:
     """floor(rate x n + U) has the mean rate x n and lies within 1 of it; by words it spreads by a word more."""
-    ids, _, arrays = many(2000, masking=kind, rate=0.15, predictions=20)
+    ids, _, arrays = many(2000, masking=kind, mask_rate=0.15, max_predictions=20)
     free = (ids > 4).sum(axis=1)
     counts = arrays["predicted_weights"].sum(axis=1)
     reach = 1 if kind != "words" else 4
@@ -144,7 +146,7 @@ def test_the_share_of_predicted_tokens(kind: str) -> None:
 
 @pytest.mark.parametrize(("masked", "randomized"), [(0.8, 0.1), (1.0, 0.0), (0.0, 1.0), (0.5, 0.25), (0.0, 0.0)])
 def test_the_split(masked: float, randomized: float) -> None:
-    ids, _, arrays = many(1500, masked=masked, randomized=randomized)
+    ids, _, arrays = many(1500, mask_token_probability=masked, random_token_probability=randomized)
     rows = np.arange(len(ids))[:, None]
     real = arrays["predicted_weights"] > 0
     after = arrays["token_ids"][rows, arrays["predicted_positions"]][real]
@@ -161,7 +163,7 @@ def test_the_split(masked: float, randomized: float) -> None:
 
 
 def test_words_are_masked_whole() -> None:
-    ids, begins, arrays = many(masking="words", rate=0.2)
+    ids, begins, arrays = many(masking="words", mask_rate=0.2)
     longer = 0
     for row, first, positions in zip(ids, begins, chosen(arrays), strict=True):
         for word in words_of(row, first):
@@ -175,7 +177,7 @@ def test_every_token_is_as_likely() -> None:
     ids, begins = text(1)
     repeated = np.repeat(ids, 4000, axis=0), np.repeat(begins, 4000, axis=0)
     for kind in ("tokens", "words"):
-        mask = masking(masking=kind, rate=0.2, predictions=24)
+        mask = masking(masking=kind, mask_rate=0.2, max_predictions=24)
         arrays = mask(*repeated, np.zeros(4000, int), np.arange(4000))
         times = np.bincount(np.concatenate(chosen(arrays)), minlength=64)
         expected = np.where(ids[0] > 4, 800, 0)
@@ -188,7 +190,7 @@ def test_spans_have_geometric_lengths_and_do_not_cross_special_tokens() -> None:
     length = 512
     ids = np.full((3000, length), 9, np.int32)
     begins = np.ones(ids.shape, bool)
-    mask = masking(masking="spans", length=length, rate=0.02, span_mean=3.0, span_longest=10)
+    mask = masking(masking="spans", length=length, mask_rate=0.02, span_mean=3.0, span_longest=10)
     arrays = mask(ids, begins, np.zeros(3000, int), np.arange(3000))
     runs = []
     for positions in chosen(arrays):
@@ -219,7 +221,13 @@ def test_spans_drawn() -> None:
     """
     ids = np.array([[{"[CLS]": 2, "[SEP]": 3}.get(word, number + 5) for number, word in enumerate(text)]], np.int32)
     begins = np.array([[not word.startswith("#") for word in text]])
-    config = {"masking": "spans", "length": len(text), "rate": 1 / 3, "masked": 1.0, "randomized": 0.0}
+    config = {
+        "masking": "spans",
+        "length": len(text),
+        "mask_rate": 1 / 3,
+        "mask_token_probability": 1.0,
+        "random_token_probability": 0.0,
+    }
     arrays = masking(**config)(
         *(np.repeat(one, 3000, axis=0) for one in (ids, begins)), np.zeros(3000, int), np.arange(3000)
     )
@@ -236,7 +244,7 @@ def test_spans_drawn() -> None:
 
 
 def test_words_of_spans_are_whole_but_for_the_last() -> None:
-    ids, begins, arrays = many(masking="spans", rate=0.3)
+    ids, begins, arrays = many(masking="spans", mask_rate=0.3)
     for row, first, positions in zip(ids, begins, chosen(arrays), strict=True):
         cut = [word for word in words_of(row, first) if set(word) & set(positions) not in (set(), set(word))]
         assert len(cut) <= 1
@@ -252,38 +260,50 @@ def test_a_row_without_ordinary_tokens_predicts_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "field", "message"),
     [
-        ({"rate": 1.5}, r"rate \(--sequences\.rate\) is a share between 0 and 1, got 1.5"),
-        ({"rate": 0.0}, r"rate \(--sequences\.rate\) must be above 0, .*got 0.0"),
-        ({"short": float("nan")}, r"--sequences\.short\) .* got nan"),
-        ({"masked": -0.1}, r"--sequences\.masked\) .* got -0.1"),
+        ({"mask_rate": 1.5}, "mask_rate", "between 0 and 1, got 1.5"),
+        ({"mask_rate": 0.0}, "mask_rate", "above 0, .*got 0"),
+        ({"short_sequence_probability": float("nan")}, "short_sequence_probability", "got nan"),
+        ({"mask_token_probability": -0.1}, "mask_token_probability", "got -0.1"),
         (
-            {"masked": 0.8, "randomized": 0.3},
-            r"--sequences\.masked\) and .*--sequences\.randomized\) .* at most 1, got",
+            {"mask_token_probability": 0.8, "random_token_probability": 0.3},
+            "mask_token_probability",
+            "random_token_probability .* at most 1, got 1.1",
         ),
-        ({"span_mean": 0.5}, r"--sequences\.span-mean\) must be at least 1, got 0.5"),
-        ({"span_longest": 0}, r"--sequences\.span-longest\) must be at least 1, got 0"),
-        ({"predictions": 65}, r"--sequences\.predictions\) must be at most .*which is 64, got 65"),
-        ({"length": 3}, r"--sequences\.length\) must be at least 4, got 3"),
-        ({"rows": 0}, r"^rows \(--sequences\.rows\) must be at least 1, got 0$"),
-        ({"first_steps": -1}, r"--sequences\.first-steps\) must be at least 0, got -1"),
-        ({"first_steps": 10, "first_length": 60}, r"--sequences\.first-length\) .* got 60 and 64"),
+        ({"span_mean": 0.5}, "span_mean", "at least 1, got 0.5"),
+        ({"span_longest": 0}, "span_longest", "at least 1, got 0"),
+        ({"max_predictions": 65}, "max_predictions", "which is 64, got 65"),
+        ({"length": 3}, "length", "at least 4, got 3"),
+        ({"batch_size": 0}, "batch_size", "at least 1, got 0"),
+        ({"short_steps": -1}, "short_steps", "at least 0, got -1"),
+        ({"short_steps": 10, "short_length": 60}, "short_length", "got 60 and 64"),
     ],
 )
-def test_settings_out_of_range_are_refused_by_flag(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_settings_out_of_range_are_refused_by_field(settings: dict[str, Any], field: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
         SequenceConfig(**({"length": 64} | settings))
+    assert refused.value.field == f"sequences.{field}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("prefetch", 0), ("vocabulary_size", -1), ("minimum_count", 0), ("batch_size", 0), ("unroll_steps", 0)],
+)
+def test_settings_of_the_text_out_of_range_are_refused_by_field(field: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=f"at least {value + 1}, got {value}") as refused:
+        BiLMData(**{field: value})  # type: ignore[arg-type]
+    assert refused.value.field == f"data.{field}"
 
 
 def test_a_vocabulary_of_special_tokens_only() -> None:
-    with pytest.raises(ValueError, match=r"ordinary.*--tokenizer\.file"):
+    with pytest.raises(ConfigError, match=r"^tokenizer\.file .*ordinary"):
         Masking(SequenceConfig(), Names(5), 0)
 
 
-def test_the_first_phase_has_as_many_tokens() -> None:
-    config = SequenceConfig(length=512, rows=8, predictions=80, first_steps=100, first_length=128)
-    first = config.first_phase
-    assert first is not None
-    assert (first.length, first.rows, first.budget, first.first_phase) == (128, 32, 20, None)
-    assert first.length * first.rows == config.length * config.rows
+def test_short_rows_have_as_many_tokens_a_batch() -> None:
+    config = SequenceConfig(length=512, batch_size=8, max_predictions=80, short_steps=100, short_length=128)
+    short = config.short_phase
+    assert short is not None
+    assert (short.length, short.batch_size, short.predictions_per_row, short.short_phase) == (128, 32, 20, None)
+    assert short.length * short.batch_size == config.length * config.batch_size

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numbered_text import BERT_PAIR
 
-from ctx_jax.data.full_sentences import CausalBlocks, FullSentences
-from ctx_jax.data.length_schedule import Phases
-from ctx_jax.data.packing import Layout, PackedSentences, best_fit, cut_units, ranges
+from ctx_jax.data.corpus_shards import ShardedRows, lay_out
+from ctx_jax.data.length_schedule import LengthSchedule
+from ctx_jax.data.packing import best_fit, cut_units, ranges
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens, tokens_of
@@ -36,7 +36,7 @@ class Letters:
     def __len__(self) -> int:
         return len(self.pieces)
 
-    def of_words(self, sentences: Any, /) -> list[Cut]:
+    def tokenize_words(self, sentences: Any, /) -> list[Cut]:
         cut = []
         for words in sentences:
             parts = [(part, number) for number, word in enumerate(words) for part in word.split("-")]
@@ -72,19 +72,26 @@ def ragged(documents: int = 20, longest: int = 30, seed: int = 0) -> tuple[Token
     )
 
 
-def drawn(layout: Layout, letters: Letters) -> list[dict[str, str]]:
+def drawn(layout: ShardedRows, letters: Letters) -> list[dict[str, str]]:
     """All rows as the docstrings draw them."""
     rows = layout.rows(np.arange(len(layout)), np.zeros(len(layout), int))
     found = []
     for row in range(len(layout)):
         shown = {"words": " ".join(letters.shown(rows["token_ids"][row]))}
-        if "next_token_id" in rows:
-            shown["targets"] = " ".join(letters.shown(rows["next_token_id"][row]))
+        if "next_token_ids" in rows:
+            shown["targets"] = " ".join(letters.shown(rows["next_token_ids"][row]))
         for name in ("segments", "positions"):
             if name in rows:
                 shown[name] = " ".join(map(str, rows[name][row].tolist()))
         found.append(shown)
     return found
+
+
+def rows_of(
+    tokens: Tokens, letters: Letters, packing: Any, length: int, cross: bool = True, whole: bool = True, seed: int = 0
+) -> ShardedRows:
+    config = SequenceConfig(packing=packing, length=length, cross_documents=cross, whole_sentences=whole)
+    return lay_out(tokens, letters, config, seed)
 
 
 def columns(drawing: str) -> list[dict[str, str]]:
@@ -95,7 +102,7 @@ def columns(drawing: str) -> list[dict[str, str]]:
 
 def test_full_sentences_drawn() -> None:
     tokens, letters = text("a b . / c d .", "e f . / g . / h i j k l m n o p")
-    assert drawn(FullSentences(tokens, letters, 9, True), letters) == columns("""
+    assert drawn(rows_of(tokens, letters, "full_sentences", 9, True), letters) == columns("""
         words       [CLS] a  b  .  c  d  .  [SEP] .
         positions   0     1  2  3  4  5  6  7     0
 
@@ -108,7 +115,7 @@ def test_full_sentences_drawn() -> None:
         words       [CLS] o  p  [SEP] .  .  .  .  .
         positions   0     1  2  3     0  0  0  0  0
     """)
-    crossing, apart = (drawn(FullSentences(tokens, letters, 13, cross), letters) for cross in (True, False))
+    crossing, apart = (drawn(rows_of(tokens, letters, "full_sentences", 13, cross), letters) for cross in (True, False))
     assert [row["words"] for row in crossing[:2]] == [
         "[CLS] a b . c d . [SEP] e f . [SEP] .",
         "[CLS] g . h i j k l m n o p [SEP]",
@@ -120,15 +127,17 @@ def test_full_sentences_drawn() -> None:
     ]
 
 
-def test_two_phases_drawn() -> None:
+def test_a_length_schedule_drawn() -> None:
     """As many tokens a batch in rows of half the length, for one batch; then the text from its beginning."""
     tokens, letters = text("a b / c d e", "f g h / i", "j k l m n")
-    config = SequenceConfig(length=12, rows=1, masked=0.0, randomized=0.0, first_steps=1, first_length=6)
-    assert config.first_phase is not None
-    early, late = (Sequences(tokens, letters, part, shuffle=False) for part in (config.first_phase, config))
-    given = Phases(early, 1, late)
+    config = SequenceConfig(
+        length=12, batch_size=1, mask_token_probability=0.0, random_token_probability=0.0, short_steps=1, short_length=6
+    )
+    assert config.short_phase is not None
+    early, late = (Sequences(tokens, letters, part, shuffle=False) for part in (config.short_phase, config))
+    given = LengthSchedule(early, 1, late)
     batches = [next(given) for _ in range(3)]
-    found = [[" ".join(letters.shown(row)) for row in batch.arrays["token_ids"]] for batch in batches]
+    found = [[" ".join(letters.shown(row)) for row in batch.arrays.tokens.token_ids] for batch in batches]
     drawn = """
         [CLS] a b [SEP] . .
         [CLS] c d e [SEP] .
@@ -142,7 +151,9 @@ def test_two_phases_drawn() -> None:
 
 def test_cut_sentences_drawn() -> None:
     tokens, letters = text("a b . / c d .", "e f . / g .")
-    crossing, apart = (drawn(FullSentences(tokens, letters, 7, cross, whole=False), letters) for cross in (True, False))
+    crossing, apart = (
+        drawn(rows_of(tokens, letters, "full_sentences", 7, cross, whole=False), letters) for cross in (True, False)
+    )
     assert [row["words"] for row in crossing] == [
         "[CLS] a b . c d [SEP]",
         "[CLS] . [SEP] e f . [SEP]",
@@ -157,7 +168,7 @@ def test_cut_sentences_drawn() -> None:
 
 def test_causal_blocks_drawn() -> None:
     tokens, letters = text("a b c", "d e f g", "h")
-    assert drawn(CausalBlocks(tokens, letters, 6, True), letters) == columns("""
+    assert drawn(rows_of(tokens, letters, "causal_blocks", 6, True), letters) == columns("""
         words       [SEP] a  b  c  [SEP] d
         targets     a     b  c  [SEP] d  e
         positions   0     1  2  3  4     5
@@ -166,7 +177,7 @@ def test_causal_blocks_drawn() -> None:
         targets     f     g  [SEP] h  [SEP] .
         positions   0     1  2  3     4  0
     """)
-    assert drawn(CausalBlocks(tokens, letters, 6, False), letters) == columns("""
+    assert drawn(rows_of(tokens, letters, "causal_blocks", 6, False), letters) == columns("""
         words       [SEP] a  b  c  [SEP] d
         targets     a     b  c  [SEP] d  e
         segments    1     1  1  1  2     2
@@ -181,7 +192,7 @@ def test_causal_blocks_drawn() -> None:
 
 def test_packed_sentences_drawn() -> None:
     tokens, letters = text("the cat sat down / two", "one dog")
-    assert drawn(PackedSentences(tokens, letters, 8, seed=0), letters) == columns("""
+    assert drawn(rows_of(tokens, letters, "packed", 8, seed=0), letters) == columns("""
         words       [CLS] one  dog  [SEP] [CLS] two  [SEP] .
         segments    1     1    1    1     2     2    2     0
         positions   0     1    2    3     0     1    2     0
@@ -196,19 +207,19 @@ def test_packed_sentences_drawn() -> None:
 @pytest.mark.parametrize("form", ["full", "apart", "cut", "cut apart", "causal", "packed"])
 def test_every_token_once_an_epoch(form: str, length: int) -> None:
     tokens, letters = ragged()
-    layouts: dict[str, Layout] = {
-        "full": FullSentences(tokens, letters, length, True),
-        "apart": FullSentences(tokens, letters, length, False),
-        "cut": FullSentences(tokens, letters, length, True, whole=False),
-        "cut apart": FullSentences(tokens, letters, length, False, whole=False),
-        "causal": CausalBlocks(tokens, letters, length, True),
-        "packed": PackedSentences(tokens, letters, length, 3),
+    layouts: dict[str, ShardedRows] = {
+        "full": rows_of(tokens, letters, "full_sentences", length, True),
+        "apart": rows_of(tokens, letters, "full_sentences", length, False),
+        "cut": rows_of(tokens, letters, "full_sentences", length, True, whole=False),
+        "cut apart": rows_of(tokens, letters, "full_sentences", length, False, whole=False),
+        "causal": rows_of(tokens, letters, "causal_blocks", length, True),
+        "packed": rows_of(tokens, letters, "packed", length, seed=3),
     }
     layout = layouts[form]
     rows = layout.rows(np.arange(len(layout)), np.zeros(len(layout), int))
     expected = Counter(tokens.ids.tolist())
     if form == "causal":
-        targets = rows["next_token_id"][rows["weight"] > 0].tolist()
+        targets = rows["next_token_ids"][rows["weights"] > 0].tolist()
         assert Counter(targets) == expected + Counter({3: len(tokens.documents)})
         return
     counted = Counter(rows["token_ids"].reshape(-1).tolist())
@@ -227,7 +238,7 @@ def test_every_token_once_an_epoch(form: str, length: int) -> None:
 
 def test_full_rows_take_every_sentence_that_fits() -> None:
     tokens, letters = ragged()
-    layout = FullSentences(tokens, letters, 48, True)
+    layout = rows_of(tokens, letters, "full_sentences", 48, True)
     rows = layout.rows(np.arange(len(layout)), np.zeros(len(layout), int))
     ends = set((tokens.offsets[1:] - 1).tolist())
     number = {int(one): place for place, one in enumerate(tokens.ids)}
@@ -241,7 +252,7 @@ def test_full_rows_take_every_sentence_that_fits() -> None:
 
 def test_segments_hold_one_sentence_each() -> None:
     tokens, letters = ragged()
-    layout = PackedSentences(tokens, letters, 64, 3)
+    layout = rows_of(tokens, letters, "packed", 64, seed=3)
     rows = layout.rows(np.arange(len(layout)), np.zeros(len(layout), int))
     sentences = {tuple(tokens.ids[a:b].tolist()) for a, b in zip(tokens.offsets, tokens.offsets[1:], strict=False)}
     seen = 0
@@ -261,9 +272,9 @@ def test_rows_are_full() -> None:
     offsets = np.append(0, np.cumsum(lengths))
     tokens = Tokens(np.full(offsets[-1], 9, np.uint16), np.ones(offsets[-1], np.uint8), offsets, np.array([0]))
     for length in (128, 256):
-        packed = PackedSentences(tokens, Letters(), length, 0)
+        packed = rows_of(tokens, Letters(), "packed", length)
         assert (lengths + 2).sum() / (len(packed) * length) > 0.98
-        whole, cut = (FullSentences(tokens, Letters(), length, True, whole) for whole in (True, False))
+        whole, cut = (rows_of(tokens, Letters(), "full_sentences", length, True, whole) for whole in (True, False))
         assert lengths.sum() / (len(whole) * length) > 0.8
         assert len(cut) == -(-lengths.sum() // (length - 2))
 
@@ -306,9 +317,9 @@ def test_units_are_sentences_or_full_pieces_of_them() -> None:
 def test_text_without_tokens() -> None:
     empty = Tokens(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(0, np.int64))
     for layout in (
-        lambda: FullSentences(empty, Letters(), 8, True),
-        lambda: CausalBlocks(empty, Letters(), 8, True),
-        lambda: PackedSentences(empty, Letters(), 8, 0),
+        lambda: rows_of(empty, Letters(), "full_sentences", 8, True),
+        lambda: rows_of(empty, Letters(), "causal_blocks", 8, True),
+        lambda: rows_of(empty, Letters(), "packed", 8),
     ):
         with pytest.raises(ValueError, match="train"):
             layout()

@@ -7,8 +7,8 @@ import pytest
 from numbered_text import BERT_PAIR, Names, corpus
 from tokenizers import processors
 
+from ctx_jax.data.corpus_shards import ShardedRows, lay_out
 from ctx_jax.data.packing import Rows
-from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens, tokens_of
 from ctx_jax.tokenizers.subword_training import Kind, train
@@ -20,11 +20,11 @@ def document_of(tokens: Tokens, ids: np.ndarray) -> np.ndarray:
     return np.searchsorted(tokens.documents, sentence, side="right") - 1
 
 
-def pairs_of(tokens: Tokens, seed: int = 1, **settings: Any) -> Pairs:
-    return Pairs(tokens, Names(), SequenceConfig(**({"form": "pairs", "length": 40} | settings)), seed)
+def pairs_of(tokens: Tokens, seed: int = 1, **settings: Any) -> ShardedRows:
+    return lay_out(tokens, Names(), SequenceConfig(**({"packing": "pairs", "length": 40} | settings)), seed)
 
 
-def every(pairs: Pairs, epoch: int = 0) -> Rows:
+def every(pairs: ShardedRows, epoch: int = 0) -> Rows:
     return pairs.rows(np.arange(len(pairs)), np.full(len(pairs), epoch))
 
 
@@ -33,7 +33,7 @@ def test_the_second_text_is_what_its_label_says(kind: str) -> None:
     tokens = corpus(40)
     ends = set((tokens.offsets[1:] + 4).tolist())
     labels, cut = [], 0
-    pairs = pairs_of(tokens, pairs=kind)
+    pairs = pairs_of(tokens, pair_label=kind)
     for epoch in range(12):
         rows = every(pairs, epoch)
         given = rows.get("next_sentence", np.zeros(len(pairs), np.int32)).tolist()
@@ -56,14 +56,14 @@ def test_the_second_text_is_what_its_label_says(kind: str) -> None:
     assert cut < 0.05 * len(labels)  # B ends with a sentence, unless none fits
     if kind != "none":
         assert abs(np.mean(labels) - 0.5) < 4 * 0.5 / np.sqrt(len(labels))
-        assert (rows["next_sentence_weight"] == 1).all()
+        assert (rows["next_sentence_weights"] == 1).all()
 
 
 def test_a_random_second_text_does_not_end_within_a_sentence_where_one_fits() -> None:
     lengths = np.tile([24, 3], 200)  # beside an A of 24 there is no room for another
     offsets = np.append(0, np.cumsum(lengths))
     tokens = Tokens(np.arange(5, offsets[-1] + 5), np.ones(offsets[-1], np.uint8), offsets, np.arange(0, 400, 40))
-    pairs = pairs_of(tokens, pairs="next_sentence", short=0.0)
+    pairs = pairs_of(tokens, pair_label="next_sentence", short_sequence_probability=0.0)
     negatives = 0
     for epoch in range(10):
         rows = every(pairs, epoch)
@@ -113,8 +113,10 @@ LAYOUTS = {"order, RoBERTa's": PairLayout(2, 0), "none, with types": PairLayout(
 def test_pairs_drawn(name: str) -> None:
     numbers = np.arange(5, len(NAMES))
     tokens = Tokens(numbers, np.ones(9, np.uint8), np.array([0, 3, 5, 7, 9]), np.array([0, 2]))
-    config = SequenceConfig(**({"form": "pairs", "length": 12, "short": 0.0} | {"pairs": name.split(",")[0]}))
-    pairs = Pairs(tokens, Names(pair_layout=LAYOUTS.get(name, BERT_PAIR)), config, 0)
+    config = SequenceConfig(
+        **({"packing": "pairs", "length": 12, "short_sequence_probability": 0.0} | {"pair_label": name.split(",")[0]})
+    )
+    pairs = lay_out(tokens, Names(pair_layout=LAYOUTS.get(name, BERT_PAIR)), config, 0)
     assert len(pairs) == 2
     seen = set()
     for epoch in range(40):
@@ -137,8 +139,8 @@ def test_a_pair_is_what_the_tokenizer_itself_lays(kind: Kind) -> None:
     for layout in (None, processors.RobertaProcessing(("</s>", 2), ("<s>", 0)) if kind == "bpe" else None):
         if layout is not None:  # RoBERTa's own: no token type
             subwords.tokenizer.post_processor = layout
-        config = SequenceConfig(form="pairs", pairs="none", length=60, short=0.0)
-        rows = every(Pairs(tokens, subwords, config, 0))
+        config = SequenceConfig(packing="pairs", pair_label="none", length=60, short_sequence_probability=0.0)
+        rows = every(lay_out(tokens, subwords, config, 0))
         for number, (first, second) in enumerate(zip(SENTENCES[::2], SENTENCES[1::2], strict=True)):
             mask, given = rows["mask"][number], subwords.tokenizer.encode(first, second)
             assert rows["token_ids"][number][mask].tolist() == given.ids
@@ -153,8 +155,8 @@ def test_passages_cover_the_text_and_some_are_short() -> None:
     tokens = Tokens(np.arange(5, offsets[-1] + 5), np.ones(offsets[-1], np.uint8), offsets, np.arange(0, 4000, 1000))
     shares = {}
     for short in (0.0, 0.1):
-        config = SequenceConfig(form="pairs", pairs="none", length=128, short=short)
-        pairs = Pairs(tokens, Names(), config, seed=1)
+        config = SequenceConfig(packing="pairs", pair_label="none", length=128, short_sequence_probability=short)
+        pairs = lay_out(tokens, Names(), config, seed=1)
         rows = pairs.rows(np.arange(len(pairs)), np.zeros(len(pairs), int))
         ids = rows["token_ids"][rows["token_ids"] > 4]
         assert sorted(ids.tolist()) == tokens.ids.tolist()
@@ -166,21 +168,21 @@ def test_passages_cover_the_text_and_some_are_short() -> None:
 def test_a_lone_sentence_is_split_between_words() -> None:
     begins = np.array([1, 0, 1, 0, 0, 1, 0, 0], np.uint8)
     tokens = Tokens(np.arange(5, 13), begins, np.array([0, 8]), np.array([0]))
-    pairs = Pairs(tokens, Names(), SequenceConfig(form="pairs", pairs="none", length=16), seed=0)
+    pairs = lay_out(tokens, Names(), SequenceConfig(packing="pairs", pair_label="none", length=16), seed=0)
     rows = pairs.rows(np.zeros(50, int), np.arange(50))
     assert set((rows["token_types"] == 0).argmin(axis=1).tolist()) == {4, 7}  # after [CLS] x x [SEP], or three more
 
 
 def test_negatives_need_another_document() -> None:
     tokens = corpus(1)
-    with pytest.raises(ValueError, match=r"two documents.*--sequences\.pairs order"):
+    with pytest.raises(ValueError, match=r"^sequences\.pair_label .*two documents.* order"):
         pairs_of(tokens)
-    assert len(pairs_of(tokens, pairs="order")) > 0
+    assert len(pairs_of(tokens, pair_label="order")) > 0
 
 
 def test_text_of_single_tokens_has_no_pairs() -> None:
     tokens = Tokens(np.arange(5, 7), np.ones(2, np.uint8), np.array([0, 1, 2]), np.array([0, 1]))
-    with pytest.raises(ValueError, match=r"two tokens.*--sequences\.length"):
+    with pytest.raises(ValueError, match=r"two tokens.*sequences\.length"):
         pairs_of(tokens)
 
 
@@ -188,11 +190,13 @@ def test_text_of_single_tokens_has_no_pairs() -> None:
 def test_the_shortest_rows_hold_one_token_of_each_text(separators: int) -> None:
     tokens, names = corpus(10), Names(pair_layout=PairLayout(separators, 1))
     for kind in ("next_sentence", "order", "none"):
-        config = SequenceConfig(form="pairs", pairs=kind, length=4 + separators, short=0.5)
-        rows = every(Pairs(tokens, names, config, 0))
+        config = SequenceConfig(packing="pairs", pair_label=kind, length=4 + separators, short_sequence_probability=0.5)
+        rows = every(lay_out(tokens, names, config, 0))
         assert rows["mask"].all() and ((rows["token_ids"] > 4).sum(axis=1) == 2).all()
-    two_phases = SequenceConfig(form="pairs", length=16, first_steps=1, first_length=4)
-    for short in (SequenceConfig(form="pairs", length=3 + separators), two_phases.first_phase):
+    schedule = SequenceConfig(packing="pairs", length=16, short_steps=1, short_length=4)
+    for short in (SequenceConfig(packing="pairs", length=3 + separators), schedule.short_phase):
         assert short is not None
-        with pytest.raises(ValueError, match=f"rows of {4 + separators} .*got {short.length}: set --sequences.length"):
-            Pairs(tokens, names, short, 0)
+        with pytest.raises(
+            ValueError, match=rf"sequences\.length must be at least {4 + separators} .*got {short.length}"
+        ):
+            lay_out(tokens, names, short, 0)

@@ -4,33 +4,34 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from numbered_text import Names, corpus
 
-from ctx_jax.data.batch import Batch
+from ctx_jax.data.batch import Batch, CausalBatch, MaskedBatch
 from ctx_jax.data.prefetch import prefetch
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
 
-FORMS: dict[str, dict[str, Any]] = {
+PACKINGS: dict[str, dict[str, Any]] = {
     "full": {},
     "words": {"masking": "words", "whole_sentences": False},
     "apart": {"cross_documents": False, "masking": "spans"},
-    "next_sentence": {"form": "pairs"},
-    "order": {"form": "pairs", "pairs": "order"},
-    "pairs": {"form": "pairs", "pairs": "none"},
-    "packed": {"form": "packed"},
-    "causal": {"form": "causal"},
-    "causal apart": {"form": "causal", "cross_documents": False},
+    "next_sentence": {"packing": "pairs"},
+    "order": {"packing": "pairs", "pair_label": "order"},
+    "pairs": {"packing": "pairs", "pair_label": "none"},
+    "packed": {"packing": "packed"},
+    "causal": {"packing": "causal_blocks"},
+    "causal apart": {"packing": "causal_blocks", "cross_documents": False},
 }
 
 
-def sequences(tokens: Tokens, form: str, /, **settings: Any) -> Sequences:
-    given = {name: settings.pop(name) for name in ("seed", "epochs", "shuffle", "first_position") if name in settings}
+def sequences(tokens: Tokens, name: str, /, **settings: Any) -> Sequences:
+    given = {key: settings.pop(key) for key in ("seed", "epochs", "shuffle", "first_position") if key in settings}
     own = settings.pop("own", None)
-    config = SequenceConfig(**({"length": 32, "rows": 4, "rate": 0.2} | FORMS[form] | settings))
+    config = SequenceConfig(**({"length": 32, "batch_size": 4, "mask_rate": 0.2} | PACKINGS[name] | settings))
     return Sequences(tokens, Names(), config, rows=own, **({"seed": 3} | given))
 
 
@@ -38,110 +39,118 @@ def take(batches: Iterator[Batch], count: int) -> list[Batch]:
     return list(itertools.islice(batches, count))
 
 
+def fields(batch: Batch) -> dict[str, np.ndarray]:
+    """The arrays that a batch has, by name."""
+    named = {**batch.arrays.tokens._asdict(), **batch.arrays._asdict()}
+    return {name: array for name, array in named.items() if isinstance(array, np.ndarray)}
+
+
 def same(left: list[Batch], right: list[Batch]) -> None:
     assert len(left) == len(right) > 0
     for one, other in zip(left, right, strict=True):
-        for mine, yours in ((one.arrays, other.arrays), (one.position, other.position)):
+        assert type(one.arrays) is type(other.arrays)
+        for mine, yours in ((fields(one), fields(other)), (one.position, other.position)):
             assert mine.keys() == yours.keys()
             for key in mine:
                 assert mine[key].dtype == yours[key].dtype
                 np.testing.assert_array_equal(mine[key], yours[key], key)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_seek_goes_on_identically(form: str) -> None:
+@pytest.mark.parametrize("name", PACKINGS)
+def test_seek_goes_on_identically(name: str) -> None:
     tokens = corpus()
-    whole = sequences(tokens, form)
+    whole = sequences(tokens, name)
     start = whole.position
     batches = take(whole, 24)
     assert batches[-1].position["epoch"].min() >= 1
     for done in range(0, 20, 3):
-        resumed = sequences(tokens, form)
+        resumed = sequences(tokens, name)
         resumed.seek(batches[done].position)
         same(take(resumed, 4), batches[done + 1 : done + 5])
     whole.seek(start)
     same(take(whole, 24), batches)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", PACKINGS)
 @pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_make_the_batch_of_one(form: str, hosts: int) -> None:
+def test_hosts_make_the_batch_of_one(name: str, hosts: int) -> None:
     tokens, size = corpus(), 4 // hosts
 
     def joined(position: dict[str, np.ndarray] | None, **settings: Any) -> list[Batch]:
-        shares = [sequences(tokens, form, own=slice(h * size, (h + 1) * size), **settings) for h in range(hosts)]
+        shares = [sequences(tokens, name, own=slice(h * size, (h + 1) * size), **settings) for h in range(hosts)]
         for share in shares:
             if position is not None:
                 share.seek(position)
         steps = zip(*[take(share, 60) for share in shares], strict=True)
         return [
             Batch(
-                {key: np.concatenate([batch.arrays[key] for batch in step]) for key in step[0].arrays},
+                jax.tree.map(lambda *arrays: np.concatenate(arrays), *(batch.arrays for batch in step)),
                 {key: np.concatenate([batch.position[key] for batch in step]) for key in step[0].position},
             )
             for step in steps
         ]
 
-    one = take(sequences(tokens, form), 60)
+    one = take(sequences(tokens, name), 60)
     same(joined(None), one)
     same(joined(one[5].position)[:50], one[6:56])
-    ending = take(sequences(tokens, form, epochs=1), 60)
+    ending = take(sequences(tokens, name, epochs=1), 60)
     assert len(ending) < 60
     same(joined(None, epochs=1), ending)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_shapes_are_of_the_config_alone(form: str) -> None:
+@pytest.mark.parametrize("name", PACKINGS)
+def test_shapes_are_of_the_config_alone(name: str) -> None:
     def shapes(batch: Batch) -> dict[str, tuple[str, tuple[int, ...]]]:
-        return {name: (array.dtype.name, array.shape) for name, array in batch.arrays.items()}
+        return {key: (array.dtype.name, array.shape) for key, array in fields(batch).items()}
 
-    def text(name: str) -> tuple[str, tuple[int, ...]]:
-        return name, (4, 32)
+    def text(kind: str) -> tuple[str, tuple[int, ...]]:
+        return kind, (4, 32)
 
-    expected = {"token_ids": text("int32"), "mask": text("bool"), "positions": text("int32"), "row": ("int32", (4,))}
-    if form.startswith("causal"):
-        expected |= {"next_token_id": text("int32"), "weight": text("float32")}
+    expected = {"token_ids": text("int32"), "mask": text("bool"), "positions": text("int32"), "rows": ("int32", (4,))}
+    if name.startswith("causal"):
+        expected |= {"next_token_ids": text("int32"), "weights": text("float32")}
     else:
         expected |= {"predicted_positions": ("int32", (4, 7)), "predicted_ids": ("int32", (4, 7))}
         expected |= {"predicted_weights": ("float32", (4, 7))}
-    expected |= {"segments": text("int32")} if form in ("packed", "causal apart") else {"lengths": ("int32", (4,))}
-    if FORMS[form].get("form") == "pairs":
+    expected |= {"segments": text("int32")} if name in ("packed", "causal apart") else {"lengths": ("int32", (4,))}
+    if PACKINGS[name].get("packing") == "pairs":
         expected |= {"token_types": text("int32")}
-    if form in ("next_sentence", "order"):
-        expected |= {"next_sentence": ("int32", (4,)), "next_sentence_weight": ("float32", (4,))}
-    batches = list(sequences(corpus(), form, epochs=2))
-    for arrays in (batch.arrays for batch in batches if "lengths" in batch.arrays):
-        np.testing.assert_array_equal(arrays["mask"], np.arange(32) < arrays["lengths"][:, None])
+    if name in ("next_sentence", "order"):
+        expected |= {"next_sentence": ("int32", (4,)), "next_sentence_weights": ("float32", (4,))}
+    batches = list(sequences(corpus(), name, epochs=2))
+    assert {type(batch.arrays) for batch in batches} == {CausalBatch if name.startswith("causal") else MaskedBatch}
+    for tokens in (batch.arrays.tokens for batch in batches if batch.arrays.tokens.lengths is not None):
+        np.testing.assert_array_equal(tokens.mask, np.arange(32) < tokens.lengths[:, None])
     assert all(shapes(batch) == expected for batch in batches)
-    assert shapes(next(sequences(corpus(40, seed=5), form))) == expected
+    assert shapes(next(sequences(corpus(40, seed=5), name))) == expected
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_last_batch_is_filled_with_rows_that_count_for_nothing(form: str) -> None:
+@pytest.mark.parametrize("name", PACKINGS)
+def test_the_last_batch_is_filled_with_rows_that_count_for_nothing(name: str) -> None:
     tokens = corpus()
-    given = sequences(tokens, form, rows=7, epochs=1)
-    last = list(given)[-1].arrays
+    given = sequences(tokens, name, batch_size=7, epochs=1)
+    last = fields(list(given)[-1])
     full = given.examples % 7
     assert full
-    for name in ("mask", "predicted_weights", "weight", "next_sentence_weight", "segments", "token_types"):
-        assert name not in last or not last[name][full:].any()
+    for key in ("mask", "predicted_weights", "weights", "next_sentence_weights", "segments", "token_types"):
+        assert key not in last or not last[key][full:].any()
     assert (last["token_ids"][full:] == 0).all() and last["mask"][:full].any(axis=1).all()
-    np.testing.assert_array_equal(last["row"], np.arange(7))
+    np.testing.assert_array_equal(last["rows"], np.arange(7))
 
 
 def original(batch: Batch) -> np.ndarray:
     """The ids before masking."""
-    ids = batch.arrays["token_ids"].copy()
-    if "predicted_ids" in batch.arrays:
-        rows, places = np.nonzero(batch.arrays["predicted_weights"])
-        ids[rows, batch.arrays["predicted_positions"][rows, places]] = batch.arrays["predicted_ids"][rows, places]
+    ids: np.ndarray = batch.arrays.tokens.token_ids.copy()
+    if isinstance(batch.arrays, MaskedBatch):
+        rows, places = np.nonzero(batch.arrays.predicted_weights)
+        ids[rows, batch.arrays.predicted_positions[rows, places]] = batch.arrays.predicted_ids[rows, places]
     return ids
 
 
-@pytest.mark.parametrize("form", ["full", "words", "apart", "packed"])
-def test_an_epoch_has_every_token_once_and_is_masked_anew(form: str) -> None:
+@pytest.mark.parametrize("name", ["full", "words", "apart", "packed"])
+def test_an_epoch_has_every_token_once_and_is_masked_anew(name: str) -> None:
     tokens = corpus()
-    given = sequences(tokens, form, rows=1)
+    given = sequences(tokens, name, batch_size=1)
     masks: list[dict[int, tuple[int, ...]]] = []
     for _ in range(2):
         batches = take(given, given.examples)
@@ -149,7 +158,7 @@ def test_an_epoch_has_every_token_once_and_is_masked_anew(form: str) -> None:
         assert sorted(ids[ids > 4].tolist()) == tokens.ids.tolist()
         masks.append({})
         for batch in batches:
-            chosen = batch.arrays["predicted_ids"][batch.arrays["predicted_weights"] > 0]
+            chosen = batch.arrays.predicted_ids[batch.arrays.predicted_weights > 0]
             masks[-1][int(original(batch)[0, 1])] = tuple(chosen.tolist())
     assert masks[0].keys() == masks[1].keys()
     assert list(masks[0]) != list(masks[1])  # another order
@@ -167,7 +176,7 @@ def test_a_host_reads_the_text_of_its_own_rows_only() -> None:
 
 def test_two_seeds_differ_and_without_shuffling_the_text_is_read_in_order() -> None:
     tokens = corpus()
-    one, other = (next(sequences(tokens, "full", seed=seed)).arrays["token_ids"] for seed in (3, 4))
+    one, other = (next(sequences(tokens, "full", seed=seed)).arrays.tokens.token_ids for seed in (3, 4))
     assert (one != other).any()
     read = np.concatenate([original(batch).reshape(-1) for batch in sequences(tokens, "full", shuffle=False, epochs=1)])
     assert read[read > 4].tolist() == tokens.ids.tolist()
@@ -175,9 +184,9 @@ def test_two_seeds_differ_and_without_shuffling_the_text_is_read_in_order() -> N
 
 def test_positions_of_a_table_that_begins_after_padding() -> None:
     """RoBERTa's: ids 0 5 6 2 1 1 stand at 2 3 4 5 1 1."""
-    plain, moved = (next(sequences(corpus(), "packed", first_position=first)).arrays for first in (0, 2))
-    mask = plain["mask"]
-    np.testing.assert_array_equal(moved["positions"], np.where(mask, plain["positions"] + 2, 1))
+    plain, moved = (next(sequences(corpus(), "packed", first_position=first)).arrays.tokens for first in (0, 2))
+    mask = plain.mask
+    np.testing.assert_array_equal(moved.positions, np.where(mask, plain.positions + 2, 1))
     assert (~mask).any()
 
 

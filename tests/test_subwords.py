@@ -11,7 +11,9 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from ctx_jax.cli import main
+from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.tokenizers.sentencepiece_files import read_sentencepiece
+from ctx_jax.tokenizers.special_files import Settings
 from ctx_jax.tokenizers.subword_files import read, read_byte_bpe, read_folder, read_tokenizer_json, read_wordpiece
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.subwords import Subwords
@@ -51,15 +53,15 @@ def uncased(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Subwords:
 )
 def test_bert_ids_of_known_sentences(uncased: Subwords, text: str, ids: list[int]) -> None:
     assert len(uncased) == 30522
-    assert uncased.of_text([text])[0].tolist() == ids
-    assert uncased.wrap(uncased.of_text([text])[0]).tolist() == [101, *ids, 102]
-    pieces = uncased.of_words([text.split()])[0]
+    assert uncased.tokenize_text([text])[0].tolist() == ids
+    assert uncased.add_special_tokens(uncased.tokenize_text([text])[0]).tolist() == [101, *ids, 102]
+    pieces = uncased.tokenize_words([text.split()])[0]
     assert pieces.ids.tolist() == ids and len(set(pieces.words.tolist())) == len(text.split())
 
 
 def test_the_example_of_berts_readme(uncased: Subwords) -> None:
     """John's second name is two pieces, as google-research/bert's README has it."""
-    pieces = uncased.of_words([["John", "Johanson", "'s", "house"]])[0]
+    pieces = uncased.tokenize_words([["John", "Johanson", "'s", "house"]])[0]
     assert uncased.tokens(pieces.ids) == ["john", "johan", "##son", "'", "s", "house"]
     assert pieces.words.tolist() == [0, 1, 1, 2, 2, 3]
 
@@ -67,12 +69,12 @@ def test_the_example_of_berts_readme(uncased: Subwords) -> None:
 def test_a_cased_vocabulary_is_not_lowered_unless_told(files: Path, tmp_path: Path) -> None:
     path = unpack(files / "bert_base_cased_vocab.txt.gz", tmp_path / "vocab.txt")
     cased = read(path)
-    assert cased.tokens(cased.of_text(["Paris É"])[0]) == ["Paris", "É"]
-    lowered = read_wordpiece(path, lowercase=True)
-    assert "Paris" not in lowered.tokens(lowered.of_text(["Paris"])[0])
+    assert cased.tokens(cased.tokenize_text(["Paris É"])[0]) == ["Paris", "É"]
+    lowered = read_wordpiece(path, Settings({"do_lower_case": True}))
+    assert "Paris" not in lowered.tokens(lowered.tokenize_text(["Paris"])[0])
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true, "strip_accents": false}')
     said = read_folder(tmp_path)
-    assert said.tokens(said.of_text(["É"])[0]) == ["é"]
+    assert said.tokens(said.tokenize_text(["É"])[0]) == ["é"]
 
 
 def test_roberta_ids(files: Path, tmp_path: Path) -> None:
@@ -86,10 +88,10 @@ def test_roberta_ids(files: Path, tmp_path: Path) -> None:
     unpack(files / "gpt2_bpe_vocab.bpe.gz", tmp_path / "merges.txt")
     roberta = read(tmp_path)
     assert len(roberta) == 50265 and roberta.special == ROBERTA
-    assert roberta.wrap(roberta.of_text(["Hello world!"])[0]).tolist() == [0, 31414, 232, 328, 2]
-    pieces = roberta.of_words([["Hello", "world!"]])[0]
+    assert roberta.add_special_tokens(roberta.tokenize_text(["Hello world!"])[0]).tolist() == [0, 31414, 232, 328, 2]
+    pieces = roberta.tokenize_words([["Hello", "world!"]])[0]
     assert pieces.ids.tolist() == [31414, 232, 328] and pieces.words.tolist() == [0, 1, 1]
-    masked = roberta.of_words([["Hello", "<mask>", "", "!"]])[0]
+    masked = roberta.tokenize_words([["Hello", "<mask>", "", "!"]])[0]
     assert roberta.tokens(masked.ids) == ["Hello", "<mask>", "<unk>", "Ġ!"] and masked.words.tolist() == [0, 1, 2, 3]
 
 
@@ -98,9 +100,9 @@ def test_gpt2_adds_nothing_and_shares_one_special_token(files: Path, tmp_path: P
     unpack(files / "gpt2_bpe_vocab.bpe.gz", tmp_path / "merges.txt")
     gpt2 = read(tmp_path / "vocab.json")
     assert len(gpt2) == 50257
-    assert gpt2.wrap(gpt2.of_text(["Hello world!"])[0]).tolist() == [15496, 995, 0]
-    assert gpt2.of_words([["Hello", " ", "x"]])[0].ids.tolist() == [15496, 50256, 2124]
-    with pytest.raises(ValueError, match=r"mask.*--tokenizer\.file"):
+    assert gpt2.add_special_tokens(gpt2.tokenize_text(["Hello world!"])[0]).tolist() == [15496, 995, 0]
+    assert gpt2.tokenize_words([["Hello", " ", "x"]])[0].ids.tolist() == [15496, 50256, 2124]
+    with pytest.raises(ValueError, match="lacks a special token: mask"):
         gpt2.mask_id  # noqa: B018
     gpt2.save(tmp_path / "saved")
     assert read(tmp_path / "saved").digest == gpt2.digest
@@ -112,9 +114,9 @@ def test_robberts_vocabulary_and_merges(files: Path) -> None:
     with pytest.raises(ValueError, match=r"robbert.*mask \(<mask>\)"):
         read_byte_bpe(vocabulary, merges)
     special = SpecialTokens("<pad>", "<unk>", "<s>", "</s>", ".")
-    robbert = read_byte_bpe(vocabulary, merges, special=special)
+    robbert = read_byte_bpe(vocabulary, merges, Settings(roles=special.roles()))
     assert len(robbert) == 39841
-    pieces = robbert.of_words([["Een", "verschillende"]])[0]
+    pieces = robbert.tokenize_words([["Een", "verschillende"]])[0]
     assert pieces.ids[-1] == 181 and robbert.decode(pieces.ids) == "Een verschillende"
 
 
@@ -127,7 +129,7 @@ def test_sentencepiece_files_cut_as_sentencepiece_does(files: Path, botchan: lis
     moved = read_sentencepiece(files / name, layout="xlm-r")
     assert (len(moved), moved.mask_id) == (len(original) + 2, len(original) + 1)
     lines = botchan[::4]
-    for line, found, xlm_r in zip(lines, ours.of_text(lines), moved.of_text(lines), strict=True):
+    for line, found, xlm_r in zip(lines, ours.tokenize_text(lines), moved.tokenize_text(lines), strict=True):
         expected = original.encode(line)
         if found.tolist() != expected:  # of two segmentations with one score either may come out
             score = [sum(map(original.get_score, ids)) for ids in (found.tolist(), expected)]
@@ -172,17 +174,17 @@ def test_sentencepiece_settings_cut_as_sentencepiece_does(
     original = library.SentencePieceProcessor(model_file=str(path))
     ours = read_sentencepiece(path, add_missing=True)
     texts = botchan[:500] + ODD
-    assert [ids.tolist() for ids in ours.of_text(texts)] == original.encode(texts)
+    assert [ids.tolist() for ids in ours.tokenize_text(texts)] == original.encode(texts)
     words = ["a", "<mask>", "b"]  # the space before a word is its own, whatever stands before it
-    assert ours.of_words([words])[0].words.tolist()[-2:] in ([1, 2], [2, 2])
-    assert ours.of_text(["a <mask> b"])[0].tolist() == ours.of_words([words])[0].ids.tolist()
+    assert ours.tokenize_words([words])[0].words.tolist()[-2:] in ([1, 2], [2, 2])
+    assert ours.tokenize_text(["a <mask> b"])[0].tolist() == ours.tokenize_words([words])[0].ids.tolist()
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"treat_whitespace_as_suffix": True}, "space behind a word .treat_whitespace_as_suffix"),
-        ({"split_by_whitespace": False}, "over a space: '\u2581.*\u2581"),
+        ({"split_by_whitespace": False}, "a space: '\u2581.*\u2581"),
         ({"model_type": "bpe", "user_defined_symbols": "<x>"}, "user-defined piece, '<x>', which .* unigram"),
         ({"normalization_rule_name": "nmt_nfkc_cf", "user_defined_symbols": "<X>"}, "'<X>', .* normalizing"),
         ({"model_type": "char"}, "character model"),
@@ -201,7 +203,7 @@ def test_sentencepiece_words(files: Path) -> None:
     pytest.importorskip("sentencepiece")
     words = read(files / "albert_test_vocab.spm")
     assert words.special == BERT_WITH_SMALL_PAD
-    assert words.tokens(words.of_text(["the quick cat"])[0])[0] == "\u2581the"
+    assert words.tokens(words.tokenize_text(["the quick cat"])[0])[0] == "\u2581the"
 
 
 BERT_WITH_SMALL_PAD = SpecialTokens("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
@@ -209,9 +211,7 @@ BERT_WITH_SMALL_PAD = SpecialTokens("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"
 
 def test_sentencepiece_lacks_are_named_and_the_extra_too(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sentencepiece")
-    with pytest.raises(
-        ValueError, match=r"pad \(<pad>\), mask \(<mask>\); `ctx-jax tokenizer FOLDER --convert \S*model`"
-    ):
+    with pytest.raises(ValueError, match=r"pad \(<pad>\), mask \(<mask>\); .*`ctx-jax tokenizer`"):
         read(files / "curated_toy.model")
     monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
     with pytest.raises(ModuleNotFoundError, match=r"ctx-jax\[sentencepiece\]"):
@@ -225,7 +225,18 @@ def test_pairs_are_laid_as_the_family_does(uncased: Subwords) -> None:
     bpe.tokenizer.post_processor = processors.RobertaProcessing(("</s>", bpe.end_id), ("<s>", bpe.begin_id))
     assert bpe.pair_layout == PairLayout(separators=2, second_type=0)  # of RoBERTa's own files
     with pytest.raises(ValueError, match=r"begin A end B end.*\['Ġa', 'Ġa'\]"):
-        bpe.bare().pair_layout  # noqa: B018
+        bpe.without_special_tokens().pair_layout  # noqa: B018
+
+
+def test_at_most_one_special_token_on_each_side_is_read() -> None:
+    bpe = train(iter(TEXT), "bpe", 290)
+    ends = [(token, bpe.tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
+    for single in ("<s> <s> $A", "<s> <s> $A </s>", "$A </s> </s>"):
+        bpe.tokenizer.post_processor = processors.TemplateProcessing(single, "$A $B", ends)
+        with pytest.raises(InputError, match="at most one on each side"):
+            Subwords(bpe.tokenizer, bpe.special)
+    bpe.tokenizer.post_processor = processors.TemplateProcessing("$A </s>", "$A $B", ends)
+    assert (Subwords(bpe.tokenizer, bpe.special).before, Subwords(bpe.tokenizer, bpe.special).after) == ((), (2,))
 
 
 def test_the_first_gpts_files_are_read_both_ways(tmp_path: Path) -> None:
@@ -245,8 +256,8 @@ def test_the_first_gpts_files_are_read_both_ways(tmp_path: Path) -> None:
         ours = read_folder(tmp_path / folder, "openai-gpt")
         assert ours.special == GPT and len(ours) == len(ids)
         for text in ("The cat.", "a dog x", "CATS"):
-            assert ours.wrap(ours.of_text([text])[0]).tolist() == theirs(text)["input_ids"]
-        assert ours.decode(ours.of_text(["the cat"])[0]).strip() == "the cat"
+            assert ours.add_special_tokens(ours.tokenize_text([text])[0]).tolist() == theirs(text)["input_ids"]
+        assert ours.decode(ours.tokenize_text(["the cat"])[0]).strip() == "the cat"
         ours.save(tmp_path / "saved" / folder)
         assert read(tmp_path / "saved" / folder).digest == ours.digest
     with pytest.raises(ValueError, match="lacks special tokens"):
@@ -260,9 +271,9 @@ def test_truncation_and_padding_of_a_file_are_switched_off(tmp_path: Path) -> No
     baked.enable_truncation(4)
     baked.enable_padding(length=6)
     baked.save(str(tmp_path / "tokenizer.json"))
-    words = ["the", "cat", "sat"] * 4
-    np.testing.assert_array_equal(read(tmp_path).of_words([words])[0].ids, subwords.of_words([words])[0].ids)
-    assert len(read(tmp_path).of_words([["cat"]])[0].ids) == len(subwords.of_words([["cat"]])[0].ids)
+    for words in (["the", "cat", "sat"] * 4, ["cat"]):
+        ids = subwords.tokenize_words([words])[0].ids
+        np.testing.assert_array_equal(read(tmp_path).tokenize_words([words])[0].ids, ids)
 
 
 def test_the_configuration_beside_a_file_is_honoured(tmp_path: Path) -> None:
@@ -271,7 +282,7 @@ def test_the_configuration_beside_a_file_is_honoured(tmp_path: Path) -> None:
     kept = json.loads(config.read_text()) | {"tokenizer_class": "BertTokenizer"}
     config.write_text(json.dumps(kept | {"do_lower_case": True}))
     lower = read(tmp_path / "tokenizer.json")
-    np.testing.assert_array_equal(lower.of_text(["THE"])[0], lower.of_text(["the"])[0])
+    np.testing.assert_array_equal(lower.tokenize_text(["THE"])[0], lower.tokenize_text(["the"])[0])
     config.unlink()  # the roles are then known by the usual names
     assert read(tmp_path).special == BERT
     config.write_text(json.dumps(kept | {"mask_token": {"content": "<hole>"}}))
@@ -295,7 +306,9 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     for name, text, said in [
         ("tokenizer.json", "{", "not JSON"),
         ("tokenizer.json", '{"a": 1}', "no entry 'model'"),
-        ("tokenizer.json", '{"model": {"type": "WordPiece"}}', "damaged"),
+        ("tokenizer.json", '{"model": {"type": "WordPiece"}}', r"tokenizer\.json is damaged"),
+        # The Rust side panics.
+        ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}}', "is damaged"),
         ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\nthe\n", r"vocab.txt: .*end \(\[SEP\]\), mask"),
     ]:
         (tmp_path / name).write_text(text)
@@ -311,8 +324,14 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no tokenizer: needs tokenizer.json"):
         read(tmp_path / "empty")
+    for missing in ("none", "none/tokenizer.json", "none/vocab.txt"):
+        with pytest.raises(MissingFileError, match=rf"{missing}: No such file"):
+            read(tmp_path / missing)
     with pytest.raises(FileNotFoundError):
         read_tokenizer_json(tmp_path / "none" / "tokenizer.json")
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(MissingFileError, match=r"merges\.txt"):
+        read(tmp_path / "vocab.json")
 
 
 def test_the_command_converts_and_completes_a_sentencepiece_file(files: Path, tmp_path: Path) -> None:
@@ -328,10 +347,10 @@ def test_the_command_converts_and_completes_a_sentencepiece_file(files: Path, tm
 
 def test_half_a_surrogate_pair_is_named() -> None:
     subwords = train(TEXT, "bpe", 290)
-    for read_texts in (subwords.of_text, lambda texts: subwords.of_words([text.split() for text in texts])):
+    for read_texts in (subwords.tokenize_text, lambda texts: subwords.tokenize_words([text.split() for text in texts])):
         with pytest.raises(
             ValueError, match=r"'\\ud83d' in 'a b \\ud83d', at character 4 of its text, is half of a surrogate pair"
         ):
             read_texts(["the cat", "", "a b \ud83d"])
     with pytest.raises(TypeError):  # the library's own words for what is no string
-        subwords.of_text(["a", 3])  # type: ignore[list-item]
+        subwords.tokenize_text(["a", 3])  # type: ignore[list-item]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ctx_jax.data.cache import build_cache
-from ctx_jax.data.config import DataConfig
+from ctx_jax.data.config import TextConfig
 from ctx_jax.data.corpora import source_of
 from ctx_jax.data.tokens import cache_tokens, tokens_of
 
@@ -30,7 +30,7 @@ class Characters:
     def __len__(self) -> int:
         return self.size
 
-    def of_words(self, sentences: Any, /) -> list[Pieces]:
+    def tokenize_words(self, sentences: Any, /) -> list[Pieces]:
         self.asked += len(sentences)
         return [Pieces(words) for words in sentences]
 
@@ -38,14 +38,14 @@ class Characters:
 @pytest.mark.parametrize("size", [60, 70_000])
 def test_tokens_are_cut_once_and_mapped_afterwards(tmp_path: Path, size: int) -> None:
     (tmp_path / "text.txt").write_text("one two\nthree\n\na b\n")
-    source = source_of(DataConfig(train=str(tmp_path / "text.txt")), "train")
+    source = source_of(TextConfig(train=str(tmp_path / "text.txt")), "train")
     assert source is not None
     lines: list[str] = []
-    sentences = build_cache(source, tmp_path / "cache", report=lines.append)
+    sentences = build_cache(source, tmp_path / "cache", log=lines.append)
     tokenizer = Characters("one", size)
-    first = cache_tokens(sentences, tokenizer, tmp_path / "cache", report=lines.append)
+    first = cache_tokens(sentences, tokenizer, tmp_path / "cache", log=lines.append)
     assert "13 tokens of 5 words" in lines[-1]
-    again = cache_tokens(sentences, tokenizer, tmp_path / "cache", report=lines.append)
+    again = cache_tokens(sentences, tokenizer, tmp_path / "cache", log=lines.append)
     assert tokenizer.asked == 3
     memory = tokens_of(sentences, sentences.documents, tokenizer)
     assert first.begins.tolist() == [1, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1, 1]
@@ -55,17 +55,17 @@ def test_tokens_are_cut_once_and_mapped_afterwards(tmp_path: Path, size: int) ->
         np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
         np.testing.assert_array_equal(getattr(memory, name), getattr(first, name))
     other = Characters("two")
-    cache_tokens(sentences, other, tmp_path / "cache", report=lines.append)
+    cache_tokens(sentences, other, tmp_path / "cache", log=lines.append)
     assert other.asked == 3
 
     for path in (tmp_path / "cache").glob("tokens-*/ids.bin"):
         path.write_bytes(b"x")
-    mended = cache_tokens(sentences, tokenizer, tmp_path / "cache", report=lines.append)
+    mended = cache_tokens(sentences, tokenizer, tmp_path / "cache", log=lines.append)
     np.testing.assert_array_equal(mended.ids, memory.ids)
     assert any("ids.bin has 1 bytes" in line for line in lines)
     assert tokenizer.asked == 3 * 3  # once, in memory, and once again
     for path in (tmp_path / "cache").glob("tokens-*/begins.bin"):
         path.write_bytes(bytes(13))  # as many as were there
-    again = cache_tokens(sentences, tokenizer, tmp_path / "cache", report=lines.append)
+    again = cache_tokens(sentences, tokenizer, tmp_path / "cache", log=lines.append)
     np.testing.assert_array_equal(again.begins, memory.begins)
     assert any("begins.bin does not hold what was written" in line for line in lines)

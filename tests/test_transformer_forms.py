@@ -29,7 +29,7 @@ CONFIG = '''"""Tiny."""
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.encoders.transformer.config import Transformer
-from ctx_jax.tokenizers.subword_config import TokenizerConfig
+from ctx_jax.tokenizers.subword_training import TokenizerConfig
 from ctx_jax.training.config import DevicesConfig, EvaluateConfig, TrainConfig
 from ctx_jax.training.optimizer import AdamW
 
@@ -135,7 +135,7 @@ def test_text_reads_as_the_run_was_trained_on_it(run: Run) -> None:
     batch = next(held_out(tokens_of(text, np.array([0, 20]), subwords), subwords, encoder.model, config.sequences))
     ids = batch.arrays["token_ids"].copy()
     if run.form == "causal":
-        assert subwords.wrap(given).tolist() == given.tolist()
+        assert subwords.add_special_tokens(given).tolist() == given.tolist()
         assert ids[0, : len(given) + 1].tolist() == [subwords.end_id, *given]
         return
     places, weights = batch.arrays["predicted_positions"], batch.arrays["predicted_weights"] > 0

@@ -23,7 +23,7 @@ CONFIG = '''"""Tiny."""
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.encoders.transformer.config import Transformer
-from ctx_jax.tokenizers.subword_config import TokenizerConfig
+from ctx_jax.tokenizers.subword_training import TokenizerConfig
 from ctx_jax.training.config import DevicesConfig, EvaluateConfig, TrainConfig
 from ctx_jax.training.optimizer import AdamW
 

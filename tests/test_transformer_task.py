@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ctx_jax.encoders.transformer.word_pooling import embed_transformer
 
 from ctx_jax import losses
 from ctx_jax.checkpoints.runs import RunCheckpoints
@@ -17,11 +18,10 @@ from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens, tokens_of
 from ctx_jax.encoders.transformer.model import Transformer
-from ctx_jax.encoders.transformer.word_pooling import embed_transformer
 from ctx_jax.evaluation.masked_lm_eval import first_sentences, held_out, rows_at_once
 from ctx_jax.evaluation.pseudo_perplexity import pseudo_perplexity
 from ctx_jax.tasks.masked_lm import TransformerTask, with_tokenizer
-from ctx_jax.tokenizers.subword_config import TokenizerConfig
+from ctx_jax.tokenizers.subword_training import TokenizerConfig
 from ctx_jax.tokenizers.subword_training import train as train_tokenizer
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.training.config import (
@@ -274,7 +274,7 @@ def test_pseudo_perplexity_masks_each_piece_in_turn(subwords: Subwords) -> None:
     nats, count = 0.0, 0
     loss = jax.jit(lambda batch: losses.masked_lm(task.model, params, batch)[0]["masked"][0])
     for words in sentences:
-        ids = subwords.wrap(subwords.of_words([words])[0].ids)
+        ids = subwords.add_special_tokens(subwords.tokenize_words([words])[0].ids)
         for place in range(1, len(ids) - 1):
             row = np.where(np.arange(len(ids)) == place, subwords.mask_id, ids)[None].astype(np.int32)
             one = {"predicted_positions": np.array([[place]]), "predicted_ids": ids[None, [place]]}

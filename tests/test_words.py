@@ -39,7 +39,7 @@ def test_prose_words_of_words_are_the_same_words() -> None:
 def test_whitespace_is_a_pass_through() -> None:
     assert split_words(" a  b.\tc\u3000d\n", "whitespace") == ["a", "b.", "c", "d"]
     assert split_words("", "whitespace") == [] == split_words(" ", "prose")
-    with pytest.raises(ValueError, match='"whitespace" or "prose", got'):
+    with pytest.raises(ValueError, match='rule must be "whitespace" or "prose", got'):
         split_words("a", "moses")  # type: ignore[arg-type]
 
 

@@ -7,16 +7,15 @@ from typing import Annotated
 
 import tyro
 
-from ctx_jax.commands.refusing import refuse
 from ctx_jax.data.corpora import resolve
 from ctx_jax.data.text_files import Errors
 from ctx_jax.io.files import atomic_folder
-from ctx_jax.io.progress import paced
+from ctx_jax.io.progress import Progress
+from ctx_jax.tasks.options import refuse_options
 from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.tokenizers.sentencepiece_files import Layout, read_sentencepiece
-from ctx_jax.tokenizers.subword_config import Kind
 from ctx_jax.tokenizers.subword_files import read
-from ctx_jax.tokenizers.subword_training import train
+from ctx_jax.tokenizers.subword_training import Kind, train
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.words import Rule
 
@@ -65,11 +64,14 @@ class TrainTokenizer:
     `<s> <pad> </s> <unk>` in front and `<mask>` last."""
 
 
+OPTIONS = TrainTokenizer
+
+
 def main(arguments: Sequence[str]) -> int:
     """Train and write the tokenizer the command line asks for; 0 when done."""
     options = tyro.cli(TrainTokenizer, args=list(arguments), prog="ctx-jax tokenizer")
     if options.convert:
-        refuse(options, TRAINING, "--convert, which trains nothing")
+        refuse_options(options, TRAINING, "convert, which trains nothing")
     with atomic_folder(options.folder) as folder:  # refused before the text is read
         subwords, origin = _converted(options) if options.convert else _trained(options)
         subwords.save(folder)
@@ -81,13 +83,13 @@ def _converted(options: TrainTokenizer) -> tuple[Subwords, str]:
     path = Path(options.convert)
     sentencepiece = path.suffix in SENTENCEPIECE
     given = read_sentencepiece(path, layout=options.layout, add_missing=True) if sentencepiece else read(path)
-    return given.bare() if options.causal else given, f"tokenizer read from {path}"
+    return given.without_special_tokens() if options.causal else given, f"tokenizer read from {path}"
 
 
 def _trained(options: TrainTokenizer) -> tuple[Subwords, str]:
     source = resolve(options.train, "train", rule=options.rule, errors=options.errors)
     subwords = train(
-        paced(source.documents(), f"reading {source.name}", "sentences", print),
+        Progress(f"reading {source.name}", "sentences", log=print).track(source.documents()),
         options.kind,
         options.size,
         lowercase=options.lowercase,

@@ -1,23 +1,18 @@
-"""Where a run's text comes from and how it becomes batches: one frozen dataclass whose comments are the help."""
+"""Where a run's text comes from and how it becomes batches: frozen dataclasses whose comments are the help."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from ctx_jax.data.text_files import Errors
+from ctx_jax.io.errors import ConfigError
 from ctx_jax.tokenizers.words import LineRule, Rule
 
 Split = Literal["train", "valid", "test"]
 
 
-def rule_of(train: str, rule: Rule) -> Rule:
-    """How the words of a run's text were cut: the embedded corpus is prose whatever the setting."""
-    return "prose" if train == "python-docs" else rule
-
-
 @dataclass(frozen=True)
-class DataConfig:
-    """The text of a run, and of a biLM's what a batch is: `vocabulary` to `assignment` are for it alone. A Transformer
-    has `sequences` and `tokenizer` instead."""
+class TextConfig:
+    """The text of a language model's run."""
 
     train: str = "python-docs"
     """Training text: `python-docs` (the interpreter's own documentation), files or globs separated by commas
@@ -43,6 +38,31 @@ class DataConfig:
     """Bytes that are not UTF-8 and NUL characters: `strict` stops and names file, line and offset; `replace` puts
     U+FFFD in their place and goes on."""
 
+    shuffle: bool = True
+    """A new order of the text in every epoch; without it the order of the file."""
+
+    prefetch: int = 2
+    """Batches made ready ahead of the one being trained on."""
+
+    def __post_init__(self) -> None:
+        self._check_at_least(prefetch=1)
+
+    @property
+    def word_rule(self) -> Rule:
+        """How a sentence becomes words: the embedded corpus is prose whatever `rule` says."""
+        return "prose" if self.train == "python-docs" else self.rule
+
+    def _check_at_least(self, **least: int) -> None:
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ConfigError(f"data.{name}", f"must be at least {bound}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class BiLMData(TextConfig):
+    """The text of a biLM's run, its vocabulary and its batches: rows of sentences that are read on from batch to
+    batch."""
+
     vocabulary: str = ""
     """A vocabulary file as bilm-tf writes it, one word a line, most frequent first; `vocabulary_size` and
     `minimum_count` play no part then. Empty: built from `train`."""
@@ -53,21 +73,19 @@ class DataConfig:
     minimum_count: int = 1
     """A word seen less often than this is `<UNK>` as a target."""
 
-    lanes: int = 32
+    batch_size: int = 32
     """Rows of a batch (B), over all devices. Each is a stream of sentences of its own."""
 
-    window: int = 20
-    """Steps of a batch (T): gradients stop at the ends of a window, the LSTM's state goes on."""
+    unroll_steps: int = 20
+    """Steps of a batch (T): gradients stop at its ends, the LSTM's state goes on into the next batch."""
 
     directions: Literal["shared", "separate"] = "shared"
     """`shared`: both directions of a batch read the same sentences. `separate`: the original's two shuffles."""
 
-    assignment: Literal["lanes", "shared"] = "lanes"
-    """`lanes`: sentences are dealt to lanes beforehand, so that a host reads only its own. `shared`: the original's
-    generator, where a lane whose sentence ends takes the next one."""
+    assignment: Literal["rows", "shared"] = "rows"
+    """`rows`: sentences are assigned to rows beforehand, so that a host reads only its own. `shared`: the original's
+    generator, where a row whose sentence ends takes the next one."""
 
-    shuffle: bool = True
-    """A new order of sentences in every epoch; without it the order of the file."""
-
-    prefetch: int = 2
-    """Batches made ready ahead of the one being trained on."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_at_least(vocabulary_size=0, minimum_count=1, batch_size=1, unroll_steps=1)

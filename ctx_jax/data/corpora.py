@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ctx_jax.data import python_docs, tfds_text
-from ctx_jax.data.config import DataConfig, Split
+from ctx_jax.data.config import Split, TextConfig
 from ctx_jax.data.text_files import COMPRESSED, Errors, list_files, read_lines
-from ctx_jax.io.errors import InputError, MissingFileError
+from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
 from ctx_jax.tokenizers.words import LineRule, Rule, split_sentences, split_words
 
 
@@ -188,7 +188,7 @@ def resolve(
     return TextFiles(list_files(spec), reading)
 
 
-def source_of(config: DataConfig, split: Literal["train", "valid"]) -> Source | None:
+def source_of(config: TextConfig, split: Literal["train", "valid"]) -> Source | None:
     """The source of a run's training or validation text; None where text files came without `valid`, or a tfds set by
     one of its splits.
 
@@ -196,7 +196,9 @@ def source_of(config: DataConfig, split: Literal["train", "valid"]) -> Source | 
     """
     spec = config.train
     if spec.startswith("python-docs:"):
-        raise InputError(f"the training text is {spec!r}: write python-docs; its splits are for what is measured")
+        raise ConfigError(
+            "data.train", f"must be python-docs without a split, which is for what is measured, got {spec!r}"
+        )
     if split == "valid":
         spec = config.valid or config.train
         own = spec == "python-docs" or (spec.startswith("tfds:") and ":" not in spec.removeprefix("tfds:"))

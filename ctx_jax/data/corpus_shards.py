@@ -1,90 +1,160 @@
-"""A long text laid out in rows chunk by chunk, so that the memory for it does not grow with the text.
+"""The rows of a text, found shard by shard, so that memory does not grow with the text, and kept beside its tokens.
 
     sentences   0 ........ 1,048,576 ........ 2,097,152 ...     cut where a document ends, if one does before long
-    examples    0 .. 380,411 | 380,412 .. 761,002 | ...         those of the first chunk, of the second, ...
+    examples    0 .. 380,411 | 380,412 .. 761,002 | ...         those of the first shard, of the second, ...
 
-A text of up to two chunks is one. Where the rows begin is found anew at every start, in about a second for a million
-sentences, and for a text on disk lies in scratch files beside it. Letters: B rows.
+    <folder>/rows-<key>-of-tokens-<key>/      see `array_folder`; the layout's arrays, one shard's after another's
+
+The key is a digest of the settings that the layout depends on. Finding the rows takes about a second for a
+million sentences. A text of up to two shards is one; a text in memory needs no files. Letters: B rows.
 """
 
+import logging
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from ctx_jax.data.packing import Layout, Rows
+from ctx_jax.data.array_folder import ArrayWriter, Log, build_arrays, folder_name, open_arrays
+from ctx_jax.data.full_sentences import CausalBlocks, FullSentences
+from ctx_jax.data.packing import Index, Layout, PackedSentences, Rows, Text
+from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.permutation import mix_seed
-from ctx_jax.data.tokens import Tokens
-from ctx_jax.io.mmap_spill import Scratch
+from ctx_jax.data.sequence_config import Packing, SequenceConfig
+from ctx_jax.data.tokens import SpecialIds, Tokens
+from ctx_jax.io.files import temporary_folder
+from ctx_jax.io.progress import Progress
 
-CHUNK = 1 << 20  # sentences: 100 MB or so while they are laid out
+VERSION = 1  # of the layouts and of the file layout above
+SHARD = 1 << 20  # sentences: 100 MB or so while their rows are found
+LAYOUTS: dict[Packing, type[Layout]] = {
+    "full_sentences": FullSentences,
+    "pairs": Pairs,
+    "packed": PackedSentences,
+    "causal_blocks": CausalBlocks,
+}
+_LOGGER = logging.getLogger("ctx_jax")
 _SEEDS = 1 << 31  # behind the numbers of epochs, from which seeds are mixed too
 
 
-def lay_out(tokens: Tokens, seed: int, lay: Callable[[Tokens, int], Layout], *, whole_documents: bool) -> Layout:
-    """The layout that `lay` makes of the text with `seed`; of several chunks one each, with seeds of their own.
+class ShardedRows:
+    """The rows of all shards as those of one text."""
 
-    whole_documents: cut at the ends of documents alone, however long they are, and leave two of them together.
-    """
-    if isinstance(tokens.ids, np.memmap):
-        folder = Path(tokens.ids.filename or "").parent
-        tokens = replace(tokens, scratch=Scratch(folder if os.access(folder, os.W_OK) else None))
-    parts = [
-        lay(part, mix_seed(seed, _SEEDS + number) if number else seed)
-        for number, part in enumerate(_cut(tokens, whole_documents))
-    ]
-    return parts[0] if len(parts) == 1 else _Chunks(parts)
-
-
-class _Chunks:
-    """The layouts of the chunks as one."""
-
-    def __init__(self, parts: list[Layout]) -> None:
-        self._parts = parts
-        self._first = np.append(0, np.cumsum([len(part) for part in parts]))
+    def __init__(self, shards: list[Layout]) -> None:
+        self.shards = shards
+        self._first = np.append(0, np.cumsum([len(shard) for shard in shards]))
 
     def __len__(self) -> int:
         return int(self._first[-1])
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
+        """See `Layout.rows`."""
         number = np.searchsorted(self._first, examples, side="right") - 1
         rows: Rows = {}
-        for part in np.unique(number).tolist():
-            own = number == part
-            for name, array in self._parts[part].rows(examples[own] - self._first[part], epochs[own]).items():
+        for shard in np.unique(number).tolist() or [0]:  # a host may have no row of the last batch
+            own = number == shard
+            for name, array in self.shards[shard].rows(examples[own] - self._first[shard], epochs[own]).items():
                 if name not in rows:
                     rows[name] = np.empty((len(examples), *array.shape[1:]), array.dtype)
                 rows[name][own] = array
         return rows
 
 
-def _cut(tokens: Tokens, whole_documents: bool) -> Iterator[Tokens]:
+def lay_out(
+    tokens: Tokens,
+    vocabulary: SpecialIds,
+    config: SequenceConfig,
+    seed: int,
+    *,
+    log: Log = _LOGGER.info,
+) -> ShardedRows:
+    """The rows of a text, packed as `config` says; each shard has a seed of its own.
+
+    The index of cached tokens is built once, by one of the processes that ask, and mapped; where nobody may write
+    beside them it is built anew, among the temporary files. ValueError for a text or a length that has no rows.
+    """
+    layout = LAYOUTS[config.packing]
+    bounds = list(_bounds(tokens, whole_documents=layout is Pairs))
+    seeds = [mix_seed(seed, _SEEDS + number) if number else seed for number in range(len(bounds))]
+    parts = list(zip(bounds, seeds, strict=True))
+
+    def indexes() -> Iterator[Index]:
+        for part, own_seed in parts:
+            yield layout.build_index(_cut(tokens, *part), vocabulary, config, own_seed)
+
+    if tokens.folder is None:
+        built = list(indexes())
+    else:
+        name = folder_name("rows", [VERSION, SHARD, config.packing, *layout.settings(vocabulary, config, seed)])
+        progress = Progress("laying out rows", "shards", len(parts), log)
+        built = _cached(tokens.folder, name, layout, progress.track(indexes()), log)
+    shards = [
+        layout(_text(tokens, *part), index, vocabulary, config, own_seed)
+        for (part, own_seed), index in zip(parts, built, strict=True)
+    ]
+    return ShardedRows(shards)
+
+
+def _cached(tokens: Path, name: str, layout: type[Layout], indexes: Iterator[Index], log: Log) -> list[Index]:
+    """The shards' indexes, mapped from files beside the `tokens`, which are built unless they are there."""
+
+    def write(writer: ArrayWriter) -> None:
+        writer.facts["counts"] = {array: [] for array in layout.ARRAYS}
+        for index in indexes:
+            for array in layout.ARRAYS:
+                writer.append(array, index[array])
+                writer.facts["counts"][array].append(len(index[array]))
+
+    target = tokens.with_name(f"{name}-of-{tokens.name}")
+    with ExitStack() as stack:
+        if not target.exists() and not os.access(tokens.parent, os.W_OK):
+            target = stack.enter_context(temporary_folder("rows")) / name  # what is mapped outlives its folder
+        kinds = dict.fromkeys(layout.ARRAYS, np.int64)
+        build_arrays(target, kinds, write, again="finding the rows of the text again", log=log)
+        arrays, facts = open_arrays(target)
+    ends = {array: np.cumsum([0, *counts]).tolist() for array, counts in facts["counts"].items()}
+    slices = {array: [slice(*pair) for pair in pairwise(ends[array])] for array in layout.ARRAYS}
+    return [
+        {array: arrays[array][place] for array, place in zip(layout.ARRAYS, places, strict=True)}
+        for places in zip(*slices.values(), strict=True)
+    ]
+
+
+def _bounds(tokens: Tokens, whole_documents: bool) -> Iterator[tuple[int, int]]:
+    """The sentences (first, behind the last) of each shard.
+
+    whole_documents: cut at the ends of documents alone, however long they are, and leave two of them together.
+    """
     documents, count = tokens.documents, len(tokens)
     start = 0
-    while count - start > 2 * CHUNK:
-        first, after = np.searchsorted(documents, [start, start + CHUNK]).tolist()  # of documents: begun here, behind
+    while count - start > 2 * SHARD:
+        first, after = np.searchsorted(documents, [start, start + SHARD]).tolist()  # of documents: begun here, behind
         if whole_documents:
             after = max(after, first + 2)
             stop = int(documents[after]) if after + 2 <= len(documents) else count
         else:
             stop = int(documents[after]) if after < len(documents) else count
-            stop = stop if stop < start + 2 * CHUNK else start + CHUNK
-        yield _part(tokens, start, stop)
+            stop = stop if stop < start + 2 * SHARD else start + SHARD
+        yield start, stop
         start = stop
     if start < count or not count:
-        yield _part(tokens, start, count)
+        yield start, count
 
 
-def _part(tokens: Tokens, start: int, stop: int) -> Tokens:
-    if (start, stop) == (0, len(tokens)):
-        return tokens
+def _text(tokens: Tokens, start: int, stop: int) -> Text:
+    """What is read of a shard, in place."""
+    places = slice(int(tokens.offsets[start]), int(tokens.offsets[stop]))
+    return Text(tokens.ids[places], tokens.begins[places])
+
+
+def _cut(tokens: Tokens, start: int, stop: int) -> Tokens:
+    """A shard as a text of its own, whose places are counted from 0."""
     offsets = np.asarray(tokens.offsets[start : stop + 1])
     first, last = np.searchsorted(tokens.documents, [start, stop]).tolist()
-    begun = np.asarray(tokens.documents[first:last]) - start
-    if not len(begun) or begun[0]:  # the chunk begins within a document
-        begun = np.append(0, begun)
-    places = slice(int(offsets[0]), int(offsets[-1]))
-    offsets, begun = tokens.spill(offsets - offsets[0]), tokens.spill(begun)
-    return Tokens(tokens.ids[places], tokens.begins[places], offsets, begun, tokens.scratch)
+    documents = np.asarray(tokens.documents[first:last]) - start
+    if start and (not len(documents) or documents[0]):  # the shard begins within a document
+        documents = np.append(0, documents)
+    return Tokens(*_text(tokens, start, stop), offsets - offsets[0], documents)

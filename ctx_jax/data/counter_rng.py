@@ -4,34 +4,34 @@ from enum import IntEnum, unique
 
 import numpy as np
 
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import ConfigError
 
 ONE = 2.0**32
-"""The draws are uniform over 0 .. 2**32 - 1: `draws / ONE` is uniform over [0, 1)."""
+"""Numbers are uniform over 0 .. 2**32 - 1: `random_uint32(...) / ONE` is uniform over [0, 1)."""
 
 
 @unique
 class Purpose(IntEnum):
     """What random numbers are for: with a run's seed, `SeedSequence([seed, purpose])` is the key of a Philox stream.
 
-    `order` makes its permutations from the same pairs [seed, n], n an epoch or a second stream. That is no clash: what
-    a sequence generates is sorted there, or seeds `index_shuffle`; here it is a key and never itself a draw.
+    `permutation` uses the same pairs [seed, n], n an epoch or a second stream. That is no clash: what a sequence
+    generates is sorted there, or seeds an epoch; here it is a key and never itself a random number.
     """
 
     MASKING = 1  # of a row in an epoch: what is predicted, and what stands there instead
     PAIR = 2  # of a pair in an epoch: where it is split, what its second text is
     PAIR_LENGTHS = 3  # of a text, once: which passages are cut short, and where
-    PACKING = 4  # of a text, once: which sentences share a row; a stream of its own, not by `draws`
+    PACKING = 4  # of a text, once: which sentences share a row; a stream of its own, not by `random_uint32`
 
 
-def draws(seed: int, purpose: int, epochs: np.ndarray, examples: np.ndarray, count: int) -> np.ndarray:
+def random_uint32(seed: int, purpose: int, epochs: np.ndarray, examples: np.ndarray, count: int) -> np.ndarray:
     """`count` numbers for each of B examples, uint32 [B, count]; `epochs` and `examples` are int [B], 0 or more.
 
     From Philox, a generator that is keyed and counted (Salmon et al. 2011): the key is of (seed, purpose), the upper
     half of the counter is (example, epoch). Only raw bits are taken, which numpy keeps from version to version.
     """
     if seed < 0:
-        raise InputError(f"a seed is 0 or more, got {seed}; set --seed")
+        raise ConfigError("seed", f"must be at least 0, got {seed}")
     generator = np.random.Philox(key=np.random.SeedSequence([seed, purpose]).generate_state(2, np.uint64))
     # One generator moved from place to place: making one for each example takes four times as long.
     state = generator.state

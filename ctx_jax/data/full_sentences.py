@@ -4,29 +4,34 @@ Two documents, "a b . / c d ." and "e f .", read as one stream; T = 8, crossing 
 
     stream      | a b . c d . | e f . |             `|` is the end token, which stands before every document
 
-    full        row 0   [CLS] a  b  .  c  d  .  [SEP]        as many sentences as fit
+    full_sentences
+                row 0   [CLS] a  b  .  c  d  .  [SEP]        as many sentences as fit
                 row 1   [CLS] e  f  .  [SEP] . . .
-    causal      row 0   |     a  b  .  c  d  .  |            inputs
+    causal_blocks
+                row 0   |     a  b  .  c  d  .  |            inputs
                         a     b  .  c  d  .  |  e            targets
 
 Letters: B rows, T tokens, U units.
 """
 
 from array import array
+from typing import Any
 
 import numpy as np
 
-from ctx_jax.data.packing import Rows, Units, cut_units, ranges
+from ctx_jax.data.packing import Index, Layout, Rows, Text, Units, cut_units, ranges
+from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds, Tokens
 
 
 class _Stream:
-    """The text with an end token before every document and after the last, by place."""
+    """The text with an end token before every document and after the last, by place.
 
-    def __init__(self, tokens: Tokens, units: Units, end: int) -> None:
-        self._tokens, self._end = tokens, end
-        # Where each document's end token stands; the last is the stream's own.
-        self.documents = tokens.spill(units.bounds[units.first] + np.arange(len(units.first)))
+    documents: int64 [documents + 1], where these end tokens stand.
+    """
+
+    def __init__(self, text: Text, documents: np.ndarray, end_id: int) -> None:
+        self._text, self.documents, self._end = text, documents, end_id
 
     def __len__(self) -> int:
         return int(self.documents[-1]) + 1
@@ -37,32 +42,45 @@ class _Stream:
         document = np.searchsorted(self.documents, places, side="right") - 1
         between = self.documents[document] == places
         source = np.where(between, 0, places - document - 1)
-        ids = np.where(between, self._end, self._tokens.ids[source]).astype(np.int32)
-        return ids, between | self._tokens.begins[source].astype(bool), document
+        ids = np.where(between, self._end, self._text.ids[source]).astype(np.int32)
+        return ids, between | self._text.begins[source].astype(bool), document
 
 
-class FullSentences:
+class FullSentences(Layout):
     """`begin ... end` rows of as many neighbouring sentences as fit (RoBERTa's FULL-SENTENCES); one that is longer
-    than a row is cut. With `cross` a row goes on in the next document, after another end token; without, it ends with
-    its document (DOC-SENTENCES). Without `whole` rows are filled to the brim and cut sentences anywhere. Every token
-    of the text stands in one row."""
+    than a row is cut. With `cross_documents` a row goes on in the next document, after another end token; without, it
+    ends with its document (DOC-SENTENCES). Without `whole_sentences` rows are filled and sentences cut anywhere. Every
+    token of the text stands in one row."""
 
-    def __init__(self, tokens: Tokens, vocabulary: SpecialIds, length: int, cross: bool, whole: bool = True) -> None:
-        self._vocabulary, self._length = vocabulary, length
-        units = cut_units(tokens, length - 2)
-        self._stream = _Stream(tokens, units, vocabulary.end_id)
-        if whole:
-            blocks = _whole_sentences(units, length - 2, cross)
+    ARRAYS = ("starts", "counts", "documents")  # of rows, places in the stream; of the stream
+
+    @staticmethod
+    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
+        """See `Layout`."""
+        return [config.length, config.cross_documents, config.whole_sentences]
+
+    @staticmethod
+    def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:
+        """See `Layout`."""
+        room, cross = config.length - 2, config.cross_documents
+        units = cut_units(tokens, room)
+        documents = _document_ends(units)
+        if config.whole_sentences:
+            starts, counts = _whole_sentences(units, room, cross)
         else:
-            documents = self._stream.documents
-            blocks = _filled(documents[[0, -1]] if cross else documents, length - 2)
-        self._starts, self._counts = map(tokens.spill, blocks)
+            starts, counts = _filled(documents[[0, -1]] if cross else documents, room)
+        return {"starts": starts, "counts": counts, "documents": documents}
+
+    def __init__(self, text: Text, index: Index, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
+        self._vocabulary, self._length = vocabulary, config.length
+        self._starts, self._counts = index["starts"], index["counts"]
+        self._stream = _Stream(text, index["documents"], vocabulary.end_id)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
-        """The rows of `examples`, int64 [B], as `packing.Layout` has them; the same in every epoch."""
+        """As `Layout` has them; the same in every epoch."""
         columns = np.arange(self._length)
         counts = self._counts[examples][:, None]
         inside = (columns > 0) & (columns <= counts)
@@ -76,23 +94,35 @@ class FullSentences:
         return {"token_ids": ids, "begins": begins & inside, "mask": mask, "positions": positions}
 
 
-class CausalBlocks:
+class CausalBlocks(Layout):
     """Blocks of T neighbouring tokens, cut anywhere, with what follows each token as its target (GPT): every token,
     and the end of every document, is a target once. The text's first token follows an end token.
 
-    Adds `next_token_id` int32 [B, T] and `weight` float32 [B, T], 0 past the text's end. Without `cross` also
-    `segments`, one for each document of a row (an end token opens the next one's), where positions start again.
+    Adds `next_token_ids` int32 [B, T] and `weights` float32 [B, T], 0 past the text's end. Without `cross_documents`
+    also `segments`, one for each document of a row (an end token opens the next one's), where positions start again.
     """
 
-    def __init__(self, tokens: Tokens, vocabulary: SpecialIds, length: int, cross: bool) -> None:
-        self._pad, self._length, self._cross = vocabulary.pad_id, length, cross
-        self._stream = _Stream(tokens, cut_units(tokens, len(tokens.ids) or 1), vocabulary.end_id)
+    ARRAYS = ("documents",)  # of the stream
+
+    @staticmethod
+    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
+        """See `Layout`; not even the length."""
+        return []
+
+    @staticmethod
+    def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:
+        """See `Layout`."""
+        return {"documents": _document_ends(cut_units(tokens, len(tokens.ids) or 1))}
+
+    def __init__(self, text: Text, index: Index, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
+        self._pad, self._length, self._cross = vocabulary.pad_id, config.length, config.cross_documents
+        self._stream = _Stream(text, index["documents"], vocabulary.end_id)
 
     def __len__(self) -> int:
         return -(-(len(self._stream) - 1) // self._length)
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
-        """As `packing.Layout` has them, with targets, weights and, without `cross`, segments; alike in every epoch."""
+        """As `Layout` has them, with targets, weights and, without `cross_documents`, segments."""
         places = examples[:, None] * self._length + np.arange(self._length + 1)
         ids, begins, document = self._stream.read(np.minimum(places, len(self._stream) - 1))
         mask = places[:, 1:] < len(self._stream)
@@ -102,8 +132,8 @@ class CausalBlocks:
             "begins": begins[:, :-1] & mask,
             "mask": mask,
             "positions": np.where(mask, columns, 0).astype(np.int32),
-            "next_token_id": np.where(mask, ids[:, 1:], self._pad).astype(np.int32),
-            "weight": mask.astype(np.float32),
+            "next_token_ids": np.where(mask, ids[:, 1:], self._pad).astype(np.int32),
+            "weights": mask.astype(np.float32),
         }
         if not self._cross:
             number = document[:, :-1] - document[:, :1]
@@ -113,6 +143,12 @@ class CausalBlocks:
         return rows
 
 
+def _document_ends(units: Units) -> np.ndarray:
+    """Where the end tokens before the documents and after the last stand in the stream, int64 [documents + 1]."""
+    ends: np.ndarray = units.bounds[units.first] + np.arange(len(units.first))
+    return ends
+
+
 def _whole_sentences(units: Units, room: int, cross: bool) -> tuple[np.ndarray, np.ndarray]:
     """Places and counts of blocks of the stream, of whole units and at most `room` long."""
     starts = units.bounds[:-1] + units.document + 1
@@ -120,7 +156,7 @@ def _whole_sentences(units: Units, room: int, cross: bool) -> tuple[np.ndarray, 
     following = np.searchsorted(stops, starts + room, side="right")
     if not cross:
         following = np.minimum(following, units.first[units.document + 1])
-    first = chase(following)
+    first = follow(following)
     return starts[first], stops[np.append(first[1:], len(starts)) - 1] - starts[first]
 
 
@@ -132,7 +168,7 @@ def _filled(ends: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(ends[:-1] + 1, pieces) + before, np.minimum(room, np.repeat(lengths, pieces) - before)
 
 
-def chase(following: np.ndarray) -> np.ndarray:
+def follow(following: np.ndarray) -> np.ndarray:
     """0, following[0], following[following[0]], ... as long as they are places of `following`, which all grow."""
     places = array("q", [0])
     while (place := int(following[places[-1]])) < len(following):

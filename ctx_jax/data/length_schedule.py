@@ -9,30 +9,32 @@ from ctx_jax.data.sequences import Sequences
 from ctx_jax.io.errors import InputError
 
 
-class Phases(Iterator[Batch]):
-    """`first_steps` batches of one source, then those of another.
+class LengthSchedule(Iterator[Batch]):
+    """`short_steps` batches of one source, then those of another.
 
-    Positions are the sources' own with `step` besides, int32 [B]: how many batches were given. B is that of the phase.
+    Positions are the sources' own and `step`, int32 [B]: how many batches were given. B is that of the source.
     """
 
-    def __init__(self, first: Sequences, first_steps: int, second: Sequences) -> None:
-        self._first, self._first_steps, self._second = first, first_steps, second
+    def __init__(self, short: Sequences, short_steps: int, full: Sequences) -> None:
+        self._short, self._short_steps, self._full = short, short_steps, full
         self._step = 0
 
     def seek(self, position: Mapping[str, np.ndarray]) -> None:
         """Go on after the batch that left this position; ValueError for one of another run."""
         if "step" not in position or not np.size(position["step"]):
-            raise InputError("a position of two phases needs step: it was saved without a first phase; set "
-                             "--sequences.first-steps as the run has it")  # fmt: skip
+            raise InputError(
+                "a position of a length schedule needs step: it was saved without one; set sequences.short_steps as "
+                "the run has it"
+            )
         self._step = int(np.asarray(position["step"]).flat[0])
         rest = {name: array for name, array in position.items() if name != "step"}
-        if self._step < self._first_steps:
-            self._first.seek(rest)
-        elif self._step > self._first_steps:  # at the border the second phase stands at its beginning
-            self._second.seek(rest)
+        if self._step < self._short_steps:
+            self._short.seek(rest)
+        elif self._step > self._short_steps:  # at the border the second source stands at its beginning
+            self._full.seek(rest)
 
     def __next__(self) -> Batch:
-        batch = next(self._first if self._step < self._first_steps else self._second)
+        batch = next(self._short if self._step < self._short_steps else self._full)
         self._step += 1
-        rows = len(batch.arrays["row"])
-        return Batch(batch.arrays, {**batch.position, "step": np.full(rows, self._step, np.int32)})
+        step = np.full_like(batch.position["index"], self._step)
+        return Batch(batch.arrays, {**batch.position, "step": step})

@@ -1,6 +1,6 @@
 """Dynamic masking: which positions of a row are predicted, and what stands there instead.
 
-A row of seven words, masked by words at rate 0.3; `##` goes on with a word, K = 4:
+A row of seven words, masked by words at mask_rate 0.3; `##` goes on with a word, K = 4:
 
     words       [CLS] the  em    ##bed ##ding of   a     word  [SEP]
     ids         2     10   11    12    13     14   15    16    3
@@ -16,10 +16,10 @@ Letters: B rows, T tokens, K predicted positions of a row, V vocabulary.
 
 import numpy as np
 
-from ctx_jax.data.counter_rng import ONE, Purpose, draws
+from ctx_jax.data.counter_rng import ONE, Purpose, random_uint32
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import ConfigError
 
 _NEVER = np.uint64(2**64 - 1)
 _LOW = np.uint64(2**32 - 1)
@@ -28,10 +28,10 @@ _LOW = np.uint64(2**32 - 1)
 class Masking:
     """Masks rows anew in each epoch: randomness is of (seed, epoch, example) alone.
 
-    Of a row's n ordinary tokens, count = floor(rate x n + U(0, 1)) are predicted (RoBERTa), at most K, the budget.
+    Of a row's n ordinary tokens, count = floor(mask_rate x n + U(0, 1)) are predicted (RoBERTa), at most K.
     Tokens that are special wherever they stand (padding and unknown words included) are never predicted and never put
-    in at random. By words, the word at the edge of the count comes in or stays out as a whole, by a draw that keeps
-    the expected count, and stays out where the budget has no room for it. Spans (SpanBERT) are of whole words, their
+    in at random. By words, the word at the edge of the count is predicted or left as a whole, with the probability that
+    keeps the expected count, and left where K has no room for it. Spans (SpanBERT) are of whole words, their
     lengths geometric; they do not reach over special tokens, and the last one is cut at the count. As in SpanBERT a
     span is drawn by its first word, so that the first words of a text are predicted less often than those behind them.
     """
@@ -43,9 +43,10 @@ class Masking:
         self._special[sorted(ids)] = True
         self._ordinary = np.flatnonzero(~self._special).astype(np.int32)
         if not len(self._ordinary):
-            raise InputError(
-                f"masking needs ordinary tokens, and the vocabulary of {size} holds only special ones: set another "
-                "--tokenizer.file, or none to train a tokenizer"
+            raise ConfigError(
+                "tokenizer.file",
+                f"must hold ordinary tokens to predict, and its {size} are all special: set another, or none to train "
+                "a tokenizer",
             )
         self._config, self._mask, self._seed = config, vocabulary.mask_id, seed
         self._spans = _span_table(config.span_mean, config.span_longest)
@@ -58,22 +59,23 @@ class Masking:
         Returns `token_ids` (a new array), `predicted_positions` and `predicted_ids` int32 [B, K], in the order of the
         row, and `predicted_weights` float32 [B, K], 1 where there is something to predict; the rest is 0.
         """
-        budget, length = self._config.budget, token_ids.shape[1]
-        numbers = draws(self._seed, Purpose.MASKING, epochs, examples, 2 + 2 * length + 2 * budget)
+        most, length = self._config.predictions_per_row, token_ids.shape[1]
+        numbers = random_uint32(self._seed, Purpose.MASKING, epochs, examples, 2 + 2 * length + 2 * most)
         firsts, scores, lengths, kinds, others = np.split(
-            numbers, np.cumsum([2, length, length, budget]).tolist(), axis=1
+            numbers, np.cumsum([2, length, length, most]).tolist(), axis=1
         )
         special = self._special[token_ids]
         words = self._words(special, begins)
         order, count = self._choose(special, words, scores, lengths, firsts)
-        chosen = np.arange(budget) < count[:, None]  # [B, K]
-        positions = np.sort(np.where(chosen, order[:, :budget], length), axis=1)
+        chosen = np.arange(most) < count[:, None]  # [B, K]
+        positions = np.sort(np.where(chosen, order[:, :most], length), axis=1)
         chosen = positions < length
         positions[~chosen] = 0
         rows = np.arange(len(token_ids))[:, None]
         predicted = np.where(chosen, token_ids[rows, positions], 0)
-        masked = kinds < np.uint64(round(self._config.masked * ONE))
-        kept = kinds >= np.uint64(round((self._config.masked + self._config.randomized) * ONE))
+        masked = kinds < np.uint64(round(self._config.mask_token_probability * ONE))
+        changed_share = self._config.mask_token_probability + self._config.random_token_probability
+        kept = kinds >= np.uint64(round(changed_share * ONE))
         drawn = self._ordinary[(others.astype(np.uint64) * np.uint64(len(self._ordinary))) >> np.uint64(32)]
         instead = np.where(masked, self._mask, np.where(kept, predicted, drawn))
         changed = token_ids.astype(np.int32)
@@ -109,8 +111,8 @@ class Masking:
         keys.sort(axis=1)
         order = (keys & _LOW).astype(np.int64)
         free = size - special.sum(axis=1)
-        wanted = (self._config.rate * free + firsts[:, 0] / ONE).astype(np.int64)
-        count = np.minimum(np.minimum(wanted, free), self._config.budget)
+        wanted = (self._config.mask_rate * free + firsts[:, 0] / ONE).astype(np.int64)
+        count = np.minimum(np.minimum(wanted, free), self._config.predictions_per_row)
         if self._config.masking == "words":
             assert words is not None
             return order, self._whole(words, order, free, count, firsts[:, 1])
@@ -128,7 +130,7 @@ class Masking:
         inside = (same & (rank < count[:, None])).sum(axis=1)
         whole = same.sum(axis=1)
         grown = count - inside + whole
-        taken = (draw / ONE * whole < inside) & (grown <= self._config.budget)
+        taken = (draw / ONE * whole < inside) & (grown <= self._config.predictions_per_row)
         return np.where(taken, grown, count - inside)
 
     def _spread(self, special: np.ndarray, words: np.ndarray, scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:

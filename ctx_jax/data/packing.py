@@ -9,27 +9,62 @@ Two rows of T = 8 from sentences of 4, 2 and 1 tokens; a unit comes with its beg
 Letters: B rows, T tokens, U units.
 """
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ctx_jax.data.counter_rng import Purpose
+from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds, Tokens
 from ctx_jax.io.errors import InputError
 
 Rows = dict[str, np.ndarray]
 """Of B rows: `token_ids` int32, `begins` bool (where words begin), `mask` bool and `positions` int32, all [B, T]; and
-what else a form of sequences has."""
+further fields of `batch`'s types, by packing."""
+
+Index = dict[str, np.ndarray]
+"""Where the rows of a text begin and end: int64 arrays of one dimension, found once and kept beside the tokens."""
 
 
-class Layout(Protocol):
-    """Examples by their number: which text stands in which place of a row."""
+class Text(NamedTuple):
+    """The tokens that rows are read from, as `Tokens` has them."""
 
-    def __len__(self) -> int: ...
+    ids: np.ndarray  # integers [N]
+    begins: np.ndarray  # uint8 or bool [N]
 
+
+class Layout(ABC):
+    """A packing: `build_index` finds the rows of a text, an instance reads them by their number.
+
+    The text is a shard of a corpus (see `corpus_shards`), whose places are counted from 0.
+    """
+
+    ARRAYS: ClassVar[tuple[str, ...]]
+    """The names of the index' arrays."""
+
+    @staticmethod
+    @abstractmethod
+    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
+        """All that the index depends on besides the text, in JSON."""
+
+    @staticmethod
+    @abstractmethod
+    def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:
+        """`ARRAYS` of the text; ValueError for a text or a length that has no rows."""
+
+    @abstractmethod
+    def __init__(self, text: Text, index: Index, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
+        """Rows of a text whose `index` was built with the same settings."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows an epoch has."""
+
+    @abstractmethod
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
-        """The rows of `examples` (int64 [B], each below `len`), read for the `epochs`-th time."""
+        """The rows of `examples` (int64 [B], each below `len`), read for the `epochs`-th time (int64 [B])."""
 
 
 class Units(NamedTuple):
@@ -50,7 +85,7 @@ def cut_units(tokens: Tokens, longest: int) -> Units:
     Raises ValueError for a text without tokens.
     """
     if not len(tokens.ids):
-        raise InputError("sequences need text, and no sentence of it has a token; set --data.train")
+        raise InputError("sequences need text, and no sentence of it has a token: set data.train")
     offsets = np.asarray(tokens.offsets)
     lengths = np.diff(offsets)
     pieces = -(-lengths // longest)
@@ -69,7 +104,7 @@ def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.repeat(starts - before, counts) + np.arange(counts.sum())
 
 
-def blank(count: int, length: int, pad: int) -> Rows:
+def empty_rows(count: int, length: int, pad: int) -> Rows:
     """Rows with nothing in them."""
     shape = (count, length)
     return {
@@ -80,14 +115,14 @@ def blank(count: int, length: int, pad: int) -> Rows:
     }
 
 
-def place(rows: Rows, tokens: Tokens, cells: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
+def write_tokens(rows: Rows, text: Text, cells: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
     """Write `counts` tokens from `starts` on into the cells (row x T + column) from `cells` on, all int64 [pieces]."""
     source, target = ranges(starts, counts), ranges(cells, counts)
-    rows["token_ids"].reshape(-1)[target] = tokens.ids[source]
-    rows["begins"].reshape(-1)[target] = tokens.begins[source]
+    rows["token_ids"].reshape(-1)[target] = text.ids[source]
+    rows["begins"].reshape(-1)[target] = text.begins[source]
 
 
-class PackedSentences:
+class PackedSentences(Layout):
     """Rows of several sentences each, found once for the whole text; an epoch reads every row once.
 
     Packed best-fit decreasing: the longest first, each into the row with the least room that takes it. What shares a
@@ -96,10 +131,18 @@ class PackedSentences:
     Adds `segments` int32 [B, T]: 1, 2, ... in a row, 0 at padding. Positions start again in each.
     """
 
-    def __init__(self, tokens: Tokens, vocabulary: SpecialIds, length: int, seed: int) -> None:
-        self._tokens, self._vocabulary, self._length = tokens, vocabulary, length
+    ARRAYS = ("bounds", "members", "starts")  # of units, the units of each row, the rows' first places in `members`
+
+    @staticmethod
+    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
+        """See `Layout`."""
+        return [config.length, seed]
+
+    @staticmethod
+    def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:
+        """See `Layout`."""
+        length = config.length
         bounds = cut_units(tokens, length - 2).bounds
-        self._bounds = tokens.spill(bounds)
         lengths = np.diff(bounds) + 2
         shuffled = np.random.Philox(np.random.SeedSequence([seed, Purpose.PACKING])).random_raw(len(lengths))
         queue = np.lexsort((shuffled, lengths))
@@ -113,15 +156,19 @@ class PackedSentences:
                 taken[part] += times
             members.append(np.stack(columns, axis=1).reshape(-1))
             sizes.append(np.full(times, len(pattern)))
-        self._members = tokens.spill(np.concatenate(members))
-        self._starts = tokens.spill(np.append(0, np.cumsum(np.concatenate(sizes))))
+        starts = np.append(0, np.cumsum(np.concatenate(sizes)))
+        return {"bounds": bounds, "members": np.concatenate(members), "starts": starts}
+
+    def __init__(self, text: Text, index: Index, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
+        self._text, self._vocabulary, self._length = text, vocabulary, config.length
+        self._bounds, self._members, self._starts = (index[name] for name in self.ARRAYS)
 
     def __len__(self) -> int:
         return len(self._starts) - 1
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
         """As `Layout` has them, with `segments`; the same in every epoch."""
-        rows = blank(len(examples), self._length, self._vocabulary.pad_id)
+        rows = empty_rows(len(examples), self._length, self._vocabulary.pad_id)
         rows["segments"] = np.zeros_like(rows["token_ids"])
         sizes = self._starts[examples + 1] - self._starts[examples]
         units = self._members[ranges(self._starts[examples], sizes)]
@@ -132,7 +179,7 @@ class PackedSentences:
         before = np.cumsum(whole) - whole  # of this piece, over all rows; then within its own
         first = np.cumsum(sizes) - sizes
         cells = row * self._length + before - np.repeat(before[first], sizes)
-        place(rows, self._tokens, cells + 1, starts, counts)
+        write_tokens(rows, self._text, cells + 1, starts, counts)
         flat = rows["token_ids"].reshape(-1)
         flat[cells], flat[cells + counts + 1] = self._vocabulary.begin_id, self._vocabulary.end_id
         filled = ranges(cells, whole)

@@ -16,103 +16,120 @@ With the tokens of a family that puts two ends between (RoBERTa), as its tokeniz
 Letters: B rows, T tokens, U units.
 """
 
+from typing import Any
+
 import numpy as np
 
-from ctx_jax.data.counter_rng import ONE, Purpose, draws
-from ctx_jax.data.full_sentences import chase
-from ctx_jax.data.packing import Rows, Units, blank, cut_units, place
+from ctx_jax.data.counter_rng import ONE, Purpose, random_uint32
+from ctx_jax.data.full_sentences import follow
+from ctx_jax.data.packing import Index, Layout, Rows, Text, Units, cut_units, empty_rows, write_tokens
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds, Tokens
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import ConfigError, InputError
 
 _LOOKED_AT = 64  # sentences of another document, for one that fits
 
 
-class Pairs:
+class Pairs(Layout):
     """`begin A end B end`, from passages of neighbouring sentences of one document; the tokenizer says how many ends
     stand between, and what the type of B is (`vocabulary.pair_layout`).
 
-    The text is cut once into passages that fill a row, or, a share `short` of them, a random part of one; two
-    sentences at least where two fit. In each epoch a passage is split anew at a sentence's end into A and the rest (a
-    lone sentence between two words), and by half of the draws
+    The text is cut once into passages that fill a row, or, a share `short_sequence_probability` of them, a random part
+    of one; two sentences at least where two fit. In each epoch a passage is split anew at a sentence's end into A and
+    the rest (a lone sentence between two words), and with probability 1/2
 
         next_sentence   B is not the rest but sentences of another document, from a random one on, as many as fit
         order           A and B change places (ALBERT)
 
-    Differs from Devlin et al.'s script where an example must be found by its number alone: the rest that a random B
-    took the place of waits for another epoch, instead of opening the next pair; and exactly half of the draws, not
-    half and all lone sentences, are negatives, always of another document. A random B begins with the first of up to
+    Differs from Devlin et al.'s script, since an example must be found by its number alone: the rest that a random B
+    replaces waits for another epoch, instead of opening the next pair; and a half of the pairs, not a half and all lone
+    sentences, are negatives, always of another document. A random B begins with the first of up to
     64 sentences that fits whole, since only negatives would end within a sentence; it is cut where none does. A passage
     of one token is left out.
 
-    Adds `token_types` int32 [B, T] and, but for pairs="none", `next_sentence` int32 [B], 1 for a random or swapped B,
-    and `next_sentence_weight` float32 [B].
+    Adds `token_types` int32 [B, T] and, but for pair_label="none", `next_sentence` int32 [B], 1 for a random or swapped
+    B, and `next_sentence_weights` float32 [B].
 
     Raises:
         ValueError: rows too short for a token on each side; next_sentence with fewer than two documents; no passage
             of two tokens.
     """
 
-    def __init__(self, tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
-        self._tokens, self._vocabulary, self._length = tokens, vocabulary, config.length
-        self._layout = layout = vocabulary.pair_layout
-        self._kind, self._seed = config.pairs, seed
-        self._room = config.length - 2 - layout.separators
-        if self._room < 2:
-            raise InputError(
-                f"pairs need rows of {4 + layout.separators} tokens or more, {2 + layout.separators} special ones and "
-                f"one of each text, got {config.length}: set --sequences.length, or --sequences.first-length for the "
-                "first phase"
+    ARRAYS = ("bounds", "document", "first", "starts", "rooms", "ends")  # `Units`; of passages, in units and tokens
+
+    @staticmethod
+    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
+        """See `Layout`. The label counts, since it may refuse the text."""
+        separators = vocabulary.pair_layout.separators
+        return [config.length, separators, config.short_sequence_probability, config.pair_label, seed]
+
+    @staticmethod
+    def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:
+        """See `Layout`."""
+        separators = vocabulary.pair_layout.separators
+        room = config.length - 2 - separators
+        if room < 2:
+            raise ConfigError(
+                "sequences.length",
+                f"must be at least {4 + separators} for pairs, {2 + separators} special tokens and one of each text, "
+                f"got {config.length} (a length schedule's is sequences.short_length)",
             )
-        bounds, document, first = cut_units(tokens, self._room)
-        self._units = Units(*map(tokens.spill, (bounds, document, first)))
-        if self._kind == "next_sentence" and len(first) < 3:
-            raise InputError(
-                "next-sentence pairs need at least two documents, and the text has one: separate documents by empty "
-                "lines, or set --sequences.pairs order or none"
+        bounds, document, first = cut_units(tokens, room)
+        if config.pair_label == "next_sentence" and len(first) < 3:
+            raise ConfigError(
+                "sequences.pair_label",
+                "next_sentence needs at least two documents, and the text has one: separate documents by empty lines, "
+                "or set order or none",
             )
-        count = len(document)
-        drawn = draws(seed, Purpose.PAIR_LENGTHS, np.zeros(1, int), np.zeros(1, int), 2 * count)[0].reshape(2, count)
-        shorter = 2 + _below(drawn[1], np.full(count, self._room - 1))
-        rooms = np.where(drawn[0] / ONE < config.short, shorter, self._room)
+        count, zero = len(document), np.zeros(1, int)
+        drawn = random_uint32(seed, Purpose.PAIR_LENGTHS, zero, zero, 2 * count)[0].reshape(2, count)
+        shorter = 2 + _below(drawn[1], np.full(count, room - 1))
+        rooms = np.where(drawn[0] / ONE < config.short_sequence_probability, shorter, room)
         # Where the passage that a unit opens ends: with what fits, or two sentences, or one.
         ends = np.searchsorted(bounds, bounds[:-1] + rooms, side="right") - 1
         second = np.minimum(np.arange(count) + 2, count)
-        ends = np.where(bounds[second] - bounds[:-1] <= self._room, np.maximum(ends, second), ends)
+        ends = np.where(bounds[second] - bounds[:-1] <= room, np.maximum(ends, second), ends)
         ends = np.minimum(np.maximum(ends, np.arange(count) + 1), first[document + 1])
-        starts = chase(ends)
+        starts = follow(ends)
         keep = bounds[ends[starts]] - bounds[starts] > 1
         starts = starts[keep]
-        self._starts, self._rooms, self._ends = map(tokens.spill, (starts, rooms[starts], ends[starts]))
-        if not len(self._starts):
+        if not len(starts):
             raise InputError(
-                "pairs need passages of at least two tokens, and the text has none: set --data.train, or a longer "
-                "--sequences.length"
+                "pairs need passages of at least two tokens, and the text has none: set data.train, or a longer "
+                "sequences.length"
             )
+        passages = {"starts": starts, "rooms": rooms[starts], "ends": ends[starts]}
+        return {"bounds": bounds, "document": document, "first": first, **passages}
+
+    def __init__(self, text: Text, index: Index, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
+        self._text, self._vocabulary, self._length = text, vocabulary, config.length
+        self._layout, self._label, self._seed = vocabulary.pair_layout, config.pair_label, seed
+        self._units = Units(index["bounds"], index["document"], index["first"])
+        self._starts, self._rooms, self._ends = index["starts"], index["rooms"], index["ends"]
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
-        """As `packing.Layout` has them, with token types and labels; split and paired anew in each epoch."""
-        drawn = draws(self._seed, Purpose.PAIR, epochs, examples, 4).T
+        """As `Layout` has them, with token types and labels; split and paired anew in each epoch."""
+        drawn = random_uint32(self._seed, Purpose.PAIR, epochs, examples, 4).T
         split = self._split(examples, drawn[0])
         bounds = self._units.bounds
         starts, ends = bounds[self._starts[examples]], bounds[self._ends[examples]]
-        changed = (drawn[1] < ONE / 2) & (self._kind != "none")
+        changed = (drawn[1] < ONE / 2) & (self._label != "none")
         firsts, seconds = (starts, split), (split, ends)
-        if self._kind == "order":
+        if self._label == "order":
             firsts, seconds = (
                 (np.where(changed, split, starts), np.where(changed, ends, split)),
                 (np.where(changed, starts, split), np.where(changed, split, ends)),
             )
-        elif self._kind == "next_sentence":
+        elif self._label == "next_sentence":
             other = self._elsewhere(examples, drawn[2], drawn[3], split)
             seconds = (np.where(changed, other[0], split), np.where(changed, other[1], ends))
-        rows = self._lay(firsts, seconds)
-        if self._kind != "none":
+        rows = self._joined(firsts, seconds)
+        if self._label != "none":
             rows["next_sentence"] = changed.astype(np.int32)
-            rows["next_sentence_weight"] = np.ones(len(examples), np.float32)
+            rows["next_sentence_weights"] = np.ones(len(examples), np.float32)
         return rows
 
     def _split(self, examples: np.ndarray, draw: np.ndarray) -> np.ndarray:
@@ -123,7 +140,7 @@ class Pairs:
         split = bounds[starts + 1 + _below(draw, np.maximum(inner, 1))]
         for row in np.flatnonzero(inner == 0).tolist():
             begin, end = bounds[starts[row]], bounds[ends[row]]
-            choices = np.flatnonzero(self._tokens.begins[begin + 1 : end])
+            choices = np.flatnonzero(self._text.begins[begin + 1 : end])
             if not len(choices):  # one word: between two of its pieces
                 choices = np.arange(end - begin - 1)
             split[row] = begin + 1 + choices[_below(draw[row : row + 1], np.array([len(choices)]))[0]]
@@ -153,15 +170,15 @@ class Pairs:
             fitting = np.flatnonzero(lengths <= room[row])
             units[row] += fitting[0] if len(fitting) else 0
 
-    def _lay(self, firsts: tuple[np.ndarray, np.ndarray], seconds: tuple[np.ndarray, np.ndarray]) -> Rows:
+    def _joined(self, firsts: tuple[np.ndarray, np.ndarray], seconds: tuple[np.ndarray, np.ndarray]) -> Rows:
         count = len(firsts[0])
-        rows = blank(count, self._length, self._vocabulary.pad_id)
+        rows = empty_rows(count, self._length, self._vocabulary.pad_id)
         ahead, behind = firsts[1] - firsts[0], seconds[1] - seconds[0]
         cells = np.arange(count) * self._length
-        place(rows, self._tokens, cells + 1, firsts[0], ahead)
+        write_tokens(rows, self._text, cells + 1, firsts[0], ahead)
         separators = self._layout.separators
         second = 1 + ahead + separators  # B's first column
-        place(rows, self._tokens, cells + second, seconds[0], behind)
+        write_tokens(rows, self._text, cells + second, seconds[0], behind)
         ids = rows["token_ids"]
         ids[:, 0] = self._vocabulary.begin_id
         for column in (*(1 + ahead + end for end in range(separators)), second + behind):

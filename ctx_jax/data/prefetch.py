@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import ConfigError
 
 Item = TypeVar("Item")
 
 
 class _End(NamedTuple):
-    """The last thing a producer says: why it stopped (None: the iterator ended)."""
+    """The last item of a producer: why it stopped (None: the iterator ended)."""
 
     error: BaseException | None
 
@@ -58,9 +58,7 @@ class Prefetched(Iterator[Item], Generic[Item]):
 
     def __init__(self, iterator: Iterator[Item], depth: int) -> None:
         if depth < 1:
-            raise InputError(
-                f"prefetching needs a depth of at least 1 batch, got {depth}; set --data.prefetch 1 or more"
-            )
+            raise ConfigError("data.prefetch", f"must be at least 1, got {depth}")
         self._ready: queue.Queue[Item | _End] = queue.Queue(depth)
         self._ended = False
         stop = threading.Event()

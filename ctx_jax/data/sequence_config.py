@@ -3,55 +3,54 @@ the help."""
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
-from ctx_jax.io.errors import InputError
-from ctx_jax.io.flags import field_with_flag
+from ctx_jax.io.errors import ConfigError
 
-_flag = partial(field_with_flag, section="sequences")
+Packing = Literal["full_sentences", "pairs", "packed", "causal_blocks"]
 
 
 @dataclass(frozen=True)
 class SequenceConfig:
     """Rows of a fixed length, made of sentences, and the positions to predict in them."""
 
-    form: Literal["full", "pairs", "packed", "causal"] = "full"
-    """`full`: neighbouring sentences up to the length (RoBERTa). `pairs`: two texts with token types (BERT). `packed`:
-    single sentences, several a row, that do not see each other. `causal`: blocks with next-token targets (GPT)."""
+    packing: Packing = "full_sentences"
+    """`full_sentences`: neighbouring sentences up to the length (RoBERTa). `pairs`: two texts with token types (BERT).
+    `packed`: single sentences, several a row, that do not see each other. `causal_blocks`: blocks with next-token
+    targets (GPT)."""
 
     length: int = 128
     """Tokens of a row (T), special ones included."""
 
-    rows: int = 32
+    batch_size: int = 32
     """Rows of a batch (B), over all devices."""
 
     cross_documents: bool = True
-    """`full`, `causal`: whether a row may go on in the next document, after a separator. Without it a `full` row ends
-    with its document, and the documents of a `causal` row do not see each other."""
+    """`full_sentences`, `causal_blocks`: whether a row may go on in the next document, after a separator. Without it a
+    row of `full_sentences` ends with its document, and the documents of a causal block do not see each other."""
 
     whole_sentences: bool = True
-    """`full`: rows end where a sentence does, which leaves about a sixth of 128 tokens and a twentieth of 512 empty.
-    Without it rows are filled and sentences cut."""
+    """`full_sentences`: rows end where a sentence does, which leaves about a sixth of 128 tokens and a twentieth of 512
+    empty. Without it rows are filled and sentences cut."""
 
-    pairs: Literal["next_sentence", "order", "none"] = "next_sentence"
+    pair_label: Literal["next_sentence", "order", "none"] = "next_sentence"
     """`pairs`: whether the second text is `next_sentence`, half the time one of another document; `order`, half the
     time swapped with the first; or `none`, always the true one and without a label."""
 
-    short: float = 0.1
+    short_sequence_probability: float = 0.1
     """`pairs`: share of the pairs cut at a random shorter length, so that short inputs are met too."""
 
     masking: Literal["tokens", "words", "spans"] = "tokens"
     """What is masked as a whole: single tokens, words, or spans of words (SpanBERT)."""
 
-    rate: float = 0.15
-    """Share of the tokens that is predicted, above 0; `causal` predicts every token."""
+    mask_rate: float = 0.15
+    """Share of the tokens that is predicted, above 0; `causal_blocks` predict every token."""
 
-    masked: float = 0.8
-    """Of the predicted tokens, the share that the mask token stands for."""
+    mask_token_probability: float = 0.8
+    """Of the predicted tokens, the share that the mask token replaces."""
 
-    randomized: float = 0.1
-    """Of the predicted tokens, the share that a random ordinary token stands for; what is left stays as it is."""
+    random_token_probability: float = 0.1
+    """Of the predicted tokens, the share that a random ordinary token replaces; what is left stays as it is."""
 
     span_mean: float = 3.0
     """`spans`: mean of the geometric distribution of a span's words, before it is cut off at `span_longest`."""
@@ -59,66 +58,80 @@ class SequenceConfig:
     span_longest: int = 10
     """`spans`: the most words of a span."""
 
-    predictions: int = 0
-    """The most predicted positions of a row (K), which fixes the shape of the head's work. 0: rate x length, rounded
-    up, which single tokens never exceed; whole words need about 4 more to be never cut short."""
+    max_predictions: int = 0
+    """The most predicted positions of a row (K), which fixes the shape of the head's work. 0: mask_rate x length,
+    rounded up, which single tokens never exceed; whole words need about 4 more to be never cut short."""
 
-    first_steps: int = 0
-    """Steps of a first phase with shorter rows and as many tokens a batch. 0: no such phase."""
+    short_steps: int = 0
+    """Steps with shorter rows and as many tokens a batch, before those of the full length."""
 
-    first_length: int = 128
-    """Tokens of a row in the first phase; `length` must be a multiple of it."""
+    short_length: int = 128
+    """Tokens of a row in these first steps; `length` must be a multiple of it."""
 
     def __post_init__(self) -> None:
         for name, least in (
             ("length", 4),
-            ("rows", 1),
+            ("batch_size", 1),
             ("span_mean", 1),
             ("span_longest", 1),
-            ("predictions", 0),
-            ("first_steps", 0),
+            ("max_predictions", 0),
+            ("short_steps", 0),
         ):
             if not getattr(self, name) >= least:
-                raise InputError(f"{_flag(name)} must be at least {least}, got {getattr(self, name)}")
-        for name in ("short", "rate", "masked", "randomized"):
+                raise _error(name, f"must be at least {least}, got {getattr(self, name)}")
+        for name in (
+            "short_sequence_probability",
+            "mask_rate",
+            "mask_token_probability",
+            "random_token_probability",
+        ):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{_flag(name)} is a share between 0 and 1, got {getattr(self, name)}")
-        if not self.rate and self.form != "causal":
-            raise InputError(f"{_flag('rate')} must be above 0, or there is nothing to learn, got {self.rate}")
-        if self.masked + self.randomized > 1 + 1e-9:
-            raise InputError(
-                f"{_flag('masked')} and {_flag('randomized')} are shares of the predicted tokens that sum to at most "
-                f"1, got {self.masked} and {self.randomized}"
+                raise _error(name, f"must be between 0 and 1, got {getattr(self, name)}")
+        if not self.mask_rate and self.packing != "causal_blocks":
+            raise _error("mask_rate", "must be above 0, or there is nothing to learn, got 0")
+        total = self.mask_token_probability + self.random_token_probability
+        if total > 1 + 1e-9:
+            raise _error("mask_token_probability", f"and random_token_probability must sum to at most 1, got {total}")
+        if self.max_predictions > self.length:
+            raise _error(
+                "max_predictions",
+                f"must be at most the length, which is {self.length}, got {self.max_predictions}; 0 takes mask_rate",
             )
-        if self.predictions > self.length:
-            raise InputError(
-                f"{_flag('predictions')} must be at most {_flag('length')}, which is {self.length}, got "
-                f"{self.predictions}; 0 follows from the rate"
-            )
-        if self.first_steps and (self.first_length < 4 or self.length % self.first_length):
-            raise InputError(
-                f"{_flag('first_length')} must be at least 4 and divide {_flag('length')}, so that a batch of the "
-                f"first phase has as many tokens, got {self.first_length} and {self.length}"
+        if self.short_steps and (self.short_length < 4 or self.length % self.short_length):
+            raise _error(
+                "short_length",
+                f"must be at least 4 and divide the length, so that its batches have as many tokens, got "
+                f"{self.short_length} and {self.length}",
             )
 
     @property
-    def budget(self) -> int:
+    def predictions_per_row(self) -> int:
         """K, the predicted positions a row has room for."""
-        return self.predictions or max(1, math.ceil(self.rate * self.length))
+        return self.max_predictions or max(1, math.ceil(self.mask_rate * self.length))
 
     @property
-    def first_phase(self) -> "SequenceConfig | None":
-        """The sequences of the first `first_steps` steps, None without such a phase.
+    def has_pair_label(self) -> bool:
+        """Whether batches have a label for the second text of their pairs."""
+        return self.packing == "pairs" and self.pair_label != "none"
 
-        length 512, rows 256, predictions 80, first_length 128  ->  length 128, rows 1024, predictions 20
+    @property
+    def short_phase(self) -> "SequenceConfig | None":
+        """The sequences of the first `short_steps` steps, None without such steps.
+
+        length 512, batch_size 256, max_predictions 80, short_length 128
+        ->  length 128, batch_size 1024, max_predictions 20
         """
-        if not self.first_steps:
+        if not self.short_steps:
             return None
-        parts = self.length // self.first_length
+        parts = self.length // self.short_length
         return replace(
             self,
-            length=self.first_length,
-            rows=self.rows * parts,
-            predictions=math.ceil(self.predictions / parts),
-            first_steps=0,
+            length=self.short_length,
+            batch_size=self.batch_size * parts,
+            max_predictions=math.ceil(self.max_predictions / parts),
+            short_steps=0,
         )
+
+
+def _error(name: str, message: str) -> ConfigError:
+    return ConfigError(f"sequences.{name}", message)

@@ -1,54 +1,54 @@
-"""Batches of a Transformer's sequences: rows of text in the form asked for, masked, in an order that is a function of
+"""Batches of a Transformer's sequences: rows of packed text, masked, in an order that is a function of
 (seed, position) alone.
 
-The text is cut into examples, which have numbers, when the iterator is made. An epoch is a permutation of them; row b
-of batch n reads the n B + b-th place of the endless stream of epochs. So a host reads the text of its own rows only,
-and any place of any epoch is found at once.
+The text is cut into examples, which have numbers, before the first batch. An epoch is a permutation of them; row b of
+batch n reads the n B + b-th place of the endless stream of epochs. So a host reads the text of its own rows only, and
+any place of any epoch is found at once.
 
 Letters: B rows, T tokens, K predicted positions of a row.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ctx_jax.data.batch import Batch
+from ctx_jax.data.array_folder import Log
+from ctx_jax.data.batch import Batch, CausalBatch, MaskedBatch, TokenRows
 from ctx_jax.data.corpus_shards import lay_out
-from ctx_jax.data.full_sentences import CausalBlocks, FullSentences
 from ctx_jax.data.masking import Masking
-from ctx_jax.data.packing import Layout, PackedSentences
-from ctx_jax.data.pairs import Pairs
+from ctx_jax.data.packing import Rows
 from ctx_jax.data.permutation import permuted
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import SpecialIds, Tokens
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import ConfigError, InputError
+
+_LOGGER = logging.getLogger("ctx_jax")
 
 
 class Sequences(Iterator[Batch]):
     """An iterator of a Transformer's batches; every batch says where it ends.
 
-    Arrays of a batch (leading axis: this host's rows), of the same shapes in every batch:
+    `batch.arrays` is a MaskedBatch, or a CausalBatch of packing "causal_blocks". Leading axis: this host's rows, of
+    the same shapes in every batch. Of the fields that not all batches have:
 
-        token_ids         int32 [B, T]      masked, but for "causal"; padding is `vocabulary.pad_id`
-        mask              bool [B, T]       True at real tokens
-        lengths           int32 [B]         how many there are, where there are no segments: padding is at the end
-        positions         int32 [B, T]      counted from `first_position`, again in each segment
-        row               int32 [B]         the row's number among all hosts' rows, which seeds its dropout
-        predicted_positions, predicted_ids  int32 [B, K], predicted_weights float32 [B, K]   but for "causal"
-        next_token_id     int32 [B, T], weight float32 [B, T]      "causal"
-        token_types       int32 [B, T]      "pairs"
-        next_sentence     int32 [B], next_sentence_weight float32 [B]    "pairs" with a label; 1 is random or swapped
-        segments          int32 [B, T]      "packed", and "causal" without cross_documents: 1, 2, ...; 0 at padding
+        tokens.lengths        all but packed rows and causal blocks without cross_documents, which have
+        tokens.segments       1, 2, ... and 0 at padding
+        tokens.token_types    "pairs"
+        next_sentence, next_sentence_weights      "pairs" with a label; 1 is random or swapped
 
-    Positions (`batch.position`, `sequences.position`, for `seek`): `epoch` and `index`, int32 [B]: the place in the
+    Padding is `vocabulary.pad_id`. Positions are counted from `first_position`, again in each segment.
+
+    Places (`batch.position`, `sequences.position`, for `seek`): `epoch` and `index`, int32 [B]: the place in the
     epoch's order of each row's last example. Several hosts' concatenated are the position of all rows, whatever number
-    of hosts goes on from it. A source of another length or number of rows (a second phase) has positions of its own;
-    it starts at its beginning, with a seed of its own (`order.mix_seed(seed, 1)`), or both phases read the same order.
+    of hosts goes on from it. A source of another length or batch size (a length schedule's second) has positions of its
+    own; it starts at its beginning, with a seed of its own (`permutation.mix_seed(seed, 1)`), or both sources read the
+    same order.
 
     Args:
         tokens: the text; see `tokens.cache_tokens`.
         vocabulary: the tokenizer's special tokens and size.
-        config: form, shape and masking; its first phase is another config (`config.first_phase`).
+        config: packing, shape and masking.
         seed: of order, packing, pairing and masks.
         rows: the rows of this host; None: all.
         epochs: how often the text is read; None: without end. The last batch is filled up with rows of padding, whose
@@ -56,9 +56,10 @@ class Sequences(Iterator[Batch]):
         shuffle: a permutation per epoch; without it the text's order.
         first_position: what positions count from. RoBERTa's tables begin after the padding's id (pad_id + 1): padding
             then stands at first_position - 1.
+        log: takes lines on the progress of a long text's layout.
 
     Raises:
-        ValueError: an argument out of range, or text that the form cannot use.
+        ValueError: an argument out of range, or text that the packing cannot use.
     """
 
     def __init__(
@@ -72,13 +73,14 @@ class Sequences(Iterator[Batch]):
         epochs: int | None = None,
         shuffle: bool = True,
         first_position: int = 0,
+        log: Log = _LOGGER.info,
     ) -> None:
-        own = range(config.rows)[slice(None) if rows is None else rows]
+        own = range(config.batch_size)[slice(None) if rows is None else rows]
         if not len(own) or own.step != 1:
-            raise InputError(f"a host needs a run of neighbouring rows out of {config.rows}, got {rows}; set rows")
-        self._own, self._rows = np.arange(own.start, own.stop), config.rows
-        self._layout = _layout(tokens, vocabulary, config, seed)
-        self._masking = None if config.form == "causal" else Masking(config, vocabulary, seed)
+            raise ConfigError("rows", f"must be neighbouring rows out of {config.batch_size}, got {rows}")
+        self._own, self._rows = np.arange(own.start, own.stop), config.batch_size
+        self._layout = lay_out(tokens, vocabulary, config, seed, log=log)
+        self._masking = None if config.packing == "causal_blocks" else Masking(config, vocabulary, seed)
         self._seed, self._shuffle, self._pad = seed, shuffle, vocabulary.pad_id
         self._first_position = first_position
         self._end = None if epochs is None else epochs * len(self._layout)
@@ -99,13 +101,13 @@ class Sequences(Iterator[Batch]):
         """Go on after the batch whose `position` this is; nothing in between is read.
 
         Takes the position of all B rows, in their order: with several hosts, theirs concatenated. Raises ValueError
-        for other keys or shapes, and for a position that is not one of this text in this form.
+        for other keys or shapes, and for a position that is not one of this text in this packing.
         """
         shapes = {key: np.shape(value) for key, value in position.items()}
         if shapes != {"epoch": (self._rows,), "index": (self._rows,)}:
             raise InputError(
-                f"a position needs epoch and index, each of shape ({self._rows},), got {shapes}: rows must be those "
-                "it was saved with, and hosts' positions concatenated"
+                f"a position needs epoch and index, each of shape ({self._rows},), got {shapes}: the batch size must "
+                "be the one it was saved with, and hosts' positions concatenated"
             )
         epoch, index = (np.asarray(position[key], np.int64) for key in ("epoch", "index"))
         last = epoch * len(self._layout) + index
@@ -113,7 +115,7 @@ class Sequences(Iterator[Batch]):
         if (index >= len(self._layout)).any() or first < 0 or (np.diff(last) != 1).any() or first % self._rows:
             raise InputError(
                 f"a position names example {index.max()} of a text of {len(self._layout)}, or rows that do not follow "
-                "each other: it was saved with another text, tokenizer or form; resume with the run's own"
+                "each other: it was saved with another text, tokenizer or packing; resume with the run's own"
             )
         self._next = int(first)
 
@@ -138,30 +140,18 @@ class Sequences(Iterator[Batch]):
                 name: np.concatenate([rows, np.full((missing, *rows.shape[1:]), empty.get(name, 0), rows.dtype)])
                 for name, rows in arrays.items()
             }
-        arrays["row"] = self._own.astype(np.int32)
+        arrays["rows"] = self._own.astype(np.int32)
         if "segments" not in arrays:
             arrays["lengths"] = arrays["mask"].sum(axis=1, dtype=np.int32)
         self._next += self._rows
-        return Batch(arrays, self.position)
+        return Batch(_typed(arrays), self.position)
 
     def _example(self, place: int) -> int:
         return permuted(place, len(self._layout), self._seed, shuffle=self._shuffle)
 
 
-def _layout(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Layout:
-    def lay(part: Tokens, own_seed: int) -> Layout:
-        return _layout_of_chunk(part, vocabulary, config, own_seed)
-
-    return lay_out(tokens, seed, lay, whole_documents=config.form == "pairs")
-
-
-def _layout_of_chunk(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Layout:
-    match config.form:
-        case "full":
-            return FullSentences(tokens, vocabulary, config.length, config.cross_documents, config.whole_sentences)
-        case "pairs":
-            return Pairs(tokens, vocabulary, config, seed)
-        case "packed":
-            return PackedSentences(tokens, vocabulary, config.length, seed)
-        case "causal":
-            return CausalBlocks(tokens, vocabulary, config.length, config.cross_documents)
+def _typed(arrays: Rows) -> MaskedBatch | CausalBatch:
+    """Rows by name as a batch."""
+    tokens = TokenRows(**{name: arrays[name] for name in TokenRows._fields if name in arrays})
+    kind = CausalBatch if "next_token_ids" in arrays else MaskedBatch
+    return kind(tokens, **{name: arrays[name] for name in kind._fields if name in arrays})

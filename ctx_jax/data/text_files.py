@@ -15,7 +15,7 @@ from ctx_jax.io.errors import InputError, MissingFileError
 Errors = Literal["strict", "replace"]
 
 COMPRESSED = (".gz", ".xz")
-REPLACING = "with --data.errors replace (of `ctx-jax tokenizer`: --errors replace), which puts U+FFFD there"
+REPLACING = "with errors set to replace, which puts U+FFFD there"
 
 
 def list_files(patterns: str) -> tuple[Path, ...]:
@@ -37,13 +37,11 @@ def list_files(patterns: str) -> tuple[Path, ...]:
         if not found:
             raise MissingFileError(
                 f"no file matches {pattern!r} (seen from {Path.cwd()}); give `python-docs`, `tfds:NAME`, or paths and "
-                "globs of text files separated by commas (a run's: --data.train, --data.valid)"
+                "globs of text files separated by commas"
             )
         files += found
     if not files:
-        raise InputError(
-            "no text file was named: give paths or globs separated by commas (a run's: --data.train, --data.valid)"
-        )
+        raise InputError("no text file was named: give paths or globs separated by commas")
     if len(set(files)) < len(files):
         twice = sorted(str(path) for path, count in Counter(files).items() if count > 1)
         raise InputError(f"named twice: {', '.join(twice)}; name each file once")

@@ -99,13 +99,13 @@ def _how(name: str) -> str:
 
 
 def _no_split(name: str, wanted: str, split: str, splits: list[str]) -> str:
-    """What to say where a set has not the split that was asked for, or none for the purpose."""
+    """The error of a set without the split that was asked for, or without one for the purpose."""
     said = f"{name} has no {'validation' if split == 'valid' and not wanted else repr(wanted or split)} split, only "
     said += f"{', '.join(splits)}: name one (tfds:{name}:{splits[-1]})"
     if split == "valid" and not wanted:
         said += (
-            f", in a run by --data.valid, which takes text files too; with --data.train tfds:{name}:train and no "
-            "--data.valid nothing is validated"
+            f" in data.valid, which takes text files too; with data.train=tfds:{name}:train and no data.valid nothing "
+            "is validated"
         )
     return said
 

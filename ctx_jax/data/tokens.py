@@ -1,20 +1,17 @@
 """A text as token ids, cut once and kept on disk beside the text: any part of it by its place, mapped, not read.
 
-    <folder>/tokens-<key>/
+    <folder>/tokens-<key>/      see `array_folder`
       ids.bin         uint16 (int32 from 65,537 tokens in the vocabulary on) [N], sentence after sentence
       begins.bin      uint8 [N], 1 where a word begins
       offsets.bin     int64 [S + 1], where each sentence begins in ids.bin
       documents.bin   int64 [documents], the number of each document's first sentence
-      meta.json       counts and digests; written last
 
-The key is a digest of the text's and the tokenizer's digests; the files of a cache that is there are hashed before it
-is used, as those of the text are. Letters: S sentences, N tokens.
+The key is a digest of the text's and the tokenizer's digests. Letters: S sentences, N tokens.
 """
 
-import hashlib
-import json
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,17 +19,14 @@ from typing import Protocol
 
 import numpy as np
 
+from ctx_jax.data.array_folder import ArrayWriter, Log, build_arrays, folder_name, open_arrays
 from ctx_jax.data.cache import Sentences
-from ctx_jax.io.build_once import build_once
-from ctx_jax.io.errors import InputError
-from ctx_jax.io.files import file_digest
-from ctx_jax.io.mmap_spill import Scratch
-from ctx_jax.io.progress import Pace
+from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers.templates import PairLayout
 
-VERSION = 2  # of the layout above
+VERSION = 3  # of the layout above
 BLOCK = 4096  # sentences tokenized at once
-_ARRAYS = ("ids", "begins", "offsets", "documents")
+_LOGGER = logging.getLogger("ctx_jax")
 
 
 class SpecialIds(Protocol):
@@ -63,8 +57,8 @@ class SpecialIds(Protocol):
 
     @property
     def pair_layout(self) -> PairLayout:
-        """How two texts are laid in a row, so that who reads with this tokenizer sees what was trained; ValueError for
-        a way that is not trained with."""
+        """How two texts stand in a row, so that readers with this tokenizer see what was trained on; ValueError for a
+        way that cannot be trained with."""
 
 
 class Pieces(Protocol):
@@ -80,13 +74,13 @@ class Pieces(Protocol):
 
 
 class Tokenizer(SpecialIds, Protocol):
-    """What the cache asks of one (`text.subwords.Subwords`): pieces of words, without special tokens around them."""
+    """What the cache asks of a tokenizer: pieces of words, without special tokens around them."""
 
     @property
     def digest(self) -> str:
         """Of all that decides its pieces: a cache has the tokens of one."""
 
-    def of_words(self, sentences: Sequence[Sequence[str]], /) -> Sequence[Pieces]:
+    def tokenize_words(self, sentences: Sequence[Sequence[str]], /) -> Sequence[Pieces]:
         """The pieces of each sentence, a list of words."""
 
 
@@ -102,16 +96,12 @@ class Tokens:
     begins: np.ndarray
     offsets: np.ndarray
     documents: np.ndarray
-    scratch: Scratch | None = None
-    """Where to put what is found out about a long text."""
+    folder: Path | None = None
+    """Of the cache, named after the text and the tokenizer; the row indexes lie beside it. None: in memory."""
 
     def __len__(self) -> int:
         """S."""
         return len(self.offsets) - 1
-
-    def spill(self, array: np.ndarray) -> np.ndarray:
-        """The same array, on disk where there is scratch space."""
-        return array if self.scratch is None else self.scratch.spill(array)
 
 
 def tokens_of(sentences: Iterable[Sequence[str]], documents: np.ndarray, tokenizer: Tokenizer) -> Tokens:
@@ -124,23 +114,20 @@ def tokens_of(sentences: Iterable[Sequence[str]], documents: np.ndarray, tokeniz
     return Tokens(ids, begins, np.append(0, np.cumsum(counts)), np.asarray(documents))
 
 
-def cache_tokens(
-    sentences: Sentences, tokenizer: Tokenizer, folder: str | Path, *, report: Callable[[str], None] = print
-) -> Tokens:
+def cache_tokens(sentences: Sentences, tokenizer: Tokenizer, folder: str | Path, *, log: Log = _LOGGER.info) -> Tokens:
     """The tokens of a cached text, cut now unless an intact cache under `folder` has them; memory stays bounded.
 
-    Several processes may ask at once: one cuts, the others wait. A damaged cache is named to `report` and cut again.
+    Several processes may ask at once (see `array_folder.build_arrays`). A damaged cache is logged and cut again.
     """
-    identity = json.dumps([VERSION, sentences.digest, tokenizer.digest])
-    target = Path(folder).expanduser() / f"tokens-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    build_once(
-        target,
-        lambda there: _open(there, whole=True),
-        lambda building: _write(sentences, tokenizer, building, report),
-        again="cutting the text into tokens again",
-        log=report,
-    )
-    return _open(target)
+    target = Path(folder).expanduser() / folder_name("tokens", [VERSION, sentences.digest, tokenizer.digest])
+    ids = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
+    kinds = {"ids": ids, "begins": np.uint8, "offsets": np.int64, "documents": np.int64}
+
+    def write(writer: ArrayWriter) -> None:
+        _write(sentences, tokenizer, writer, log)
+
+    build_arrays(target, kinds, write, again="cutting the text into tokens again", log=log)
+    return Tokens(**open_arrays(target).arrays, folder=target)
 
 
 def _blocks(
@@ -148,7 +135,7 @@ def _blocks(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """ids int32 [n], begins uint8 [n] and the sentences' counts int64 of `BLOCK` sentences at a time."""
     while block := list(islice(sentences, BLOCK)):
-        pieces = tokenizer.of_words(block)
+        pieces = tokenizer.tokenize_words(block)
         counts = np.fromiter((len(piece.ids) for piece in pieces), np.int64, len(pieces))
         words = np.concatenate([piece.words for piece in pieces])
         begins = np.ones(len(words), np.uint8)
@@ -158,64 +145,21 @@ def _blocks(
         yield np.concatenate([piece.ids for piece in pieces]).astype(np.int32), begins, counts
 
 
-def _write(sentences: Sentences, tokenizer: Tokenizer, folder: Path, report: Callable[[str], None]) -> None:
+def _write(sentences: Sentences, tokenizer: Tokenizer, writer: ArrayWriter, log: Log) -> None:
     started = time.monotonic()
-    kind = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
     count = 0
-    pace = Pace(f"cutting {sentences.source} into tokens", "sentences", report, len(sentences))
-    with (
-        (folder / "ids.bin").open("wb") as ids_file,
-        (folder / "begins.bin").open("wb") as begins_file,
-        (folder / "offsets.bin").open("wb") as offsets_file,
-    ):
-        offsets_file.write(np.int64(0).tobytes())
-        for ids, begins, counts in _blocks(iter(sentences), tokenizer):
-            ids_file.write(ids.astype(kind).tobytes())
-            begins_file.write(begins.tobytes())
-            offsets_file.write((count + np.cumsum(counts)).tobytes())
-            count += len(ids)
-            pace.add(len(counts))
-    (folder / "documents.bin").write_bytes(np.asarray(sentences.documents).tobytes())
-    meta = {
-        "tokens": count,
-        "sentences": len(sentences),
-        "documents": len(sentences.documents),
-        "kind": kind.name,
-        "files": {f"{name}.bin": file_digest(folder / f"{name}.bin") for name in _ARRAYS},
-        "text": sentences.digest,
-        "tokenizer": tokenizer.digest,
-    }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+    progress = Progress(f"cutting {sentences.source} into tokens", "sentences", len(sentences), log)
+    writer.append("offsets", 0)
+    for ids, begins, counts in _blocks(iter(sentences), tokenizer):
+        writer.append("ids", ids)
+        writer.append("begins", begins)
+        writer.append("offsets", count + np.cumsum(counts))
+        count += len(ids)
+        progress.add(len(counts))
+    writer.append("documents", sentences.documents)
+    writer.facts |= {"text": sentences.digest, "tokenizer": tokenizer.digest}
     seconds = max(time.monotonic() - started, 1e-9)
-    report(
+    log(
         f"{sentences.source}: {count:,} tokens of {sentences.words:,} words "
         f"({count / max(sentences.words, 1):.2f} a word); cut in {seconds:.1f} s ({count / seconds:,.0f} tokens/s)"
     )
-
-
-def _open(folder: Path, *, whole: bool = False) -> Tokens:
-    """ValueError for files of another size than was written; with `whole` for any other byte."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-        shapes = {
-            "ids": (np.dtype(meta["kind"]), meta["tokens"]),
-            "begins": (np.dtype(np.uint8), meta["tokens"]),
-            "offsets": (np.dtype(np.int64), meta["sentences"] + 1),
-            "documents": (np.dtype(np.int64), meta["documents"]),
-        }
-        digests = {name: meta["files"][f"{name}.bin"] for name in _ARRAYS}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'meta.json'} is damaged ({error}): delete {folder}") from error
-    for name, (kind, count) in shapes.items():
-        found = (folder / f"{name}.bin").stat().st_size
-        if found != kind.itemsize * count:
-            raise InputError(
-                f"{folder / name}.bin has {found} bytes, {kind.itemsize * count} were written: delete {folder}"
-            )
-        if whole and file_digest(folder / f"{name}.bin") != digests[name]:
-            raise InputError(f"{folder / name}.bin does not hold what was written: delete {folder}")
-    ids, begins, offsets, documents = (
-        np.memmap(folder / f"{name}.bin", shapes[name][0], mode="r")
-        for name in ("ids", "begins", "offsets", "documents")
-    )
-    return Tokens(ids, begins, offsets, documents)

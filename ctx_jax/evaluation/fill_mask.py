@@ -74,8 +74,8 @@ def _sentences_with_gap(
         words = sentences[start]
         if not SHORTEST <= len(words) <= LONGEST or any(list(words) == list(known) for known, _, _ in found):
             continue
-        pieces = subwords.of_words([words])[0]
-        ids, word = subwords.wrap(pieces.ids), _middle(words, pieces)
+        pieces = subwords.tokenize_words([words])[0]
+        ids, word = subwords.add_special_tokens(pieces.ids), _middle(words, pieces)
         if word is None or len(ids) > length:
             continue
         found.append((words, word, (ids, len(subwords.before) + int(np.searchsorted(pieces.words, word)))))

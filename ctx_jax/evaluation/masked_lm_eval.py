@@ -18,7 +18,7 @@ from ctx_jax.data.tokens import Tokens
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.evaluation.perplexity import exp_or_inf
 from ctx_jax.evaluation.pseudo_perplexity import AHEAD, term_means
-from ctx_jax.io.progress import Pace, counted
+from ctx_jax.io.progress import Progress
 from ctx_jax.losses.language_model import COEFFICIENTS
 from ctx_jax.tokenizers.subwords import Subwords
 
@@ -71,9 +71,9 @@ def held_out_metrics(
     """
     devices = devices or jax.local_devices()
     few = replace(sequences, rows=rows_at_once(sequences, len(devices)))
-    pace = Pace("evaluating", "tokens", report, len(tokens.ids))
+    progress = Progress("evaluating", "tokens", len(tokens.ids), report)
     with prefetch(held_out(tokens, subwords, model, few), AHEAD) as ready:
-        batches = counted(ready, pace.add, _real_tokens)
+        batches = progress.track(ready, _real_tokens)
         return metrics_of(term_means(model, params, batches, few.rows, devices=devices))
 
 

@@ -117,9 +117,9 @@ def _parts(subwords: Subwords, sentences: Iterable[Sequence[str]], room: int) ->
     """The parts of each sentence, with their special tokens; sentences are cut into pieces a block at a time."""
     waiting = iter(sentences)
     while block := list(islice(waiting, BLOCK)):
-        for pieces in subwords.of_words(block):
+        for pieces in subwords.tokenize_words(block):
             starts = range(0, len(pieces.ids), room)
-            yield [subwords.wrap(pieces.ids[start : start + room]) for start in starts]
+            yield [subwords.add_special_tokens(pieces.ids[start : start + room]) for start in starts]
 
 
 def _gaps(

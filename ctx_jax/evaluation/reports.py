@@ -16,7 +16,7 @@ from ctx_jax.evaluation.perplexity import Perplexity, ProtocolName, perplexity, 
 from ctx_jax.evaluation.protocols import SentenceScore
 from ctx_jax.evaluation.pseudo_perplexity import pseudo_perplexity
 from ctx_jax.io.files import atomic_file, temporary_folder
-from ctx_jax.io.progress import Pace, paced
+from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 
@@ -37,8 +37,8 @@ def of_bilm(
     """Perplexities of a text in both directions, which is counted before it is read: for the time left, of which
     `report` hears. `batch`: as `perplexity` takes it; `per_sentence`: a new file for the numbers of each sentence."""
     texts = (words for source in sources for words in source.documents())
-    count = sum(1 for words in paced(texts, "counting", "sentences", report) if words)
-    pace = Pace("evaluating", "sentences", report, count)
+    count = sum(1 for words in Progress("counting", "sentences", log=report).track(texts) if words)
+    pace = Progress("evaluating", "sentences", count, report)
     sentences = (words for source in sources for words in source.documents() if words)
     if protocol == "bilm-tf":
         found = perplexity(model, params, vocabulary, sentences, protocol=protocol, batch=batch, advance=pace.add)
@@ -72,7 +72,7 @@ def of_transformer(
         found = held_out_metrics(model, params, tokens, subwords, sequences, report)
         rows = [(name.replace("_", " "), f"{value:,.4f}") for name, value in found.items()]
         if pseudo:
-            pace = Pace("pseudo-perplexity", "sentences", report, len(sentences))
+            pace = Progress("pseudo-perplexity", "sentences", len(sentences), report)
             result = pseudo_perplexity(model, params, subwords, sentences, advance=pace.add)
             rows += [("pseudo-perplexity", f"{result.perplexity:,.4f}"), ("of tokens", f"{result.tokens:,}")]
     return _aligned(rows)

@@ -1,4 +1,4 @@
-"""One vector, and the scores of a few labels, of a whole sequence: BERT's pooler and next-sentence head.
+"""A vector for a whole sequence, and the scores of its labels: BERT's pooler and next-sentence head.
 
 Letters: B rows, T tokens, D width, K labels.
 """

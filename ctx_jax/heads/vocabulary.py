@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from ctx_jax.io.errors import ConfigError, InputError
-from ctx_jax.ops.dense import Activation, activate, dense, init_dense, init_norm, layer_norm
+from ctx_jax.ops.dense import Activation, activate, dense, init_dense, init_norm, layer_norm, truncated_normal
 from ctx_jax.ops.linear import Compute, linear
 from ctx_jax.typing import Params
 
 
 @dataclass(frozen=True)
 class VocabularyHead:
-    """What stands between a vector and the scores of the vocabulary. Widths are those of its parameters."""
+    """A vocabulary head; its widths are those of its parameters."""
 
     transform: bool = True
     """A dense layer, activation and norm before the decoder (BERT)."""
@@ -43,10 +43,19 @@ class VocabularyHead:
         if not 0 <= self.norm_epsilon < float("inf"):
             raise ConfigError("head.norm_epsilon", f"must be at least 0, got {self.norm_epsilon}")
 
+    @property
+    def has_params(self) -> bool:
+        """Whether it has parameters of its own: GPT's, tied and without a bias, has none."""
+        return self.transform or self.decoder_bias or not self.tied
+
+    def flops_per_token(self, *, width: int, vocabulary: int) -> float:
+        """Floating-point operations of a forward pass per predicted token: 2 for each weight of a matrix."""
+        return 2.0 * (width * vocabulary + (width**2 if self.transform else 0))
+
     def init(
         self, key: jax.Array, *, width: int, vocabulary: int, scale: float = 0.02, dense_scale: float | None = None
     ) -> Params:
-        """Fresh parameters: matrices truncated normal of `scale` (the dense layer's of `dense_scale`, where given),
+        """Initial parameters: matrices truncated normal of `scale` (the dense layer's of `dense_scale`, where given),
         biases 0, scales 1."""
         dense_key, matrix_key = jax.random.split(key)
         params: dict[str, Params] = {}
@@ -56,7 +65,7 @@ class VocabularyHead:
             params["norm"] = init_norm(width, bias=self.norm_bias)
         decoder: dict[str, jax.Array] = {}
         if not self.tied:
-            decoder["matrix"] = jax.random.truncated_normal(matrix_key, -2.0, 2.0, (vocabulary, width)) * scale
+            decoder["matrix"] = truncated_normal(matrix_key, (vocabulary, width), scale)
         if self.decoder_bias:
             decoder["bias"] = jnp.zeros(vocabulary, jnp.float32)
         if decoder:

@@ -1,6 +1,7 @@
-"""Long passes over text say how far they are: every ten seconds a line with the rate and, where the end is known, the
-time left. Short ones say nothing."""
+"""Progress of long passes over text: every ten seconds a line with the rate and, where the end is known, the time left.
+Passes that are done sooner write nothing."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -8,44 +9,41 @@ from typing import TypeVar
 EVERY = 10.0  # seconds between two lines
 
 Item = TypeVar("Item")
+_LOGGER = logging.getLogger("ctx_jax")
 
 
-class Pace:
-    """Counts what is done and reports it: `python-docs: 120 of 400 MB, 12 MB/s, 0:23 left`."""
+class Progress:
+    """Counts what is done and logs it: `reading python-docs: 120 of 400 MB, 12 MB/s, 0:23 left`."""
 
-    def __init__(self, what: str, unit: str, report: Callable[[str], None], total: float | None = None) -> None:
-        """`total`: all there is to do in `unit`, at least about; None where nobody knows."""
-        self._what, self._unit, self._report, self._total = what, unit, report, total
+    def __init__(
+        self,
+        what: str,
+        unit: str,
+        total: float | None = None,
+        log: Callable[[str], object] = _LOGGER.info,
+    ) -> None:
+        """`total`: about how much there is to do, in `unit`; None where that is unknown. `log` takes each line."""
+        self._what, self._unit, self._total, self._log = what, unit, total, log
         self._done = 0.0
-        self._began = self._shown = time.monotonic()
+        self._started = self._logged = time.monotonic()
 
     def add(self, amount: float = 1.0) -> None:
-        """So much more is done."""
+        """Count `amount` more as done."""
         self._done += amount
         now = time.monotonic()
-        if now - self._shown < EVERY:
+        if now - self._logged < EVERY:
             return
-        self._shown = now
-        rate = self._done / (now - self._began)
-        known = self._total is not None and self._total >= self._done
-        left = int((self._total - self._done) / rate) if self._total is not None and known and rate else 0
-        end = f" of {self._total:,.0f}" if known else ""
-        clock = f", {left // 60}:{left % 60:02d} left" if known else ""
+        self._logged = now
+        rate = self._done / (now - self._started)
+        of_total = time_left = ""
+        if self._total is not None and self._total >= self._done:
+            seconds = int((self._total - self._done) / rate) if rate else 0
+            of_total, time_left = f" of {self._total:,.0f}", f", {seconds // 60}:{seconds % 60:02d} left"
         speed = f"{rate:,.{0 if rate >= 10 else 1}f} {self._unit}/s"
-        self._report(f"{self._what}: {self._done:,.0f}{end} {self._unit}, {speed}{clock}")
+        self._log(f"{self._what}: {self._done:,.0f}{of_total} {self._unit}, {speed}{time_left}")
 
-
-def paced(
-    items: Iterable[Item], what: str, unit: str, report: Callable[[str], None], total: float | None = None
-) -> Iterator[Item]:
-    """The same items, each counted by a `Pace` once it has been dealt with."""
-    return counted(items, Pace(what, unit, report, total).add)
-
-
-def counted(
-    items: Iterable[Item], advance: Callable[[int], object], amount: Callable[[Item], int] = lambda item: 1
-) -> Iterator[Item]:
-    """The same items; `advance` hears of the `amount` of each once it has been dealt with."""
-    for item in items:
-        yield item
-        advance(amount(item))
+    def track(self, items: Iterable[Item], amount: Callable[[Item], float] = lambda item: 1) -> Iterator[Item]:
+        """The same items; the `amount` of each is added when the next one is asked for."""
+        for item in items:
+            yield item
+            self.add(amount(item))

@@ -1,46 +1,42 @@
-"""The objectives of a Transformer: masked tokens, the pair's second text, the next token.
+"""The losses of a Transformer: masked tokens, the label of a sentence pair, the next token.
 
-Letters: B rows, T tokens, K predicted positions of a row, D width, V vocabulary.
+Letters: B rows, T tokens, K predicted positions of a row, N tokens of all rows, D width, V vocabulary.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ctx_jax.encoders.transformer.model import (
-    Transformer,
-    decoder,
-    last_hidden,
-    mlm_hidden,
-    next_sentence_logits,
-    pooled,
-)
-from ctx_jax.io.errors import InputError
+from ctx_jax.data.batch import CausalBatch, MaskedBatch, TokenRows
+from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.encoders.transformer.network import last_hidden
+from ctx_jax.heads import Pooler, SequenceHead, VocabularyHead
+from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.losses.softmax import softmax_with_hits
-
-Params = Mapping[str, Any]
-Batch = Mapping[str, Any]
-Terms = dict[str, tuple[jax.Array, jax.Array]]
+from ctx_jax.typing import Params, Terms
 
 COEFFICIENTS = {"masked": 1.0, "next_token": 1.0, "accuracy": 0.0, "next_sentence": 1.0, "next_sentence_accuracy": 0.0}
-"""Of each term's mean in the loss; the accuracies are counted, not trained on."""
+"""The weight of each term's mean in the loss; accuracies are measured, not trained on."""
 
 
 def masked_lm(
-    model: Transformer, params: Params, batch: Batch, carry: tuple[()] = (), *, key: jax.Array | None = None
+    model: Transformer,
+    params: Params,
+    batch: MaskedBatch,
+    carry: tuple[()] = (),
+    *,
+    head: VocabularyHead | None = None,
+    key: jax.Array | None = None,
 ) -> tuple[Terms, tuple[()]]:
     """Nats of the masked tokens (Devlin et al. 2019, section 3.1), and of the pair's label where the batch has one.
 
-    The vocabulary head sees the predicted positions alone, [B, K, D], and its softmax runs in chunks.
+    The vocabulary head is applied to the predicted positions alone, [B, K, D], and its softmax runs in chunks.
 
     Args:
-      batch: `token_ids` int32 [B, T], masked; `predicted_positions`, `predicted_ids` int32 [B, K],
-        `predicted_weights` float32 [B, K]; optionally `mask` or, before it, `lengths`, `positions`, `segments`,
-        `token_types`, `row`, as `models.transformer.hidden_states` takes them, and `next_sentence` int32 [B] with
-        `next_sentence_weight`.
-      carry: nothing passes from one batch to the next.
+      params: {"encoder": ..., "head": {"masked_lm": ...}}, with a label also "pooler" and "next_sentence".
+      carry: unused; a Transformer has no state.
+      head: the vocabulary head whose parameters "masked_lm" are; None: `model.default_head()`.
       key: the step's key, the same on every device, for dropout by row; None: no dropout.
 
     Returns:
@@ -48,83 +44,94 @@ def masked_lm(
       "next_sentence_accuracy", whose weights count rows.
 
     Raises:
-      ValueError: the batch lacks an array, or the model a head; named.
+      InputError: parameters without a head that the batch needs.
     """
-    _needs(batch, "token_ids", "predicted_positions", "predicted_ids", "predicted_weights")
-    hidden = _hidden(model, params, batch, key)
-    chosen = jnp.take_along_axis(hidden, batch["predicted_positions"][:, :, None], axis=1)  # [B, K, D]
-    terms = _vocabulary(model, params, chosen, batch["predicted_ids"], batch["predicted_weights"], "masked")
-    if "next_sentence" in batch:
-        terms |= _pair(model, params, hidden, batch)
+    hidden = _last_hidden(model, params, batch.tokens, key)
+    chosen = jnp.take_along_axis(hidden, batch.predicted_positions[:, :, None], axis=1)  # [B, K, D]
+    terms = _token_terms(
+        "masked", model, params, head, "masked_lm", chosen, batch.predicted_ids, batch.predicted_weights
+    )
+    if batch.next_sentence is not None:
+        terms |= _next_sentence_terms(model, params, hidden, batch)
     return terms, ()
 
 
 def causal_lm(
-    model: Transformer, params: Params, batch: Batch, carry: tuple[()] = (), *, key: jax.Array | None = None
+    model: Transformer,
+    params: Params,
+    batch: CausalBatch,
+    carry: tuple[()] = (),
+    *,
+    head: VocabularyHead | None = None,
+    key: jax.Array | None = None,
 ) -> tuple[Terms, tuple[()]]:
-    """Nats of the next token at every place, of a model whose tokens see those before them alone (GPT).
+    """Nats of the next token at every position, of a model whose tokens attend to earlier ones alone (GPT).
 
     Args:
-      batch: `token_ids`, `next_token_id` int32 [B, T]; optionally `weight` float32 [B, T], and `mask` or `lengths`,
-        `positions`, `segments`, `row`.
-      carry, key: as in `masked_lm`.
+      params: {"encoder": ..., "head": {"causal_lm": ...}}; GPT's head has no parameters and needs no entry.
+      carry, head, key: as in `masked_lm`.
 
     Returns:
       ({"next_token": (sum, weight), "accuracy": (hits, weight)}, ()).
 
     Raises:
-      ValueError: a model that sees what comes after, a batch without an array, a model without a head.
+      ConfigError: a model that attends to later tokens.
+      InputError: parameters without the head.
     """
     if not model.causal:
-        raise InputError("the next token is visible to a model without causal=True: set it, or use masked_lm")
-    _needs(batch, "token_ids", "next_token_id")
-    labels = batch["next_token_id"]
-    weight = batch.get("weight")
-    if weight is None:
-        weight = jnp.ones(labels.shape, jnp.float32)
-    return _vocabulary(model, params, _hidden(model, params, batch, key), labels, weight, "next_token"), ()
+        raise ConfigError("causal", "must be True, or the next token is visible to the model: set it, or use masked_lm")
+    labels = batch.next_token_ids
+    weights = jnp.ones(labels.shape, jnp.float32) if batch.weights is None else batch.weights
+    hidden = _last_hidden(model, params, batch.tokens, key)
+    return _token_terms("next_token", model, params, head, "causal_lm", hidden, labels, weights), ()
 
 
-def _needs(batch: Batch, *names: str) -> None:
-    missing = [name for name in names if name not in batch]
-    if missing:
-        raise InputError(f"this objective needs {list(names)} in its batch; missing {missing}: set the sequences' form")
+def _last_hidden(model: Transformer, params: Params, tokens: TokenRows, key: jax.Array | None) -> jax.Array:
+    if tokens.lengths is not None:
+        tokens = tokens._replace(mask=None)  # they say the same, and lengths cost less
+    return last_hidden(model, params["encoder"], **tokens._asdict(), key=key)
 
 
-def _hidden(model: Transformer, params: Params, batch: Batch, key: jax.Array | None) -> jax.Array:
-    return last_hidden(
-        model,
-        params,
-        batch["token_ids"],
-        mask=None if "lengths" in batch else batch.get("mask"),
-        lengths=batch.get("lengths"),
-        token_types=batch.get("token_types"),
-        positions=batch.get("positions"),
-        segments=batch.get("segments"),
-        key=key,
-        rows=batch.get("row"),
-    )
+def _head_params(params: Params, name: str) -> Params:
+    heads = params.get("head", {})
+    if name not in heads:
+        raise InputError(f"the parameters have no head {name!r}, which this loss needs; they have {sorted(heads)}")
+    own: Params = heads[name]
+    return own
 
 
-def _vocabulary(
-    model: Transformer, params: Params, hidden: jax.Array, labels: jax.Array, weight: jax.Array, name: str
+def _token_terms(
+    term: str,
+    model: Transformer,
+    params: Params,
+    head: VocabularyHead | None,
+    name: str,
+    vectors: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
 ) -> Terms:
-    """{name: (nats, weight), "accuracy": (hits, weight)} of hidden [B, N, D]."""
-    rows = mlm_hidden(model, params, hidden.reshape(-1, hidden.shape[-1]))
-    matrix, bias = decoder(model, params)
+    """{term: (nats, weight), "accuracy": (hits, weight)} of vectors [B, K or T, D]."""
+    head = head or model.default_head()
+    own = _head_params(params, name) if head.has_params else {}
+    hidden = head.hidden(own, vectors.reshape(-1, vectors.shape[-1]), compute=model.compute)  # [N, D]
+    matrix, bias = head.decoder(own, params["encoder"]["embeddings"]["tokens"] if head.tied else None)
     nats, hits, total = softmax_with_hits(
-        rows, labels.reshape(-1), matrix, bias, weight.reshape(-1), compute=model.compute
+        hidden, labels.reshape(-1), matrix, bias, weights.reshape(-1), compute=model.compute
     )
-    return {name: (nats, total), "accuracy": (hits, total)}
+    return {term: (nats, total), "accuracy": (hits, total)}
 
 
-def _pair(model: Transformer, params: Params, hidden: jax.Array, batch: Batch) -> Terms:
-    logits = next_sentence_logits(model, params, pooled(model, params, hidden))  # [B, 2]
-    labels, weight = batch["next_sentence"], batch["next_sentence_weight"]
+def _next_sentence_terms(model: Transformer, params: Params, hidden: jax.Array, batch: MaskedBatch) -> Terms:
+    pooled = Pooler().vectors(_head_params(params, "pooler"), hidden, compute=model.compute)
+    logits = SequenceHead().logits(_head_params(params, "next_sentence"), pooled, compute=model.compute)  # [B, 2]
+    labels: Any = batch.next_sentence
+    weights = (
+        jnp.ones(labels.shape, jnp.float32) if batch.next_sentence_weights is None else batch.next_sentence_weights
+    )
     nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
     hits = (jnp.argmax(logits, axis=1).astype(labels.dtype) == labels).astype(jnp.float32)
-    total = jnp.sum(weight)
+    total = jnp.sum(weights)
     return {
-        "next_sentence": (jnp.sum(nats * weight), total),
-        "next_sentence_accuracy": (jnp.sum(hits * weight), total),
+        "next_sentence": (jnp.sum(nats * weights), total),
+        "next_sentence_accuracy": (jnp.sum(hits * weights), total),
     }

@@ -2,10 +2,10 @@
 
 Letters: B rows, T tokens, H heads, E width of a head.
 
-plain   matrix products, masked softmax in float32; does everything
-fused   cuDNN's flash attention through `jax.nn.dot_product_attention`: no [T, T] array per head is ever held
-xla     the very call of the fused path, with XLA's own kernels instead of cuDNN's: a reference for it on any machine
-auto    fused where the machine and the call allow it, else plain
+plain   matrix products and a masked softmax in float32; supports everything
+fused   cuDNN's flash attention through `jax.nn.dot_product_attention`: never holds a [T, T] array per head
+xla     the same call as `fused` with XLA's own kernels instead of cuDNN's: a reference that runs on any machine
+auto    fused where the device and the arguments allow it, else plain
 """
 
 import warnings
@@ -23,39 +23,39 @@ from ctx_jax.ops.linear import Compute, contract
 Implementation = Literal["auto", "plain", "fused", "xla"]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["allowed", "lengths"], meta_fields=["causal"])
+@partial(jax.tree_util.register_dataclass, data_fields=["pairs", "lengths"], meta_fields=["causal"])
 @dataclass(frozen=True)
-class Visible:
-    """Who sees whom, in the forms that the fused kernel tells apart: it skips what `lengths` and `causal` hide, and
-    reads every pair of `allowed`. Never both `allowed` and `lengths`.
+class AttentionMask:
+    """Which queries attend to which keys, in the forms that the fused kernel distinguishes: it skips what `lengths`
+    and `causal` exclude, and reads every entry of `pairs`. `pairs` and `lengths` are never both set.
 
-    allowed  bool [B or 1, 1, T, T], None for all
-    lengths  int32 [B]: keys from there on are padding; None for no padding
-    causal   no token sees a later one
+    pairs    bool [B or 1, 1, T, T], True where the query may attend to the key; None: everywhere
+    lengths  int32 [B]: keys from this index on are padding; None: no padding
+    causal   no query attends to a later key
     """
 
-    allowed: jax.Array | None
+    pairs: jax.Array | None
     lengths: jax.Array | None
     causal: bool
 
-    def dense(self, length: int) -> "Visible":
-        """The same among T = `length` tokens with an array `allowed`, all True where there is no limit."""
-        if self.allowed is not None:
+    def dense(self, length: int) -> "AttentionMask":
+        """The same mask of T = `length` tokens with `pairs` as an array, all True where nothing is excluded."""
+        if self.pairs is not None:
             return self
-        inside = jnp.ones((1, length), bool) if self.lengths is None else _inside(self.lengths, length)
-        return Visible(_pairs(inside[:, None, None, :], length), None, self.causal)
+        real = jnp.ones((1, length), bool) if self.lengths is None else _mask_of_lengths(self.lengths, length)
+        return AttentionMask(_broadcast(real[:, None, None, :], length), None, self.causal)
 
 
-def _inside(lengths: jax.Array, length: int) -> jax.Array:
-    """bool [B, T]: the first `lengths` of T = `length` places of each row."""
+def _mask_of_lengths(lengths: jax.Array, length: int) -> jax.Array:
+    """bool [B, T]: True at the first `lengths` of T = `length` tokens of each row."""
     return jnp.arange(length)[None, :] < lengths[:, None]
 
 
-def _pairs(allowed: jax.Array, length: int) -> jax.Array:
-    return jnp.broadcast_to(allowed, (allowed.shape[0], 1, length, length))
+def _broadcast(pairs: jax.Array, length: int) -> jax.Array:
+    return jnp.broadcast_to(pairs, (pairs.shape[0], 1, length, length))
 
 
-def visible(
+def attention_mask(
     length: int,
     *,
     mask: jax.Array | None = None,
@@ -63,23 +63,23 @@ def visible(
     segments: jax.Array | None = None,
     window: int | None = None,
     causal: bool = False,
-) -> Visible:
-    """Combine what limits attention among T = `length` tokens.
+) -> AttentionMask:
+    """Combine everything that limits attention among T = `length` tokens.
 
     mask      bool [B, T]: False keys get no attention
-    lengths   int [B]: the mask of rows whose padding stands at their end, which costs the fused kernel nothing
-    segments  int [B, T]: tokens see only tokens with their own number (packed examples)
-    window    tokens see |i - j| <= window
-    causal    tokens see j <= i
+    lengths   int [B]: the mask of rows with padding at their end, which costs the fused kernel nothing
+    segments  int [B, T]: tokens attend only to tokens of their own segment (packed examples)
+    window    tokens attend to |i - j| <= window
+    causal    tokens attend to j <= i
 
-    segments  1 1 2 2        query 0 sees  * * . .
-    mask      T T T F        query 2 sees  . . * .
+    segments  1 1 2 2        query 0 attends to  * * . .
+    mask      T T T F        query 2 attends to  . . * .
     """
     parts = []
     if lengths is not None:
         if mask is None and segments is None and window is None:
-            return Visible(None, lengths.astype(jnp.int32), causal)
-        parts.append(_inside(lengths, length)[:, None, None, :])
+            return AttentionMask(None, lengths.astype(jnp.int32), causal)
+        parts.append(_mask_of_lengths(lengths, length)[:, None, None, :])
     if mask is not None:
         parts.append(mask[:, None, None, :])
     if segments is not None:
@@ -88,109 +88,112 @@ def visible(
         index = jnp.arange(length)
         parts.append((jnp.abs(index[:, None] - index[None, :]) <= window)[None, None])
     if not parts:
-        return Visible(None, None, causal)
-    allowed = parts[0]
+        return AttentionMask(None, None, causal)
+    pairs = parts[0]
     for part in parts[1:]:
-        allowed = allowed & part
-    return Visible(_pairs(allowed, length), None, causal)
+        pairs = pairs & part
+    return AttentionMask(_broadcast(pairs, length), None, causal)
 
 
 def attend(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    seen: Visible,
+    mask: AttentionMask,
     *,
     compute: Compute,
-    path: Implementation = "auto",
-    kept: jax.Array | None = None,
-    rate: float = 0.0,
+    implementation: Implementation = "auto",
+    dropout_mask: jax.Array | None = None,
+    dropout_rate: float = 0.0,
     maps: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """softmax(query key^T / sqrt(E)) value over the keys that `seen` lets through: float32 [B, T, H, E].
+    """softmax(query key^T / sqrt(E)) value over the keys that `mask` allows: float32 [B, T, H, E].
 
-    query, key, value are float32 [B, T, H, E]. A token that sees nothing gets zeros. `kept`, bool [B, H, T, T],
-    is dropout at `rate`: the probabilities it lets live grow by 1 / (1 - rate). With `maps` the probabilities come
-    back as well, float32 [B, H, T, T], before dropout; else None.
+    query, key, value are float32 [B, T, H, E]. The result of a query without any key is 0. `dropout_mask`, bool
+    [B, H, T, T], is True at the probabilities that dropout keeps; they are divided by 1 - `dropout_rate`. With `maps`
+    the probabilities before dropout are returned too, float32 [B, H, T, T]; else None.
     """
-    if path in ("auto", "fused", "xla") and _fusible(query.shape, seen, compute, path, kept is not None, maps):
-        return _fused(query, key, value, seen, "xla" if path == "xla" else "cudnn"), None
-    return _plain(query, key, value, seen, compute, kept, rate, maps)
+    dropped = dropout_mask is not None
+    if implementation != "plain" and _fusible(query.shape, mask, compute, implementation, dropped, maps):
+        return _fused(query, key, value, mask, "xla" if implementation == "xla" else "cudnn"), None
+    return _plain(query, key, value, mask, compute, dropout_mask, dropout_rate, maps)
 
 
 def _plain(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    seen: Visible,
+    mask: AttentionMask,
     compute: Compute,
-    kept: jax.Array | None,
-    rate: float,
+    dropout_mask: jax.Array | None,
+    dropout_rate: float,
     maps: bool,
 ) -> tuple[jax.Array, jax.Array | None]:
-    # bf16 products of this shape fail at run time on CPUs when differentiated, so there they stay float32.
+    # bf16 products of this shape fail at run time on CPUs when differentiated, so they stay float32 there.
     low = compute == "bfloat16" and platform() != "cpu"
-    kind: Compute | None = "bfloat16" if low else "float32" if compute == "float32" else None
-    logits = contract("bthe,bshe->bhts", query, key, kind) * query.shape[-1] ** -0.5
-    allowed = seen.allowed if seen.lengths is None else seen.dense(query.shape[1]).allowed
-    if seen.causal:
+    precision: Compute | None = "bfloat16" if low else "float32" if compute == "float32" else None
+    logits = contract("bthe,bshe->bhts", query, key, precision) * query.shape[-1] ** -0.5
+    pairs = mask.pairs if mask.lengths is None else mask.dense(query.shape[1]).pairs
+    if mask.causal:
         index = jnp.arange(query.shape[1])
         earlier = (index[None, :] <= index[:, None])[None, None]
-        allowed = earlier if allowed is None else allowed & earlier
-    if allowed is not None:
-        logits = jnp.where(allowed, logits, jnp.finfo(jnp.float32).min)
+        pairs = earlier if pairs is None else pairs & earlier
+    if pairs is not None:
+        logits = jnp.where(pairs, logits, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(logits, axis=-1)
-    if allowed is not None:
-        # Without this a query that sees no key would average all of them.
-        probabilities = jnp.where(allowed, probabilities, 0.0)
-    weights = probabilities if kept is None else jnp.where(kept, probabilities / (1.0 - rate), 0.0)
-    return contract("bhts,bshe->bthe", weights, value, kind), probabilities if maps else None
+    if pairs is not None:
+        # Without this a query that has no key would average all of them.
+        probabilities = jnp.where(pairs, probabilities, 0.0)
+    weights = probabilities
+    if dropout_mask is not None:
+        weights = jnp.where(dropout_mask, probabilities / (1.0 - dropout_rate), 0.0)
+    return contract("bhts,bshe->bthe", weights, value, precision), probabilities if maps else None
 
 
 def _fused(
-    query: jax.Array, key: jax.Array, value: jax.Array, seen: Visible, implementation: Literal["cudnn", "xla"]
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, implementation: Literal["cudnn", "xla"]
 ) -> jax.Array:
     low = (part.astype(jnp.bfloat16) for part in (query, key, value))
-    sees = None
-    if seen.allowed is not None:
-        allowed = seen.allowed[:, 0]
-        sees = (jnp.tril(allowed) if seen.causal else allowed).any(-1)  # [B or 1, T]
-    elif seen.lengths is not None:
-        # The kernel is never asked for a row without keys. Every query sees key 0 where there is one.
-        sees = (seen.lengths > 0)[:, None]
-        seen = replace(seen, lengths=jnp.maximum(seen.lengths, 1))
-    mixed = _kernel(*low, seen, implementation).astype(jnp.float32)
-    return mixed if sees is None else jnp.where(sees[:, :, None, None], mixed, 0.0)
+    has_key = None
+    if mask.pairs is not None:
+        pairs = mask.pairs[:, 0]
+        has_key = (jnp.tril(pairs) if mask.causal else pairs).any(-1)  # [B or 1, T]
+    elif mask.lengths is not None:
+        # The kernel never gets a row without keys; a query of a row that has keys always attends to key 0.
+        has_key = (mask.lengths > 0)[:, None]
+        mask = replace(mask, lengths=jnp.maximum(mask.lengths, 1))
+    mixed = _kernel(*low, mask, implementation).astype(jnp.float32)
+    return mixed if has_key is None else jnp.where(has_key[:, :, None, None], mixed, 0.0)
 
 
 def _call(
-    seen: Visible, implementation: Literal["cudnn", "xla"], query: jax.Array, key: jax.Array, value: jax.Array
+    mask: AttentionMask, implementation: Literal["cudnn", "xla"], query: jax.Array, key: jax.Array, value: jax.Array
 ) -> jax.Array:
-    # Lengths of the keys alone: padded queries see what the others see, as on the plain path.
+    # Only keys have lengths: padded queries attend to the same keys as the others, as in the plain implementation.
     return jax.nn.dot_product_attention(
         query,
         key,
         value,
-        mask=seen.allowed,
-        is_causal=seen.causal,
-        key_value_seq_lengths=seen.lengths,
+        mask=mask.pairs,
+        is_causal=mask.causal,
+        key_value_seq_lengths=mask.lengths,
         implementation=implementation,
     )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _kernel(
-    query: jax.Array, key: jax.Array, value: jax.Array, seen: Visible, implementation: Literal["cudnn", "xla"]
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, implementation: Literal["cudnn", "xla"]
 ) -> jax.Array:
     with jax.numpy_dtype_promotion("standard"):
-        return _call(seen, implementation, query, key, value)
+        return _call(mask, implementation, query, key, value)
 
 
 def _kernel_forward(
-    query: jax.Array, key: jax.Array, value: jax.Array, seen: Visible, implementation: Literal["cudnn", "xla"]
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, implementation: Literal["cudnn", "xla"]
 ) -> tuple[jax.Array, Callable[[jax.Array], tuple[jax.Array, ...]]]:
     with jax.numpy_dtype_promotion("standard"):
-        return jax.vjp(partial(_call, seen, implementation), query, key, value)
+        return jax.vjp(partial(_call, mask, implementation), query, key, value)
 
 
 def _kernel_backward(
@@ -202,39 +205,44 @@ def _kernel_backward(
         return (*pullback(cotangent), None)
 
 
-# jax's own code mixes types, which strict promotion refuses. A derivative of our own traces both passes under the
-# standard rules and never asks for the limits' gradient. XLA's kernels mix them once more when they are lowered, so
-# that the caller of a gradient through "xla" sets the rule for the whole call.
+# jax's own code mixes types, which strict promotion refuses. This derivative of our own traces both passes under the
+# standard rules and never asks for a gradient of the mask. XLA's kernels mix types once more when they are lowered, so
+# whoever takes a gradient through "xla" sets the standard rules for the whole call.
 _kernel.defvjp(_kernel_forward, _kernel_backward)
 
 
 def _fusible(
-    shape: tuple[int, ...], seen: Visible, compute: Compute, path: Implementation, dropped: bool, maps: bool
+    shape: tuple[int, ...],
+    mask: AttentionMask,
+    compute: Compute,
+    implementation: Implementation,
+    dropped: bool,
+    maps: bool,
 ) -> bool:
-    """Whether the fused kernel can do this call; says once why not where it was asked for or could be expected."""
+    """Whether the fused kernel supports this call; warns once with the reason where a user may have expected it."""
     _, length, _, width = shape
-    machine = path == "xla" or _cuda()
-    capability = None if path == "xla" or not machine else _capability()
+    supported = implementation == "xla" or _cuda()
+    capability = None if implementation == "xla" or not supported else _capability()
     reason = None
-    if not machine:
-        reason = f"the machine is a {platform()}, the kernel is for NVIDIA GPUs"
+    if not supported:
+        reason = f"it needs an NVIDIA GPU, this machine has a {platform()}"
     elif capability is not None and capability < 8:
-        reason = f"it needs a GPU of compute capability 8.0 or more (an A100, say), this one has {capability}"
+        reason = f"it needs a GPU of compute capability 8.0 or more (such as an A100), this one has {capability}"
     elif compute != "bfloat16":
         reason = "it computes in bfloat16 and compute is float32"
     elif maps:
-        reason = "it never holds the attention maps that are asked for"
+        reason = "it does not return attention maps"
     elif dropped:
-        reason = "its dropout takes one seed for all steps; set attention_dropout=0 to use it"
+        reason = "it does not support dropout by row; set attention_dropout=0 to use it"
     elif capability is not None and (width % 8 or width > _widest(capability)):
-        reason = f"its heads are a multiple of 8 and at most {_widest(capability)} wide, these are {width}"
-    elif seen.allowed is not None and length % 2:
-        reason = f"with a mask it needs an even length, this is {length}"
+        reason = f"its head width must be a multiple of 8 up to {_widest(capability)}, got {width}"
+    elif mask.pairs is not None and length % 2:
+        reason = f"with a mask it needs an even length, got {length}"
     if reason is None:
         return True
-    # Nobody expects the fused kernel of "auto" on a CPU or in float32.
-    if path != "auto" or (machine and compute == "bfloat16"):
-        _say(f"attention takes the plain path instead of the fused one: {reason}")
+    # "auto" is not expected to be fused on a CPU or in float32.
+    if implementation != "auto" or (supported and compute == "bfloat16"):
+        _warn_once(f"attention uses the plain implementation instead of the fused one: {reason}")
     return False
 
 
@@ -253,5 +261,5 @@ def _widest(capability: float) -> int:
 
 
 @cache
-def _say(message: str) -> None:
+def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=2)

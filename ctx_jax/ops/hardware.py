@@ -1,4 +1,4 @@
-"""What a computation will run on, and what a CPU can do, as far as it says so."""
+"""The device that a computation runs on, and whether a CPU has bf16 instructions."""
 
 import logging
 import re
@@ -12,10 +12,10 @@ _INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86's two, ARM's one: Lin
 
 
 def device() -> jax.Device:
-    """The device a call runs on that nothing else places: that of `jax.default_device`, else this process's first.
+    """The device that a call runs on by default: that of `jax.default_device`, else this process's first.
 
-    What a model asks while it is traced, to choose between ways that give the same numbers. A program that places its
-    arrays elsewhere on a machine of two kinds (a GPU's host, say) says so with `jax.default_device`.
+    Models ask for it while they are traced, to choose between implementations that give the same numbers. A program
+    that places its arrays on another kind of device (a GPU's host CPU, say) sets `jax.default_device`.
     """
     chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
     if isinstance(chosen, jax.Device):
@@ -29,9 +29,9 @@ def platform() -> str:
 
 
 def multiplies_bf16(information: str) -> bool | None:
-    """Whether a CPU has instructions for bf16 products, by the text of Linux's /proc/cpuinfo; None where it is silent.
+    """Whether a CPU has instructions for bf16 products, by the text of Linux's /proc/cpuinfo; None if unknown.
 
-    "flags : fpu avx2 avx512_bf16 ..." says True, "flags : fpu avx2 ..." False, "" nothing.
+    "flags : fpu avx2 avx512_bf16 ..." -> True, "flags : fpu avx2 ..." -> False, "" -> None
     """
     flags = re.findall(r"^(?:flags|Features)\s*:(.*)$", information, re.MULTILINE)
     return bool(_INSTRUCTIONS & set(" ".join(flags).split())) if flags else None
@@ -39,12 +39,12 @@ def multiplies_bf16(information: str) -> bool | None:
 
 @cache
 def warn_of_slow_bf16() -> None:
-    """Log a warning, once in a process, where bf16 products run on a CPU that is known to have none."""
+    """Log a warning, once in a process, where bf16 products run on a CPU that has no instructions for them."""
     if platform() != "cpu":
         return
     if multiplies_bf16(_CPU.read_text() if _CPU.exists() else "") is False:
         logging.getLogger(__name__).warning(
             'compute="bfloat16" on a CPU without bf16 instructions (AVX512-BF16, AMX) is slower than float32 and less '
-            "exact: set --model.compute float32; of a loaded encoder: dataclasses.replace(encoder, "
+            'exact: set compute to "float32"; of a loaded encoder: dataclasses.replace(encoder, '
             'model=dataclasses.replace(encoder.model, compute="float32"))'
         )

@@ -1,8 +1,8 @@
-"""The matrix product of every model, in its two precisions.
+"""Matrix products in two precisions, and table lookups.
 
 float32   full float32 products (`Precision.HIGHEST`) on every backend: TF32 and TPU passes would break parity silently
-bfloat16  bf16 operands, float32 accumulation and result; the cotangent is cast to bf16 as well. Fast on GPUs, TPUs and
-          CPUs with bf16 instructions; on other CPUs it is slower than float32, which `hardware` says once
+bfloat16  bf16 operands, float32 accumulation and result; the cotangent is cast to bf16 too. Fast on GPUs, TPUs and
+          CPUs with bf16 instructions; on other CPUs it is slower than float32, and `hardware` logs a warning once
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ Compute = Literal["float32", "bfloat16"]
 
 
 def operand(values: jax.Array, compute: Compute) -> jax.Array:
-    """`values` as they enter a product: cast once, outside a loop that uses them at every step."""
+    """`values` cast to the type of a product's operands; cast outside a loop what every step of it uses."""
     if compute == "bfloat16":
         warn_of_slow_bf16()
         return values.astype(jnp.bfloat16)
@@ -26,8 +26,10 @@ def operand(values: jax.Array, compute: Compute) -> jax.Array:
 
 
 def product(left: jax.Array, right: jax.Array, contracting: tuple[int, int], compute: Compute) -> jax.Array:
-    """Contract axis `contracting[0]` of `left` with axis `contracting[1]` of `right`; float32 out. Do not
-    differentiate this in bf16: use `linear`, or autodiff's products have mixed operand types, which are slow."""
+    """Contract axis `contracting[0]` of `left` with axis `contracting[1]` of `right`; float32 out.
+
+    Not to be differentiated in bf16: autodiff's products would have operands of mixed types, which are slow. Use
+    `linear`."""
     return lax.dot_general(
         operand(left, compute),
         operand(right, compute),
@@ -39,7 +41,7 @@ def product(left: jax.Array, right: jax.Array, contracting: tuple[int, int], com
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def linear(inputs: jax.Array, kernel: jax.Array, compute: Compute) -> jax.Array:
-    """`inputs` [..., I] times `kernel` [I, O], float32 [..., O]."""
+    """inputs [..., I] @ kernel [I, O]: float32 [..., O]."""
     return product(inputs, kernel, (inputs.ndim - 1, 0), compute)
 
 
@@ -65,8 +67,8 @@ linear.defvjp(_linear_forward, _linear_backward)
 
 
 def contract(equation: str, left: jax.Array, right: jax.Array, compute: Compute | None) -> jax.Array:
-    """`jnp.einsum(equation, left, right)` of two float32 arrays, float32 out; every letter of an operand stands in the
-    other one or in the result. None: float32 operands in the backend's default precision."""
+    """`jnp.einsum(equation, left, right)` of two float32 arrays, float32 out. Every letter of an operand occurs in the
+    other operand or in the result. `compute` None: float32 operands in the backend's default precision."""
     if compute == "bfloat16":
         return _low_contract(equation, left, right)
     precision = lax.Precision.HIGHEST if compute == "float32" else None
@@ -91,9 +93,15 @@ def _low_contract_backward(
 ) -> tuple[jax.Array, jax.Array]:
     left, right = saved
     inputs, result = equation.split("->")
-    one, other = inputs.split(",")
-    to_left = _low_contract(f"{result},{other}->{one}", cotangent, right)
-    return to_left, _low_contract(f"{result},{one}->{other}", cotangent, left)
+    left_axes, right_axes = inputs.split(",")
+    to_left = _low_contract(f"{result},{right_axes}->{left_axes}", cotangent, right)
+    return to_left, _low_contract(f"{result},{left_axes}->{right_axes}", cotangent, left)
 
 
 _low_contract.defvjp(_low_contract_forward, _low_contract_backward)
+
+
+def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Rows of `table` [V, D] by number: ids [...] to [..., D]. An id outside 0..V-1, negative ones included, gives NaN
+    instead of another row, so that a mistake shows."""
+    return jnp.asarray(table).at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

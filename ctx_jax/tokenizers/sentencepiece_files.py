@@ -1,6 +1,8 @@
-"""SentencePiece `.model` files as `tokenizers`: pieces, scores and character map, read by the sentencepiece package.
+"""SentencePiece `.model` files as tokenizers of `tokenizers`, read by the sentencepiece package.
 
-Its kinds map to Unigram, BPE and WordLevel. Ids stay SentencePiece's own, or move by one for XLM-R.
+Its kinds map to Unigram, BPE and WordLevel. Ids stay SentencePiece's own, or move by one for XLM-R. The library's own
+`SentencePieceUnigramTokenizer.from_spm` reads unigram models only, ignores the normalizer's settings and needs a
+compiled protobuf module on the path.
 """
 
 from dataclasses import replace
@@ -10,40 +12,38 @@ from typing import Any, Literal
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from ctx_jax.io.errors import InputError, MissingPackageError
-from ctx_jax.tokenizers.special_files import Settings, surrounded
+from ctx_jax.tokenizers.special_files import Settings, complete
 from ctx_jax.tokenizers.subwords import Subwords
-from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens
+from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens, register
 
 SUFFIXES = (".model", ".spm")
 Layout = Literal["plain", "xlm-r"]
 
-_SPACE = "\u2581"  # ▁, what a space is in a piece
-_GUARD = "\ufdd0"  # no character of any text
-_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED = range(1, 6)  # what a piece is
+_SPACE = "\u2581"  # ▁, the space in a piece
+_GUARD = "\ufdd0"  # a noncharacter, which no text has
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED = range(1, 6)  # the types of pieces
 
 
 def read_sentencepiece(
     path: str | Path,
     *,
     layout: Layout = "plain",
-    special: SpecialTokens | None = None,
     add_missing: bool = False,
     settings: Settings | None = None,
 ) -> Subwords:
     """A SentencePiece file as a tokenizer that puts its begin and end tokens around a sentence.
 
     layout       "plain": the file's ids. "xlm-r": the file's ids + 1, with `<s> <pad> </s> <unk>` in front and `<mask>`
-                 last, which is how fairseq laid XLM-R out
-    special      absent: `[CLS]`, `[SEP]` ... if the file has `[CLS]`, else `<s>`, `</s>` ...; the unknown is the file's
+                 last, as fairseq laid out XLM-R
     add_missing  give tokens that the file lacks (most lack `<pad>` and `<mask>`) new ids at the end; else refuse
-    settings     what the files beside it say: names of special tokens, where `special` is absent, and added tokens
+    settings     names of special tokens and added tokens; a role without a name is `[CLS]`, `[SEP]` ... if the file
+                 has `[CLS]`, else `<s>`, `</s>` ...; the unknown is the file's
 
-    Its control pieces are never found in text, as in SentencePiece; special tokens are, as in transformers. Of a word
-    model, unknown words that follow each other stay one token each.
+    Its control pieces are never found in text, as in SentencePiece; special tokens are, as in transformers. In a word
+    model, consecutive unknown words stay one token each.
 
-    Raises ModuleNotFoundError without the package: install `ctx-jax[sentencepiece]`. FileNotFoundError, ValueError:
-    nothing there, no SentencePiece file, a setting or a kind that cannot be told in other terms, a special token
-    lacking.
+    Raises MissingPackageError without the package: install `ctx-jax[sentencepiece]`. FileNotFoundError, InputError:
+    nothing there, no SentencePiece file, a setting or kind that `tokenizers` cannot express, a special token missing.
     """
     path = Path(path)
     settings = settings or Settings()
@@ -58,24 +58,23 @@ def read_sentencepiece(
                 f"{path}: XLM-R's layout needs <unk>, <s>, </s> as the first three pieces, got {names[:3]}"
             )
         special = ROBERTA
-    elif special is None:
+    else:
         special = settings.special(_family(names, kinds), {*names, *settings.tokens})
-    roles = special.roles()
-    pieces = _pieces(path, proto, {*roles.values(), *settings.tokens})
+    pieces = _pieces(path, proto, {*special.roles().values(), *settings.tokens})
     if layout == "xlm-r":
         pieces = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")] + pieces[3:] + [("<mask>", 0.0)]
         unknown = 3
     tokenizer = Tokenizer(_model(path, proto, pieces, unknown))
-    _dress(tokenizer, proto)
-    settings.add_to(tokenizer)
-    lacking = [f"{role} ({token})" for role, token in roles.items() if tokenizer.token_to_id(token) is None]
-    if lacking and not add_missing:
+    _add_normalizer(tokenizer, proto)
+    settings.add_tokens(tokenizer)
+    if (missing := special.missing(tokenizer)) and not add_missing:
         raise InputError(
-            f"{path} lacks special tokens: {', '.join(lacking)}; `ctx-jax tokenizer FOLDER --convert {path}` writes a "
-            "tokenizer with new ids for them at the end (with --layout xlm-r: XLM-R's ids): give its folder. From "
-            "Python: read_sentencepiece with add_missing=True, layout='xlm-r', or special= if they have other names"
+            f"{path} lacks special tokens: {', '.join(missing)}; convert it with `ctx-jax tokenizer`, which gives them "
+            "new ids at the end, or XLM-R's ids, and use the folder that it writes. From Python: read_sentencepiece "
+            "with add_missing=True, layout='xlm-r', or Settings(roles=...) if they have other names"
         )
-    return surrounded(tokenizer, special, path, mask_takes_space=True, add_missing=True)
+    register(tokenizer, special, mask_takes_space=True)
+    return complete(tokenizer, special, path)
 
 
 def _family(names: list[str], kinds: list[int]) -> SpecialTokens:
@@ -92,11 +91,9 @@ def _parse(path: Path) -> Any:
         raise MissingPackageError(
             f"reading {path} needs the sentencepiece package: pip install 'ctx-jax[sentencepiece]'"
         ) from error
-    proto = ModelProto()
+    proto, content = ModelProto(), path.read_bytes()
     try:
-        proto.ParseFromString(path.read_bytes())
-    except OSError:
-        raise
+        proto.ParseFromString(content)
     except Exception as error:  # protobuf's DecodeError, whose module moved between versions
         raise InputError(f"{path} is no SentencePiece model: {error}") from error
     if not any(piece.type == _UNKNOWN for piece in proto.pieces):
@@ -105,23 +102,23 @@ def _parse(path: Path) -> Any:
 
 
 def _check(path: Path, proto: Any) -> None:
-    """Refuses the settings under which `tokenizers`, which cuts at spaces first, would cut otherwise."""
+    """Refuses the settings under which `tokenizers`, which splits at spaces first, would give other pieces."""
     across = [piece.piece for piece in proto.pieces if _SPACE in piece.piece[1:] or " " in piece.piece]
     if proto.trainer_spec.treat_whitespace_as_suffix:
         wrong = "puts the space behind a word (treat_whitespace_as_suffix)"
     elif not proto.normalizer_spec.escape_whitespaces:
         wrong = "leaves spaces as they are (escape_whitespaces is false)"
     elif across:
-        wrong = f"has pieces that go over a space: {', '.join(map(repr, across[:3]))}"
+        wrong = f"has pieces that span a space: {', '.join(map(repr, across[:3]))}"
     elif any(piece.type == _UNUSED for piece in proto.pieces):
         wrong = "marks pieces as unused"
     else:
         return
-    raise InputError(f"{path} {wrong}, which cannot be kept where text is cut word by word: give a model without it")
+    raise InputError(f"{path} {wrong}, which is not supported where text is cut word by word: use a model without it")
 
 
 def _pieces(path: Path, proto: Any, roles: set[str]) -> list[tuple[str, float]]:
-    """Pieces and scores; what SentencePiece never finds in text has a name that no text has."""
+    """Pieces and scores; a piece that SentencePiece never finds in text gets a name that no text has."""
     charsmap = proto.normalizer_spec.precompiled_charsmap
     normalize = normalizers.Precompiled(charsmap).normalize_str if charsmap else str
     pieces = []
@@ -134,7 +131,7 @@ def _pieces(path: Path, proto: Any, roles: set[str]) -> list[tuple[str, float]]:
             if proto.trainer_spec.model_type != 1 or normalize(text) != text:
                 raise InputError(
                     f"{path} has a user-defined piece, {name!r}, which is read from unigram models alone and where "
-                    "normalizing does not change it; special= names those that are special tokens"
+                    "normalizing does not change it; Settings(roles=...) names those that are special tokens"
                 )
             score = -0.1  # what SentencePiece's unigram model gives it in place of the file's 0
         pieces.append((name, score))
@@ -154,7 +151,9 @@ def _model(path: Path, proto: Any, pieces: list[tuple[str, float]], unknown: int
             return models.BPE(ids, merges, unk_token=name, fuse_unk=True, byte_fallback=bytes_too)
         case 3:  # words
             return models.WordLevel(ids, unk_token=pieces[unknown][0])
-    raise InputError(f"{path} is a SentencePiece character model, which is not read: give a unigram, bpe or word model")
+    raise InputError(
+        f"{path} is a SentencePiece character model, which is not supported: use a unigram, bpe or word model"
+    )
 
 
 def _merges(pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tuple[str, str]]:
@@ -169,8 +168,8 @@ def _merges(pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tuple[
     return [(left, right) for *_, left, right in found]
 
 
-def _dress(tokenizer: Tokenizer, proto: Any) -> None:
-    """Normalizing and splitting at spaces as the file's own settings say."""
+def _add_normalizer(tokenizer: Tokenizer, proto: Any) -> None:
+    """Add the normalizer, the splitting at spaces and the decoder that the file's settings ask for."""
     spec = proto.normalizer_spec
     steps: list[Any] = []
     if spec.precompiled_charsmap:

@@ -1,17 +1,39 @@
-"""New subword tokenizers from text, in one pass over it."""
+"""Subword tokenizers trained from text in one pass over it."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, Literal
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from ctx_jax.io.errors import InputError
-from ctx_jax.tokenizers.subword_config import Kind
+from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tokenizers.subwords import Subwords
-from ctx_jax.tokenizers.templates import BERT, GPT2, ROBERTA, surround
+from ctx_jax.tokenizers.templates import BERT, GPT2, ROBERTA, add_post_processor
 
-_SIZE = "size (--tokenizer.size; of `ctx-jax tokenizer`: --size)"
+Kind = Literal["wordpiece", "bpe", "unigram"]
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """A tokenizer trained on the run's own text, or read from a file; the run keeps its copy."""
+
+    file: str = ""
+    """A tokenizer.json, a BERT vocab.txt, a RoBERTa vocab.json (merges.txt beside it), a SentencePiece .model, or a
+    folder with one of them. Empty: trained on the training text."""
+
+    kind: Kind = "bpe"
+    """What is trained: BERT's `wordpiece`, RoBERTa's byte-level `bpe`, or SentencePiece's `unigram`. The same text
+    gives the same `bpe`; the other two differ from training to training: to repeat a run exactly, set `file`."""
+
+    size: int = 16_384
+    """The greatest size of a trained vocabulary, special tokens included."""
+
+    lowercase: bool = False
+    """A trained tokenizer ignores the difference between capitals and small letters."""
+
+    minimum_count: int = 2
+    """How often a pair must occur to become a token (wordpiece, bpe)."""
 
 
 def train(
@@ -25,17 +47,18 @@ def train(
 ) -> Subwords:
     """A tokenizer of at most `size` tokens, special tokens included, from sentences read once.
 
-    kind  "wordpiece": BERT's, with `[CLS]` and its like. "bpe": byte-level, with RoBERTa's `<s>` and its like; no
-          character is ever unknown, and a sentence's first word is cut like any other. "unigram": SentencePiece's way,
-          NFKC, with RoBERTa's special tokens.
+    kind  "wordpiece": BERT's, with `[CLS]` and the like. "bpe": byte-level, with RoBERTa's `<s>` and the like; no
+          character is ever unknown, and the first word of a sentence is cut like any other. "unigram": SentencePiece's
+          way, NFKC, with RoBERTa's special tokens.
 
     A sentence is a string or a list of words. `minimum_count` is how often a pair must occur to become a token
     (wordpiece and bpe). `causal`: for next-token models, like GPT-2's: `<|endoftext|>` is the only special token
     (beside the unknown of wordpiece and unigram), and nothing is put around a text. The same text gives the same bpe
-    tokenizer; the others differ from training to training in ties and last digits, so keep what was trained: a run
-    that is to be repeated exactly needs `--tokenizer.file`.
+    tokenizer; the others differ from training to training in ties and last digits, so keep the trained tokenizer to
+    repeat a run exactly.
 
-    Raises ValueError for text that is empty or has more characters than `size` leaves room for.
+    Raises ConfigError for a size with too little room for the special tokens and the characters of the text, and
+    InputError for text that is empty.
     """
     special = BERT if kind == "wordpiece" else ROBERTA
     names = list(special.roles().values()) if kind == "wordpiece" else ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -44,46 +67,36 @@ def train(
         names = list(dict.fromkeys(special.roles().values()))
     least = len(names) + (len(pre_tokenizers.ByteLevel.alphabet()) if kind == "bpe" else 1)
     if minimum_count < 1:
-        raise InputError(f"--minimum-count is 1 or more (minimum_count), got {minimum_count}")
+        raise ConfigError("tokenizer.minimum_count", f"must be 1 or more, got {minimum_count}")
     if size < least:
-        raise InputError(
-            f"a {kind} tokenizer needs size={least} or more for its special tokens and bytes, got {size}: set {_SIZE}"
+        raise ConfigError(
+            "tokenizer.size", f"must be {least} or more for the special tokens and bytes of a {kind}, got {size}"
         )
-    tokenizer, trainer = _untrained(kind, size, names, lowercase, minimum_count)
-    stream = _Counted(sentences)
-    tokenizer.train_from_iterator(stream, trainer)
-    if not stream.count:
-        raise InputError("no text to train a tokenizer on, every sentence is empty: set --data.train")
-    if causal:
-        tokenizer.add_special_tokens(names)
-    else:
-        # Token types of their own for pairs, where RoBERTa's files have none: a model with one type ignores them.
-        surround(tokenizer, special, mask_takes_space=kind != "wordpiece", second_type=1)
+    mask_takes_space = kind != "wordpiece"
+    tokens = [AddedToken(name, special=True, lstrip=mask_takes_space and name == special.mask) for name in names]
+    tokenizer, trainer = _untrained(kind, lowercase, minimum_count, vocab_size=size, special_tokens=tokens)
+    texts = (sentence if isinstance(sentence, str) else " ".join(sentence) for sentence in sentences)
+    filled = (text for text in texts if text.strip())
+    if (first := next(filled, None)) is None:
+        raise InputError("there is no text to train a tokenizer on: every sentence is empty")
+    tokenizer.train_from_iterator(chain([first], filled), trainer)
+    if not causal:
+        # Pairs get token types of their own, unlike in RoBERTa's files: a model with one type ignores them.
+        add_post_processor(tokenizer, special, second_type=1)
     subwords = Subwords(tokenizer, special)
     if len(subwords) > size:
-        raise InputError(
-            f"the text's characters alone need a vocabulary of {len(subwords)}, size is {size}: set a larger {_SIZE}, "
-            "or use kind='bpe' (--tokenizer.kind bpe), which counts bytes"
+        raise ConfigError(
+            "tokenizer.size",
+            f"must be {len(subwords)} or more for the characters of the text alone, got {size}; kind='bpe' counts "
+            "bytes instead",
         )
     return subwords
 
 
-class _Counted:
-    """The sentences as strings, blank ones left out, counted on the way."""
-
-    def __init__(self, sentences: Iterable[str | Sequence[str]]) -> None:
-        self.sentences = sentences
-        self.count = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for sentence in self.sentences:
-            text = sentence if isinstance(sentence, str) else " ".join(sentence)
-            if text.strip():
-                self.count += 1
-                yield text
-
-
-def _untrained(kind: Kind, size: int, names: list[str], lowercase: bool, minimum_count: int) -> tuple[Tokenizer, Any]:
+def _untrained(kind: Kind, lowercase: bool, minimum_count: int, **options: Any) -> tuple[Tokenizer, Any]:
+    """A tokenizer without a vocabulary, and its trainer, which `options` are handed to."""
+    # The classes of `tokenizers.implementations` cannot be told these normalizers, prefixes and templates.
+    options["show_progress"] = False
     lower = [normalizers.Lowercase()] if lowercase else []
     match kind:
         case "wordpiece":
@@ -91,29 +104,20 @@ def _untrained(kind: Kind, size: int, names: list[str], lowercase: bool, minimum
             tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
             tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
             tokenizer.decoder = decoders.WordPiece(prefix="##")
-            return tokenizer, trainers.WordPieceTrainer(
-                vocab_size=size, min_frequency=minimum_count, special_tokens=names, show_progress=False
-            )
+            return tokenizer, trainers.WordPieceTrainer(min_frequency=minimum_count, **options)
         case "bpe":
             tokenizer = Tokenizer(models.BPE())
             if lower:
                 tokenizer.normalizer = normalizers.Sequence(lower)
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
             tokenizer.decoder = decoders.ByteLevel()
-            return tokenizer, trainers.BpeTrainer(
-                vocab_size=size,
-                min_frequency=minimum_count,
-                special_tokens=names,
-                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-                show_progress=False,
-            )
+            alphabet = pre_tokenizers.ByteLevel.alphabet()
+            return tokenizer, trainers.BpeTrainer(min_frequency=minimum_count, initial_alphabet=alphabet, **options)
         case "unigram":
             tokenizer = Tokenizer(models.Unigram())
             spaces = normalizers.Replace(Regex(r"\s+"), " ")
             tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), *lower, spaces, normalizers.Strip()])
             tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
             tokenizer.decoder = decoders.Metaspace()
-            return tokenizer, trainers.UnigramTrainer(
-                vocab_size=size, special_tokens=names, unk_token=ROBERTA.unknown, show_progress=False
-            )
-    raise InputError(f'kind must be "wordpiece", "bpe" or "unigram", got {kind!r}')
+            return tokenizer, trainers.UnigramTrainer(unk_token=ROBERTA.unknown, **options)
+    raise ConfigError("tokenizer.kind", f'must be "wordpiece", "bpe" or "unigram", got {kind!r}')

@@ -1,24 +1,28 @@
 """Words and their ids: bilm-tf's vocabulary files, and vocabularies built by frequency.
 
-A file has one word a line and the line's number, from 0, is the id. `<S>`, `</S>` and `<UNK>` must be in it; ours put
-them first, then the most frequent word and so on down, as the sampled softmax needs it.
+A file has one word a line; the line's number, from 0, is the id. It must hold `<S>`, `</S>` and `<UNK>`. Vocabularies
+built here begin with these and go on by falling frequency, as the sampled softmax needs it.
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import groupby, repeat
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.io.files import temporary_folder
 from ctx_jax.tokenizers.characters import BEGIN, END
-from ctx_jax.tokenizers.counting import LIMIT, count_words
 
 UNKNOWN = "<UNK>"
 MARKERS = (BEGIN, END, UNKNOWN)
-_SKIPPED = "!!!MAXTERMID"  # a line that bilm-tf's reader passes over without giving it an id
+_SKIPPED = "!!!MAXTERMID"  # a line that bilm-tf's reader skips without giving it an id
+LIMIT = 250_000  # distinct words in memory, about 40 MB
+_FAN = 64  # runs merged at once, far below any limit on open files
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Vocabulary:
     """Words in the order of their ids (V of them).
 
     Raises:
-        ValueError: `<S>`, `</S>` or `<UNK>` is missing, or a word is empty, holds white space or occurs twice.
+        InputError: `<S>`, `</S>` or `<UNK>` is missing, or a word is empty, holds white space or occurs twice.
     """
 
     words: tuple[str, ...] = field(repr=False)
@@ -76,21 +80,21 @@ class Vocabulary:
         return np.fromiter(map(self._ids.get, words, repeat(self.unknown)), np.int32, len(words))
 
     def text(self) -> str:
-        """What `write` writes: one word a line."""
+        """The contents of the file: one word a line."""
         return "".join(f"{word}\n" for word in self.words)
 
     def write(self, path: str | Path) -> None:
-        """Writes one word a line, UTF-8; `read` gives the same vocabulary back."""
+        """Write one word a line in UTF-8; `read` gives the same vocabulary back."""
         Path(path).write_bytes(self.text().encode())
 
     @classmethod
     def read(cls, path: str | Path) -> "Vocabulary":
-        """Reads a vocabulary file, ours or bilm-tf's.
+        """Read a vocabulary file, ours or bilm-tf's.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: as for the class, with the file named, and the lines for a word that occurs twice; or the
-                file is not UTF-8.
+            InputError: as for the class, naming the file, and both lines of a word that occurs twice; or the file is
+                not UTF-8.
         """
         content = Path(path).read_bytes()
         try:
@@ -107,7 +111,7 @@ class Vocabulary:
             if not word:
                 raise InputError(f"{path}, line {number}: empty; every line must hold one word")
             if word in words:
-                raise InputError(f"{path}, line {number}: {word!r} stands in line {words[word]} already; keep one")
+                raise InputError(f"{path}, line {number}: {word!r} is already in line {words[word]}; keep one")
             words[word] = number
         try:
             return cls(tuple(words))
@@ -124,15 +128,15 @@ def build(
     vocabulary and at most `limit` distinct words beside it (see `count_words`).
 
     Raises:
-        ValueError: `size` leaves no room for a word, or no word occurs often enough.
+        ConfigError: `size` leaves no room for a word, or no word occurs often enough.
     """
     if size is not None and size <= len(MARKERS):
-        raise InputError(
-            f"size (--data.vocabulary-size) must be above {len(MARKERS)}, the number of markers, or None (0: no "
-            f"limit); got {size}"
+        raise ConfigError(
+            "data.vocabulary_size",
+            f"must be above {len(MARKERS)}, the number of markers, or None for no limit, got {size}",
         )
     if minimum_count < 1:
-        raise InputError(f"minimum_count (--data.minimum-count) must be at least 1, got {minimum_count}")
+        raise ConfigError("data.minimum_count", f"must be at least 1, got {minimum_count}")
     counts = (
         (-count, word)
         for word, count in count_words(sentences, limit=limit)
@@ -140,8 +144,53 @@ def build(
     )
     best = sorted(counts) if size is None else heapq.nsmallest(size - len(MARKERS), counts)
     if not best:
-        raise InputError(
-            f"no word occurs {minimum_count} times or more: lower minimum_count (--data.minimum-count) or give more "
-            "text (--data.train)"
+        raise ConfigError(
+            "data.minimum_count",
+            f"leaves no word, none occurs {minimum_count} times or more: lower it, or give more text",
         )
     return Vocabulary(MARKERS + tuple(word for _, word in best))
+
+
+def count_words(sentences: Iterable[Sequence[str]], *, limit: int = LIMIT) -> Iterator[tuple[str, int]]:
+    """Yield each distinct word once with its exact count, in code point order.
+
+    Memory holds at most `limit` distinct words and those of one sentence: beyond that the counts so far are written to
+    a temporary folder as a sorted run, and the runs are merged at the end. Words hold no line ends.
+    """
+    if limit < 1:
+        raise InputError(f"limit must be at least 1 distinct word, got {limit}")
+    counts: Counter[str] = Counter()
+    with temporary_folder("count") as folder:
+        runs: list[Path] = []
+        made = 0
+        for sentence in sentences:
+            counts.update(sentence)
+            if len(counts) > limit:
+                runs.append(_write_run(sorted(counts.items()), folder / str(made)))
+                made += 1
+                counts.clear()
+            if len(runs) == _FAN:
+                merged = _write_run(_merge(map(_read_run, runs)), folder / str(made))
+                made += 1
+                for run in runs:
+                    run.unlink()
+                runs = [merged]
+        yield from _merge([*map(_read_run, runs), iter(sorted(counts.items()))])
+
+
+def _write_run(counts: Iterable[tuple[str, int]], path: Path) -> Path:
+    with path.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+        file.writelines(f"{count} {word}\n" for word, count in counts)
+    return path
+
+
+def _read_run(path: Path) -> Iterator[tuple[str, int]]:
+    with path.open(encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+        for line in file:
+            count, _, word = line[:-1].partition(" ")
+            yield word, int(count)
+
+
+def _merge(runs: Iterable[Iterator[tuple[str, int]]]) -> Iterator[tuple[str, int]]:
+    for word, same in groupby(heapq.merge(*runs), key=itemgetter(0)):
+        yield word, sum(count for _, count in same)

@@ -1,22 +1,22 @@
-"""Prose to sentences to words, by rules simple enough to state; and the pass-through for tokenized text.
+"""Rule-based splitting of prose into sentences and words, and the white-space rule for text that is tokenized already.
 
-Sentences end at `.`, `!`, `?` or an ellipsis, with the quotes and brackets that close after it, when white space
-follows and then something that can begin a sentence (not a lower-case letter). A full stop does not end one after an
-abbreviation ("Dr.", "e.g.", "No."), an initial ("J. Smith") or, with a digit following, a word such as "Fig.".
+A sentence ends at `.`, `!`, `?` or an ellipsis, closing quotes and brackets included, if white space follows and then
+something other than a lower-case letter. A full stop does not end a sentence after an abbreviation ("Dr.", "e.g."), an
+initial ("J. Smith") or, before a digit, a word such as "No." or "Fig.".
 
-Words under the `prose` rule follow the Penn Treebank's habits: punctuation stands alone, clitics are cut off ("do n't",
+The `prose` rule follows the Penn Treebank: punctuation becomes words of its own, clitics are split off ("do n't",
 "it 's"), while numbers ("1,000.5"), abbreviations ("U.S.", "etc."), hyphenated words, dotted names ("os.path"), URLs
 and e-mail addresses stay whole. Quotes keep their form.
 
-Every rule looks at a bounded distance or moves on past what it read, so time is linear in the text.
+Every rule looks back and ahead a bounded number of characters, so time is linear in the text.
 """
 
-# ruff: noqa: RUF001 (typographic quotes and dashes are what this file is about)
+# ruff: noqa: RUF001 (this file splits at typographic quotes and dashes)
 
 import re
 from typing import Literal
 
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import ConfigError
 
 Rule = Literal["whitespace", "prose"]
 LineRule = Literal["line", "split"]
@@ -28,9 +28,9 @@ _FIRMS = "inc ltd co corp dept univ assn bros"
 _NUMBERED = "no nos fig figs sec ch vol vols pp eq eqs art p ver v"
 _ABBREVIATIONS = frozenset((_TITLES + _LATIN + _DATES + _FIRMS).split())
 _BEFORE_NUMBERS = frozenset(_NUMBERED.split())
-# These end a sentence as often as not: what follows decides (a capital begins the next one).
+# These may end a sentence: a capital after them begins the next one.
 _MAY_END = "etc al inc ltd co corp jr sr jan feb mar apr jun jul aug sep sept oct nov dec"
-_LONGEST = 24  # characters looked back for an abbreviation
+_LONGEST = 24  # characters searched for an abbreviation before a full stop
 
 _STOP = re.compile(r"[.!?…]+[\"'”’»)\]]*")
 _BEFORE_STOP = re.compile(r"[^\s(\[\"“‘«]+\Z")
@@ -38,7 +38,7 @@ _INITIAL = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]\Z")
 
 _WORD = re.compile(
     r"""
-      (?:https?|ftp|file)://[^\s<>"”]*[^\s<>"”.,;:!?)\]'’]   # URLs, without what follows them
+      (?:https?|ftp|file)://[^\s<>"”]*[^\s<>"”.,;:!?)\]'’]   # URLs, without punctuation after them
     | [\w.+-]{1,64}@\w[\w-]*(?:\.\w[\w-]*)+                  # e-mail
     | \d+(?:[.,:/]\d+)*\w*                                   # 3.14, 1,000, 10:30, 2nd
     | (?:[^\W\d_]\.){2,}(?!\w)                               # U.S., e.g.
@@ -53,7 +53,7 @@ _CLITIC = re.compile(r"(?i)(.+?)(n['’]t|['’](?:s|m|d|re|ve|ll))\Z")
 
 
 def split_words(line: str, rule: Rule) -> list[str]:
-    """Words of one sentence; `whitespace` is `str.split`, `prose` the module's rules.
+    """Words of one sentence; `whitespace` is `str.split`, `prose` the rules above.
 
     `split_words("Dr. Smith didn't pay $1,000.", "prose")` is
     `["Dr.", "Smith", "did", "n't", "pay", "$", "1,000", "."]`.
@@ -64,14 +64,14 @@ def split_words(line: str, rule: Rule) -> list[str]:
         case "prose":
             return _prose(line)
         case _:
-            raise InputError(f'a rule is "whitespace" or "prose", got {rule!r}')
+            raise ConfigError("rule", f'must be "whitespace" or "prose", got {rule!r}')
 
 
 def _prose(line: str) -> list[str]:
     words: list[str] = []
-    for found in _WORD.finditer(line):
-        word = found.group()
-        if word == "." and words and found.start() > 0 and _keeps_stop(words[-1], line, found):
+    for match in _WORD.finditer(line):
+        word = match.group()
+        if word == "." and words and _keeps_stop(words[-1], line, match):
             words[-1] += "."
         elif ("'" in word or "’" in word) and len(word) < 64 and (clitic := _CLITIC.match(word)):
             words += clitic.groups()
@@ -94,10 +94,10 @@ def _keeps_stop(word: str, line: str, stop: re.Match[str]) -> bool:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences of a piece of prose, in order, stripped; white space alone gives none.
+    """Sentences of prose in order, without white space around them; blank text has none.
 
-    `split_sentences('He met Dr. Who. "Why?" she asked... Then 3.5 hours passed.')` gives three: the question mark is
-    followed by a lower-case word, and the stops in "Dr." and "3.5" end nothing.
+    `split_sentences('He met Dr. Who. "Why?" she asked... Then 3.5 hours passed.')` gives three: a lower-case word
+    follows the question mark, and the stops in "Dr." and "3.5" end nothing.
     """
     sentences = []
     start = 0
@@ -116,7 +116,7 @@ def _ends_sentence(text: str, stop: re.Match[str]) -> bool:
     after = text[stop.end() : stop.end() + _LONGEST].lstrip().lstrip("\"'“‘«([`*_")[:1]
     if after.islower():
         return False
-    if stop.group() != ".":  # a lone full stop is the only one that can belong to a word
+    if stop.group() != ".":  # only a single full stop can belong to a word
         return True
     before = _BEFORE_STOP.search(text[max(0, stop.start() - _LONGEST) : stop.start()])
     if before is None:

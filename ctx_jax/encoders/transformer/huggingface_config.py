@@ -1,50 +1,47 @@
-"""Hugging Face's `config.json` and our `Transformer`, both ways.
+"""Hugging Face's `config.json` and our `Transformer` and `VocabularyHead`, both ways.
 
-Each architecture is data: which key is which field, which fields it fixes, which keys must have one value. The way
-out is checked by the way in: what we write must read back as the same model, so that nothing is lost silently.
+Each architecture is data: which key is which field, which fields it fixes, which keys must have one value. What is
+written is read back and must give the same model, so that nothing is lost silently.
 """
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
-from ctx_jax.encoders.transformer.config import fault
 from ctx_jax.encoders.transformer.huggingface_keys import ARCHITECTURES, GPT_READ, GPT_WRITTEN, READ, WRITTEN, keys_of
 from ctx_jax.encoders.transformer.huggingface_names import Architecture
-from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.encoders.transformer.model import Transformer, number_problem
+from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.subwords import Subwords
 
-# How a model runs and starts, not what it computes: not in config.json.
+# Fields that say how a model runs and starts, not what it computes: not in config.json.
 _OURS = ("compute", "attention", "scan", "remat", "depth_scaled", "initial_scale")
-# How a model is trained on: an architecture that has fewer rates than we do gets the nearest.
+# Fields of training alone: an architecture with fewer rates than ours gets the nearest.
 _DROPOUT = tuple(field.name for field in fields(Transformer) if field.name.endswith("_dropout"))
-# What none of our models does, wherever a file says so.
+# Features that none of our models has, whatever the architecture.
 _EMPTY = {"pruned_heads": {}, "is_encoder_decoder": False}
-# Seen in a file's tensors, not in its config.
-_SEEN = ("head", "pooler", "next_sentence", "tied", "decoder_bias", "head_bias", "head_activation")
+_CAUSAL = ("gpt2", "openai-gpt")
+_WITHOUT_TRANSFORM = ("transform", "decoder_bias", "tied")  # the fields of a head without a transform
 
 
 def architecture_of_config(config: Mapping[str, Any]) -> Architecture:
-    """`model_type` of a config.json; ValueError where we cannot read it."""
+    """`model_type` of a config.json; InputError for one that cannot be read."""
     for architecture in ARCHITECTURES:
         if config.get("model_type") == architecture:
             return architecture
     raise InputError(f"config.json: model_type is {config.get('model_type')!r}; these are read: {list(ARCHITECTURES)}")
 
 
-def model_from_config(
-    config: Mapping[str, Any], *, head: bool = True, pooler: bool = False, next_sentence: bool = False
-) -> Transformer:
-    """The model that a parsed config.json describes; which heads it has is for its tensors to say.
+def model_from_config(config: Mapping[str, Any]) -> Transformer:
+    """The encoder that a parsed config.json describes.
 
-    Raises ValueError for keys that are missing (class defaults are not trusted: they change between releases) and
-    for settings the model cannot express.
+    Raises InputError for keys that are missing (class defaults are not trusted: they change between releases) and for
+    settings that the model cannot express.
     """
     architecture = architecture_of_config(config)
     keys = keys_of(architecture)
-    # GPT's is no required key.
     optional = {"pad_token_id"} if architecture in ("bert", "distilbert") else set()
     absent = sorted({*keys.required, *keys.activations} - {*config} - optional)
     if absent:
@@ -62,7 +59,7 @@ def model_from_config(
         values |= dict.fromkeys(names, config.get(key))
     for key, name in keys.activations.items():
         values[name] = _activation(config[key], key, architecture)
-    if architecture in ("gpt2", "openai-gpt"):
+    if architecture in _CAUSAL:
         inner = config.get("n_inner")
         values |= {"feed_forward": 4 * values["dim"] if inner is None else inner, "pad_id": config.get("pad_token_id")}
         _check_type(architecture, "n_inner", values["feed_forward"], "feed_forward")
@@ -77,33 +74,47 @@ def model_from_config(
     if "initializer_range" in config:
         _check_type(architecture, "initializer_range", config["initializer_range"], "initial_scale")
         values["initial_scale"] = config["initializer_range"]
-    direct = architecture in ("gpt2", "openai-gpt")
-    values |= {"head": ("direct" if direct else "transform") if head else "none"}
-    values |= {"pooler": pooler, "next_sentence": next_sentence}
-    values |= {"tied": _flag(config, architecture, "tie_word_embeddings", "tied", True)}
-    values |= {"decoder_bias": not direct, **_head(config, architecture, values["activation"])}
     try:
         return Transformer(**values)
     except ValueError as error:
         raise InputError(f"config.json of {architecture}: {error}") from error
 
 
+def head_from_config(config: Mapping[str, Any], model: Transformer) -> VocabularyHead:
+    """The vocabulary head that a parsed config.json describes; `model` is the encoder that it describes."""
+    architecture = architecture_of_config(config)
+    tied = _flag(config, architecture, "tie_word_embeddings", True)
+    if architecture in _CAUSAL:
+        return VocabularyHead(transform=False, decoder_bias=False, tied=tied)
+    given: dict[str, Any] = {"norm_epsilon": model.norm_epsilon, "norm_bias": model.norm_bias, "tied": tied}
+    if architecture in ("bert", "distilbert"):
+        given["activation"] = model.activation  # RoBERTa's is always gelu
+    if architecture == "modernbert":
+        key = "classifier_activation"
+        given["activation"] = _activation(config.get(key, "gelu"), key, architecture)
+        given["bias"] = _flag(config, architecture, "classifier_bias", False)
+        given["decoder_bias"] = _flag(config, architecture, "decoder_bias", True)
+    return VocabularyHead(**given)
+
+
 def _check_type(architecture: Architecture, key: str, value: Any, field: str) -> None:
-    """A number where a number belongs, and one a model can have: what tools of any kind wrote is not taken on trust."""
+    """Raise unless `value` is a number of the field's type and range: files are written by tools of any kind."""
     if key == "pad_token_id" and value is None and architecture not in ("roberta", "xlm-roberta"):
         return  # RoBERTa counts positions from it
     default = getattr(Transformer(), field)
     # By exact type: True is an int to isinstance.
     if type(value) not in {bool: (bool,), int: (int,), float: (int, float)}[type(default)]:
         raise InputError(f"config.json of {architecture}: {key} needs a {type(default).__name__}, got {value!r}")
-    if (wrong := fault(field, value)) is not None:
-        raise InputError(f"config.json of {architecture}: {key} {wrong}, got {value!r}")
+    if (problem := number_problem(field, value)) is not None:
+        raise InputError(f"config.json of {architecture}: {key} {problem}, got {value!r}")
 
 
-def _flag(config: Mapping[str, Any], architecture: Architecture, key: str, field: str, default: bool) -> bool:
-    """A key that may be left out, but is no flag unless it is true or false."""
-    _check_type(architecture, key, config.get(key, default), field)
-    return bool(config.get(key, default))
+def _flag(config: Mapping[str, Any], architecture: Architecture, key: str, default: bool) -> bool:
+    """An optional key that must be true or false."""
+    value = config.get(key, default)
+    if type(value) is not bool:
+        raise InputError(f"config.json of {architecture}: {key} needs a bool, got {value!r}")
+    return value
 
 
 def _activation(name: Any, key: str, architecture: Architecture) -> str:
@@ -111,22 +122,6 @@ def _activation(name: Any, key: str, architecture: Architecture) -> str:
     if not isinstance(name, str) or name not in known:
         raise InputError(f"config.json of {architecture}: {key} is {name!r}; these can be expressed: {sorted(known)}")
     return known[name]
-
-
-def _head(config: Mapping[str, Any], architecture: Architecture, activation: str) -> dict[str, Any]:
-    match architecture:
-        case "bert" | "distilbert":
-            return {"head_activation": activation}
-        case "modernbert":
-            return {
-                "head_activation": _activation(
-                    config.get("classifier_activation", "gelu"), "classifier_activation", architecture
-                ),
-                "head_bias": _flag(config, architecture, "classifier_bias", "head_bias", False),
-                "decoder_bias": _flag(config, architecture, "decoder_bias", "decoder_bias", True),
-            }
-        case _:
-            return {}  # RoBERTa's is always gelu
 
 
 def _modern_layers(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +134,7 @@ def _modern_layers(config: Mapping[str, Any]) -> dict[str, Any]:
         if "global_attn_every_n_layers" not in config:
             raise InputError("config.json of modernbert: it needs layer_types or global_attn_every_n_layers")
         every = config["global_attn_every_n_layers"]
-        _check_type("modernbert", "global_attn_every_n_layers", every, "heads")  # a count, from 1 on, as heads are
+        _check_type("modernbert", "global_attn_every_n_layers", every, "heads")  # a count from 1, as heads
         kinds = ["sliding_attention" if layer % every else "full_attention" for layer in range(layers)]
     if (
         not isinstance(kinds, list)
@@ -147,24 +142,24 @@ def _modern_layers(config: Mapping[str, Any]) -> dict[str, Any]:
         or any(kind not in ("sliding_attention", "full_attention") for kind in kinds)
     ):
         raise InputError(f"config.json of modernbert: layer_types must name {layers} layers, got {kinds}")
-    whole, local = _modern_thetas(config)
+    everywhere, local = _modern_thetas(config)
     return {
         "local_layers": tuple(layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"),
         "window": config["local_attention"] // 2,
-        "rotary_theta": float(whole),
+        "rotary_theta": float(everywhere),
         "local_rotary_theta": float(local),
     }
 
 
 def _modern_thetas(config: Mapping[str, Any]) -> tuple[float, float]:
-    """The bases of the rotary positions, of layers that see all and of those that see their neighbourhood."""
+    """The bases of the rotary positions, of global and of local layers."""
     rotary = config.get("rope_parameters")
     if rotary is None:
         absent = sorted({"global_rope_theta", "local_rope_theta"} - {*config})
         if absent:
             raise InputError(f"config.json of modernbert: it needs rope_parameters, or these keys too: {absent}")
-        whole, local = config["global_rope_theta"], config["local_rope_theta"]
-        thetas = {"global_rope_theta": whole, "local_rope_theta": whole if local is None else local}
+        everywhere, local = config["global_rope_theta"], config["local_rope_theta"]
+        thetas = {"global_rope_theta": everywhere, "local_rope_theta": everywhere if local is None else local}
     else:
         thetas = {}
         for kind in ("full_attention", "sliding_attention"):
@@ -177,12 +172,12 @@ def _modern_thetas(config: Mapping[str, Any]) -> tuple[float, float]:
             thetas[f"rope_theta of {kind}"] = part["rope_theta"]
     for key, theta in thetas.items():
         _check_type("modernbert", key, theta, "rotary_theta")
-    whole, local = thetas.values()
-    return whole, local
+    everywhere, local = thetas.values()
+    return everywhere, local
 
 
 def architecture_of(model: Transformer) -> Architecture:
-    """The architecture whose files fit a model's mathematics (RoBERTa's and XLM-R's are the same: roberta)."""
+    """The architecture whose files fit a model's mathematics; roberta, not xlm-roberta, which is the same."""
     if model.positions == "rotary":
         return "modernbert"
     if model.causal:
@@ -192,11 +187,13 @@ def architecture_of(model: Transformer) -> Architecture:
     return "bert" if model.token_types else "distilbert"
 
 
-def config_from_model(model: Transformer, architecture: Architecture | None = None) -> dict[str, Any]:
-    """The entries of config.json that describe a model; ValueError naming the fields no such file can express.
+def config_from_model(
+    model: Transformer, architecture: Architecture | None = None, *, head: VocabularyHead | None = None
+) -> dict[str, Any]:
+    """The entries of config.json that describe a model and its vocabulary head, if it has one.
 
     Where one key stands for several dropout rates that differ, the commonest is written and a warning says so: what
-    the model computes does not depend on it.
+    the model computes does not depend on it. Raises InputError naming the fields that no such file can express.
     """
     architecture = architecture or architecture_of(model)
     keys = keys_of(architecture)
@@ -207,22 +204,22 @@ def config_from_model(model: Transformer, architecture: Architecture | None = No
     written = GPT_WRITTEN if architecture == "openai-gpt" else WRITTEN
     for key, name in keys.activations.items():
         config[key] = written.get(getattr(model, name))
-    config |= {"initializer_range": model.initial_scale, "tie_word_embeddings": model.tied}
+    config |= {"initializer_range": model.initial_scale, "tie_word_embeddings": head is None or head.tied}
     match architecture:
         case "gpt2":
             config |= {"n_inner": model.feed_forward, "pad_token_id": model.pad_id}
         case "openai-gpt":
             config |= {"pad_token_id": model.pad_id}
         case "modernbert":
-            config |= _modern_config(model)
+            config |= _modern_config(model, head or VocabularyHead(bias=False))
         case _:
             pass
-    _check_expressed(model, config, architecture)
+    _check_expressed(model, head, config, architecture)
     return config
 
 
-def _modern_config(model: Transformer) -> dict[str, Any]:
-    kinds = ["sliding_attention" if layer in model.local_layers else "full_attention" for layer in range(model.layers)]
+def _modern_config(model: Transformer, head: VocabularyHead) -> dict[str, Any]:
+    kinds = ["sliding_attention" if layer in model.local_layers else "full_attention" for layer in range(model.depth)]
     return {
         "layer_types": kinds,
         "rope_parameters": {
@@ -230,39 +227,39 @@ def _modern_config(model: Transformer) -> dict[str, Any]:
             "sliding_attention": {"rope_type": "default", "rope_theta": model.local_rotary_theta},
         },
         "local_attention": 2 * model.window,
-        "classifier_activation": WRITTEN[model.head_activation],
-        "classifier_bias": model.head_bias,
-        "decoder_bias": model.decoder_bias,
+        "classifier_activation": WRITTEN[head.activation],
+        "classifier_bias": head.bias,
+        "decoder_bias": head.decoder_bias,
     }
 
 
 def tokenizer_settings(model: Transformer) -> dict[str, Any]:
-    """What a tokenizer's configuration says of its model: the longest sequence, and whether it reads token types."""
+    """The entries of tokenizer_config.json about the model: the longest sequence, and whether it has token types."""
     names = ["input_ids", *(["token_type_ids"] if model.token_types > 1 else []), "attention_mask"]
     return {"model_max_length": model.longest, "model_input_names": names}
 
 
 def special_ids(subwords: Subwords) -> dict[str, Any]:
-    """The entries of config.json that name special tokens by id; the last two where they stand around a text."""
+    """The entries of config.json that name special tokens by id; the last two if it adds them to a text."""
     begin, end = subwords.begin_id, subwords.end_id
     ids = {"pad_token_id": subwords.pad_id, "bos_token_id": begin, "eos_token_id": end}
     return ids | ({"cls_token_id": begin, "sep_token_id": end} if subwords.before or subwords.after else {})
 
 
-def _check_expressed(model: Transformer, config: Mapping[str, Any], architecture: Architecture) -> None:
+def _check_expressed(
+    model: Transformer, head: VocabularyHead | None, config: Mapping[str, Any], architecture: Architecture
+) -> None:
     try:
-        back = model_from_config(config, head=True, pooler=model.pooler, next_sentence=model.next_sentence)
+        model_back = model_from_config(config)
+        head_back = head_from_config(config, model_back)
     except ValueError as error:
         raise InputError(f"no {architecture} file can express this model: {error}") from error
-    skipped = {*_OURS, *(_SEEN if model.head == "none" else ())}
-    if model.head == "none":
-        back = replace(back, head="none")
-    differing = {
-        field.name: f"{field.name} is {getattr(model, field.name)!r}, there it would be {getattr(back, field.name)!r}"
-        for field in fields(Transformer)
-        if field.name not in skipped and getattr(model, field.name) != getattr(back, field.name)
-    }
-    lost = [said for name, said in differing.items() if name not in _DROPOUT]
+    differing = _differing(model, model_back, [field.name for field in fields(model) if field.name not in _OURS])
+    lost = [text for name, text in differing.items() if name not in _DROPOUT]
+    if head is not None:
+        transform = head.transform or head_back.transform
+        names = [field.name for field in fields(head) if transform or field.name in _WITHOUT_TRANSFORM]
+        lost += [f"head.{text}" for text in _differing(head, head_back, names).values()]
     if lost:
         raise InputError(f"no {architecture} file can express this model: {'; '.join(lost)}")
     if differing:
@@ -271,3 +268,12 @@ def _check_expressed(model: Transformer, config: Mapping[str, Any], architecture
             f"alone: {'; '.join(differing.values())}",
             stacklevel=3,
         )
+
+
+def _differing(given: Any, back: Any, names: list[str]) -> dict[str, str]:
+    """name -> "name is ..., there it would be ..." of the fields in which `back` differs from what was given."""
+    return {
+        name: f"{name} is {getattr(given, name)!r}, there it would be {getattr(back, name)!r}"
+        for name in names
+        if getattr(given, name) != getattr(back, name)
+    }

@@ -1,4 +1,4 @@
-"""The keys of Hugging Face's `config.json`, as data: which key is which field of our `Transformer`."""
+"""The keys of Hugging Face's `config.json` as data: which key is which field of `Transformer`."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ GPT_WRITTEN = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}
 
 
 class Keys(NamedTuple):
-    """One architecture: its keys, and what it leaves no choice about."""
+    """The keys of one architecture, and the fields that it fixes."""
 
     required: Mapping[str, tuple[str, ...]]  # key -> the fields that have its value
     activations: Mapping[str, str]  # key -> field, by the names above
@@ -40,7 +40,7 @@ class Keys(NamedTuple):
 _SIZES = {
     "vocab_size": ("vocabulary",),
     "hidden_size": ("dim",),
-    "num_hidden_layers": ("layers",),
+    "num_hidden_layers": ("depth",),
     "num_attention_heads": ("heads",),
     "intermediate_size": ("feed_forward",),
     "max_position_embeddings": ("max_positions",),
@@ -63,7 +63,7 @@ _DISTILBERT = Keys(
     required={
         "vocab_size": ("vocabulary",),
         "dim": ("dim",),
-        "n_layers": ("layers",),
+        "n_layers": ("depth",),
         "n_heads": ("heads",),
         "hidden_dim": ("feed_forward",),
         "max_position_embeddings": ("max_positions",),
@@ -103,7 +103,7 @@ _GPT2 = Keys(
     required={
         "vocab_size": ("vocabulary",),
         "n_embd": ("dim",),
-        "n_layer": ("layers",),
+        "n_layer": ("depth",),
         "n_head": ("heads",),
         "n_positions": ("max_positions",),
         "layer_norm_epsilon": ("norm_epsilon",),

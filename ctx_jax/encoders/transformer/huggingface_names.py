@@ -1,11 +1,11 @@
-"""What Hugging Face calls each parameter: one table an architecture, read in both directions.
+"""Hugging Face's name of each parameter: one table an architecture, used in both directions.
 
-`{l}` stands for the layer's number. An entry whose parameters a model lacks (a bias, the first norm of ModernBERT)
-is not expected in its file, so the tables need no variants. Linear weights lie in the files as [out, in] but for
-GPT's Conv1D, which keeps [in, out] as we do; a tensor of several parameters holds them side by side on the out axis.
+Paths are those of the encoder's tree, and below a head's name ("masked_lm/dense/kernel") those of the head's. `{l}`
+stands for the layer's number. An entry whose parameters a model lacks (a bias, the first norm of ModernBERT) is not
+expected in its file, so the tables need no variants. Linear weights are [out, in] in the files but for GPT's Conv1D,
+which is [in, out] as ours; a tensor of several parameters holds them side by side on the out axis.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -13,7 +13,7 @@ Architecture = Literal["bert", "roberta", "xlm-roberta", "distilbert", "modernbe
 
 
 class Entry(NamedTuple):
-    """One tensor of a file: its name there, the parameters it holds, and whether it lies transposed."""
+    """One tensor of a file: its name there, the parameters it holds, and whether it is transposed."""
 
     name: str
     paths: tuple[str, ...]
@@ -26,12 +26,12 @@ class Names(NamedTuple):
     prefix: str  # before the body's names in files of task models
     body: tuple[Entry, ...]
     heads: tuple[Entry, ...]
-    head_marks: tuple[str, ...]  # a file holding a name that starts so has the vocabulary head
+    head_prefixes: Mapping[str, tuple[str, ...]]  # head -> a file with a name that starts so has it
     embedding: str  # the body's tensor to which `tied_copy` is tied
     tied_copy: str
     bias_copy: tuple[str, str] | None  # (the name in tied files, its second name)
-    ignored: str  # regular expression of buffers that old files carry
-    classes: Mapping[str, str]  # base, head, and where they exist pretraining and next_sentence
+    ignored: str  # regular expression of buffers that old files hold
+    classes: Mapping[frozenset[str], str]  # heads -> transformers' class with exactly these
 
 
 def _plain(name: str, path: str) -> tuple[Entry, ...]:
@@ -47,6 +47,10 @@ def _dense(name: str, *paths: str, transposed: bool = True) -> tuple[Entry, ...]
 
 def _norm(name: str, path: str) -> tuple[Entry, ...]:
     return (Entry(f"{name}.weight", (f"{path}/scale",)), Entry(f"{name}.bias", (f"{path}/bias",)))
+
+
+def _classes(base: str, masked_lm: str) -> dict[frozenset[str], str]:
+    return {frozenset(): base, frozenset({"pooler"}): base, frozenset({"masked_lm"}): masked_lm}
 
 
 _EMBEDDINGS = (
@@ -71,39 +75,44 @@ _BERT = Names(
     prefix="bert.",
     body=_BERT_BODY,
     heads=(
-        *_dense("cls.predictions.transform.dense", "head/dense"),
-        *_norm("cls.predictions.transform.LayerNorm", "head/norm"),
-        *_plain("cls.predictions.decoder.weight", "head/decoder/matrix"),
-        *_plain("cls.predictions.bias", "head/decoder/bias"),
+        *_dense("cls.predictions.transform.dense", "masked_lm/dense"),
+        *_norm("cls.predictions.transform.LayerNorm", "masked_lm/norm"),
+        *_plain("cls.predictions.decoder.weight", "masked_lm/decoder/matrix"),
+        *_plain("cls.predictions.bias", "masked_lm/decoder/bias"),
         *_dense("cls.seq_relationship", "next_sentence"),
     ),
-    head_marks=("cls.predictions.",),
+    head_prefixes={
+        "masked_lm": ("cls.predictions.",),
+        "pooler": ("pooler.",),
+        "next_sentence": ("cls.seq_relationship.",),
+    },
     embedding="embeddings.word_embeddings.weight",
     tied_copy="cls.predictions.decoder.weight",
     bias_copy=("cls.predictions.bias", "cls.predictions.decoder.bias"),
     ignored=r"embeddings\.position_ids",
     classes={
-        "base": "BertModel",
-        "head": "BertForMaskedLM",
-        "pretraining": "BertForPreTraining",
-        "next_sentence": "BertForNextSentencePrediction",
+        frozenset(): "BertModel",
+        frozenset({"pooler"}): "BertModel",
+        frozenset({"masked_lm"}): "BertForMaskedLM",
+        frozenset({"masked_lm", "pooler", "next_sentence"}): "BertForPreTraining",
+        frozenset({"pooler", "next_sentence"}): "BertForNextSentencePrediction",
     },
 )
 _ROBERTA = Names(
     prefix="roberta.",
     body=_BERT_BODY,
     heads=(
-        *_dense("lm_head.dense", "head/dense"),
-        *_norm("lm_head.layer_norm", "head/norm"),
-        *_plain("lm_head.decoder.weight", "head/decoder/matrix"),
-        *_plain("lm_head.bias", "head/decoder/bias"),
+        *_dense("lm_head.dense", "masked_lm/dense"),
+        *_norm("lm_head.layer_norm", "masked_lm/norm"),
+        *_plain("lm_head.decoder.weight", "masked_lm/decoder/matrix"),
+        *_plain("lm_head.bias", "masked_lm/decoder/bias"),
     ),
-    head_marks=("lm_head.",),
+    head_prefixes={"masked_lm": ("lm_head.",), "pooler": ("pooler.",)},
     embedding="embeddings.word_embeddings.weight",
     tied_copy="lm_head.decoder.weight",
     bias_copy=("lm_head.bias", "lm_head.decoder.bias"),
     ignored=r"embeddings\.position_ids",
-    classes={"base": "RobertaModel", "head": "RobertaForMaskedLM"},
+    classes=_classes("RobertaModel", "RobertaForMaskedLM"),
 )
 _DISTILBERT = Names(
     prefix="distilbert.",
@@ -119,17 +128,17 @@ _DISTILBERT = Names(
         *_norm("transformer.layer.{l}.output_layer_norm", "layer_{l}/feed_forward_norm"),
     ),
     heads=(
-        *_dense("vocab_transform", "head/dense"),
-        *_norm("vocab_layer_norm", "head/norm"),
-        *_plain("vocab_projector.weight", "head/decoder/matrix"),
-        *_plain("vocab_projector.bias", "head/decoder/bias"),
+        *_dense("vocab_transform", "masked_lm/dense"),
+        *_norm("vocab_layer_norm", "masked_lm/norm"),
+        *_plain("vocab_projector.weight", "masked_lm/decoder/matrix"),
+        *_plain("vocab_projector.bias", "masked_lm/decoder/bias"),
     ),
-    head_marks=("vocab_",),
+    head_prefixes={"masked_lm": ("vocab_",)},
     embedding="embeddings.word_embeddings.weight",
     tied_copy="vocab_projector.weight",
     bias_copy=None,
     ignored=r"embeddings\.position_ids",
-    classes={"base": "DistilBertModel", "head": "DistilBertForMaskedLM"},
+    classes=_classes("DistilBertModel", "DistilBertForMaskedLM"),
 )
 _MODERNBERT = Names(
     prefix="model.",
@@ -145,17 +154,17 @@ _MODERNBERT = Names(
         *_norm("final_norm", "final_norm"),
     ),
     heads=(
-        *_dense("head.dense", "head/dense"),
-        *_norm("head.norm", "head/norm"),
-        *_plain("decoder.weight", "head/decoder/matrix"),
-        *_plain("decoder.bias", "head/decoder/bias"),
+        *_dense("head.dense", "masked_lm/dense"),
+        *_norm("head.norm", "masked_lm/norm"),
+        *_plain("decoder.weight", "masked_lm/decoder/matrix"),
+        *_plain("decoder.bias", "masked_lm/decoder/bias"),
     ),
-    head_marks=("head.", "decoder."),
+    head_prefixes={"masked_lm": ("head.", "decoder.")},
     embedding="embeddings.tok_embeddings.weight",
     tied_copy="decoder.weight",
     bias_copy=None,
     ignored=r".*rotary_emb\.inv_freq",
-    classes={"base": "ModernBertModel", "head": "ModernBertForMaskedLM"},
+    classes=_classes("ModernBertModel", "ModernBertForMaskedLM"),
 )
 _GPT_LAYER = (
     *_dense("h.{l}.attn.c_attn", "layer_{l}/query", "layer_{l}/key", "layer_{l}/value", transposed=False),
@@ -173,13 +182,13 @@ _GPT2 = Names(
         *_GPT_LAYER,
         *_norm("ln_f", "final_norm"),
     ),
-    heads=_plain("lm_head.weight", "head/decoder/matrix"),
-    head_marks=("lm_head.",),
+    heads=_plain("lm_head.weight", "causal_lm/decoder/matrix"),
+    head_prefixes={"causal_lm": ("lm_head.",)},
     embedding="wte.weight",
     tied_copy="lm_head.weight",
     bias_copy=None,
     ignored=r"h\.\d+\.attn\.(masked_)?bias",
-    classes={"base": "GPT2Model", "head": "GPT2LMHeadModel"},
+    classes={frozenset(): "GPT2Model", frozenset({"causal_lm"}): "GPT2LMHeadModel"},
 )
 _GPT = _GPT2._replace(
     body=(
@@ -189,7 +198,7 @@ _GPT = _GPT2._replace(
     ),
     embedding="tokens_embed.weight",
     ignored=r"h\.\d+\.attn\.bias|position_ids",
-    classes={"base": "OpenAIGPTModel", "head": "OpenAIGPTLMHeadModel"},
+    classes={frozenset(): "OpenAIGPTModel", frozenset({"causal_lm"}): "OpenAIGPTLMHeadModel"},
 )
 
 
@@ -201,7 +210,7 @@ def names_of(architecture: Architecture) -> Names:
         case "roberta":
             return _ROBERTA
         case "xlm-roberta":
-            return _ROBERTA._replace(classes={"base": "XLMRobertaModel", "head": "XLMRobertaForMaskedLM"})
+            return _ROBERTA._replace(classes=_classes("XLMRobertaModel", "XLMRobertaForMaskedLM"))
         case "distilbert":
             return _DISTILBERT
         case "modernbert":
@@ -212,23 +221,20 @@ def names_of(architecture: Architecture) -> Names:
             return _GPT
 
 
-def bare(names: Names, name: str) -> str:
-    """A file's name without its prefix and with today's norm names.
+def canonical(names: Names, name: str) -> str:
+    """A tensor's name without its prefix and with today's norm names.
 
     bert.embeddings.LayerNorm.gamma -> embeddings.LayerNorm.weight
     """
     name = name.removeprefix(names.prefix)
-    return re.sub(r"(LayerNorm)\.(gamma|beta)$", lambda old: f"LayerNorm.{_TODAY[old[2]]}", name)
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-_TODAY = {"gamma": "weight", "beta": "bias"}
-
-
-def expand(entries: tuple[Entry, ...], layers: int, present: set[str]) -> list[Entry]:
-    """The entries of a model of `layers` layers whose parameters are `present`: `{l}` filled in, absent ones gone."""
+def expand(entries: tuple[Entry, ...], depth: int, present: set[str]) -> list[Entry]:
+    """The entries of a model of `depth` layers whose parameters are `present`: `{l}` filled in, others left out."""
     result = []
     for entry in entries:
-        for layer in range(layers) if "{l}" in entry.name else range(1):
+        for layer in range(depth) if "{l}" in entry.name else range(1):
             paths = tuple(path.format(l=layer) for path in entry.paths)
             if all(path in present for path in paths):
                 result.append(Entry(entry.name.format(l=layer), paths, entry.transposed))

@@ -1,7 +1,7 @@
-"""The tensors of a Hugging Face folder: one `model.safetensors`, or the shards its index names.
+"""The tensors of a Hugging Face folder: one `model.safetensors`, or the shards that its index names.
 
-A file is checked whole before anything of it is used (its header's length, its offsets, its size), and every error
-names the file. Pickles (`pytorch_model.bin`) are not read: a file may hold data, never code.
+A file is checked (its header's length, its offsets, its size) before anything of it is used, and every error names the
+file. Pickles (`pytorch_model.bin`) are not read: they can run code.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,8 +21,8 @@ INDEX = "model.safetensors.index.json"
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """Every tensor of the folder under its name in the file, in the file's type (bfloat16 by ml_dtypes).
 
-    Raises FileNotFoundError for a folder without safetensors files and for an index that names a missing one,
-    ValueError for damaged files and for an index that does not fit its shards.
+    Raises MissingFileError for a folder without safetensors files and for an index that names a missing one, InputError
+    for damaged files and for an index that does not fit its shards.
     """
     if (folder / WHOLE).is_file():
         return dict(_tensors(folder / WHOLE))
@@ -59,6 +59,6 @@ def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """One safetensors file of float32 tensors, marked as transformers expects it."""
-    # save_file writes a transposed view's memory as it lies, not as it reads.
+    # save_file writes the memory of a transposed view in its old order.
     dense = {name: np.ascontiguousarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
     save_file(dense, path, metadata={"format": "pt"})

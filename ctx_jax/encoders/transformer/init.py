@@ -1,103 +1,62 @@
-"""First parameters of a Transformer: the tree that every flag and every file format shares.
+"""Initial parameters of a Transformer.
 
 Kernels and tables are truncated normal (cut at two standard deviations) of `initial_scale`, as the original BERT's;
 biases 0, scales 1. With `depth_scaled`, what writes into the residual stream (attention output, down projection)
-and the head's dense layer start smaller by sqrt(2 L), as GPT-2's and ModernBERT's.
+starts smaller by sqrt(2 depth), as GPT-2's and ModernBERT's.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 
-from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.ops.dense import init_dense, init_norm, truncated_normal
+
+if TYPE_CHECKING:
+    from ctx_jax.encoders.transformer.model import Transformer
 
 Tree = dict[str, Any]
 
 
 def init(model: Transformer, key: jax.Array) -> Tree:
-    """Nested dict of float32 arrays; the layout stands in `ctx_jax.encoders.transformer.model`.
-
-    `jax.eval_shape(partial(init, model), jax.random.key(0))` gives its shapes and allocates nothing.
-    """
-    scale = model.initial_scale
-    residual = scale / (2 * model.layers) ** 0.5 if model.depth_scaled else scale
-    outside = jax.random.fold_in(key, 0)
-    params: Tree = {"embeddings": _embeddings(model, jax.random.fold_in(outside, 0))}
-    for index in range(model.layers):
+    """Nested dict of float32 arrays; `ctx_jax.encoders.transformer.network` describes its layout."""
+    params: Tree = {"embeddings": _embeddings(model, jax.random.fold_in(jax.random.fold_in(key, 0), 0))}
+    for index in range(model.depth):
         normed = index > 0 or model.first_attention_norm
-        params[f"layer_{index}"] = _layer(model, jax.random.fold_in(key, index + 1), residual, normed)
+        params[f"layer_{index}"] = _layer(model, jax.random.fold_in(key, index + 1), normed)
     if model.norm == "pre":
-        params["final_norm"] = _norm(model)
-    if model.head != "none":
-        params["head"] = _head(model, jax.random.fold_in(outside, 1), residual)
-        if not params["head"]:
-            del params["head"]
-    if model.pooler:
-        params["pooler"] = _dense(jax.random.fold_in(outside, 2), model.dim, model.dim, True, scale)
-    if model.next_sentence:
-        params["next_sentence"] = _dense(jax.random.fold_in(outside, 3), model.dim, 2, True, scale)
+        params["final_norm"] = init_norm(model.dim, bias=model.norm_bias)
     return params
 
 
 def _embeddings(model: Transformer, key: jax.Array) -> Tree:
     tokens, positions, types = jax.random.split(key, 3)
-    tables: Tree = {"tokens": _normal(tokens, (model.vocabulary, model.dim), model.initial_scale)}
+    tables: Tree = {"tokens": truncated_normal(tokens, (model.vocabulary, model.dim), model.initial_scale)}
     if model.positions == "learned":
-        tables["positions"] = _normal(positions, (model.max_positions, model.dim), model.initial_scale)
+        tables["positions"] = truncated_normal(positions, (model.max_positions, model.dim), model.initial_scale)
     if model.token_types:
-        tables["types"] = _normal(types, (model.token_types, model.dim), model.initial_scale)
+        tables["types"] = truncated_normal(types, (model.token_types, model.dim), model.initial_scale)
     if model.embedding_norm:
-        tables["norm"] = _norm(model)
+        tables["norm"] = init_norm(model.dim, bias=model.norm_bias)
     return tables
 
 
-def _layer(model: Transformer, key: jax.Array, residual: float, normed: bool) -> Tree:
+def _layer(model: Transformer, key: jax.Array, normed: bool) -> Tree:
     keys = jax.random.split(key, 7)
-    width, inner, scale = model.dim, model.feed_forward, model.initial_scale
+    width, inner, scale, residual = model.dim, model.feed_forward, model.initial_scale, model.residual_scale
+    bias = model.attention_bias
     params: Tree = {
-        name: _dense(keys[place], width, width, model.attention_bias, residual if name == "output" else scale)
-        for place, name in enumerate(("query", "key", "value", "output"))
+        name: init_dense(keys[number], width, width, bias=bias, scale=scale)
+        for number, name in enumerate(("query", "key", "value"))
     }
+    params["output"] = init_dense(keys[3], width, width, bias=bias, scale=residual)
+    bias = model.feed_forward_bias
     if model.gated:
-        params["gate"] = _dense(keys[4], width, inner, model.feed_forward_bias, scale)
-    params["up"] = _dense(keys[5], width, inner, model.feed_forward_bias, scale)
-    params["down"] = _dense(keys[6], inner, width, model.feed_forward_bias, residual)
+        params["gate"] = init_dense(keys[4], width, inner, bias=bias, scale=scale)
+    params["up"] = init_dense(keys[5], width, inner, bias=bias, scale=scale)
+    params["down"] = init_dense(keys[6], inner, width, bias=bias, scale=residual)
     if normed:
-        params["attention_norm"] = _norm(model)
-    params["feed_forward_norm"] = _norm(model)
+        params["attention_norm"] = init_norm(width, bias=model.norm_bias)
+    params["feed_forward_norm"] = init_norm(width, bias=model.norm_bias)
     return params
-
-
-def _head(model: Transformer, key: jax.Array, residual: float) -> Tree:
-    dense, matrix = jax.random.split(key)
-    params: Tree = {}
-    if model.head == "transform":
-        params["dense"] = _dense(dense, model.dim, model.dim, model.head_bias, residual)
-        params["norm"] = _norm(model)
-    decoder: Tree = {}
-    if not model.tied:
-        decoder["matrix"] = _normal(matrix, (model.vocabulary, model.dim), model.initial_scale)
-    if model.decoder_bias:
-        decoder["bias"] = jnp.zeros(model.vocabulary, jnp.float32)
-    if decoder:
-        params["decoder"] = decoder
-    return params
-
-
-def _dense(key: jax.Array, inputs: int, outputs: int, bias: bool, scale: float) -> Tree:
-    params: Tree = {"kernel": _normal(key, (inputs, outputs), scale)}
-    if bias:
-        params["bias"] = jnp.zeros(outputs, jnp.float32)
-    return params
-
-
-def _norm(model: Transformer) -> Tree:
-    params: Tree = {"scale": jnp.ones(model.dim, jnp.float32)}
-    if model.norm_bias:
-        params["bias"] = jnp.zeros(model.dim, jnp.float32)
-    return params
-
-
-def _normal(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Array:
-    return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32) * scale

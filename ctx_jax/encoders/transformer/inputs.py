@@ -3,20 +3,28 @@
 Letters: B sentences, T words, S tokens of a row (pieces and special tokens).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ctx_jax.encoders.base import padded_shape, rounded
 from ctx_jax.io.errors import InputError
+from ctx_jax.tokenizers import subword_files
 from ctx_jax.tokenizers.subwords import Pieces, Subwords
 from ctx_jax.tokenizers.words import Rule
 
+if TYPE_CHECKING:
+    from ctx_jax.encoders.transformer.model import Transformer
+
 
 @dataclass(frozen=True)
-class SubwordReader:
-    """Words or strings to the tokens of a Transformer.
+class SubwordInputs:
+    """The input processor of a Transformer (`encoders.base.InputProcessor`).
 
     `longest` is how many tokens, special ones included, the model's positions hold; None: any number.
     """
@@ -25,104 +33,143 @@ class SubwordReader:
     longest: int | None = None
     rule: Rule = "whitespace"
 
+    @property
+    def words_per_row(self) -> int:
+        """1: layer 0 depends on the position."""
+        return 1
+
     def arrays(
         self,
         sentences: Sequence[Sequence[str]],
+        *,
         rows: int | None = None,
         length: int | None = None,
         tokens: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """What `embed` needs to give one vector a word, each with leading axis B:
+        """Inputs that give one vector a word, each with leading axis B:
 
             words            un        believably
             token_ids        [CLS] un  believ ##ably [SEP] [PAD]      int32 [B, S]
             token_mask       1     1   1      1      1     0          bool  [B, S]
-            word_of_token    -1    0   1      1      -1    -1         int32 [B, S], -1 at what is in no word
+            word_of_token    -1    0   1      1      -1    -1         int32 [B, S], -1 at tokens of no word
             word_mask        1 1                                      bool  [B, T]
 
-        S is `tokens`; without it a `length` fixes S too, to `room(length)`; without either S is what is needed. Raises
-        ValueError for a sentence that has more tokens, and for more tokens than the positions hold.
+        S is `tokens`; without it `length` fixes S too, to `tokens_for(length)`; without either S is what the sentences
+        need. Raises InputError for a sentence with more tokens, and for `tokens` beyond the model's positions.
         """
         if tokens is not None and self.longest is not None and tokens > self.longest:
             raise InputError(
                 f"got tokens={tokens}, the model's positions hold {self.longest}: set tokens to that or less"
             )
         if tokens is None and length is not None:
-            tokens = self.room(length)
-        pieces = self.subwords.of_words(sentences)
-        return self.word_arrays(pieces, *padded_shape(self.words(pieces), rows, length, "words"), tokens)
+            tokens = self.tokens_for(length)
+        pieces = self.split(sentences)
+        height, width = padded_shape(_word_counts(pieces), rows, length, "words")
+        return self._word_arrays(
+            pieces, height, width, max(self.sizes(pieces), default=0) if tokens is None else tokens
+        )
 
-    def room(self, length: int) -> int:
+    def tokens_for(self, length: int) -> int:
         """Tokens of a row for `length` words: two a word, the special ones and 16 more, rounded up by
-        `batching.rounded`, but no more than the positions hold. It knows nothing of the sentences, so that their
-        batches have one shape."""
-        size = rounded(2 * length + self._added + 16)
+        `encoders.base.rounded`, but no more than the positions hold. It does not depend on the sentences, so that all
+        their batches have one shape."""
+        size = rounded(2 * length + self._special_count + 16)
         return size if self.longest is None else min(size, self.longest)
 
     def token_arrays(
-        self, sentences: list[str] | list[list[str]], rows: int | None = None, length: int | None = None
+        self, sentences: list[str] | list[list[str]], *, rows: int | None = None, length: int | None = None
     ) -> dict[str, np.ndarray]:
         """{"token_ids": int32 [B, S], "token_mask": bool [B, S]}: strings are split by the tokenizer's own rule.
 
         `length` is S, special tokens included; a string without pieces is an all-False row.
         """
         if sentences and not isinstance(sentences[0], str):
-            found = [pieces.ids for pieces in self.subwords.of_words(sentences)]
+            found = [pieces.ids for pieces in self.subwords.tokenize_words(sentences)]
         else:
-            found = self.subwords.of_text(sentences)  # type: ignore[arg-type]
+            found = self.subwords.tokenize_text(sentences)  # type: ignore[arg-type]
         height, width = padded_shape([self._size(ids) for ids in found], rows, length, "tokens")
         ids, mask = self._tokens(found, height, width)
         return {"token_ids": ids, "token_mask": mask}
 
-    def word_arrays(
-        self, pieces: Sequence[Pieces], rows: int, length: int, tokens: int | None
-    ) -> dict[str, np.ndarray]:
-        """`arrays` of sentences already in pieces, with B = `rows`, T = `length` and S = `tokens`, though no more than
-        the positions hold; None: what is needed."""
-        width = max(self.sizes(pieces), default=0) if tokens is None else tokens
+    def split(self, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
+        """The pieces of every sentence's words."""
+        return self.subwords.tokenize_words(sentences)
+
+    def sizes(self, sentences: Sequence[Pieces]) -> list[int]:
+        """Tokens of every sentence, special ones included."""
+        return [self._size(pieces.ids) for pieces in sentences]
+
+    def pad(self, sentences: Sequence[Pieces], rows: int, length: int) -> dict[str, np.ndarray]:
+        """`arrays` of sentences split into pieces, with T = S = `length`: there are no more words than tokens, and one
+        size for both keeps the compiled shapes few."""
+        return self._word_arrays(sentences, rows, length, length)
+
+    def _word_arrays(self, sentences: Sequence[Pieces], rows: int, length: int, tokens: int) -> dict[str, np.ndarray]:
+        """`arrays` with B = `rows`, T = `length` and S = `tokens`, or as many as the positions hold if fewer."""
         if self.longest is not None:
-            width = min(width, self.longest)
-        ids, mask = self._tokens([one.ids for one in pieces], rows, width)
-        word_of_token = np.full((rows, width), -1, np.int32)
+            tokens = min(tokens, self.longest)
+        ids, mask = self._tokens([pieces.ids for pieces in sentences], rows, tokens)
+        word_of_token = np.full((rows, tokens), -1, np.int32)
         word_mask = np.zeros((rows, length), bool)
         before = len(self.subwords.before)
-        for row, one, words in zip(range(rows), pieces, self.words(pieces), strict=False):
-            word_of_token[row, before : before + len(one.ids)] = one.words
+        for row, (pieces, words) in enumerate(zip(sentences, _word_counts(sentences), strict=True)):
+            word_of_token[row, before : before + len(pieces.ids)] = pieces.words
             word_mask[row, :words] = True
         return {"token_ids": ids, "token_mask": mask, "word_of_token": word_of_token, "word_mask": word_mask}
 
-    def sizes(self, pieces: Sequence[Pieces]) -> list[int]:
-        """Tokens of every sentence, special ones included."""
-        return [self._size(one.ids) for one in pieces]
-
-    @staticmethod
-    def words(pieces: Sequence[Pieces]) -> list[int]:
-        """Words of every sentence."""
-        return [int(one.words[-1]) + 1 if len(one.words) else 0 for one in pieces]
-
     @property
-    def _added(self) -> int:
+    def _special_count(self) -> int:
         return len(self.subwords.before) + len(self.subwords.after)
 
     def _size(self, ids: np.ndarray) -> int:
-        return len(ids) + self._added if len(ids) else 0
+        return len(ids) + self._special_count if len(ids) else 0
 
-    def _tokens(self, found: Sequence[np.ndarray], rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    def _tokens(self, sentences: Sequence[np.ndarray], rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and mask [rows, width] of sentences' ids, special tokens added."""
         ids = np.full((rows, width), self.subwords.pad_id, np.int32)
         mask = np.zeros((rows, width), bool)
-        for number, given in enumerate(found):
-            size = self._size(given)
+        for row, pieces in enumerate(sentences):
+            size = self._size(pieces)
             if self.longest is not None and size > self.longest:
                 raise InputError(
-                    f"sentence {number} has {size} tokens, the model's positions hold {self.longest}: split it into "
+                    f"sentence {row} has {size} tokens, the model's positions hold {self.longest}: split it into "
                     "shorter ones"
                 )
             if size > width:
                 raise InputError(
-                    f"sentence {number} has {size} tokens, there is room for {width} in a row: set tokens={size} or "
+                    f"sentence {row} has {size} tokens, there is room for {width} in a row: set tokens={size} or "
                     "more, or split the sentence"
                 )
             if size:
-                ids[number, :size] = self.subwords.wrap(given)
-                mask[number, :size] = True
+                ids[row, :size] = self.subwords.add_special_tokens(pieces)
+                mask[row, :size] = True
         return ids, mask
+
+
+def _word_counts(sentences: Sequence[Pieces]) -> list[int]:
+    return [int(pieces.words[-1]) + 1 if len(pieces.words) else 0 for pieces in sentences]
+
+
+def read_inputs(model: Transformer, folder: Path, rule: Rule = "whitespace") -> SubwordInputs:
+    """The input processor of a model with the tokenizer of `folder`, a run's directory or a Hugging Face folder; raises
+    as `Transformer.inputs`."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    model_type = str(config.get("model_type") or "")  # a run's own config has none
+    subwords = subword_files.read_folder(folder, model_type, str(config.get("tokenizer_class") or ""))
+    size = len(subwords)
+    if model_type and model.vocabulary > size:
+        # Some vocabularies are rounded up for speed, others lost words; no file says which of these it is.
+        raise InputError(
+            f"{folder} has a vocabulary of {model.vocabulary}, its tokenizer one of {size}: rows {size} to "
+            f"{model.vocabulary - 1} of the model have no token. If they are unused, give each a name that occurs in "
+            f'no text, in added_tokens.json ({{"<unused {size}>": {size}, ...}}) or, where tokenizer_config.json has '
+            "added_tokens_decoder, there; or drop the rows past the tokenizer's from the word embeddings, the decoder "
+            f"and its bias, and set vocab_size to {size}. Else use the tokenizer the model was trained with"
+        )
+    subwords.check_vocabulary(model.vocabulary, str(folder))
+    if model.positions_after_padding and model.pad_id != subwords.pad_id:
+        raise InputError(
+            f"{folder}: the model counts positions after pad_id={model.pad_id}, its tokenizer pads with "
+            f"{subwords.pad_id} ({subwords.special.pad}): they do not belong together"
+        )
+    return SubwordInputs(subwords, model.longest, rule)

@@ -1,233 +1,239 @@
-"""One Transformer for the BERT family, GPT and GPT-2, and modern encoders such as ModernBERT.
+"""The Transformer as a model value: its frozen configuration and the methods of `encoders.base.Model`.
 
-Parameters, one layout whatever the flags (kernels [in, out], float32):
-
-  embeddings     tokens [V, D], positions [P, D], types [S, D], norm {scale, bias}
-  layer_0 ...    query, key, value, output {kernel, bias}; attention_norm; gate (gated), up, down; feed_forward_norm
-  final_norm     pre-norm models
-  head           dense {kernel, bias}, norm (transform); decoder {matrix [V, D] unless tied, bias [V]}
-  pooler, next_sentence    {kernel, bias}
-
-Letters: L layers, B rows, T tokens, D width, H heads, V vocabulary, P rows of the position table, S token types.
+Letters: V vocabulary, D width, F feed-forward width, P rows of the position table, H heads, T tokens of a row.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
-from ctx_jax.encoders.transformer.config import Transformer
-from ctx_jax.encoders.transformer.embeddings import default_positions, embed_tokens
-from ctx_jax.encoders.transformer.heads import decoder, head_logits, mlm_hidden, next_sentence_logits, pooled
+from ctx_jax.encoders.base import Layers
+from ctx_jax.encoders.transformer import words
 from ctx_jax.encoders.transformer.init import init
-from ctx_jax.encoders.transformer.layers import LayerKind, Shared, layer, rotation, row_seeds
-from ctx_jax.io.errors import InputError
-from ctx_jax.ops.attention import visible
-from ctx_jax.ops.dense import layer_norm
-
-__all__ = [
-    "Transformer",
-    "attention_maps",
-    "decoder",
-    "default_positions",
-    "head_logits",
-    "hidden_states",
-    "init",
-    "last_hidden",
-    "mlm_hidden",
-    "next_sentence_logits",
-    "pooled",
-]
-
-Params = Mapping[str, Any]
-Wanted = Literal["every", "last", "maps"]
-LayerFunction = Callable[..., tuple[jax.Array, jax.Array | None]]  # (values, params, *, kind) -> (values, maps or None)
+from ctx_jax.encoders.transformer.inputs import SubwordInputs, read_inputs
+from ctx_jax.heads import VocabularyHead
+from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
+from ctx_jax.ops.attention import Implementation
+from ctx_jax.ops.dense import Activation
+from ctx_jax.ops.linear import Compute
+from ctx_jax.tokenizers.words import Rule
+from ctx_jax.typing import Carry, Params
 
 
-def hidden_states(
-    model: Transformer,
-    params: Params,
-    token_ids: jax.Array,
-    *,
-    mask: jax.Array | None = None,
-    lengths: jax.Array | None = None,
-    token_types: jax.Array | None = None,
-    positions: jax.Array | None = None,
-    segments: jax.Array | None = None,
-    key: jax.Array | None = None,
-    rows: jax.Array | None = None,
-) -> jax.Array:
-    """Every layer of `token_ids` [B, T]: float32 [L + 1, B, T, D], the embedding output first, the last one after the
-    final norm (the order of transformers' `hidden_states`).
+@dataclass(frozen=True)
+class Transformer:
+    """Shape and mathematics of a Transformer; hashable, so it can be a static argument of `jax.jit`.
 
-    mask         bool [B, T], True at real tokens: others get no attention; absent: all are real
-    lengths      int [B], real tokens of rows padded at their end: the same as such a mask, and quicker where attention
-                 is fused
-    token_types  int [B, T], rows of the segment embedding; absent: 0
-    positions    int [B, T], rows of the position table; absent: `default_positions`
-    segments     int [B, T], numbers of the examples packed in a row: no token attends across them
-    key          the step's key turns dropout on; `rows` int [B], the rows' global numbers, seed it (absent: 0..B-1)
-
-    Values at padding are finite and mean nothing. Raises ValueError for a sequence longer than the position table
-    and for token types a model does not have. What only the values can tell, an id or a position outside its table
-    (below 0 too), gives NaN.
+    The defaults are BERT-base. Differences between layers (local or global attention, no first norm) are fields here:
+    all layers have the same parameters but for that norm.
     """
-    limits = {"mask": mask, "lengths": lengths, "segments": segments}
-    return _run(model, params, token_ids, limits, token_types, positions, key, rows, "every")
 
+    vocabulary: int = 30522
+    """V, rows of the token table; 0, in a training config: the size of the run's tokenizer."""
+    dim: int = 768
+    """D, width of a token's vector in every layer."""
+    depth: int = 12
+    """Layers above the embeddings."""
+    heads: int = 12
+    """H, attention heads of each layer; they share D."""
+    feed_forward: int = 3072
+    """F, inner width of a layer's feed-forward part."""
+    activation: Activation = "gelu"
+    """Of the feed-forward part. `gelu` is the exact one (erf), `gelu_tanh` its approximation."""
+    gated: bool = False
+    """GeGLU: down(activation(gate(x)) * up(x)) instead of down(activation(up(x)))."""
+    causal: bool = False
+    """GPT: a token attends to itself and to earlier tokens only."""
 
-def last_hidden(
-    model: Transformer,
-    params: Params,
-    token_ids: jax.Array,
-    *,
-    mask: jax.Array | None = None,
-    lengths: jax.Array | None = None,
-    token_types: jax.Array | None = None,
-    positions: jax.Array | None = None,
-    segments: jax.Array | None = None,
-    key: jax.Array | None = None,
-    rows: jax.Array | None = None,
-) -> jax.Array:
-    """The last of `hidden_states`, [B, T, D], without holding the others."""
-    limits = {"mask": mask, "lengths": lengths, "segments": segments}
-    return _run(model, params, token_ids, limits, token_types, positions, key, rows, "last")
+    norm: Literal["post", "pre"] = "post"
+    """Layer norms `post`, after each sum (BERT), or `pre`, before each part, with a final norm (GPT-2, ModernBERT)."""
+    norm_epsilon: float = 1e-12
+    """What every layer norm adds to the variance before its root."""
+    norm_bias: bool = True
+    """Layer norms have a bias beside their scale."""
+    embedding_norm: bool = True
+    """A layer norm after the sum of the embeddings."""
+    first_attention_norm: bool = True
+    """Without it (ModernBERT) layer 0 has no norm before its attention; for `pre` norms only."""
+    attention_bias: bool = True
+    """Query, key, value and attention output have biases."""
+    feed_forward_bias: bool = True
+    """The feed-forward part's matrices have biases."""
 
+    positions: Literal["learned", "rotary"] = "learned"
+    """`learned`: a table whose rows are added to the embeddings. `rotary`: queries and keys are rotated by position."""
+    max_positions: int = 512
+    """P, rows of the position table, or the longest text of rotary positions; RoBERTa's table has pad_id + 1 rows that
+    no token uses."""
+    positions_after_padding: bool = False
+    """RoBERTa: the first position is pad_id + 1, and padding has position pad_id."""
+    pad_id: int | None = 0
+    """Id of the padding token, by which `positions_after_padding` recognises padding; None: there is none."""
+    token_types: int = 2
+    """Rows of the segment embedding; 0: none."""
+    rotary_theta: float = 160_000.0
+    """Base of the rotary positions' wavelengths: the greater, the longer the longest."""
+    local_rotary_theta: float = 10_000.0
+    """The same for `local_layers`."""
+    local_layers: tuple[int, ...] = ()
+    """Layers, counted from 0, whose tokens attend only to tokens at most `window` away; the others attend to all."""
+    window: int = 64
+    """How far the tokens of `local_layers` attend to either side."""
 
-def attention_maps(
-    model: Transformer,
-    params: Params,
-    token_ids: jax.Array,
-    *,
-    mask: jax.Array | None = None,
-    token_types: jax.Array | None = None,
-    positions: jax.Array | None = None,
-    segments: jax.Array | None = None,
-) -> jax.Array:
-    """Who attends to whom: float32 [L, B, H, T, T], each row of queries summing to 1, or to 0 where it sees nothing."""
-    limits = {"mask": mask, "segments": segments}
-    return _run(model, params, token_ids, limits, token_types, positions, None, None, "maps")
+    embedding_dropout: float = 0.1
+    """Dropout rate, in training, of the embedding output."""
+    attention_dropout: float = 0.1
+    """Of the attention probabilities; above 0 the fused attention is not used."""
+    attention_output_dropout: float = 0.1
+    """Of what attention adds to a layer's input."""
+    feed_forward_inner_dropout: float = 0.0
+    """Inside the feed-forward part, before its last matrix (ModernBERT)."""
+    feed_forward_dropout: float = 0.1
+    """Of what the feed-forward part adds."""
 
+    initial_scale: float = 0.02
+    """Standard deviation of the truncated normal that initial kernels and tables are drawn from."""
+    depth_scaled: bool = False
+    """Output projections start smaller by sqrt(2 depth) (GPT-2, ModernBERT)."""
 
-def _run(
-    model: Transformer,
-    params: Params,
-    token_ids: jax.Array,
-    limits: Mapping[str, Any],
-    token_types: jax.Array | None,
-    positions: jax.Array | None,
-    key: jax.Array | None,
-    rows: jax.Array | None,
-    wanted: Wanted,
-) -> jax.Array:
-    batch, length = token_ids.shape
-    segments = limits["segments"]
-    if model.positions == "learned" and positions is None and segments is None and length > model.longest:
-        raise InputError(
-            f"the position table holds sequences of at most {model.longest} tokens, these have {length}: "
-            "shorten them, or set max_positions"
+    compute: Compute = "float32"
+    """`float32`: exact products on every device. `bfloat16`: bf16 operands, all else in float32; faster."""
+    attention: Implementation = "auto"
+    """`plain`: matrix products and a softmax, supports everything. `fused`: cuDNN's flash attention, for NVIDIA GPUs,
+    in bfloat16, without attention dropout; plain, with a warning, where that is not so. `auto`: fused where possible,
+    else plain. `xla`: the fused call with XLA's own kernels, for comparison."""
+    scan: bool = False
+    """One compiled layer, looped: faster to compile, a little slower to run."""
+    remat: bool = False
+    """Recompute each layer in the backward pass: less memory, more arithmetic."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if (problem := number_problem(field.name, value)) is not None:
+                raise ConfigError(field.name, f"{problem}, got {value}")
+        if self.dim % self.heads:
+            raise ConfigError("dim", f"must be a multiple of heads, got {self.dim} and {self.heads}")
+        if self.positions == "rotary" and (self.dim // self.heads) % 2:
+            raise ConfigError("dim", f"/ heads must be even for rotary positions, got {self.dim // self.heads}")
+        if self.positions_after_padding and (self.pad_id is None or self.positions != "learned"):
+            raise ConfigError("positions_after_padding", 'needs a pad_id and positions="learned": set both')
+        if self.longest < 1:
+            raise ConfigError(
+                "max_positions",
+                f"must exceed the {self.first_position} rows up to pad_id that positions_after_padding leaves unused, "
+                f"got {self.max_positions}",
+            )
+        outside = [layer for layer in self.local_layers if not 0 <= layer < self.depth]
+        if outside:
+            raise ConfigError("local_layers", f"must lie in 0..{self.depth - 1}, got {outside}")
+        if not self.first_attention_norm and self.norm == "post":
+            raise ConfigError("first_attention_norm", 'can be False with norm="pre" only: set one of them')
+
+    @property
+    def longest(self) -> int:
+        """The longest sequence that the positions hold: P, less RoBERTa's unused rows."""
+        return self.max_positions - self.first_position
+
+    @property
+    def first_position(self) -> int:
+        """The position of a row's first token: 0, or with `positions_after_padding` pad_id + 1."""
+        return 1 + (self.pad_id or 0) if self.positions_after_padding else 0
+
+    @property
+    def residual_scale(self) -> float:
+        """`initial_scale` of the kernels that `depth_scaled` makes smaller, a vocabulary head's dense one included."""
+        return self.initial_scale / (2 * self.depth) ** 0.5 if self.depth_scaled and self.depth else self.initial_scale
+
+    @property
+    def num_layers(self) -> int:
+        """L: the embedding output and `depth` layers."""
+        return self.depth + 1
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.dim
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """Initial parameters; `encoders.transformer.network` describes their layout."""
+        return init(self, key)
+
+    def layers(self, params: Params, inputs: Mapping[str, Any], *, carry: Carry = None) -> Layers:
+        """Hidden states of the inputs that `SubwordInputs` makes: the mean over each word's tokens, or with
+        "token_ids" and "token_mask" alone every token's.
+
+        "token_types" int [B, S] may be added. Raises InputError for inputs of other names or shapes, InputTypeError
+        for other types and for a carry.
+        """
+        if carry is not None:
+            raise InputTypeError("a Transformer has no recurrent state: leave carry out")
+        return words.layers(self, params, inputs)
+
+    def token_layer(self, params: Params, inputs: Mapping[str, Any]) -> jax.Array:
+        """Layer 0 alone, [B, T, D]: the embedding output, position and token type included."""
+        return words.token_layer(self, params, inputs)
+
+    def inputs(self, folder: Path | None = None, *, rule: Rule = "whitespace") -> SubwordInputs:
+        """The input processor with the tokenizer of `folder`, a run's directory or a Hugging Face folder.
+
+        Raises MissingFileError where there is no tokenizer, InputError where it does not fit the model.
+        """
+        if folder is None:
+            raise InputTypeError("a Transformer's inputs need the folder of its tokenizer: give folder")
+        return read_inputs(self, Path(folder), rule)
+
+    def default_head(self) -> VocabularyHead:
+        """The vocabulary head that fits: the decoder alone for a causal model (GPT), else BERT's with this model's
+        activation and norms."""
+        if self.causal:
+            return VocabularyHead(transform=False, decoder_bias=False)
+        return VocabularyHead(
+            activation="gelu" if self.positions_after_padding else self.activation,  # RoBERTa's is always gelu
+            bias=self.feed_forward_bias,
+            norm_epsilon=self.norm_epsilon,
+            norm_bias=self.norm_bias,
         )
-    seeds = None if key is None else row_seeds(key, jnp.arange(batch) if rows is None else rows)
-    if positions is None:
-        positions = default_positions(model, token_ids, segments)
-    values = embed_tokens(model, params["embeddings"], token_ids, positions, token_types, seeds)
-    shared = _shared(model, length, limits, positions)
 
-    def step(values: jax.Array, params: Params, kind: LayerKind) -> tuple[jax.Array, jax.Array | None]:
-        return layer(model, params, values, shared, kind, seeds, wanted == "maps")
+    def depth_of(self, name: str) -> int:
+        """0 for the embeddings, i + 1 for "layer_i", depth + 1 for "final_norm"; InputError for other names."""
+        first = name.split("/", 1)[0]
+        layer = re.fullmatch(r"layer_(\d+)", first)
+        if layer and int(layer[1]) < self.depth:
+            return int(layer[1]) + 1
+        if first == "embeddings":
+            return 0
+        if first == "final_norm" and self.norm == "pre":
+            return self.depth + 1
+        raise InputError(f"a Transformer of depth {self.depth} has no parameter {name}")
 
-    outputs, maps = _stack(model, params, values, step, wanted)
-    if wanted == "maps":
-        assert maps is not None
-        return maps
-    if model.norm == "pre":
-        last = layer_norm(params["final_norm"], outputs[-1], model.norm_epsilon)
-        outputs = outputs.at[-1].set(last) if isinstance(outputs, jax.Array) else [*outputs[:-1], last]
-    if wanted == "last":
-        return outputs[-1]
-    return outputs if isinstance(outputs, jax.Array) else jnp.stack(outputs)
-
-
-def _shared(model: Transformer, length: int, limits: Mapping[str, Any], positions: jax.Array) -> Shared:
-    see = partial(visible, length, **limits, causal=model.causal)
-    everything = local = see()
-    if model.local_layers:
-        local = see(window=model.window)
-        if model.scan:  # which picks one of two arrays
-            everything = everything.dense(length)
-    if model.positions == "learned":
-        return Shared(everything, local, None, None)
-    width = model.dim // model.heads
-    return Shared(
-        everything,
-        local,
-        rotation(positions, width, model.rotary_theta),
-        rotation(positions, width, model.local_rotary_theta),
-    )
+    def flops_per_token(self, length: int) -> float:
+        """2 for each weight of a matrix that a token is multiplied with, and 4 T D a layer for attention to a whole row
+        of T = `length` tokens."""
+        layer = 4 * self.dim**2 + (3 if self.gated else 2) * self.dim * self.feed_forward
+        return float(self.depth * (2 * layer + 4 * length * self.dim))
 
 
-def _stack(
-    model: Transformer, params: Params, values: jax.Array, step: LayerFunction, wanted: Wanted
-) -> tuple[jax.Array | list[jax.Array], jax.Array | None]:
-    """The layers in turn: ([embedding output, layer 1, ..., layer L] or their end, attention maps or None)."""
-    kinds = [
-        LayerKind(index + 1, index in model.local_layers, index > 0 or model.first_attention_norm)
-        for index in range(model.layers)
-    ]
-    if model.scan and model.layers:
-        return _scan(model, [params[f"layer_{index}"] for index in range(model.layers)], kinds, values, step, wanted)
-    outputs, maps = [values], list[jax.Array]()
-    for index, kind in enumerate(kinds):
-        # The kind is bound, not passed: a checkpointed function would turn its Python bools into arrays.
-        one = partial(step, kind=kind)
-        values, probabilities = (jax.checkpoint(one) if model.remat else one)(values, params[f"layer_{index}"])
-        outputs.append(values)
-        if probabilities is not None:
-            maps.append(probabilities)
-    return outputs, jnp.stack(maps) if wanted == "maps" else None
+_FROM_ONE = ("dim", "heads", "feed_forward", "max_positions")
+_FROM_ZERO = ("depth", "vocabulary", "token_types", "window", "pad_id", "norm_epsilon", "initial_scale")
+_POSITIVE = ("rotary_theta", "local_rotary_theta")
 
 
-def _scan(
-    model: Transformer,
-    layers: list[Params],
-    kinds: list[LayerKind],
-    values: jax.Array,
-    step: LayerFunction,
-    wanted: Wanted,
-) -> tuple[jax.Array | list[jax.Array], jax.Array | None]:
-    """`_stack` as one compiled layer over stacked parameters. Layers that differ do so by an array of flags; where
-    none differs the flag stays a Python bool and costs nothing."""
-    if not model.first_attention_norm and len(layers) > 1:
-        layers = [_with_norm_of(layers[1], layers[0]), *layers[1:]]
-    flags: dict[str, Any] = {"index": jnp.array([kind.index for kind in kinds], jnp.int32)}
-    same: dict[str, bool] = {}
-    for name in ("local", "normed"):
-        column = [getattr(kind, name) for kind in kinds]
-        if len(set(column)) == 1:
-            same[name] = column[0]
-        else:
-            flags[name] = jnp.array(column)
-
-    def body(values: jax.Array, given: tuple[Params, dict[str, Any]]) -> tuple[jax.Array, jax.Array | None]:
-        params, varying = given
-        values, probabilities = step(values, params, kind=LayerKind(**varying, **same))
-        return values, {"every": values, "last": None, "maps": probabilities}[wanted]
-
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-    last, kept = jax.lax.scan(jax.checkpoint(body) if model.remat else body, values, (stacked, flags))
-    if wanted == "every":
-        return jnp.concatenate([values[None], kept]), None
-    return [last], kept
-
-
-def _with_norm_of(like: Params, first: Params) -> Params:
-    """The first layer with a norm of zeros, which its flag passes by: a stack needs every name in every layer."""
-    own = dict(jax.tree_util.tree_leaves_with_path(first))
-
-    def leaf(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
-        return jnp.zeros_like(value) if path[0].key == "attention_norm" else own[path]
-
-    filled: Params = jax.tree_util.tree_map_with_path(leaf, like)
-    return filled
+def number_problem(field: str, value: Any) -> str | None:
+    """What is wrong with the number of one field, such as "must be at least 1"; None where it is allowed."""
+    if value is None:
+        return None
+    if field in _FROM_ONE and not value >= 1:
+        return "must be at least 1"
+    if field in _FROM_ZERO and not 0 <= value < math.inf:
+        return "must be at least 0"
+    if field in _POSITIVE and not 0 < value < math.inf:
+        return "must be above 0"
+    if field.endswith("_dropout") and not 0 <= value < 1:
+        return "must be in [0, 1)"
+    return None

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from ctx_jax.data.permutation import SMALL, permuted
+from ctx_jax.data.permutation import SMALL, _block_of_epoch, permuted
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 64, SMALL, SMALL + 1])
+@pytest.mark.parametrize("count", [1, 2, 3, 64, SMALL, SMALL + 1, 2**16 + 1])
 @pytest.mark.parametrize("seed", [0, 1, 2**40])
 def test_each_epoch_is_a_permutation(count: int, seed: int) -> None:
-    for epoch in (0, 1, 123_456):
+    for epoch in (0, 1, 123_456) if count <= SMALL else (7,):
         order = [permuted(epoch * count + place, count, seed) for place in range(count)]
         assert sorted(order) == list(range(count))
 
@@ -66,3 +66,19 @@ def test_a_shuffled_order_looks_random(count: int) -> None:
     for rows in (32, 256):
         halves = (order.reshape(-1, rows) < 0).sum(axis=1)
         assert 0.7 < halves.var() / (rows / 4) < 1.4
+
+
+# grain 0.2.18: [index_shuffle(place, max_index=count - 1, seed=seed, rounds=12) for place in range(5)]
+GOLDEN = {
+    (4_097, 0): [1355, 2072, 1957, 2347, 636],
+    (65_536, 7): [51388, 23677, 12502, 51384, 43916],
+    (65_538, 1): [22554, 5873, 4461, 50626, 21537],
+    (1_000_003, 4_294_967_295): [187854, 908353, 826458, 785454, 230921],
+    (2_147_483_648, 12_345): [414173675, 256851513, 1035294252, 430207386, 1377898551],
+}
+
+
+@pytest.mark.parametrize(("count", "seed"), GOLDEN)
+def test_the_order_is_that_of_grain(count: int, seed: int) -> None:
+    """Runs keep their order: it was grain's `index_shuffle` at first."""
+    assert _block_of_epoch(seed, count, 0)[: len(GOLDEN[count, seed])].tolist() == GOLDEN[count, seed]
