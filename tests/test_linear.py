@@ -1,8 +1,9 @@
-"""The matrix product in its two precisions: values, gradients, and a word where a CPU has no use for the fast one."""
+"""Matrix products in two precisions: values, gradients, the warning of a CPU without bf16; lookups."""
 
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,13 @@ import numpy as np
 import pytest
 
 from ctx_jax import losses
-from ctx_jax.encoders.elmo import model as bilm
-from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.transformer import model as transformer
-from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.data.batch import BiLMBatch, MaskedBatch, TokenRows
+from ctx_jax.encoders.elmo import BiLM, zero_carry
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.heads import Pooler, SequenceHead, VocabularyHead
 from ctx_jax.losses import softmax
 from ctx_jax.ops import attention, hardware
-from ctx_jax.ops.linear import Compute, linear
+from ctx_jax.ops.linear import Compute, linear, lookup
 
 FLAGS = {
     "flags\t\t: fpu avx2 avx512f avx512_bf16\n": True,
@@ -75,36 +76,52 @@ def test_the_product_and_its_gradients_are_numpys(compute: str, within: float) -
         np.testing.assert_allclose(ours, theirs, atol=within, rtol=within)
 
 
+def test_a_row_outside_the_table_is_nan() -> None:
+    table = jnp.arange(6.0).reshape(3, 2)
+    rows = np.asarray(lookup(table, jnp.array([[-3, -1, 0, 2, 3]])))[0]
+    np.testing.assert_array_equal(rows, [[np.nan] * 2, [np.nan] * 2, [0, 1], [4, 5], [np.nan] * 2])
+
+
 IDS = np.zeros((2, 4), np.int32)
-MASKED = {"token_ids": IDS, "predicted_positions": IDS[:, :2], "predicted_ids": IDS[:, :2]}
-MASKED |= {"predicted_weights": np.ones((2, 2), np.float32)}
-MASKED |= {"next_sentence": IDS[:, 0], "next_sentence_weight": np.ones(2, np.float32)}
-WINDOW = {"next_token_id": IDS, "next_token_id_reverse": IDS}
-WINDOW |= {f"tokens_characters{way}": np.zeros((2, 4, 9), np.int32) for way in ("", "_reverse")}
+MASKED = MaskedBatch(
+    TokenRows(IDS), IDS[:, :2], IDS[:, :2], np.ones((2, 2), np.float32), IDS[:, 0], np.ones(2, np.float32)
+)
+CHARACTERS = np.zeros((2, 4, 9), np.int32)
+STREAMS = BiLMBatch(CHARACTERS, CHARACTERS, IDS, IDS)
 
 
 def gradient_products(model: BiLM | Transformer) -> list[str]:
-    """Every product of a model's loss and gradients, as the program says it before any backend reads it."""
-    shapes = jax.eval_shape(
-        lambda key: transformer.init(model, key) if isinstance(model, Transformer) else bilm.init(model, key),
-        jax.random.key(0),
-    )
+    """Every product of a model's loss and gradients, as the program has it before any backend changes it."""
 
-    def total(params: bilm.Params) -> jax.Array:
-        if isinstance(model, Transformer):
-            terms, _ = losses.masked_lm(model, params, MASKED)
+    def init(key: jax.Array) -> dict[str, Any]:
+        if isinstance(model, BiLM):
+            head = VocabularyHead(transform=False, tied=False)
+            softmax_head = head.init(key, width=model.projection, vocabulary=model.vocabulary)
+            return {"encoder": model.init(key), "head": {"softmax": softmax_head}}
+        heads = {
+            "masked_lm": model.default_head().init(key, width=model.width, vocabulary=model.vocabulary),
+            "pooler": Pooler().init(key, width=model.width),
+            "next_sentence": SequenceHead().init(key, width=model.width),
+        }
+        return {"encoder": model.init(key), "head": heads}
+
+    def total(params: dict[str, Any]) -> jax.Array:
+        if isinstance(model, BiLM):
+            terms, _ = losses.bilm(model, params, STREAMS, zero_carry(model, 2))
         else:
-            terms, _ = losses.bilm(model, params, WINDOW, bilm.zero_carry(model, 2))
+            terms, _ = losses.masked_lm(model, params, MASKED)
         return jnp.stack([part for part, _ in terms.values()]).sum()
 
-    program = jax.jit(jax.grad(total)).lower(shapes).as_text()
+    program = jax.jit(jax.grad(total)).lower(jax.eval_shape(init, jax.random.key(0))).as_text()
     return [line for line in program.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
 
 
 MODELS = (
-    Transformer(30, dim=8, layers=1, heads=2, feed_forward=8, max_positions=8, pooler=True, next_sentence=True,
-                attention="plain"),
-    BiLM(30, max_characters=9, character_dim=3, filters=((1, 4), (3, 6)), dim=7, projection=5),
+    Transformer(30, dim=8, depth=1, heads=2, feed_forward=8, max_positions=8, attention="plain"),
+    BiLM(
+        vocabulary=30, max_characters=9, character_dim=3, filters=((1, 4), (3, 6)), highways=1, dim=7, projection=5,
+        depth=1,
+    ),
 )  # fmt: skip
 
 

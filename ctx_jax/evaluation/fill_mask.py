@@ -1,9 +1,10 @@
-"""Sentences with a masked word, and what a model would put there.
+"""Masked tokens filled in by a model.
 
-Letters: B rows, T tokens, V vocabulary.
+Letters: B rows, T tokens, K masked tokens of a row, D width, V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,80 +12,150 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctx_jax.data.sentence_streams import SentenceSource
-from ctx_jax.encoders.transformer.model import Transformer, head_logits, last_hidden
-from ctx_jax.evaluation.pseudo_perplexity import gap_rows
+from ctx_jax.encoders.base import checked, rounded
+from ctx_jax.encoders.transformer import Transformer, last_hidden
+from ctx_jax.heads import Head, VocabularyHead
+from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.subwords import Pieces, Subwords
+from ctx_jax.typing import Params
 
-SHOWN = 6  # sentences whose gaps are filled
+Fillings = list[tuple[str, float]]  # (token, probability), the likeliest first
+
+BATCH_SIZE = 32
+SHOWN = 6  # sentences of a page
 SHORTEST, LONGEST = 6, 18  # words of such a sentence
-_FILLED = ("token_ids", "mask", "predicted_positions")
 
 
-def show_filled(
-    model: Transformer,
-    params: Any,
-    subwords: Subwords,
-    sentences: SentenceSource,
-    *,
-    length: int,
-    top: int = 4,
+def fill_mask(encoder: Any, sentences: Sequence[str] | Sequence[Sequence[str]], top: int = 5) -> list[list[Fillings]]:
+    """What a masked language model predicts for the mask tokens of sentences.
+
+        encoder = ctx_jax.load("bert-base-uncased")
+        fill_mask(encoder, ["Paris is the [MASK] of France."], top=2)
+        # [[[("capital", 0.997), ("heart", 0.001)]]]
+
+    Args:
+      encoder: a loaded Transformer with a "masked_lm" head.
+      sentences: strings or lists of words, with the tokenizer's own mask token ("[MASK]", "<mask>") in them.
+      top: the number of tokens for each mask.
+
+    Returns:
+      for each sentence, for each of its masks in their order, the `top` likeliest (token, probability). Special tokens
+      are left out; a token is given as text, without the marks of its tokenizer.
+
+    Raises:
+      InputError: an encoder without a masked-LM head, a sentence without a mask token or longer than the model's
+        positions; InputTypeError as `encoder.tokenize`.
+    """
+    head = encoder.heads.get("masked_lm")
+    if head is None:
+        raise InputError(f"fill_mask needs an encoder with a masked_lm head, this one has {sorted(encoder.heads)}")
+    subwords, longest = encoder.processor.subwords, encoder.model.longest
+    texts = checked(sentences)
+    if texts and isinstance(texts[0], str):
+        pieces = subwords.tokenize_text(texts)
+    else:
+        pieces = [words.ids for words in subwords.tokenize_words(texts)]
+    rows = [subwords.add_special_tokens(ids) for ids in pieces]
+    for number, ids in enumerate(rows):
+        if subwords.mask_id not in ids:
+            raise InputError(f"sentence {number} has no mask token, {subwords.special.mask}: put one into it")
+        if len(ids) > longest:
+            raise InputError(
+                f"sentence {number} has {len(ids)} tokens, the model's positions hold {longest}: shorten it"
+            )
+    return _fillings(encoder.model, encoder.params, head, subwords, rows, top)
+
+
+def filled_page(
+    model: Transformer, params: Params, head: Head, subwords: Subwords, sentences: SentenceSource, *, top: int = 4
 ) -> str:
-    """A printable page: sentences with one word masked, and what the model would put there with which probability.
+    """A page to print: up to `SHOWN` sentences of a text with one word masked, and the model's predictions for it.
 
-    Of the sentences (lists of words) those that fit are read, evenly spread, `SHOWN` of them; the masked word has
-    four letters or more, in one piece. `length` is T, one shape to compile.
+    `params` are the encoder's, `head` its masked-LM head. Sentences are lists of words, spread evenly over the text;
+    the masked word has four letters or more and is one piece.
 
         the masked word of a sentence, and the likeliest fillings
           Return the [MASK] of the file .
             size: name 0.41, size 0.22, contents 0.07, end 0.03
     """
-    gaps = _sentences_with_gap(subwords, sentences, length)
-    if not gaps:
-        return "no sentence short enough to fill a masked word in"
-    arrays = gap_rows([gap for _, _, gap in gaps], length, SHOWN, subwords)
-    scores = np.array(_fill(model, params, {name: arrays[name] for name in _FILLED}))
+    chosen = _sentences_to_mask(subwords, sentences, model.longest)
+    if not chosen:
+        return "no sentence is short enough to mask a word of it"
+    fillings = _fillings(model, params, head, subwords, [ids for _, _, ids in chosen], top)
     lines = ["the masked word of a sentence, and the likeliest fillings"]
-    special = sorted(subwords.special_ids)
-    for row, (words, word, _) in enumerate(gaps):
-        scores[row, special] = 0.0
-        best = np.argsort(-scores[row], kind="stable")[:top].tolist()
-        filled = ", ".join(f"{subwords.decode([number]).strip()} {scores[row, number]:.2f}" for number in best)
-        shown = (*words[:word], subwords.special.mask or "", *words[word + 1 :])
-        lines += [f"  {' '.join(shown)}", f"    {words[word]}: {filled}"]
+    for (words, masked, _), (best,) in zip(chosen, fillings, strict=True):
+        shown = (*words[:masked], subwords.special.mask or "", *words[masked + 1 :])
+        filled = ", ".join(f"{token} {probability:.2f}" for token, probability in best)
+        lines += [f"  {' '.join(shown)}", f"    {words[masked]}: {filled}"]
     return "\n".join(lines)
 
 
-def _probabilities(model: Transformer, params: Any, arrays: Mapping[str, jax.Array]) -> jax.Array:
-    """float32 [B, V] at the one predicted position of each row."""
-    hidden = last_hidden(model, params, arrays["token_ids"], mask=arrays["mask"])
-    chosen = jnp.take_along_axis(hidden, arrays["predicted_positions"][:, :, None], axis=1)
-    return jax.nn.softmax(head_logits(model, params, chosen)[:, 0], axis=-1)
+def _fillings(
+    model: Transformer, params: Params, head: Head, subwords: Subwords, rows: Sequence[np.ndarray], top: int
+) -> list[list[Fillings]]:
+    """`fill_mask` of rows of ids with masks in them, special tokens added."""
+    special, found = sorted(subwords.special_ids), list[list[Fillings]]()
+    for start in range(0, len(rows), BATCH_SIZE):
+        batch = rows[start : start + BATCH_SIZE]
+        places = [np.flatnonzero(ids == subwords.mask_id) for ids in batch]
+        # Rounded sizes, so that few shapes are compiled.
+        length = min(rounded(max(map(len, batch))), model.longest)
+        height, masks = (1 << (size - 1).bit_length() for size in (len(batch), max(map(len, places))))
+        ids, mask = np.full((height, length), subwords.pad_id, np.int32), np.zeros((height, length), bool)
+        positions = np.zeros((height, masks), np.int32)
+        for row, (text, masked) in enumerate(zip(batch, places, strict=True)):
+            ids[row, : len(text)], mask[row, : len(text)], positions[row, : len(masked)] = text, True, masked
+        scores = np.array(_probabilities(model, head.module, params, head.params, ids, mask, positions))
+        scores[:, :, special] = 0.0
+        for row, masked in enumerate(places):
+            found.append([_likeliest(subwords, scores[row, number], top) for number in range(len(masked))])
+    return found
 
 
-_fill = jax.jit(_probabilities, static_argnums=0)
+def _likeliest(subwords: Subwords, scores: np.ndarray, top: int) -> Fillings:
+    best = np.argsort(-scores, kind="stable")[:top].tolist()
+    return [(subwords.decode([token]).strip(), float(scores[token])) for token in best]
 
 
-def _sentences_with_gap(
-    subwords: Subwords, sentences: SentenceSource, length: int
-) -> list[tuple[Sequence[str], int, tuple[np.ndarray, int]]]:
-    """(words, the masked word's number, (ids, its place)) of up to `SHOWN` sentences."""
-    found: list[tuple[Sequence[str], int, tuple[np.ndarray, int]]] = []
+@partial(jax.jit, static_argnums=(0, 1))
+def _probabilities(
+    model: Transformer,
+    head: VocabularyHead,
+    params: Params,
+    head_params: Params,
+    token_ids: jax.Array,
+    mask: jax.Array,
+    positions: jax.Array,
+) -> jax.Array:
+    """float32 [B, K, V] at `positions` [B, K] of `token_ids` [B, T]."""
+    hidden = last_hidden(model, params, token_ids, mask=mask)
+    chosen = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)  # [B, K, D]
+    table = params["embeddings"]["tokens"] if head.tied else None
+    return jax.nn.softmax(head.logits(head_params, chosen, table, compute=model.compute), axis=-1)
+
+
+def _sentences_to_mask(
+    subwords: Subwords, sentences: SentenceSource, longest: int
+) -> list[tuple[Sequence[str], int, np.ndarray]]:
+    """(words, the number of the masked word, ids with its mask) of up to `SHOWN` sentences."""
+    found: list[tuple[Sequence[str], int, np.ndarray]] = []
     step = max(len(sentences) // (40 * SHOWN), 1)
     for start in range(0, len(sentences), step):
         words = sentences[start]
         if not SHORTEST <= len(words) <= LONGEST or any(list(words) == list(known) for known, _, _ in found):
             continue
         pieces = subwords.tokenize_words([words])[0]
-        ids, word = subwords.add_special_tokens(pieces.ids), _middle(words, pieces)
-        if word is None or len(ids) > length:
+        masked = _middle_word(words, pieces)
+        if masked is None or len(pieces.ids) + len(subwords.before) + len(subwords.after) > longest:
             continue
-        found.append((words, word, (ids, len(subwords.before) + int(np.searchsorted(pieces.words, word)))))
+        ids = np.where(pieces.words == masked, np.int32(subwords.mask_id), pieces.ids)
+        found.append((words, masked, subwords.add_special_tokens(ids)))
     chosen = np.linspace(0, len(found) - 1, min(SHOWN, len(found))).round().astype(int).tolist()
-    return [found[place] for place in chosen]
+    return [found[number] for number in chosen]
 
 
-def _middle(words: Sequence[str], pieces: Pieces) -> int | None:
+def _middle_word(words: Sequence[str], pieces: Pieces) -> int | None:
     """The word nearest to the middle that has four letters or more and is one piece."""
     single = np.bincount(pieces.words, minlength=len(words)) == 1
-    fit = [number for number, word in enumerate(words) if single[number] and len(word) > 3 and word.isalpha()]
-    return min(fit, key=lambda number: abs(number - len(words) // 2), default=None)
+    suitable = [number for number, word in enumerate(words) if single[number] and len(word) > 3 and word.isalpha()]
+    return min(suitable, key=lambda number: abs(number - len(words) // 2), default=None)

@@ -1,32 +1,80 @@
-"""A Transformer on held-out text: once, in its order, under one mask that is the same in every run.
+"""A Transformer's loss on held-out text: the text once, in its order, under one mask that is the same in every run.
 
 Letters: B rows, T tokens.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
 
+from ctx_jax import losses
 from ctx_jax.data.batch import Batch
 from ctx_jax.data.prefetch import prefetch
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
-from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.distributed.sharding import pipelined, shard_batch
+from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.evaluation.perplexity import exp_or_inf
-from ctx_jax.evaluation.pseudo_perplexity import AHEAD, term_means
+from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.progress import Progress
 from ctx_jax.losses.language_model import COEFFICIENTS
 from ctx_jax.tokenizers.subwords import Subwords
+from ctx_jax.typing import Params
 
-AT_ONCE = 16_384
-"""Tokens of held-out text that each device reads at a time: validation asks for little memory whatever the batch."""
+TOKENS_PER_DEVICE = 16_384
+"""Tokens in a device's part of a batch: evaluation takes little memory whatever the batch size of training."""
 
-FIXED = 0
-"""The seed of the masks and pairs of held-out text, the same in every run."""
+SEED = 0
+"""Of the masks and pairs of held-out text, the same in every run."""
+
+PREFETCHED = 2
+"""Batches prepared on a thread while the devices work on the one before."""
+
+
+def term_means(
+    model: Transformer,
+    params: Params,
+    batches: Iterable[Batch],
+    batch_size: int,
+    *,
+    head: VocabularyHead | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, float]:
+    """The mean of every term of the model's loss over all batches of `batch_size` rows, without dropout: "masked"
+    (causal: "next_token") in nats, "accuracy", and those of the pair's label where the batches have one.
+
+    `params` is {"encoder", "head"} as in `losses.masked_lm`, `head` its vocabulary head. The same batches give the same
+    means on any number of `devices` (default: all of this machine), up to rounding. The mean of a term without a target
+    is NaN.
+    """
+    loss, replicate = compile_loss(model, head, batch_size, tuple(devices or ()))
+    params = replicate(params)
+    sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
+    for terms in pipelined(loss(params, batch.arrays, ()) for batch in batches):
+        for name, pair in jax.device_get(terms).items():
+            sums[name] += [part.sum(dtype=np.float64) for part in pair]
+    return {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
+
+
+@lru_cache(maxsize=8)
+def compile_loss(
+    model: Transformer, head: VocabularyHead | None, batch_size: int, devices: tuple[jax.Device, ...]
+) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
+    """`loss(params, batch, ()) -> terms` with the device as the leading axis of every sum and weight, and a function
+    that replicates the parameters on the devices."""
+    loss = losses.causal_lm if model.causal else losses.masked_lm
+
+    def terms(params: Params, batch: Any, carry: tuple[()]) -> Any:
+        return jax.tree.map(lambda value: value[None], loss(model, params, batch, carry, head=head)[0])
+
+    return shard_batch(terms, batch_size, devices)
 
 
 def first_sentences(tokens: Tokens, count: int) -> Tokens:
@@ -38,55 +86,55 @@ def first_sentences(tokens: Tokens, count: int) -> Tokens:
     return Tokens(tokens.ids[:stop], tokens.begins[:stop], tokens.offsets[: count + 1], documents)
 
 
-def held_out(tokens: Tokens, subwords: Subwords, model: Transformer, sequences: SequenceConfig) -> Sequences:
+def evaluation_sequences(
+    tokens: Tokens, subwords: Subwords, model: Transformer, sequences: SequenceConfig
+) -> Sequences:
     """A text once, in its order, with the same masks and pairs every time."""
     return Sequences(
         tokens,
         subwords,
-        replace(sequences, first_steps=0),
-        seed=FIXED,
+        replace(sequences, short_steps=0),
+        seed=SEED,
         epochs=1,
         shuffle=False,
         first_position=model.first_position,
     )
 
 
-def rows_at_once(sequences: SequenceConfig, devices: int) -> int:
-    """Rows of held-out text that `devices` read at a time, a multiple of their number."""
-    return devices * max(1, min(AT_ONCE // sequences.length, -(-sequences.rows // devices)))
+def evaluation_batch_size(sequences: SequenceConfig, devices: int) -> int:
+    """Rows of held-out text in a batch over `devices`, a multiple of their number."""
+    return devices * max(1, min(TOKENS_PER_DEVICE // sequences.length, -(-sequences.batch_size // devices)))
 
 
-def held_out_metrics(
+def masked_lm_metrics(
     model: Transformer,
-    params: Any,
+    params: Params,
     tokens: Tokens,
     subwords: Subwords,
     sequences: SequenceConfig,
-    report: Callable[[str], None],
+    *,
+    head: VocabularyHead | None = None,
     devices: Sequence[jax.Device] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
-    """`metrics_of` of a text with one fixed mask and without dropout, by the devices given (default: this machine's).
+    """`metrics_of_means` of a text with one fixed mask and without dropout; of a causal model, of its next tokens.
 
-    Masks belong to examples, so that the rows read at a time change nothing but rounding. `report` hears how far it is.
+    Masks belong to examples, so that the batch size changes nothing but rounding. `progress` counts tokens.
     """
     devices = devices or jax.local_devices()
-    few = replace(sequences, rows=rows_at_once(sequences, len(devices)))
-    progress = Progress("evaluating", "tokens", len(tokens.ids), report)
-    with prefetch(held_out(tokens, subwords, model, few), AHEAD) as ready:
-        batches = progress.track(ready, _real_tokens)
-        return metrics_of(term_means(model, params, batches, few.rows, devices=devices))
+    config = replace(sequences, batch_size=evaluation_batch_size(sequences, len(devices)))
+    progress = progress or Progress("evaluating", "tokens", len(tokens.ids))
+    with prefetch(evaluation_sequences(tokens, subwords, model, config), PREFETCHED) as ready:
+        batches = progress.track(ready, lambda batch: float(np.count_nonzero(batch.arrays.tokens.mask)))
+        return metrics_of_means(term_means(model, params, batches, config.batch_size, head=head, devices=devices))
 
 
-def _real_tokens(batch: Batch) -> int:
-    return int(np.count_nonzero(batch.arrays["mask"]))
-
-
-def metrics_of(means: dict[str, float]) -> dict[str, float]:
+def metrics_of_means(means: dict[str, float]) -> dict[str, float]:
     """Metrics of the terms' means: loss, perplexity of the tokens, accuracy, and the pair's where there is one."""
     name = "masked" if "masked" in means else "next_token"
     loss = sum(share * means[term] for term, share in COEFFICIENTS.items() if share and term in means)
-    found = {"loss": loss, "perplexity": exp_or_inf(means[name]), "accuracy": means["accuracy"]}
+    metrics = {"loss": loss, "perplexity": exp_or_inf(means[name]), "accuracy": means["accuracy"]}
     if "next_sentence" in means:
-        found |= {f"{name}_loss": means[name], "next_sentence_loss": means["next_sentence"]}
-        found["next_sentence_accuracy"] = means["next_sentence_accuracy"]
-    return found
+        metrics |= {f"{name}_loss": means[name], "next_sentence_loss": means["next_sentence"]}
+        metrics["next_sentence_accuracy"] = means["next_sentence_accuracy"]
+    return metrics
