@@ -154,7 +154,8 @@ def _forward(
         )
     softmax = head_params["softmax"]
     if head is None:
-        head = VocabularyHead(transform=False, tied="matrix" not in softmax["decoder"])
+        # By iteration: `in` takes the array out, since a Mapping looks it up.
+        head = VocabularyHead(transform=False, tied="matrix" not in list(softmax["decoder"]))
     table = None
     if head.tied and model.token_input == "words":
         # Taken out once for both uses: under FSDP it is gathered here.
