@@ -23,7 +23,7 @@ from ctx_jax.io.errors import ConfigError
 from ctx_jax.tokenizers.characters import encode_word
 
 NAMES = ["<S>", "</S>", "<UNK>"]
-MODES = list(itertools.product(("strided", "shared"), ("shared", "separate")))
+MODES = list(itertools.product(("rows", "shared"), ("shared", "separate")))
 
 
 class Ids:
@@ -195,7 +195,7 @@ def test_streams_are_sentences(assignment: str, directions: str, steps: int) -> 
         assert (read == turned) == (directions == "shared")
 
 
-@pytest.mark.parametrize("assignment", ["strided", "shared"])
+@pytest.mark.parametrize("assignment", ["rows", "shared"])
 @pytest.mark.parametrize(("count", "rows"), [(30, 5), (3, 3), (1, 1)])
 def test_every_sentence_begins_once_an_epoch(assignment: str, count: int, rows: int) -> None:
     sentences = corpus(count, empty=0.2 if count > 3 and assignment == "shared" else 0.0)
@@ -206,7 +206,7 @@ def test_every_sentence_begins_once_an_epoch(assignment: str, count: int, rows: 
         for row, (inputs, targets) in enumerate(pairs):
             begun[row] += [names[number] for number in targets[inputs == 0]]
     first_words = {sentence[0] for sentence in sentences if sentence}
-    if assignment == "strided":  # each row has its share of every epoch
+    if assignment == "rows":  # each row has its share of every epoch
         share, least = count // rows, min(map(len, begun))
         epochs = [[word for row in begun for word in row[at : at + share]] for at in range(0, least - share, share)]
         assert len(epochs) > 2

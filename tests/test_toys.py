@@ -1,5 +1,5 @@
-"""A family, a head and a task of somebody's own (`toys/`) go through load, embed, training, resume and evaluation without
-a line changed inside the package."""
+"""A family, a head and a task of somebody's own (`toys/`) go through load, embed, training, resume and evaluation
+without a line changed inside the package."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +101,9 @@ def test_a_frozen_encoder_stays_as_it_is_and_is_saved_once(tmp_path: Path, mode:
         tree = checkpoints.tree(4)
     # Neither parameters nor optimizer of a step hold anything of the encoder.
     assert set(tree["params"]) == {"head"}
-    assert not [name for name, _ in jax.tree.leaves_with_path(tree["optimizer"]) if "encoder" in jax.tree_util.keystr(name)]
+    assert not [
+        name for name, _ in jax.tree.leaves_with_path(tree["optimizer"]) if "encoder" in jax.tree_util.keystr(name)
+    ]
     np.testing.assert_array_equal(load(tmp_path).params["layer_0"]["kernel"], last["['encoder']['layer_0']['kernel']"])
 
 
@@ -131,6 +133,6 @@ def test_bad_settings_name_their_field(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         run(replace(CONFIG, run_dir=str(tmp_path), task=replace(CONFIG.task, sentences=())))
     assert caught.value.field == "sentences"
+    run(replace(CONFIG, run_dir=str(tmp_path), steps=2))
     with pytest.raises(InputError, match="BagOfCharacters"):  # without the family, whose name the file holds
-        run(replace(CONFIG, run_dir=str(tmp_path), steps=2))
         ctx_jax.load(tmp_path)

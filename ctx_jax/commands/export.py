@@ -42,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     family = next(family for family in FAMILIES if isinstance(encoder.model, family.model))
     if options.format not in ("model", family.format):
         raise ConfigError("format", f"{options.format} has no place for a {type(encoder.model).__name__}: leave it out")
+    assert family.write_folder is not None, "every family of the package has an export"
     # As Python shows a warning, it quotes a line of this package, which says nothing to who exports.
     with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught:
         family.write_folder(

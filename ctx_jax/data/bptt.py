@@ -48,7 +48,7 @@ class BPTTBatches(Iterator[Batch]):
       max_characters: C.
       directions: "shared": both directions read the same sentences. "separate": the original's two data sets, each
         with its own order and its own position.
-      assignment: "strided": row b reads sentences b, b + B, b + 2 B ... of the order, so a host reads only its own.
+      assignment: "rows": row b reads sentences b, b + B, b + 2 B ... of the order, so a host reads only its own.
         "shared": the original's generator: in row order, batch after batch, a row whose sentence has ended takes the
         next one; every host then follows all rows (lengths only), so it reads the whole corpus.
       shuffle: a new permutation in every epoch; False: the order of the corpus.
@@ -69,7 +69,7 @@ class BPTTBatches(Iterator[Batch]):
         seed: int = 0,
         max_characters: int = 50,
         directions: Literal["shared", "separate"] = "shared",
-        assignment: Assignment = "strided",
+        assignment: Assignment = "rows",
         shuffle: bool = True,
         token_input: Literal["characters", "words"] = "characters",
         rows: slice | None = None,
@@ -92,7 +92,7 @@ class BPTTBatches(Iterator[Batch]):
                 sentences,
                 batch_size=batch_size,
                 rows=own,
-                tracked=own if assignment == "strided" else range(batch_size),
+                tracked=own if assignment == "rows" else range(batch_size),
                 seed=stream_seed,
                 assignment=assignment,
                 shuffle=shuffle,

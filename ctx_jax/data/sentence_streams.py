@@ -9,8 +9,8 @@ from ctx_jax.data.permutation import permuted
 from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.characters import BEGIN, END
 
-Assignment = Literal["strided", "shared"]
-"""`strided`: row b of B reads sentences b, b + B, b + 2 B ... `shared`: each row takes the next when its own ends."""
+Assignment = Literal["rows", "shared"]
+"""`rows`: row b of B reads sentences b, b + B, b + 2 B ... `shared`: each row takes the next when its own ends."""
 
 
 class SentenceSource(Protocol):
@@ -63,7 +63,7 @@ class SentenceStreams:
         self._sentences, self._count = sentences, len(sentences)
         self._rows, self._tracked = rows, tracked
         self._seed, self._shuffle = seed, shuffle
-        self._stride = batch_size if assignment == "strided" else None
+        self._stride = batch_size if assignment == "rows" else None
         # The sentence each row reads and the steps of it already used; a row starts one before its first sentence.
         first = [-1] * batch_size if self._stride is None else [row - batch_size for row in range(batch_size)]
         self._positions = first

@@ -20,10 +20,11 @@ from ctx_jax.data.cache import Sentences
 from ctx_jax.data.config import BiLMData
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.base import InputProcessor
-from ctx_jax.encoders.elmo import DIRECTIONS, BiLM, zero_carry
+from ctx_jax.encoders.elmo import BiLM, zero_carry
 from ctx_jax.encoders.elmo.inputs import CharacterInputs, WordInputs
+from ctx_jax.encoders.elmo.network import DIRECTIONS
 from ctx_jax.evaluation import reports
-from ctx_jax.evaluation.neighbours import neighbours_page
+from ctx_jax.evaluation.neighbours import show_neighbours
 from ctx_jax.evaluation.ngrams import fit_ngram
 from ctx_jax.evaluation.perplexity import exp_or_inf, perplexity
 from ctx_jax.heads import VocabularyHead
@@ -111,8 +112,8 @@ class BiLMConfig:
     def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> str:
         """Perplexities of a text in both directions, as aligned lines."""
         options.refuse("pseudo_perplexity", what=f"a biLM, which {run_dir} holds")
-        return f"protocol {options.protocol}\n" + reports.perplexities(
-            encoder.model,
+        return f"protocol {options.protocol}\n" + reports.bilm(
+            self.model,
             encoder.run_params,
             Vocabulary.read(existing(run_dir, VOCABULARY)),
             options.sources(self.data),
@@ -323,4 +324,4 @@ class NeighboursPage:
 
     def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> str:
         encoder = Encoder(self.task.model, params["encoder"], self.task.processor)
-        return neighbours_page(encoder, list(islice(self.task.valid_sentences(), PAGE_SENTENCES)))
+        return show_neighbours(encoder, list(islice(self.task.valid_sentences(), PAGE_SENTENCES)))

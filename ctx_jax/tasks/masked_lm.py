@@ -8,8 +8,7 @@ from typing import Any
 import jax
 
 from ctx_jax import losses
-from ctx_jax.embedding.encoder import Encoder
-from ctx_jax.evaluation.fill_mask import fill_mask_page
+from ctx_jax.evaluation.fill_mask import filled_page
 from ctx_jax.heads import Head, Pooler, SequenceHead
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.losses.language_model import COEFFICIENTS
@@ -92,6 +91,5 @@ class FillMaskPage:
     def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> str:
         task = self.task
         assert task.sentences is not None
-        heads = {name: Head(task.heads[name], own) for name, own in params["head"].items()}
-        encoder = Encoder(task.model, params["encoder"], task.processor, heads)
-        return fill_mask_page(encoder, task.sentences, length=task.config.sequences.length)
+        head = Head(task.config.head, params["head"]["masked_lm"])
+        return filled_page(task.model, params["encoder"], head, task.subwords, task.sentences)

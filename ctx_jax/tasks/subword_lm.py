@@ -27,7 +27,12 @@ from ctx_jax.embedding.load import load
 from ctx_jax.encoders.transformer import Transformer, huggingface
 from ctx_jax.encoders.transformer.inputs import SubwordInputs
 from ctx_jax.evaluation import reports
-from ctx_jax.evaluation.masked_lm_eval import first_sentences, held_out, held_out_metrics, metrics_of
+from ctx_jax.evaluation.masked_lm_eval import (
+    evaluation_sequences,
+    first_sentences,
+    masked_lm_metrics,
+    metrics_of_means,
+)
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.io.progress import Progress
@@ -78,7 +83,7 @@ class SubwordLMConfig:
         if self.sequences.short_steps >= steps:
             raise ConfigError(
                 "sequences.short_steps",
-                f"is {self.sequences.short_steps}, and the run has {steps} steps: set fewer, so that some have the full length",
+                f"is {self.sequences.short_steps}, and the run has {steps} steps: set fewer",
             )
 
     def check_model(self) -> None:
@@ -115,7 +120,7 @@ class SubwordLMConfig:
             head = imported.heads.get(self.head_name)
             config = replace(
                 config,
-                model=_adapted(self.model, imported.model),
+                model=_adapted(self.model, imported.model),  # type: ignore[arg-type]
                 head=self.head if head is None else head.module,
             )
         elif self.tokenizer.file and not context.resumed:
@@ -142,7 +147,7 @@ class SubwordLMConfig:
         measured = None if valid is None else first_sentences(tokens(valid), self.evaluate.sentences)
         if measured is not None and self.evaluate.every:  # now, and not when the first evaluation is due
             with naming_setting("data.valid", "the validation text cannot be measured"):
-                held_out(measured, subwords, config.model, config.sequences)
+                evaluation_sequences(measured, subwords, config.model, config.sequences)
         origin = (ORIGIN,) if (context.run_dir / ORIGIN).is_file() else ()
         files = (subwords_of.FILE, subwords_of.CONFIG, TEXTS, *origin)
         return task(config, context.seed, tokens(train), measured, subwords, files, valid, imported)
@@ -190,12 +195,12 @@ class SubwordLMConfig:
         if self.model.causal:
             options.refuse("pseudo_perplexity", what=f"a causal model, which {run_dir} holds")
         assert isinstance(encoder.processor, SubwordInputs), "a Transformer's run reads subwords"
-        return reports.masked_lm(
+        return reports.transformer_lm(
             encoder,
             self.head_name,
             self.sequences,
             Several(tuple(options.sources(self.data))),
-            pseudo_perplexity=options.pseudo_perplexity,
+            with_pseudo_perplexity=options.pseudo_perplexity,
             log=options.log,
         )
 
@@ -273,7 +278,7 @@ class SubwordLMTask:
         """This process's rows, of the short sequences first where the length schedule has some."""
         config = self.config.sequences
         full = self._rows(config, first, count, self.seed)
-        short = config.short_sequences
+        short = config.short_phase
         if short is None:
             return full
         parts = short.batch_size // config.batch_size
@@ -299,14 +304,14 @@ class SubwordLMTask:
 
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Loss, perplexity of the predicted tokens, accuracy."""
-        return metrics_of(means)
+        return metrics_of_means(means)
 
     def flops_per_token(self) -> float:
         """Forward and twice as much backward; the head counts for the share of predicted positions alone."""
         model, sequences = self.model, self.config.sequences
         share = 1.0 if model.causal else sequences.predictions_per_row / sequences.length
-        head = model.width * model.vocabulary + (model.width**2 if self.config.head.transform else 0)
-        return 3.0 * (model.flops_per_token(sequences.length) + share * 2.0 * head)
+        head = self.config.head.flops_per_token(width=model.width, vocabulary=model.vocabulary)
+        return 3.0 * (model.flops_per_token(sequences.length) + share * head)
 
     @cached_property
     def evaluators(self) -> Sequence[Evaluator]:
@@ -329,13 +334,13 @@ class ValidMetrics:
     def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float]:
         task = self.task
         assert task.valid is not None
-        return held_out_metrics(
+        return masked_lm_metrics(
             task.model,
             params,
             task.valid,
             task.subwords,
             task.config.sequences,
             head=task.config.head,
-            log=log,
             devices=devices,
+            progress=Progress("evaluating", "tokens", len(task.valid.ids), log),
         )
