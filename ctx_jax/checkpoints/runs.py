@@ -143,7 +143,8 @@ class RunCheckpoints(StepFolder):
                 stored = {name: merge_params(tree[name], folder.tree(0))}
                 frozen = folder.restore_items(0, {STATE: unsharded(folder.tree(0))})[STATE]
         if abstract_params is not None:
-            check_arrays(named_leaves({name: abstract_params}), named_leaves(stored), self.path(step))
+            checked = {name: {part: tree for part, tree in stored[name].items() if part in abstract_params}}
+            check_arrays(named_leaves({name: abstract_params}), named_leaves(checked), self.path(step))
         params = self.restore_items(step, {STATE: unsharded(tree)})[STATE][name]
         return jax.device_put(params if frozen is None else merge_params(params, frozen))
 
