@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
 from ctx_jax.io.files import temporary_folder
 from ctx_jax.tokenizers.characters import BEGIN, END
 
@@ -92,11 +92,14 @@ class Vocabulary:
         """Read a vocabulary file, ours or bilm-tf's.
 
         Raises:
-            FileNotFoundError: no such file.
+            MissingFileError: no such file.
             InputError: as for the class, naming the file, and both lines of a word that occurs twice; or the file is
                 not UTF-8.
         """
-        content = Path(path).read_bytes()
+        try:
+            content = Path(path).read_bytes()
+        except FileNotFoundError as error:
+            raise MissingFileError(f"{path}: No such file") from error
         try:
             lines = content.decode("utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
