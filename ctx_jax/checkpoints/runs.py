@@ -126,8 +126,8 @@ class RunCheckpoints(StepFolder):
         """The parameters of a step, trained and frozen in one tree, on the default device of this process.
 
         Of the trained ones their moving average if the run keeps one. Neither optimizer state nor carry is read, and
-        no model is needed: names and shapes are the checkpoint's own, and must be those of `abstract_params` (as
-        `jax.eval_shape` gives them) if it is given. Raises as `restore` does.
+        no model is needed: names and shapes are the checkpoint's own. Where `abstract_params` (as `jax.eval_shape`
+        gives them) has a part, "encoder" say, they must be the same. Raises as `restore` does.
         """
         self.verify(step)
         tree = self.tree(step)
@@ -143,7 +143,8 @@ class RunCheckpoints(StepFolder):
                 stored = {name: merge_params(tree[name], folder.tree(0))}
                 frozen = folder.restore_items(0, {STATE: unsharded(folder.tree(0))})[STATE]
         if abstract_params is not None:
-            check_arrays(named_leaves({name: abstract_params}), named_leaves(stored), self.path(step))
+            known = {part: stored[name][part] for part in abstract_params if part in stored[name]}
+            check_arrays(named_leaves({name: abstract_params}), named_leaves({name: known}), self.path(step))
         params = self.restore_items(step, {STATE: unsharded(tree)})[STATE][name]
         return jax.device_put(params if frozen is None else merge_params(params, frozen))
 
