@@ -25,6 +25,7 @@ from ctx_jax.checkpoints.frozen import check_frozen, frozen_digests, merge_param
 from ctx_jax.checkpoints.orbax_manager import FILES, METRICS, POSITION, STATE
 from ctx_jax.checkpoints.run_files import FROZEN
 from ctx_jax.checkpoints.steps import LOGGER, StepFolder, check_arrays, listed, named_leaves, remove_step, unsharded
+from ctx_jax.distributed.processes import broadcast_step, on_first_process
 from ctx_jax.io.errors import InputError
 from ctx_jax.typing import Params
 
@@ -71,10 +72,20 @@ class RunCheckpoints(StepFolder):
         self.save_items(step, items)
 
     def save_frozen(self, params: Params) -> None:
-        """Save the frozen parameters, before the first step; returns when they are complete. All processes call it."""
-        if steps := self.steps():
-            raise InputError(f"{self.run_dir / FROZEN} belongs to the steps {listed(steps)}: it is not replaced")
-        save_frozen(self.run_dir / FROZEN, params)
+        """Save the frozen parameters before the first step; returns when they are complete. All processes call it.
+
+        With complete steps it does nothing: those that the steps were saved with stay. InputError if there are none.
+        """
+        latest = broadcast_step(self.latest())
+        if latest is None:
+            save_frozen(self.run_dir / FROZEN, params)
+            return
+
+        def check() -> None:
+            if not frozen_digests(self.run_dir):
+                raise InputError(f"step {latest} of {self.folder} was saved without frozen parameters")
+
+        on_first_process(check)
 
     def restore_frozen(self, abstract: Any) -> Any:
         """The frozen parameters with the shardings of `abstract`. All processes call it; raises as `restore` does."""
