@@ -31,8 +31,8 @@ from ctx_jax.encoders.transformer.huggingface_names import Architecture, Entry, 
 from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors, write_tensors
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import Head, Pooler, SequenceHead, VocabularyHead
-from ctx_jax.io.files import atomic_folder, atomic_write, read_json
 from ctx_jax.io.errors import InputError, MissingFileError
+from ctx_jax.io.files import atomic_folder, atomic_write, read_json
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.typing import Params
 

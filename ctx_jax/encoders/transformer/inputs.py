@@ -14,6 +14,7 @@ import numpy as np
 
 from ctx_jax.encoders.base import padded_shape, rounded
 from ctx_jax.io.errors import InputError
+from ctx_jax.io.files import read_json
 from ctx_jax.tokenizers import subword_files
 from ctx_jax.tokenizers.subwords import Pieces, Subwords
 from ctx_jax.tokenizers.words import Rule
