@@ -12,24 +12,30 @@ On attention's probabilities it keeps the fused attention of GPUs away (a warnin
 brings it back, at some loss of regularization.
 """
 
-from ctx_jax.data.config import DataConfig
+from ctx_jax.data.config import TextConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMEvaluate
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
-from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.training.config import CheckpointConfig, LogConfig
 from ctx_jax.training.optimizer import AdamW
 
 
 def config() -> TrainConfig:
     """What differs from the defaults."""
     return TrainConfig(
-        model=Transformer(vocabulary=0, pooler=True, next_sentence=True, compute="bfloat16"),
-        data=DataConfig(train="train.txt", valid="valid.txt"),
-        sequences=SequenceConfig("pairs", length=512, rows=256, predictions=80, first_steps=900_000, first_length=128),
-        tokenizer=TokenizerConfig(kind="wordpiece", size=30_522),
+        task=MaskedLMConfig(
+            model=Transformer(vocabulary=0, compute="bfloat16"),
+            data=TextConfig(train="train.txt", valid="valid.txt"),
+            sequences=SequenceConfig(
+                packing="pairs", length=512, batch_size=256, max_predictions=80, short_steps=900_000, short_length=128
+            ),
+            tokenizer=TokenizerConfig(kind="wordpiece", size=30_522),
+            evaluate=MaskedLMEvaluate(every=10_000, sentences=20_000),
+        ),
         optimizer=AdamW(learning_rate=1e-4, schedule="linear", warmup=10_000, epsilon=1e-6),
         checkpoint=CheckpointConfig(every=5_000),
-        evaluate=EvaluateConfig(every=10_000, sentences=20_000),
         log=LogConfig(every=100),
         steps=1_000_000,
     )

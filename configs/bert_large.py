@@ -11,34 +11,38 @@ Dropout is 0.1 everywhere, as theirs. On attention's probabilities it keeps the 
 says so): --model.attention-dropout 0 brings it back, at some loss of regularization.
 """
 
-from ctx_jax.data.config import DataConfig
+from ctx_jax.data.config import TextConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMEvaluate
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
-from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.training.config import CheckpointConfig, LogConfig
 from ctx_jax.training.optimizer import Lamb
 
 
 def config() -> TrainConfig:
     """What differs from the defaults."""
     return TrainConfig(
-        model=Transformer(
-            vocabulary=0,
-            dim=1024,
-            layers=24,
-            heads=16,
-            feed_forward=4096,
-            pooler=True,
-            next_sentence=True,
-            compute="bfloat16",
-            remat=True,
+        task=MaskedLMConfig(
+            model=Transformer(
+                vocabulary=0,
+                dim=1024,
+                depth=24,
+                heads=16,
+                feed_forward=4096,
+                compute="bfloat16",
+                remat=True,
+            ),
+            data=TextConfig(train="train.txt", valid="valid.txt"),
+            sequences=SequenceConfig(
+                packing="pairs", length=512, batch_size=8192, max_predictions=80, short_steps=14_063, short_length=128
+            ),
+            tokenizer=TokenizerConfig(kind="wordpiece", size=30_522),
+            evaluate=MaskedLMEvaluate(every=1_000, sentences=20_000),
         ),
-        data=DataConfig(train="train.txt", valid="valid.txt"),
-        sequences=SequenceConfig("pairs", length=512, rows=8192, predictions=80, first_steps=14_063, first_length=128),
-        tokenizer=TokenizerConfig(kind="wordpiece", size=30_522),
         optimizer=Lamb(learning_rate=2.5e-3, warmup=3_125),
         checkpoint=CheckpointConfig(every=500),
-        evaluate=EvaluateConfig(every=1_000, sentences=20_000),
         log=LogConfig(every=20),
         steps=15_625,
     )

@@ -3,11 +3,11 @@
 Command: ctx-jax train elmo_original
 Data: `tfds:lm1b`, the One Billion Word Benchmark; where it is not prepared, the error says how. It is validated on the
     test split, which chooses the best checkpoint: there is no other
-Hardware: 3 GPUs there; any number that divides 384 lanes here
+Hardware: 3 GPUs there; any number that divides 384 rows here
 Time: two weeks on three GTX 1080, about 6,350 tokens/s in all; with this code not measured yet
 Expect: 39.7 held-out perplexity, the average of both directions; with this code not measured yet
 
-128 lanes x 20 steps on each of 3 GPUs, 10 epochs of 768,648,884 tokens: 100,084 batches of 7,680 tokens an epoch.
+128 rows x 20 steps on each of 3 GPUs, 10 epochs of 768,648,884 tokens: 100,084 batches of 7,680 tokens an epoch.
 
 The gradient of the softmax, its sum over the GPUs and its Adagrad update are dense here, although only the rows of
 the targets and of 8,192 negatives a direction change. One pass over W [793,471, 512] in float32 is 1.63 GB. A step
@@ -15,30 +15,35 @@ makes seven (gradient written, read for the norm, read for the update; accumulat
 11.4 GB a GPU, and the all-reduce over 3 GPUs sends another 2.2 GB.
 """
 
-from ctx_jax.data.config import DataConfig
-from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.data.config import BiLMData
+from ctx_jax.encoders.elmo import BiLM
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.bilm import BiLMConfig, BiLMEvaluate
+from ctx_jax.training.config import CheckpointConfig, LogConfig
 from ctx_jax.training.optimizer import Adagrad
 
 
 def config() -> TrainConfig:
     """What differs from the defaults."""
     return TrainConfig(
-        # Two separate shuffles share few words: larger tables of distinct ones.
-        model=BiLM(highways=2, dim=4096, projection=512, negatives=8192, table_factors=(1.8, 2.4)),
-        data=DataConfig(
-            train="tfds:lm1b:train",
-            valid="tfds:lm1b:test",
-            vocabulary_size=793_471,
-            minimum_count=3,
-            lanes=384,
-            window=20,
-            directions="separate",
-            assignment="shared",
+        task=BiLMConfig(
+            # Two separate shuffles share few words: larger tables of distinct ones.
+            model=BiLM(highways=2, dim=4096, projection=512, dedup_table_factors=(1.8, 2.4)),
+            negatives=8192,
+            data=BiLMData(
+                train="tfds:lm1b:train",
+                valid="tfds:lm1b:test",
+                vocabulary_size=793_471,
+                minimum_count=3,
+                batch_size=384,
+                unroll_steps=20,
+                directions="separate",
+                assignment="shared",
+            ),
+            evaluate=BiLMEvaluate(every=25_000, sentences=5_000),
         ),
         optimizer=Adagrad(loss_scale=20.0),
         checkpoint=CheckpointConfig(every=5_000),
-        evaluate=EvaluateConfig(every=25_000, sentences=5_000),
         log=LogConfig(every=100),
         steps=10 * 100_084,
     )

@@ -3,31 +3,37 @@
 Command: ctx-jax train elmo_small
 Data: `tfds:lm1b`, the One Billion Word Benchmark; where it is not prepared, the error says how. It is validated on the
     test split, which chooses the best checkpoint: there is no other
-Hardware: one GPU or more; lanes divide by up to 8 devices and beyond
+Hardware: one GPU or more; rows divide by up to 8 devices and beyond
 Time: not measured yet
 Expect: not measured yet
 """
 
-from ctx_jax.data.config import DataConfig
-from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.data.config import BiLMData
+from ctx_jax.encoders.elmo import BiLM
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.bilm import BiLMConfig, BiLMEvaluate
+from ctx_jax.training.config import CheckpointConfig, LogConfig
 from ctx_jax.training.optimizer import AdamW
 
 
 def config() -> TrainConfig:
     """What differs from the defaults."""
     return TrainConfig(
-        model=BiLM(dim=1024, projection=128, negatives=8192, zero_start=0.02, compute="bfloat16"),
-        data=DataConfig(
-            train="tfds:lm1b:train",
-            valid="tfds:lm1b:test",
-            vocabulary_size=200_000,
-            lanes=512,
-            window=20,
+        task=BiLMConfig(
+            model=BiLM(dim=1024, projection=128, compute="bfloat16"),
+            negatives=8192,
+            zero_start=0.02,
+            data=BiLMData(
+                train="tfds:lm1b:train",
+                valid="tfds:lm1b:test",
+                vocabulary_size=200_000,
+                batch_size=512,
+                unroll_steps=20,
+            ),
+            evaluate=BiLMEvaluate(every=10_000, sentences=5_000),
         ),
         optimizer=AdamW(learning_rate=1e-3, warmup=1_000),
         checkpoint=CheckpointConfig(every=2_000),
-        evaluate=EvaluateConfig(every=10_000, sentences=5_000),
         log=LogConfig(every=100),
         steps=150_000,  # two epochs
     )

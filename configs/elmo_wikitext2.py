@@ -9,20 +9,25 @@ Expect: not measured yet. The field's convention is one stream with the state ca
     ctx-jax evaluate runs/elmo_wikitext2 wiki.test.tokens --protocol stream
 """
 
-from ctx_jax.data.config import DataConfig
-from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.data.config import BiLMData
+from ctx_jax.encoders.elmo import BiLM
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.bilm import BiLMConfig, BiLMEvaluate
+from ctx_jax.training.config import CheckpointConfig, LogConfig
 from ctx_jax.training.optimizer import AdamW
 
 
 def config() -> TrainConfig:
     """What differs from the defaults."""
     return TrainConfig(
-        model=BiLM(dim=1024, projection=256, dropout=0.4, zero_start=0.02, compute="bfloat16"),
-        data=DataConfig(train="wiki.train.tokens", valid="wiki.valid.tokens", lanes=64, window=35),
+        task=BiLMConfig(
+            model=BiLM(dim=1024, projection=256, dropout=0.4, compute="bfloat16"),
+            zero_start=0.02,
+            data=BiLMData(train="wiki.train.tokens", valid="wiki.valid.tokens", batch_size=64, unroll_steps=35),
+            evaluate=BiLMEvaluate(every=1_000),
+        ),
         optimizer=AdamW(learning_rate=2e-3, warmup=200, weight_decay=0.1),
         checkpoint=CheckpointConfig(every=1_000),
-        evaluate=EvaluateConfig(every=1_000),
         log=LogConfig(every=100),
         steps=20_000,
     )

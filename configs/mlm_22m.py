@@ -12,44 +12,49 @@ the usual for text read about 15 times or more; set it to 0 for text read a few 
 have none: the fused kernel of GPUs does not take it.
 """
 
-from ctx_jax.data.config import DataConfig
+from ctx_jax.data.config import TextConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.heads import VocabularyHead
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMEvaluate
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
-from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.training.config import CheckpointConfig, LogConfig
 from ctx_jax.training.optimizer import Muon
 
 
 def config() -> TrainConfig:
     """What differs from the defaults."""
     return TrainConfig(
-        model=Transformer(
-            vocabulary=0,
-            dim=512,
-            layers=12,
-            heads=8,
-            feed_forward=1024,
-            gated=True,
-            norm="pre",
-            norm_epsilon=1e-5,
-            norm_bias=False,
-            first_attention_norm=False,
-            attention_bias=False,
-            feed_forward_bias=False,
-            positions="rotary",
-            rotary_theta=10_000.0,
-            token_types=0,
-            head_bias=False,
-            attention_dropout=0.0,
-            depth_scaled=True,
-            compute="bfloat16",
+        task=MaskedLMConfig(
+            model=Transformer(
+                vocabulary=0,
+                dim=512,
+                depth=12,
+                heads=8,
+                feed_forward=1024,
+                gated=True,
+                norm="pre",
+                norm_epsilon=1e-5,
+                norm_bias=False,
+                first_attention_norm=False,
+                attention_bias=False,
+                feed_forward_bias=False,
+                positions="rotary",
+                rotary_theta=10_000.0,
+                token_types=0,
+                attention_dropout=0.0,
+                depth_scaled=True,
+                compute="bfloat16",
+            ),
+            head=VocabularyHead(bias=False, norm_epsilon=1e-5, norm_bias=False),
+            data=TextConfig(train="train.txt", valid="valid.txt", sentences="split"),
+            sequences=SequenceConfig(length=128, batch_size=1024, mask_rate=0.2, whole_sentences=False),
+            tokenizer=TokenizerConfig(kind="bpe", size=16_384),
+            evaluate=MaskedLMEvaluate(every=500, sentences=10_000),
         ),
-        data=DataConfig(train="train.txt", valid="valid.txt", sentences="split"),
-        sequences=SequenceConfig(length=128, rows=1024, rate=0.2, whole_sentences=False),
-        tokenizer=TokenizerConfig(kind="bpe", size=16_384),
         optimizer=Muon(learning_rate=2e-3, warmup=200, weight_decay=0.05, cooldown=0.4),
         checkpoint=CheckpointConfig(every=1_000),
-        evaluate=EvaluateConfig(every=500, sentences=10_000),
         log=LogConfig(every=50),
         steps=4_000,
     )

@@ -10,45 +10,50 @@ Rotary positions, norms before each part and Muon, because so little text is rea
 learns little more than the words' frequencies in that time.
 """
 
-from ctx_jax.data.config import DataConfig
+from ctx_jax.data.config import TextConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.heads import VocabularyHead
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMEvaluate
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
-from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.training.config import CheckpointConfig, LogConfig
 from ctx_jax.training.optimizer import Muon
 
 
 def config() -> TrainConfig:
     """What differs from the defaults."""
     return TrainConfig(
-        model=Transformer(
-            vocabulary=0,
-            dim=128,
-            layers=4,
-            heads=4,
-            feed_forward=256,
-            gated=True,
-            norm="pre",
-            norm_epsilon=1e-5,
-            norm_bias=False,
-            first_attention_norm=False,
-            attention_bias=False,
-            feed_forward_bias=False,
-            positions="rotary",
-            rotary_theta=10_000.0,
-            token_types=0,
-            head_bias=False,
-            embedding_dropout=0.0,
-            attention_dropout=0.0,
-            attention_output_dropout=0.0,
-            feed_forward_dropout=0.0,
+        task=MaskedLMConfig(
+            model=Transformer(
+                vocabulary=0,
+                dim=128,
+                depth=4,
+                heads=4,
+                feed_forward=256,
+                gated=True,
+                norm="pre",
+                norm_epsilon=1e-5,
+                norm_bias=False,
+                first_attention_norm=False,
+                attention_bias=False,
+                feed_forward_bias=False,
+                positions="rotary",
+                rotary_theta=10_000.0,
+                token_types=0,
+                embedding_dropout=0.0,
+                attention_dropout=0.0,
+                attention_output_dropout=0.0,
+                feed_forward_dropout=0.0,
+            ),
+            head=VocabularyHead(bias=False, norm_epsilon=1e-5, norm_bias=False),
+            data=TextConfig(train="python-docs"),
+            sequences=SequenceConfig(length=64, batch_size=32, mask_rate=0.2),
+            tokenizer=TokenizerConfig(kind="wordpiece", size=4096, lowercase=True),
+            evaluate=MaskedLMEvaluate(every=400, fill_mask=1_200),
         ),
-        data=DataConfig(train="python-docs"),
-        sequences=SequenceConfig(length=64, rows=32, rate=0.2),
-        tokenizer=TokenizerConfig(kind="wordpiece", size=4096, lowercase=True),
         optimizer=Muon(learning_rate=4e-3, warmup=50, weight_decay=0.05),
         checkpoint=CheckpointConfig(every=400),
-        evaluate=EvaluateConfig(every=400),
         log=LogConfig(every=50),
         steps=1200,
     )

@@ -10,11 +10,14 @@ Expect: not measured yet
 Muon takes the place of their StableAdamW.
 """
 
-from ctx_jax.data.config import DataConfig
+from ctx_jax.data.config import TextConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.heads import VocabularyHead
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMEvaluate
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
-from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.training.config import CheckpointConfig, LogConfig
 from ctx_jax.training.optimizer import Muon
 
 LAYERS = 22
@@ -23,36 +26,38 @@ LAYERS = 22
 def config() -> TrainConfig:
     """What differs from the defaults."""
     return TrainConfig(
-        model=Transformer(
-            vocabulary=0,
-            layers=LAYERS,
-            feed_forward=1152,
-            gated=True,
-            norm="pre",
-            norm_epsilon=1e-5,
-            norm_bias=False,
-            first_attention_norm=False,
-            attention_bias=False,
-            feed_forward_bias=False,
-            positions="rotary",
-            max_positions=1024,
-            rotary_theta=10_000.0,
-            local_layers=tuple(layer for layer in range(LAYERS) if layer % 3),
-            token_types=0,
-            head_bias=False,
-            embedding_dropout=0.0,
-            attention_dropout=0.0,
-            attention_output_dropout=0.0,
-            feed_forward_dropout=0.0,
-            depth_scaled=True,
-            compute="bfloat16",
+        task=MaskedLMConfig(
+            model=Transformer(
+                vocabulary=0,
+                depth=LAYERS,
+                feed_forward=1152,
+                gated=True,
+                norm="pre",
+                norm_epsilon=1e-5,
+                norm_bias=False,
+                first_attention_norm=False,
+                attention_bias=False,
+                feed_forward_bias=False,
+                positions="rotary",
+                max_positions=1024,
+                rotary_theta=10_000.0,
+                local_layers=tuple(layer for layer in range(LAYERS) if layer % 3),
+                token_types=0,
+                embedding_dropout=0.0,
+                attention_dropout=0.0,
+                attention_output_dropout=0.0,
+                feed_forward_dropout=0.0,
+                depth_scaled=True,
+                compute="bfloat16",
+            ),
+            head=VocabularyHead(bias=False, norm_epsilon=1e-5, norm_bias=False),
+            data=TextConfig(train="train.txt", valid="valid.txt"),
+            sequences=SequenceConfig(length=1024, batch_size=4608, mask_rate=0.3, whole_sentences=False),
+            tokenizer=TokenizerConfig(kind="bpe", size=50_368),
+            evaluate=MaskedLMEvaluate(every=5_000, sentences=20_000),
         ),
-        data=DataConfig(train="train.txt", valid="valid.txt"),
-        sequences=SequenceConfig(length=1024, rows=4608, rate=0.3, whole_sentences=False),
-        tokenizer=TokenizerConfig(kind="bpe", size=50_368),
         optimizer=Muon(learning_rate=8e-4, warmup=640, beta2=0.98, weight_decay=1e-2),
         checkpoint=CheckpointConfig(every=1_000),
-        evaluate=EvaluateConfig(every=5_000, sentences=20_000),
         log=LogConfig(every=20),
         steps=100_000,
     )

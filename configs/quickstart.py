@@ -7,29 +7,33 @@ Expect: validation perplexity 98.4; the interpolated trigram model 103.1, the un
     text is that of Python 3.11.7 and differs with the version)
 """
 
-from ctx_jax.data.config import DataConfig
-from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.data.config import BiLMData
+from ctx_jax.encoders.elmo import BiLM
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.bilm import BiLMConfig, BiLMEvaluate
+from ctx_jax.training.config import CheckpointConfig, LogConfig
 from ctx_jax.training.optimizer import AdamW
 
 
 def config() -> TrainConfig:
     """What differs from the defaults."""
     return TrainConfig(
-        model=BiLM(
-            max_characters=24,
-            filters=((1, 16), (2, 32), (3, 64), (4, 64)),
-            dim=256,
-            projection=96,
-            dropout=0.1,
+        task=BiLMConfig(
+            model=BiLM(
+                max_characters=24,
+                filters=((1, 16), (2, 32), (3, 64), (4, 64)),
+                dim=256,
+                projection=96,
+                dropout=0.1,
+                length_buckets=((9, 0.52), (14, 0.18)),
+                long_word_share=0.02,
+            ),
             zero_start=0.1,
-            tiers=((9, 0.52), (14, 0.18)),
-            long_words=0.02,
+            data=BiLMData(train="python-docs", vocabulary_size=8_000, batch_size=32, unroll_steps=20),
+            evaluate=BiLMEvaluate(every=175, ngrams=700, neighbours=700),
         ),
-        data=DataConfig(train="python-docs", vocabulary_size=8_000, lanes=32, window=20),
         optimizer=AdamW(learning_rate=6e-3, warmup=50),
         checkpoint=CheckpointConfig(every=175),
-        evaluate=EvaluateConfig(every=175),
         log=LogConfig(every=20),
         steps=700,
     )

@@ -11,32 +11,38 @@ Dropout is 0.1 everywhere, as theirs. On attention's probabilities it keeps the 
 says so): --model.attention-dropout 0 brings it back, at some loss of regularization.
 """
 
-from ctx_jax.data.config import DataConfig
+from ctx_jax.data.config import TextConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.heads import VocabularyHead
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMEvaluate
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
-from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.training.config import CheckpointConfig, LogConfig
 from ctx_jax.training.optimizer import AdamW
 
 
 def config() -> TrainConfig:
     """What differs from the defaults."""
     return TrainConfig(
-        model=Transformer(
-            vocabulary=0,
-            positions_after_padding=True,
-            pad_id=1,
-            max_positions=514,
-            norm_epsilon=1e-5,
-            token_types=1,
-            compute="bfloat16",
+        task=MaskedLMConfig(
+            model=Transformer(
+                vocabulary=0,
+                positions_after_padding=True,
+                pad_id=1,
+                max_positions=514,
+                norm_epsilon=1e-5,
+                token_types=1,
+                compute="bfloat16",
+            ),
+            head=VocabularyHead(norm_epsilon=1e-5),
+            data=TextConfig(train="train.txt", valid="valid.txt"),
+            sequences=SequenceConfig(length=512, batch_size=8192),
+            tokenizer=TokenizerConfig(kind="bpe", size=50_265),
+            evaluate=MaskedLMEvaluate(every=5_000, sentences=20_000),
         ),
-        data=DataConfig(train="train.txt", valid="valid.txt"),
-        sequences=SequenceConfig(length=512, rows=8192),
-        tokenizer=TokenizerConfig(kind="bpe", size=50_265),
         optimizer=AdamW(learning_rate=6e-4, schedule="linear", warmup=24_000, beta2=0.98, epsilon=1e-6, clip_norm=0.0),
         checkpoint=CheckpointConfig(every=1_000),
-        evaluate=EvaluateConfig(every=5_000, sentences=20_000),
         log=LogConfig(every=20),
         steps=500_000,
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from ctx_jax import __version__
-from ctx_jax.io.errors import CtxJaxError
+from ctx_jax.io.errors import ConfigError, CtxJaxError
 
 USAGE = """usage: ctx-jax COMMAND ...
 
@@ -37,13 +37,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CtxJaxError as error:
         if os.environ.get("CTX_JAX_TRACEBACK") == "1":
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_with_flag(error, name)}", file=sys.stderr)
         return 1
     except OSError as error:  # of the system, about a path
         if os.environ.get("CTX_JAX_TRACEBACK") == "1" or error.filename is None or not error.strerror:
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
+
+
+def _with_flag(error: CtxJaxError, name: str) -> str:
+    """The error's message; of a setting, with its flag in place of its name."""
+    if not isinstance(error, ConfigError) or name not in COMMANDS:
+        return str(error)
+    from ctx_jax.commands import evaluate, export, tokenizer, train
+    from ctx_jax.commands.flags import with_flag
+
+    command = {"train": train, "evaluate": evaluate, "export": export, "tokenizer": tokenizer}[name]
+    return f"{with_flag(error.field, command.OPTIONS)} {error.message}"
 
 
 def _call(name: str, rest: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""AllenNLP's files: the original's numbers from its own weights, both ways, and what is refused."""
+"""AllenNLP's files: the original's numbers from its own weights, both ways, and errors for bad files."""
 
 import copy
 import json
@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 import ctx_jax
-from ctx_jax.encoders.elmo import allennlp, allennlp_files
-from ctx_jax.encoders.elmo import model as bilm
-from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.elmo import BiLM, allennlp, allennlp_files, zero_carry
+from ctx_jax.encoders.elmo.init import init_softmax
 
 TINY = BiLM(filters=((1, 4), (2, 3)), character_dim=3, highways=1, dim=6, projection=5, max_characters=9, dropout=0.0)
 OPTIONS: dict[str, Any] = {
@@ -34,20 +33,20 @@ TRAINING = {
 }  # fmt: skip
 
 
-def arrays_of(model: BiLM, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random arrays under the file's names, of the shapes elmo's documents give."""
+def arrays_of(model: BiLM, vocabulary: int = 0) -> dict[str, np.ndarray]:
+    """Random arrays under the file's names, in bilm-tf's shapes, with a softmax of `vocabulary` words."""
     shapes = {
         "char_embed": (261, 3), "CNN/W_cnn_0": (1, 1, 3, 4), "CNN/b_cnn_0": (4,), "CNN/W_cnn_1": (1, 2, 3, 3),
         "CNN/b_cnn_1": (3,), "CNN_high_0/W_carry": (7, 7), "CNN_high_0/W_transform": (7, 7), "CNN_high_0/b_carry": (7,),
         "CNN_high_0/b_transform": (7,), "CNN_proj/W_proj": (7, 5), "CNN_proj/b_proj": (5,),
     }  # fmt: skip
     for direction in (0, 1):
-        for layer in range(model.layers):
+        for layer in range(model.depth):
             cell = f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/"
             shapes |= {cell + "W_0": (10, 24), cell + "B": (24,), cell + "W_P_0": (6, 5)}
-    if model.vocabulary:
-        shapes |= {"softmax/W": (model.vocabulary, 5), "softmax/b": (model.vocabulary,)}
-    generator = np.random.default_rng(seed)
+    if vocabulary:
+        shapes |= {"softmax/W": (vocabulary, 5), "softmax/b": (vocabulary,)}
+    generator = np.random.default_rng(0)
     return {name: generator.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
@@ -73,10 +72,10 @@ def test_options_of_both_forms() -> None:
     model = allennlp.model_from_options(OPTIONS)
     assert model == TINY
     assert isinstance(hash(model), int)
-    training = allennlp.model_from_options(OPTIONS | TRAINING)
-    assert (training.vocabulary, training.negatives, training.dropout) == (40, 8, 0.1)
-    exact = allennlp.model_from_options(OPTIONS | TRAINING | {"sample_softmax": False})
-    assert (exact.vocabulary, exact.negatives) == (40, 0)
+    assert allennlp.softmax_options(OPTIONS) == (0, False, 0)
+    assert allennlp.model_from_options(OPTIONS | TRAINING) == replace(TINY, dropout=0.1)
+    assert allennlp.softmax_options(OPTIONS | TRAINING) == (40, False, 8)
+    assert allennlp.softmax_options(OPTIONS | TRAINING | {"sample_softmax": False}) == (40, False, 0)
     bare = copy.deepcopy(OPTIONS)
     for key in ("cell_clip", "proj_clip", "use_skip_connections"):
         del bare["lstm"][key]
@@ -84,8 +83,10 @@ def test_options_of_both_forms() -> None:
     bare["char_cnn"]["n_characters"] = 261
     model = allennlp.model_from_options(bare)
     assert (model.cell_clip, model.projection_clip, model.residual, model.highways) == (None, None, False, 0)
-    words = allennlp.model_from_options({"lstm": OPTIONS["lstm"]} | TRAINING | {"share_embedding_softmax": True})
-    assert (words.inputs, words.tied_softmax, words.vocabulary) == ("words", True, 40)
+    options = {"lstm": OPTIONS["lstm"]} | TRAINING | {"share_embedding_softmax": True}
+    words = allennlp.model_from_options(options)
+    assert (words.token_input, words.vocabulary) == ("words", 40)
+    assert allennlp.softmax_options(options) == (40, True, 8)
 
 
 @pytest.mark.parametrize(
@@ -101,11 +102,11 @@ def test_options_of_both_forms() -> None:
         (("char_cnn",), None, "n_tokens_vocab"),
         (("bidirectional",), False, "bidirectional"),
         (("n_tokens_vocab",), 40, "n_negative_samples_batch"),
-        (("share_embedding_softmax",), True, "tied_softmax"),
+        (("share_embedding_softmax",), True, "share_embedding_softmax"),
         (("lstm", "dim"), "64", "lstm dim must be a whole number, got '64'"),
         (("lstm", "n_layers"), True, "n_layers must be a whole number"),
         (("lstm", "use_skip_connections"), "yes", "use_skip_connections must be true or false"),
-        (("lstm", "cell_clip"), -1, "cell_clip .* must be above 0"),
+        (("lstm", "cell_clip"), -1, "cell_clip must be above 0"),
         (("lstm", "proj_clip"), "3", "proj_clip must be a number"),
         (("char_cnn", "filters"), [[1, 4, 5]], "filters must be a list of .width, count. pairs"),
         (("char_cnn", "filters"), "abc", "filters must be a list of .width, count. pairs"),
@@ -134,45 +135,67 @@ def test_the_published_sizes_are_read() -> None:
                 "filters": [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256], [6, 512], [7, 1024]],
             },
         }  # fmt: skip
-        places = allennlp._places(allennlp.model_from_options(options))
+        places = allennlp._encoder_places(allennlp.model_from_options(options))
         assert round(sum(int(np.prod(place.shape)) for place in places.values()) / 1e6, 1) == millions
+
+
+def full(model: BiLM, vocabulary: int, tied: bool = False) -> Any:
+    """Shapes of an encoder's parameters, or with a vocabulary of those and of a softmax."""
+
+    def make(key: jax.Array) -> Any:
+        encoder = model.init(key)
+        if not vocabulary:
+            return encoder
+        return {"encoder": encoder, "head": {"softmax": init_softmax(model, key, vocabulary=vocabulary, tied=tied)}}
+
+    return jax.tree.map(jnp.shape, jax.eval_shape(make, jax.random.key(0)))
 
 
 @pytest.mark.parametrize("vocabulary", [0, 11])
 def test_arrays_and_params_are_inverse_and_the_tree_is_the_models(vocabulary: int) -> None:
-    model = BiLM(**(vars(TINY) | {"vocabulary": vocabulary}))
-    arrays = arrays_of(model)
-    params = allennlp.params_from_arrays(model, arrays)
-    made = jax.eval_shape(lambda key: bilm.init(model, key), jax.random.key(0))
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, made)
-    again = allennlp.arrays_from_params(model, params)
+    arrays = arrays_of(TINY, vocabulary)
+    params = allennlp.params_from_arrays(TINY, arrays)
+    assert jax.tree.map(jnp.shape, params) == full(TINY, vocabulary)
+    again = allennlp.arrays_from_params(TINY, params)
     assert again.keys() == arrays.keys()
     assert all(np.array_equal(again[name], arrays[name]) and again[name].dtype == np.float32 for name in arrays)
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "vocabulary", "tied"),
     [
-        {"projection": 7, "dim": 8},  # as wide as the filters: no projection behind them
-        {"projection": 6},  # as wide as the state: none in the LSTM
-        {"inputs": "words", "vocabulary": 11, "tied_softmax": True},
-        {"inputs": "words", "vocabulary": 11},
+        ({"projection": 7, "dim": 8}, 0, False),  # as wide as the filters: no projection after them
+        ({"projection": 6}, 9, False),  # as wide as the state: none in the LSTM
+        ({"token_input": "words", "vocabulary": 11}, 0, False),
+        ({"token_input": "words", "vocabulary": 11}, 11, True),
+        ({"token_input": "words", "vocabulary": 11}, 11, False),
     ],
 )
-def test_optional_parts_have_the_models_tree(change: dict[str, Any]) -> None:
-    model = BiLM(**(vars(TINY) | change))
-    made = jax.eval_shape(lambda key: bilm.init(model, key), jax.random.key(0))
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), made)
+def test_optional_parts_have_the_models_tree(change: dict[str, Any], vocabulary: int, tied: bool) -> None:
+    model = replace(TINY, **change)
+    shapes = full(model, vocabulary, tied)
+    zeros = jax.tree.map(
+        lambda shape: np.zeros(shape, np.float32), shapes, is_leaf=lambda node: isinstance(node, tuple)
+    )
     arrays = allennlp.arrays_from_params(model, zeros)
-    assert jax.tree.map(jnp.shape, allennlp.params_from_arrays(model, arrays)) == jax.tree.map(jnp.shape, made)
+    assert jax.tree.map(jnp.shape, allennlp.params_from_arrays(model, arrays)) == shapes
+    encoder = zeros["encoder"] if vocabulary else zeros
+    del encoder["forward_0"]
     with pytest.raises(ValueError, match="params lack forward_0/kernel"):
-        allennlp.arrays_from_params(model, {name: zeros[name] for name in zeros if name != "forward_0"})
+        allennlp.arrays_from_params(model, zeros)
+
+
+def test_half_a_softmax_is_named() -> None:
+    arrays = arrays_of(TINY, 11)
+    for name in ("softmax/W", "softmax/b"):
+        with pytest.raises(ValueError, match=f"missing: {name}"):
+            allennlp.params_from_arrays(TINY, {key: array for key, array in arrays.items() if key != name})
 
 
 def test_one_error_lists_missing_extra_and_misshapen() -> None:
     arrays = arrays_of(TINY)
     del arrays["CNN/b_cnn_1"], arrays["RNN_1/RNN/MultiRNNCell/Cell1/LSTMCell/B"]
-    arrays |= {"CNN/W_cnn_7": np.zeros((1, 7, 3, 2)), "softmax/b": np.zeros(4), "char_embed": np.zeros((262, 3))}
+    arrays |= {"CNN/W_cnn_7": np.zeros((1, 7, 3, 2)), "other/b": np.zeros(4), "char_embed": np.zeros((262, 3))}
     arrays["CNN_proj/W_proj"] = np.zeros((5, 7))
     with pytest.raises(ValueError) as raised:
         allennlp.params_from_arrays(TINY, arrays)
@@ -182,7 +205,7 @@ def test_one_error_lists_missing_extra_and_misshapen() -> None:
         "missing: CNN/b_cnn_1 (3,)",
         "missing: RNN_1/RNN/MultiRNNCell/Cell1/LSTMCell/B (24,)",
         "extra: CNN/W_cnn_7 (1, 7, 3, 2)",
-        "extra: softmax/b (4,)",
+        "extra: other/b (4,)",
         "wrong shape: char_embed is (262, 3), the model needs (261, 3) (the zero row",
         "wrong shape: CNN_proj/W_proj is (5, 7), the model needs (7, 5)",
     ):
@@ -190,7 +213,7 @@ def test_one_error_lists_missing_extra_and_misshapen() -> None:
 
 
 def test_one_layer_is_read_under_both_names() -> None:
-    model = BiLM(**(vars(TINY) | {"layers": 1}))
+    model = replace(TINY, depth=1)
     arrays = arrays_of(model)
     short = {name.replace("MultiRNNCell/Cell0/", ""): array for name, array in arrays.items()}
     assert short.keys() != arrays.keys()
@@ -198,7 +221,7 @@ def test_one_layer_is_read_under_both_names() -> None:
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), *both)))
 
 
-def test_a_folder_is_found_whatever_else_lies_there(folder: Path) -> None:
+def test_a_folder_is_found_with_other_files_in_it(folder: Path) -> None:
     encoder = ctx_jax.load(folder)
     assert encoder.model == TINY
     arrays = allennlp.arrays_from_params(encoder.model, encoder.params)
@@ -207,32 +230,31 @@ def test_a_folder_is_found_whatever_else_lies_there(folder: Path) -> None:
     assert named.model == TINY
 
 
-def test_anybodys_config_and_files_of_macos_do_not_matter(folder: Path) -> None:
+def test_other_programs_config_and_files_of_macos_do_not_matter(folder: Path) -> None:
     for name in ("._small_options.json", "._small_weights.hdf5"):
         (folder / name).write_bytes(b"\x00\x05\x16\x07")
     for text in ("{", "[1]", '{"model": {"type": "simple_tagger"}}', '{"model_type": "elmo"}'):
         (folder / "config.json").write_text(text)
         assert ctx_jax.load(folder).model == TINY
-    (folder / "checkpoints").mkdir()  # a run then, half-made
+    (folder / "checkpoints").mkdir()  # an incomplete run
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is not JSON"):
         ctx_jax.load(folder)
 
 
-def test_training_options_do_not_decide_where_no_softmax_lies(folder: Path) -> None:
+def test_softmax_options_are_ignored_without_softmax_weights(folder: Path) -> None:
     options = folder / "small_options.json"
     for entries in ({"n_tokens_vocab": None}, {"sample_softmax": "no"}, {"share_embedding_softmax": True}):
         given = {key: value for key, value in (TRAINING | entries).items() if key != "n_negative_samples_batch"}
         options.write_text(json.dumps(OPTIONS | given))
         assert ctx_jax.load(folder).model == replace(TINY, dropout=0.1)
-    for wrong, says in (
+    for wrong, message in (
         ({"bidirectional": "false"}, "bidirectional must be true or false"),
         ({"dropout": 2}, "dropout"),
     ):
         options.write_text(json.dumps(OPTIONS | wrong))
-        with pytest.raises(ValueError, match=rf"small_options\.json: .*{says}") as raised:
+        with pytest.raises(ValueError, match=rf"small_options\.json: .*{message}"):
             ctx_jax.load(folder)
-        assert "--model" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -244,6 +266,18 @@ def test_two_candidates_are_an_error_naming_both(folder: Path, original: str, se
         ctx_jax.load(folder)
     assert original in str(raised.value)
     assert second in str(raised.value)
+
+
+def test_a_training_checkpoint_is_read_with_its_head(folder: Path) -> None:
+    options, weights = folder / "small_options.json", folder / "full.hdf5"
+    options.write_text(json.dumps(OPTIONS | TRAINING | {"n_tokens_vocab": 11}))
+    write_weights(weights, arrays_of(TINY, 11))
+    model, encoder, head = allennlp_files.read(options=options, weights=weights)
+    assert model == replace(TINY, dropout=0.1) and "encoder" not in encoder
+    assert head is not None and head["softmax"]["decoder"]["matrix"].shape == (11, 5)
+    (folder / "plain.json").write_text(json.dumps(OPTIONS))
+    named = {"options": folder / "plain.json", "weights": folder / "small_weights.hdf5"}
+    assert allennlp_files.read(**named)[2] is None
 
 
 def test_damaged_files_are_named(folder: Path) -> None:
@@ -280,8 +314,8 @@ def test_values_from_other_files_and_other_types_are_refused(folder: Path) -> No
 
 
 def test_exported_and_imported_again_is_identical(tmp_path: Path) -> None:
-    model = BiLM(**(vars(TINY) | {"vocabulary": 3, "negatives": 2, "cell_clip": None}))
-    params = allennlp.params_from_arrays(model, arrays_of(model))
+    model = replace(TINY, cell_clip=None)
+    params = allennlp.params_from_arrays(model, arrays_of(model, 3))
     target = tmp_path / "new" / "export"
     allennlp_files.write(target, model, params, ["<S>", "</S>", "<UNK>"])
     assert sorted(path.name for path in target.iterdir()) == [
@@ -289,15 +323,14 @@ def test_exported_and_imported_again_is_identical(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert json.loads((target / "options.json").read_text())["char_cnn"]["n_characters"] == 262
     encoder = ctx_jax.load(target)
-    assert encoder.model == BiLM(**(vars(model) | {"vocabulary": 0, "negatives": 0}))
-    del params["softmax"]
-    assert jax.tree.structure(encoder.params) == jax.tree.structure(params)
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), encoder.params, params)))
+    assert encoder.model == model
+    assert jax.tree.structure(encoder.params) == jax.tree.structure(params["encoder"])
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, encoder.params, params["encoder"])))
     with h5py.File(target / "softmax.hdf5") as file:
         assert file["softmax/W"].shape == (3, 5)
 
 
-def test_nothing_is_written_over_or_by_halves(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_or_written_partly(tmp_path: Path) -> None:
     params = allennlp.params_from_arrays(TINY, arrays_of(TINY))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
@@ -306,13 +339,13 @@ def test_nothing_is_written_over_or_by_halves(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         allennlp_files.write(tmp_path / "half", TINY, params, ["<S>", "</S>", "<UNK>", "\ud800"])
     with pytest.raises(ValueError, match="LSTM cells"):
-        allennlp_files.write(tmp_path / "half", BiLM(**(vars(TINY) | {"cell": "gru"})), params)
+        allennlp_files.write(tmp_path / "half", replace(TINY, cell="gru"), params)
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
 @pytest.mark.slow
 def test_the_originals_top_layer_with_carried_state(shared: Path) -> None:
-    """Thirty sentences in ten batches, the state carried per row; and 458 context-free vectors."""
+    """Thirty sentences in ten batches, the state carried by row; and 458 context-free vectors."""
     source = shared / "fixtures" / "elmo" / "allennlp_elmo"
     encoder = ctx_jax.load(source)
     lists = json.loads((source / "sentences.json").read_text())
@@ -321,7 +354,7 @@ def test_the_originals_top_layer_with_carried_state(shared: Path) -> None:
     for number in range(3):
         with h5py.File(source / f"lm_embeddings_{number}.hdf5") as file:
             expected.append([file[str(i)][()] for i in range(10)])
-    step, carry = jax.jit(ctx_jax.embed, static_argnums=0), bilm.zero_carry(encoder.model, 3)
+    step, carry = jax.jit(ctx_jax.embed, static_argnums=0), zero_carry(encoder.model, 3)
     for i in range(10):
         inputs = encoder.tokenize([sentences[i] for sentences in lists], length=length)
         layers = step(encoder.model, encoder.params, inputs, carry=carry)

@@ -184,7 +184,7 @@ def test_the_embedded_corpus_is_prose(docs: dict[str, list[list[str]]]) -> None:
     assert "keys must be strings" in text or "dictionary" in text
 
 
-def test_modules_in_c_speak_for_themselves() -> None:
+def test_modules_in_c_give_their_own_docstrings() -> None:
     names = python_docs.modules_in_c()
     assert {"math", "time", "_socket"} <= {*names}
     assert not {"builtins", "readline", "_testcapi", "os"} & {*names}

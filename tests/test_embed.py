@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ctx_jax.encoders.transformer.config import Transformer
 from flax import linen, nnx
 
 import ctx_jax
 from ctx_jax.encoders.elmo import model as bilm
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.transformer.config import Transformer
 from ctx_jax.tokenizers.characters import char_ids
 
 TINY = BiLM(filters=((1, 4), (2, 8)), character_dim=4, highways=1, dim=6, projection=5, max_characters=9)

@@ -72,7 +72,7 @@ def test_a_disk_that_takes_no_more_is_named_and_nothing_half_written_stays(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     uncaught: list[int | None] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda told: uncaught.append(getattr(told.exc_value, "errno", None)))
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: uncaught.append(getattr(raised.exc_value, "errno", None)))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
@@ -89,7 +89,7 @@ def test_a_disk_that_takes_no_more_is_named_and_nothing_half_written_stays(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert errno.EFBIG not in uncaught  # told once, by the error
+    assert errno.EFBIG not in uncaught  # raised once
     assert [error.value.filename for error in (of_file, of_folder, of_temporary)] == [
         str(tmp_path / "a.txt"),
         str(tmp_path / "made"),
@@ -99,19 +99,19 @@ def test_a_disk_that_takes_no_more_is_named_and_nothing_half_written_stays(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(b"{", "is not JSON"), (b'{"a": "\xff"}', "is not JSON"), (b"[1]", "a JSON object, got a list")],
 )
-def test_json_that_is_no_object_is_refused_by_file(content: bytes, said: str, tmp_path: Path) -> None:
+def test_json_that_is_no_object_is_refused_by_file(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "options.json"
     path.write_bytes(b'{"a": 1}')
     assert read_json(path) == {"a": 1}
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"options\.json .*{said}"):
+    with pytest.raises(ValueError, match=rf"options\.json .*{message}"):
         read_json(path)
 
 
-def test_a_full_disk_is_told_once_and_a_limit_is_no_full_disk(tmp_path: Path) -> None:
+def test_a_full_disk_is_explained_once_and_a_limit_is_no_full_disk(tmp_path: Path) -> None:
     def fail(number: int) -> None:
         with files.naming_full_disk(tmp_path / "outer"), files.naming_full_disk(tmp_path / "inner"):
             raise OSError(number, os.strerror(number))

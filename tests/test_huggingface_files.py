@@ -326,9 +326,7 @@ def test_modernbert_configs_old_and_new_are_one() -> None:
 def test_a_model_no_file_can_express_is_refused(tmp_path: Path) -> None:
     model = model_from_config(BERT)
     params, heads = _random(replace(model, norm="pre"))
-    with pytest.raises(
-        ValueError, match=r"no bert file .*: norm is 'pre', there it would be 'post'"
-    ):
+    with pytest.raises(ValueError, match=r"no bert file .*: norm is 'pre', there it would be 'post'"):
         huggingface.write(tmp_path / "no", replace(model, norm="pre"), params)
     other = {"masked_lm": heads["masked_lm"]._replace(module=replace(heads["masked_lm"].module, activation="relu"))}
     with pytest.raises(ValueError, match=r"head\.activation is 'relu', there it would be 'gelu'"):

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.tasks.opening import open_task
 
 from ctx_jax.data.config import DataConfig
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.transformer.config import Transformer
 from ctx_jax.encoders.transformer.inputs import SubwordReader
 from ctx_jax.tasks import opening, preparing
-from ctx_jax.tasks.opening import open_task
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
 from ctx_jax.training.config import TrainConfig
 

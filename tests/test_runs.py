@@ -196,8 +196,8 @@ def test_a_damaged_step_is_refused_by_file_and_the_intact_one_before_is_offered(
     for restore in (lambda: checkpoints.restore(3, abstract(make(), 8)), lambda: checkpoints.restore_params(3)):
         with pytest.raises(ValueError) as error:
             restore()
-        for said in ("step 3", str(victim), word, "Step 1", "step=1"):
-            assert said in str(error.value)
+        for words in ("step 3", str(victim), word, "Step 1", "step=1"):
+            assert words in str(error.value)
     check_equal(checkpoints.restore_params(1), make(1).params)
 
 
@@ -249,25 +249,25 @@ def test_reading_a_folder_that_is_not_there_creates_nothing(tmp_path: Path) -> N
 
 
 def test_orbax_is_silent_only_while_checkpoints_are_open(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def heard() -> bool:
+    def logged() -> bool:
         caplog.clear()
         record = logging.LogRecord("absl", logging.WARNING, ocp.__file__, 1, "theirs", None, None)
         logging.getLogger("absl").handle(record)
         return "theirs" in caplog.text
 
-    assert heard()
+    assert logged()
     with RunCheckpoints(folder) as outer:
         with RunCheckpoints(folder):
-            assert not heard()
+            assert not logged()
         outer.close()
-        assert heard(), "the filter of the first one is left"
+        assert logged(), "the filter of the first one is left"
         with RunCheckpoints(folder):
             outer.close()
-            assert not heard()
+            assert not logged()
     (folder.parent / "file").touch()
     with pytest.raises(OSError, match="file"):
         RunCheckpoints(folder.parent / "file" / "c", clean=True)
-    assert heard()
+    assert logged()
 
 
 def test_another_state_is_refused_by_name(checkpoints: RunCheckpoints) -> None:
@@ -276,12 +276,12 @@ def test_another_state_is_refused_by_name(checkpoints: RunCheckpoints) -> None:
     extra.params["bias"] = extra.params["cnn"]["w"]
     with pytest.raises(ValueError) as error:
         checkpoints.restore(3, extra)
-    for said in (
+    for words in (
         "missing there: params.bias",
         "only there: params.half",
         "params.cnn.w: needs float32 [3, 5], has float32 [3, 4]",
     ):
-        assert said in str(error.value)
+        assert words in str(error.value)
     with pytest.raises(ValueError, match=r"sharding.*step"):
         checkpoints.restore(3, wanted._replace(step=jax.ShapeDtypeStruct((), jnp.int32)))
 

@@ -39,17 +39,22 @@ TWO_PROCESSES = textwrap.dedent("""
     from ctx_jax.checkpoints.runs import RunCheckpoints
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]), heartbeat_timeout_seconds=20)
-    mesh = jax.make_mesh((4,), ("lanes",), axis_types=(AxisType.Auto,))
-    lanes = NamedSharding(mesh, PartitionSpec("lanes"))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
     carry = np.arange(8, dtype=np.float32)
+    frozen = {"encoder": {"table": jax.make_array_from_callback((8,), rows, lambda index: carry[index] + 1)}}
     with RunCheckpoints(sys.argv[1], keep=1, clean=True) as checkpoints:
+        checkpoints.save_frozen(frozen)
         for step in (1, 2):
-            array = jax.make_array_from_callback((8,), lanes, lambda index: carry[index] * step)
+            array = jax.make_array_from_callback((8,), rows, lambda index: carry[index] * step)
             checkpoints.save(step, {"params": {"w": array}}, {"next": np.array(step)}, {"loss": 1.0})
         checkpoints.wait()
         assert checkpoints.steps() == [2], checkpoints.steps()
-        abstract = jax.ShapeDtypeStruct((8,), np.float32, sharding=lanes)
+        abstract = jax.ShapeDtypeStruct((8,), np.float32, sharding=rows)
         state, position = checkpoints.restore(2, {"params": {"w": abstract}})
+        restored = checkpoints.restore_frozen({"encoder": {"table": abstract}})["encoder"]["table"]
+        for shard in restored.addressable_shards:
+            assert np.array_equal(shard.data, carry[shard.index] + 1)
         for shard in state["params"]["w"].addressable_shards:
             assert np.array_equal(shard.data, 2 * carry[shard.index])
         assert position == {"next": 2}
@@ -62,17 +67,19 @@ TWO_PROCESSES = textwrap.dedent("""
         try:
             checkpoints.restore(2, {"params": {"w": abstract}})
         except (ValueError, RuntimeError) as error:
-            assert ("step 2 is damaged" if first else "its own message says why") in str(error), error
+            assert ("step 2 is damaged" if first else "process 0 of the job has stopped") in str(error), error
         else:
             raise AssertionError("a damaged step was restored")
         assert len(verified) == first, "every process has read the whole step"
         if first:
             kept.write_bytes(whole)
-    for reader in range(2):  # each in its turn, while the other is at a meeting that has nothing to do with it
+    for reader in range(2):  # each in its turn, while the other waits at an unrelated barrier
         if jax.process_index() == reader:
             with RunCheckpoints(sys.argv[1]) as checkpoints:
                 best = checkpoints.best()
-                assert checkpoints.restore_params(best)["w"].tolist() == (2 * carry).tolist()
+                params = checkpoints.restore_params(best)
+                assert params["w"].tolist() == (2 * carry).tolist()
+                assert params["encoder"]["table"].tolist() == (carry + 1).tolist()
                 one = jax.sharding.SingleDeviceSharding(jax.local_devices()[-1])
                 abstract = jax.ShapeDtypeStruct((8,), np.float32, sharding=one)
                 state, _ = checkpoints.restore(best, {"params": {"w": abstract}})
@@ -102,8 +109,13 @@ def test_two_processes_write_one_checkpoint_that_each_of_them_and_a_third_reads_
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     assert [path.name for path in digests.all_paths(tmp_path / "c" / "2")] == ["2.sha256.json", "2.sha256.1.json"]
+    frozen = digests.all_paths(tmp_path / "frozen" / "0")
+    assert [path.name for path in frozen] == ["0.sha256.json", "0.sha256.1.json"]
     with RunCheckpoints(tmp_path / "c") as checkpoints:
         assert checkpoints.restore_params(2)["w"].tolist() == [2 * i for i in range(8)]
+        frozen[1].write_text(frozen[1].read_text() + " ")
+        with pytest.raises(ValueError, match=r"0\.sha256\.1\.json"):
+            checkpoints.restore_params(2)
 
 
 def test_killed_in_mid_save_the_last_complete_step_is_whole(tmp_path: Path) -> None:

@@ -6,14 +6,14 @@ from ctx_jax.training.signals import StopRequests
 
 
 def test_a_second_signal_acts_as_it_would_without_us() -> None:
-    heard: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
         with StopRequests() as stop:
             assert not stop.asked
             signal.raise_signal(signal.SIGTERM)
-            assert stop.asked and not heard
+            assert stop.asked and not received
             signal.raise_signal(signal.SIGTERM)
-            assert heard == [signal.SIGTERM]
+            assert received == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""What stands beside a vocabulary: added tokens, named roles, and which file decides; against transformers."""
+"""The files beside a vocabulary: added tokens, named roles and which file overrides, compared with transformers."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from ctx_jax.encoders.transformer.huggingface_config import special_ids
-from ctx_jax.tokenizers.subword_files import read_folder
+from ctx_jax.tokenizers.subword_files import read, read_folder
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.templates import ROBERTA
@@ -57,7 +57,7 @@ def byte_bpe(folder: Path, model_type: str, tokens: list[str], **files: Any) -> 
     return put(folder, given | named)
 
 
-def agrees(folder: Path, model_type: str, *texts: str) -> Subwords:
+def read_as_transformers(folder: Path, model_type: str, *texts: str) -> Subwords:
     transformers = pytest.importorskip("transformers")
     theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), read_folder(folder, model_type)
     for text in texts:
@@ -74,62 +74,62 @@ def agrees(folder: Path, model_type: str, *texts: str) -> Subwords:
         {"tokenizer_config_json": {"extra_special_tokens": ["[unused1]"], "tokenizer_class": "BertTokenizer"}},
     ],
 )
-def test_further_special_tokens_of_the_vocabulary_are_found_whole(files: dict[str, Any], tmp_path: Path) -> None:
-    ours = agrees(bert(tmp_path, **files), "bert", "a [unused1] b", "a[unused1]b")
+def test_extra_special_tokens_of_the_vocabulary_are_not_split(files: dict[str, Any], tmp_path: Path) -> None:
+    ours = read_as_transformers(bert(tmp_path, **files), "bert", "a [unused1] b", "a[unused1]b")
     assert ours.tokenize_text(["[unused1]"])[0].tolist() == [1] and 1 in ours.special_ids
 
 
 def test_added_tokens_get_the_ids_their_files_state(tmp_path: Path) -> None:
     size = len(WORDS)
-    ids = {"<e1>": size + 1, "<1e>": size}  # not in the order of their ids
-    ours = agrees(bert(tmp_path / "old", added_tokens_json=ids), "bert", "a <e1> b <1e>")
-    assert not {size, size + 1} & ours.special_ids  # nothing says that they are
+    ids = {"<e1>": size + 1, "<1e>": size}  # not in the order of ids
+    ours = read_as_transformers(bert(tmp_path / "old", added_tokens_json=ids), "bert", "a <e1> b <1e>")
+    assert not {size, size + 1} & ours.special_ids  # the older file has no flag for it
     entries = {str(number): {"content": token, **FLAGS} for token, number in ids.items()}
     files = {"tokenizer_config_json": {"added_tokens_decoder": entries}}
-    ours = agrees(bert(tmp_path / "new", **files), "bert", "a <e1> b <1e>")
+    ours = read_as_transformers(bert(tmp_path / "new", **files), "bert", "a <e1> b <1e>")
     assert {size, size + 1} <= ours.special_ids
     Tokenizer.from_str(ours.tokenizer.to_str()).save(str(tmp_path / "new" / "tokenizer.json"))
-    assert len(agrees(tmp_path / "new", "bert", "a <e1> b <1e>")) == size + 2
+    assert len(read_as_transformers(tmp_path / "new", "bert", "a <e1> b <1e>")) == size + 2
     for stated in ({"<e1>": size + 1}, {"<e1>": 3}, {"a": 3}):
         token, number = next(iter(stated.items()))
         with pytest.raises(ValueError, match=rf"added_tokens\.json gives '{token}' the id {number}, but it gets"):
             read_folder(bert(tmp_path / "wrong", added_tokens_json=stated))
 
 
-def test_what_a_tokenizer_json_says_of_an_added_token_stands_above_the_older_file(tmp_path: Path) -> None:
+def test_flags_in_tokenizer_json_override_the_older_file(tmp_path: Path) -> None:
     size = len(WORDS)
     entry = {"content": "<ent>", **FLAGS}  # matched as it stands, with the space before it; the older file has no flags
     ours = read_folder(bert(tmp_path, tokenizer_config_json={"added_tokens_decoder": {str(size): entry}}))
     (tmp_path / "tokenizer.json").write_text(ours.tokenizer.to_str(), encoding="utf-8")
     put(tmp_path, {"tokenizer_config.json": {}, "added_tokens.json": {"<ent>": size}})
-    ours = agrees(tmp_path, "bert", "a <ent> b", "a <ENT> b")
+    ours = read_as_transformers(tmp_path, "bert", "a <ent> b", "a <ENT> b")
     assert size in ours.special_ids
     with pytest.raises(ValueError, match=r"added_tokens\.json gives '<ent>' the id 3, but it gets"):
         read_folder(put(tmp_path, {"added_tokens.json": {"<ent>": 3}}))
 
 
-def test_a_gpt2_may_be_given_a_padding_token_and_none_that_begins(tmp_path: Path) -> None:
+def test_gpt2_takes_a_padding_token_but_no_token_around_a_text(tmp_path: Path) -> None:
     size = len(GPT2_BYTES)
     config = {"pad_token": "[PAD]", "tokenizer_class": "GPT2Tokenizer"}
     files = {"tokenizer_config_json": config, "added_tokens_json": {"[PAD]": size}}
-    ours = agrees(byte_bpe(tmp_path, "gpt2", GPT2_BYTES, **files), "gpt2", "a [PAD] b", "[PADa")
+    ours = read_as_transformers(byte_bpe(tmp_path, "gpt2", GPT2_BYTES, **files), "gpt2", "a [PAD] b", "[PADa")
     assert (ours.pad_id, ours.begin_id) == (size, 0) and size in ours.special_ids and not ours.before
     byte_bpe(tmp_path, "gpt2", GPT2_BYTES, tokenizer_config_json=config | {"add_bos_token": True})
     with pytest.raises(ValueError, match=r"tokenizer_config\.json: add_bos_token is true.*set it to false"):
         read_folder(tmp_path, "gpt2")
 
 
-def test_roles_that_are_named_stand_above_the_familys(tmp_path: Path) -> None:
+def test_named_roles_override_the_familys(tmp_path: Path) -> None:
     text = "\n".join(WORDS).replace("[MASK]", "[HOLE]") + "\n"
     folder = bert(tmp_path, tokenizer_config_json={"mask_token": "[HOLE]"}) / "vocab.txt"
     folder.write_text(text, encoding="utf-8")
-    ours = agrees(tmp_path, "bert", "a [HOLE] b")
+    ours = read_as_transformers(tmp_path, "bert", "a [HOLE] b")
     assert (ours.mask_id, ours.pad_id, ours.begin_id) == (5, 0, 3)
 
 
 @pytest.mark.parametrize("prefix", [False, True])
 @pytest.mark.parametrize("model_type, tokens", [("roberta", BYTES), ("gpt2", GPT2_BYTES)])
-def test_the_first_words_space_is_as_the_configuration_says(
+def test_add_prefix_space_follows_the_configuration(
     model_type: str, tokens: list[str], prefix: bool, tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("transformers")
@@ -137,26 +137,38 @@ def test_the_first_words_space_is_as_the_configuration_says(
     transformers.AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     put(tmp_path, {"tokenizer_config.json": config | {"add_prefix_space": prefix}})
-    ours = agrees(tmp_path, model_type, "a b", " a", "ab")
+    ours = read_as_transformers(tmp_path, model_type, "a b", " a", "ab")
     assert ours.tokens(ours.tokenize_text(["a"])[0].tolist()) == (["Ġa"] if prefix else ["a"])
     del config["add_prefix_space"]  # the family's class then goes without, whatever tokenizer.json says
-    for said in (config, {key: value for key, value in config.items() if key != "tokenizer_class"}):
-        ours = agrees(put(tmp_path, {"tokenizer_config.json": said}), model_type, "a b", " a", "ab")
+    for config_without in (config, {key: value for key, value in config.items() if key != "tokenizer_class"}):
+        ours = read_as_transformers(
+            put(tmp_path, {"tokenizer_config.json": config_without}), model_type, "a b", " a", "ab"
+        )
         assert ours.tokens(ours.tokenize_text(["a"])[0].tolist()) == ["a"]
 
 
 @pytest.mark.parametrize("made_by", ["BertTokenizer", "PreTrainedTokenizerFast"])
-def test_a_familys_class_follows_the_configuration_and_a_generic_one_the_json(made_by: str, tmp_path: Path) -> None:
+def test_family_classes_follow_the_configuration_and_generic_ones_the_json(made_by: str, tmp_path: Path) -> None:
     ours = read_folder(bert(tmp_path, tokenizer_config_json={"strip_accents": False}))
     ours.save(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    said = {"tokenizer_class": made_by, "do_lower_case": True, "strip_accents": None}
-    put(tmp_path, {"tokenizer_config.json": config | said})
-    found = agrees(tmp_path, "bert", "A é É")
+    stated = {"tokenizer_class": made_by, "do_lower_case": True, "strip_accents": None}
+    put(tmp_path, {"tokenizer_config.json": config | stated})
+    found = read_as_transformers(tmp_path, "bert", "A é É")
     assert ("é" in found.tokens(found.tokenize_text(["é"])[0].tolist())) == (made_by != "BertTokenizer")
 
 
-def test_sentencepiece_files_are_told_apart_and_the_class_says_their_layout(shared: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_file_is_read_with_the_files_beside_it(tmp_path: Path) -> None:
+    byte_bpe(tmp_path / "bytes", "roberta", BYTES, tokenizer_config_json={"add_prefix_space": True})
+    for path in (tmp_path / "bytes" / "vocab.json", tmp_path / "bytes" / "merges.txt"):
+        ours = read(path)
+        assert ours.tokens(ours.tokenize_text(["a"])[0]) == ["Ġa"]
+    config = {"do_lower_case": False, "mask_token": "[unused1]"}
+    cased = read(bert(tmp_path / "words", tokenizer_config_json=config) / "vocab.txt")
+    assert cased.mask_id == 1 and cased.tokenize_text(["A a"])[0].tolist() == [2, 6]
+
+
+def test_sentencepiece_files_go_by_name_and_their_layout_by_the_class(shared: Path, tmp_path: Path) -> None:
     pytest.importorskip("sentencepiece")
     toy = (shared / "fixtures" / "tokenizers" / "curated_toy.model").read_bytes()
     for name in ("sentencepiece.bpe.model", "other.model", "._other.model"):
@@ -168,14 +180,14 @@ def test_sentencepiece_files_are_told_apart_and_the_class_says_their_layout(shar
         read_folder(tmp_path)
 
 
-def test_a_config_names_the_tokens_around_a_text_where_there_are_any() -> None:
-    wraps = train(["a b"] * 3, "bpe", 270)
-    assert special_ids(wraps)["cls_token_id"] == wraps.begin_id
-    assert not {"cls_token_id", "sep_token_id"} & special_ids(wraps.without_special_tokens()).keys()
+def test_a_config_holds_the_ids_of_tokens_around_a_text() -> None:
+    around = train(["a b"] * 3, "bpe", 270)
+    assert special_ids(around)["cls_token_id"] == around.begin_id
+    assert not {"cls_token_id", "sep_token_id"} & special_ids(around.without_special_tokens()).keys()
 
 
 @pytest.mark.parametrize(
-    "files, says",
+    "files, message",
     [
         ({"added_tokens_json": {"x": "1"}}, r"added_tokens\.json must give each token an id"),
         ({"tokenizer_config_json": {"added_tokens_decoder": {"a": {}}}}, r"added_tokens_decoder must .*'a'"),
@@ -188,6 +200,6 @@ def test_a_config_names_the_tokens_around_a_text_where_there_are_any() -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_named(files: dict[str, Any], says: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_malformed_files_are_named(files: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
         read_folder(bert(tmp_path, **files))

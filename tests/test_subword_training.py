@@ -1,4 +1,4 @@
-"""Subword tokenizers trained from text: streamed, saved, with and without a template, and what transformers reads."""
+"""Subword tokenizers trained from text: one pass, saving, causal ones, and what transformers reads of them."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ GPT2_ENDS = (GPT2.begin, GPT2.end, None)
 
 
 @pytest.mark.parametrize("kind, size", KINDS)
-def test_training_streams_once_and_files_bring_it_back(kind: Kind, size: int, tmp_path: Path) -> None:
+def test_training_reads_once_and_saving_round_trips(kind: Kind, size: int, tmp_path: Path) -> None:
     subwords = train(iter(TEXT), kind, size)
     assert len(subwords) <= size
     assert subwords.special == (BERT if kind == "wordpiece" else ROBERTA)
@@ -43,7 +43,7 @@ def test_every_word_has_pieces_in_order(kind: Kind, size: int) -> None:
             if not word.strip():
                 assert pieces.ids[pieces.words == number].tolist() == [subwords.unknown_id]
             elif word.isascii():
-                # A word is cut as it is alone, whatever stands beside it.
+                # A word is cut as it would be alone, whatever is beside it.
                 alone = subwords.tokenize_words([[word]])[0].ids
                 assert pieces.ids[pieces.words == number].tolist() == alone.tolist()
     if kind != "bpe":  # bytes know every character; the others have nothing left of it, or no piece for it
@@ -63,29 +63,29 @@ def test_a_causal_tokenizer_puts_nothing_around_a_text(kind: Kind, size: int, tm
     ids = again.tokenize_text(["the cat and a dog"])[0]
     assert again.add_special_tokens(ids).tolist() == ids.tolist() and not set(ids.tolist()) & again.special_ids
     assert again.unknown_id in again.tokenize_words([[""]])[0].ids
-    # A tokenizer that does put something there can be had without it.
-    wrapping = train(iter(TEXT), kind, size)
-    bare = wrapping.without_special_tokens()
+    # Any tokenizer can be read without its special tokens.
+    around = train(iter(TEXT), kind, size)
+    bare = around.without_special_tokens()
     assert (bare.before, bare.after, bare.special) == (
         (),
         (),
-        wrapping.special,
+        around.special,
     ) and bare.without_special_tokens() is bare
-    np.testing.assert_array_equal(bare.tokenize_text(["the cat"])[0], wrapping.tokenize_text(["the cat"])[0])
+    np.testing.assert_array_equal(bare.tokenize_text(["the cat"])[0], around.tokenize_text(["the cat"])[0])
 
 
 def test_byte_level_training_repeats() -> None:
     assert train(TEXT, "bpe", 290).digest == train(iter(TEXT), "bpe", 290).digest
 
 
-def test_lowercase_is_kept_in_the_file(tmp_path: Path) -> None:
+def test_lowercase_is_saved(tmp_path: Path) -> None:
     for kind, size in KINDS:
         train(TEXT, kind, size, lowercase=True).save(tmp_path / kind)
         lower = read(tmp_path / kind)
         np.testing.assert_array_equal(lower.tokenize_text(["The CAT"])[0], lower.tokenize_text(["the cat"])[0])
 
 
-def test_training_refuses_what_cannot_be() -> None:
+def test_training_refuses_bad_settings_and_empty_text() -> None:
     with pytest.raises(ValueError, match="no text"):
         train(["", "  "], "wordpiece", 50)
     with pytest.raises(ValueError, match=r"tokenizer\.size .*261"):

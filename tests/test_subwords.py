@@ -1,4 +1,4 @@
-"""Subword tokenizers: files of the original systems, training, special tokens, and the words pieces belong to."""
+"""Subword tokenizers: files of the original systems, special tokens, and the alignment of pieces with words."""
 
 import gzip
 import json
@@ -11,6 +11,7 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from ctx_jax.cli import main
+from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.tokenizers.sentencepiece_files import read_sentencepiece
 from ctx_jax.tokenizers.special_files import Settings
 from ctx_jax.tokenizers.subword_files import read, read_byte_bpe, read_folder, read_tokenizer_json, read_wordpiece
@@ -65,15 +66,15 @@ def test_the_example_of_berts_readme(uncased: Subwords) -> None:
     assert pieces.words.tolist() == [0, 1, 1, 2, 2, 3]
 
 
-def test_a_cased_vocabulary_is_not_lowered_unless_told(files: Path, tmp_path: Path) -> None:
+def test_a_cased_vocabulary_is_lower_cased_only_on_request(files: Path, tmp_path: Path) -> None:
     path = unpack(files / "bert_base_cased_vocab.txt.gz", tmp_path / "vocab.txt")
     cased = read(path)
     assert cased.tokens(cased.tokenize_text(["Paris É"])[0]) == ["Paris", "É"]
     lowered = read_wordpiece(path, Settings({"do_lower_case": True}))
     assert "Paris" not in lowered.tokens(lowered.tokenize_text(["Paris"])[0])
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true, "strip_accents": false}')
-    said = read_folder(tmp_path)
-    assert said.tokens(said.tokenize_text(["É"])[0]) == ["é"]
+    stripped = read_folder(tmp_path)
+    assert stripped.tokens(stripped.tokenize_text(["É"])[0]) == ["é"]
 
 
 def test_roberta_ids(files: Path, tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_sentencepiece_settings_cut_as_sentencepiece_does(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"treat_whitespace_as_suffix": True}, "space behind a word .treat_whitespace_as_suffix"),
         ({"split_by_whitespace": False}, "a space: '\u2581.*\u2581"),
@@ -189,12 +190,12 @@ def test_sentencepiece_settings_cut_as_sentencepiece_does(
         ({"model_type": "char"}, "character model"),
     ],
 )
-def test_sentencepiece_settings_that_cannot_be_kept(
-    options: dict[str, Any], said: str, botchan: list[str], tmp_path: Path
+def test_unsupported_sentencepiece_settings_are_refused(
+    options: dict[str, Any], message: str, botchan: list[str], tmp_path: Path
 ) -> None:
     library = pytest.importorskip("sentencepiece")
     path = trained(library, botchan, tmp_path, **options)
-    with pytest.raises(ValueError, match=rf"own.model .*{said}"):
+    with pytest.raises(ValueError, match=rf"own.model .*{message}"):
         read_sentencepiece(path, add_missing=True)
 
 
@@ -208,7 +209,7 @@ def test_sentencepiece_words(files: Path) -> None:
 BERT_WITH_SMALL_PAD = SpecialTokens("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 
 
-def test_sentencepiece_lacks_are_named_and_the_extra_too(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_sentencepiece_tokens_and_package_are_named(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sentencepiece")
     with pytest.raises(ValueError, match=r"pad \(<pad>\), mask \(<mask>\); .*`ctx-jax tokenizer`"):
         read(files / "curated_toy.model")
@@ -217,7 +218,7 @@ def test_sentencepiece_lacks_are_named_and_the_extra_too(files: Path, monkeypatc
         read(files / "curated_toy.model")
 
 
-def test_pairs_are_laid_as_the_family_does(uncased: Subwords) -> None:
+def test_pairs_are_laid_out_as_the_family_does(uncased: Subwords) -> None:
     assert uncased.pair_layout == PairLayout(separators=1, second_type=1)
     bpe = train(iter(TEXT), "bpe", 290)
     assert bpe.pair_layout == PairLayout(separators=2, second_type=1)
@@ -225,6 +226,17 @@ def test_pairs_are_laid_as_the_family_does(uncased: Subwords) -> None:
     assert bpe.pair_layout == PairLayout(separators=2, second_type=0)  # of RoBERTa's own files
     with pytest.raises(ValueError, match=r"begin A end B end.*\['Ġa', 'Ġa'\]"):
         bpe.without_special_tokens().pair_layout  # noqa: B018
+
+
+def test_at_most_one_special_token_on_each_side_is_read() -> None:
+    bpe = train(iter(TEXT), "bpe", 290)
+    ends = [(token, bpe.tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
+    for single in ("<s> <s> $A", "<s> <s> $A </s>", "$A </s> </s>"):
+        bpe.tokenizer.post_processor = processors.TemplateProcessing(single, "$A $B", ends)
+        with pytest.raises(InputError, match="at most one on each side"):
+            Subwords(bpe.tokenizer, bpe.special)
+    bpe.tokenizer.post_processor = processors.TemplateProcessing("$A </s>", "$A $B", ends)
+    assert (Subwords(bpe.tokenizer, bpe.special).before, Subwords(bpe.tokenizer, bpe.special).after) == ((), (2,))
 
 
 def test_the_first_gpts_files_are_read_both_ways(tmp_path: Path) -> None:
@@ -264,7 +276,7 @@ def test_truncation_and_padding_of_a_file_are_switched_off(tmp_path: Path) -> No
         np.testing.assert_array_equal(read(tmp_path).tokenize_words([words])[0].ids, ids)
 
 
-def test_the_configuration_beside_a_file_is_honoured(tmp_path: Path) -> None:
+def test_the_configuration_beside_a_file_applies(tmp_path: Path) -> None:
     train([*TEXT, "The Cat"] * 3, "wordpiece", 60).save(tmp_path)
     config = tmp_path / "tokenizer_config.json"
     kept = json.loads(config.read_text()) | {"tokenizer_class": "BertTokenizer"}
@@ -291,14 +303,16 @@ def test_clashing_special_tokens_are_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
-    for name, text, said in [
+    for name, text, message in [
         ("tokenizer.json", "{", "not JSON"),
         ("tokenizer.json", '{"a": 1}', "no entry 'model'"),
-        ("tokenizer.json", '{"model": {"type": "WordPiece"}}', "damaged"),
+        ("tokenizer.json", '{"model": {"type": "WordPiece"}}', r"tokenizer\.json is damaged"),
+        # The Rust side panics.
+        ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}}', "is damaged"),
         ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\nthe\n", r"vocab.txt: .*end \(\[SEP\]\), mask"),
     ]:
         (tmp_path / name).write_text(text)
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             read(tmp_path / name)
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 0}')
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
@@ -310,8 +324,14 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no tokenizer: needs tokenizer.json"):
         read(tmp_path / "empty")
+    for missing in ("none", "none/tokenizer.json", "none/vocab.txt"):
+        with pytest.raises(MissingFileError, match=rf"{missing}: No such file"):
+            read(tmp_path / missing)
     with pytest.raises(FileNotFoundError):
         read_tokenizer_json(tmp_path / "none" / "tokenizer.json")
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(MissingFileError, match=r"merges\.txt"):
+        read(tmp_path / "vocab.json")
 
 
 def test_the_command_converts_and_completes_a_sentencepiece_file(files: Path, tmp_path: Path) -> None:

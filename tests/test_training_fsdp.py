@@ -14,7 +14,6 @@ import pytest
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import tokens_of
-from ctx_jax.distributed.sharding import fsdp_axis as divided_axis
 from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.tasks.masked_lm import TransformerTask, with_tokenizer
@@ -49,16 +48,6 @@ def task() -> TransformerTask:
     subwords = train_tokenizer(text(0, 60), "wordpiece", 60)
     learned, measured = (tokens_of(text(seed, 60), np.arange(0, 60, 10), subwords) for seed in (0, 1))
     return TransformerTask(with_tokenizer(MODEL, sequences, subwords), sequences, 5, learned, measured, subwords)
-
-
-@pytest.mark.parametrize(
-    "shape, count, axis",
-    [((30522, 1024), 8, 1), ((30522, 1024), 2, 0), ((1024, 1024), 8, 0), ((11, 3), 8, None), ((1024,), 8, None)],
-)
-def test_devices_share_an_array_along_its_largest_axis_that_they_divide(
-    shape: tuple[int, ...], count: int, axis: int | None
-) -> None:
-    assert divided_axis(shape, count) == axis
 
 
 def test_a_bilm_is_refused() -> None:

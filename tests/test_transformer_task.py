@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ctx_jax.encoders.transformer.word_pooling import embed_transformer
 
 from ctx_jax import losses
 from ctx_jax.checkpoints.runs import RunCheckpoints
@@ -17,7 +18,6 @@ from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens, tokens_of
 from ctx_jax.encoders.transformer.model import Transformer
-from ctx_jax.encoders.transformer.word_pooling import embed_transformer
 from ctx_jax.evaluation.masked_lm_eval import first_sentences, held_out, rows_at_once
 from ctx_jax.evaluation.pseudo_perplexity import pseudo_perplexity
 from ctx_jax.tasks.masked_lm import TransformerTask, with_tokenizer

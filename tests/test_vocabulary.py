@@ -1,4 +1,4 @@
-"""Vocabularies: counts against collections.Counter, ids against the original trainer's, files refused by line."""
+"""Vocabularies: counts against collections.Counter, ids against bilm-tf, malformed files refused by line."""
 
 import json
 import tempfile
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ctx_jax.io.errors import MissingFileError
 from ctx_jax.tokenizers import vocabulary as vocabularies
 from ctx_jax.tokenizers.vocabulary import MARKERS, Vocabulary, build, count_words
 
@@ -58,7 +59,7 @@ def test_build_refuses_what_leaves_no_words() -> None:
         build([["a"]], size=None, minimum_count=2)
 
 
-def test_ids_are_the_originals(golden: Path) -> None:
+def test_ids_match_bilm_tf(golden: Path) -> None:
     pinned = json.loads((golden / "packing" / "ids_and_packing.json").read_text())
     vocabulary = Vocabulary(tuple(pinned["vocab"]))
     ids = vocabulary.ids(pinned["words"])
@@ -67,14 +68,14 @@ def test_ids_are_the_originals(golden: Path) -> None:
     assert [vocabulary.id(word) for word in pinned["words"]] == pinned["word_ids"]
 
 
-def test_reads_the_originals_file(shared: Path) -> None:
+def test_reads_a_bilm_tf_file(shared: Path) -> None:
     path = shared / "fixtures/elmo/bilm_tf_train_text/vocab.txt"
     vocabulary = Vocabulary.read(path)
     assert list(vocabulary.words) == path.read_text().split()
     assert (vocabulary.begin, vocabulary.end, vocabulary.unknown) == (0, 1, 2)
 
 
-def test_written_and_read_is_the_same(tmp_path: Path) -> None:
+def test_writing_and_reading_round_trips(tmp_path: Path) -> None:
     vocabulary = build([["naïve", "日本", "a"]], size=None)
     vocabulary.write(tmp_path / "vocabulary.txt")
     assert Vocabulary.read(tmp_path / "vocabulary.txt") == vocabulary
@@ -110,5 +111,5 @@ def test_bad_files_are_refused_and_left_alone(tmp_path: Path, content: bytes, me
     with pytest.raises(ValueError, match=message):
         Vocabulary.read(path)
     assert path.read_bytes() == content
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(MissingFileError, match=r"none\.txt"):
         Vocabulary.read(tmp_path / "none.txt")

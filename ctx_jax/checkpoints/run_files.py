@@ -74,7 +74,7 @@ def check(run_dir: Path, kept: Mapping[str, str], step: int) -> None:
         changes = _settings(path, before, after) if name == CONFIG else [_first_line(before.encode(), after)]
         if changes:
             raise InputError(
-                f"{path} is not the file that step {step} was saved with: {'; '.join(changes)}. Restore it; the "
+                f"{path} is not the one that step {step} was saved with: {'; '.join(changes)}. Restore it; the "
                 f"step's own copy is an entry of {run_dir / 'checkpoints' / str(step) / 'files'}"
             )
 

@@ -9,15 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ctx_jax.checkpoints.run_files import VOCABULARY, existing
 from ctx_jax.embedding.load import CheckpointStep, load
-from ctx_jax.encoders.elmo import allennlp_files
-from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.transformer import huggingface
-from ctx_jax.encoders.transformer.inputs import SubwordReader
-from ctx_jax.encoders.transformer.model import Transformer
-from ctx_jax.io.errors import InputError
-from ctx_jax.tokenizers.vocabulary import Vocabulary
+from ctx_jax.encoders import FAMILIES
+from ctx_jax.io.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -38,23 +32,23 @@ class Export:
     """Which checkpoint: of the lowest validation loss, the last one, or a step's number."""
 
 
+OPTIONS = Export
+
+
 def main(arguments: Sequence[str]) -> int:
     """Write the files the command line asks for; 0 when done."""
     options = tyro.cli(Export, args=list(arguments), prog="ctx-jax export")
     encoder = load(options.run, step=options.step)
-    match encoder.model, options.format:
-        case BiLM() as model, "model" | "allennlp":
-            words = Vocabulary.read(existing(options.run, VOCABULARY)).words
-            allennlp_files.write(options.folder, model, encoder.params, words)
-        case Transformer() as model, "model" | "huggingface":
-            assert isinstance(encoder.reader, SubwordReader), "a Transformer's run reads subwords"
-            subwords, architecture = encoder.reader.subwords, huggingface.kept_architecture(options.run)
-            # As Python shows a warning, it quotes a line of this package, which says nothing to who exports.
-            with warnings.catch_warnings(record=True, action="always", category=UserWarning) as said:
-                huggingface.write(options.folder, model, encoder.params, architecture=architecture, subwords=subwords)
-            for one in said:
-                print(f"warning: {one.message}", file=sys.stderr)
-        case model, name:
-            raise InputError(f"--format {name} has no place for a {type(model).__name__}: leave the flag out")
+    family = next(family for family in FAMILIES if isinstance(encoder.model, family.model))
+    if options.format not in ("model", family.format):
+        raise ConfigError("format", f"{options.format} has no place for a {type(encoder.model).__name__}: leave it out")
+    assert family.write_folder is not None, "every family of the package has an export"
+    # As Python shows a warning, it quotes a line of this package, which says nothing to who exports.
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught:
+        family.write_folder(
+            options.folder, encoder.model, encoder.params, encoder.heads, encoder.processor, options.run
+        )
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
     print(f"{options.run} written to {options.folder}")
     return 0

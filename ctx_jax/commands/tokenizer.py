@@ -7,11 +7,11 @@ from typing import Annotated
 
 import tyro
 
-from ctx_jax.commands.refusing import refuse
 from ctx_jax.data.corpora import resolve
 from ctx_jax.data.text_files import Errors
 from ctx_jax.io.files import atomic_folder
 from ctx_jax.io.progress import Progress
+from ctx_jax.tasks.options import refuse_options
 from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.tokenizers.sentencepiece_files import Layout, read_sentencepiece
 from ctx_jax.tokenizers.subword_files import read
@@ -64,11 +64,14 @@ class TrainTokenizer:
     `<s> <pad> </s> <unk>` in front and `<mask>` last."""
 
 
+OPTIONS = TrainTokenizer
+
+
 def main(arguments: Sequence[str]) -> int:
     """Train and write the tokenizer the command line asks for; 0 when done."""
     options = tyro.cli(TrainTokenizer, args=list(arguments), prog="ctx-jax tokenizer")
     if options.convert:
-        refuse(options, TRAINING, "--convert, which trains nothing")
+        refuse_options(options, TRAINING, "convert, which trains nothing")
     with atomic_folder(options.folder) as folder:  # refused before the text is read
         subwords, origin = _converted(options) if options.convert else _trained(options)
         subwords.save(folder)

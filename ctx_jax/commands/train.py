@@ -15,9 +15,11 @@ import tyro
 from ctx_jax.configs import __file__ as SHIPPED_PACKAGE
 from ctx_jax.io import configs
 from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
-from ctx_jax.training.config import TrainConfig
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.training.config import RunConfig
 from ctx_jax.training.run import run
 
+OPTIONS = TrainConfig
 SHIPPED = Path(SHIPPED_PACKAGE).parent
 
 
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def read(arguments: Sequence[str]) -> TrainConfig:
+def read(arguments: Sequence[str]) -> RunConfig:
     """The configuration a command line names (default: quickstart) with its flags applied.
 
     Exits with status 2 and a message for a wrong flag or value, as argparse does.
@@ -40,7 +42,7 @@ def read(arguments: Sequence[str]) -> TrainConfig:
     config, about = load(path)
     about = re.sub(r"(?<!\n)\n(?=[A-Z][a-z]+:)", "\n\n", about)  # "Time: ..." keeps a line of its own
     config = tyro.cli(
-        TrainConfig,
+        type(config),
         default=config,
         args=list(arguments[1:] if named else arguments),
         prog=f"ctx-jax train {path.stem}",
@@ -70,7 +72,7 @@ def find(name: str) -> Path:
     return SHIPPED / f"{name}.py"
 
 
-def load(path: Path) -> tuple[TrainConfig, str]:
+def load(path: Path) -> tuple[RunConfig, str]:
     """(configuration, docstring) of a file that defines `config() -> TrainConfig`."""
     # Run and not imported: a name is data here, and nothing of the file stays behind in sys.modules.
     try:
@@ -79,9 +81,9 @@ def load(path: Path) -> tuple[TrainConfig, str]:
         config = make() if callable(make) else None
     except Exception as error:
         raise InputError(f"{path}{_line(error, path)}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, TrainConfig):
-        raise InputTypeError(f"{path} must define config() -> ctx_jax.training.config.TrainConfig, gave {config!r}")
-    configs.from_json(TrainConfig, configs.to_json(config))  # checks every field's type
+    if not isinstance(config, RunConfig):
+        raise InputTypeError(f"{path} must define config() -> ctx_jax.tasks.TrainConfig, gave {config!r}")
+    configs.from_json(type(config), configs.to_json(config))  # checks every field's type
     return config, inspect.cleandoc(module.get("__doc__") or "")
 
 

@@ -1,13 +1,13 @@
-"""Windows of T steps in B lanes: the biLM's fixed-shape batches, cut from endless streams of sentences.
+"""Batches for truncated backpropagation through time: B streams of sentences, cut into batches of T steps.
 
-A lane reads one sentence after another; a sentence longer than what is left of the window goes on in the next one, and
-nothing is padded or reset between sentences (the LSTM's state is carried over them). Two lanes, T = 4, inputs:
+A row reads one sentence after another. A sentence that does not fit continues in the next batch; nothing is padded, and
+the LSTM's state is carried over sentence ends. Two rows, T = 4, inputs:
 
-    window     1                       2
-    lane 0     <S>  the  cat   sat  |  on   the  mat  .        "the cat sat on the mat ."
-    lane 1     <S>  a    dog   <S>  |  one  <S>  a    cat      "a dog", "one", "a cat ."
+    batch      1                       2
+    row 0      <S>  the  cat   sat  |  on   the  mat  .        "the cat sat on the mat ."
+    row 1      <S>  a    dog   <S>  |  one  <S>  a    cat      "a dog", "one", "a cat ."
 
-Letters: B lanes, T tokens (steps) of a window, C characters.
+Letters: B rows, T steps (tokens), C characters.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,56 +15,48 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ctx_jax.data.batch import Batch
+from ctx_jax.data.batch import Batch, BiLMBatch
 from ctx_jax.data.permutation import mix_seed
-from ctx_jax.data.sentence_streams import Lanes, SentenceSource
-from ctx_jax.io.errors import InputError
+from ctx_jax.data.sentence_streams import Assignment, SentenceSource, SentenceStreams
+from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tokenizers.characters import WordEncoder
 
 
 class WordIds(Protocol):
-    """What a vocabulary does here: words, markers included, to ids."""
+    """The part of a vocabulary that batches need."""
 
     def ids(self, words: Sequence[str], /) -> np.ndarray:
-        """Id of each of n words, int32 [n]; a word outside the vocabulary has that of `<UNK>`."""
+        """Id of each of n words, markers included, int32 [n]; a word outside the vocabulary has that of `<UNK>`."""
 
 
-class Windows(Iterator[Batch]):
-    """An iterator of biLM batches: the order is a function of the arguments alone, and every batch says where it ends.
+class BPTTBatches(Iterator[Batch]):
+    """An endless iterator of BiLMBatch, determined by the arguments; every batch comes with the position after it.
 
-    Arrays of a batch (leading axis: this host's lanes; the order is `<S> w1..wn </S>` forward, turned around in
-    reverse; inputs drop the last token, targets the first):
+    Positions (`batch.position`, `batches.position`, for `seek`): `epoch`, `index` and `offset`, int32 [B] each: the
+    sentence a row reads (its place in the epoch's order) and the steps of it already used; with separate directions
+    also `epoch_reverse` and so on. The positions of several hosts, concatenated along the first axis, are the position
+    of all rows, and any number of hosts can continue from it.
 
-        tokens_characters, tokens_characters_reverse   int32 [B, T, C]   raw ids, with inputs="characters"
-        token_ids, token_ids_reverse                   int32 [B, T]      with inputs="words"
-        next_token_id, next_token_id_reverse           int32 [B, T]      targets
-        row                                            int32 [B]         the lane's number among all hosts' lanes
-
-    Positions (`batch.position`, `windows.position`, for `seek`): `epoch`, `index` and `offset`, int32 [B] each: the
-    last sentence a lane has taken (its place in the epoch's order) and the steps of it already used; with separate
-    directions also `epoch_reverse` and so on. Several hosts' positions concatenated along the first axis are the
-    position of all lanes, whatever number of hosts goes on from it.
-
-    Sentences without words are skipped: they would train nothing but `<S>` -> `</S>`.
+    Sentences without words are skipped: they would only train `<S>` -> `</S>`.
 
     Args:
-        sentences: the corpus.
-        vocabulary: `.ids(words)`, for targets (and inputs="words").
-        lanes: B of all hosts together.
-        window: T.
-        seed: of the shuffles.
-        max_characters: C.
-        directions: "shared": both directions read the same sentences. "separate": the original's two datasets, each
-            with its own order and its own place.
-        assignment: "lanes": lane b reads places b, b + B, b + 2 B ... of the stream, so a host reads only its own
-            sentences. "shared": the original's generator: in row order, window after window, a lane whose sentence has
-            ended takes the next one; every host then walks all lanes (lengths only), so it reads the whole corpus.
-        shuffle: a permutation per epoch; without it the corpus' order.
-        inputs: what the model reads.
-        rows: the lanes of this host; None: all.
+      sentences: the corpus.
+      vocabulary: `.ids(words)`, for targets (and for `token_input="words"`).
+      batch_size: B of all hosts together.
+      unroll_steps: T.
+      seed: of the shuffles.
+      max_characters: C.
+      directions: "shared": both directions read the same sentences. "separate": the original's two data sets, each
+        with its own order and its own position.
+      assignment: "rows": row b reads sentences b, b + B, b + 2 B ... of the order, so a host reads only its own.
+        "shared": the original's generator: in row order, batch after batch, a row whose sentence has ended takes the
+        next one; every host then follows all rows (lengths only), so it reads the whole corpus.
+      shuffle: a new permutation in every epoch; False: the order of the corpus.
+      token_input: "characters": inputs are char_ids [B, T, C]; "words": ids of the vocabulary [B, T].
+      rows: the rows of this host; None: all.
 
     Raises:
-        ValueError: an argument out of range; (from `next`) a corpus of empty sentences only.
+      ConfigError: an argument out of range. InputError: no sentences; from `next`, empty sentences only.
     """
 
     def __init__(
@@ -72,93 +64,83 @@ class Windows(Iterator[Batch]):
         sentences: SentenceSource,
         vocabulary: WordIds,
         *,
-        lanes: int,
-        window: int,
+        batch_size: int,
+        unroll_steps: int,
         seed: int = 0,
         max_characters: int = 50,
         directions: Literal["shared", "separate"] = "shared",
-        assignment: Literal["lanes", "shared"] = "lanes",
+        assignment: Assignment = "rows",
         shuffle: bool = True,
-        inputs: Literal["characters", "words"] = "characters",
+        token_input: Literal["characters", "words"] = "characters",
         rows: slice | None = None,
     ) -> None:
-        own = _checked_rows(lanes, window, rows)
+        for name, value in (("batch_size", batch_size), ("unroll_steps", unroll_steps)):
+            if value < 1:
+                raise ConfigError(name, f"must be at least 1, got {value}")
+        own = range(batch_size)[slice(None) if rows is None else rows]
+        if not len(own) or own.step != 1:
+            raise ConfigError("batch_size", f"{batch_size} gives a host no adjacent rows {rows}: set a larger one")
         if len(sentences) == 0:
-            raise InputError("training needs at least one sentence, and the corpus has none; set --data.train")
+            raise InputError("training needs at least one sentence, and the corpus has none")
         self._vocabulary = vocabulary
-        self._encode = WordEncoder(max_characters) if inputs == "characters" else None
-        self._lanes, self._window, self._rows = lanes, window, own
-        self._walked = own if assignment == "lanes" else range(lanes)
+        self._encode = WordEncoder(max_characters) if token_input == "characters" else None
+        self._batch_size, self._steps = batch_size, unroll_steps
+        self._rows = np.arange(own.start, own.stop, dtype=np.int32)
         seeds = {"": seed} if directions == "shared" else {"": seed, "_reverse": mix_seed(seed, 1)}
-        self._orders = {
-            suffix: Lanes(
+        self._streams = {
+            suffix: SentenceStreams(
                 sentences,
-                lanes=lanes,
+                batch_size=batch_size,
                 rows=own,
-                walked=self._walked,
-                seed=of_order,
+                tracked=own if assignment == "rows" else range(batch_size),
+                seed=stream_seed,
                 assignment=assignment,
                 shuffle=shuffle,
             )
-            for suffix, of_order in seeds.items()
+            for suffix, stream_seed in seeds.items()
         }
         self._position = self._state()
 
     @property
     def position(self) -> dict[str, np.ndarray]:
-        """Where the data stands after the last batch given (or at the start), as in `batch.position`."""
+        """The position after the last batch, or at the start, as in `batch.position`."""
         return self._position
 
     def seek(self, position: Mapping[str, np.ndarray]) -> None:
-        """Go on after the batch whose `position` this is; nothing in between is read.
+        """Continue after the batch that has this `position`, without reading what lies between.
 
-        Takes the position of all B lanes, in their order: with several hosts, theirs concatenated. Raises ValueError
-        for other keys or shapes, and for a position that does not fit the corpus.
+        Takes the position of all B rows: with several hosts, theirs concatenated in order. InputError for other keys
+        or shapes, and for a position that does not fit the corpus.
         """
         expected = set(self._position)
-        wrong = {key: np.shape(value) for key, value in position.items() if np.shape(value) != (self._lanes,)}
-        if set(position) != expected or wrong:
+        shapes = {key: np.shape(value) for key, value in position.items()}
+        if set(position) != expected or set(shapes.values()) != {(self._batch_size,)}:
             raise InputError(
-                f"a position needs the keys {sorted(expected)}, each of shape ({self._lanes},), got "
-                f"{ {key: np.shape(value) for key, value in position.items()} }: "
-                "directions and lanes must be those it was saved with, and hosts' positions concatenated"
+                f"a position needs the keys {sorted(expected)}, each of shape ({self._batch_size},), got {shapes}: "
+                "directions and batch_size must be those it was saved with, and hosts' positions concatenated"
             )
-        for suffix, order in self._orders.items():
-            order.restore({key: np.asarray(position[key + suffix]) for key in ("epoch", "index", "offset")})
+        for suffix, stream in self._streams.items():
+            stream.restore({key: np.asarray(position[key + suffix]) for key in ("epoch", "index", "offset")})
         self._position = self._state()
 
     def _state(self) -> dict[str, np.ndarray]:
-        return {key + suffix: value for suffix, order in self._orders.items() for key, value in order.state().items()}
+        return {
+            key + suffix: value for suffix, stream in self._streams.items() for key, value in stream.state().items()
+        }
 
     def __next__(self) -> Batch:
-        pieces = {suffix: order.fill(self._window) for suffix, order in self._orders.items()}
-        first = self._rows.start - self._walked.start
-        own = {suffix: lanes[first : first + len(self._rows)] for suffix, lanes in pieces.items()}
-        arrays = self._arrays("", [[piece.forward() for piece in lane] for lane in own[""]])
-        backward = own.get("_reverse", own[""])
-        arrays |= self._arrays("_reverse", [[piece.reverse() for piece in lane] for lane in backward])
-        arrays["row"] = np.arange(self._rows.start, self._rows.stop, dtype=np.int32)
+        pieces = {suffix: stream.read(self._steps) for suffix, stream in self._streams.items()}
+        forward = self._arrays([[piece.forward() for piece in row] for row in pieces[""]])
+        backward = self._arrays([[piece.backward() for piece in row] for row in pieces.get("_reverse", pieces[""])])
         self._position = self._state()
-        return Batch(arrays, self._position)
+        return Batch(BiLMBatch(forward[0], backward[0], forward[1], backward[1], self._rows.copy()), self._position)
 
-    def _arrays(self, suffix: str, lanes: list[list[tuple[list[str], list[str]]]]) -> dict[str, np.ndarray]:
-        shape = (len(lanes), self._window)
-        inputs = [word for lane in lanes for words, _ in lane for word in words]
-        targets = [word for lane in lanes for _, words in lane for word in words]
-        arrays: dict[str, np.ndarray] = {"next_token_id" + suffix: self._vocabulary.ids(targets).reshape(shape)}
+    def _arrays(self, rows: list[list[tuple[list[str], list[str]]]]) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of one direction."""
+        shape = (len(rows), self._steps)
+        inputs = [word for row in rows for words, _ in row for word in words]
+        targets = [word for row in rows for _, words in row for word in words]
+        target_ids = self._vocabulary.ids(targets).reshape(shape)
         if self._encode is None:
-            arrays["token_ids" + suffix] = self._vocabulary.ids(inputs).reshape(shape)
-        else:
-            arrays["tokens_characters" + suffix] = self._encode(inputs).reshape(*shape, -1)
-        return arrays
-
-
-def _checked_rows(lanes: int, window: int, rows: slice | None) -> range:
-    if lanes < 1 or window < 1:
-        raise InputError(
-            f"windows need at least 1 lane and 1 step, got {lanes=}, {window=}; set --data.lanes, --data.window"
-        )
-    own = range(lanes)[slice(None) if rows is None else rows]
-    if not len(own) or own.step != 1:
-        raise InputError(f"a host needs a run of neighbouring lanes out of {lanes}, got {rows}; set --data.lanes")
-    return own
+            return self._vocabulary.ids(inputs).reshape(shape), target_ids
+        return self._encode(inputs).reshape(*shape, -1), target_ids

@@ -10,11 +10,6 @@ from ctx_jax.tokenizers.words import LineRule, Rule
 Split = Literal["train", "valid", "test"]
 
 
-def rule_of(train: str, rule: Rule) -> Rule:
-    """How the words of a run's text were cut: the embedded corpus is prose whatever the setting."""
-    return "prose" if train == "python-docs" else rule
-
-
 @dataclass(frozen=True)
 class TextConfig:
     """The text of a language model's run."""
@@ -51,6 +46,11 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         self._check_at_least(prefetch=1)
+
+    @property
+    def word_rule(self) -> Rule:
+        """How a sentence becomes words: the embedded corpus is prose whatever `rule` says."""
+        return "prose" if self.train == "python-docs" else self.rule
 
     def _check_at_least(self, **least: int) -> None:
         for name, bound in least.items():

@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol
 
 from ctx_jax.data import python_docs, tfds_text
 from ctx_jax.data.config import Split, TextConfig
-from ctx_jax.data.text_files import COMPRESSED, Errors, list_files, read_lines
+from ctx_jax.data.text_files import COMPRESSED, Errors, Reading, list_files, read_lines
 from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
-from ctx_jax.tokenizers.words import LineRule, Rule, split_sentences, split_words
+from ctx_jax.tokenizers.words import LineRule, Rule
 
 
 class Source(Protocol):
@@ -22,37 +22,18 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """A short name, which the cache's folder begins with."""
+        """A short name, with which the name of the cache's folder begins."""
 
     @property
     def size(self) -> int | None:
-        """Bytes of text that `documents` will give, about; None where only reading tells."""
+        """About how many bytes of text `documents` gives; None where that is unknown until it is read."""
 
     def identity(self) -> dict[str, Any]:
-        """In JSON all that decides the text, and so the key of its cache: files or set, split, rules, and a `VERSION`
-        of the code that reads it. What it leaves out may change, and the old cache is still taken."""
+        """In JSON, all that decides the text and so the name of its cache: files or set, split, rules, and a `VERSION`
+        of the code that reads it. A change of anything else still finds the old cache."""
 
     def documents(self) -> Iterator[list[str]]:
         """Sentences as lists of words, an empty list before each document; from the beginning at each call."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How lines become sentences of words."""
-
-    rule: Rule = "whitespace"
-    sentences: LineRule = "line"
-    errors: Errors = "strict"
-
-    def read(self, line: str) -> Iterator[list[str]]:
-        """Sentences of one line; a blank line gives one empty list, the mark of a new document."""
-        if self.sentences == "line":
-            yield split_words(line, self.rule)
-        elif not line.strip():
-            yield []
-        else:
-            for sentence in split_sentences(line):
-                yield split_words(sentence, self.rule)
 
 
 @dataclass(frozen=True)
@@ -110,31 +91,6 @@ class TextFiles:
 
 
 @dataclass(frozen=True)
-class TfdsText:
-    """A TensorFlow Datasets set prepared as ArrayRecord; every record is a document."""
-
-    set: tfds_text.TextSet
-    reading: Reading
-
-    @property
-    def name(self) -> str:
-        return f"tfds-{self.set.name.replace('/', '-')}-{self.set.split}"
-
-    @property
-    def size(self) -> int | None:
-        return self.set.size
-
-    def identity(self) -> dict[str, Any]:
-        return {"tfds": self.set.identity(), **vars(self.reading)}
-
-    def documents(self) -> Iterator[list[str]]:
-        for text in self.set.texts(self.reading.errors):
-            yield []
-            for line in text.split("\n"):
-                yield from self.reading.read(line)
-
-
-@dataclass(frozen=True)
 class Several:
     """Corpora one after the other, as one."""
 
@@ -184,7 +140,7 @@ def resolve(
         case ["python-docs", *other]:
             raise InputError(f"python-docs has the splits train, valid and test, not {':'.join(other)!r}")
     if spec.startswith("tfds:"):
-        return TfdsText(tfds_text.open_set(spec.removeprefix("tfds:"), split), reading)
+        return tfds_text.open_set(spec.removeprefix("tfds:"), split, reading)
     return TextFiles(list_files(spec), reading)
 
 

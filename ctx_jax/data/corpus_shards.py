@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +25,10 @@ from ctx_jax.data.packing import Index, Layout, PackedSentences, Rows, Text
 from ctx_jax.data.pairs import Pairs
 from ctx_jax.data.permutation import mix_seed
 from ctx_jax.data.sequence_config import Packing, SequenceConfig
-from ctx_jax.data.tokens import SpecialIds, Tokens
+from ctx_jax.data.tokens import Tokens
 from ctx_jax.io.files import temporary_folder
 from ctx_jax.io.progress import Progress
+from ctx_jax.tokenizers.subwords import Subwords
 
 VERSION = 1  # of the layouts and of the file layout above
 SHARD = 1 << 20  # sentences: 100 MB or so while their rows are found
@@ -65,7 +67,7 @@ class ShardedRows:
 
 def lay_out(
     tokens: Tokens,
-    vocabulary: SpecialIds,
+    vocabulary: Subwords,
     config: SequenceConfig,
     seed: int,
     *,
@@ -88,7 +90,7 @@ def lay_out(
     if tokens.folder is None:
         built = list(indexes())
     else:
-        name = folder_name("rows", [VERSION, SHARD, config.packing, *layout.settings(vocabulary, config, seed)])
+        name = folder_name("rows", _identity(vocabulary, config, seed))
         progress = Progress("laying out rows", "shards", len(parts), log)
         built = _cached(tokens.folder, name, layout, progress.track(indexes()), log)
     shards = [
@@ -96,6 +98,17 @@ def lay_out(
         for (part, own_seed), index in zip(parts, built, strict=True)
     ]
     return ShardedRows(shards)
+
+
+def _identity(vocabulary: Subwords, config: SequenceConfig, seed: int) -> list[Any]:
+    """All that decides the rows besides the tokens, in JSON."""
+    identity: list[Any] = [VERSION, SHARD, config.packing, config.length]
+    identity += [config.cross_documents, config.whole_sentences]
+    if config.packing in ("packed", "pairs"):
+        identity.append(seed)
+    if config.packing == "pairs":
+        identity += [config.pair_label, config.short_sequence_probability, vocabulary.pair_layout.separators]
+    return identity
 
 
 def _cached(tokens: Path, name: str, layout: type[Layout], indexes: Iterator[Index], log: Log) -> list[Index]:

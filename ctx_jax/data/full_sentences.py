@@ -15,13 +15,13 @@ Letters: B rows, T tokens, U units.
 """
 
 from array import array
-from typing import Any
 
 import numpy as np
 
 from ctx_jax.data.packing import Index, Layout, Rows, Text, Units, cut_units, ranges
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.tokens import SpecialIds, Tokens
+from ctx_jax.data.tokens import Tokens
+from ctx_jax.tokenizers.subwords import Subwords
 
 
 class _Stream:
@@ -55,12 +55,7 @@ class FullSentences(Layout):
     ARRAYS = ("starts", "counts", "documents")  # of rows, places in the stream; of the stream
 
     @staticmethod
-    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
-        """See `Layout`."""
-        return [config.length, config.cross_documents, config.whole_sentences]
-
-    @staticmethod
-    def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:
+    def build_index(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> Index:
         """See `Layout`."""
         room, cross = config.length - 2, config.cross_documents
         units = cut_units(tokens, room)
@@ -71,7 +66,7 @@ class FullSentences(Layout):
             starts, counts = _filled(documents[[0, -1]] if cross else documents, room)
         return {"starts": starts, "counts": counts, "documents": documents}
 
-    def __init__(self, text: Text, index: Index, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
+    def __init__(self, text: Text, index: Index, vocabulary: Subwords, config: SequenceConfig, seed: int) -> None:
         self._vocabulary, self._length = vocabulary, config.length
         self._starts, self._counts = index["starts"], index["counts"]
         self._stream = _Stream(text, index["documents"], vocabulary.end_id)
@@ -105,16 +100,11 @@ class CausalBlocks(Layout):
     ARRAYS = ("documents",)  # of the stream
 
     @staticmethod
-    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
-        """See `Layout`; not even the length."""
-        return []
-
-    @staticmethod
-    def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:
+    def build_index(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> Index:
         """See `Layout`."""
         return {"documents": _document_ends(cut_units(tokens, len(tokens.ids) or 1))}
 
-    def __init__(self, text: Text, index: Index, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
+    def __init__(self, text: Text, index: Index, vocabulary: Subwords, config: SequenceConfig, seed: int) -> None:
         self._pad, self._length, self._cross = vocabulary.pad_id, config.length, config.cross_documents
         self._stream = _Stream(text, index["documents"], vocabulary.end_id)
 

@@ -18,15 +18,15 @@ import numpy as np
 
 from ctx_jax.data.counter_rng import ONE, Purpose, random_uint32
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.tokens import SpecialIds
 from ctx_jax.io.errors import ConfigError
+from ctx_jax.tokenizers.subwords import Subwords
 
 _NEVER = np.uint64(2**64 - 1)
 _LOW = np.uint64(2**32 - 1)
 
 
 class Masking:
-    """Masks rows anew in each epoch: randomness is of (seed, epoch, example) alone.
+    """Masks rows anew in each epoch, as (seed, epoch, example) alone decides.
 
     Of a row's n ordinary tokens, count = floor(mask_rate x n + U(0, 1)) are predicted (RoBERTa), at most K.
     Tokens that are special wherever they stand (padding and unknown words included) are never predicted and never put
@@ -36,7 +36,7 @@ class Masking:
     span is drawn by its first word, so that the first words of a text are predicted less often than those behind them.
     """
 
-    def __init__(self, config: SequenceConfig, vocabulary: SpecialIds, seed: int) -> None:
+    def __init__(self, config: SequenceConfig, vocabulary: Subwords, seed: int) -> None:
         """Raises ValueError where there is no mask token or no ordinary one."""
         ids, size = vocabulary.special_ids, len(vocabulary)
         self._special = np.zeros(size, bool)
@@ -121,7 +121,7 @@ class Masking:
     def _whole(
         self, words: np.ndarray, order: np.ndarray, free: np.ndarray, count: np.ndarray, draw: np.ndarray
     ) -> np.ndarray:
-        """The count, moved to an end of the word that lies across it."""
+        """The count, moved to either end of the word that it would cut."""
         rank = np.arange(order.shape[1])
         real = rank < free[:, None]
         by_rank = np.take_along_axis(words, np.where(real, order, 0), axis=1)
@@ -134,7 +134,7 @@ class Masking:
         return np.where(taken, grown, count - inside)
 
     def _spread(self, special: np.ndarray, words: np.ndarray, scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """By words, [B, T]: the least score among the spans that cover a word; each word begins one span."""
+        """Of each word, [B, T]: the least score of the spans that cover it. One span begins at each word."""
         rows = np.arange(len(words))[:, None]
         ends = np.zeros(words.shape, np.int64)  # of words: how many special tokens stand before or at it
         ends[rows, words] = np.cumsum(special, axis=1)

@@ -11,14 +11,15 @@ Letters: B rows, T tokens, U units.
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from ctx_jax.data.counter_rng import Purpose
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.tokens import SpecialIds, Tokens
+from ctx_jax.data.tokens import Tokens
 from ctx_jax.io.errors import InputError
+from ctx_jax.tokenizers.subwords import Subwords
 
 Rows = dict[str, np.ndarray]
 """Of B rows: `token_ids` int32, `begins` bool (where words begin), `mask` bool and `positions` int32, all [B, T]; and
@@ -46,16 +47,11 @@ class Layout(ABC):
 
     @staticmethod
     @abstractmethod
-    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
-        """All that the index depends on besides the text, in JSON."""
-
-    @staticmethod
-    @abstractmethod
-    def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:
+    def build_index(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> Index:
         """`ARRAYS` of the text; ValueError for a text or a length that has no rows."""
 
     @abstractmethod
-    def __init__(self, text: Text, index: Index, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
+    def __init__(self, text: Text, index: Index, vocabulary: Subwords, config: SequenceConfig, seed: int) -> None:
         """Rows of a text whose `index` was built with the same settings."""
 
     @abstractmethod
@@ -134,12 +130,7 @@ class PackedSentences(Layout):
     ARRAYS = ("bounds", "members", "starts")  # of units, the units of each row, the rows' first places in `members`
 
     @staticmethod
-    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
-        """See `Layout`."""
-        return [config.length, seed]
-
-    @staticmethod
-    def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:
+    def build_index(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> Index:
         """See `Layout`."""
         length = config.length
         bounds = cut_units(tokens, length - 2).bounds
@@ -159,7 +150,7 @@ class PackedSentences(Layout):
         starts = np.append(0, np.cumsum(np.concatenate(sizes)))
         return {"bounds": bounds, "members": np.concatenate(members), "starts": starts}
 
-    def __init__(self, text: Text, index: Index, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
+    def __init__(self, text: Text, index: Index, vocabulary: Subwords, config: SequenceConfig, seed: int) -> None:
         self._text, self._vocabulary, self._length = text, vocabulary, config.length
         self._bounds, self._members, self._starts = (index[name] for name in self.ARRAYS)
 

@@ -16,16 +16,15 @@ With the tokens of a family that puts two ends between (RoBERTa), as its tokeniz
 Letters: B rows, T tokens, U units.
 """
 
-from typing import Any
-
 import numpy as np
 
 from ctx_jax.data.counter_rng import ONE, Purpose, random_uint32
 from ctx_jax.data.full_sentences import follow
 from ctx_jax.data.packing import Index, Layout, Rows, Text, Units, cut_units, empty_rows, write_tokens
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.tokens import SpecialIds, Tokens
+from ctx_jax.data.tokens import Tokens
 from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.tokenizers.subwords import Subwords
 
 _LOOKED_AT = 64  # sentences of another document, for one that fits
 
@@ -58,13 +57,7 @@ class Pairs(Layout):
     ARRAYS = ("bounds", "document", "first", "starts", "rooms", "ends")  # `Units`; of passages, in units and tokens
 
     @staticmethod
-    def settings(vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> list[Any]:
-        """See `Layout`. The label counts, since it may refuse the text."""
-        separators = vocabulary.pair_layout.separators
-        return [config.length, separators, config.short_sequence_probability, config.pair_label, seed]
-
-    @staticmethod
-    def build_index(tokens: Tokens, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> Index:
+    def build_index(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> Index:
         """See `Layout`."""
         separators = vocabulary.pair_layout.separators
         room = config.length - 2 - separators
@@ -101,7 +94,7 @@ class Pairs(Layout):
         passages = {"starts": starts, "rooms": rooms[starts], "ends": ends[starts]}
         return {"bounds": bounds, "document": document, "first": first, **passages}
 
-    def __init__(self, text: Text, index: Index, vocabulary: SpecialIds, config: SequenceConfig, seed: int) -> None:
+    def __init__(self, text: Text, index: Index, vocabulary: Subwords, config: SequenceConfig, seed: int) -> None:
         self._text, self._vocabulary, self._length = text, vocabulary, config.length
         self._layout, self._label, self._seed = vocabulary.pair_layout, config.pair_label, seed
         self._units = Units(index["bounds"], index["document"], index["first"])

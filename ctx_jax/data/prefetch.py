@@ -1,7 +1,7 @@
 """Batches made ready on a thread of their own while the device works on the one before.
 
-A `Batch` carries the position it leaves the data in, so nothing here has a state to save: what a checkpoint holds is
-the position of the last batch trained on, however many lie ready behind it.
+A `Batch` carries the data's position after it, so there is no state to save here: a checkpoint holds the position of
+the last batch trained on, however many more are ready.
 """
 
 import queue
@@ -58,7 +58,7 @@ class Prefetched(Iterator[Item], Generic[Item]):
 
     def __init__(self, iterator: Iterator[Item], depth: int) -> None:
         if depth < 1:
-            raise ConfigError("data.prefetch", f"must be at least 1, got {depth}")
+            raise ConfigError("data.prefetch", f"must be a depth of at least 1, got {depth}")
         self._ready: queue.Queue[Item | _End] = queue.Queue(depth)
         self._ended = False
         stop = threading.Event()

@@ -1,10 +1,10 @@
 """The corpus that every machine has: the English of the running interpreter's own documentation.
 
 Texts are the language reference's topics (`pydoc_data.topics`), the docstrings of `builtins`, and those of the standard
-library: of modules in Python from their source files, which are never imported, of modules in C from the modules
-themselves. From them come sentences: doctests, signatures, tables, code and markup are left out by simple rules, and a
-sentence is kept only where it first appears. A document is a topic, a built-in or a module; a hash of its name decides
-which split it is in, so that no module speaks in two splits. Sizes vary with the Python version.
+library: modules in Python are parsed from their source files and never imported, modules in C are imported. Simple
+rules leave out doctests, signatures, tables, code and markup, and a sentence is kept only where it first appears. A
+document is a topic, a built-in or a module; a hash of its name decides its split, so that no module is in two splits.
+Sizes vary with the Python version.
 """
 
 import ast
@@ -69,7 +69,8 @@ def _splits() -> dict[Split, tuple[tuple[str, tuple[str, ...]], ...]]:
 def _divide(
     documents: list[tuple[str, tuple[str, ...]]],
 ) -> dict[Split, tuple[tuple[str, tuple[str, ...]], ...]]:
-    """Deals documents, in the order of their names' hashes, to valid and test until each has its share, then train."""
+    """Assigns documents, in the order of their names' hashes, to valid and test until each has its share, then to
+    train."""
     sizes = {name: sum(sentence.count(" ") + 1 for sentence in sentences) for name, sentences in documents}
     wanted = max(_LEAST, int(_SHARE * sum(sizes.values())))
     split_of: dict[str, Split] = {}
@@ -116,7 +117,7 @@ def _docstrings_of(thing: object) -> list[str]:
 
 
 def modules_in_c() -> list[str]:
-    """The modules whose documentation lies in their machine code alone, by name."""
+    """The names of the modules without a Python source file."""
     root = Path(sysconfig.get_paths()["stdlib"])
     compiled = {path.name.partition(".")[0] for path in (root / "lib-dynload").glob("*.*")}
     names = (compiled | set(sys.builtin_module_names)) & sys.stdlib_module_names - {"builtins", *_SKIPPED_MODULES}
@@ -139,12 +140,12 @@ def _docstrings(path: Path) -> list[str]:
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
-        return []  # a file the interpreter itself could not read has no documentation to offer
+        return []  # the interpreter itself could not read this file
     return list(_docstrings_below(tree))
 
 
 def _docstrings_below(node: ast.AST) -> Iterator[str]:
-    """Docstrings of a node and of what is defined in it: statements alone are walked, expressions hold none."""
+    """Docstrings of a node and of what is defined in it. Only statements are walked: expressions hold none."""
     if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
         yield from filter(None, [ast.get_docstring(node)])
     for field in ("body", "orelse", "handlers", "finalbody"):
@@ -161,10 +162,10 @@ def _sentences(text: str) -> Iterator[str]:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Runs of lines of one indentation, but for code: doctests, and what stands indented after a colon or `::`."""
+    """Runs of lines of one indentation, without code: doctests, and what is indented after `::`."""
     lines: list[str] = []
     indent = 0
-    literal = -1  # indentation of the paragraph that announced code, while inside that code
+    literal = -1  # indentation of the paragraph that ends with `::`, while inside the code after it
     for line in [*text.expandtabs().splitlines(), ""]:
         body = line.strip()
         here = len(line) - len(line.lstrip())

@@ -1,4 +1,4 @@
-"""Lanes of sentences: where each lane stands in the endless stream, and how it takes its next sentence."""
+"""Streams of sentences: which sentence each row of a batch reads, how far it has come, and which it reads next."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
@@ -9,115 +9,119 @@ from ctx_jax.data.permutation import permuted
 from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.characters import BEGIN, END
 
+Assignment = Literal["rows", "shared"]
+"""`rows`: row b of B reads sentences b, b + B, b + 2 B ... `shared`: each row takes the next when its own ends."""
+
 
 class SentenceSource(Protocol):
     """Indexed sentences, each a list of words without markers: a cache on disk, or a plain list of lists."""
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of sentences."""
 
     def __getitem__(self, index: int, /) -> Sequence[str]:
-        """The words of one, by its number from 0."""
+        """The words of a sentence, by its number from 0."""
 
 
 class Piece(NamedTuple):
-    """Steps `start` to `stop` of a sentence of n words with its markers, n + 2 tokens; it has n + 1 steps."""
+    """Steps `start` to `stop` of a sentence of n words; with its markers it has n + 2 tokens and n + 1 steps."""
 
     tokens: list[str]
     start: int
     stop: int
 
     def forward(self) -> tuple[list[str], list[str]]:
-        """Inputs and targets read forward: `<S> the cat`, `the cat </S>`."""
+        """Inputs and targets in forward order: `<S> the cat`, `the cat </S>`."""
         return self.tokens[self.start : self.stop], self.tokens[self.start + 1 : self.stop + 1]
 
-    def reverse(self) -> tuple[list[str], list[str]]:
-        """Inputs and targets read backward: `</S> cat the`, `cat the <S>`."""
+    def backward(self) -> tuple[list[str], list[str]]:
+        """Inputs and targets in backward order: `</S> cat the`, `cat the <S>`."""
         last = len(self.tokens)  # step i reads tokens[last - 1 - i]
         inputs = self.tokens[last - self.stop : last - self.start]
         targets = self.tokens[last - 1 - self.stop : last - 1 - self.start]
         return inputs[::-1], targets[::-1]
 
 
-class Lanes:
-    """One order of reading: where each lane stands in the stream of sentences, and how it takes the next one.
+class SentenceStreams:
+    """The endless streams of sentences that the rows of a batch read in one direction.
 
-    Only the lanes `walked` are kept up to date, and only those of `rows` are read for their words; of the others the
-    length is enough.
+    Only the rows of `tracked` are kept up to date, and only the words of the rows of `rows` are kept; for the other
+    tracked rows the lengths of sentences suffice.
     """
 
     def __init__(
         self,
         sentences: SentenceSource,
         *,
-        lanes: int,
+        batch_size: int,
         rows: range,
-        walked: range,
+        tracked: range,
         seed: int,
-        assignment: Literal["lanes", "shared"],
+        assignment: Assignment,
         shuffle: bool,
     ) -> None:
         self._sentences, self._count = sentences, len(sentences)
-        self._rows, self._walked = rows, walked
+        self._rows, self._tracked = rows, tracked
         self._seed, self._shuffle = seed, shuffle
-        self._stride = lanes if assignment == "lanes" else None
-        # The last sentence a lane has taken and its steps already used; "one before the first" is no sentence yet.
-        self._positions = [-1] * lanes if self._stride is None else [lane - lanes for lane in range(lanes)]
-        self._next = 0  # of the shared generator
-        self._offsets = [0] * lanes
-        self._lengths = [0] * lanes
-        self._tokens: list[list[str]] = [[]] * lanes
+        self._stride = batch_size if assignment == "rows" else None
+        # The sentence each row reads and the steps of it already used; a row starts one before its first sentence.
+        first = [-1] * batch_size if self._stride is None else [row - batch_size for row in range(batch_size)]
+        self._positions = first
+        self._next = 0  # the next sentence of the shared assignment
+        self._offsets = [0] * batch_size
+        self._lengths = [0] * batch_size
+        self._tokens: list[list[str]] = [[]] * batch_size
 
-    def fill(self, window: int) -> list[list[Piece]]:
-        """The next `window` steps of every walked lane, in row order."""
-        return [self._fill_lane(lane, window) for lane in self._walked]
+    def read(self, steps: int) -> list[list[Piece]]:
+        """The next `steps` steps of every row of `rows`, in order."""
+        pieces = {row: self._read_row(row, steps) for row in self._tracked}
+        return [pieces[row] for row in self._rows]
 
-    def _fill_lane(self, lane: int, window: int) -> list[Piece]:
-        pieces, room = [], window
-        while room:
-            if self._offsets[lane] == self._lengths[lane]:
-                self._take(lane)
-            start = self._offsets[lane]
-            stop = min(start + room, self._lengths[lane])
-            pieces.append(Piece(self._tokens[lane], start, stop))
-            self._offsets[lane] = stop
-            room -= stop - start
+    def _read_row(self, row: int, steps: int) -> list[Piece]:
+        pieces = []
+        while steps:
+            if self._offsets[row] == self._lengths[row]:
+                self._next_sentence(row)
+            start = self._offsets[row]
+            stop = min(start + steps, self._lengths[row])
+            pieces.append(Piece(self._tokens[row], start, stop))
+            self._offsets[row] = stop
+            steps -= stop - start
         return pieces
 
-    def _take(self, lane: int) -> None:
-        """Move a lane to its next sentence with words."""
-        position = self._positions[lane]
-        patience = max(2 * self._count, 10_000)
-        for _ in range(patience):
+    def _next_sentence(self, row: int) -> None:
+        """Move a row to its next sentence that has words."""
+        position = self._positions[row]
+        attempts = max(2 * self._count, 10_000)
+        for _ in range(attempts):
             position = self._next if self._stride is None else position + self._stride
             self._next = position + 1
-            if self._read(lane, position):
-                self._positions[lane], self._offsets[lane] = position, 0
+            if self._open(row, position):
+                self._positions[row], self._offsets[row] = position, 0
                 return
         raise InputError(
-            f"lane {lane} needs sentences with words, and met {patience} empty ones in a row: the corpus holds only "
-            "empty sentences, or, without shuffling, this lane meets no others; remove the empty lines, or set "
-            "--data.train"
+            f"row {row} of the batch found no sentence with words in {attempts} attempts: the corpus holds only empty "
+            "sentences, or, without shuffling, all sentences assigned to this row are empty; remove the empty lines"
         )
 
-    def _read(self, lane: int, position: int) -> bool:
+    def _open(self, row: int, position: int) -> bool:
         words = self._sentences[permuted(position, self._count, self._seed, shuffle=self._shuffle)]
         if not words:
             return False
-        self._lengths[lane] = len(words) + 1
-        if lane in self._rows:
-            self._tokens[lane] = [BEGIN, *words, END]
+        self._lengths[row] = len(words) + 1
+        if row in self._rows:
+            self._tokens[row] = [BEGIN, *words, END]
         return True
 
     def state(self) -> dict[str, np.ndarray]:
-        """Where the lanes of `rows` stand, int32 [rows] each (32 bits, so that jax may carry them between hosts)."""
+        """The positions of `rows`, int32 [rows] each (32 bits, so that jax can gather them from all hosts)."""
         own = slice(self._rows.start, self._rows.stop)
         epoch, index = np.divmod(np.asarray(self._positions[own], np.int64), self._count)
         offset = np.asarray(self._offsets[own])
         return {"epoch": epoch.astype(np.int32), "index": index.astype(np.int32), "offset": offset.astype(np.int32)}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Stand where `state` (of all lanes, [B] each) says."""
+        """Continue from `state`, which holds all B rows."""
         positions = state["epoch"].astype(np.int64) * self._count + state["index"]
         if (state["index"] >= self._count).any():
             raise InputError(
@@ -127,13 +131,12 @@ class Lanes:
         self._positions = positions.tolist()
         self._offsets = state["offset"].tolist()
         self._next = max(self._positions) + 1
-        for lane in self._walked:
-            position = self._positions[lane]
-            read = position >= 0 and self._read(lane, position)
-            if not read:
-                self._lengths[lane] = 0
-            if self._offsets[lane] > self._lengths[lane]:
+        for row in self._tracked:
+            position = self._positions[row]
+            if position < 0 or not self._open(row, position):
+                self._lengths[row] = 0
+            if self._offsets[row] > self._lengths[row]:
                 raise InputError(
-                    f"lane {lane} was saved at step {self._offsets[lane]} of a sentence that has "
-                    f"{self._lengths[lane]}: the corpus has changed; resume with the run's own data"
+                    f"row {row} was saved at step {self._offsets[row]} of a sentence that has {self._lengths[row]}: "
+                    "the corpus has changed; resume with the run's own data"
                 )

@@ -20,8 +20,9 @@ from ctx_jax.data.masking import Masking
 from ctx_jax.data.packing import Rows
 from ctx_jax.data.permutation import permuted
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.tokens import SpecialIds, Tokens
+from ctx_jax.data.tokens import Tokens
 from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.tokenizers.subwords import Subwords
 
 _LOGGER = logging.getLogger("ctx_jax")
 
@@ -65,7 +66,7 @@ class Sequences(Iterator[Batch]):
     def __init__(
         self,
         tokens: Tokens,
-        vocabulary: SpecialIds,
+        vocabulary: Subwords,
         config: SequenceConfig,
         *,
         seed: int = 0,

@@ -6,16 +6,37 @@ import lzma
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Literal
 
 from ctx_jax.io.errors import InputError, MissingFileError
+from ctx_jax.tokenizers.words import LineRule, Rule, split_sentences, split_words
 
 Errors = Literal["strict", "replace"]
 
 COMPRESSED = (".gz", ".xz")
 REPLACING = "with errors set to replace, which puts U+FFFD there"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How lines become sentences of words."""
+
+    rule: Rule = "whitespace"
+    sentences: LineRule = "line"
+    errors: Errors = "strict"
+
+    def read(self, line: str) -> Iterator[list[str]]:
+        """Sentences of one line; a blank line gives one empty list, the mark of a new document."""
+        if self.sentences == "line":
+            yield split_words(line, self.rule)
+        elif not line.strip():
+            yield []
+        else:
+            for sentence in split_sentences(line):
+                yield split_words(sentence, self.rule)
 
 
 def list_files(patterns: str) -> tuple[Path, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctx_jax.data.config import Split
-from ctx_jax.data.text_files import REPLACING, Errors
+from ctx_jax.data.text_files import REPLACING, Reading
 from ctx_jax.io.errors import InputError, MissingFileError
 
 if TYPE_CHECKING:
@@ -18,19 +18,29 @@ _CANDIDATES = {"train": ("train",), "valid": ("validation", "valid", "dev"), "te
 
 
 @dataclass(frozen=True)
-class TextSet:
-    """One split of a prepared set, and the feature of its records that holds the text."""
+class TfdsText:
+    """One split of a set prepared as ArrayRecord, a `corpora.Source`; every record is a document."""
 
     builder: "DatasetBuilder" = field(repr=False)
-    name: str
+    set_name: str
     split: str
-    feature: str
+    feature: str  # of a record, which holds its text
+    reading: Reading
+
+    @property
+    def name(self) -> str:
+        return f"tfds-{self.set_name.replace('/', '-')}-{self.split}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the records, which are a little more than their text."""
+        return int(self.builder.info.splits[self.split].num_bytes)
 
     def identity(self) -> dict[str, Any]:
-        """What tells this text from other text: the set's full name, its split and its sizes."""
+        """The set's full name, its split and its sizes."""
         info = self.builder.info
         split = info.splits[self.split]
-        return {
+        found = {
             "name": info.full_name,
             "split": self.split,
             "feature": self.feature,
@@ -38,32 +48,28 @@ class TextSet:
             "examples": split.num_examples,
             "bytes": split.num_bytes,
         }
+        return {"tfds": found, **vars(self.reading)}
 
-    @property
-    def size(self) -> int:
-        """Bytes of the records, which are a little more than their text."""
-        return int(self.builder.info.splits[self.split].num_bytes)
-
-    def texts(self, errors: Errors) -> Iterator[str]:
-        """The text of every record, in order.
-
-        Raises:
-            ValueError: bytes that are not UTF-8 or a NUL character, with the record's number, unless "replace".
-        """
+    def documents(self) -> Iterator[list[str]]:
+        """See `corpora.Source`. ValueError for bytes that are not UTF-8 or a NUL character, with the record's number,
+        unless errors is "replace"."""
         for number, record in enumerate(self.builder.as_data_source(split=self.split)):
-            value = record[self.feature]
-            try:
-                text = value.decode("utf-8", errors) if isinstance(value, bytes) else str(value)
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{self.name}, {self.split}, record {number}, byte {error.start}: not UTF-8; go on {REPLACING}"
-                ) from error
-            if "\0" in text and errors == "strict":
-                raise InputError(f"{self.name}, {self.split}, record {number}: a NUL character; go on {REPLACING}")
-            yield text.replace("\0", "\ufffd")
+            yield []
+            for line in self._text(number, record[self.feature]).split("\n"):
+                yield from self.reading.read(line)
+
+    def _text(self, number: int, value: Any) -> str:
+        where, errors = f"{self.set_name}, {self.split}, record {number}", self.reading.errors
+        try:
+            text = value.decode("utf-8", errors) if isinstance(value, bytes) else str(value)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where}, byte {error.start}: not UTF-8; go on {REPLACING}") from error
+        if "\0" in text and errors == "strict":
+            raise InputError(f"{where}: a NUL character; go on {REPLACING}")
+        return text.replace("\0", "\ufffd")
 
 
-def open_set(spec: str, split: Split) -> TextSet:
+def open_set(spec: str, split: Split, reading: Reading) -> TfdsText:
     """Opens `NAME[/CONFIG][:SPLIT]`; NAME may also be the folder of a prepared version (`.../lm1b/1.1.0`).
 
     Sets are looked for in `TFDS_DATA_DIR`, or `~/tensorflow_datasets` without it. Nothing is downloaded.
@@ -88,7 +94,7 @@ def open_set(spec: str, split: Split) -> TextSet:
     chosen = next((each for each in ((wanted,) if wanted else _CANDIDATES[split]) if each in splits), None)
     if chosen is None:
         raise InputError(_no_split(name, wanted, split, splits))
-    return TextSet(builder, name, chosen, _text_feature(name, builder.info.features))
+    return TfdsText(builder, name, chosen, _text_feature(name, builder.info.features), reading)
 
 
 def _how(name: str) -> str:

@@ -15,73 +15,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from ctx_jax.data.array_folder import ArrayWriter, Log, build_arrays, folder_name, open_arrays
 from ctx_jax.data.cache import Sentences
 from ctx_jax.io.progress import Progress
-from ctx_jax.tokenizers.templates import PairLayout
+from ctx_jax.tokenizers.subwords import Subwords
 
 VERSION = 3  # of the layout above
 BLOCK = 4096  # sentences tokenized at once
 _LOGGER = logging.getLogger("ctx_jax")
-
-
-class SpecialIds(Protocol):
-    """What sequences ask of a tokenizer: the ids of its special tokens, and its size by `len`."""
-
-    def __len__(self) -> int:
-        """V: every id is below it."""
-
-    @property
-    def pad_id(self) -> int:
-        """Fills rows up."""
-
-    @property
-    def begin_id(self) -> int:
-        """Opens a row."""
-
-    @property
-    def end_id(self) -> int:
-        """Closes a row, and stands between documents or texts."""
-
-    @property
-    def mask_id(self) -> int:
-        """Stands for what is to be predicted; ValueError for a tokenizer without it."""
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Ids that are no text: never masked, never drawn at random."""
-
-    @property
-    def pair_layout(self) -> PairLayout:
-        """How two texts stand in a row, so that readers with this tokenizer see what was trained on; ValueError for a
-        way that cannot be trained with."""
-
-
-class Pieces(Protocol):
-    """A sentence in pieces: their ids and the number of the word each is of, int [S]."""
-
-    @property
-    def ids(self) -> np.ndarray:
-        """Of each piece."""
-
-    @property
-    def words(self) -> np.ndarray:
-        """The number, from 0, of the word that each piece is of; they never fall."""
-
-
-class Tokenizer(SpecialIds, Protocol):
-    """What the cache asks of a tokenizer: pieces of words, without special tokens around them."""
-
-    @property
-    def digest(self) -> str:
-        """Of all that decides its pieces: a cache has the tokens of one."""
-
-    def tokenize_words(self, sentences: Sequence[Sequence[str]], /) -> Sequence[Pieces]:
-        """The pieces of each sentence, a list of words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +48,7 @@ class Tokens:
         return len(self.offsets) - 1
 
 
-def tokens_of(sentences: Iterable[Sequence[str]], documents: np.ndarray, tokenizer: Tokenizer) -> Tokens:
+def tokens_of(sentences: Iterable[Sequence[str]], documents: np.ndarray, tokenizer: Subwords) -> Tokens:
     """The tokens of a small text, in memory."""
     blocks = list(_blocks(iter(sentences), tokenizer))
     ids, begins, counts = (
@@ -114,7 +58,7 @@ def tokens_of(sentences: Iterable[Sequence[str]], documents: np.ndarray, tokeniz
     return Tokens(ids, begins, np.append(0, np.cumsum(counts)), np.asarray(documents))
 
 
-def cache_tokens(sentences: Sentences, tokenizer: Tokenizer, folder: str | Path, *, log: Log = _LOGGER.info) -> Tokens:
+def cache_tokens(sentences: Sentences, tokenizer: Subwords, folder: str | Path, *, log: Log = _LOGGER.info) -> Tokens:
     """The tokens of a cached text, cut now unless an intact cache under `folder` has them; memory stays bounded.
 
     Several processes may ask at once (see `array_folder.build_arrays`). A damaged cache is logged and cut again.
@@ -131,7 +75,7 @@ def cache_tokens(sentences: Sentences, tokenizer: Tokenizer, folder: str | Path,
 
 
 def _blocks(
-    sentences: Iterator[Sequence[str]], tokenizer: Tokenizer
+    sentences: Iterator[Sequence[str]], tokenizer: Subwords
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """ids int32 [n], begins uint8 [n] and the sentences' counts int64 of `BLOCK` sentences at a time."""
     while block := list(islice(sentences, BLOCK)):
@@ -145,7 +89,7 @@ def _blocks(
         yield np.concatenate([piece.ids for piece in pieces]).astype(np.int32), begins, counts
 
 
-def _write(sentences: Sentences, tokenizer: Tokenizer, writer: ArrayWriter, log: Log) -> None:
+def _write(sentences: Sentences, tokenizer: Subwords, writer: ArrayWriter, log: Log) -> None:
     started = time.monotonic()
     count = 0
     progress = Progress(f"cutting {sentences.source} into tokens", "sentences", len(sentences), log)

@@ -4,7 +4,7 @@ Letters: L layers, B sentences, T words, D width, N words of a list.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
 
@@ -14,33 +14,39 @@ import numpy as np
 from ctx_jax.distributed.sharding import pipelined
 from ctx_jax.embedding import mixing
 from ctx_jax.embedding.batching import plan
-from ctx_jax.embedding.embed import Model, embed, token_layer
-from ctx_jax.encoders.base import checked, rounded, sentences_to_words
-from ctx_jax.encoders.elmo.inputs import CharacterReader, VocabularyReader
-from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.transformer.inputs import SubwordReader
+from ctx_jax.embedding.embed import embed
+from ctx_jax.encoders.base import InputProcessor, Model, checked, rounded, sentences_to_words
+from ctx_jax.heads import Head
 from ctx_jax.io.errors import InputError, InputTypeError
-from ctx_jax.tokenizers.subwords import Pieces
+from ctx_jax.typing import Params
 
-Reader = CharacterReader | VocabularyReader | SubwordReader
 Sentence = str | Sequence[str]
 Level = Literal["words", "tokens"]
 
-_LOOK_AHEAD = 8  # batches of sentences read before the first comes back, sorted by length among themselves
-_ROW = 32  # words of a row when words are encoded without context
+_BATCHES_AHEAD = 8  # batches of sentences read before the first comes back, sorted by length among themselves
+_WORD_BATCH = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
     """What `load` gives. `model` (a frozen config) and `params` (nested dict of arrays) are all that `embed` needs.
 
+    `processor` makes the model's inputs of text. `heads` are what the file or run holds besides the encoder, by name:
+    "masked_lm", "pooler", "softmax" ..., each a `Head(module, params)`.
+
     A run trained in bf16 computes in bf16 when it is loaded, too. To have it in full float32 (parity, a CPU without
     bf16 instructions): `dataclasses.replace(encoder, model=dataclasses.replace(encoder.model, compute="float32"))`.
     """
 
     model: Model
-    params: dict[str, Any]
-    reader: Reader
+    params: Params
+    processor: InputProcessor
+    heads: Mapping[str, Head] = field(default_factory=dict)
+
+    @property
+    def run_params(self) -> dict[str, Any]:
+        """The parameters as losses and tasks take them: {"encoder": ..., "head": {name: ...}}."""
+        return {"encoder": self.params, "head": {name: head.params for name, head in self.heads.items()}}
 
     def tokenize(
         self,
@@ -55,30 +61,25 @@ class Encoder:
 
         A string is split by the encoder's rule: white space for imported encoders, the run's own rule for ours. A list
         of words is taken as it is. `rows` and `length` (in words) pad B and T to fixed sizes; of a Transformer `length`
-        fixes the tokens of a row as well, with room for two a word and 16 more (`reader.room`), and `tokens` sets them
-        where words have more. No sentences give B = 0, an empty sentence an all-False row.
+        fixes the tokens of a row as well, with room for two a word and 16 more, and `tokens` sets them where words
+        have more. No sentences give B = 0, an empty sentence an all-False row.
 
         `level="words"` makes `embed` give one vector a word whatever the encoder: a Transformer's pieces are pooled.
         `level="tokens"` asks for the pieces instead, special tokens in their places; strings are then split by the
-        tokenizer's own rule, and `length` counts tokens. The tokens of a biLM are its words.
+        tokenizer's own rule, and `length` counts tokens. The tokens of an encoder without pieces are its words.
 
-        Raises ValueError for more sentences than `rows`, longer ones than `length`, than the tokens of a row or than a
-        Transformer's positions hold, for `tokens` where there are no pieces of words; TypeError for a bare string, for
-        strings and lists in one call, and for words that are no strings.
+        Raises InputError for more sentences than `rows`, longer ones than `length`, than the tokens of a row or than
+        the model's positions hold, for `tokens` where there are no pieces of words; InputTypeError for a bare string,
+        for strings and lists in one call, and for words that are no strings.
         """
-        if level not in ("words", "tokens"):
+        if level == "words":
+            words = sentences_to_words(sentences, self.processor.rule)
+            return self.processor.arrays(words, rows=rows, length=length, tokens=tokens)
+        if level != "tokens":
             raise InputError(f'level must be "words" or "tokens", got {level!r}')
-        if isinstance(self.reader, SubwordReader):
-            if level == "words":
-                return self.reader.arrays(_words(sentences, self.reader), rows, length, tokens)
-            if tokens is None:
-                return self.reader.token_arrays(checked(sentences), rows, length)
         if tokens is not None:
-            raise InputError(
-                f"tokens={tokens} is for the pieces of a Transformer's words: leave it out "
-                '(at level="tokens" the length counts them)'
-            )
-        return self.reader.arrays(_words(sentences, self.reader), rows, length)
+            raise InputError(f'tokens={tokens} is for words in pieces; at level="tokens" the length counts tokens')
+        return self.processor.token_arrays(checked(sentences), rows=rows, length=length)
 
     def encode(
         self,
@@ -96,7 +97,7 @@ class Encoder:
         Reads at most 8 x `batch` sentences ahead, so the input may be an endless generator, and batches those by
         length, `batch` sentences at a time, in few compiled shapes. Every sentence starts from a zero state.
 
-        Raises ValueError where `layers="mix"` comes without `mix` (as `init_mix` gives it) or the other way round;
+        Raises InputError where `layers="mix"` comes without `mix` (as `init_mix` gives it) or the other way round;
         otherwise as `tokenize`, when the sentence at fault is reached.
         """
         if layers not in ("all", "mix"):
@@ -109,7 +110,7 @@ class Encoder:
             raise InputTypeError("sentences must be a list of sentences, got one string: wrap it in a list")
         return self._encode(iter(sentences), mix, batch)
 
-    def word_vectors(self, words: Iterable[str], *, batch: int = 1024) -> np.ndarray:
+    def word_vectors(self, words: Iterable[str], *, batch: int = _WORD_BATCH) -> np.ndarray:
         """Static vectors of single words, float32 [N, D]: layer 0 alone, which knows no context.
 
         For a whole vocabulary, `batch` words at a time; the rows equal `embed(...).values[0]` of the same words.
@@ -118,59 +119,34 @@ class Encoder:
         """
         if isinstance(words, str | bytes):
             raise InputTypeError("words must be a list of words, got one string: wrap it in a list")
-        words = _words([list(words)], self.reader)[0]
-        # A Transformer's vectors depend on their place: each word stands in a row of its own.
-        row = 1 if isinstance(self.reader, SubwordReader) else _ROW
+        words = sentences_to_words([list(words)], self.processor.rule)[0]
+        row = self.processor.words_per_row
         height = max(1, -(-min(batch, len(words)) // row))
-        found = []
+        found = [np.zeros((0, self.model.width), np.float32)]
         for start in range(0, len(words), height * row):
             part = words[start : start + height * row]
-            sentences = [part[i : i + row] for i in range(0, len(part), row)]
-            layer = np.asarray(_token_layer(self.model, self.params, _padded(sentences, self.reader, height, row)))
+            split = self.processor.split([part[i : i + row] for i in range(0, len(part), row)])
+            inputs = self.processor.pad(split, height, rounded(max(self.processor.sizes(split)), least=row))
+            layer = np.asarray(_token_layer(self.model, self.params, inputs))[:, :row]  # [B, T, D]
             found.append(layer.reshape(height * row, -1)[: len(part)])
-        width = 2 * self.model.projection if isinstance(self.model, BiLM) else self.model.dim
-        return np.concatenate(found) if found else np.zeros((0, width), np.float32)
+        return np.concatenate(found)
 
     def _encode(
         self, sentences: Iterator[Sentence], mixing: Mapping[str, Any] | None, batch: int
     ) -> Iterator[np.ndarray]:
-        while chunk := list(islice(sentences, _LOOK_AHEAD * batch)):
-            words = _words(chunk, self.reader)
+        processor = self.processor
+        while chunk := list(islice(sentences, _BATCHES_AHEAD * batch)):
+            words = sentences_to_words(chunk, processor.rule)
+            split = processor.split(words)
             found: dict[int, np.ndarray] = {}
             running = (
-                (chosen, _vectors(self.model, self.params, mixing, inputs))
-                for chosen, inputs in _batches(words, self.reader, batch)
+                (chosen, _vectors(self.model, self.params, mixing, processor.pad([split[i] for i in chosen], *shape)))
+                for chosen, *shape in plan(processor.sizes(split), batch)
             )
             for chosen, vectors in pipelined(running):
                 found |= _apart(chosen, vectors, words)
             for number in range(len(words)):
                 yield found.pop(number)
-
-
-def _words(sentences: Iterable[Sentence], reader: Reader) -> list[list[str]]:
-    return sentences_to_words(sentences, reader.rule)
-
-
-def _batches(
-    words: list[list[str]], reader: Reader, batch: int
-) -> Iterator[tuple[tuple[int, ...], dict[str, np.ndarray]]]:
-    """(sentences' numbers, inputs): batches of sentences of like length, counted in what the model reads."""
-    if not isinstance(reader, SubwordReader):
-        for chosen, rows, length in plan(list(map(len, words)), batch):
-            yield chosen, reader.arrays([words[number] for number in chosen], rows, length)
-        return
-    pieces: list[Pieces] = reader.subwords.tokenize_words(words)
-    for chosen, rows, length in plan(reader.sizes(pieces), batch):
-        # There are no more words than tokens: one size for both keeps the shapes few.
-        yield chosen, reader.word_arrays([pieces[number] for number in chosen], rows, length, length)
-
-
-def _padded(sentences: list[list[str]], reader: Reader, rows: int, length: int) -> dict[str, np.ndarray]:
-    """Inputs of these sizes; a Transformer's tokens as many as these sentences need, rounded up."""
-    if not isinstance(reader, SubwordReader):
-        return reader.arrays(sentences, rows, length)
-    pieces = reader.subwords.tokenize_words(sentences)
-    return reader.word_arrays(pieces, rows, length, rounded(max(reader.sizes(pieces))))
 
 
 def _apart(numbers: tuple[int, ...], vectors: jax.Array, words: list[list[str]]) -> dict[int, np.ndarray]:
@@ -179,10 +155,14 @@ def _apart(numbers: tuple[int, ...], vectors: jax.Array, words: list[list[str]])
     return {number: batch[..., row, : len(words[number]), :].copy() for row, number in enumerate(numbers)}
 
 
-def _all_or_mixed(model: Model, params: Any, mix: mixing.Mixing | None, inputs: Any) -> jax.Array:
+def _all_or_mixed(model: Model, params: Params, mix: mixing.Mixing | None, inputs: Any) -> jax.Array:
     values = embed(model, params, inputs).values
     return values if mix is None else mixing.mix(values, mix)
 
 
+def _layer_0(model: Model, params: Params, inputs: Any) -> jax.Array:
+    return model.token_layer(params, inputs)
+
+
 _vectors = jax.jit(_all_or_mixed, static_argnums=0)
-_token_layer = jax.jit(token_layer, static_argnums=0)
+_token_layer = jax.jit(_layer_0, static_argnums=0)

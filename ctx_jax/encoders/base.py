@@ -6,13 +6,14 @@ A model is a value with methods: a frozen, hashable dataclass, so that it can be
 Letters: L layers, B sentences, T words, S tokens of a row, D width.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
+from ctx_jax.heads import Head
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.ops.linear import Compute
 from ctx_jax.tokenizers.words import Rule, split_words
@@ -73,7 +74,9 @@ class InputProcessor(Protocol):
 class Model(Protocol):
     """An encoder. Heads are no fields of it, and parameters are an argument of every method."""
 
-    compute: Compute
+    @property
+    def compute(self) -> Compute:
+        """The precision of its products."""
 
     @property
     def num_layers(self) -> int:
@@ -103,6 +106,30 @@ class Model(Protocol):
 
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations of a forward pass per token, in rows of `length` tokens; products alone."""
+
+
+class Imported(NamedTuple):
+    """An encoder read from other people's files, as `embedding.Encoder` takes it."""
+
+    model: Any
+    params: Params
+    processor: InputProcessor
+    heads: Mapping[str, Head]
+
+
+class Family(NamedTuple):
+    """What a family of encoders adds to the package, beside its model: the files of other programs."""
+
+    model: type
+    """The frozen dataclass; a run's `encoder.json` holds its name."""
+    looks_for: str
+    """The files that `read_folder` looks for, for people."""
+    read_folder: Callable[[Path], Imported | None]
+    """The encoder of a folder; None for a folder of another kind. InputError for one that is damaged."""
+    format: str = ""
+    """Whose files `write_folder` writes."""
+    write_folder: Callable[[Path, Any, Params, Mapping[str, Head], InputProcessor, Path], None] | None = None
+    """(new folder, model, params, heads, processor, run directory); None for a family without an export."""
 
 
 def sentences_to_words(sentences: Iterable[str | Sequence[str]], rule: Rule) -> list[list[str]]:
@@ -155,9 +182,10 @@ def padded_shape(sizes: Sequence[int], rows: int | None, length: int | None, uni
     return height, width
 
 
-def rounded(length: int) -> int:
-    """The next of 8, 12, 16, 24, 32, 48, 64, 96 ...: of a row beyond 8 words less than a third is padding."""
+def rounded(length: int, *, least: int = 8) -> int:
+    """The next of 8, 12, 16, 24, 32, 48, 64, 96 ..., from `least` on: of a row beyond 8 words less than a third is
+    padding."""
     size = 8
-    while size < length:
+    while size < max(length, least):
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
     return size

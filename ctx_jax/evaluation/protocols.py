@@ -1,13 +1,13 @@
-"""How a text is dealt to lanes, and when the LSTM's state starts again: three conventions.
+"""Three conventions of how a text is read in rows, and of when the LSTM's state is reset.
 
     text       the cat . | a dog
-    sentence   each sentence from a zero state; how they are batched changes nothing
-    stream     one lane reads them in the order of the text, the state goes on from one to the next
-    bilm-tf    B lanes, each takes the next sentence when its own ends, state carried; all stop with the first that
-               finds none
+    sentence   each sentence from a zero state; batching does not change the result
+    stream     one row reads the sentences in their order; the state is carried from one to the next
+    bilm-tf    B rows, each takes the next sentence when its own ends, state carried; all stop when the first row finds
+               no sentence
 
 In every protocol a sentence of n words has n + 1 targets in either direction: w1 ... wn </S> and wn ... w1 <S>.
-Letters: B lanes, T steps of a window.
+Letters: B rows, T steps of a call.
 """
 
 import heapq
@@ -17,15 +17,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctx_jax.evaluation.scoring import Placed, Scorer, SentenceEncoder, numbered
+from ctx_jax.evaluation.scoring import BiLMScorer, ScoredSentence, numbered
 
-CHUNK = 64  # batches of sentences read ahead to be sorted by length
+READ_AHEAD = 64  # batches of sentences that are sorted by length together
 
 
 class SentenceScore(NamedTuple):
     """Nats of one sentence in either direction: minus the logarithm of its probability."""
 
-    sentence: int  # its place in the text, from 0
+    sentence: int  # its number in the text, from 0
     forward: float
     backward: float
     tokens: int  # targets in either direction, n + 1
@@ -33,87 +33,88 @@ class SentenceScore(NamedTuple):
 
 
 def by_sentence(
-    scorer: Scorer, encode: SentenceEncoder, sentences: Iterable[Sequence[str]], advance: Callable[[int], object]
+    scorer: BiLMScorer, sentences: Iterable[Sequence[str]], progress: Callable[[int], object]
 ) -> Iterator[SentenceScore]:
-    """Scores every sentence from a zero state, in the order of the text; any length, in windows of T steps.
+    """Scores every sentence from a zero state, in the order of the text; sentences of any length, T steps a call.
 
-    `advance` hears of every few sentences that are done, long before their turn comes.
+    `progress` is called with the number of sentences of each batch as it is done.
     """
     remaining = numbered(sentences)
-    while chunk := list(islice(remaining, CHUNK * scorer.rows)):
+    while chunk := list(islice(remaining, READ_AHEAD * scorer.rows)):
         scores: dict[int, SentenceScore] = {}
         chunk.sort(key=lambda numbered: len(numbered[1]))
         for first in range(0, len(chunk), scorer.rows):
-            group = [encode(index, words) for index, words in chunk[first : first + scorer.rows]]
-            carry = scorer.start()
-            for start in range(0, max(placed.end for placed in group), scorer.window):
-                _, _, carry = scorer([[placed] for placed in group], start, carry)
-            scores |= {placed.index: _score(placed, encode.unknown) for placed in group}
-            advance(len(group))
+            batch = [scorer.sentence(index, words) for index, words in chunk[first : first + scorer.rows]]
+            carry = scorer.zero_carry()
+            for start in range(0, max(sentence.end for sentence in batch), scorer.unroll_steps):
+                _, _, carry = scorer([[sentence] for sentence in batch], start, carry)
+            scores |= {sentence.index: _score(sentence, scorer.unknown) for sentence in batch}
+            progress(len(batch))
         yield from (scores[index] for index in sorted(scores))
 
 
-def by_stream(scorer: Scorer, encode: SentenceEncoder, sentences: Iterable[Sequence[str]]) -> Iterator[SentenceScore]:
-    """Scores the text in its order in one lane, the state carried over sentences and windows."""
-    carry = scorer.start()
-    for lanes, start, stop in deal(encode, sentences, rows=1, window=scorer.window):
-        _, _, carry = scorer(lanes, start, carry)
-        yield from (_score(placed, encode.unknown) for placed in lanes[0] if placed.end <= stop)
+def by_stream(scorer: BiLMScorer, sentences: Iterable[Sequence[str]]) -> Iterator[SentenceScore]:
+    """Scores the text in its order in one row, the state carried over sentences and calls."""
+    carry = scorer.zero_carry()
+    for rows, start, stop in _assigned_rows(scorer, sentences):
+        _, _, carry = scorer(rows, start, carry)
+        yield from (_score(sentence, scorer.unknown) for sentence in rows[0] if sentence.end <= stop)
 
 
 class StepScore(NamedTuple):
-    """One batch of the original's test, unroll 1: mean nats a target in either direction."""
+    """One batch of the original's test, which unrolls one step: mean nats a target in either direction."""
 
     forward: float
     backward: float
     unknown: int  # how many of the B forward targets are <UNK>
 
 
-def by_step(scorer: Scorer, encode: SentenceEncoder, sentences: Iterable[Sequence[str]]) -> Iterator[StepScore]:
-    """bilm-tf's `test`: the batches of one step in B lanes until the first lane finds no further sentence.
+def by_step(scorer: BiLMScorer, sentences: Iterable[Sequence[str]]) -> Iterator[StepScore]:
+    """bilm-tf's `test`: batches of one step of B rows, until the first row finds no further sentence.
 
-    A window here is T such batches: the state is carried in either case, so the numbers are the same.
+    A call runs T such batches; the state is carried in either case, so the numbers are the same.
     """
-    carry = scorer.start()
-    for lanes, start, stop in deal(encode, sentences, rows=scorer.rows, window=scorer.window):
-        forward, backward, carry = scorer(lanes, start, carry)
+    carry = scorer.zero_carry()
+    for rows, start, stop in _assigned_rows(scorer, sentences):
+        forward, backward, carry = scorer(rows, start, carry)
         targets = np.zeros(forward.shape, np.int32)
-        for lane, group in enumerate(lanes):
-            for placed in group:
-                steps = np.arange(max(placed.start, start), min(placed.end, start + scorer.window))
-                targets[lane, steps - start] = placed.ids[steps - placed.start + 1]
+        for row, assigned in enumerate(rows):
+            for sentence in assigned:
+                steps = np.arange(max(sentence.start, start), min(sentence.end, start + scorer.unroll_steps))
+                targets[row, steps - start] = sentence.ids[steps - sentence.start + 1]
         for step in range(stop - start):
-            unknown = int((targets[:, step] == encode.unknown).sum())
+            unknown = int((targets[:, step] == scorer.unknown).sum())
             yield StepScore(float(forward[:, step].mean()), float(backward[:, step].mean()), unknown)
 
 
-def deal(
-    encode: SentenceEncoder, sentences: Iterable[Sequence[str]], *, rows: int, window: int
-) -> Iterator[tuple[list[list[Placed]], int, int]]:
-    """Windows (lanes, first step, step after the last that every lane can fill) of the original's shared generator.
+def _assigned_rows(
+    scorer: BiLMScorer, sentences: Iterable[Sequence[str]]
+) -> Iterator[tuple[list[list[ScoredSentence]], int, int]]:
+    """(sentences of each row, first step, step after the last that every row can fill), by the original's generator.
 
-    A lane whose sentence has ended takes the next one of the text; at the same step the lower lane goes first.
+    A row whose sentence has ended takes the next one of the text; at the same step the lower row goes first.
     """
     remaining = numbered(sentences)
-    lanes: list[list[Placed]] = [[] for _ in range(rows)]
-    free = [(0, lane) for lane in range(rows)]  # a heap: the step at which each lane needs a sentence
+    rows: list[list[ScoredSentence]] = [[] for _ in range(scorer.rows)]
+    free = [(0, row) for row in range(scorer.rows)]  # a heap: the step at which each row needs a sentence
     start, stop = 0, None
     while stop is None:
-        while stop is None and free[0][0] < start + window:
-            step, lane = free[0]
+        while stop is None and free[0][0] < start + scorer.unroll_steps:
+            step, row = free[0]
             if (following := next(remaining, None)) is None:
                 stop = step
             else:
-                placed = encode(*following, start=step)
-                lanes[lane].append(placed)
-                heapq.heapreplace(free, (placed.end, lane))
-        end = start + window if stop is None else stop
+                sentence = scorer.sentence(*following, start=step)
+                rows[row].append(sentence)
+                heapq.heapreplace(free, (sentence.end, row))
+        end = start + scorer.unroll_steps if stop is None else stop
         if end > start:
-            yield lanes, start, end
-        start += window
-        lanes = [[placed for placed in lane if placed.end > start] for lane in lanes]
+            yield rows, start, end
+        start += scorer.unroll_steps
+        rows = [[sentence for sentence in row if sentence.end > start] for row in rows]
 
 
-def _score(placed: Placed, unknown: int) -> SentenceScore:
-    targets = placed.ids[1:]
-    return SentenceScore(placed.index, placed.forward, placed.backward, len(targets), int((targets == unknown).sum()))
+def _score(sentence: ScoredSentence, unknown: int) -> SentenceScore:
+    targets = sentence.ids[1:]
+    unknowns = int((targets == unknown).sum())
+    return SentenceScore(sentence.index, sentence.forward, sentence.backward, len(targets), unknowns)

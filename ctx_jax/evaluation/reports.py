@@ -1,4 +1,4 @@
-"""What text costs a model, as aligned lines for people to read."""
+"""The metrics of a text, as aligned lines for people to read."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,71 +9,76 @@ from ctx_jax.data.cache import build_cache
 from ctx_jax.data.corpora import Source
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import cache_tokens
-from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.transformer.model import Transformer
-from ctx_jax.evaluation.masked_lm_eval import held_out_metrics
+from ctx_jax.encoders.elmo import BiLM
+from ctx_jax.evaluation.masked_lm_eval import masked_lm_metrics
 from ctx_jax.evaluation.perplexity import Perplexity, ProtocolName, perplexity, sentence_scores, summarize
 from ctx_jax.evaluation.protocols import SentenceScore
 from ctx_jax.evaluation.pseudo_perplexity import pseudo_perplexity
 from ctx_jax.io.files import atomic_file, temporary_folder
 from ctx_jax.io.progress import Progress
-from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.vocabulary import Vocabulary
+from ctx_jax.typing import Params
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def of_bilm(
+def bilm(
     model: BiLM,
-    params: Any,
+    params: Params,
     vocabulary: Vocabulary,
     sources: Sequence[Source],
     *,
     protocol: ProtocolName,
     batch: int,
-    report: Say,
+    log: Log,
     per_sentence: Path | None = None,
 ) -> str:
-    """Perplexities of a text in both directions, which is counted before it is read: for the time left, of which
-    `report` hears. `batch`: as `perplexity` takes it; `per_sentence`: a new file for the numbers of each sentence."""
+    """Perplexities of a text in both directions. The text is counted first, so that `log` can tell the time left.
+
+    `batch`: as `perplexity` takes it; `per_sentence`: a new file for the numbers of each sentence.
+    """
     texts = (words for source in sources for words in source.documents())
-    count = sum(1 for words in Progress("counting", "sentences", log=report).track(texts) if words)
-    pace = Progress("evaluating", "sentences", count, report)
+    count = sum(1 for words in Progress("counting", "sentences", log=log).track(texts) if words)
+    progress = Progress("evaluating", "sentences", count, log).add
     sentences = (words for source in sources for words in source.documents() if words)
     if protocol == "bilm-tf":
-        found = perplexity(model, params, vocabulary, sentences, protocol=protocol, batch=batch, advance=pace.add)
-        return _perplexities(found)
-    scores = sentence_scores(model, params, vocabulary, sentences, protocol=protocol, batch=batch, advance=pace.add)
+        return _perplexities(
+            perplexity(model, params, vocabulary, sentences, protocol=protocol, batch=batch, progress=progress)
+        )
+    scores = sentence_scores(model, params, vocabulary, sentences, protocol=protocol, batch=batch, progress=progress)
     if per_sentence is None:
         return _perplexities(summarize(scores, protocol))
     with atomic_file(per_sentence) as file:
         return _perplexities(summarize(_written(scores, file), protocol))
 
 
-def of_transformer(
-    model: Transformer,
-    params: Any,
-    subwords: Subwords,
+def transformer_lm(
+    encoder: Any,
+    head_name: str,
     sequences: SequenceConfig,
     text: Source,
     *,
-    pseudo: bool,
-    report: Say,
+    with_pseudo_perplexity: bool,
+    log: Log,
 ) -> str:
     """The means over one fixed mask of these sequences, and the pseudo-perplexity.
 
-    The text is indexed and cut into tokens among the system's temporary files, as training does in the run's directory:
-    memory does not grow with it, unless those lie in memory (TMPDIR says where they lie). `report` hears how far it is.
-    Raises ValueError for text without words, and what cutting it into sequences raises.
+    `encoder` is a loaded Transformer, `head_name` its vocabulary head. The text is indexed and cut into tokens among
+    the system's temporary files, as training does in the run's directory: memory does not grow with it, unless those
+    lie in memory (TMPDIR says where they lie). Raises InputError for text without words, and what cutting it into
+    sequences raises.
     """
+    model, params, subwords = encoder.model, encoder.run_params, encoder.processor.subwords
+    head = encoder.heads[head_name].module
     with temporary_folder("evaluate") as folder:
-        sentences = build_cache(text, folder, report=report)
-        tokens = cache_tokens(sentences, subwords, folder, report=report)
-        found = held_out_metrics(model, params, tokens, subwords, sequences, report)
-        rows = [(name.replace("_", " "), f"{value:,.4f}") for name, value in found.items()]
-        if pseudo:
-            pace = Progress("pseudo-perplexity", "sentences", len(sentences), report)
-            result = pseudo_perplexity(model, params, subwords, sentences, advance=pace.add)
+        sentences = build_cache(text, folder, log=log)
+        tokens = cache_tokens(sentences, subwords, folder, log=log)
+        progress = Progress("evaluating", "tokens", len(tokens.ids), log)
+        metrics = masked_lm_metrics(model, params, tokens, subwords, sequences, head=head, progress=progress)
+        rows = [(name.replace("_", " "), f"{value:,.4f}") for name, value in metrics.items()]
+        if with_pseudo_perplexity:
+            progress = Progress("pseudo-perplexity", "sentences", len(sentences), log)
+            result = pseudo_perplexity(model, params, subwords, sentences, head=head, progress=progress)
             rows += [("pseudo-perplexity", f"{result.perplexity:,.4f}"), ("of tokens", f"{result.tokens:,}")]
     return _aligned(rows)
 

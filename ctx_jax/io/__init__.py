@@ -1,1 +1,1 @@
-"""Files that appear whole, locks, JSON, configurations as JSON, progress."""
+"""Atomic files and folders, locks between processes, JSON, configs as JSON, progress, the errors of the library."""

@@ -1,112 +1,177 @@
-"""The two language models of a biLM over a window (Peters et al. 2018, section 3.1).
+"""The forward and backward language models of a biLM (Peters et al. 2018, section 3.1).
 
 Letters: B rows, T tokens, C characters, P projection, V vocabulary.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ctx_jax.encoders.elmo.model import DIRECTIONS, BiLM, Carry, Params, softmax_weights, streams, token_vectors
+from ctx_jax.data.batch import BiLMBatch
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.elmo.network import DIRECTIONS, run_directions, token_vectors
+from ctx_jax.heads.vocabulary import VocabularyHead
 from ctx_jax.io.errors import InputError
 from ctx_jax.losses.sampled import draw_negatives, expected_counts, sampled_softmax
 from ctx_jax.losses.softmax import exact_softmax, token_losses
+from ctx_jax.tokenizers.characters import char_ids_of_raw
+from ctx_jax.typing import Carry, Params, Terms
 
-Batch = dict[str, Any]
-Terms = dict[str, tuple[jax.Array, jax.Array]]
-
-_SUFFIX = {"forward": "", "backward": "_reverse"}
-_DROPOUT, _NEGATIVES, _ZERO_START = 0, 1, 2  # purposes of the step's key
+_DROPOUT, _NEGATIVES, _ZERO_START = 0, 1, 2  # uses of the step's key
 
 
 def bilm(
-    model: BiLM, params: Params, batch: Batch, carry: Carry | None, *, key: jax.Array | None = None
+    model: BiLM,
+    params: Params,
+    batch: BiLMBatch | Mapping[str, Any],
+    carry: Carry,
+    *,
+    key: jax.Array | None = None,
+    head: VocabularyHead | None = None,
+    negatives: int = 0,
+    zero_start: float = 0.0,
 ) -> tuple[Terms, Carry]:
-    """Nats of the next token in either direction, over one window of every row.
+    """Nats of the next token in each direction, over T tokens of every row.
 
     Args:
-      batch: raw character ids `tokens_characters`, `tokens_characters_reverse` int32 [B, T, C] (a model over words:
-        `token_ids`, `token_ids_reverse` [B, T]); targets `next_token_id`, `next_token_id_reverse` int32 [B, T];
-        optionally `row` int32 [B], the rows' global numbers, and `weight` float32 [B, T], 0 where no target counts
-        (such a target must be an id all the same: -1 is not looked for).
-      carry: the state before the window, as `models.bilm.zero_carry` makes it; None: zeros. Its gradient stops here.
-      key: the step's key, the same on every device: dropout by row, and with `model.negatives` the sampled softmax,
-        one set of negatives per direction, and with `model.zero_start` the rows whose carry is dropped. None: no
-        dropout, exact softmax, the carry as it is.
+      params: {"encoder": ..., "head": {"softmax": {"decoder": {"matrix": [V, P], "bias": [V]}}}}; a head without a
+        matrix is tied to the word table.
+      batch: a BiLMBatch, or a mapping with the names of the original trainer: `tokens_characters` raw ids
+        [B, T, C] (of a model over words `token_ids` [B, T]) and `next_token_id` [B, T], each also with `_reverse`;
+        optionally `row` [B] and `weight` [B, T]. A target of weight 0 must be a valid id all the same.
+      carry: the state before the first token, as `zero_carry` makes it; None: zeros. No gradient flows into it.
+      key: the step's key, the same on every device. It enables dropout, `negatives` and `zero_start`; None: no dropout,
+        exact softmax, the carry as it is.
+      head: the softmax head; None: untied, or tied where `params` has no matrix.
+      negatives: number of sampled words of the sampled softmax, one set per direction; 0: exact softmax.
+      zero_start: share of the rows whose carry is replaced by zeros.
 
     Returns:
-      {"forward": (sum, weight), "backward": (sum, weight)} and the state after the window.
+      {"forward": (sum, weight), "backward": (sum, weight)} and the state after the last token.
 
     Raises:
-      ValueError: the model has no softmax, or the batch lacks an array; both are named.
+      InputError: `params` has no softmax, or the batch lacks an array; both are named.
     """
-    weights, bias = softmax_weights(model, params)
-    if model.zero_start and key is not None and carry is not None:
-        carry = _forget(carry, model.zero_start, jax.random.fold_in(key, _ZERO_START), batch)
-    hidden, carry = _hidden(model, params, batch, carry, key)
-    weight = batch.get("weight")
-    weight = None if weight is None else weight.reshape(-1)
+    batch = _bilm_batch(model, batch)
+    if zero_start and key is not None and carry is not None:
+        carry = _reset_rows(carry, zero_start, jax.random.fold_in(key, _ZERO_START), batch)
+    forward = _forward(model, params, batch, carry, key, head)
+    vocabulary = forward.matrix.shape[0]
+    weight = None if batch.weights is None else jnp.reshape(batch.weights, -1)
     terms = {}
-    for number, name in enumerate(DIRECTIONS):
-        states = hidden[name].reshape(-1, hidden[name].shape[-1])
-        labels = batch[f"next_token_id{_SUFFIX[name]}"].reshape(-1)
-        if model.negatives and key is not None:
-            draw = jax.random.fold_in(jax.random.fold_in(key, _NEGATIVES), number)
-            negatives, tries = draw_negatives(draw, model.negatives, model.vocabulary)
-            counts = [expected_counts(ids, tries, model.vocabulary) for ids in (labels, negatives)]
+    for number, (name, labels) in enumerate(zip(DIRECTIONS, _targets(batch), strict=True)):
+        if negatives and key is not None:
+            draw_key = jax.random.fold_in(jax.random.fold_in(key, _NEGATIVES), number)
+            ids, tries = draw_negatives(draw_key, negatives, vocabulary)
+            counts = [expected_counts(words, tries, vocabulary) for words in (labels, ids)]
             terms[name] = sampled_softmax(
-                states, labels, weights, bias, negatives, *counts, weight=weight, compute=model.compute
+                forward.hidden[name],
+                labels,
+                forward.matrix,
+                forward.bias,
+                ids,
+                *counts,
+                weight=weight,
+                compute=model.compute,
             )
         else:
-            terms[name] = exact_softmax(states, labels, weights, bias, weight, compute=model.compute)
-    return terms, carry
+            terms[name] = exact_softmax(
+                forward.hidden[name], labels, forward.matrix, forward.bias, weight, compute=model.compute
+            )
+    return terms, forward.carry
 
 
-def bilm_tokens(model: BiLM, params: Params, batch: Batch, carry: Carry | None) -> tuple[dict[str, jax.Array], Carry]:
-    """Nats of every single target with the exact softmax, for evaluation: {"forward": [B, T], "backward": [B, T]}."""
-    weights, bias = softmax_weights(model, params)
-    hidden, carry = _hidden(model, params, batch, carry, None)
-    losses = {}
-    for name in DIRECTIONS:
-        labels = batch[f"next_token_id{_SUFFIX[name]}"]
-        states = hidden[name].reshape(-1, hidden[name].shape[-1])
-        nats = token_losses(states, labels.reshape(-1), weights, bias, compute=model.compute)
-        losses[name] = nats.reshape(labels.shape)
-    return losses, carry
-
-
-def _forget(carry: Carry, share: float, key: jax.Array, batch: Batch) -> Carry:
-    """The carry with a share of the rows set to zero, drawn by global row.
-
-    A state that is never reset in training can settle where no sentence that starts from zeros gets to, and the
-    model then fails on single sentences (Melis, Dyer and Blunsom 2018, section 4, train against it in this way).
-    """
-    labels = batch["next_token_id"]
-    rows = batch["row"] if "row" in batch else jnp.arange(labels.shape[0], dtype=jnp.int32)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - share))(keys)
-    return jax.tree.map(lambda state: jnp.where(kept[:, None], state, 0.0), carry)
-
-
-def _hidden(
-    model: BiLM, params: Params, batch: Batch, carry: Carry | None, key: jax.Array | None
+def bilm_tokens(
+    model: BiLM,
+    params: Params,
+    batch: BiLMBatch | Mapping[str, Any],
+    carry: Carry,
+    *,
+    head: VocabularyHead | None = None,
 ) -> tuple[dict[str, jax.Array], Carry]:
-    """What the softmax sees of either direction [B, T, P], and the state after the window."""
-    stem = "tokens_characters" if model.inputs == "characters" else "token_ids"
-    names = [stem + suffix for suffix in _SUFFIX.values()]
-    targets = [f"next_token_id{suffix}" for suffix in _SUFFIX.values()]
-    missing = [name for name in names + targets if name not in batch]
-    if missing:
-        raise InputError(f"a biLM over {model.inputs} needs {names + targets} in its batch; missing {missing}")
-    # Both directions in one call: they hold nearly the same words, and each distinct one is encoded once.
-    both = token_vectors(model, params, jnp.stack([batch[name] for name in names]), copies=len(names))
-    outputs, carry = streams(
+    """Nats of every single target with the exact softmax, for evaluation: {"forward": [B, T], "backward": [B, T]}."""
+    batch = _bilm_batch(model, batch)
+    forward = _forward(model, params, batch, carry, None, head)
+    shape = jnp.shape(batch.forward_targets)
+    nats = {
+        name: token_losses(forward.hidden[name], labels, forward.matrix, forward.bias, compute=model.compute)
+        for name, labels in zip(DIRECTIONS, _targets(batch), strict=True)
+    }
+    return {name: values.reshape(shape) for name, values in nats.items()}, forward.carry
+
+
+def _bilm_batch(model: BiLM, batch: BiLMBatch | Mapping[str, Any]) -> BiLMBatch:
+    """A mapping under the original trainer's names as a BiLMBatch: raw character ids become char_ids."""
+    if isinstance(batch, BiLMBatch):
+        return batch
+    characters = model.token_input == "characters"
+    stem = "tokens_characters" if characters else "token_ids"
+    names = [stem, f"{stem}_reverse", "next_token_id", "next_token_id_reverse"]
+    if missing := [name for name in names if name not in batch]:
+        raise InputError(f"a biLM over {model.token_input} needs {names} in its batch; missing {missing}")
+    forward, backward, *targets = (batch[name] for name in names)
+    if characters:
+        forward, backward = char_ids_of_raw(forward), char_ids_of_raw(backward)
+    return BiLMBatch(forward, backward, targets[0], targets[1], batch.get("row"), batch.get("weight"))
+
+
+def _targets(batch: BiLMBatch) -> tuple[jax.Array, jax.Array]:
+    """[B T] of each direction."""
+    return jnp.reshape(batch.forward_targets, -1), jnp.reshape(batch.backward_targets, -1)
+
+
+def _reset_rows(carry: Carry, share: float, key: jax.Array, batch: BiLMBatch) -> Carry:
+    """The carry with a share of its rows set to zero, drawn by the rows' global numbers.
+
+    A state that is never reset in training can settle in a region that no sentence reaches from a zero state; the model
+    then fails on single sentences (Melis, Dyer and Blunsom 2018, section 4, reset states for this reason).
+    """
+    count = jnp.shape(batch.forward_targets)[0]
+    rows = jnp.arange(count, dtype=jnp.int32) if batch.rows is None else batch.rows
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+    carried = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - share))(keys)
+    return jax.tree.map(lambda state: jnp.where(carried[:, None], state, 0.0), carry)
+
+
+class _Forward(NamedTuple):
+    hidden: dict[str, jax.Array]  # by direction [B T, P], the inputs of the softmax
+    matrix: jax.Array  # [V, P]
+    bias: jax.Array  # [V]
+    carry: Carry
+
+
+def _forward(
+    model: BiLM, params: Params, batch: BiLMBatch, carry: Carry, key: jax.Array | None, head: VocabularyHead | None
+) -> _Forward:
+    """The network up to the softmax, and the softmax's matrix and bias."""
+    encoder, head_params = params.get("encoder", params), params.get("head", {})
+    if "softmax" not in head_params:
+        raise InputError(
+            "params has no softmax head, so the model gives vectors but no probabilities: load a run, or weights with "
+            "softmax/W and softmax/b, as {'encoder': ..., 'head': {'softmax': ...}}"
+        )
+    softmax = head_params["softmax"]
+    if head is None:
+        # By iteration: `in` takes the array out, since a Mapping looks it up.
+        head = VocabularyHead(transform=False, tied="matrix" not in list(softmax["decoder"]))
+    table = None
+    if head.tied and model.token_input == "words":
+        # Taken out once for both uses: under FSDP it is gathered here.
+        table = jnp.asarray(encoder["words"]["embedding"])
+        encoder = {**encoder, "words": {"embedding": table}}
+    matrix, bias = head.decoder(softmax, table)
+    # Both directions in one call: they hold nearly the same words, and each distinct word is encoded once.
+    inputs = token_vectors(model, encoder, jnp.stack([batch.forward_inputs, batch.backward_inputs]), copies=2)
+    outputs, carry = run_directions(
         model,
-        params,
-        dict(zip(DIRECTIONS, both, strict=True)),
+        encoder,
+        dict(zip(DIRECTIONS, inputs, strict=True)),
         None if carry is None else jax.lax.stop_gradient(carry),
         key=None if key is None else jax.random.fold_in(key, _DROPOUT),
-        rows=batch.get("row"),
+        rows=batch.rows,
     )
-    return {name: outputs[name][-1] for name in DIRECTIONS}, carry
+    top = {name: outputs[name][-1].reshape(-1, model.projection) for name in DIRECTIONS}
+    hidden = {name: head.hidden(softmax, vectors, compute=model.compute) for name, vectors in top.items()}
+    return _Forward(hidden, matrix, bias, carry)

@@ -1,110 +1,227 @@
-"""The biLM as a training task: its loss, its windows of text, its perplexities.
+"""ELMo's bidirectional language model as a task: next-word losses in both directions over streams of sentences.
 
-Letters: B rows, T tokens of a window, C characters, D state, P projection, V vocabulary.
+Letters: B rows, T steps of a batch, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from ctx_jax import losses
-from ctx_jax.data.bptt import Windows
-from ctx_jax.data.config import DataConfig
-from ctx_jax.data.sentence_streams import SentenceSource
+from ctx_jax.checkpoints.run_files import TEXTS, VOCABULARY, existing
+from ctx_jax.data.bptt import BPTTBatches
+from ctx_jax.data.cache import Sentences
+from ctx_jax.data.config import BiLMData
 from ctx_jax.embedding.encoder import Encoder
-from ctx_jax.encoders.elmo import model as bilm
-from ctx_jax.encoders.elmo.inputs import CharacterReader, VocabularyReader
-from ctx_jax.encoders.elmo.model import DIRECTIONS, BiLM
+from ctx_jax.encoders.base import InputProcessor
+from ctx_jax.encoders.elmo import BiLM, zero_carry
+from ctx_jax.encoders.elmo.inputs import CharacterInputs, WordInputs
+from ctx_jax.encoders.elmo.network import DIRECTIONS
+from ctx_jax.evaluation import reports
 from ctx_jax.evaluation.neighbours import show_neighbours
 from ctx_jax.evaluation.ngrams import fit_ngram
 from ctx_jax.evaluation.perplexity import exp_or_inf, perplexity
-from ctx_jax.io.errors import InputError
+from ctx_jax.heads import VocabularyHead
+from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.io.progress import Progress
+from ctx_jax.tasks.options import EvaluateOptions
+from ctx_jax.tasks.setup import EvaluateConfig, prepare_vocabulary, read_texts
 from ctx_jax.tokenizers.vocabulary import Vocabulary
-from ctx_jax.training.task import Batches, Carry, Params, Terms
+from ctx_jax.training.parameter_groups import ParameterGroup
+from ctx_jax.training.task import Batches, Evaluator, Log, TaskContext
+from ctx_jax.typing import Carry, Params, Terms
 
-SHOWN = 400  # validation sentences among which the last page looks for neighbours
-
-
-def with_vocabulary(model: BiLM, vocabulary: Vocabulary) -> BiLM:
-    """The model with its softmax as large as the vocabulary; ValueError where it asks for another size."""
-    if model.vocabulary not in (0, len(vocabulary)):
-        raise InputError(
-            f"--model.vocabulary {model.vocabulary}, but the vocabulary has {len(vocabulary)} words: leave it out (0 "
-            "takes the vocabulary's size), or set --data.vocabulary or --data.vocabulary-size"
-        )
-    if model.negatives >= len(vocabulary):
-        raise InputError(
-            f"--model.negatives {model.negatives} distinct words cannot be drawn from a vocabulary of "
-            f"{len(vocabulary)}: set fewer, or 0 for the exact softmax"
-        )
-    return replace(model, vocabulary=len(vocabulary))
+PAGE_SENTENCES = 400  # validation sentences among which a page looks for neighbours
 
 
 @dataclass(frozen=True)
-class BiLMTask:
-    """See `training.task.Task`; `model.vocabulary` is that of `vocabulary`."""
+class BiLMEvaluate(EvaluateConfig):
+    """When the validation text is measured, and pages for people are shown."""
 
-    model: BiLM
-    data: DataConfig
+    ngrams: int = 0
+    """Steps from one comparison with unigram and trigram models, fitted on the training text, to the next; one more at
+    the end. 0: never."""
+
+    neighbours: int = 0
+    """Steps from one page of a word's nearest neighbours in two contexts to the next; one more at the end. 0: never."""
+
+
+@dataclass(frozen=True)
+class BiLMConfig:
+    """Train a biLM (Peters et al. 2018)."""
+
+    model: BiLM = field(default_factory=BiLM)
+    data: BiLMData = field(default_factory=BiLMData)
+    evaluate: BiLMEvaluate = field(default_factory=BiLMEvaluate)
+
+    tied_softmax: bool = False
+    """The softmax shares the table of words (word inputs only)."""
+    negatives: int = 0
+    """Sampled softmax in training, with so many negatives a direction; 0: the exact softmax."""
+    zero_start: float = 0.0
+    """Share of a row's batches that start from a zero state in training, as a single sentence does when it is
+    embedded."""
+
+    def __post_init__(self) -> None:
+        if self.negatives < 0:
+            raise ConfigError("negatives", f"must be at least 0, got {self.negatives}")
+        if not 0.0 <= self.zero_start <= 1.0:
+            raise ConfigError("zero_start", f"must be in [0, 1], got {self.zero_start}")
+        if self.tied_softmax and self.model.token_input == "characters":
+            raise ConfigError(
+                "tied_softmax",
+                "shares the word table, which character inputs lack: set model.token_input to words",
+            )
+
+    def check(self, steps: int) -> None:
+        """Nothing depends on the number of steps."""
+
+    def merged(self, old: "BiLMConfig") -> "BiLMConfig":
+        """With the size of the word table that the run found."""
+        if self.model.token_input == "characters" or self.model.vocabulary:
+            return self
+        return replace(self, model=replace(self.model, vocabulary=old.model.vocabulary))
+
+    def open(self, context: TaskContext) -> "BiLMTask":
+        """Read the texts and build the vocabulary, or find them."""
+        train, valid = read_texts(self.data, context)
+        vocabulary = prepare_vocabulary(self.data, train, context)
+        if self.negatives >= len(vocabulary):
+            raise ConfigError(
+                "negatives",
+                f"is {self.negatives}, more than the other words of a vocabulary of {len(vocabulary)}: set fewer, or 0 "
+                "for the exact softmax",
+            )
+        config = self
+        if self.model.token_input == "words":
+            if self.model.vocabulary not in (0, len(vocabulary)):
+                raise ConfigError(
+                    "model.vocabulary",
+                    f"is {self.model.vocabulary}, and the vocabulary has {len(vocabulary)} words: set 0, or "
+                    "data.vocabulary or data.vocabulary_size",
+                )
+            config = replace(self, model=replace(self.model, vocabulary=len(vocabulary)))
+        return BiLMTask(config, context.seed, train, valid, vocabulary)
+
+    def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> str:
+        """Perplexities of a text in both directions, as aligned lines."""
+        options.refuse("pseudo_perplexity", what=f"a biLM, which {run_dir} holds")
+        return f"protocol {options.protocol}\n" + reports.bilm(
+            self.model,
+            encoder.run_params,
+            Vocabulary.read(existing(run_dir, VOCABULARY)),
+            options.sources(self.data),
+            protocol=options.protocol,
+            batch=options.batch,
+            log=options.log,
+            per_sentence=options.per_sentence,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class BiLMTask:
+    """See `training.task.Task`."""
+
+    config: BiLMConfig
     seed: int
-    train: SentenceSource
-    valid: SentenceSource | None
+    train: Sentences
+    valid: Sentences | None
     vocabulary: Vocabulary
-    limit: int = 0  # sentences of the validation split, 0: all
-    coefficients: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DIRECTIONS, 0.5))
+
+    coefficients = dict.fromkeys(DIRECTIONS, 0.5)
+    files = (VOCABULARY, TEXTS)
+    groups: tuple[ParameterGroup, ...] = ()
 
     @property
-    def rows(self) -> int:
-        """B, over all devices and hosts."""
-        return self.data.lanes
+    def model(self) -> BiLM:
+        return self.config.model
+
+    @property
+    def head(self) -> VocabularyHead:
+        """The softmax that both directions share."""
+        return VocabularyHead(transform=False, tied=self.config.tied_softmax)
+
+    @property
+    def heads(self) -> Mapping[str, Any]:
+        return {"softmax": self.head}
+
+    @property
+    def processor(self) -> InputProcessor:
+        rule = self.config.data.word_rule
+        if self.model.token_input == "characters":
+            return CharacterInputs(self.model.max_characters, rule)
+        return WordInputs(self.vocabulary, rule)
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.data.batch_size
+
+    @property
+    def prefetch(self) -> int:
+        return self.config.data.prefetch
 
     def init(self, key: jax.Array) -> Params:
-        """Parameters as the original draws them."""
-        return bilm.init(self.model, key)
+        """The original's initialisation: the softmax matrix N(0, 1 / P)."""
+        encoder_key, head_key = jax.random.split(key)
+        width, size = self.model.projection, len(self.vocabulary)
+        decoder = {"bias": jax.numpy.zeros(size, jax.numpy.float32)}
+        if not self.config.tied_softmax:
+            decoder["matrix"] = jax.random.normal(head_key, (size, width), jax.numpy.float32) * width**-0.5
+        return {"encoder": self.model.init(encoder_key), "head": {"softmax": {"decoder": decoder}}}
 
-    def starting(self, params: Params) -> Params:
-        """Fresh ones: a biLM's run begins with nothing else."""
+    def initial(self, params: Params) -> Params:
+        """Fresh parameters: a biLM is imported for use, not trained further."""
         return params
 
     def zero_carry(self, rows: int) -> Carry:
         """The LSTMs' state before the first word."""
-        return bilm.zero_carry(self.model, rows)
+        return zero_carry(self.model, rows)
 
-    def loss(
-        self, params: Params, batch: dict[str, jax.Array], carry: Carry, key: jax.Array | None
-    ) -> tuple[Terms, Carry]:
-        """Both directions' nats."""
-        return losses.bilm(self.model, params, batch, carry, key=key)
+    def loss(self, params: Params, batch: Any, carry: Carry, key: jax.Array | None) -> tuple[Terms, Carry]:
+        """Nats of the next word in both directions."""
+        return losses.bilm(
+            self.model,
+            params,
+            batch,
+            carry,
+            key=key,
+            head=self.head,
+            negatives=self.config.negatives,
+            zero_start=self.config.zero_start,
+        )
 
     def batches(self, first: int, count: int) -> Batches:
-        """Windows of this host's lanes."""
-        data, model = self.data, self.model
-        return Windows(
+        """This process's rows of the streams."""
+        data, model = self.config.data, self.model
+        return BPTTBatches(
             self.train,
             self.vocabulary,
-            lanes=data.lanes,
-            window=data.window,
+            batch_size=data.batch_size,
+            unroll_steps=data.unroll_steps,
             seed=self.seed,
             max_characters=model.max_characters,
             directions=data.directions,
             assignment=data.assignment,
             shuffle=data.shuffle,
-            inputs=model.inputs,
+            token_input=model.token_input,
             rows=slice(first, first + count),
         )
 
-    def tokens(self, arrays: dict[str, np.ndarray]) -> int:
+    def tokens(self, arrays: Any) -> int:
         """Targets of one direction that count."""
-        return int(np.count_nonzero(arrays["weight"])) if "weight" in arrays else arrays["next_token_id"].size
+        if arrays.weights is not None:
+            return int(np.count_nonzero(arrays.weights))
+        return int(arrays.forward_targets.size)
 
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Half the sum of both directions, and the perplexities."""
-        loss = sum(share * means[name] for name, share in self.coefficients.items())
+        loss = sum(factor * means[name] for name, factor in self.coefficients.items())
         return {
             "loss": loss,
             "forward_perplexity": exp_or_inf(means["forward"]),
@@ -112,14 +229,45 @@ class BiLMTask:
             "perplexity": exp_or_inf(loss),
         }
 
-    def evaluate(
-        self, params: Params, devices: Sequence[jax.Device], say: Callable[[str], None]
-    ) -> dict[str, float] | None:
-        """Each validation sentence from a zero state, with the exact softmax."""
+    def flops_per_token(self) -> float:
+        """Forward and twice as much backward; the softmax over all words, or over the negatives and the target."""
+        words = self.config.negatives + 1 if self.config.negatives else len(self.vocabulary)
+        return 3.0 * (self.model.flops_per_token(self.config.data.unroll_steps) + 4.0 * words * self.model.projection)
+
+    @cached_property
+    def evaluators(self) -> Sequence[Evaluator]:
+        """Perplexity of the validation text, n-gram models and neighbours beside it."""
         if self.valid is None:
-            return None
-        pace = Progress("evaluating", "sentences", min(self.limit or len(self.valid), len(self.valid)), say)
-        found = perplexity(self.model, params, self.vocabulary, self._valid(), devices=devices, advance=pace.add)
+            return ()
+        return (ValidPerplexity(self), NgramPage(self), NeighboursPage(self))
+
+    def valid_sentences(self) -> Iterator[Sequence[str]]:
+        """The sentences of the validation text that are measured."""
+        assert self.valid is not None
+        for index in range(min(self.config.evaluate.sentences or len(self.valid), len(self.valid))):
+            yield self.valid[index]
+
+
+@dataclass(frozen=True)
+class ValidPerplexity:
+    """Each validation sentence from a zero state, with the exact softmax."""
+
+    task: BiLMTask
+    name = "valid"
+    is_page = False
+
+    @property
+    def every(self) -> int:
+        return self.task.config.evaluate.every
+
+    def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float]:
+        task = self.task
+        assert task.valid is not None
+        total = min(task.config.evaluate.sentences or len(task.valid), len(task.valid))
+        progress = Progress("evaluating", "sentences", total, log)
+        found = perplexity(
+            task.model, params, task.vocabulary, task.valid_sentences(), devices=devices, progress=progress.add
+        )
         return {
             "loss": found.loss,
             "forward_perplexity": found.forward_perplexity,
@@ -127,55 +275,53 @@ class BiLMTask:
             "perplexity": found.perplexity,
         }
 
-    def flops_per_token(self) -> float:
-        """6 for each weight a token meets (forward and backward pass), characters only once a distinct word.
 
-        Counts matrix products alone, at most: the distinct words as many as their tables hold.
-        """
-        model = self.model
-        gates = 4 if model.cell == "lstm" else 3
-        cell = 2 * model.projection * gates * model.dim
-        cell += model.dim * model.projection if model.dim != model.projection else 0
-        words = model.negatives + 1 if model.negatives else model.vocabulary
-        weights = 2.0 * (model.layers * cell + words * model.projection)
-        if model.inputs == "characters":
-            width = sum(count for _, count in model.filters)
-            dense = model.highways * 2 * width**2 + (width * model.projection if width != model.projection else 0)
-            for places, share in (*model.tiers, (model.max_characters, model.long_words)):
-                convolved = sum(size * model.character_dim * count * places for size, count in model.filters)
-                weights += share * (dense + convolved)  # one table serves both directions
-        return 6.0 * weights
+@dataclass(frozen=True)
+class NgramPage:
+    """What counting words reaches on the same text: unigram and interpolated trigram perplexity."""
 
-    def report(self, params: Params, say: Callable[[str], None]) -> None:
-        """What counting reaches on the same split, and one word in two sentences."""
-        if self.valid is None:
-            return
-        size, begin, end = len(self.vocabulary), self.vocabulary.begin, self.vocabulary.end
+    task: BiLMTask
+    name = "ngrams"
+    is_page = True
+
+    @property
+    def every(self) -> int:
+        return self.task.config.evaluate.ngrams
+
+    def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> str:
+        task, lines = self.task, list[str]()
+        vocabulary = task.vocabulary
+        size, begin, end = len(vocabulary), vocabulary.begin, vocabulary.end
         for order, name in ((1, "unigram"), (3, "interpolated trigram")):
-            train = (self.vocabulary.ids(self.train[index]) for index in range(len(self.train)))
+            train = (vocabulary.ids(task.train[index]) for index in range(len(task.train)))
             try:
                 ngram = fit_ngram(train, size, begin=begin, end=end, order=order)
-            except ValueError as reason:  # a text too short to be counted does not make the run a failure
-                say(f"no {name} model to compare with: {reason}")
+            except InputError as reason:  # a text too short to be counted does not make the run a failure
+                lines.append(f"no {name} model to compare with: {reason}")
                 continue
             part = f" (fitted on the first {ngram.tokens:,} words)" if ngram.cut else ""
-            found = ngram.perplexity(map(self.vocabulary.ids, self._valid()))
-            say(f"validation perplexity of the {name} model{part}: {found:,.2f}")
+            found = ngram.perplexity(map(vocabulary.ids, task.valid_sentences()))
+            lines.append(f"validation perplexity of the {name} model{part}: {found:,.2f}")
         unknown = targets = 0
-        for words in self._valid():
-            ids = self.vocabulary.ids(words)
-            unknown += int(np.count_nonzero(ids == self.vocabulary.unknown))
+        for words in task.valid_sentences():
+            ids = vocabulary.ids(words)
+            unknown += int(np.count_nonzero(ids == vocabulary.unknown))
             targets += len(ids) + 1
-        say(f"<UNK> among the validation targets: {unknown / targets:.2%}")
-        say(show_neighbours(self._encoder(params), list(islice(self._valid(), SHOWN))))
+        return "\n".join([*lines, f"<UNK> among the validation targets: {unknown / targets:.2%}"])
 
-    def _valid(self) -> Iterator[Sequence[str]]:
-        if self.valid is None:
-            return
-        for index in range(min(self.limit or len(self.valid), len(self.valid))):
-            yield self.valid[index]
 
-    def _encoder(self, params: Params) -> Any:
-        if self.model.inputs == "characters":
-            return Encoder(self.model, params, CharacterReader(self.model.max_characters))
-        return Encoder(self.model, params, VocabularyReader(self.vocabulary))
+@dataclass(frozen=True)
+class NeighboursPage:
+    """An ambiguous word in two sentences, and what lies nearest to each of its two vectors."""
+
+    task: BiLMTask
+    name = "neighbours"
+    is_page = True
+
+    @property
+    def every(self) -> int:
+        return self.task.config.evaluate.neighbours
+
+    def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> str:
+        encoder = Encoder(self.task.model, params["encoder"], self.task.processor)
+        return show_neighbours(encoder, list(islice(self.task.valid_sentences(), PAGE_SENTENCES)))

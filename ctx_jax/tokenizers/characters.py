@@ -1,15 +1,15 @@
-"""Words as rows of character ids, and the one place that knows the offset between training and inference.
+"""Words as rows of character ids; this file owns the offset between the original's two forms of them.
 
-Raw ids (training): a word is `[BEGIN_WORD] utf-8 bytes [END_WORD] PAD ...`, C ids in all; the bytes are cut to C - 2,
-which may split a character, as the original trainer (allenai/bilm-tf) does.
+`char_ids` is the form used everywhere in ctx_jax: a word is `[BEGIN_WORD] utf-8 bytes [END_WORD] PAD ...`, C ids in
+all, each 1 higher than the original trainer's raw id, so that 0 marks "no character" (AllenNLP's `batch_to_ids`,
+bilm-tf's `Batcher`). The bytes are cut to C - 2, which may split a character, as allenai/bilm-tf does. PAD inside a
+word has a learned embedding (raw 260, char id 261), unlike 0.
 
-    word     raw ids, C = 6
-    "cat"    258  99  97 116 259 260
-    ""       258 259 260 260 260 260
-    "<S>"    258 256 259 260 260 260
-
-Inference ids are the raw ids + 1, so that 0 can mark a token that is not there (AllenNLP's `batch_to_ids`, bilm-tf's
-`Batcher`). PAD inside a word is a learned embedding (260 raw, 261 with the offset), never 0.
+    word     raw ids, C = 6                 char_ids
+    "cat"    258  99  97 116 259 260        259 100  98 117 260 261
+    ""       258 259 260 260 260 260        259 260 261 261 261 261
+    "<S>"    258 256 259 260 260 260        259 257 260 261 261 261
+    none     -                                0   0   0   0   0   0
 
 Letters: B sentences, T words of the longest sentence, C characters.
 """
@@ -20,58 +20,45 @@ from typing import Any
 
 import numpy as np
 
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import ConfigError, InputError
 
+# Raw ids: the 256 bytes come first.
 BEGIN_SENTENCE = 256
 END_SENTENCE = 257
 BEGIN_WORD = 258
 END_WORD = 259
 PAD = 260
+CHARACTERS = 261
+"""Rows of the character embedding, which raw ids index."""
 
 BEGIN = "<S>"
 END = "</S>"
+_MARKERS = {BEGIN: [BEGIN_SENTENCE], END: [END_SENTENCE]}
 _OFFSET = 1
 
 
 def encode_word(word: str, max_characters: int) -> np.ndarray:
-    """Raw ids of one word, int32 [C]; `"<S>"` and `"</S>"` are the sentence markers.
+    """char_ids of one word, int32 [C]; `"<S>"` and `"</S>"` are the sentence markers.
 
     Lone surrogates, which UTF-8 cannot express, are left out.
     """
-    match word:
-        case "<S>":
-            return encode_marker(BEGIN_SENTENCE, max_characters)
-        case "</S>":
-            return encode_marker(END_SENTENCE, max_characters)
-    return _row(word.encode("utf-8", "ignore")[: max_characters - 2], max_characters)
-
-
-def encode_marker(marker: int, max_characters: int) -> np.ndarray:
-    """Raw ids of a sentence marker, `BEGIN_SENTENCE` or `END_SENTENCE`, int32 [C]: `[258, marker, 259, 260 ...]`."""
-    if marker not in (BEGIN_SENTENCE, END_SENTENCE):
-        raise InputError(f"a sentence marker is {BEGIN_SENTENCE} (begin) or {END_SENTENCE} (end), got {marker}")
-    return _row([marker], max_characters)
-
-
-def _row(inside: Sequence[int], max_characters: int) -> np.ndarray:
     _check_width(max_characters)
-    row = np.full(max_characters, PAD, np.int32)
-    row[0] = BEGIN_WORD
-    row[1 : len(inside) + 1] = np.frombuffer(inside, np.uint8) if isinstance(inside, bytes) else inside
-    row[len(inside) + 1] = END_WORD
-    return row
+    if word in _MARKERS:
+        inside = _MARKERS[word]
+    else:
+        inside = list(word.encode("utf-8", "ignore")[: max_characters - 2])
+    ids = np.full(max_characters, PAD, np.int32)
+    ids[: len(inside) + 2] = [BEGIN_WORD, *inside, END_WORD]
+    return ids + _OFFSET
 
 
 def _check_width(max_characters: int) -> None:
     if max_characters < 3:
-        raise InputError(
-            "max_characters (--model.max-characters) must be at least 3 (begin, one character, end), got "
-            f"{max_characters}"
-        )
+        raise ConfigError("max_characters", f"must be at least 3 (begin, one character, end), got {max_characters}")
 
 
 class _Rows(dict[str, int]):
-    """Word -> row of the table, filling the table on the first sight of a word."""
+    """Word -> row of the table; a missing word is encoded into the next free row."""
 
     def __init__(self, table: np.ndarray) -> None:
         super().__init__()
@@ -87,14 +74,14 @@ class _Rows(dict[str, int]):
 
 
 class _FullError(Exception):
-    """The table of encoded words has no row left."""
+    """The table of encoded words has no free row."""
 
 
 class WordEncoder:
-    """Encodes lists of words, remembering up to `capacity` distinct ones: the data loader's hot path.
+    """Encodes lists of words and caches up to `capacity` distinct ones: the data loader's hot path.
 
-    A full memory is emptied and starts again, so memory stays bounded by capacity x C x 4 bytes and the words.
-    The result never depends on what was encoded before. Not to be shared between threads.
+    A full cache is cleared, so memory is bounded by capacity x C x 4 bytes and the words themselves. The result never
+    depends on earlier calls. Not safe to share between threads.
     """
 
     def __init__(self, max_characters: int, capacity: int = 65_536) -> None:
@@ -106,7 +93,7 @@ class WordEncoder:
         self._rows = _Rows(np.empty((capacity, max_characters), np.int32))
 
     def __call__(self, words: Sequence[str]) -> np.ndarray:
-        """Raw ids of `words` (n of them), int32 [n, C]."""
+        """char_ids of n words, int32 [n, C]."""
         if len(words) <= self.capacity:
             return self._encode(words)
         pieces = range(0, len(words), self.capacity)
@@ -124,10 +111,10 @@ class WordEncoder:
 def char_ids(
     sentences: Sequence[Sequence[str]], max_characters: int, *, rows: int | None = None, length: int | None = None
 ) -> np.ndarray:
-    """Inference ids of sentences with their markers, int32 [B, T + 2, C]; 0 = no token there.
+    """char_ids of sentences with their markers, int32 [B, T + 2, C]; 0 where there is no token.
 
-    `rows` sets B and `length` sets T (words, markers not counted), so that shapes can be fixed; rows without a
-    sentence are 0 throughout. No sentence gives [0, 2, C]; an empty sentence is its two markers.
+    `rows` fixes B and `length` fixes T (words, markers not counted); rows without a sentence are all 0. No sentence
+    gives [0, 2, C]; an empty sentence is its two markers.
 
         sentences             tokens of the result (rows=3)
         ["a", "dog"]          <S>  a    dog  </S>
@@ -135,7 +122,7 @@ def char_ids(
                               0    0    0    0
 
     Raises:
-        ValueError: more sentences than `rows`, or a sentence of more than `length` words.
+      InputError: more sentences than `rows`, or a sentence of more than `length` words.
     """
     longest = max(map(len, sentences), default=0)
     height = len(sentences) if rows is None else rows
@@ -149,15 +136,24 @@ def char_ids(
     taken = np.arange(width + 2)[None, :] < lengths[:, None]  # [B, T + 2]
     flat = list(chain.from_iterable((BEGIN, *sentence, END) for sentence in sentences))
     encoder = WordEncoder(max_characters, capacity=max(1, min(len(flat), 65_536)))
-    ids[: len(sentences)][taken] = encoder(flat) + _OFFSET
+    ids[: len(sentences)][taken] = encoder(flat)
     return ids
 
 
-def raw_ids(char_ids: Any) -> tuple[Any, Any]:
-    """Takes the offset off: (raw ids [..., C], present bool [...]); a token that is not there is PAD throughout.
+def char_ids_of_raw(raw: Any) -> Any:
+    """char_ids of the original trainer's raw ids [..., C]; works on arrays of numpy and of jax."""
+    return raw + _OFFSET
 
-    Uses operators only, so it works on numpy arrays and, traced, on those of jax, which this room does not import.
+
+def raw_ids(char_ids: Any) -> Any:
+    """Raw ids [..., C], which index the character embedding; PAD where there is no character.
+
+    Uses operators alone, so it works on numpy arrays and on traced jax arrays; this module does not import jax.
     """
     missing = char_ids == 0
-    raw = char_ids - _OFFSET + missing.astype(char_ids.dtype) * (PAD + _OFFSET)
-    return raw, (char_ids > 0).any(axis=-1)
+    return char_ids - _OFFSET + missing.astype(char_ids.dtype) * (PAD + _OFFSET)
+
+
+def is_token(char_ids: Any) -> Any:
+    """bool [...] of char_ids [..., C]: whether there is a token."""
+    return (char_ids > 0).any(axis=-1)

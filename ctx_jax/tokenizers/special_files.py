@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.files import read_json
 from ctx_jax.tokenizers.subwords import CONFIG, Subwords
-from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens, add_post_processor, register
+from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens, add_post_processor, register_special_tokens
 
 _MAP, _ADDED = "special_tokens_map.json", "added_tokens.json"
 _KEYS = {
@@ -131,7 +131,7 @@ def complete(
     """
     with naming(path):
         if not special.missing(tokenizer):
-            register(tokenizer, special, mask_takes_space=mask_takes_space)
+            register_special_tokens(tokenizer, special, mask_takes_space=mask_takes_space)
             if around:
                 add_post_processor(tokenizer, special)
         return Subwords(tokenizer, special)

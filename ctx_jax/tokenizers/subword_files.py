@@ -32,10 +32,14 @@ def read(path: str | Path) -> Subwords:
         read("spiece.model")        SentencePiece, as `read_sentencepiece`
         read("some/folder")         a Hugging Face folder or one of our runs
 
-    Raises FileNotFoundError, InputError: nothing there, a damaged file, a special token missing or clashing.
+    A vocabulary file is read with what the files beside it say, a SentencePiece file without.
+
+    Raises MissingFileError, InputError: nothing there, a damaged file, a special token missing or clashing.
     MissingPackageError: a SentencePiece file without the extra `ctx-jax[sentencepiece]`.
     """
     path = Path(path)
+    if not path.exists():
+        raise MissingFileError(f"{path}: No such file or folder")
     if path.is_dir():
         return read_folder(path)
     if path.suffix in SENTENCEPIECE:
@@ -235,5 +239,7 @@ def _guess(tokenizer: Tokenizer) -> SpecialTokens:
 def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path}: No such file") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: {error}") from error

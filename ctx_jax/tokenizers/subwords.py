@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from ctx_jax.io.files import atomic_write
 from ctx_jax.io.errors import InputError
+from ctx_jax.io.files import atomic_write
 from ctx_jax.tokenizers.templates import PairLayout, SpecialTokens, pair_layout, template
 
 FILE = "tokenizer.json"

@@ -72,7 +72,7 @@ def pair_layout(tokenizer: Tokenizer, begin: int, end: int) -> PairLayout:
     return layout
 
 
-def register(tokenizer: Tokenizer, special: SpecialTokens, *, mask_takes_space: bool = False) -> None:
+def register_special_tokens(tokenizer: Tokenizer, special: SpecialTokens, *, mask_takes_space: bool = False) -> None:
     """Make the special tokens known as such, under new ids where the vocabulary lacks them.
 
     Tokens that are known already keep their flags. `mask_takes_space`: the mask swallows the space before it, as the

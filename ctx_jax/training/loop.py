@@ -1,4 +1,4 @@
-"""The loop: batches through the step, and at its times a line of metrics, an evaluation, a checkpoint.
+"""The loop: batches through the step, and when they are due a line of metrics, evaluations, a checkpoint.
 
 A step at which an evaluation is due is evaluated before it is saved, also when the run is told to stop there, and is
 saved where its validation loss is the lowest so far, checkpoint due or not: the best checkpoint is the best step that
@@ -9,21 +9,30 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.prefetch import prefetch
-from ctx_jax.distributed.processes import broadcast_numbers, stop_together
+from ctx_jax.distributed.processes import (
+    broadcast_numbers,
+    broadcast_step,
+    is_first_process,
+    on_first_process,
+    stop_requested,
+    stop_together,
+)
 from ctx_jax.io.errors import CtxJaxError
-from ctx_jax.training.config import TrainConfig
-from ctx_jax.training.devices import Devices, agreed_step, is_first_host, stop_agreed
+from ctx_jax.training.config import RunConfig
+from ctx_jax.training.devices import Devices
 from ctx_jax.training.metrics import Display, Metrics, MetricsLog, Speed, peak_flops
-from ctx_jax.training.optimizer import schedule
+from ctx_jax.training.optimizer import learning_rate_schedule
 from ctx_jax.training.signals import StopRequests
-from ctx_jax.training.step import State, begun_from, initial_state, make_step, params_to_measure, zero_totals
-from ctx_jax.training.task import Task
+from ctx_jax.training.step import State, TrainingStep, params_to_measure
+from ctx_jax.training.task import Evaluator, Log, Task
+from ctx_jax.typing import Params
 
 Position = dict[str, np.ndarray]
 
@@ -36,18 +45,21 @@ class Loop:
     """One run of a task, from wherever its directory says it is to `config.steps`."""
 
     def __init__(
-        self, config: TrainConfig, task: Task, checkpoints: RunCheckpoints, files: Mapping[str, str] | None = None
+        self, config: RunConfig, task: Task, checkpoints: RunCheckpoints, files: Mapping[str, str] | None = None
     ) -> None:
         """`files`: what each checkpoint keeps beside the state, see `RunCheckpoints.save`."""
-        self.config, self.task, self.checkpoints, self.files = config, task, checkpoints, files
-        self.devices = Devices(config.devices, task.rows)
-        body = make_step(task, config.optimizer, config.steps, config.seed, config.devices.micro_batches)
-        self.compiled = self.devices.compile(body)
-        self.fresh_totals = self.devices.replicated(lambda: zero_totals(task))
-        self.rate = schedule(config.optimizer, config.steps)
-        self.batches = task.batches(self.devices.first_row, self.devices.host_rows)
+        self.config, self.task, self.checkpoints, self.files = config, task, checkpoints, dict(files or {})
+        self.devices = Devices(config.devices, task.batch_size)
+        self.training_step = TrainingStep(
+            task, config.optimizer, config.steps, config.seed, config.devices.micro_batches
+        )
+        self.compiled = self.devices.compile(self.training_step)
+        self.fresh_totals = self.devices.replicated(self.training_step.zero_totals)
+        self.rate = learning_rate_schedule(config.optimizer, config.steps)
+        self.batches = task.batches(self.devices.first_row, self.devices.process_rows)
         self.speed = Speed()
         self.step = 0
+        self.frozen: Params = {}
         self.best_loss = math.inf  # validation loss of a step that was saved
         self.compiled_shapes: set[tuple[tuple[int, ...], ...]] = set()  # of batches
         # Where the data stood before each step not yet known to be finite, and after the last one.
@@ -55,23 +67,31 @@ class Loop:
 
     def start(self) -> State:
         """The state of the last complete checkpoint, or a new one; the data stands where that state left it."""
-
-        def make() -> State:
-            task, config = self.task, self.config
-            return initial_state(task, config.optimizer, config.steps, config.seed, task.rows)
-
-        self.step = agreed_step(self.checkpoints.latest()) or 0
+        self.step = broadcast_step(self.checkpoints.latest()) or 0
         best = self.checkpoints.best()
         losses = self.checkpoints.metrics(best) if best is not None else None
         self.best_loss = broadcast_numbers({"loss": _finite((losses or {}).get("loss", math.inf))})["loss"]
         if self.step == 0:
-            state = self.devices.create(make)
-            given = self.task.starting(state.params)
-            return state if given is state.params else begun_from(state, self.devices.lay(given))
-        state, position = self.checkpoints.restore(self.step, self.devices.abstract(make))
+            state, self.frozen = self.devices.create(self.training_step.initial)
+            fresh = params_to_measure(state._replace(average=()), self.frozen)
+            given = self.task.initial(fresh)
+            if given is not fresh:
+                state, self.frozen = self.training_step.with_params(state, self.devices.lay(given))
+            self._keep_frozen()
+            return state
+        abstract, abstract_frozen = self.devices.abstract(self.training_step.initial)
+        state, position = self.checkpoints.restore(self.step, abstract)
+        if jax.tree.leaves(abstract_frozen):
+            self.frozen = self.checkpoints.restore_frozen(abstract_frozen)
+        self._keep_frozen()
         self.batches.seek(position)
         self.positions = [position]
         return state
+
+    def _keep_frozen(self) -> None:
+        """Save the frozen parameters, once; every checkpoint holds their digest."""
+        if jax.tree.leaves(self.frozen):
+            self.checkpoints.save_frozen(self.frozen)
 
     def run(self, state: State, log: MetricsLog | None, display: Display) -> State | None:
         """Train to the last step; None when asked to stop before, after saving."""
@@ -79,55 +99,76 @@ class Loop:
         state = self.devices.enter(state)
         with ExitStack() as stack:
             stop = stack.enter_context(StopRequests())
-            ready = stack.enter_context(prefetch(iter(self.batches), config.data.prefetch))
+            ready = stack.enter_context(prefetch(iter(self.batches), self.task.prefetch))
             while self.step < config.steps:
                 batch = next(ready)
                 state = self._advance(state, batch.arrays)
                 self.step += 1
                 self.positions.append(batch.position)
-                self.speed.count(self.task.tokens(batch.arrays) * self.devices.hosts)
+                self.speed.count(self.task.tokens(batch.arrays) * self.devices.processes)
                 display.advance(self.step)
                 if self._due(config.log.every):
                     state = self._log(state, log, display)
-                stopping = (stop.asked or stop_agreed(self.step)) and self.step < config.steps
-                self._keep(state, log, display, stopping)
+                stopping = (stop.asked or stop_requested(self.step)) and self.step < config.steps
+                self._evaluate_and_save(state, log, display, stopping)
                 if stopping:
                     return None
         return self.devices.leave(state)
 
-    def _advance(self, state: State, arrays: dict[str, np.ndarray]) -> State:
-        """One step. New shapes are compiled here, which is not the rate of the steps to come."""
-        shapes = tuple(array.shape for array in arrays.values())
+    def _advance(self, state: State, arrays: Any) -> State:
+        """One step. New shapes are compiled here, which is left out of the rate."""
+        shapes = tuple(array.shape for array in jax.tree.leaves(arrays))
         if shapes in self.compiled_shapes:
-            return self.compiled(state, self.devices.put(arrays))
+            return self.compiled(state, self.frozen, self.devices.put(arrays))
         if not self.compiled_shapes:
             self.speed.restart()  # the first batch is here
         self.compiled_shapes.add(shapes)
         jax.block_until_ready(state.step)  # the steps before do count
         with self.speed.paused():
-            return self.compiled(state, self.devices.put(arrays))
+            return self.compiled(state, self.frozen, self.devices.put(arrays))
 
     def _due(self, every: int) -> bool:
         return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
 
-    def _keep(self, state: State, log: MetricsLog | None, display: Display, stopping: bool) -> None:
-        """Evaluate, then save, where it is time to; a run that is told to stop saves."""
-        evaluate = self._due(self.config.evaluate.every)
+    def _evaluate_and_save(self, state: State, log: MetricsLog | None, display: Display, stopping: bool) -> None:
+        """Run the evaluators that are due, then save, where that is due; a run that is told to stop saves."""
+        due = [evaluator for evaluator in self.task.evaluators if self._due(evaluator.every)]
         save = self._due(self.config.checkpoint.every) or stopping
-        if not (evaluate or save):
+        if not (due or save):
             return
         logical = self.devices.leave(state)
-        self._check(logical)  # before the pause: it waits for the steps, whose time counts as their tokens do
+        self._check_finite(logical)  # before the pause: it waits for the steps, whose time counts as their tokens do
         with self.speed.paused():
-            metrics = self._evaluate(logical, log, display) if evaluate else None
+            params = self.devices.local(params_to_measure(logical, self.frozen)) if due else {}
+            measured = {
+                evaluator.name: self._measure(evaluator, params, log, display)
+                for evaluator in due
+                if not evaluator.is_page
+            }
+            metrics = measured.get(next((one.name for one in self.task.evaluators if not one.is_page), ""))
             if metrics is not None and metrics["loss"] < self.best_loss:
                 self.best_loss, save = metrics["loss"], True
             if save:
                 position = self.devices.whole_position(self.positions[-1])
                 self.checkpoints.save(self.step, logical, position, metrics, self.files)
+            for evaluator in () if stopping else due:
+                if evaluator.is_page:
+                    self._show_page(evaluator, params, display)
+
+    def _measure(self, evaluator: Evaluator, params: Params, log: MetricsLog | None, display: Display) -> Metrics:
+        """The first process's metrics, the same everywhere."""
+        metrics = evaluator(params, self.devices.local_devices, display.log)
+        assert not isinstance(metrics, str), f"{evaluator.name} is no page"
+        metrics = broadcast_numbers(metrics)
+        self._write(evaluator.name, metrics, log, display)
+        return metrics
+
+    def _show_page(self, evaluator: Evaluator, params: Params, display: Display) -> None:
+        """Made and shown by the first process while the others wait."""
+        on_first_process(lambda: display.log(str(evaluator(params, self.devices.local_devices, display.log))))
 
     def _log(self, state: State, log: MetricsLog | None, display: Display) -> State:
-        self._check(state)
+        self._check_finite(state)
         totals = jax.device_get(state.totals)
         means = {name: float(total) / max(float(weight), 1e-30) for name, (total, weight) in totals.terms.items()}
         rate = self.speed.rate()
@@ -137,26 +178,18 @@ class Loop:
             "tokens_per_second": rate,
         }
         devices = self.devices.devices
-        if (peak := peak_flops(devices[0].device_kind, self.config.model.compute)) is not None:
+        if (peak := peak_flops(devices[0].device_kind, self.task.model.compute)) is not None:
             metrics["flops_utilization"] = rate * self.task.flops_per_token() / (peak * len(devices))
         self._write("train", metrics, log, display)
         self.speed.restart()
         return state._replace(totals=self.fresh_totals())
-
-    def _evaluate(self, state: State, log: MetricsLog | None, display: Display) -> Metrics | None:
-        params = self.devices.local(params_to_measure(state))
-        metrics = self.task.evaluate(params, self.devices.local_devices, display.say)
-        if metrics is not None:
-            metrics = broadcast_numbers(metrics)
-            self._write("valid", metrics, log, display)
-        return metrics
 
     def _write(self, split: str, metrics: Metrics, log: MetricsLog | None, display: Display) -> None:
         if log is not None:
             log.write(self.step, split, metrics)
         display.show(self.step, split, metrics)
 
-    def _check(self, state: State) -> None:
+    def _check_finite(self, state: State) -> None:
         """Stop at a loss or gradient that is not finite, before it is saved. Waits for the device."""
         bad = int(state.totals.bad)
         if bad >= 0:
@@ -168,8 +201,8 @@ class Loop:
             raise NonFinite(
                 f"step {bad}: the loss or its gradient is not finite. Its batch is the one after data position "
                 f"{_shown(position)}. Nothing was saved since; the last good checkpoint is "
-                f"{'none' if last is None else f'step {last}'}. Try a lower --optimizer.learning-rate or a "
-                "smaller --optimizer.clip-norm in a new --run-dir"
+                f"{'none' if last is None else f'step {last}'}. Try a lower optimizer.learning_rate or a "
+                "smaller optimizer.clip_norm in a new run_dir"
             )
         self.positions = self.positions[-1:]
 
@@ -185,36 +218,33 @@ def _shown(place: Position | None) -> str:
 
 
 def train(
-    config: TrainConfig,
+    config: RunConfig,
     task: Task,
     checkpoints: RunCheckpoints,
-    announce: Callable[[str], None],
-    begin: Callable[[], None] = lambda: None,
+    log_line: Log,
+    on_start: Callable[[], None] = lambda: None,
     files: Mapping[str, str] | None = None,
 ) -> bool:
     """Run the loop on an opened run directory; True when the last step is done, False when stopped before.
 
-    `begin` is called once the state is on the devices; `files` are kept with each checkpoint. Raises NonFinite, and
+    `on_start` is called once the state is on the devices; `files` are kept with each checkpoint. Raises NonFinite, and
     what data and checkpoints raise.
     """
-    shown, log = is_first_host(), None
+    shown, log = is_first_process(), None
     with ExitStack() as stack:
         with stop_together():
             loop = Loop(config, task, checkpoints, files)
             state = loop.start()
-            begin()
+            on_start()
             if shown:
                 log = MetricsLog(Path(config.run_dir), loop.step, tensorboard=config.log.tensorboard)
                 stack.enter_context(log)
         if loop.step:
-            announce(f"resumed from step {loop.step}")
+            log_line(f"resumed from step {loop.step}")
         display = stack.enter_context(Display(config.steps, loop.step, shown=shown))
         final = loop.run(state, log, display)
     checkpoints.wait()
     if final is None:
-        announce(f"stopped at step {loop.step} of {config.steps} and saved; the same command goes on from there")
+        log_line(f"stopped at step {loop.step} of {config.steps} and saved; the same command resumes it")
         return False
-    params = loop.devices.local(params_to_measure(final))
-    if shown:
-        task.report(params, announce)
     return True

@@ -179,7 +179,7 @@ class Display:
             self._task = self._bar.add_task("training", total=steps, completed=step, numbers="")
         self._began, self._first = time.perf_counter(), step
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line of its own."""
         if self._bar is not None:
             with suppress(OSError):
@@ -204,7 +204,7 @@ class Display:
             return
         left = (time.perf_counter() - self._began) / max(step - self._first, 1) * (self._steps - step)
         clock = f"  {int(left) // 60}:{int(left) % 60:02d} left" if split == "train" else ""
-        self.say(f"step {step}/{self._steps}  {split}  {numbers}{clock}")
+        self.log(f"step {step}/{self._steps}  {split}  {numbers}{clock}")
 
     def __enter__(self) -> Self:
         if self._bar is not None:

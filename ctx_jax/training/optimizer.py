@@ -1,33 +1,35 @@
-"""Optimizers: one frozen dataclass a recipe, and the optax chain it stands for.
+"""Optimizers: one frozen config each, and the optax chain it stands for.
 
-Parameters have one layout, a layer's by the layer's name, so that what acts on a whole array or by its name (decay
-masks, trust ratios, Muon, rates by depth) acts on each layer, scanned or not.
+Every layer has arrays of its own, scanned or not, so that what acts on a whole array or by its name (weight decay,
+trust ratios, Muon, rates by depth) acts on each layer.
 """
 
 import math
-import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from optax import contrib
+from tyro.conf import Fixed
 
-from ctx_jax.io.errors import InputError, InputTypeError
-
-Params = dict
-"""A nested dict of float32 arrays."""
+from ctx_jax.encoders.base import Model
+from ctx_jax.io.errors import ConfigError, InputTypeError
+from ctx_jax.training.parameter_groups import ParameterGroup, decayed, matrices_of_layers, rate_factors
+from ctx_jax.typing import Params
 
 Schedule = Literal["constant", "linear", "cosine", "trapezoid"]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What every optimizer has: a learning rate, its course, clipping, an average of what it finds."""
+class OptimizerConfig:
+    """What every optimizer has: a learning rate and its schedule, clipping, an average of the parameters."""
 
     learning_rate: float = 1e-3
-    """The highest learning rate of the run."""
+    """The peak learning rate of the run."""
 
     schedule: Schedule = "constant"
     """After the warm-up: `constant`; `linear` or `cosine`, down to `final` times the learning rate where the run ends
@@ -38,7 +40,7 @@ class Recipe:
     """Steps in which the learning rate rises from zero, in a straight line."""
 
     final: float = 0.0
-    """Where the course ends, as a share of the learning rate."""
+    """The learning rate at the end of the schedule, as a share of the peak."""
 
     cooldown: float = 0.2
     """`trapezoid`: the share of all steps in which the learning rate falls."""
@@ -53,12 +55,19 @@ class Recipe:
     """Each layer learns at this share of the rate of the one above it, the embeddings at the least. 1: all alike."""
 
     average: float = 0.0
-    """Keep a moving average of the parameters that holds on to this share of itself at each step, 0.999 or so, less in
-    the first steps; evaluation, `load` and `export` use it. 0: none."""
+    """Decay of an exponential moving average of the parameters, 0.999 or so, less in the first steps; evaluation,
+    `load` and `export` use it. 0: none."""
+
+    groups: Fixed[tuple[ParameterGroup, ...]] = ()
+    """Parameters by patterns of their names, each with its learning-rate factor, weight decay or frozen; the first that
+    meets a name counts, then `parameter_groups.DEFAULT_GROUPS`. Set in a configuration file."""
+
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclass(frozen=True)
-class AdamW(Recipe):
+class AdamW(OptimizerConfig):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), with warm-up and cosine."""
 
     schedule: Schedule = "cosine"
@@ -75,7 +84,7 @@ class AdamW(Recipe):
 
 
 @dataclass(frozen=True)
-class Lamb(Recipe):
+class Lamb(OptimizerConfig):
     """LAMB (You et al. 2020): Adam whose step on an array is as long as the array, for very large batches."""
 
     learning_rate: float = 2e-3
@@ -93,7 +102,7 @@ class Lamb(Recipe):
 
 
 @dataclass(frozen=True)
-class Muon(Recipe):
+class Muon(OptimizerConfig):
     """Muon (Jordan 2024) on the layers' matrices: momentum made orthogonal; AdamW on all else.
 
     The momentum is optax's: Nesterov's with Adam's correction of the first steps, which Jordan's own code has not.
@@ -117,7 +126,7 @@ class Muon(Recipe):
 
 
 @dataclass(frozen=True)
-class Adagrad(Recipe):
+class Adagrad(OptimizerConfig):
     """Adagrad (Duchi et al. 2011) as TensorFlow 1 has it: no epsilon beside the accumulator.
 
     The biLM's published recipe is learning rate 0.2, accumulator 1.0, clip norm 10 and the loss times the unrolled
@@ -136,10 +145,9 @@ _SHARES = ("layer_decay", "average", "cooldown")
 _MEMORIES = ("beta1", "beta2", "momentum")  # 1: nothing new ever enters, and Adam's correction divides by zero
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """ValueError, naming the flag, for numbers outside their range."""
-    for field in fields(recipe):
-        name, value = field.name, getattr(recipe, field.name)
+def _check(config: OptimizerConfig) -> None:
+    for field in fields(config):
+        name, value = field.name, getattr(config, field.name)
         wrong = ""
         if name in _FROM_ZERO and not 0 <= value < math.inf:
             wrong = "at least 0"
@@ -150,114 +158,85 @@ def check_recipe(recipe: Recipe) -> None:
         elif name in _MEMORIES and not 0 <= value < 1:
             wrong = "at least 0 and below 1"
         if wrong:
-            raise InputError(f"--optimizer.{name.replace('_', '-')} must be {wrong}, not {value}")
+            raise ConfigError(f"optimizer.{name}", f"must be {wrong}, got {value}")
 
 
-def schedule(recipe: Recipe, steps: int) -> optax.Schedule:
+def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """step (0 for the first) -> learning rate, for a run of `steps` steps."""
-    peak, rest = recipe.learning_rate, max(steps - recipe.warmup, 1)
-    match recipe.schedule:
+    peak, rest = config.learning_rate, max(steps - config.warmup, 1)
+    match config.schedule:
         case "constant":
-            course: optax.Schedule = optax.constant_schedule(peak)
+            after_warmup: optax.Schedule = optax.constant_schedule(peak)
         case "linear":
-            course = optax.linear_schedule(peak, peak * recipe.final, rest)
+            after_warmup = optax.linear_schedule(peak, peak * config.final, rest)
         case "cosine":
-            course = optax.cosine_decay_schedule(peak, rest, alpha=recipe.final)
+            after_warmup = optax.cosine_decay_schedule(peak, rest, alpha=config.final)
         case "trapezoid":
-            falling = min(max(round(recipe.cooldown * steps), 1), rest)
-            course = optax.linear_schedule(peak, peak * recipe.final, falling, transition_begin=rest - falling)
-    if recipe.warmup == 0:
-        return course
+            falling = min(max(round(config.cooldown * steps), 1), rest)
+            after_warmup = optax.linear_schedule(peak, peak * config.final, falling, transition_begin=rest - falling)
+    if config.warmup == 0:
+        return after_warmup
     # From peak / warmup, not from zero: the first step is to do something.
-    rise = optax.linear_schedule(peak / recipe.warmup, peak, max(recipe.warmup - 1, 1))
-    return optax.join_schedules([rise, course], [recipe.warmup])
+    rise = optax.linear_schedule(peak / config.warmup, peak, max(config.warmup - 1, 1))
+    return optax.join_schedules([rise, after_warmup], [config.warmup])
 
 
-_UNDECAYED = re.compile(r"(^|/)(bias|gate_bias|(\w+_)?norm(/\w+)?)$")
-_LAYER = re.compile(r"^(layer|forward|backward)_(\d+)(/|$)")
-_BELOW = re.compile(r"^(embeddings|characters|words|convolution_\d+|highway_\d+|projection)(/|$)")
-_MATRIX = re.compile(r"^(layer|forward|backward)_\d+/(\w+/)?(kernel|projection)$")
+def optimizer(config: OptimizerConfig, steps: int, *, model: Model | None = None) -> optax.GradientTransformation:
+    """The optax chain of a config: clipping first, then the optimizer with its schedule, then the rate factors.
 
-
-def named(params: Params) -> dict[str, Any]:
-    """ "layer_0/query/kernel" -> array, and so on, in the tree's order."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return "/".join(str(step.key) for step in path)
-
-
-def decayed(params: Params) -> Params:
-    """Which parameters weight decay acts on: True at arrays of two or more axes that are no bias and of no norm."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, array: jnp.ndim(array) >= 2 and not _UNDECAYED.search(_name(path)), params
-    )
-
-
-def depth_rates(params: Params, layer_decay: float) -> Params:
-    """The share of the learning rate for each array, by its depth, a Python float:
-
-    embeddings             layer_decay ** (L + 1)         of L layers
-    layer_0 ... layer_L-1  layer_decay ** L ... layer_decay ** 1
-    heads, final norm      1
+    `model` counts the layers, for `layer_decay` and Muon. The chain is for trainable parameters alone; see
+    `parameter_groups.split_frozen`.
     """
-    numbers = [int(found[2]) for name in named(params) if (found := _LAYER.match(name))]
-    layers = 1 + max(numbers, default=-1)
-
-    def rate(path: tuple[Any, ...], _: Any) -> float:
-        name = _name(path)
-        if found := _LAYER.match(name):
-            return float(layer_decay ** (layers - int(found[2])))
-        return float(layer_decay ** (layers + 1)) if _BELOW.match(name) else 1.0
-
-    return jax.tree_util.tree_map_with_path(rate, params)
-
-
-def orthogonalized(params: Params) -> Params:
-    """Which optimizer moves which array under `Muon`: "muon" the matrices of the layers, "adamw" all else."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, array: "muon" if jnp.ndim(array) == 2 and _MATRIX.match(_name(path)) else "adamw", params
-    )
-
-
-def optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
-    """The optax chain of a recipe: clipping first, then the optimizer with its schedule, then rates by depth."""
-    rate = schedule(recipe, steps)
-    match recipe:
+    rate = learning_rate_schedule(config, steps)
+    mask = partial(decayed, groups=config.groups)
+    match config:
         case Adagrad():
             # optax adds eps to the accumulator; zero makes its formula TensorFlow's.
-            core = optax.adagrad(rate, initial_accumulator_value=recipe.accumulator, eps=0.0)
+            core = optax.adagrad(rate, initial_accumulator_value=config.accumulator, eps=0.0)
         case AdamW():
             core = optax.adamw(
-                rate, recipe.beta1, recipe.beta2, recipe.epsilon, weight_decay=recipe.weight_decay, mask=decayed
+                rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=mask
             )
         case Lamb():
             core = optax.lamb(
-                rate, recipe.beta1, recipe.beta2, recipe.epsilon, weight_decay=recipe.weight_decay, mask=decayed
+                rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=mask
             )
         case Muon():
-            core = _muon(recipe, rate)
+            core = _muon(config, rate, mask, model)
         case _:
-            raise InputTypeError(f"no optimizer for {type(recipe).__name__}: give AdamW, Lamb, Muon or Adagrad")
-    parts = [optax.clip_by_global_norm(recipe.clip_norm)] if recipe.clip_norm else []
+            raise InputTypeError(f"no optimizer for {type(config).__name__}: give AdamW, Lamb, Muon or Adagrad")
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     parts.append(core)
-    if recipe.layer_decay != 1.0:
-        parts.append(optax.stateless(lambda updates, _: _scaled(updates, recipe.layer_decay)))
+    if config.layer_decay != 1.0 or any(group.learning_rate_factor != 1.0 for group in config.groups):
+        parts.append(optax.stateless(lambda updates, _: _scaled(updates, config, model)))
     return optax.chain(*parts) if len(parts) > 1 else core
 
 
-def _muon(recipe: Muon, rate: optax.Schedule) -> optax.GradientTransformation:
+def _muon(
+    config: Muon, rate: optax.Schedule, mask: Callable[[Params], Any], model: Model | None
+) -> optax.GradientTransformation:
+    if model is None:
+        raise ConfigError("optimizer", "Muon acts on the matrices of a model's layers: give model=")
     matrices = contrib.muon(
-        rate, beta=recipe.momentum, eps=recipe.epsilon, weight_decay=recipe.weight_decay, consistent_rms=0.2
+        rate,
+        beta=config.momentum,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        weight_decay_mask=mask,
+        consistent_rms=0.2,
     )
     # contrib.muon's own AdamW for the rest has no mask for its weight decay.
-    rest = optax.adamw(rate, recipe.beta1, recipe.beta2, recipe.epsilon, weight_decay=recipe.weight_decay, mask=decayed)
-    return optax.partition({"muon": matrices, "adamw": rest}, orthogonalized)
+    rest = optax.adamw(rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=mask)
+
+    def labels(params: Params) -> Any:
+        return jax.tree.map(lambda flag: "muon" if flag else "adamw", matrices_of_layers(params, model))
+
+    return optax.partition({"muon": matrices, "adamw": rest}, labels)
 
 
-def _scaled(updates: Params, layer_decay: float) -> Params:
-    return jax.tree.map(lambda update, share: update * share, updates, depth_rates(updates, layer_decay))
+def _scaled(updates: Params, config: OptimizerConfig, model: Model | None) -> Params:
+    factors = rate_factors(updates, config.groups, config.layer_decay, model)
+    return jax.tree.map(lambda update, factor: update * factor, updates, factors)
 
 
 def apply_gradients(
@@ -273,11 +252,11 @@ def apply_gradients(
         return optax.apply_updates(params, updates), state
 
 
-def averaged(recipe: Recipe, average: Params, params: Params, step: jax.Array) -> Params:
+def averaged(config: OptimizerConfig, average: Params, params: Params, step: jax.Array) -> Params:
     """The moving average after step `step` (0 for the first): decay * average + (1 - decay) * params.
 
-    The decay rises as (1 + step) / (10 + step) up to `recipe.average`, so that the first parameters are soon forgotten.
+    The decay rises as (1 + step) / (10 + step) up to `config.average`, so that the first parameters are soon forgotten.
     """
     count = step.astype(jnp.float32)
-    decay = jnp.minimum(recipe.average, (1.0 + count) / (10.0 + count))
+    decay = jnp.minimum(config.average, (1.0 + count) / (10.0 + count))
     return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, params)

@@ -1,18 +1,21 @@
 """The training step: one body, free of collectives, for any objective, device mode and number of micro-batches.
 
-Letters: B rows of a device's share of the batch, M micro-batches.
+Letters: B rows of a device's part of the batch, M micro-batches.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ctx_jax.io.errors import InputError
-from ctx_jax.training.optimizer import Recipe, apply_gradients, averaged, optimizer
-from ctx_jax.training.task import Carry, Objective, Params, Terms
+from ctx_jax.io.errors import ConfigError
+from ctx_jax.training.optimizer import OptimizerConfig, apply_gradients, averaged, optimizer
+from ctx_jax.training.parameter_groups import merge, split_frozen
+from ctx_jax.training.task import Task
+from ctx_jax.typing import Carry, Params, Terms
 
 Arrays = dict[str, jax.Array]
 
@@ -29,141 +32,158 @@ class Totals(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that a step reads and writes; a checkpoint holds exactly this, whole and once."""
+    """All that a step writes; a checkpoint holds exactly this, unreplicated. Frozen parameters are apart from it."""
 
     step: jax.Array  # int32, steps done
-    params: Params
-    average: Params | tuple[()]  # of the parameters over time; () where the recipe keeps none
+    params: Params  # the trainable ones
+    average: Params | tuple[()]  # of the parameters over time; () where the optimizer keeps none
     optimizer: optax.OptState
-    carry: Carry  # [B, ...], the only part of rows
+    carry: Carry  # [B, ...], the only part with rows
     totals: Totals
 
 
-class Found(NamedTuple):
-    """What rows say of the parameters."""
+class GradientOutput(NamedTuple):
+    """Gradients, loss sums and weights over all devices, and the new carry of the rows given."""
 
-    slopes: Any  # the gradient of what is minimised, a tree like the parameters
+    gradients: Any  # of what is minimised, a tree like the trainable parameters
     sums: Arrays  # of each term
     weights: Arrays  # of each term
     carry: Carry
 
 
-Share = Callable[[Any, Arrays, Carry, jax.Array], Found]
-"""(params, batch, carry, the step's key) -> what the rows of all devices found, and the new carry of those given."""
+def _identity(tree: Any) -> Any:
+    return tree
 
 
-def _as_it_is(share: Share) -> Share:
-    return share
+class Collectives(NamedTuple):
+    """What joins the devices of a step; the defaults are those of a single device."""
+
+    psum: Callable[[Any], Any] = _identity
+    """The sum of a tree over the devices."""
+    view: Callable[[Params, Params], Params] = merge
+    """(trainable, frozen) parameters, as a device holds them, to what the model reads."""
+    sum_gradients: Callable[[Any], Any] | None = None
+    """The sum over the devices of a gradient with respect to what a device holds; None: `psum`."""
 
 
-def params_to_measure(state: State) -> Params:
-    """The parameters that evaluation and reports see: the average where there is one."""
-    return state.average or state.params
+def params_to_measure(state: State, frozen: Params) -> Params:
+    """The parameters that evaluators see: the average where there is one, and the frozen ones."""
+    return merge(state.average or state.params, frozen)
 
 
-def zero_totals(objective: Objective) -> Totals:
-    """Of no steps."""
-    return Totals(
-        {name: (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)) for name in objective.coefficients},
-        gradient_norm=jnp.zeros((), jnp.float32),
-        bad=jnp.full((), -1, jnp.int32),
-    )
+class TrainingStep:
+    """The step of a task under an optimizer: gradients of a device's rows, then the update."""
 
+    def __init__(self, task: Task, config: OptimizerConfig, steps: int, seed: int, micro_batches: int = 1) -> None:
+        """`steps`: of the whole run, by which the learning rate goes."""
+        self.task, self.steps, self.seed, self.micro_batches = task, steps, seed, micro_batches
+        self.config = replace(config, groups=(*config.groups, *task.groups))
+        self.chain = optimizer(self.config, steps, model=task.model)
 
-def initial_state(objective: Objective, recipe: Recipe, steps: int, seed: int, rows: int) -> State:
-    """The state before the first step, for B = `rows` rows in all."""
-    params = objective.init(jax.random.fold_in(jax.random.key(seed), INIT))
-    chain = optimizer(recipe, steps)
-    return State(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        average=jax.tree.map(jnp.copy, params) if recipe.average else (),
-        optimizer=chain.init(params),
-        carry=objective.zero_carry(rows),
-        totals=zero_totals(objective),
-    )
+    def zero_totals(self) -> Totals:
+        """Of no steps."""
+        return Totals(
+            {name: (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)) for name in self.task.coefficients},
+            gradient_norm=jnp.zeros((), jnp.float32),
+            bad=jnp.full((), -1, jnp.int32),
+        )
 
+    def initial(self) -> tuple[State, Params]:
+        """The state before the first step, with fresh parameters, and the frozen parameters."""
+        params, frozen = split_frozen(
+            self.task.init(jax.random.fold_in(jax.random.key(self.seed), INIT)), self.config.groups
+        )
+        state = State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            average=jax.tree.map(jnp.copy, params) if self.config.average else (),
+            optimizer=self.chain.init(params),
+            carry=self.task.zero_carry(self.task.batch_size),
+            totals=self.zero_totals(),
+        )
+        return state, frozen
 
-def begun_from(state: State, params: Params) -> State:
-    """A first state with these parameters."""
-    # A copy: the step donates its state, and no buffer can be given away twice.
-    return state._replace(params=params, average=jax.tree.map(jnp.copy, params) if state.average else ())
+    def with_params(self, state: State, params: Params) -> tuple[State, Params]:
+        """A first state and frozen parameters with the values of `params`."""
+        params, frozen = split_frozen(params, self.config.groups)
+        # A copy: the step donates its state, and no buffer can be given away twice.
+        average = jax.tree.map(jnp.copy, params) if state.average else ()
+        return state._replace(params=params, average=average), frozen
 
+    def key(self, state: State) -> jax.Array:
+        """The key of the step that `state` is about to take."""
+        return jax.random.fold_in(jax.random.key(self.seed), state.step)
 
-def gradients(
-    objective: Objective, params: Params, batch: Arrays, carry: Carry, key: jax.Array, scales: Arrays, parts: int = 1
-) -> tuple[Params, Arrays, Carry]:
-    """(gradient of sum over terms scale * sum, {term: sum}, new carry) of B rows, taken in `parts` micro-batches.
+    def gradient_output(
+        self, params: Params, frozen: Params, batch: Any, carry: Carry, key: jax.Array, collectives: Collectives
+    ) -> GradientOutput:
+        """Of this device's rows; `params` and `frozen` as it holds them."""
+        objective, coefficients = self.task, self.task.coefficients
+        # Only the weights of this loss are used; XLA drops the rest of its work.
+        terms, _ = objective.loss(collectives.view(params, frozen), batch, carry, key)
+        weights = collectives.psum({name: terms[name][1] for name in coefficients})
+        scales = {
+            # A term without a single target is 0, not 0 / 0.
+            name: self.config.loss_scale * factor / jnp.where(weights[name] > 0, weights[name], 1.0)
+            for name, factor in coefficients.items()
+        }
 
-    The scales hold the denominators of the *whole* batch, so that the parts' gradients simply add up. Raises
-    ValueError where the rows cannot be divided.
-    """
+        def scaled(params: Params, batch: Any, carry: Carry) -> tuple[jax.Array, tuple[Arrays, Carry]]:
+            terms, carry = objective.loss(collectives.view(params, frozen), batch, carry, key)
+            total = sum((scales[name] * terms[name][0] for name in scales), start=jnp.zeros((), jnp.float32))
+            return total, ({name: terms[name][0] for name in scales}, carry)
 
-    def scaled(params: Params, batch: Arrays, carry: Carry) -> tuple[jax.Array, tuple[Arrays, Carry]]:
-        terms, carry = objective.loss(params, batch, carry, key)
-        total = sum((scales[name] * terms[name][0] for name in scales), start=jnp.zeros((), jnp.float32))
-        return total, ({name: terms[name][0] for name in scales}, carry)
+        gradients, sums, carry = _accumulated(
+            jax.grad(scaled, has_aux=True), params, batch, carry, list(scales), self.micro_batches
+        )
+        if collectives.sum_gradients is None:
+            gradients, sums = collectives.psum((gradients, sums))
+        else:
+            gradients, sums = collectives.sum_gradients(gradients), collectives.psum(sums)
+        return GradientOutput(gradients, sums, weights, carry)
 
-    gradient = jax.grad(scaled, has_aux=True)
-    if parts == 1:
-        slopes, (sums, carry) = gradient(params, batch, carry)
-        return slopes, sums, carry
-
-    def divide(array: jax.Array) -> jax.Array:
-        if array.shape[0] % parts:
-            raise InputError(
-                f"{array.shape[0]} rows a device do not divide into {parts} micro-batches: "
-                "choose --data.lanes, of a Transformer --sequences.rows, as a multiple of devices x "
-                "--devices.micro-batches"
-            )
-        return array.reshape(parts, array.shape[0] // parts, *array.shape[1:])  # [M, B / M, ...]
-
-    def one(so_far: tuple[Params, Arrays], part: tuple[Arrays, Carry]) -> tuple[tuple[Params, Arrays], Carry]:
-        slopes, (sums, carry) = gradient(params, *part)
-        return jax.tree.map(jnp.add, so_far, (slopes, sums)), carry
-
-    zeros = (jax.tree.map(jnp.zeros_like, params), {name: jnp.zeros((), jnp.float32) for name in scales})
-    (slopes, sums), carry = jax.lax.scan(one, zeros, jax.tree.map(divide, (batch, carry)))
-    return slopes, sums, jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), carry)
-
-
-def make_step(objective: Objective, recipe: Recipe, steps: int, seed: int, parts: int = 1) -> Callable[..., State]:
-    """The step: (state, batch, total, over) -> state, where B is this device's share of the rows.
-
-    `total` adds a tree of arrays up over the devices (`devices.py` gives it; the identity on one device), and is
-    called twice: for the denominators, then for gradients and sums together. Where only losses and gradients are
-    computed device by device, and the update on arrays of all of them, `over` makes a function of all rows of the one
-    of a device's share.
-    """
-    chain = optimizer(recipe, steps)
-
-    def step(
-        state: State, batch: Arrays, total: Callable[[Any], Any], over: Callable[[Share], Share] = _as_it_is
-    ) -> State:
-        def share(params: Params, batch: Arrays, carry: Carry, key: jax.Array) -> Found:
-            # Only the weights of this loss are used; XLA drops the rest of its work.
-            terms, _ = objective.loss(params, batch, carry, key)
-            weights = total({name: terms[name][1] for name in objective.coefficients})
-            scales = {
-                # A term without a single target is 0, not 0 / 0.
-                name: recipe.loss_scale * share / jnp.where(weights[name] > 0, weights[name], 1.0)
-                for name, share in objective.coefficients.items()
-            }
-            own_slopes, own_sums, carry = gradients(objective, params, batch, carry, key, scales, parts)
-            slopes, sums = total((own_slopes, own_sums))
-            return Found(slopes, sums, weights, carry)
-
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        slopes, sums, weights, carry = over(share)(state.params, batch, state.carry, key)
-        params, moments = apply_gradients(chain, slopes, state.optimizer, state.params)
-        average = averaged(recipe, state.average, params, state.step) if state.average else ()
-        norm = optax.tree.norm(slopes)
+    def update(self, state: State, output: GradientOutput) -> State:
+        """The state after the step."""
+        params, moments = apply_gradients(self.chain, output.gradients, state.optimizer, state.params)
+        average = averaged(self.config, state.average, params, state.step) if state.average else ()
+        norm = optax.tree.norm(output.gradients)
         finite = jnp.isfinite(norm)
-        for value in sums.values():
+        for value in output.sums.values():
             finite &= jnp.isfinite(value)
         bad = jnp.where((state.totals.bad < 0) & ~finite, state.step + 1, state.totals.bad)
         before = state.totals.terms
-        means = {name: (before[name][0] + sums[name], before[name][1] + weights[name]) for name in sums}
-        return State(state.step + 1, params, average, moments, carry, Totals(means, norm, bad))
+        terms = {
+            name: (before[name][0] + output.sums[name], before[name][1] + output.weights[name]) for name in output.sums
+        }
+        return State(state.step + 1, params, average, moments, output.carry, Totals(terms, norm, bad))
 
-    return step
+    def __call__(self, state: State, frozen: Params, batch: Any, collectives: Collectives = Collectives()) -> State:  # noqa: B008
+        """One step over the rows given."""
+        output = self.gradient_output(state.params, frozen, batch, state.carry, self.key(state), collectives)
+        return self.update(state, output)
+
+
+def _accumulated(
+    gradient: Callable[..., Any], params: Params, batch: Any, carry: Carry, terms: list[str], micro_batches: int
+) -> tuple[Any, Arrays, Carry]:
+    """(gradient, {term: sum}, new carry) of B rows, taken in M micro-batches whose gradients add up."""
+    if micro_batches == 1:
+        gradients, (sums, carry) = gradient(params, batch, carry)
+        return gradients, sums, carry
+
+    def divide(array: jax.Array) -> jax.Array:
+        if array.shape[0] % micro_batches:
+            raise ConfigError(
+                "devices.micro_batches",
+                f"is {micro_batches}, into which the {array.shape[0]} rows of a device do not divide: set batch_size "
+                "to a multiple of devices x micro_batches",
+            )
+        return array.reshape(micro_batches, array.shape[0] // micro_batches, *array.shape[1:])  # [M, B / M, ...]
+
+    def one(so_far: tuple[Any, Arrays], part: tuple[Any, Carry]) -> tuple[tuple[Any, Arrays], Carry]:
+        gradients, (sums, carry) = gradient(params, *part)
+        return jax.tree.map(jnp.add, so_far, (gradients, sums)), carry
+
+    zeros = (jax.tree.map(jnp.zeros_like, params), {name: jnp.zeros((), jnp.float32) for name in terms})
+    (gradients, sums), carry = jax.lax.scan(one, zeros, jax.tree.map(divide, (batch, carry)))
+    return gradients, sums, jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), carry)

@@ -1,1 +1,16 @@
-"""ELMo: the bidirectional language model, how text becomes its inputs, its files."""
+"""ELMo: the bidirectional language model, how text becomes its inputs, its published files."""
+
+from ctx_jax.encoders.elmo.allennlp import arrays_from_params, model_from_options, params_from_arrays
+from ctx_jax.encoders.elmo.allennlp_files import FAMILY, read_files
+from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.elmo.network import zero_carry
+
+__all__ = [
+    "FAMILY",
+    "BiLM",
+    "arrays_from_params",
+    "model_from_options",
+    "params_from_arrays",
+    "read_files",
+    "zero_carry",
+]

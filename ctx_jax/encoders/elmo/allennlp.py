@@ -1,7 +1,7 @@
-"""The original's ELMo files, which AllenNLP made common: `options.json` and an HDF5 of weights, both ways.
+"""ELMo's published files, `options.json` and an HDF5 of weights, to our model and parameters and back.
 
-Names and shapes are those of allenai/bilm-tf; kernels are stored [in, out], so nothing is transposed.
-Letters: C characters, N CNN filters in all, P projection, D LSTM cell, V vocabulary.
+Names and shapes are those of allenai/bilm-tf, which AllenNLP reads too; kernels are stored [in, out], so nothing is
+transposed. Letters: C characters, F CNN filters in all, P projection, D cell, V vocabulary.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.elmo.token_encoder import CHARACTERS
+from ctx_jax.encoders.elmo.network import DIRECTIONS
 from ctx_jax.io.errors import InputError
+from ctx_jax.tokenizers.characters import CHARACTERS
+from ctx_jax.typing import Params
 
-SOFTMAX = {"n_tokens_vocab", "n_negative_samples_batch", "sample_softmax", "share_embedding_softmax"}
-"""The options that say how the softmax over the vocabulary is."""
-_TRAINING = SOFTMAX | {
+SOFTMAX_OPTIONS = {"n_tokens_vocab", "n_negative_samples_batch", "sample_softmax", "share_embedding_softmax"}
+_TRAINING = SOFTMAX_OPTIONS | {
     "bidirectional",
     "dropout",
     "all_clip_norm_val",
@@ -30,49 +31,63 @@ _LSTM = {"dim", "projection_dim", "n_layers", "cell_clip", "proj_clip", "use_ski
 _CHARACTERS = {"activation", "embedding", "filters", "max_characters_per_token", "n_characters", "n_highway"}
 
 
-def model_from_options(options: Mapping[str, Any]) -> BiLM:
-    """The model that `options.json` describes, training form or inference form.
+class SoftmaxOptions(NamedTuple):
+    """The softmax of training options."""
 
-    Training options make a model with the softmax of `n_tokens_vocab` words, sampled unless `sample_softmax` is
-    false (the original's default is true); inference options one without. An absent clip is no clip, an absent
-    `n_highway` is none. Options without `char_cnn` are the original's word-input language model.
+    vocabulary: int  # V; 0 in inference options, which have no softmax
+    tied: bool  # its matrix is the word table
+    negatives: int  # of the sampled softmax in training; 0: exact
 
-    Raises ValueError for keys that are unknown or missing and for values the model cannot express.
-    """
-    _known("options", options, _TRAINING | {"lstm", "char_cnn"}, {"lstm"})
-    if not _truth(options.get("bidirectional", True), "bidirectional"):
-        raise InputError("options: bidirectional is false; only bidirectional models are read")
-    lstm = options["lstm"]
-    _known("options lstm", lstm, _LSTM, {"dim", "projection_dim", "n_layers"})
+
+def softmax_options(options: Mapping[str, Any]) -> SoftmaxOptions:
+    """The softmax that `options.json` describes; sampled unless `sample_softmax` is false, the original's default."""
     vocabulary = _number(options.get("n_tokens_vocab", 0), "n_tokens_vocab")
     sampled = vocabulary > 0 and _truth(options.get("sample_softmax", True), "sample_softmax")
     if sampled and "n_negative_samples_batch" not in options:
         raise InputError("options: sampled softmax needs n_negative_samples_batch; set it, or sample_softmax to false")
+    tied = _truth(options.get("share_embedding_softmax", False), "share_embedding_softmax")
+    if tied and "char_cnn" in options:
+        raise InputError("options: share_embedding_softmax shares a word table, which a model with char_cnn lacks")
+    negatives = _number(options["n_negative_samples_batch"], "n_negative_samples_batch") if sampled else 0
+    return SoftmaxOptions(vocabulary, tied, negatives)
+
+
+def model_from_options(options: Mapping[str, Any]) -> BiLM:
+    """The model that `options.json` describes, in its training form or its inference form.
+
+    An absent clip means none, an absent `n_highway` 0. Options without `char_cnn` describe the original's language
+    model over words, whose table has `n_tokens_vocab` rows. The softmax is `softmax_options`.
+
+    Raises InputError for keys that are unknown or missing and for values the model cannot express.
+    """
+    _check_keys("options", options, _TRAINING | {"lstm", "char_cnn"}, {"lstm"})
+    if not _truth(options.get("bidirectional", True), "bidirectional"):
+        raise InputError("options: bidirectional is false; only bidirectional models are read")
+    lstm = options["lstm"]
+    _check_keys("options lstm", lstm, _LSTM, {"dim", "projection_dim", "n_layers"})
+    softmax = softmax_options(options)
     fields: dict[str, Any] = {
-        "vocabulary": vocabulary,
         "dim": _number(lstm["dim"], "lstm dim"),
         "projection": _number(lstm["projection_dim"], "lstm projection_dim"),
-        "layers": _number(lstm["n_layers"], "lstm n_layers"),
+        "depth": _number(lstm["n_layers"], "lstm n_layers"),
         "cell_clip": _clip(lstm.get("cell_clip"), "lstm cell_clip"),
         "projection_clip": _clip(lstm.get("proj_clip"), "lstm proj_clip"),
         "residual": _truth(lstm.get("use_skip_connections", False), "lstm use_skip_connections"),
         "dropout": _real(options.get("dropout", 0.0), "dropout"),
-        "tied_softmax": _truth(options.get("share_embedding_softmax", False), "share_embedding_softmax"),
-        "negatives": _number(options["n_negative_samples_batch"], "n_negative_samples_batch") if sampled else 0,
     }
     if "char_cnn" in options:
-        return BiLM(inputs="characters", **fields, **_character_fields(options["char_cnn"]))
-    if not vocabulary:
+        return BiLM(**fields, **_character_fields(options["char_cnn"]))
+    if not softmax.vocabulary:
         raise InputError("options: without char_cnn the model reads words and needs n_tokens_vocab")
-    return BiLM(inputs="words", **fields)
+    return BiLM(token_input="words", vocabulary=softmax.vocabulary, **fields)
 
 
 def options_from_model(model: BiLM) -> dict[str, Any]:
     """The inference form of `options.json` (`n_characters` 262), as AllenNLP and bilm-tf read it."""
-    if model.inputs != "characters" or model.cell != "lstm":
+    if model.token_input != "characters" or model.cell != "lstm":
         raise InputError(
             "AllenNLP's files hold character models with LSTM cells; "
-            f"this one has inputs={model.inputs!r}, cell={model.cell!r}"
+            f"this one has token_input={model.token_input!r}, cell={model.cell!r}"
         )
     return {
         "lstm": {
@@ -81,29 +96,34 @@ def options_from_model(model: BiLM) -> dict[str, Any]:
             "cell_clip": model.cell_clip,
             "proj_clip": model.projection_clip,
             "dim": model.dim,
-            "n_layers": model.layers,
+            "n_layers": model.depth,
         },
         "char_cnn": {
             "activation": model.activation,
-            "filters": [list(one) for one in model.filters],
+            "filters": [list(pair) for pair in model.filters],
             "n_highway": model.highways,
             "embedding": {"dim": model.character_dim},
-            "n_characters": CHARACTERS + 1,  # an inference option: its ids are one higher
+            "n_characters": CHARACTERS + 1,  # inference ids are one higher
             "max_characters_per_token": model.max_characters,
         },
     }
 
 
 def params_from_arrays(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of `model` from arrays under the original's names, float32.
+    """Parameters from arrays under the original's names, float32.
 
-    With one layer the original leaves `MultiRNNCell/Cell0` out of the names; both forms are read. The softmax
-    (`softmax/W`, `softmax/b`) belongs to models with `vocabulary` > 0.
+    Without softmax arrays the encoder's tree. With `softmax/W` [V, P] and `softmax/b` [V] (of a model over words whose
+    softmax is tied, `softmax/b` alone)
 
-    Raises one ValueError that lists what is missing, what is extra and every wrong shape.
+        {"encoder": tree, "head": {"softmax": {"decoder": {"matrix": [V, P], "bias": [V]}}}}
+
+    With one layer the original leaves `MultiRNNCell/Cell0` out of the names; both forms are read.
+
+    Raises one InputError that lists every array that is missing, extra or of a wrong shape.
     """
-    arrays = {_full_name(name, model.layers): array for name, array in arrays.items()}
-    places = _places(model)
+    arrays = {_full_name(name, model.depth): array for name, array in arrays.items()}
+    head = {name for name in arrays if name.startswith("softmax/")}
+    places = _encoder_places(model) | (_softmax_places(model, arrays) if head else {})
     problems = [f"missing: {name} {place.shape}" for name, place in places.items() if name not in arrays]
     problems += [f"extra: {name} {tuple(array.shape)}" for name, array in arrays.items() if name not in places]
     for name, place in places.items():
@@ -118,33 +138,32 @@ def params_from_arrays(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, Any]
     params: dict[str, Any] = {}
     for name, place in places.items():
         node = params
-        for key in place.path[:-1]:
+        path = place.path if name in head or not head else ("encoder", *place.path)
+        for key in path[:-1]:
             node = node.setdefault(key, {})
         array = np.asarray(arrays[name], dtype=np.float32)
-        node[place.path[-1]] = jnp.asarray(array[0] if place.squeeze else array)
+        node[path[-1]] = jnp.asarray(array[0] if place.squeeze else array)
     return params
 
 
-def arrays_from_params(model: BiLM, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The inverse of `params_from_arrays`: arrays under the original's names, float32.
+def arrays_from_params(model: BiLM, params: Params) -> dict[str, np.ndarray]:
+    """The inverse of `params_from_arrays`, of either form: arrays under the original's names, float32.
 
-    Also for anything of the same tree, such as gradients. Raises ValueError for a model of GRU cells, and where
-    `params` lacks a leaf of `model`.
+    Also for any other tree of these arrays, such as gradients. Raises InputError for a model of GRU cells, and where
+    `params` lacks an array of the model or has one of another shape.
     """
     if model.cell != "lstm":
         raise InputError(f"the original's files hold LSTM cells; this model has cell={model.cell!r}")
-    arrays = {}
-    for name, place in _places(model).items():
-        node: Any = params
-        for key in place.path:
-            if key not in node:
-                raise InputError(f"params lack {'/'.join(place.path)}, which the model needs")
-            node = node[key]
-        array = np.asarray(node, dtype=np.float32)
-        arrays[name] = array[None] if place.squeeze else array
-        if arrays[name].shape != place.shape:
-            raise InputError(f"{'/'.join(place.path)} would be {arrays[name].shape}, the model needs {place.shape}")
+    encoder = params.get("encoder", params)
+    arrays = {name: _array(encoder, place) for name, place in _encoder_places(model).items()}
+    decoder = params.get("head", {}).get("softmax", {}).get("decoder", {})
+    softmax = {name: decoder[key] for name, key in _SOFTMAX.items() if key in decoder}
+    for name, place in (_softmax_places(model, softmax) if softmax else {}).items():
+        arrays[name] = _array(params, place)
     return arrays
+
+
+_SOFTMAX = {"softmax/W": "matrix", "softmax/b": "bias"}
 
 
 class _Place(NamedTuple):
@@ -155,24 +174,45 @@ class _Place(NamedTuple):
     squeeze: bool = False  # the file has a leading axis of 1 (a 2-d convolution's height)
 
 
-def _places(model: BiLM) -> dict[str, _Place]:
+def _array(params: Any, place: _Place) -> np.ndarray:
+    for key in place.path:
+        if key not in params:
+            raise InputError(f"params lack {'/'.join(place.path)}, which the model needs")
+        params = params[key]
+    array = np.asarray(params, dtype=np.float32)
+    array = array[None] if place.squeeze else array
+    if array.shape != place.shape:
+        raise InputError(f"{'/'.join(place.path)} would be {array.shape}, the model needs {place.shape}")
+    return array
+
+
+def _softmax_places(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, _Place]:
+    """Of a softmax of as many words as these arrays have; tied where a model over words has no `softmax/W`."""
+    tied = model.token_input == "words" and "softmax/W" not in arrays
+    sized = arrays.get("softmax/b", arrays.get("softmax/W"))
+    vocabulary = model.vocabulary if tied or sized is None else (*np.shape(sized), 0)[0]
+    shapes = {"softmax/W": (vocabulary, model.projection), "softmax/b": (vocabulary,)}
+    return {
+        name: _Place(("head", "softmax", "decoder", _SOFTMAX[name]), shape)
+        for name, shape in shapes.items()
+        if not (tied and name == "softmax/W")
+    }
+
+
+def _encoder_places(model: BiLM) -> dict[str, _Place]:
     places: dict[str, _Place] = {}
-    if model.inputs == "words":
+    if model.token_input == "words":
         places["embedding"] = _Place(("words", "embedding"), (model.vocabulary, model.projection))
     else:
-        places.update(_character_places(model))
+        places |= _character_places(model)
     inner, gates = 2 * model.projection, 4 * model.dim
-    for number, direction in enumerate(("forward", "backward")):
-        for layer in range(model.layers):
+    for number, direction in enumerate(DIRECTIONS):
+        for layer in range(model.depth):
             prefix, key = f"RNN_{number}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/", f"{direction}_{layer}"
             places[prefix + "W_0"] = _Place((key, "kernel"), (inner, gates))
             places[prefix + "B"] = _Place((key, "bias"), (gates,))
             if model.dim != model.projection:
                 places[prefix + "W_P_0"] = _Place((key, "projection"), (model.dim, model.projection))
-    if model.vocabulary > 0:
-        if not model.tied_softmax:
-            places["softmax/W"] = _Place(("softmax", "kernel"), (model.vocabulary, model.projection))
-        places["softmax/b"] = _Place(("softmax", "bias"), (model.vocabulary,))
     return places
 
 
@@ -182,10 +222,10 @@ def _character_places(model: BiLM) -> dict[str, _Place]:
         shape = (1, width, model.character_dim, count)
         places[f"CNN/W_cnn_{i}"] = _Place((f"convolution_{i}", "kernel"), shape, squeeze=True)
         places[f"CNN/b_cnn_{i}"] = _Place((f"convolution_{i}", "bias"), (count,))
-    total = sum(count for _, count in model.filters)
+    total = model.filter_count
     for i in range(model.highways):
         prefix, key = f"CNN_high_{i}/", f"highway_{i}"
-        # The original's "carry" gates the transform: ours is named for what it does.
+        # The original's "carry" gates the transform; our name says so.
         places[prefix + "W_carry"] = _Place((key, "gate_kernel"), (total, total))
         places[prefix + "b_carry"] = _Place((key, "gate_bias"), (total,))
         places[prefix + "W_transform"] = _Place((key, "kernel"), (total, total))
@@ -196,14 +236,14 @@ def _character_places(model: BiLM) -> dict[str, _Place]:
     return places
 
 
-def _full_name(name: str, layers: int) -> str:
-    return name.replace("/RNN/LSTMCell/", "/RNN/MultiRNNCell/Cell0/LSTMCell/") if layers == 1 else name
+def _full_name(name: str, depth: int) -> str:
+    return name.replace("/RNN/LSTMCell/", "/RNN/MultiRNNCell/Cell0/LSTMCell/") if depth == 1 else name
 
 
 def _character_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     needed = {"embedding", "filters", "max_characters_per_token", "n_characters"}
-    _known("options char_cnn", options, _CHARACTERS, needed)
-    _known("options char_cnn embedding", options["embedding"], {"dim"}, {"dim"})
+    _check_keys("options char_cnn", options, _CHARACTERS, needed)
+    _check_keys("options char_cnn embedding", options["embedding"], {"dim"}, {"dim"})
     if options["n_characters"] not in (CHARACTERS, CHARACTERS + 1):
         raise InputError(
             f"options char_cnn: n_characters must be {CHARACTERS} (training) or {CHARACTERS + 1} (inference), "
@@ -222,7 +262,7 @@ def _character_fields(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _clip(value: Any, key: str) -> float | None:
-    """The programs test a clip for truth: 0 means none."""
+    """0 means none, as in the original programs."""
     return _real(value, key) if value else None
 
 
@@ -245,12 +285,14 @@ def _real(value: Any, key: str) -> float:
 
 
 def _filters(value: Any) -> tuple[tuple[int, int], ...]:
-    if not isinstance(value, list | tuple) or any(not isinstance(one, list | tuple) or len(one) != 2 for one in value):
+    if not isinstance(value, list | tuple) or any(
+        not isinstance(pair, list | tuple) or len(pair) != 2 for pair in value
+    ):
         raise InputError(f"options: char_cnn filters must be a list of [width, count] pairs, got {value!r}")
     return tuple((_number(width, "a filter's width"), _number(count, "a filter's count")) for width, count in value)
 
 
-def _known(where: str, found: Any, known: set[str], needed: set[str]) -> None:
+def _check_keys(where: str, found: Any, known: set[str], needed: set[str]) -> None:
     if not isinstance(found, Mapping):
         raise InputError(f"{where} must be an object with {sorted(needed)}, got {type(found).__name__}")
     missing, extra = sorted(needed - set(found)), sorted(set(found) - known)

@@ -1,4 +1,4 @@
-"""Folders and files of AllenNLP's ELMo form: finding, reading and writing them."""
+"""Folders of AllenNLP's ELMo files: find, read and write them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,21 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ctx_jax.checkpoints.run_files import VOCABULARY
+from ctx_jax.checkpoints.run_files import VOCABULARY, existing
+from ctx_jax.encoders.base import Family, Imported, InputProcessor
 from ctx_jax.encoders.elmo.allennlp import (
-    SOFTMAX,
+    SOFTMAX_OPTIONS,
     arrays_from_params,
     model_from_options,
     options_from_model,
     params_from_arrays,
 )
 from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.heads import Head, VocabularyHead
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.files import atomic_folder, read_json
-from ctx_jax.io.flags import without_flags
 from ctx_jax.tokenizers.vocabulary import Vocabulary
+from ctx_jax.typing import Params
 
 _HDF5 = (".hdf5", ".h5", ".hdf")
 
@@ -29,7 +31,7 @@ def find(folder: Path | str) -> tuple[Path, Path] | None:
     """The options and weights of an AllenNLP folder, or None where the folder lacks either.
 
     Options are `options.json` or `*_options.json`, weights the HDF5 file that holds `char_embed`; other files are
-    ignored. Two candidates for one are a ValueError that names both.
+    ignored. Two candidates for either are an InputError that names both.
     """
     # macOS puts a "._x" beside a copied "x".
     names = sorted(path for path in Path(folder).iterdir() if path.is_file() and path.name[0] != ".")
@@ -45,33 +47,77 @@ def find(folder: Path | str) -> tuple[Path, Path] | None:
     return (options[0], weights[0]) if options and weights else None
 
 
-def read(*, options: Path | str, weights: Path | str) -> tuple[BiLM, dict[str, Any]]:
-    """Model and parameters from an options file and a weights file.
+def read_files(*, options: Path | str, weights: Path | str) -> Imported:
+    """The encoder of an options and a weights file, and its softmax as head "softmax" where the weights hold one.
 
-    Where the weights hold no softmax, as published ones do not, the model has none (`vocabulary` 0), whatever the
-    options say. Raises ValueError for a file that is damaged or does not fit the options.
+    Raises InputError for files that are damaged or do not fit each other, and for a model of words, whose files hold no
+    vocabulary.
+    """
+    model, params, head = read(options=options, weights=weights)
+    if model.token_input == "words":
+        raise InputError(f"{options} describes a model of words, whose files hold no vocabulary: load the run instead")
+    softmax = {} if head is None else {"softmax": Head(VocabularyHead(transform=False, tied=False), head["softmax"])}
+    return Imported(model, params, model.inputs(), softmax)
+
+
+def read_folder(folder: Path) -> Imported | None:
+    """The encoder of an AllenNLP folder; None for a folder of another kind."""
+    try:
+        found = find(folder)
+    except InputError:
+        config = folder / "config.json"
+        if config.is_file() and "model_type" in read_json(config):
+            return None  # a Hugging Face folder, with other programs' options or weights
+        raise
+    return None if found is None else read_files(options=found[0], weights=found[1])
+
+
+def write_folder(
+    folder: Path, model: BiLM, params: Params, heads: Mapping[str, Head], processor: InputProcessor, run_dir: Path
+) -> None:
+    """A run's encoder, its softmax and the words of its vocabulary, as `write` lays them."""
+    words = Vocabulary.read(existing(run_dir, VOCABULARY)).words
+    write(folder, model, {"encoder": params, "head": {name: head.params for name, head in heads.items()}}, words)
+
+
+FAMILY = Family(
+    BiLM,
+    "options.json or *_options.json with an HDF5 file holding char_embed (AllenNLP)",
+    read_folder,
+    "allennlp",
+    write_folder,
+)
+
+
+def read(*, options: Path | str, weights: Path | str) -> tuple[BiLM, dict[str, Any], dict[str, Any] | None]:
+    """Model, encoder parameters, and head parameters {"softmax": {...}} or None from an options and a weights file.
+
+    Published weights hold no softmax; the options of one are ignored then. Raises InputError for a file that is
+    damaged or does not fit the options.
     """
     entries = read_json(Path(options))
     try:
         with h5py.File(weights, "r") as file:
             arrays = _datasets(file)
             if "char_cnn" in entries and not any(name.startswith("softmax/") for name in arrays):
-                entries = {key: value for key, value in entries.items() if key not in SOFTMAX}
+                entries = {key: value for key, value in entries.items() if key not in SOFTMAX_OPTIONS}
             model = model_from_options(entries)
-            return model, params_from_arrays(model, arrays)
+            params = params_from_arrays(model, arrays)
+            return model, params.get("encoder", params), params.get("head")
     except FileNotFoundError:
         raise
     except OSError as error:
         raise InputError(f"{weights} cannot be read as HDF5: {error}") from error
     except ValueError as error:
-        raise InputError(f"{weights} with {options}: {without_flags(str(error))}") from error
+        raise InputError(f"{weights} with {options}: {error}") from error
 
 
-def write(folder: Path | str, model: BiLM, params: Mapping[str, Any], words: Sequence[str] = ()) -> None:
+def write(folder: Path | str, model: BiLM, params: Params, words: Sequence[str] = ()) -> None:
     """Write `options.json` and `weights.hdf5` as AllenNLP's ElmoEmbedder and bilm-tf read them.
 
-    The softmax, if there is one, goes to `softmax.hdf5`, and `words` (its vocabulary) to `vocabulary.txt`, one a
-    line. The folder appears whole or not at all. Raises FileExistsError where it exists and is not empty.
+    `params` is the encoder's tree or {"encoder", "head"}: then the softmax goes to `softmax.hdf5`. `words`, its
+    vocabulary, go to `vocabulary.txt`, one a line. The folder is written atomically. Raises ExistingFileError if it
+    exists and is not empty.
     """
     options = options_from_model(model)
     arrays = arrays_from_params(model, params)
@@ -87,7 +133,7 @@ def write(folder: Path | str, model: BiLM, params: Mapping[str, Any], words: Seq
 
 
 def _holds_characters(path: Path, unreadable: list[str]) -> bool:
-    """Whether it is a file of weights; one that is damaged is noted, since it may belong to something else."""
+    """Whether a file holds weights; an unreadable one is added to `unreadable`, since it may be another program's."""
     try:
         with h5py.File(path, "r") as file:
             return "char_embed" in file
@@ -97,12 +143,12 @@ def _holds_characters(path: Path, unreadable: list[str]) -> bool:
 
 
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Every float dataset by name, unread: shapes are checked first, so that a lying header cannot fill the memory."""
+    """Every float dataset by name, not read yet: shapes are checked first, as a false header could fill memory."""
     found: dict[str, h5py.Dataset] = {}
 
     def collect(name: str, node: h5py.Dataset | h5py.Group) -> None:
         if isinstance(node, h5py.Dataset):
-            # Both would read whatever other file the header names.
+            # Either would read another file that the header names.
             if node.is_virtual or node.external:
                 raise InputError(f"dataset {name} takes its values from another file; they must be in this one")
             if not np.issubdtype(node.dtype, np.floating):

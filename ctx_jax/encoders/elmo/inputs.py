@@ -1,44 +1,99 @@
-"""Words to character ids, or to rows of a vocabulary.
+"""Words to the inputs of a biLM: char_ids, or rows of the word table (see `encoders.base.InputProcessor`).
 
 Letters: B sentences, T words, C characters.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from ctx_jax.encoders.base import padded_shape
+from ctx_jax.checkpoints.run_files import VOCABULARY, existing
+from ctx_jax.encoders.base import padded_shape, sentences_to_words
+from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.characters import BEGIN, END, char_ids
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.tokenizers.words import Rule
 
 
+class _WholeWords(ABC):
+    """What both processors share: a token is a word, so splitting does nothing."""
+
+    rule: Rule
+    words_per_row = 32  # layer 0 knows no position
+
+    @abstractmethod
+    def _arrays(
+        self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None
+    ) -> dict[str, np.ndarray]: ...
+
+    def arrays(
+        self,
+        sentences: Sequence[Sequence[str]],
+        *,
+        rows: int | None = None,
+        length: int | None = None,
+        tokens: int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The inputs of sentences, with both markers; `rows` and `length` fix B and T."""
+        if tokens is not None:
+            raise InputError(f"tokens={tokens} counts pieces of words, which a biLM does not have: leave it out")
+        return self._arrays(sentences, rows, length)
+
+    def token_arrays(
+        self, sentences: list[str] | list[list[str]], *, rows: int | None = None, length: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """As `arrays`: the tokens of a biLM are its words. Strings are split by `rule`."""
+        return self._arrays(sentences_to_words(sentences, self.rule), rows, length)
+
+    def split(self, sentences: list[list[str]]) -> list[list[str]]:
+        """The words as they are."""
+        return sentences
+
+    def sizes(self, sentences: Sequence[Sequence[str]]) -> list[int]:
+        """Words of each sentence."""
+        return [len(sentence) for sentence in sentences]
+
+    def pad(self, sentences: Sequence[Sequence[str]], rows: int, length: int) -> dict[str, np.ndarray]:
+        """`arrays` with both sizes fixed."""
+        return self._arrays(sentences, rows, length)
+
+
 @dataclass(frozen=True)
-class CharacterReader:
-    """Words to character ids."""
+class CharacterInputs(_WholeWords):
+    """Words to {"char_ids": int32 [B, T + 2, C]} with sentence markers; 0 where there is no token."""
 
     max_characters: int
     rule: Rule = "whitespace"
 
-    def arrays(
-        self, sentences: Sequence[Sequence[str]], rows: int | None = None, length: int | None = None
+    def _arrays(
+        self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None
     ) -> dict[str, np.ndarray]:
-        """{"char_ids": int32 [B, T + 2, C]} with sentence markers; 0 where there is no token."""
         return {"char_ids": char_ids(sentences, self.max_characters, rows=rows, length=length)}
 
 
 @dataclass(frozen=True)
-class VocabularyReader:
-    """Words to rows of a vocabulary; a word outside it is `<UNK>`."""
+class WordInputs(_WholeWords):
+    """Words to {"token_ids": int32 [B, T + 2]}, rows of the word table, with sentence markers; -1 where there is no
+    token. A word outside the vocabulary is `<UNK>`."""
 
     vocabulary: Vocabulary
     rule: Rule = "whitespace"
 
-    def arrays(
-        self, sentences: Sequence[Sequence[str]], rows: int | None = None, length: int | None = None
+    @classmethod
+    def read(cls, folder: Path, size: int, rule: Rule) -> "WordInputs":
+        """With `vocabulary.txt` of a folder; MissingFileError, or InputError if it does not have `size` words."""
+        path = existing(Path(folder), VOCABULARY)
+        vocabulary = Vocabulary.read(path)
+        if len(vocabulary) != size:
+            raise InputError(f"{path} has {len(vocabulary)} words, the model {size}")
+        return cls(vocabulary, rule)
+
+    def _arrays(
+        self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None
     ) -> dict[str, np.ndarray]:
-        """{"token_ids": int32 [B, T + 2]} with sentence markers; -1 where there is no token."""
         height, width = padded_shape([len(sentence) for sentence in sentences], rows, length, "words")
         ids = np.full((height, width + 2), -1, np.int32)
         for row, sentence in zip(ids, sentences, strict=False):

@@ -1,60 +1,48 @@
-"""The context-free token encoder of a biLM: characters -> CNN -> highways -> projection, or a table of words.
+"""The context-free token encoder of a biLM: characters -> CNN -> highways -> projection.
 
-Letters: N words, C characters, e character width, w filter width, n filters of a width, F filters in all, P width out.
+Letters: N words, C characters, e character width, w filter width, n filters of a width, F filters in all, P projection,
+M rows of a table of distinct words.
 Source: Kim et al. 2016 (character CNN, highway), Jozefowicz et al. 2016 (projection).
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
+from ctx_jax.encoders.elmo.config import BiLMConfig
 from ctx_jax.encoders.elmo.word_dedup import once_per_distinct
 from ctx_jax.ops.linear import Compute, linear, lookup
-
-# The ids are made in `ctx_jax.tokenizers.characters`, which a model does not import.
-PAD = 260  # the id that fills a word behind its end marker; its embedding is learned like any other
-CHARACTERS = 261  # rows of the table: 256 bytes, the four markers, PAD
-
-Initializer = Callable[..., jax.Array]
+from ctx_jax.tokenizers.characters import PAD, raw_ids
+from ctx_jax.typing import Params
 
 
-def symmetric(bound: float) -> Initializer:
-    """U(-bound, bound)."""
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
-
-
-class Bank(NamedTuple):
-    """All filters as one product: narrower ones are filled up with zeros to the widest."""
+class FilterBank(NamedTuple):
+    """All filters as one kernel; narrower filters are padded with zeros to the widest."""
 
     kernel: jax.Array  # [w e, F], w the greatest width
     bias: jax.Array  # [F]
     widths: tuple[int, ...]  # of each of the F filters
 
 
-def bank(filters: Sequence[tuple[jax.Array, jax.Array]]) -> Bank:
-    """Kernels [w, e, n] with their biases [n], side by side."""
+def filter_bank(filters: Sequence[Sequence[jax.Array]]) -> FilterBank:
+    """Concatenate pairs of a kernel [w, e, n] and its bias [n]."""
     widest = max(kernel.shape[0] for kernel, _ in filters)
-    filled = [jnp.pad(kernel, ((0, widest - kernel.shape[0]), (0, 0), (0, 0))) for kernel, _ in filters]
-    kernel = jnp.concatenate(filled, axis=-1)
+    padded = [jnp.pad(kernel, ((0, widest - kernel.shape[0]), (0, 0), (0, 0))) for kernel, _ in filters]
+    kernel = jnp.concatenate(padded, axis=-1)
     widths = tuple(kernel.shape[0] for kernel, _ in filters for _ in range(kernel.shape[-1]))
-    return Bank(kernel.reshape(-1, kernel.shape[-1]), jnp.concatenate([bias for _, bias in filters]), widths)
+    return FilterBank(kernel.reshape(-1, kernel.shape[-1]), jnp.concatenate([bias for _, bias in filters]), widths)
 
 
-def convolve(filters: Bank, characters: jax.Array, pad: jax.Array, occupied: int, compute: Compute) -> jax.Array:
-    """VALID cross-correlation over a word's positions, maximum over them, bias; no activation yet.
+def convolve(filters: FilterBank, characters: jax.Array, pad: jax.Array, occupied: int, compute: Compute) -> jax.Array:
+    """VALID cross-correlation over a word's positions, maximum over them, bias; the activation follows.
 
-    Past a word's end every window sees only padding, so those windows are one constant per filter: of a word with
-    `occupied` positions only the windows that start on one are computed, and the constant stands for the rest. Where a
-    word may be so long that a filter has no such window, all its windows are computed instead.
+    Windows that start past a word's end see only padding and have one constant value per filter. So only the windows
+    that start on an occupied position are computed, and the constant stands for the others. If a word may be so long
+    that a filter has no window of padding alone, all its windows are computed.
 
     Args:
       characters: [M, C, e], of words that occupy at most `occupied` positions.
@@ -67,7 +55,8 @@ def convolve(filters: Bank, characters: jax.Array, pad: jax.Array, occupied: int
     widest = filters.kernel.shape[0] // size
     short = occupied + widest <= length
     starts = occupied if short else length - min(filters.widths) + 1
-    # Narrow filters start where the widest would reach beyond the word; it meets zeros there and is left out below.
+    # The last windows of narrow filters start where the widest filter would reach past the word: it reads zeros there,
+    # and `valid` masks its value below.
     reach = jnp.pad(characters[:, : starts + widest - 1], ((0, 0), (0, max(0, starts + widest - 1 - length)), (0, 0)))
     windows = jnp.concatenate([reach[:, i : i + starts] for i in range(widest)], axis=-1)
     values = linear(windows, filters.kernel, compute)  # [M, starts, F]
@@ -78,116 +67,65 @@ def convolve(filters: Bank, characters: jax.Array, pad: jax.Array, occupied: int
     return jnp.max(jnp.where(valid[None], values, -jnp.inf), axis=1) + filters.bias[None, :]
 
 
-class Convolution(nn.Module):
-    """Filters [w, e, n] of one width."""
-
-    width: int
-    size: int
-    filters: int
-    activation: Literal["relu", "tanh"]
-
-    def setup(self) -> None:
-        scale = float((self.width * self.size) ** -0.5)
-        init = symmetric(0.05) if self.activation == "relu" else nn.initializers.normal(scale)
-        self.kernel = self.param("kernel", init, (self.width, self.size, self.filters))
-        self.bias = self.param("bias", nn.initializers.zeros, (self.filters,))
-
-
-class Highway(nn.Module):
-    """x -> g * relu(x W + b) + (1 - g) * x with g = sigmoid(x W_g + b_g). The original calls the gate "carry"
-    although it gates the transform, and keeps relu even behind a tanh CNN."""
-
-    width: int
-
-    def setup(self) -> None:
-        init = nn.initializers.normal(float(self.width**-0.5))
-        self.gate_kernel = self.param("gate_kernel", init, (self.width, self.width))
-        self.gate_bias = self.param("gate_bias", nn.initializers.constant(-2.0), (self.width,))
-        self.kernel = self.param("kernel", init, (self.width, self.width))
-        self.bias = self.param("bias", nn.initializers.zeros, (self.width,))
-
-
-class Projection(nn.Module):
-    """A linear layer [F, P]."""
-
-    width: int
-    features: int
-
-    def setup(self) -> None:
-        init = nn.initializers.normal(float(self.width**-0.5))
-        self.kernel = self.param("kernel", init, (self.width, self.features))
-        self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
-
-
-class Table(nn.Module):
-    """Rows by id."""
-
-    rows: int
-    features: int
-    init_rows: Initializer
-
-    def setup(self) -> None:
-        self.embedding = self.param("embedding", self.init_rows, (self.rows, self.features))
-
-
 def occupied_positions(words: jax.Array) -> jax.Array:
-    """int32 [N] of raw character ids [N, C]: positions up to the last that is not padding."""
+    """int32 [N] of raw ids [N, C]: positions up to the last one that is not padding."""
     positions = jnp.arange(1, words.shape[1] + 1, dtype=jnp.int32)
     return jnp.max(jnp.where(words == PAD, 0, positions[None, :]), axis=1, initial=0)
 
 
-class CharacterEncoder(nn.Module):
-    """Raw character ids [..., C] -> token vectors [..., P], each distinct word once."""
+def encode_characters(config: BiLMConfig, params: Params, char_ids: jax.Array, copies: int = 1) -> jax.Array:
+    """Token vectors [..., P] of char_ids [..., C]; each distinct word of the batch is encoded once."""
+    words = raw_ids(char_ids).reshape(math.prod(char_ids.shape[:-1]), char_ids.shape[-1])
+    vectors = once_per_distinct(
+        _convolution(config, params),
+        _highways(config, params),
+        words,
+        occupied_positions(words),
+        config.word_buckets,
+        config.dedup_table_factors,
+        copies,
+    )
+    return vectors.reshape(*char_ids.shape[:-1], config.projection)
 
-    size: int
-    filters: tuple[tuple[int, int], ...]
-    activation: Literal["relu", "tanh"]
-    highways: int
-    features: int
-    tiers: tuple[tuple[int, float], ...]
-    factors: tuple[float, ...]
-    compute: Compute
 
-    def setup(self) -> None:
-        width = sum(n for _, n in self.filters)
-        self.characters = Table(CHARACTERS, self.size, symmetric(1.0))
-        self.convolution = [Convolution(w, self.size, n, self.activation) for w, n in self.filters]
-        self.highway = [Highway(width) for _ in range(self.highways)]
-        if width != self.features:
-            self.projection = Projection(width, self.features)
+# Both run inside a `lax.cond`, so they take their arrays out of the parameters beforehand.
 
-    def __call__(self, tokens: jax.Array, copies: int = 1) -> jax.Array:
-        words = tokens.reshape(math.prod(tokens.shape[:-1]), tokens.shape[-1])
-        lengths = occupied_positions(words)
-        vectors = once_per_distinct(self._reader(), self._finisher(), words, lengths, self.tiers, self.factors, copies)
-        return vectors.reshape(*tokens.shape[:-1], self.features)
 
-    # Both parts run inside a condition: they close over arrays, not over modules.
+def _convolution(config: BiLMConfig, params: Params) -> Callable[[jax.Array, int], jax.Array]:
+    """Words [M, C] that occupy at most `occupied` positions -> values of the filters [M, F]."""
+    table = jnp.asarray(params["characters"]["embedding"])
+    filters = filter_bank([_arrays(params[f"convolution_{i}"], "kernel", "bias") for i in range(len(config.filters))])
+    activate = jax.nn.relu if config.activation == "relu" else jnp.tanh
 
-    def _reader(self) -> Callable[[jax.Array, int], jax.Array]:
-        """Words [M, C] that occupy at most `occupied` positions -> filters' values [M, F]."""
-        table, compute = self.characters.embedding, self.compute
-        filters = bank([(module.kernel, module.bias) for module in self.convolution])
-        activate = jax.nn.relu if self.activation == "relu" else jnp.tanh
+    def convolution(words: jax.Array, occupied: int) -> jax.Array:
+        return activate(convolve(filters, lookup(table, words), table[PAD], occupied, config.compute))
 
-        def read(words: jax.Array, occupied: int) -> jax.Array:
-            return activate(convolve(filters, lookup(table, words), table[PAD], occupied, compute))
+    return convolution
 
-        return read
 
-    def _finisher(self) -> Callable[[jax.Array], jax.Array]:
-        """Filters' values [M, F] -> vectors [M, P]: the highways and the projection."""
-        highways = [(m.gate_kernel, m.gate_bias, m.kernel, m.bias) for m in self.highway]
-        projection = (self.projection.kernel, self.projection.bias) if hasattr(self, "projection") else None
-        compute = self.compute
+def _highways(config: BiLMConfig, params: Params) -> Callable[[jax.Array], jax.Array]:
+    """Values of the filters [M, F] -> vectors [M, P], by the highways and the projection.
 
-        def finish(values: jax.Array) -> jax.Array:
-            for gate_kernel, gate_bias, kernel, bias in highways:
-                gate = jax.nn.sigmoid(linear(values, gate_kernel, compute) + gate_bias[None, :])
-                transformed = jax.nn.relu(linear(values, kernel, compute) + bias[None, :])
-                values = gate * transformed + (1.0 - gate) * values
-            if projection is None:
-                return values
-            return linear(values, projection[0], compute) + projection[1][None, :]
+        x -> g * relu(x W + b) + (1 - g) * x,  g = sigmoid(x W_g + b_g)
 
-        return finish
+    The original calls the gate "carry" although it gates the transform, and keeps relu even with a tanh CNN.
+    """
+    names = ("gate_kernel", "gate_bias", "kernel", "bias")
+    highways = [_arrays(params[f"highway_{i}"], *names) for i in range(config.highways)]
+    projected = config.filter_count != config.projection
+    projection = _arrays(params["projection"], "kernel", "bias") if projected else None
+
+    def finish(values: jax.Array) -> jax.Array:
+        for gate_kernel, gate_bias, kernel, bias in highways:
+            gate = jax.nn.sigmoid(linear(values, gate_kernel, config.compute) + gate_bias[None, :])
+            transformed = jax.nn.relu(linear(values, kernel, config.compute) + bias[None, :])
+            values = gate * transformed + (1.0 - gate) * values
+        if projection is None:
+            return values
+        return linear(values, projection[0], config.compute) + projection[1][None, :]
+
+    return finish
+
+
+def _arrays(params: Params, *names: str) -> list[jax.Array]:
+    return [jnp.asarray(params[name]) for name in names]

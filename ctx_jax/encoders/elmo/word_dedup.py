@@ -1,11 +1,11 @@
-"""Work done once per distinct word, inside the compiled program and with shapes fixed by the configuration.
+"""Encode each distinct word of a batch once, inside the compiled program and with static shapes.
 
-A batch of N words holds about half as many distinct ones, most of them short. The words are sorted by a hash, equal
-neighbours are grouped (compared whole, so that a clash of hashes costs a row and never a wrong vector), the groups are
-sorted by length and laid into tiers: a tier of (occupied, share) has `share` x N rows for words that occupy at most
-`occupied` of the C positions. A tier that is full spills into the next. A batch that does not fit takes tables that are
-larger by a factor, and one that does not fit those, of N new long words say, every word for itself; each device shard
-decides for itself.
+About half of the N words of a batch are distinct, and most are short. The words are sorted by a hash and equal
+neighbours are grouped (whole words are compared, so a hash collision costs a row and never a wrong vector). The groups
+are sorted by length and assigned to buckets: a bucket (occupied, share) has `share` x N rows for words that occupy at
+most `occupied` of the C positions, and a full bucket overflows into the next. A batch that does not fit uses tables
+larger by a factor; one that fits none of them, of N new long words say, encodes every word. Under `shard_map` each
+shard chooses for itself.
 """
 
 from collections.abc import Callable
@@ -18,23 +18,23 @@ import jax.numpy as jnp
 from jax import lax
 
 
-class Tier(NamedTuple):
+class Bucket(NamedTuple):
     """Rows for words that occupy at most `occupied` positions."""
 
     occupied: int
     rows: int
 
 
-def tiers(shares: tuple[tuple[int, float], ...], count: int) -> tuple[Tier, ...]:
-    """Rows for `count` words, in whole eights; never more rows than words."""
-    return tuple(Tier(occupied, min(count, max(8, 8 * ceil(share * count / 8)))) for occupied, share in shares)
+def buckets(shares: tuple[tuple[int, float], ...], count: int) -> tuple[Bucket, ...]:
+    """Rows for `count` words, rounded up to a multiple of 8; never more rows than words."""
+    return tuple(Bucket(occupied, min(count, max(8, 8 * ceil(share * count / 8)))) for occupied, share in shares)
 
 
 def _hash(words: jax.Array) -> jax.Array:
     """uint32 [N] of int32 [N, C]; equal rows hash equal.
 
-    A sum over positions, so that it runs in parallel; each term is mixed first. The multipliers are those of
-    MurmurHash3's finalizer (Appleby, fmix32), the addend 2**32 over the golden ratio, which keeps id 0 from being lost.
+    A sum over positions, which runs in parallel, of mixed terms. The multipliers are those of MurmurHash3's finalizer
+    (Appleby, fmix32); the addend, 2**32 over the golden ratio, makes id 0 count.
     """
     positions = jnp.arange(1, words.shape[1] + 1, dtype=jnp.uint32)
     mixed = (words.astype(jnp.uint32) + jnp.uint32(0x9E3779B9)) * (positions * jnp.uint32(0x85EBCA6B))[None, :]
@@ -43,9 +43,9 @@ def _hash(words: jax.Array) -> jax.Array:
 
 
 class _Groups(NamedTuple):
-    of_word: jax.Array  # [N] the group's rank, shortest words first
-    word: jax.Array  # [N] by rank: a word of the group (past the last group: any)
-    lengths: jax.Array  # [N] by rank: occupied positions (past the last group: C + 1)
+    of_word: jax.Array  # [N], each word's group; groups are ranked by length
+    word: jax.Array  # [N], by rank: the number of a word of the group (past the last group: any)
+    lengths: jax.Array  # [N], by rank: occupied positions (past the last group: C + 1)
 
 
 def _group(words: jax.Array, lengths: jax.Array) -> _Groups:
@@ -66,7 +66,7 @@ def _group(words: jax.Array, lengths: jax.Array) -> _Groups:
 
 
 def once_per_distinct(
-    read: Callable[[jax.Array, int], jax.Array],
+    convolution: Callable[[jax.Array, int], jax.Array],
     finish: Callable[[jax.Array], jax.Array],
     words: jax.Array,
     lengths: jax.Array,
@@ -74,59 +74,60 @@ def once_per_distinct(
     factors: tuple[float, ...] = (1.0,),
     copies: int = 1,
 ) -> jax.Array:
-    """`finish(read(...))` of the distinct rows of `words`, laid back to every row.
+    """`finish(convolution(...))` of the distinct rows of `words`, gathered back to every row.
 
     Args:
-      read: (words [M, C], occupied) -> [M, F], tier by tier; no word given that is used occupies more positions.
-      finish: [M, F] -> [M, P], all tiers in one call.
+      convolution: (words [M, C], occupied) -> [M, F], one call per bucket; words that occupy more than `occupied`
+        positions may be among them, and their results are not used.
+      finish: [M, F] -> [M, P], one call for all buckets.
       words: int32 [N, C].
-      lengths: int32 [N], occupied positions of each, at most C.
+      lengths: int32 [N], occupied positions of each word, at most C.
       shares: (occupied, share of N), by rising `occupied`, the last with `occupied` = C.
-      factors: by which the shares are multiplied, rising; the first tables that hold the batch are used.
-      copies: how many times the batch holds the same words, as the two directions of a window do; the shares are of
-        N / copies.
+      factors: multiples of the shares, rising; the first tables that hold the batch are used.
+      copies: how often the batch repeats the same words, as its two directions do; shares are of N / copies.
 
     Returns:
       [N, P].
     """
-    count, width = words.shape  # a numpy array has a shape too, but no tracer may index it
-    words = jnp.asarray(words)
+    count, width = words.shape
+    words = jnp.asarray(words)  # a tracer cannot index a numpy array
     if count == 0:
-        return finish(read(words, width))
+        return finish(convolution(words, width))
     groups = _group(words, lengths)
-    choice: Callable[[], jax.Array] = jax.checkpoint(lambda: finish(read(words, width)))
+    encode: Callable[[], jax.Array] = jax.checkpoint(lambda: finish(convolution(words, width)))
     for factor in sorted(factors, reverse=True):
-        plan = tiers(tuple((occupied, share * factor / copies) for occupied, share in shares), count)
-        fits, table = _lay(read, finish, words, groups, plan)
-        # Rematerialised but for the first, so that the rarer ways keep nothing but their inputs for the backward pass.
-        way = table if factor == min(factors) else jax.checkpoint(table)
-        choice = partial(lax.cond, fits, way, choice)
-    return choice()
+        table_buckets = buckets(tuple((occupied, share * factor / copies) for occupied, share in shares), count)
+        fits, by_table = _table(convolution, finish, words, groups, table_buckets)
+        # All but the smallest tables are rematerialised, so that rare branches keep only their inputs for the backward
+        # pass.
+        branch = by_table if factor == min(factors) else jax.checkpoint(by_table)
+        encode = partial(lax.cond, fits, branch, encode)
+    return encode()
 
 
-def _lay(
-    read: Callable[[jax.Array, int], jax.Array],
+def _table(
+    convolution: Callable[[jax.Array, int], jax.Array],
     finish: Callable[[jax.Array], jax.Array],
     words: jax.Array,
     groups: _Groups,
-    plan: tuple[Tier, ...],
+    table_buckets: tuple[Bucket, ...],
 ) -> tuple[jax.Array, Callable[[], jax.Array]]:
-    """Whether the plan's tiers hold every group, and the vectors of all words by way of them."""
+    """Whether the buckets hold every group, and a function that gives the vectors of all words by their rows."""
     count, width = words.shape
-    laid, starts = jnp.zeros((), jnp.int32), []
-    for tier in plan:
-        starts.append(laid)
-        fitting = jnp.sum(groups.lengths <= tier.occupied, dtype=jnp.int32)
-        laid = jnp.clip(fitting, laid, laid + tier.rows)
-    fits = laid == jnp.sum(groups.lengths <= width, dtype=jnp.int32)
+    assigned, starts = jnp.zeros((), jnp.int32), []
+    for bucket in table_buckets:
+        starts.append(assigned)
+        fitting = jnp.sum(groups.lengths <= bucket.occupied, dtype=jnp.int32)
+        assigned = jnp.clip(fitting, assigned, assigned + bucket.rows)
+    fits = assigned == jnp.sum(groups.lengths <= width, dtype=jnp.int32)
 
-    def table() -> jax.Array:
+    def by_table() -> jax.Array:
         features, rows, offset = [], jnp.zeros_like(groups.of_word), 0
-        for tier, start in zip(plan, starts, strict=True):
-            chosen = groups.word[jnp.minimum(start + jnp.arange(tier.rows, dtype=jnp.int32), count - 1)]
-            features.append(read(words[chosen], tier.occupied))
+        for bucket, start in zip(table_buckets, starts, strict=True):
+            chosen = groups.word[jnp.minimum(start + jnp.arange(bucket.rows, dtype=jnp.int32), count - 1)]
+            features.append(convolution(words[chosen], bucket.occupied))
             rows = jnp.where(groups.of_word >= start, groups.of_word - start + offset, rows)
-            offset += tier.rows
+            offset += bucket.rows
         return finish(jnp.concatenate(features))[rows]
 
-    return fits, table
+    return fits, by_table

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctx_jax.checkpoints.run_files import ORIGIN
+from ctx_jax.encoders.base import Family, Imported
 from ctx_jax.encoders.transformer.huggingface_config import (
     architecture_of,
     architecture_of_config,
@@ -299,3 +300,22 @@ def record_architecture(run_dir: str | PathLike[str], architecture: Architecture
         path.unlink(missing_ok=True)
     else:
         atomic_write(path, json.dumps({"model_type": architecture}) + "\n")
+
+
+def read_folder(folder: Path) -> Imported | None:
+    """The encoder of a Hugging Face folder, its tokenizer included; None for a folder of another kind."""
+    if not (folder / "config.json").is_file() or "model_type" not in read_json(folder / "config.json"):
+        return None
+    found = read(folder)
+    return Imported(found.model, found.params, found.model.inputs(folder), found.heads)
+
+
+def write_folder(
+    folder: Path, model: Transformer, params: Params, heads: Mapping[str, Head], processor: Any, run_dir: Path
+) -> None:
+    """A run's encoder, heads and tokenizer, as `write` lays them."""
+    architecture = recorded_architecture(run_dir)
+    write(folder, model, params, heads=heads, architecture=architecture, subwords=processor.subwords)
+
+
+FAMILY = Family(Transformer, "config.json with a model_type (Hugging Face)", read_folder, "huggingface", write_folder)

@@ -1,0 +1,146 @@
+"""The network of ELMo's bidirectional language model (Peters et al. 2018), as pure functions of its parameters.
+
+Letters: L LSTM layers, B rows, T tokens, C characters, D cell, P projection, V vocabulary, F filters.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from ctx_jax.encoders.elmo.config import BiLMConfig
+from ctx_jax.encoders.elmo.token_encoder import encode_characters
+from ctx_jax.ops.gru import gru
+from ctx_jax.ops.linear import linear, lookup
+from ctx_jax.ops.lstm import Cell, State, Weights, lstm
+from ctx_jax.typing import Mask, Params
+
+ElmoCarry = dict[str, tuple[dict[str, jax.Array], ...]]
+"""Per direction and layer {"c": [B, D], "h": [B, P]}."""
+
+DIRECTIONS = ("forward", "backward")
+
+
+def zero_carry(config: BiLMConfig, rows: int) -> ElmoCarry:
+    """The state before the first word: per direction and layer `c` [B, D] and `h` [B, P], zeros."""
+
+    def state() -> dict[str, jax.Array]:
+        widths = {"c": config.dim, "h": config.projection}
+        return {name: jnp.zeros((rows, width), jnp.float32) for name, width in widths.items()}
+
+    return {name: tuple(state() for _ in range(config.depth)) for name in DIRECTIONS}
+
+
+def token_vectors(config: BiLMConfig, params: Params, ids: jax.Array, *, copies: int = 1) -> jax.Array:
+    """Context-free vectors, float32 [..., P], of char_ids [..., C] or of rows of the word table [...].
+
+    An id outside its table gives a NaN vector. `copies`: how often the batch repeats the same words, so that the
+    tables of distinct words can be smaller by this factor.
+    """
+    if config.token_input == "characters":
+        return encode_characters(config, params, jnp.asarray(ids), copies)
+    return lookup(params["words"]["embedding"], ids)
+
+
+def run_directions(
+    config: BiLMConfig,
+    params: Params,
+    inputs: dict[str, jax.Array],
+    carry: ElmoCarry | None = None,
+    *,
+    mask: Mask | None = None,
+    key: jax.Array | None = None,
+    rows: jax.Array | None = None,
+) -> tuple[dict[str, list[jax.Array]], ElmoCarry]:
+    """Run the layers of both directions over token vectors, each in its own reading order.
+
+    Args:
+      inputs: {"forward": [B, T, P], "backward": [B, T, P]}.
+      carry: the state before the first token; None: zeros.
+      mask: bool [B, T], False past the end of a row (state frozen, output 0); None: True everywhere.
+      key: enables dropout; rows: int32 [B], the rows' global numbers, which seed it (None: 0..B-1).
+
+    Returns:
+      {"forward": [L + 1 arrays [B, T, P]], "backward": ...}: the output of each layer, then the last one after
+      dropout, which the softmax reads; and the state after the last token.
+    """
+    if carry is None:
+        carry = zero_carry(config, inputs["forward"].shape[0])
+    new_carry: ElmoCarry = dict.fromkeys(DIRECTIONS, ())
+    recurrence = lstm if config.cell == "lstm" else gru
+    cell = Cell(config.cell_clip, config.projection_clip, config.compute)
+    steps = None if mask is None else mask.T.astype(jnp.float32)
+    drop = partial(_dropout, rate=config.dropout, key=key, rows=rows)
+    values = [jnp.swapaxes(inputs[name], 0, 1) for name in DIRECTIONS]  # [T, B, P]
+    outputs: dict[str, list[jax.Array]] = {name: [] for name in DIRECTIONS}
+    for layer in range(config.depth):
+        sites = [direction * (config.depth + 1) + layer for direction in range(2)]
+        values = [drop(taken, site) for taken, site in zip(values, sites, strict=True)]
+        gates, weights = [], []
+        for name, taken in zip(DIRECTIONS, values, strict=True):
+            own = params[f"{name}_{layer}"]
+            kernel = jnp.asarray(own["kernel"])  # [P + P, 4D], input rows, then recurrent rows
+            gates.append(
+                linear(taken, kernel[: config.projection], config.compute) + jnp.asarray(own["bias"])[None, None, :]
+            )
+            projection = jnp.asarray(own["projection"]) if config.dim != config.projection else None
+            weights.append(Weights(kernel[config.projection :], projection))
+        found, states = recurrence(cell, weights, gates, steps, [State(**carry[name][layer]) for name in DIRECTIONS])
+        if config.residual and layer:
+            found = [output + taken for output, taken in zip(found, values, strict=True)]
+        values = found
+        for name, output, state in zip(DIRECTIONS, found, states, strict=True):
+            outputs[name].append(jnp.swapaxes(output, 0, 1))
+            new_carry[name] = (*new_carry[name], state._asdict())
+    for direction, name in enumerate(DIRECTIONS):
+        top = drop(values[direction], direction * (config.depth + 1) + config.depth)
+        outputs[name].append(jnp.swapaxes(top, 0, 1))
+    return outputs, new_carry
+
+
+def _dropout(values: jax.Array, site: int, *, rate: float, key: jax.Array | None, rows: jax.Array | None) -> jax.Array:
+    """Dropout of [T, B, P]; the mask depends on (step's key, site, global row) alone, not on the device."""
+    if key is None or not rate:
+        return values
+    steps, count, width = values.shape
+    numbers = jnp.arange(count, dtype=jnp.int32) if rows is None else rows
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, site), numbers)
+    dropout_mask = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, (steps, width)), out_axes=1)(keys)
+    return jnp.where(dropout_mask, values / (1.0 - rate), 0.0)
+
+
+def sentence_layers(
+    config: BiLMConfig, params: Params, ids: jax.Array, mask: Mask, carry: ElmoCarry | None = None
+) -> tuple[jax.Array, ElmoCarry]:
+    """Every layer of sentences with their markers.
+
+    Args:
+      ids: char_ids int32 [B, T + 2, C], or rows of the word table [B, T + 2].
+      mask: bool [B, T + 2], True up to the end of a row.
+      carry: the state before the sentences; None: zeros.
+
+    Returns:
+      values float32 [L + 1, B, T + 2, 2P]: [token, token], then [forward, backward] per LSTM layer, undefined where
+      the mask is False; and the state after the sentences.
+    """
+    vectors = token_vectors(config, params, ids)
+    reverse = reversal(jnp.sum(mask, axis=1, dtype=jnp.int32), mask.shape[1])
+    both = {"forward": vectors, "backward": _take(vectors, reverse)}
+    outputs, carry = run_directions(config, params, both, carry, mask=mask)
+    backward = [_take(values, reverse) for values in outputs["backward"][:-1]]
+    pairs = [(vectors, vectors), *zip(outputs["forward"][:-1], backward, strict=True)]
+    return jnp.stack([jnp.concatenate(pair, axis=-1) for pair in pairs]), carry
+
+
+def reversal(lengths: jax.Array, count: int) -> jax.Array:
+    """int32 [B, T]: the position that position t swaps with when rows of these lengths are reversed; padding stays.
+
+    >>> reversal(jnp.array([3]), 5)
+    Array([[2, 1, 0, 3, 4]], dtype=int32)
+    """
+    positions = jnp.arange(count, dtype=jnp.int32)[None, :]
+    return jnp.where(positions < lengths[:, None], lengths[:, None] - 1 - positions, positions)
+
+
+def _take(values: jax.Array, positions: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(values, positions[:, :, None], axis=1)

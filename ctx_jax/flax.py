@@ -1,0 +1,112 @@
+"""An encoder and a mix of its layers as Flax modules, Linen and NNX, to put inside your own.
+
+    class Tagger(nn.Module):                                  class Tagger(nnx.Module):
+        encoder: ctx_jax.Encoder                                  def __init__(self, encoder, rngs):
+                                                                      self.encoder = NNXEncoder(encoder)
+        @nn.compact                                                   self.mix = NNXMix(encoder.model.num_layers)
+        def __call__(self, inputs):                                   self.head = nnx.Linear(width, 17, rngs=rngs)
+            layers = LinenEncoder.of(self.encoder)(inputs)        def __call__(self, inputs):
+            vectors = LinenMix()(layers.values)                       layers = self.encoder(inputs)
+            return nn.Dense(17)(vectors)                              return self.head(self.mix(layers.values))
+
+A frozen encoder's parameters are no `params` (Linen: the collection "frozen"; NNX: `Frozen` variables), so that an
+optimizer does not see them, weight decay included. Letters: L layers, B sentences, T words, D width.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax import nnx
+
+from ctx_jax.embedding.embed import embed
+from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.mixing import init_mix, mix
+from ctx_jax.encoders.base import Layers, Model
+from ctx_jax.typing import Carry, Mask, Params
+
+
+class LinenEncoder(nn.Module):
+    """`embed` as a Linen module. Without `pretrained` a trained encoder starts from `model.init`."""
+
+    model: Model
+    pretrained: Params | None = None
+    """The parameters to start from, `encoder.params`."""
+    frozen: bool = True
+    """Keep them in the collection "frozen" and stop the gradient there; else they are ordinary `params`."""
+
+    @classmethod
+    def of(cls, encoder: Encoder, *, frozen: bool = True, name: str | None = None) -> "LinenEncoder":
+        """The module of a loaded encoder."""
+        return cls(encoder.model, encoder.params, frozen, name=name)
+
+    @nn.compact
+    def __call__(self, inputs: Mapping[str, Any], *, carry: Carry = None) -> Layers:
+        """The layers of what `encoder.tokenize` gives."""
+        if self.frozen:
+            params = self.variable("frozen", "encoder", lambda: self._initial(self.make_rng("params"))).value
+            params = jax.lax.stop_gradient(params)
+        else:
+            params = self.param("encoder", self._initial)
+        return embed(self.model, params, inputs, carry=carry)
+
+    def _initial(self, key: jax.Array) -> Any:
+        return self.model.init(key) if self.pretrained is None else _unfrozen(self.pretrained)
+
+
+def _unfrozen(params: Params) -> dict[str, Any]:
+    """Linen turns a module's dicts into FrozenDicts; parameters are plain ones."""
+    return {name: _unfrozen(value) if isinstance(value, Mapping) else value for name, value in params.items()}
+
+
+class LinenMix(nn.Module):
+    """`mix` as a Linen module: parameters "weights" [L] and "gamma" []."""
+
+    @nn.compact
+    def __call__(self, values: jax.Array, *, mask: Mask | None = None) -> jax.Array:
+        """values [L, B, T, D] to [B, T, D]."""
+        start = init_mix(len(values))
+        weights = self.param("weights", lambda key: start["weights"])
+        gamma = self.param("gamma", lambda key: start["gamma"])
+        return mix(values, {"weights": weights, "gamma": gamma}, mask=mask)
+
+
+class Frozen(nnx.Variable):
+    """A parameter that is not trained: `nnx.Param` filters, which optimizers use, leave it out."""
+
+
+class NNXEncoder(nnx.Module):
+    """`embed` as an NNX module around a loaded encoder."""
+
+    def __init__(self, encoder: Encoder, *, frozen: bool = True) -> None:
+        self.model = encoder.model
+        self.frozen = frozen
+        kind = Frozen if frozen else nnx.Param
+        self.params = nnx.data(jax.tree.map(kind, _unfrozen(encoder.params)))
+
+    def __call__(self, inputs: Mapping[str, Any], *, carry: Carry = None) -> Layers:
+        """The layers of what `encoder.tokenize` gives."""
+        params = jax.tree.map(_value, self.params, is_leaf=_is_variable)
+        return embed(self.model, jax.lax.stop_gradient(params) if self.frozen else params, inputs, carry=carry)
+
+
+class NNXMix(nnx.Module):
+    """`mix` as an NNX module."""
+
+    def __init__(self, count: int) -> None:
+        """`count`: L, `model.num_layers`."""
+        start = init_mix(count)
+        self.weights, self.gamma = nnx.Param(start["weights"]), nnx.Param(start["gamma"])
+
+    def __call__(self, values: jax.Array, *, mask: Mask | None = None) -> jax.Array:
+        """values [L, B, T, D] to [B, T, D]."""
+        return mix(values, {"weights": _value(self.weights), "gamma": _value(self.gamma)}, mask=mask)
+
+
+def _is_variable(node: Any) -> bool:
+    return isinstance(node, nnx.Variable)
+
+
+def _value(variable: Any) -> Any:
+    return variable.get_value()

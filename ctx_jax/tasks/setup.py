@@ -1,0 +1,100 @@
+"""What language-model tasks make of their text before they begin, or find in the run directory: the texts themselves,
+their digests, the vocabulary.
+
+Of several processes only the first one builds and writes; the others must come after it
+(`distributed.processes.first_process_first`).
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ctx_jax.checkpoints.run_files import TEXTS, VOCABULARY, existing
+from ctx_jax.data.cache import Sentences, load_sentences
+from ctx_jax.data.config import BiLMData, TextConfig
+from ctx_jax.distributed.processes import is_first_process
+from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
+from ctx_jax.io.files import atomic_write
+from ctx_jax.io.progress import Progress
+from ctx_jax.tokenizers import vocabulary as vocabularies
+from ctx_jax.tokenizers.vocabulary import Vocabulary
+from ctx_jax.training.task import TaskContext
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """When the validation text is measured."""
+
+    every: int = 1000
+    """Steps from one evaluation to the next; one more at the end. 0: none. A run told to stop at such a step is
+    evaluated before it is saved."""
+
+    sentences: int = 0
+    """The most sentences of the validation text that are read each time; 0: all of them. Losses of other sentences do
+    not compare, and the best checkpoint is chosen by them: leave it as it is when a run is resumed."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0:
+                raise ConfigError(f"evaluate.{name}", f"must be at least 0, got {value}")
+
+
+def read_texts(data: TextConfig, context: TaskContext) -> tuple[Sentences, Sentences | None]:
+    """The cached training text and, where there is one, the validation text; InputError where a resumed run's text is
+    not the one it began with."""
+    context.run_dir.mkdir(parents=True, exist_ok=True)
+    train = load_sentences(data, "train", context.run_dir / "cache", log=context.log)
+    assert train is not None, "every source has a training split"
+    valid = load_sentences(data, "valid", context.run_dir / "cache", log=context.log)
+    _check_texts(context, {"train": train, "valid": valid})
+    return train, valid
+
+
+def _check_texts(context: TaskContext, texts: dict[str, Sentences | None]) -> None:
+    """Compare the texts' digests with those the run began with, which a position in the text depends on; the other
+    processes compare theirs with the first one's."""
+    digests = {split: None if text is None else text.digest for split, text in texts.items()}
+    if not context.resumed and is_first_process():
+        atomic_write(context.run_dir / TEXTS, json.dumps(digests) + "\n")
+    path = existing(context.run_dir, TEXTS)
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [split for split, digest in digests.items() if before[split] != digest]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not what this run wrote ({error!r}): begin anew in another run_dir") from error
+    if changed:
+        split = changed[0]
+        raise ConfigError(
+            f"data.{split}",
+            f"is not the text this run began with: digest {before[split]} then, {digests[split]} now. Give the text as "
+            "it was, or choose another run_dir",
+        )
+
+
+def prepare_vocabulary(data: BiLMData, train: Sentences, context: TaskContext) -> Vocabulary:
+    """A resumed run keeps its own vocabulary; a new one takes the file it is given, or counts words, and keeps a
+    copy."""
+    if not context.resumed and is_first_process():
+        if data.vocabulary:
+            words = Vocabulary.read(data.vocabulary)
+        else:
+            text = Progress("counting words", "sentences", len(train), context.log).track(train)
+            words = vocabularies.build(text, size=data.vocabulary_size or None, minimum_count=data.minimum_count)
+        atomic_write(context.run_dir / VOCABULARY, words.text())
+    words = Vocabulary.read(existing(context.run_dir, VOCABULARY))
+    context.log(f"vocabulary of {len(words):,} words")
+    return words
+
+
+@contextmanager
+def naming_setting(field: str, value: str = "") -> Iterator[None]:
+    """Errors about what a setting names, with the setting in front."""
+    about = f"{value}: " if value else ""
+    try:
+        yield
+    except FileNotFoundError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else error
+        raise MissingFileError(f"{field} {about}{reason}") from error
+    except ValueError as error:
+        raise ConfigError(field, f"{about}{error}") from error

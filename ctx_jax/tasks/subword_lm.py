@@ -1,0 +1,346 @@
+"""What the language-model tasks of a Transformer share: subword tokenizer, cached tokens, an import to start from.
+
+Letters: B rows, T tokens of a row.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+import jax
+import numpy as np
+
+from ctx_jax.checkpoints.run_files import ORIGIN, TEXTS
+from ctx_jax.data.cache import Sentences
+from ctx_jax.data.config import TextConfig
+from ctx_jax.data.corpora import Several
+from ctx_jax.data.length_schedule import LengthSchedule
+from ctx_jax.data.permutation import mix_seed
+from ctx_jax.data.sequence_config import SequenceConfig
+from ctx_jax.data.sequences import Sequences
+from ctx_jax.data.tokens import Tokens, cache_tokens
+from ctx_jax.distributed.processes import is_first_process
+from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.load import load
+from ctx_jax.encoders.transformer import Transformer, huggingface
+from ctx_jax.encoders.transformer.inputs import SubwordInputs
+from ctx_jax.evaluation import reports
+from ctx_jax.evaluation.masked_lm_eval import (
+    evaluation_sequences,
+    first_sentences,
+    masked_lm_metrics,
+    metrics_of_means,
+)
+from ctx_jax.heads import VocabularyHead
+from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.io.progress import Progress
+from ctx_jax.tasks.options import EvaluateOptions
+from ctx_jax.tasks.setup import EvaluateConfig, naming_setting, read_texts
+from ctx_jax.tokenizers import subword_files, subword_training
+from ctx_jax.tokenizers import subwords as subwords_of
+from ctx_jax.tokenizers.subword_training import TokenizerConfig
+from ctx_jax.tokenizers.subwords import Subwords
+from ctx_jax.training.parameter_groups import ParameterGroup
+from ctx_jax.training.task import Batches, Evaluator, Log, TaskContext
+from ctx_jax.typing import Carry, Params
+
+Opened = TypeVar("Opened", bound="SubwordLMTask")
+
+_KEPT = ("compute", "attention", "scan", "remat", "embedding_dropout", "attention_dropout", "attention_output_dropout",
+         "feed_forward_inner_dropout", "feed_forward_dropout")  # fmt: skip
+"""What of `model` stays where a run starts from an import: how it computes, and dropout."""
+
+
+@dataclass(frozen=True)
+class SubwordLMConfig:
+    """Settings of a Transformer's language model; a task adds its head and its loss."""
+
+    model: Transformer = field(default_factory=Transformer)
+    head: VocabularyHead = field(default_factory=VocabularyHead)
+    data: TextConfig = field(default_factory=TextConfig)
+    sequences: SequenceConfig = field(default_factory=SequenceConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    init: str = ""
+    """A Hugging Face folder or a run of a Transformer to start from: its parameters, tokenizer and shape take the
+    place of those of `model`, `head` and `tokenizer`; of `model` only `compute`, `attention`, `scan`, `remat` and the
+    dropout rates stay. A head that it lacks is new."""
+
+    head_name: ClassVar[str]
+    """The vocabulary head's name among a run's heads."""
+
+    def heads(self) -> dict[str, Any]:
+        """All heads of the task, by name."""
+        return {self.head_name: self.head}
+
+    def check(self, steps: int) -> None:
+        """ConfigError where model and sequences do not fit each other or the number of steps."""
+        if not self.init:  # else its shape is that of the import
+            self.check_model()
+        if self.sequences.short_steps >= steps:
+            raise ConfigError(
+                "sequences.short_steps",
+                f"is {self.sequences.short_steps}, and the run has {steps} steps: set fewer",
+            )
+
+    def check_model(self) -> None:
+        """ConfigError where the model cannot be trained on the sequences."""
+        causal = self.sequences.packing == "causal_blocks"
+        if self.model.causal != causal:
+            raise ConfigError(
+                "model.causal",
+                f"is {self.model.causal}, and sequences.packing is {self.sequences.packing}: next-token targets need a "
+                "causal model and causal_blocks, masked ones neither",
+            )
+        if self.sequences.packing == "pairs" and self.model.token_types < 2:
+            raise ConfigError(
+                "model.token_types",
+                f"must be 2 for pairs, got {self.model.token_types}: set it, or sequences.packing full_sentences",
+            )
+
+    def merged(self, old: Self) -> Self:
+        """With the vocabulary's size, the padding and the shape of the import that the run found."""
+        if self.init and self.init == old.init:
+            return replace(self, model=_adapted(self.model, old.model), head=old.head)
+        size = self.model.vocabulary or old.model.vocabulary
+        return replace(self, model=replace(self.model, vocabulary=size, pad_id=old.model.pad_id))
+
+    def _open(self, context: TaskContext, task: "Callable[..., Opened]") -> "Opened":
+        """`task` with the texts read, the tokenizer trained or read and the texts cut into tokens, or all that
+        found."""
+        config = self
+        # What is given is looked at before the text is read, which may take an hour.
+        imported: Encoder | None = None
+        given: Subwords | None = None
+        if self.init and not context.resumed:
+            imported, given = self._import()
+            head = imported.heads.get(self.head_name)
+            config = replace(
+                config,
+                model=_adapted(self.model, imported.model),  # type: ignore[arg-type]
+                head=self.head if head is None else head.module,
+            )
+        elif self.tokenizer.file and not context.resumed:
+            with naming_setting("tokenizer.file", self.tokenizer.file):
+                given = subword_files.read(self.tokenizer.file)
+                # A causal run puts nothing around a text: texts come with an end token between them.
+                given = given.without_special_tokens() if self.model.causal else given
+        if given is not None:
+            config.with_tokenizer(given)
+        train, valid = read_texts(self.data, context)
+        # By the first process alone: training a tokenizer twice need not give the same one.
+        if not context.resumed and is_first_process():
+            (given or config._trained_tokenizer(train, context)).save(context.run_dir)
+            huggingface.record_architecture(
+                context.run_dir, huggingface.recorded_architecture(self.init) if self.init else None
+            )
+        subwords = subword_files.read_folder(context.run_dir)
+        context.log(f"tokenizer of {len(subwords):,} tokens")
+        config = config.with_tokenizer(subwords)
+
+        def tokens(text: Sentences) -> Tokens:
+            return cache_tokens(text, subwords, self.data.cache or context.run_dir / "cache", log=context.log)
+
+        measured = None if valid is None else first_sentences(tokens(valid), self.evaluate.sentences)
+        if measured is not None and self.evaluate.every:  # now, and not when the first evaluation is due
+            with naming_setting("data.valid", "the validation text cannot be measured"):
+                evaluation_sequences(measured, subwords, config.model, config.sequences)
+        origin = (ORIGIN,) if (context.run_dir / ORIGIN).is_file() else ()
+        files = (subwords_of.FILE, subwords_of.CONFIG, TEXTS, *origin)
+        return task(config, context.seed, tokens(train), measured, subwords, files, valid, imported)
+
+    def _import(self) -> tuple[Encoder, Subwords]:
+        with naming_setting("init", self.init):
+            encoder = load(self.init)
+            if not isinstance(encoder.processor, SubwordInputs):
+                raise InputError(f"it holds a {type(encoder.model).__name__}; a Transformer is needed")
+            # On the host: as long as the run lasts, they would take the room of a second set on a device.
+            heads = {name: head._replace(params=jax.device_get(head.params)) for name, head in encoder.heads.items()}
+            return replace(encoder, params=jax.device_get(encoder.params), heads=heads), encoder.processor.subwords
+
+    def _trained_tokenizer(self, train: Sentences, context: TaskContext) -> Subwords:
+        wanted = self.tokenizer
+        return subword_training.train(
+            Progress("training a tokenizer", "sentences", len(train), context.log).track(train),
+            wanted.kind,
+            wanted.size,
+            lowercase=wanted.lowercase,
+            minimum_count=wanted.minimum_count,
+            causal=self.model.causal,
+        )
+
+    def with_tokenizer(self, subwords: Subwords) -> Self:
+        """With the tokenizer's vocabulary and padding; ConfigError where they or the sequences do not fit the
+        model."""
+        self.check_model()
+        if self.model.vocabulary:
+            subwords.check_vocabulary(self.model.vocabulary, "model.vocabulary (0 takes the tokenizer's size)")
+        if self.sequences.packing == "pairs":
+            _ = subwords.pair_layout  # raises for one that pairs are not trained with
+        model = replace(self.model, vocabulary=len(subwords), pad_id=subwords.pad_id)
+        if self.sequences.length > model.longest:  # rotary ones too: files and processors rely on max_positions
+            raise ConfigError(
+                "sequences.length",
+                f"is {self.sequences.length}, longer than the {model.longest} positions of the model: set "
+                f"{'' if self.init else 'model.max_positions, or '}a shorter sequences.length",
+            )
+        return replace(self, model=model)
+
+    def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> str:
+        """Means over one fixed mask of the run's sequences, as aligned lines."""
+        options.refuse("protocol", "batch", "per_sentence", what=f"a Transformer, which {run_dir} holds")
+        if self.model.causal:
+            options.refuse("pseudo_perplexity", what=f"a causal model, which {run_dir} holds")
+        assert isinstance(encoder.processor, SubwordInputs), "a Transformer's run reads subwords"
+        return reports.transformer_lm(
+            encoder,
+            self.head_name,
+            self.sequences,
+            Several(tuple(options.sources(self.data))),
+            with_pseudo_perplexity=options.pseudo_perplexity,
+            log=options.log,
+        )
+
+
+def _adapted(wanted: Transformer, imported: Transformer) -> Transformer:
+    """The shape of an import, computed and with the dropout rates as `wanted` says."""
+    return replace(imported, **{name: getattr(wanted, name) for name in _KEPT})
+
+
+@dataclass(frozen=True, eq=False)
+class SubwordLMTask:
+    """What `training.task.Task` asks for, but for `loss`."""
+
+    config: Any
+    seed: int
+    train: Tokens
+    valid: Tokens | None
+    subwords: Subwords
+    files: tuple[str, ...]
+    sentences: Sentences | None = None  # of the validation text
+    imported: Encoder | None = None
+
+    groups: tuple[ParameterGroup, ...] = ()
+
+    @property
+    def model(self) -> Transformer:
+        return self.config.model
+
+    @cached_property
+    def heads(self) -> Mapping[str, Any]:
+        return self.config.heads()
+
+    @property
+    def processor(self) -> SubwordInputs:
+        return SubwordInputs(self.subwords, self.model.longest, self.config.data.word_rule)
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.sequences.batch_size
+
+    @property
+    def prefetch(self) -> int:
+        return self.config.data.prefetch
+
+    def init(self, key: jax.Array) -> Params:
+        """Parameters as the original draws them."""
+        model, keys = self.model, jax.random.split(key, 1 + len(self.heads))
+        head: dict[str, Any] = {}
+        for (name, module), head_key in zip(self.heads.items(), keys[1:], strict=True):
+            if isinstance(module, VocabularyHead):
+                head[name] = module.init(
+                    head_key,
+                    width=model.width,
+                    vocabulary=model.vocabulary,
+                    scale=model.initial_scale,
+                    dense_scale=model.residual_scale,
+                )
+            else:
+                head[name] = module.init(head_key, width=model.width, scale=model.initial_scale)
+        return {"encoder": model.init(keys[0]), "head": head}
+
+    def initial(self, params: Params) -> Params:
+        """Those of an import, with fresh heads where it has none."""
+        if self.imported is None:
+            return params
+        heads = self.imported.heads
+        head = {name: heads[name].params if name in heads else fresh for name, fresh in params["head"].items()}
+        return {"encoder": self.imported.params, "head": head}
+
+    def zero_carry(self, rows: int) -> Carry:
+        """Nothing passes from batch to batch."""
+        return ()
+
+    def batches(self, first: int, count: int) -> Batches:
+        """This process's rows, of the short sequences first where the length schedule has some."""
+        config = self.config.sequences
+        full = self._rows(config, first, count, self.seed)
+        short = config.short_phase
+        if short is None:
+            return full
+        parts = short.batch_size // config.batch_size
+        # Seeds of their own, or the full length would read the short sequences' order and masks again.
+        return LengthSchedule(
+            self._rows(short, first * parts, count * parts, mix_seed(self.seed, 1)), config.short_steps, full
+        )
+
+    def _rows(self, config: SequenceConfig, first: int, count: int, seed: int) -> Sequences:
+        return Sequences(
+            self.train,
+            self.subwords,
+            config,
+            seed=seed,
+            rows=slice(first, first + count),
+            shuffle=self.config.data.shuffle,
+            first_position=self.model.first_position,
+        )
+
+    def tokens(self, arrays: Any) -> int:
+        """Real tokens, special ones included."""
+        return int(np.count_nonzero(arrays.tokens.mask))
+
+    def metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Loss, perplexity of the predicted tokens, accuracy."""
+        return metrics_of_means(means)
+
+    def flops_per_token(self) -> float:
+        """Forward and twice as much backward; the head counts for the share of predicted positions alone."""
+        model, sequences = self.model, self.config.sequences
+        share = 1.0 if model.causal else sequences.predictions_per_row / sequences.length
+        head = self.config.head.flops_per_token(width=model.width, vocabulary=model.vocabulary)
+        return 3.0 * (model.flops_per_token(sequences.length) + share * head)
+
+    @cached_property
+    def evaluators(self) -> Sequence[Evaluator]:
+        """The measures of the validation text."""
+        return () if self.valid is None else (ValidMetrics(self),)
+
+
+@dataclass(frozen=True)
+class ValidMetrics:
+    """The training metrics of the validation text, with one fixed mask and without dropout."""
+
+    task: SubwordLMTask
+    name = "valid"
+    is_page = False
+
+    @property
+    def every(self) -> int:
+        return self.task.config.evaluate.every
+
+    def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float]:
+        task = self.task
+        assert task.valid is not None
+        return masked_lm_metrics(
+            task.model,
+            params,
+            task.valid,
+            task.subwords,
+            task.config.sequences,
+            head=task.config.head,
+            devices=devices,
+            progress=Progress("evaluating", "tokens", len(task.valid.ids), log),
+        )

@@ -1,0 +1,145 @@
+"""Which parameters learn, at what rate, and with weight decay: groups by the names of the parameters.
+
+A parameter's name is its path in the tree, "encoder/layer_0/query/kernel". The first group whose pattern is found in
+the name decides; a name that no pattern meets is an error.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from ctx_jax.encoders.base import Model
+from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.typing import Params
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """What the parameters that a pattern meets have in common."""
+
+    pattern: str
+    """Regular expression, searched for in the parameter's name."""
+    learning_rate_factor: float = 1.0
+    """Their learning rate is the optimizer's times this."""
+    weight_decay: bool = True
+    """Whether the optimizer's weight decay acts on them."""
+    frozen: bool = False
+    """They do not change: no gradient, no optimizer state, saved once and not at every checkpoint."""
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ConfigError(
+                "optimizer.groups", f"has the pattern {self.pattern!r}, no regular expression: {error}"
+            ) from error
+        if not 0 <= self.learning_rate_factor < float("inf"):
+            raise ConfigError(
+                "optimizer.groups", f"has a learning_rate_factor of {self.learning_rate_factor}; at least 0 is needed"
+            )
+
+
+DEFAULT_GROUPS = (
+    ParameterGroup(r"(^|/)(\w+_)?(bias|scale)$|(^|/)(\w+_)?norm(/|$)", weight_decay=False),
+    ParameterGroup(r"(^|/)mix/(weights|gamma)$", weight_decay=False),
+    ParameterGroup(r"(^|/)((\w+_)?kernel|projection|embedding|tokens|positions|types|matrix)$"),
+)
+"""The names that every family and head of the package uses: matrices and tables decay, biases, norms and mixes do
+not."""
+
+
+def named(params: Params) -> dict[str, Any]:
+    """{"encoder/layer_0/query/kernel": array, ...} in the tree's order."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _name(path: Sequence[Any]) -> str:
+    return "/".join(str(step.key) for step in path)
+
+
+def map_named(function: Callable[[str, Any], Any], params: Params) -> Any:
+    """A tree like `params` of `function(name, leaf)`."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_name(path), leaf), params)
+
+
+def group_of(name: str, groups: Sequence[ParameterGroup]) -> ParameterGroup:
+    """The first of `groups`, then of `DEFAULT_GROUPS`, that meets the name; ConfigError where none does."""
+    for group in (*groups, *DEFAULT_GROUPS):
+        if re.search(group.pattern, name):
+            return group
+    raise ConfigError(
+        "optimizer.groups",
+        f"has no pattern that meets the parameter {name!r}: add a ParameterGroup that says how it learns",
+    )
+
+
+def split_frozen(params: Params, groups: Sequence[ParameterGroup]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(trainable, frozen) parameters; `merge` joins them again."""
+    frozen = map_named(lambda name, _: group_of(name, groups).frozen, params)
+    return _kept(params, frozen, False), _kept(params, frozen, True)
+
+
+def _kept(params: Params, flags: Params, wanted: bool) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            if inner := _kept(value, flags[name], wanted):
+                kept[name] = inner
+        elif flags[name] is wanted:
+            kept[name] = value
+    return kept
+
+
+def merge(params: Params, others: Params) -> Params:
+    """One tree of two that share no leaf."""
+    merged = dict(params)
+    for name, value in others.items():
+        merged[name] = merge(merged[name], value) if name in merged else value
+    return merged
+
+
+def decayed(params: Params, groups: Sequence[ParameterGroup] = ()) -> Any:
+    """Which parameters weight decay acts on, a bool for each."""
+    return map_named(lambda name, _: group_of(name, groups).weight_decay, params)
+
+
+def depth_of(name: str, model: Model) -> int:
+    """The depth of a run's parameter: the model's own count, heads at the top."""
+    room, _, inner = name.partition("/")
+    if room == "head":
+        return model.num_layers
+    if room != "encoder":
+        raise InputError(f"a run's parameters are under 'encoder' and 'head', got {name!r}")
+    return model.depth_of(inner)
+
+
+def rate_factors(params: Params, groups: Sequence[ParameterGroup], layer_decay: float, model: Model | None) -> Any:
+    """The factor on each parameter's learning rate, a float: its group's times layer_decay ** (layers above it).
+
+    embeddings              layer_decay ** num_layers
+    layer i = 1, 2, ...     layer_decay ** (num_layers - i)
+    final norm, heads       1
+    """
+
+    def factor(name: str, _: Any) -> float:
+        own = group_of(name, groups).learning_rate_factor
+        if layer_decay == 1.0:
+            return own
+        if model is None:
+            raise ConfigError("optimizer.layer_decay", "needs the model, whose layers it counts: give model=")
+        return own * float(layer_decay ** (model.num_layers - depth_of(name, model)))
+
+    return map_named(factor, params)
+
+
+def matrices_of_layers(params: Params, model: Model) -> Any:
+    """Whether a parameter is a matrix inside a layer, a bool for each: what Muon acts on."""
+
+    def is_matrix(name: str, array: Any) -> bool:
+        inside = 0 < depth_of(name, model) < model.num_layers
+        return inside and array.ndim == 2 and name.rpartition("/")[2] in ("kernel", "projection")
+
+    return map_named(is_matrix, params)
