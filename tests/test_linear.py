@@ -96,7 +96,7 @@ def gradient_products(model: BiLM | Transformer) -> list[str]:
     def init(key: jax.Array) -> dict[str, Any]:
         if isinstance(model, BiLM):
             head = VocabularyHead(transform=False, tied=False)
-            softmax_head = head.init(key, width=model.projection, vocabulary=model.vocabulary)
+            softmax_head = head.init(key, width=model.projection, vocabulary=30)
             return {"encoder": model.init(key), "head": {"softmax": softmax_head}}
         heads = {
             "masked_lm": model.default_head().init(key, width=model.width, vocabulary=model.vocabulary),
@@ -118,10 +118,7 @@ def gradient_products(model: BiLM | Transformer) -> list[str]:
 
 MODELS = (
     Transformer(30, dim=8, depth=1, heads=2, feed_forward=8, max_positions=8, attention="plain"),
-    BiLM(
-        vocabulary=30, max_characters=9, character_dim=3, filters=((1, 4), (3, 6)), highways=1, dim=7, projection=5,
-        depth=1,
-    ),
+    BiLM(max_characters=9, character_dim=3, filters=((1, 4), (3, 6)), dim=7, projection=5),
 )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def test_words_are_the_means_of_their_pieces(encoder: ctx_jax.Encoder, sentences
     words = [sentence.split() for sentence in sentences[:50]]
     embed = jax.jit(ctx_jax.embed, static_argnums=0)
     tokens = embed(encoder.model, encoder.params, encoder.tokenize(words, level="tokens", rows=50, length=64))
-    tokenizer = encoder.reader.subwords.tokenizer
+    tokenizer = encoder.processor.subwords.tokenizer
     for number, vectors in enumerate(encoder.encode(words)):
         assert vectors.shape == (7, len(words[number]), 384)
         of = tokenizer.encode(words[number], is_pretokenized=True).word_ids
