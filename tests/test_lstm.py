@@ -90,7 +90,7 @@ def test_steps_may_be_split_with_the_state_between() -> None:
 
 
 @pytest.mark.parametrize("run", [lstm, gru])
-def test_directions_side_by_side_are_each_alsingle(run: Callable[..., Any]) -> None:
+def test_directions_together_equal_each_alone(run: Callable[..., Any]) -> None:
     cell = Cell(0.9, 0.8, "float32")
     weights, gates, states = zip(*(random_weights(seed, True, 4 if run is lstm else 3) for seed in (4, 5)), strict=True)
     together = run(cell, weights, gates, MASK, states)

@@ -62,10 +62,8 @@ def show_neighbours(
     if not pairs:
         return "No word occurs in two of these sentences with different words beside it: nothing to compare."
     cosine, first, second = pairs[0]
-    occurrence = text.occurrences[first]
-    lines = [
-        f'"{text.sentences[occurrence.sentence][occurrence.word]}" in two sentences, cosine {cosine:.2f}; nearest to each:'
-    ]
+    sentence, word = text.occurrences[first]
+    lines = [f'"{text.sentences[sentence][word]}" in two sentences, cosine {cosine:.2f}; nearest to each:']
     for query in (first, second):
         lines.append(f"  {_in_context(text, query)}")
         for score, near in _nearest(text, query, {first, second}, count):
