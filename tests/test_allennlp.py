@@ -112,8 +112,8 @@ def test_the_published_sizes_are_read() -> None:
                 "filters": [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256], [6, 512], [7, 1024]],
             },
         }  # fmt: skip
-        places = allennlp._encoder_places(allennlp.model_from_options(options))
-        assert round(sum(int(np.prod(place.shape)) for place in places.values()) / 1e6, 1) == millions
+        specs = allennlp._encoder_specs(allennlp.model_from_options(options))
+        assert round(sum(int(np.prod(spec.shape)) for spec in specs.values()) / 1e6, 1) == millions
 
 
 def full(model: BiLM, vocabulary: int, tied: bool = False) -> Any:

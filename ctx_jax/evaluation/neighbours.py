@@ -104,18 +104,18 @@ def _most_different(text: _Text, words: Sequence[str]) -> tuple[float, int, int]
     """(cosine, number, number) of the two occurrences of one of `words` with the lowest cosine."""
     wanted: dict[str, list[int]] = {word: [] for word in words}
     for number, occurrence in enumerate(text.occurrences):
-        found = wanted.get(text.sentences[occurrence.sentence][occurrence.word])
-        if found is not None and len(found) < OCCURRENCES and len(_beside(text, number)) > 2:
-            found.append(number)  # a word at a sentence's edge differs by its position, not by its sense
+        numbers = wanted.get(text.sentences[occurrence.sentence][occurrence.word])
+        if numbers is not None and len(numbers) < OCCURRENCES and len(_beside(text, number)) > 2:
+            numbers.append(number)  # a word at a sentence's edge differs by its position, not by its sense
     best: tuple[float, int, int] | None = None
-    for found in wanted.values():
-        beside = [_beside(text, number) for number in found]
-        cosines = text.vectors[found] @ text.vectors[found].T
-        for i in range(len(found)):
+    for numbers in wanted.values():
+        beside = [_beside(text, number) for number in numbers]
+        cosines = text.vectors[numbers] @ text.vectors[numbers].T
+        for i in range(len(numbers)):
             for j in range(i):
-                apart = text.occurrences[found[i]].sentence != text.occurrences[found[j]].sentence
+                apart = text.occurrences[numbers[i]].sentence != text.occurrences[numbers[j]].sentence
                 if apart and not beside[i] & beside[j] and (best is None or cosines[i, j] < best[0]):
-                    best = float(cosines[i, j]), found[j], found[i]
+                    best = float(cosines[i, j]), numbers[j], numbers[i]
     return best
 
 

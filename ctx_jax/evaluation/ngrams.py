@@ -139,8 +139,8 @@ def _count(grams: np.ndarray, size: int, begin: int, end: int, weights: np.ndarr
 
 
 def _look_up(keys: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[place] == wanted, counts[place], 0)
+    position = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[position] == wanted, counts[position], 0)
 
 
 def _estimates(model: Ngram, grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

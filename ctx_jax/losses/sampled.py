@@ -43,9 +43,9 @@ def draw_log_uniform(key: jax.Array, tries: int, vocabulary: int) -> tuple[jax.A
     bits; n is accepted with probability 2^e log(1 + 1 / n), which is at most 1, if n <= V. The acceptance rate is
     log(V + 1) / (bits of V), about two thirds.
     """
-    octave, place, chance = jax.random.bits(key, (3, tries), jnp.uint32)
+    octave, offset, chance = jax.random.bits(key, (3, tries), jnp.uint32)
     least = 1 << ((octave >> 8) * vocabulary.bit_length() >> 24)  # 24 bits of each, as many as a float32 holds
-    number = least + (place & (least - 1))
+    number = least + (offset & (least - 1))
     likely = least.astype(jnp.float32) * jnp.log1p(1.0 / number.astype(jnp.float32))
     drawn = (number <= vocabulary) & ((chance >> 8).astype(jnp.float32) * 2.0**-24 < likely)
     return (number - 1).astype(jnp.int32), drawn
@@ -55,7 +55,7 @@ class _Draws(NamedTuple):
     key: jax.Array
     taken: jax.Array  # bool [V]
     ids: jax.Array  # int32 [S]
-    found: jax.Array
+    distinct: jax.Array
     tries: jax.Array
 
 
@@ -73,10 +73,10 @@ def draw_negatives(key: jax.Array, count: int, vocabulary: int) -> Negatives:
         key, now = jax.random.split(draws.key)
         drawn, valid = draw_log_uniform(now, block, vocabulary)
         drawn = jnp.where(valid, drawn, vocabulary)  # a rejected draw is out of bounds in every table below
-        places = jnp.arange(block, dtype=jnp.int32)
-        first = jnp.full((vocabulary,), block, jnp.int32).at[drawn].min(places, mode="drop")
-        new = valid & (first.at[drawn].get(mode="clip") == places) & ~draws.taken.at[drawn].get(mode="clip")
-        rank = draws.found + jnp.cumsum(new, dtype=jnp.int32)  # distinct words after each draw
+        positions = jnp.arange(block, dtype=jnp.int32)
+        first = jnp.full((vocabulary,), block, jnp.int32).at[drawn].min(positions, mode="drop")
+        new = valid & (first.at[drawn].get(mode="clip") == positions) & ~draws.taken.at[drawn].get(mode="clip")
+        rank = draws.distinct + jnp.cumsum(new, dtype=jnp.int32)  # distinct words after each draw
         needed = valid & (rank - new.astype(jnp.int32) < count)  # up to the draw of the last distinct word
         kept = new & needed
         ids = draws.ids.at[jnp.where(kept, rank - 1, count)].set(drawn, mode="drop")
@@ -86,7 +86,7 @@ def draw_negatives(key: jax.Array, count: int, vocabulary: int) -> Negatives:
 
     zero = jnp.zeros((), jnp.int32)
     start = _Draws(key, jnp.zeros((vocabulary,), bool), jnp.zeros((count,), jnp.int32), zero, zero)
-    draws = lax.while_loop(lambda draws: draws.found < count, more, start)
+    draws = lax.while_loop(lambda draws: draws.distinct < count, more, start)
     return Negatives(draws.ids, draws.tries)
 
 
@@ -118,9 +118,9 @@ def sampled_softmax(
     Raises:
       InputError: the shapes do not match; all are named.
     """
-    given = (hidden, labels, weights, bias, negatives, true_counts, negative_counts)
-    _check_shapes(*map(jnp.shape, given))
-    hidden, labels, weights, bias, negatives, true_counts, negative_counts = map(jnp.asarray, given)
+    arrays = (hidden, labels, weights, bias, negatives, true_counts, negative_counts)
+    _check_shapes(*map(jnp.shape, arrays))
+    hidden, labels, weights, bias, negatives, true_counts, negative_counts = map(jnp.asarray, arrays)
     true = jnp.sum(hidden * weights[labels], axis=-1) + bias[labels] - jnp.log(true_counts)
     logits = linear(hidden, weights[negatives].T, compute) + (bias[negatives] - jnp.log(negative_counts))[None, :]
     logits = jnp.where(labels[:, None] == negatives[None, :], -jnp.inf, logits)
@@ -149,6 +149,6 @@ def _check_shapes(
         "true_counts [N]": (true_counts, tokens),
         "negative_counts [S]": (negative_counts, drawn),
     }
-    if len(hidden) != 2 or any(found != wanted for found, wanted in shapes.values()):
-        listed = ", ".join(f"{name} is {list(found)}" for name, (found, _) in shapes.items())
+    if len(hidden) != 2 or any(shape != wanted for shape, wanted in shapes.values()):
+        listed = ", ".join(f"{name} is {list(shape)}" for name, (shape, _) in shapes.items())
         raise InputError(f"the shapes of a sampled softmax do not match: {listed}")

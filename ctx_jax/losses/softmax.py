@@ -89,8 +89,8 @@ def _token_scores(
         scores = _losses(_logits(inputs[0], weights, bias, compute), inputs[1])
         return scores.losses, scores.hits
 
-    found = lax.map(chunk, (_split(hidden, number, size), _split(labels, number, size)))
-    return found[0].reshape(-1)[: hidden.shape[0]], found[1].reshape(-1)[: hidden.shape[0]]
+    losses, hits = lax.map(chunk, (_split(hidden, number, size), _split(labels, number, size)))
+    return losses.reshape(-1)[: hidden.shape[0]], hits.reshape(-1)[: hidden.shape[0]]
 
 
 def exact_softmax(
