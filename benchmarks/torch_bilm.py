@@ -1,8 +1,8 @@
-"""The biLM in standard torch parts: the other side of `elmo.py`, and an independent reference of the model.
+"""The biLM in standard torch modules: the other side of `elmo.py`, and an independent reference of the model.
 
-`nn.Embedding`, `nn.Conv1d`, `nn.Linear`, `nn.LSTM(proj_size=...)`; written from the description of the network, not
-from ours. `nn.LSTM` clips neither state nor projection, so it is compared with clips off on both sides. It has two
-biases where the network has one: the second is zero and trained along, which costs nothing that can be measured.
+`nn.Embedding`, `nn.Conv1d`, `nn.Linear`, `nn.LSTM(proj_size=...)`, written from the description of the network and not
+from our code. `nn.LSTM` clips neither state nor projection, so clips are off on both sides. It has two biases where the
+network has one: the second is zero and trained too, at no measurable cost.
 
 Letters: B rows, T tokens, C characters, N words, F filters in all, D state, P projection, V vocabulary.
 """
@@ -23,7 +23,7 @@ Params = Mapping[str, Any]
 class CharacterEncoder(nn.Module):
     """Character ids [N, C], 0 where there is no token -> token vectors [N, P]."""
 
-    def __init__(self, model: BiLM, distinct: bool) -> None:
+    def __init__(self, model: BiLM, dedup: bool) -> None:
         super().__init__()
         width = sum(count for _, count in model.filters)
         self.embedding = nn.Embedding(262, model.character_dim, padding_idx=0)
@@ -31,21 +31,21 @@ class CharacterEncoder(nn.Module):
         self.highways = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(model.highways))
         self.projection = nn.Linear(width, model.projection) if width != model.projection else nn.Identity()
         self.activation = torch.relu if model.activation == "relu" else torch.tanh
-        self.distinct = distinct
+        self.dedup = dedup
         mixing = torch.randint(-(2**62), 2**62, (model.max_characters,), generator=torch.Generator().manual_seed(0))
         self.register_buffer("mixing", mixing, persistent=False)
 
     def forward(self, words: Tensor) -> Tensor:
-        if not self.distinct:
+        if not self.dedup:
             return self.encode(words)
-        # A row's hash stands for it: 64 bits, so that two words of one batch never share one in practice.
+        # Rows are compared by a 64-bit hash, which two words of one batch never share in practice.
         _, row = torch.unique((words * self.mixing).sum(-1), return_inverse=True)
         first = torch.zeros(int(row.max()) + 1, dtype=torch.long, device=words.device)
         first.scatter_(0, row, torch.arange(len(row), device=words.device))
         return self.encode(words[first])[row]
 
     def encode(self, words: Tensor) -> Tensor:
-        """Every row of `words` for itself."""
+        """Token vectors of every row of `words`."""
         characters = self.embedding(words).transpose(1, 2)
         vectors = torch.cat([self.activation(filters(characters).amax(-1)) for filters in self.convolutions], -1)
         for highway in self.highways:
@@ -56,28 +56,28 @@ class CharacterEncoder(nn.Module):
 
 
 class TorchBiLM(nn.Module):
-    """The network of a `BiLM` config without clips: every layer (`forward`) and the loss of full softmaxes (`loss`)."""
+    """The network of a `BiLM` without clips: every layer (`forward`) and the loss of exact softmaxes (`loss`)."""
 
-    def __init__(self, model: BiLM, *, distinct: bool = False) -> None:
+    def __init__(self, model: BiLM, *, vocabulary: int = 0, dedup: bool = False) -> None:
         super().__init__()
         if model.cell != "lstm" or model.cell_clip is not None or model.projection_clip is not None:
             raise ValueError("nn.LSTM clips nothing: set cell='lstm', cell_clip=None, projection_clip=None")
         self.model = model
-        if model.inputs == "characters":
-            self.tokens: nn.Module = CharacterEncoder(model, distinct)
+        if model.token_input == "characters":
+            self.tokens: nn.Module = CharacterEncoder(model, dedup)
         else:
             self.tokens = nn.Embedding(model.vocabulary, model.projection)
         projected = 0 if model.projection == model.dim else model.projection
         self.directions = nn.ModuleList(
-            nn.ModuleList(nn.LSTM(model.projection, model.dim, proj_size=projected) for _ in range(model.layers))
+            nn.ModuleList(nn.LSTM(model.projection, model.dim, proj_size=projected) for _ in range(model.depth))
             for _ in range(2)
         )
-        if model.vocabulary and model.inputs == "characters":
-            self.softmax = nn.Linear(model.projection, model.vocabulary)
+        if vocabulary:
+            self.softmax = nn.Linear(model.projection, vocabulary)
 
     def token_vectors(self, ids: Tensor) -> Tensor:
-        """Inference ids, characters [B, T, C] or words [B, T] (negative: no token) -> [B, T, P]."""
-        if self.model.inputs == "words":
+        """char_ids [B, T, C] or word ids [B, T] (negative: no token) -> [B, T, P]."""
+        if self.model.token_input == "words":
             return self.tokens(ids.clamp_min(0))
         return self.tokens(ids.flatten(0, 1)).unflatten(0, ids.shape[:2])
 
@@ -112,10 +112,10 @@ class TorchBiLM(nn.Module):
         return torch.stack([layer[1:-1] * inside[..., None] for layer in layers]).transpose(1, 2)
 
     def loss(self, ids: Tensor, ahead: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross entropy of either direction over whole sentences of one length, every token encoded once.
+        """Mean cross-entropy of each direction over whole sentences of one length; every token is encoded once.
 
         Args:
-          ids: [B, T + 1, C], inference ids of `<S> w1 ... wn </S>`; T = n + 1.
+          ids: [B, T + 1, C], char_ids of `<S> w1 ... wn </S>`; T = n + 1.
           ahead: [B, T], vocabulary ids of the forward targets w1 ... wn </S>.
           behind: [B, T], of the reverse targets, in reading order wn ... w1 <S>.
         """
@@ -129,9 +129,10 @@ class TorchBiLM(nn.Module):
 
 @torch.no_grad()
 def load_params(network: TorchBiLM, params: Params) -> TorchBiLM:
-    """Give `network` the parameters of ours; returns it."""
+    """Copy our parameters, {"encoder", "head"}, into `network`; returns it."""
     model, tensor = network.model, _tensor
-    if model.inputs == "characters":
+    decoder, params = params["head"]["softmax"]["decoder"], params["encoder"]
+    if model.token_input == "characters":
         tokens = network.tokens
         tokens.embedding.weight[1:] = tensor(params["characters"]["embedding"])
         tokens.embedding.weight[0] = 0
@@ -152,13 +153,13 @@ def load_params(network: TorchBiLM, params: Params) -> TorchBiLM:
         for layer, lstm in enumerate(direction):
             _load_lstm(lstm, params[f"{name}_{layer}"])
     if hasattr(network, "softmax"):
-        network.softmax.weight.copy_(tensor(params["softmax"]["kernel"]))
-        network.softmax.bias.copy_(tensor(params["softmax"]["bias"]))
+        network.softmax.weight.copy_(tensor(decoder["matrix"]))
+        network.softmax.bias.copy_(tensor(decoder["bias"]))
     return network
 
 
 def _load_lstm(lstm: nn.LSTM, ours: Params) -> None:
-    """Gates i, j, f, o of ours are torch's i, g, f, o in another order: i, f, g, o. The forget bias gains its 1."""
+    """Our gates i, j, f, o are torch's i, g, f, o, which it orders i, f, g, o. The forget bias includes the 1 here."""
     kernel, bias = _tensor(ours["kernel"]).T, _tensor(ours["bias"])
     i, j, f, o = kernel.chunk(4)
     kernel = torch.cat([i, f, j, o])

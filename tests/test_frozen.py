@@ -95,6 +95,7 @@ def test_parameters_to_load_are_trained_and_frozen_in_one_tree(run_dir: Path) ->
             checkpoints.restore_params(2, merge_params(shapes, {"encoder": {"other": shapes["head"]["label"]}}))
         with pytest.raises(InputError, match=r"only there: params\.encoder\.layer_0\.scale"):
             checkpoints.restore_params(2, {"encoder": {"layer_1": whole["encoder"]["layer_1"]}, "head": whole["head"]})
+        check_equal(checkpoints.restore_params(2, {"encoder": shapes["encoder"]}), whole)  # of any head
 
 
 def test_of_the_trained_parameters_the_average_is_loaded(tmp_path: Path) -> None:
@@ -195,9 +196,13 @@ def test_they_are_replaced_before_the_first_step_and_never_after(tmp_path: Path)
         assert frozen_digests(tmp_path) != before
         checkpoints.save(1, {"params": jnp.ones(2)}, {})
         checkpoints.wait()
-        with pytest.raises(InputError, match="frozen belongs to the steps 1"):
-            checkpoints.save_frozen(frozen_params(1))
+        before = frozen_digests(tmp_path)
+        checkpoints.save_frozen(frozen_params(1))
+        assert frozen_digests(tmp_path) == before
         check_equal(checkpoints.restore_frozen(abstract(frozen_params())), frozen_params())
+        shutil.rmtree(tmp_path / "frozen")
+        with pytest.raises(InputError, match="step 1 of .* without frozen parameters"):
+            checkpoints.save_frozen(frozen_params(1))
 
 
 def test_an_array_is_trained_or_frozen_and_not_both() -> None:
@@ -208,14 +213,17 @@ def test_an_array_is_trained_or_frozen_and_not_both() -> None:
 
 
 def test_a_changed_file_of_the_run_is_named_with_what_changed(tmp_path: Path) -> None:
-    kept = {"config.json": '{"steps": 1, "log": {"every": 1}, "seed": 0}', "encoder.json": "a\nb\n"}
+    before = {"steps": 1, "log": {"every": 1}, "task": {"evaluate": {"every": 1}, "depth": 2}, "seed": 0}
+    kept = {"config.json": json.dumps(before), "encoder.json": "a\nb\n"}
     for name, text in kept.items():
         (tmp_path / name).write_text(text)
     run_files.check(tmp_path, kept, 40)
-    (tmp_path / "config.json").write_text('{"log": {"every": 2}, "seed": 0, "steps": 2}')  # what may change
+    may = {"steps": 2, "log": {"every": 2}, "task": {"depth": 2, "evaluate": {"every": 7}}}
+    (tmp_path / "config.json").write_text(json.dumps(before | may))
     run_files.check(tmp_path, kept, 40)
-    (tmp_path / "config.json").write_text('{"steps": 1, "log": {"every": 1}, "seed": 3}')
-    with pytest.raises(InputError, match=r"config\.json .*step 40 .*seed was 0, is 3"):
+    may["task"] = {"depth": 3, "evaluate": {"every": 7}}
+    (tmp_path / "config.json").write_text(json.dumps(before | may | {"seed": 3}))
+    with pytest.raises(InputError, match=r"config\.json .*step 40 .*: task\.depth was 2, is 3; seed was 0, is 3\."):
         run_files.check(tmp_path, kept, 40)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json cannot be read"):

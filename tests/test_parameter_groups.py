@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from ctx_jax.checkpoints.frozen import merge_params
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.heads import Pooler, VocabularyHead
@@ -15,7 +16,6 @@ from ctx_jax.training.parameter_groups import (
     decayed,
     group_of,
     matrices_of_layers,
-    merge,
     named,
     rate_factors,
     split_frozen,
@@ -88,7 +88,7 @@ def test_frozen_parameters_are_split_off_and_joined_again() -> None:
     trained, frozen = split_frozen(params, (ParameterGroup("^encoder/(embeddings|layer_0)", frozen=True),))
     assert set(trained["encoder"]) == {"layer_1"} and set(frozen["encoder"]) == {"embeddings", "layer_0"}
     assert set(trained) == {"encoder", "head"} and set(frozen) == {"encoder"}
-    assert named(merge(trained, frozen)).keys() == named(params).keys()
+    assert named(merge_params(trained, frozen)).keys() == named(params).keys()
     assert split_frozen(params, ())[1] == {}
     none, everything = split_frozen(params, (ParameterGroup("", frozen=True),))
     assert none == {} and named(everything).keys() == named(params).keys()

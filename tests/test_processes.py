@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ctx_jax.data.config import DataConfig
+from ctx_jax.data.config import BiLMData
 from ctx_jax.distributed.processes import broadcast_step, check_same, disk_problem, first_difference, gather_texts
 from ctx_jax.io.files import naming_full_disk, temporary_folder
-from ctx_jax.training import run as run_module
-from ctx_jax.training.config import DevicesConfig, EvaluateConfig, TrainConfig
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.bilm import BiLMConfig, BiLMEvaluate
+from ctx_jax.training.config import DevicesConfig
 from ctx_jax.training.run import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,10 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_the_first_setting_or_number_of_devices_that_differs_is_named_with_its_process() -> None:
     config = TrainConfig(steps=3)
     assert first_difference([(config, 2), (config, 2), (replace(config), 2)]) is None
-    other = replace(config, evaluate=EvaluateConfig(every=7), seed=5)
+    other = replace(config, task=BiLMConfig(evaluate=BiLMEvaluate(every=7)), seed=5)
     processes = [(config, 2), (config, 2), (other, 1)]
-    assert first_difference(processes) == "evaluate.every is 1000 for process 0 and 7 for process 2"
-    assert first_difference(processes, ["evaluate.every"]) == "seed is 0 for process 0 and 5 for process 2"
+    assert first_difference(processes) == "task.evaluate.every is 1000 for process 0 and 7 for process 2"
+    assert first_difference(processes, ["task.evaluate.every"]) == "seed is 0 for process 0 and 5 for process 2"
     assert first_difference([(config, 2), (config, 1)]) == "process 0 has 2 devices and process 1 has 1"
 
 
@@ -49,7 +50,7 @@ def test_a_refused_setting_leaves_nothing_behind(tmp_path: Path, monkeypatch: py
         run(config)
     assert not list(tmp_path.iterdir())
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        run(replace(config, steps=1, data=DataConfig(train=str(tmp_path / "nowhere.txt"))))
+        run(replace(config, steps=1, task=BiLMConfig(data=BiLMData(train=str(tmp_path / "nowhere.txt")))))
     assert (tmp_path / "run" / "autotune").is_dir(), "XLA would find no place for its choices"
 
 
@@ -64,7 +65,7 @@ def test_a_full_disk_is_named_with_what_sets_another(
         with temporary_folder("test") if not full else naming_full_disk(tmp_path / full):
             raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(run_module, "open_task", no_space)
+    monkeypatch.setattr(BiLMConfig, "open", no_space)
     with pytest.raises(OSError, match=advice) as error:
         run(TrainConfig(run_dir=str(tmp_path / "run")))
     assert ("cache" in str(error.value)) == bool(full)
@@ -73,7 +74,8 @@ def test_a_full_disk_is_named_with_what_sets_another(
 JOB = textwrap.dedent("""
     import sys
     from ctx_jax.cli import main
-    from ctx_jax.training import loop, run
+    from ctx_jax.tasks.bilm import BiLMConfig
+    from ctx_jax.training import loop
     {change}
     sys.exit(main(["train", "quickstart", "--data.train", "text.txt", "--devices.distributed", *sys.argv[1:]]))
 """)
@@ -181,7 +183,7 @@ def test_a_process_with_another_setting_or_number_of_devices_stops_all_at_once(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number, part", [(0, "run.open_task"), (1, "run.open_task"), (1, "loop.Loop")])
+@pytest.mark.parametrize("number, part", [(0, "BiLMConfig.open"), (1, "BiLMConfig.open"), (1, "loop.Loop")])
 def test_what_one_process_alone_refuses_stops_the_other(number: int, part: str, tmp_path: Path) -> None:
     change = f"def refuse(*_, **__): raise ValueError('no such text')\n{part} = refuse"
     outputs = job(tmp_path, change=change, where=number)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from toys.bag_of_characters import FAMILY, BagOfCharacters
 from toys.linear_head import LinearHead
-from toys.sentence_length import LengthConfig, LengthRun
+from toys.sentence_length import LengthConfig, LengthRun, LengthTask
 
 import ctx_jax
 from ctx_jax.checkpoints.runs import RunCheckpoints
@@ -21,6 +21,7 @@ from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.run import run
+from ctx_jax.training.step import TrainingStep
 
 SENTENCES = ("a cat", "the dog ran far away", "no", "one two three four", "it is", "we all saw the old house", "x y z")
 CONFIG = LengthRun(
@@ -58,7 +59,7 @@ def test_a_run_is_loaded_embedded_and_its_head_used(trained: Path) -> None:
     head = encoder.heads["longer"]
     logits = head.module.apply({"params": head.params}, ctx_jax.pool(layers.values[-1], layers.mask))
     # The head learns what the run's own evaluation measured.
-    losses = -jax.nn.log_softmax(logits)[jnp.arange(7), jnp.array([len(each.split()) > 3 for each in SENTENCES]) * 1]
+    losses = -jax.nn.log_softmax(logits)[jnp.arange(7), jnp.array([int(len(each.split()) > 3) for each in SENTENCES])]
     with RunCheckpoints(trained / "checkpoints") as checkpoints:
         metrics = checkpoints.metrics(4)
     assert metrics is not None
@@ -119,14 +120,13 @@ def test_frozen_parameters_of_another_run_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "one")
 
 
-def test_a_parameter_that_no_group_meets_is_named(tmp_path: Path) -> None:
-    class Odd(BagOfCharacters):
+def test_a_parameter_that_no_group_meets_is_named() -> None:
+    class Odd(LengthTask):
         def init(self, key: jax.Array) -> Any:
-            return {**super().init(key), "layer_0": {**super().init(key)["layer_0"], "wavelet": jnp.zeros(3)}}
+            return {"encoder": {"layer_0": {"wavelet": jnp.zeros(3)}}, "head": {}}
 
-    config = replace(CONFIG, task=replace(CONFIG.task, model=Odd()), run_dir=str(tmp_path))
     with pytest.raises(ConfigError, match="encoder/layer_0/wavelet"):
-        run(config)
+        TrainingStep(Odd(CONFIG.task, 0), AdamW(), 1, 0).initial()
 
 
 def test_bad_settings_name_their_field(tmp_path: Path) -> None:

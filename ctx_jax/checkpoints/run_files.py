@@ -31,8 +31,13 @@ FROZEN = "frozen"
 
 _ATOMIC = (CONFIG, ENCODER, VOCABULARY, subwords.FILE, subwords.CONFIG, TEXTS, ORIGIN, METRICS)
 
-FREE = ("devices", "checkpoint", "evaluate", "log", "run_dir")
-"""The settings a resumed run may change: they say where and how often, not what is computed."""
+FREE = ("devices", "checkpoint", "log", "run_dir", "task.evaluate")
+"""The settings that a resumed run may change: they say where and how often, not what is computed."""
+
+
+def is_free(field: str) -> bool:
+    """Whether a dotted field, "devices.count" say, is one of `FREE` or below it."""
+    return any(f"{field}.".startswith(f"{free}.") for free in FREE)
 
 
 def existing(run_dir: Path, name: str) -> Path:
@@ -100,7 +105,7 @@ def _settings(path: Path, before: str, after: bytes) -> list[str]:
     return [
         f"{name} was {old!r}, is {new!r}"
         for name, old, new in _changes(json.loads(before), now, "")
-        if name.split(".")[0] not in (*FREE, "steps")
+        if name != "steps" and not is_free(name)
     ]
 
 

@@ -25,6 +25,7 @@ from ctx_jax.checkpoints.frozen import check_frozen, frozen_digests, merge_param
 from ctx_jax.checkpoints.orbax_manager import FILES, METRICS, POSITION, STATE
 from ctx_jax.checkpoints.run_files import FROZEN
 from ctx_jax.checkpoints.steps import LOGGER, StepFolder, check_arrays, listed, named_leaves, remove_step, unsharded
+from ctx_jax.distributed.processes import broadcast_step, on_first_process
 from ctx_jax.io.errors import InputError
 from ctx_jax.typing import Params
 
@@ -71,10 +72,20 @@ class RunCheckpoints(StepFolder):
         self.save_items(step, items)
 
     def save_frozen(self, params: Params) -> None:
-        """Save the frozen parameters, before the first step; returns when they are complete. All processes call it."""
-        if steps := self.steps():
-            raise InputError(f"{self.run_dir / FROZEN} belongs to the steps {listed(steps)}: it is not replaced")
-        save_frozen(self.run_dir / FROZEN, params)
+        """Save the frozen parameters before the first step; returns when they are complete. All processes call it.
+
+        With complete steps it does nothing: those that the steps were saved with stay. InputError if there are none.
+        """
+        latest = broadcast_step(self.latest())
+        if latest is None:
+            save_frozen(self.run_dir / FROZEN, params)
+            return
+
+        def check() -> None:
+            if not frozen_digests(self.run_dir):
+                raise InputError(f"step {latest} of {self.folder} was saved without frozen parameters")
+
+        on_first_process(check)
 
     def restore_frozen(self, abstract: Any) -> Any:
         """The frozen parameters with the shardings of `abstract`. All processes call it; raises as `restore` does."""
@@ -126,8 +137,8 @@ class RunCheckpoints(StepFolder):
         """The parameters of a step, trained and frozen in one tree, on the default device of this process.
 
         Of the trained ones their moving average if the run keeps one. Neither optimizer state nor carry is read, and
-        no model is needed: names and shapes are the checkpoint's own, and must be those of `abstract_params` (as
-        `jax.eval_shape` gives them) if it is given. Raises as `restore` does.
+        no model is needed: names and shapes are the checkpoint's own. Where `abstract_params` (as `jax.eval_shape`
+        gives them) has a part, "encoder" say, they must be the same. Raises as `restore` does.
         """
         self.verify(step)
         tree = self.tree(step)
@@ -143,7 +154,8 @@ class RunCheckpoints(StepFolder):
                 stored = {name: merge_params(tree[name], folder.tree(0))}
                 frozen = folder.restore_items(0, {STATE: unsharded(folder.tree(0))})[STATE]
         if abstract_params is not None:
-            check_arrays(named_leaves({name: abstract_params}), named_leaves(stored), self.path(step))
+            known = {part: stored[name][part] for part in abstract_params if part in stored[name]}
+            check_arrays(named_leaves({name: abstract_params}), named_leaves({name: known}), self.path(step))
         params = self.restore_items(step, {STATE: unsharded(tree)})[STATE][name]
         return jax.device_put(params if frozen is None else merge_params(params, frozen))
 

@@ -8,13 +8,13 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, repeat
+from itertools import count, groupby, repeat
 from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
-from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
 from ctx_jax.io.files import temporary_folder
 from ctx_jax.tokenizers.characters import BEGIN, END
 
@@ -92,11 +92,14 @@ class Vocabulary:
         """Read a vocabulary file, ours or bilm-tf's.
 
         Raises:
-            FileNotFoundError: no such file.
+            MissingFileError: no such file.
             InputError: as for the class, naming the file, and both lines of a word that occurs twice; or the file is
                 not UTF-8.
         """
-        content = Path(path).read_bytes()
+        try:
+            content = Path(path).read_bytes()
+        except FileNotFoundError as error:
+            raise MissingFileError(f"{path}: No such file") from error
         try:
             lines = content.decode("utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
@@ -138,9 +141,9 @@ def build(
     if minimum_count < 1:
         raise ConfigError("data.minimum_count", f"must be at least 1, got {minimum_count}")
     counts = (
-        (-count, word)
-        for word, count in count_words(sentences, limit=limit)
-        if count >= minimum_count and word not in MARKERS
+        (-number, word)
+        for word, number in count_words(sentences, limit=limit)
+        if number >= minimum_count and word not in MARKERS
     )
     best = sorted(counts) if size is None else heapq.nsmallest(size - len(MARKERS), counts)
     if not best:
@@ -162,35 +165,32 @@ def count_words(sentences: Iterable[Sequence[str]], *, limit: int = LIMIT) -> It
     counts: Counter[str] = Counter()
     with temporary_folder("count") as folder:
         runs: list[Path] = []
-        made = 0
+        names = map(str, count())
         for sentence in sentences:
             counts.update(sentence)
             if len(counts) > limit:
-                runs.append(_write_run(sorted(counts.items()), folder / str(made)))
-                made += 1
+                runs.append(_write_run(sorted(counts.items()), folder / next(names)))
                 counts.clear()
             if len(runs) == _FAN:
-                merged = _write_run(_merge(map(_read_run, runs)), folder / str(made))
-                made += 1
-                for run in runs:
-                    run.unlink()
-                runs = [merged]
+                runs = [_write_run(_merge(map(_read_run, runs)), folder / next(names))]
         yield from _merge([*map(_read_run, runs), iter(sorted(counts.items()))])
 
 
 def _write_run(counts: Iterable[tuple[str, int]], path: Path) -> Path:
     with path.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
-        file.writelines(f"{count} {word}\n" for word, count in counts)
+        file.writelines(f"{number} {word}\n" for word, number in counts)
     return path
 
 
 def _read_run(path: Path) -> Iterator[tuple[str, int]]:
+    """The words and counts of a run, which is deleted at its end."""
     with path.open(encoding="utf-8", errors="surrogatepass", newline="\n") as file:
         for line in file:
-            count, _, word = line[:-1].partition(" ")
-            yield word, int(count)
+            number, _, word = line[:-1].partition(" ")
+            yield word, int(number)
+    path.unlink()
 
 
 def _merge(runs: Iterable[Iterator[tuple[str, int]]]) -> Iterator[tuple[str, int]]:
     for word, same in groupby(heapq.merge(*runs), key=itemgetter(0)):
-        yield word, sum(count for _, count in same)
+        yield word, sum(number for _, number in same)

@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ctx_jax.checkpoints.frozen import merge_params
 from ctx_jax.distributed.sharding import (
     AXIS,
     REPLICATED,
@@ -29,7 +30,6 @@ from ctx_jax.distributed.sharding import (
 )
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.training.config import DevicesConfig
-from ctx_jax.training.parameter_groups import merge
 from ctx_jax.training.step import Collectives, GradientOutput, State, TrainingStep
 from ctx_jax.typing import Params
 
@@ -179,10 +179,10 @@ class Devices:
         def gradient_output(state: State, frozen: Params, batch: Any) -> GradientOutput:
             specs = jax.tree.map(self._spec, state.params)
             frozen_specs = jax.tree.map(self._spec, frozen)
-            all_specs = merge(specs, frozen_specs)
+            all_specs = merge_params(specs, frozen_specs)
             collectives = Collectives(
                 psum=_psum,
-                view=lambda shards, others: GatheredParams.of(merge(shards, others), all_specs, AXIS),
+                view=lambda shards, others: GatheredParams.of(merge_params(shards, others), all_specs, AXIS),
                 sum_gradients=lambda gradients: sum_gradients(gradients, specs, AXIS),
             )
             mapped = jax.shard_map(

@@ -77,21 +77,16 @@ class Loop:
             given = self.task.initial(fresh)
             if given is not fresh:
                 state, self.frozen = self.training_step.with_params(state, self.devices.lay(given))
-            self._keep_frozen()
+            if self.frozen:
+                self.checkpoints.save_frozen(self.frozen)
             return state
         abstract, abstract_frozen = self.devices.abstract(self.training_step.initial)
         state, position = self.checkpoints.restore(self.step, abstract)
-        if jax.tree.leaves(abstract_frozen):
+        if abstract_frozen:
             self.frozen = self.checkpoints.restore_frozen(abstract_frozen)
-        self._keep_frozen()
         self.batches.seek(position)
         self.positions = [position]
         return state
-
-    def _keep_frozen(self) -> None:
-        """Save the frozen parameters, once; every checkpoint holds their digest."""
-        if jax.tree.leaves(self.frozen):
-            self.checkpoints.save_frozen(self.frozen)
 
     def run(self, state: State, log: MetricsLog | None, display: Display) -> State | None:
         """Train to the last step; None when asked to stop before, after saving."""

@@ -77,7 +77,7 @@ def group_of(name: str, groups: Sequence[ParameterGroup]) -> ParameterGroup:
 
 
 def split_frozen(params: Params, groups: Sequence[ParameterGroup]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(trainable, frozen) parameters; `merge` joins them again."""
+    """(trainable, frozen) parameters; `checkpoints.frozen.merge_params` joins them again."""
     frozen = map_named(lambda name, _: group_of(name, groups).frozen, params)
     return _kept(params, frozen, False), _kept(params, frozen, True)
 
@@ -91,14 +91,6 @@ def _kept(params: Params, flags: Params, wanted: bool) -> dict[str, Any]:
         elif flags[name] is wanted:
             kept[name] = value
     return kept
-
-
-def merge(params: Params, others: Params) -> Params:
-    """One tree of two that share no leaf."""
-    merged = dict(params)
-    for name, value in others.items():
-        merged[name] = merge(merged[name], value) if name in merged else value
-    return merged
 
 
 def decayed(params: Params, groups: Sequence[ParameterGroup] = ()) -> Any:

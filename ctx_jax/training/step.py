@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ctx_jax.checkpoints.frozen import merge_params
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.training.optimizer import OptimizerConfig, apply_gradients, averaged, optimizer
-from ctx_jax.training.parameter_groups import merge, split_frozen
+from ctx_jax.training.parameter_groups import split_frozen
 from ctx_jax.training.task import Task
 from ctx_jax.typing import Carry, Params, Terms
 
@@ -60,7 +61,7 @@ class Collectives(NamedTuple):
 
     psum: Callable[[Any], Any] = _identity
     """The sum of a tree over the devices."""
-    view: Callable[[Params, Params], Params] = merge
+    view: Callable[[Params, Params], Params] = merge_params
     """(trainable, frozen) parameters, as a device holds them, to what the model reads."""
     sum_gradients: Callable[[Any], Any] | None = None
     """The sum over the devices of a gradient with respect to what a device holds; None: `psum`."""
@@ -68,7 +69,7 @@ class Collectives(NamedTuple):
 
 def params_to_measure(state: State, frozen: Params) -> Params:
     """The parameters that evaluators see: the average where there is one, and the frozen ones."""
-    return merge(state.average or state.params, frozen)
+    return merge_params(state.average or state.params, frozen)
 
 
 class TrainingStep:
