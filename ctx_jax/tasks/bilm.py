@@ -113,7 +113,7 @@ class BiLMConfig:
     def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> str:
         """Perplexities of a text in both directions, as aligned lines."""
         options.refuse("pseudo_perplexity", what=f"a biLM, which {run_dir} holds")
-        return f"protocol {options.protocol}\n" + reports.bilm(
+        return f", protocol {options.protocol}\n" + reports.bilm(
             self.model,
             encoder.run_params,
             Vocabulary.read(existing(run_dir, VOCABULARY)),

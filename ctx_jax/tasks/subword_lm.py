@@ -195,7 +195,7 @@ class SubwordLMConfig:
         if self.model.causal:
             options.refuse("pseudo_perplexity", what=f"a causal model, which {run_dir} holds")
         assert isinstance(encoder.processor, SubwordInputs), "a Transformer's run reads subwords"
-        return reports.transformer_lm(
+        return "\n" + reports.transformer_lm(
             encoder,
             self.head_name,
             self.sequences,
