@@ -119,8 +119,8 @@ def curves(options: Options) -> tuple[np.ndarray, np.ndarray]:
     sequences = SequenceConfig(batch_size=options.rows, length=options.length)
     model = Transformer(
         vocabulary=len(text.subwords), dim=options.dim, depth=options.depth, heads=options.dim // 32,
-        feed_forward=4 * options.dim, max_positions=options.length, embedding_dropout=0.0, attention_dropout=0.0, attention_output_dropout=0.0,
-        feed_forward_dropout=0.0,
+        feed_forward=4 * options.dim, max_positions=options.length, embedding_dropout=0.0, attention_dropout=0.0,
+        attention_output_dropout=0.0, feed_forward_dropout=0.0,
     )  # fmt: skip
     task = masked_lm(model, sequences, text, text.tokens, options.seed)
     recipe = AdamW(learning_rate=options.rate, schedule="linear", warmup=options.warmup, epsilon=1e-6)
