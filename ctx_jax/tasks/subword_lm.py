@@ -267,7 +267,7 @@ class SubwordLMTask:
         if self.imported is None:
             return params
         heads = self.imported.heads
-        head = {name: heads[name].params if name in heads else fresh for name, fresh in params["head"].items()}
+        head = {name: heads[name].params if name in heads else fresh for name, fresh in params.get("head", {}).items()}
         return {"encoder": self.imported.params, "head": head}
 
     def zero_carry(self, rows: int) -> Carry:

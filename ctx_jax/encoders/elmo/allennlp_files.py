@@ -66,7 +66,7 @@ def read_folder(folder: Path) -> Imported | None:
         found = find(folder)
     except InputError:
         config = folder / "config.json"
-        if config.is_file() and "model_type" in read_json(config):
+        if config.is_file() and read_json(config).get("model_type") not in (None, "elmo"):
             return None  # a Hugging Face folder, with other programs' options or weights
         raise
     return None if found is None else read_files(options=found[0], weights=found[1])
