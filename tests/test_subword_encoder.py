@@ -1,7 +1,7 @@
 """A Transformer behind the encoder's calls: one vector a word, tokens on request, loading."""
 
-import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import ctx_jax
+from ctx_jax.checkpoints.encoder_file import encoder_text
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.encoders.transformer import SubwordInputs, Transformer, huggingface
-from ctx_jax.io.configs import to_json
+from ctx_jax.evaluation.fill_mask import fill_mask
 from ctx_jax.tokenizers.subword_training import train
 
 TEXT = ["the cat sat on the mat", "a dog and a cat", "the dogs sat", "mats and cats"] * 5
@@ -114,19 +115,22 @@ def test_files_that_look_like_allennlps_keep_no_hugging_face_folder_from_loading
     (folder / "tf_model.h5").write_text("version https://git-lfs")
     assert ctx_jax.load(folder).model == TINY
     (folder / "config.json").write_text('{"model_type": "elmo"}')
-    with pytest.raises(ValueError, match=r"train_options\.json, but no weights can be read: tf_model\.h5"):
+    with pytest.raises(ValueError, match="model_type is 'elmo'"):
         ctx_jax.load(folder)
 
 
-def test_a_run_of_a_transformer_loads(encoder: ctx_jax.Encoder, tmp_path: Path) -> None:
-    data = {"train": "text.txt", "rule": "prose"}
-    config = {"type": "TrainConfig", "model": to_json(TINY), "data": data}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+def test_a_run_of_a_transformer_loads_with_its_heads(encoder: ctx_jax.Encoder, tmp_path: Path) -> None:
+    head = TINY.default_head()
+    head_params = jax.jit(partial(head.init, width=TINY.width, vocabulary=TINY.vocabulary))(jax.random.key(1))
+    (tmp_path / "encoder.json").write_text(encoder_text(TINY, {"masked_lm": head}, "prose"))
     SUBWORDS.save(tmp_path)
     with RunCheckpoints(tmp_path / "checkpoints", clean=True) as checkpoints:
-        state = {"params": encoder.params, "step": jnp.int32(3)}
+        state = {"params": {"encoder": encoder.params, "head": {"masked_lm": head_params}}, "step": jnp.int32(3)}
         checkpoints.save(3, state, {"sentence": np.int64(3)}, {"loss": 1.0})
     loaded = ctx_jax.load(tmp_path)
-    assert loaded.model == TINY
+    assert loaded.model == TINY and loaded.heads["masked_lm"].module == head
     assert loaded.tokenize(["the cat."])["word_mask"].shape == (1, 3), "the run's rule cuts the full stop off"
     jax.tree.map(np.testing.assert_array_equal, loaded.params, encoder.params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.heads["masked_lm"].params, head_params)
+    ((fillings,),) = fill_mask(loaded, ["the [MASK] sat"], top=1)
+    assert len(fillings) == 1 and 0 < fillings[0][1] < 1

@@ -116,6 +116,9 @@ class GatheredParams(Mapping[str, Any]):
         shard, axis = self._shards[name], self._axes[name]
         return shard if axis is None else lax.all_gather(shard, self._over, axis=axis, tiled=True)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._shards  # the mixin's would gather
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._shards)
 

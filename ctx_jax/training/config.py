@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import AvoidSubcommands, arg
 
+from ctx_jax.checkpoints.run_files import is_free
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.training.optimizer import Adagrad, AdamW, Lamb, Muon
 
@@ -17,7 +18,7 @@ class DevicesConfig:
     """`shard`: `jit(shard_map)` over all devices, with parameters and optimizer replicated. `pmap`: the same step under
     `jax.pmap`. `fsdp`: parameters, their average and the optimizer's state are sharded over the devices, for a model
     that leaves too little memory on one. It costs traffic: in every pass of every micro-batch each layer's parameters
-    are gathered where they are used, and each layer's gradient is reduced on its own. With `--model.remat` a device
+    are gathered where they are used, and each layer's gradient is reduced on its own. With `model.remat` a device
     holds one layer's parameters at a time, without it all that the forward pass has gathered. An evaluation gathers all
     parameters."""
 
@@ -83,10 +84,6 @@ class RunConfig:
     """Decides initial parameters, order of the text, dropout and sampling."""
 
 
-FREE = ("devices", "checkpoint", "log", "run_dir", "task.evaluate")
-"""The settings that a resumed run may change: they say where and how often, not what is computed."""
-
-
 def check_config(config: RunConfig) -> None:
     """ConfigError for settings that no run can follow."""
     for name, value, least in (
@@ -112,7 +109,7 @@ def check_resume(old: RunConfig, new: RunConfig, differences: list[tuple[str, ob
     """
     refused = []
     for name, before, after in differences:
-        if any(name == free or name.startswith(f"{free}.") for free in FREE):
+        if is_free(name):
             continue
         if name == "steps" and new.optimizer.schedule == "constant" and new.steps > old.steps:
             continue

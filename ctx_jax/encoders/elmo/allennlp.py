@@ -123,26 +123,26 @@ def params_from_arrays(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, Any]
     """
     arrays = {_full_name(name, model.depth): array for name, array in arrays.items()}
     head = {name for name in arrays if name.startswith("softmax/")}
-    places = _encoder_places(model) | (_softmax_places(model, arrays) if head else {})
-    problems = [f"missing: {name} {place.shape}" for name, place in places.items() if name not in arrays]
-    problems += [f"extra: {name} {tuple(array.shape)}" for name, array in arrays.items() if name not in places]
-    for name, place in places.items():
-        if name in arrays and tuple(arrays[name].shape) != place.shape:
-            found = tuple(arrays[name].shape)
+    specs = _encoder_specs(model) | (_softmax_specs(model, arrays) if head else {})
+    problems = [f"missing: {name} {spec.shape}" for name, spec in specs.items() if name not in arrays]
+    problems += [f"extra: {name} {tuple(array.shape)}" for name, array in arrays.items() if name not in specs]
+    for name, spec in specs.items():
+        if name in arrays and tuple(arrays[name].shape) != spec.shape:
+            shape = tuple(arrays[name].shape)
             hint = ""
-            if name == "char_embed" and found == (CHARACTERS + 1, model.character_dim):
+            if name == "char_embed" and shape == (CHARACTERS + 1, model.character_dim):
                 hint = " (the zero row of padding is added by readers and must not be in the file)"
-            problems.append(f"wrong shape: {name} is {found}, the model needs {place.shape}{hint}")
+            problems.append(f"wrong shape: {name} is {shape}, the model needs {spec.shape}{hint}")
     if problems:
         raise InputError("the arrays do not fit the model:\n  " + "\n  ".join(problems))
     params: dict[str, Any] = {}
-    for name, place in places.items():
+    for name, spec in specs.items():
         node = params
-        path = place.path if name in head or not head else ("encoder", *place.path)
+        path = spec.path if name in head or not head else ("encoder", *spec.path)
         for key in path[:-1]:
             node = node.setdefault(key, {})
         array = np.asarray(arrays[name], dtype=np.float32)
-        node[path[-1]] = jnp.asarray(array[0] if place.squeeze else array)
+        node[path[-1]] = jnp.asarray(array[0] if spec.squeeze else array)
     return params
 
 
@@ -155,85 +155,85 @@ def arrays_from_params(model: BiLM, params: Params) -> dict[str, np.ndarray]:
     if model.cell != "lstm":
         raise InputError(f"the original's files hold LSTM cells; this model has cell={model.cell!r}")
     encoder = params.get("encoder", params)
-    arrays = {name: _array(encoder, place) for name, place in _encoder_places(model).items()}
+    arrays = {name: _array(encoder, spec) for name, spec in _encoder_specs(model).items()}
     decoder = params.get("head", {}).get("softmax", {}).get("decoder", {})
     softmax = {name: decoder[key] for name, key in _SOFTMAX.items() if key in decoder}
-    for name, place in (_softmax_places(model, softmax) if softmax else {}).items():
-        arrays[name] = _array(params, place)
+    for name, spec in (_softmax_specs(model, softmax) if softmax else {}).items():
+        arrays[name] = _array(params, spec)
     return arrays
 
 
 _SOFTMAX = {"softmax/W": "matrix", "softmax/b": "bias"}
 
 
-class _Place(NamedTuple):
-    """Where an array of the file belongs in the parameters."""
+class _Spec(NamedTuple):
+    """An array of the file: its path in the parameters and its shape."""
 
     path: tuple[str, ...]
     shape: tuple[int, ...]  # in the file
     squeeze: bool = False  # the file has a leading axis of 1 (a 2-d convolution's height)
 
 
-def _array(params: Any, place: _Place) -> np.ndarray:
-    for key in place.path:
+def _array(params: Any, spec: _Spec) -> np.ndarray:
+    for key in spec.path:
         if key not in params:
-            raise InputError(f"params lack {'/'.join(place.path)}, which the model needs")
+            raise InputError(f"params lack {'/'.join(spec.path)}, which the model needs")
         params = params[key]
     array = np.asarray(params, dtype=np.float32)
-    array = array[None] if place.squeeze else array
-    if array.shape != place.shape:
-        raise InputError(f"{'/'.join(place.path)} would be {array.shape}, the model needs {place.shape}")
+    array = array[None] if spec.squeeze else array
+    if array.shape != spec.shape:
+        raise InputError(f"{'/'.join(spec.path)} would be {array.shape}, the model needs {spec.shape}")
     return array
 
 
-def _softmax_places(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, _Place]:
+def _softmax_specs(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, _Spec]:
     """Of a softmax of as many words as these arrays have; tied where a model over words has no `softmax/W`."""
     tied = model.token_input == "words" and "softmax/W" not in arrays
     sized = arrays.get("softmax/b", arrays.get("softmax/W"))
     vocabulary = model.vocabulary if tied or sized is None else (*np.shape(sized), 0)[0]
     shapes = {"softmax/W": (vocabulary, model.projection), "softmax/b": (vocabulary,)}
     return {
-        name: _Place(("head", "softmax", "decoder", _SOFTMAX[name]), shape)
+        name: _Spec(("head", "softmax", "decoder", _SOFTMAX[name]), shape)
         for name, shape in shapes.items()
         if not (tied and name == "softmax/W")
     }
 
 
-def _encoder_places(model: BiLM) -> dict[str, _Place]:
-    places: dict[str, _Place] = {}
+def _encoder_specs(model: BiLM) -> dict[str, _Spec]:
+    specs: dict[str, _Spec] = {}
     if model.token_input == "words":
-        places["embedding"] = _Place(("words", "embedding"), (model.vocabulary, model.projection))
+        specs["embedding"] = _Spec(("words", "embedding"), (model.vocabulary, model.projection))
     else:
-        places |= _character_places(model)
+        specs |= _character_specs(model)
     inner, gates = 2 * model.projection, 4 * model.dim
     for number, direction in enumerate(DIRECTIONS):
         for layer in range(model.depth):
             prefix, key = f"RNN_{number}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/", f"{direction}_{layer}"
-            places[prefix + "W_0"] = _Place((key, "kernel"), (inner, gates))
-            places[prefix + "B"] = _Place((key, "bias"), (gates,))
+            specs[prefix + "W_0"] = _Spec((key, "kernel"), (inner, gates))
+            specs[prefix + "B"] = _Spec((key, "bias"), (gates,))
             if model.dim != model.projection:
-                places[prefix + "W_P_0"] = _Place((key, "projection"), (model.dim, model.projection))
-    return places
+                specs[prefix + "W_P_0"] = _Spec((key, "projection"), (model.dim, model.projection))
+    return specs
 
 
-def _character_places(model: BiLM) -> dict[str, _Place]:
-    places = {"char_embed": _Place(("characters", "embedding"), (CHARACTERS, model.character_dim))}
+def _character_specs(model: BiLM) -> dict[str, _Spec]:
+    specs = {"char_embed": _Spec(("characters", "embedding"), (CHARACTERS, model.character_dim))}
     for i, (width, count) in enumerate(model.filters):
         shape = (1, width, model.character_dim, count)
-        places[f"CNN/W_cnn_{i}"] = _Place((f"convolution_{i}", "kernel"), shape, squeeze=True)
-        places[f"CNN/b_cnn_{i}"] = _Place((f"convolution_{i}", "bias"), (count,))
+        specs[f"CNN/W_cnn_{i}"] = _Spec((f"convolution_{i}", "kernel"), shape, squeeze=True)
+        specs[f"CNN/b_cnn_{i}"] = _Spec((f"convolution_{i}", "bias"), (count,))
     total = model.filter_count
     for i in range(model.highways):
         prefix, key = f"CNN_high_{i}/", f"highway_{i}"
         # The original's "carry" gates the transform; our name says so.
-        places[prefix + "W_carry"] = _Place((key, "gate_kernel"), (total, total))
-        places[prefix + "b_carry"] = _Place((key, "gate_bias"), (total,))
-        places[prefix + "W_transform"] = _Place((key, "kernel"), (total, total))
-        places[prefix + "b_transform"] = _Place((key, "bias"), (total,))
+        specs[prefix + "W_carry"] = _Spec((key, "gate_kernel"), (total, total))
+        specs[prefix + "b_carry"] = _Spec((key, "gate_bias"), (total,))
+        specs[prefix + "W_transform"] = _Spec((key, "kernel"), (total, total))
+        specs[prefix + "b_transform"] = _Spec((key, "bias"), (total,))
     if total != model.projection:
-        places["CNN_proj/W_proj"] = _Place(("projection", "kernel"), (total, model.projection))
-        places["CNN_proj/b_proj"] = _Place(("projection", "bias"), (model.projection,))
-    return places
+        specs["CNN_proj/W_proj"] = _Spec(("projection", "kernel"), (total, model.projection))
+        specs["CNN_proj/b_proj"] = _Spec(("projection", "bias"), (model.projection,))
+    return specs
 
 
 def _full_name(name: str, depth: int) -> str:
@@ -292,9 +292,9 @@ def _filters(value: Any) -> tuple[tuple[int, int], ...]:
     return tuple((_number(width, "a filter's width"), _number(count, "a filter's count")) for width, count in value)
 
 
-def _check_keys(where: str, found: Any, known: set[str], needed: set[str]) -> None:
-    if not isinstance(found, Mapping):
-        raise InputError(f"{where} must be an object with {sorted(needed)}, got {type(found).__name__}")
-    missing, extra = sorted(needed - set(found)), sorted(set(found) - known)
+def _check_keys(where: str, options: Any, known: set[str], needed: set[str]) -> None:
+    if not isinstance(options, Mapping):
+        raise InputError(f"{where} must be an object with {sorted(needed)}, got {type(options).__name__}")
+    missing, extra = sorted(needed - set(options)), sorted(set(options) - known)
     if missing or extra:
         raise InputError(f"{where}: missing keys {missing}, unknown keys {extra}; known are {sorted(known)}")

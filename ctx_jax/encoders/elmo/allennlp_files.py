@@ -40,10 +40,10 @@ def find(folder: Path | str) -> tuple[Path, Path] | None:
     weights = [path for path in names if options and path.suffix in _HDF5 and _holds_characters(path, unreadable)]
     if options and not weights and unreadable:
         raise InputError(f"{folder} has {options[0].name}, but no weights can be read: {'; '.join(unreadable)}")
-    for what, found in (("options", options), ("weights", weights)):
-        if len(found) > 1:
-            listed = ", ".join(path.name for path in found)
-            raise InputError(f"{folder} has more than one {what} file: {listed}; name them: load(options=, weights=)")
+    for kind, paths in (("options", options), ("weights", weights)):
+        if len(paths) > 1:
+            listed = ", ".join(path.name for path in paths)
+            raise InputError(f"{folder} has more than one {kind} file: {listed}; name them: load(options=, weights=)")
     return (options[0], weights[0]) if options and weights else None
 
 
@@ -66,7 +66,7 @@ def read_folder(folder: Path) -> Imported | None:
         found = find(folder)
     except InputError:
         config = folder / "config.json"
-        if config.is_file() and "model_type" in read_json(config):
+        if config.is_file() and read_json(config).get("model_type") not in (None, "elmo"):
             return None  # a Hugging Face folder, with other programs' options or weights
         raise
     return None if found is None else read_files(options=found[0], weights=found[1])
@@ -144,7 +144,7 @@ def _holds_characters(path: Path, unreadable: list[str]) -> bool:
 
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     """Every float dataset by name, not read yet: shapes are checked first, as a false header could fill memory."""
-    found: dict[str, h5py.Dataset] = {}
+    datasets: dict[str, h5py.Dataset] = {}
 
     def collect(name: str, node: h5py.Dataset | h5py.Group) -> None:
         if isinstance(node, h5py.Dataset):
@@ -153,10 +153,10 @@ def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
                 raise InputError(f"dataset {name} takes its values from another file; they must be in this one")
             if not np.issubdtype(node.dtype, np.floating):
                 raise InputError(f"dataset {name} holds {node.dtype}, needed are floats")
-            found[name] = node
+            datasets[name] = node
 
     file.visititems(collect)
-    return found
+    return datasets
 
 
 def _write_hdf5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -107,9 +107,9 @@ class BiLM(BiLMConfig):
 
     def depth_of(self, name: str) -> int:
         """0 for what makes token vectors, l + 1 for "forward_l/..." and "backward_l/..."."""
-        found = _MODULE.match(name)
-        depth = int(found["layer"]) + 1 if found and found["layer"] else 0
-        if not found or depth > self.depth:
+        match = _MODULE.match(name)
+        depth = int(match["layer"]) + 1 if match and match["layer"] else 0
+        if not match or depth > self.depth:
             raise InputError(f"a biLM of depth {self.depth} has no parameter {name!r}")
         return depth
 
@@ -141,9 +141,9 @@ class BiLM(BiLMConfig):
 
     def _check_carry(self, carry: Carry, rows: int) -> None:
         needed = jax.eval_shape(lambda: network.zero_carry(self, rows))
-        found: Any = jax.tree.structure(carry)
-        if found != jax.tree.structure(needed):
-            raise InputError(f"carry must be layers.carry of this model, {jax.tree.structure(needed)}, got {found}")
+        structure: Any = jax.tree.structure(carry)
+        if structure != jax.tree.structure(needed):
+            raise InputError(f"carry must be layers.carry of this model, {jax.tree.structure(needed)}, got {structure}")
         for have, want in zip(jax.tree.leaves(carry), jax.tree.leaves(needed), strict=True):
             if jnp.shape(have) != want.shape:
                 raise InputError(
@@ -155,8 +155,8 @@ class BiLM(BiLMConfig):
 def _integers(inputs: Mapping[str, Any], name: str, shape: tuple[str | int, ...]) -> jax.Array:
     """inputs[name] as int32; raises unless it is the only input, integer, and of `shape`."""
     if not isinstance(inputs, Mapping) or set(inputs) != {name}:
-        found = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
-        raise InputError(f"this model reads inputs {{{name!r}: ...}}, got {found}: use encoder.tokenize")
+        names = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
+        raise InputError(f"this model reads inputs {{{name!r}: ...}}, got {names}: use encoder.tokenize")
     ids = jnp.asarray(inputs[name])
     wrong = [want for want, have in zip(shape, ids.shape, strict=False) if isinstance(want, int) and want != have]
     if ids.ndim != len(shape) or wrong:

@@ -85,11 +85,11 @@ def run_directions(
             )
             projection = jnp.asarray(own["projection"]) if config.dim != config.projection else None
             weights.append(Weights(kernel[config.projection :], projection))
-        found, states = recurrence(cell, weights, gates, steps, [State(**carry[name][layer]) for name in DIRECTIONS])
+        hidden, states = recurrence(cell, weights, gates, steps, [State(**carry[name][layer]) for name in DIRECTIONS])
         if config.residual and layer:
-            found = [output + taken for output, taken in zip(found, values, strict=True)]
-        values = found
-        for name, output, state in zip(DIRECTIONS, found, states, strict=True):
+            hidden = [output + taken for output, taken in zip(hidden, values, strict=True)]
+        values = hidden
+        for name, output, state in zip(DIRECTIONS, hidden, states, strict=True):
             outputs[name].append(jnp.swapaxes(output, 0, 1))
             new_carry[name] = (*new_carry[name], state._asdict())
     for direction, name in enumerate(DIRECTIONS):
