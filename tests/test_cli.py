@@ -137,9 +137,9 @@ def test_a_wrong_flag_or_value_ends_with_status_2_and_a_hint(
         (
             ["train", "mlm_quickstart", *TEXT, "--tokenizer.file", "nope.json"],
             1,
-            "tokenizer.file nope.json: nope.json: No such file",
+            "error: --tokenizer.file nope.json: nope.json: No such file",
         ),
-        (["train", "mlm_quickstart", *TEXT, "--init", "nowhere"], 1, "init nowhere: nowhere does not exist"),
+        (["train", "mlm_quickstart", *TEXT, "--init", "nowhere"], 1, "error: --init nowhere: nowhere does not exist"),
         (["train", "--steps", "3", "quickstart"], 1, "goes before the flags: ctx-jax train quickstart --flags"),
         (["train", "{tmp}/typo.py"], 1, "typo.py, line 3: TypeError"),
         (["train", "{tmp}/syntax.py"], 1, "syntax.py, line 1: SyntaxError"),
@@ -147,7 +147,7 @@ def test_a_wrong_flag_or_value_ends_with_status_2_and_a_hint(
         (
             ["tokenizer", "{tmp}/new", "--convert", "nope.json", "--size", "90"],
             1,
-            "error: --size means nothing to convert",
+            "error: --size means nothing to --convert",
         ),
         (
             ["tokenizer", "{tmp}/new", "--train", "{tmp}/text.txt", "--minimum-count", "0"],

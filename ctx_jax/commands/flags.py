@@ -38,7 +38,7 @@ def with_flag(field: str, options: type) -> str:
     """
     known = set(_names(options, ""))
     inner = field.partition(".")[2]
-    found = {field} & known or {name for name in known if name.endswith(f".{field}")} or {inner} & known
+    found = {field} & known or {name for name in known if name.endswith(f".{field}")} or {inner or field} & known
     return f"--{found.pop().replace('_', '-')}" if len(found) == 1 else field
 
 
