@@ -130,7 +130,9 @@ def arrays_of(held: object) -> list[np.ndarray]:
     """The arrays that an object of ours and what it consists of hold."""
     if isinstance(held, np.ndarray):
         return [held]
-    parts = held if isinstance(held, tuple) else vars(held).values() if "ctx_jax" in type(held).__module__ else ()
+    if not isinstance(held, tuple | dict):
+        held = vars(held) if "ctx_jax" in type(held).__module__ else ()
+    parts = held.values() if isinstance(held, dict) else held
     return [array for part in parts for array in arrays_of(part)]
 
 
