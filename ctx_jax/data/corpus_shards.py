@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ctx_jax.data.array_folder import ArrayWriter, Log, build_arrays, folder_name, open_arrays
+from ctx_jax.data.array_folder import ArrayWriter, build_arrays, folder_name, open_arrays
 from ctx_jax.data.full_sentences import CausalBlocks, FullSentences
 from ctx_jax.data.packing import Index, Layout, PackedSentences, Rows, Text
 from ctx_jax.data.pairs import Pairs
@@ -64,9 +64,7 @@ class ShardedRows:
         return rows
 
 
-def lay_out(
-    tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int, *, log: Log = _LOGGER.info
-) -> ShardedRows:
+def lay_out(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> ShardedRows:
     """The rows of a text, packed as `config` says; each shard has a seed of its own.
 
     The index of cached tokens is built once, by one of the processes that ask, and mapped; where nobody may write
@@ -82,8 +80,8 @@ def lay_out(
     )
     if tokens.folder is not None:
         name = folder_name("rows", _identity(vocabulary, config, seed))
-        progress = Progress("laying out rows", "shards", len(bounds), log)
-        built = _cached(tokens.folder, name, layout, progress.track(built), log)
+        progress = Progress("laying out rows", "shards", len(bounds))
+        built = _cached(tokens.folder, name, layout, progress.track(built))
     return ShardedRows(
         [
             layout(_text(tokens, *shard), index, vocabulary, config, shard_seed)
@@ -94,7 +92,14 @@ def lay_out(
 
 def _identity(vocabulary: Subwords, config: SequenceConfig, seed: int) -> list[Any]:
     """All that decides the rows besides the tokens, in JSON."""
-    identity = [VERSION, SHARD, config.packing, config.length, config.cross_documents, config.whole_sentences]
+    identity: list[Any] = [
+        VERSION,
+        SHARD,
+        config.packing,
+        config.length,
+        config.cross_documents,
+        config.whole_sentences,
+    ]
     if config.packing in ("packed", "pairs"):
         identity.append(seed)
     if config.packing == "pairs":
@@ -102,7 +107,7 @@ def _identity(vocabulary: Subwords, config: SequenceConfig, seed: int) -> list[A
     return identity
 
 
-def _cached(tokens: Path, name: str, layout: type[Layout], indexes: Iterator[Index], log: Log) -> list[Index]:
+def _cached(tokens: Path, name: str, layout: type[Layout], indexes: Iterator[Index]) -> list[Index]:
     """The shards' indexes, mapped from files beside the `tokens`, which are built unless they are there."""
 
     def write(writer: ArrayWriter) -> None:
@@ -117,7 +122,7 @@ def _cached(tokens: Path, name: str, layout: type[Layout], indexes: Iterator[Ind
         if not target.exists() and not os.access(tokens.parent, os.W_OK):
             target = stack.enter_context(temporary_folder("rows")) / name  # what is mapped outlives its folder
         kinds = dict.fromkeys(layout.ARRAYS, np.int64)
-        build_arrays(target, kinds, write, again="finding the rows of the text again", log=log)
+        build_arrays(target, kinds, write, again="finding the rows of the text again", log=_LOGGER.info)
         arrays, facts = open_arrays(target)
     counts = np.array(facts["counts"])  # [shards, arrays]
     ends = np.cumsum(counts, axis=0)

@@ -8,12 +8,10 @@ any place of any epoch is found at once.
 Letters: B rows, T tokens, K predicted positions of a row.
 """
 
-import logging
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ctx_jax.data.array_folder import Log
 from ctx_jax.data.batch import Batch, CausalBatch, MaskedBatch, TokenRows
 from ctx_jax.data.corpus_shards import lay_out
 from ctx_jax.data.masking import Masking
@@ -23,8 +21,6 @@ from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tokenizers.subwords import Subwords
-
-_LOGGER = logging.getLogger("ctx_jax")
 
 
 class Sequences(Iterator[Batch]):
@@ -57,7 +53,6 @@ class Sequences(Iterator[Batch]):
         shuffle: a permutation per epoch; without it the text's order.
         first_position: what positions count from. RoBERTa's tables begin after the padding's id (pad_id + 1): padding
             then stands at first_position - 1.
-        log: takes lines on the progress of a long text's layout.
 
     Raises:
         ValueError: an argument out of range, or text that the packing cannot use.
@@ -74,13 +69,12 @@ class Sequences(Iterator[Batch]):
         epochs: int | None = None,
         shuffle: bool = True,
         first_position: int = 0,
-        log: Log = _LOGGER.info,
     ) -> None:
         own = range(config.batch_size)[slice(None) if rows is None else rows]
         if not len(own) or own.step != 1:
             raise ConfigError("rows", f"must be neighbouring rows out of {config.batch_size}, got {rows}")
         self._own, self._rows = np.arange(own.start, own.stop), config.batch_size
-        self._layout = lay_out(tokens, vocabulary, config, seed, log=log)
+        self._layout = lay_out(tokens, vocabulary, config, seed)
         self._masking = None if config.packing == "causal_blocks" else Masking(config, vocabulary, seed)
         self._seed, self._shuffle, self._pad = seed, shuffle, vocabulary.pad_id
         self._first_position = first_position
