@@ -142,7 +142,5 @@ def _write(source: Source, writer: ArrayWriter, log: Log) -> None:
 
 
 def _counts(facts: dict[str, Any]) -> str:
-    return (
-        f"{facts['source']}: {facts['words']:,} words, {facts['sentences']:,} sentences, {facts['documents']:,} documents, "
-        f"digest {facts['digest'][:12]}"
-    )
+    counts = ", ".join(f"{facts[name]:,} {name}" for name in ("words", "sentences", "documents"))
+    return f"{facts['source']}: {counts}, digest {facts['digest'][:12]}"

@@ -92,14 +92,8 @@ def lay_out(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: 
 
 def _identity(vocabulary: Subwords, config: SequenceConfig, seed: int) -> list[Any]:
     """All that decides the rows besides the tokens, in JSON."""
-    identity: list[Any] = [
-        VERSION,
-        SHARD,
-        config.packing,
-        config.length,
-        config.cross_documents,
-        config.whole_sentences,
-    ]
+    identity: list[Any] = [VERSION, SHARD, config.packing, config.length]
+    identity += [config.cross_documents, config.whole_sentences]
     if config.packing in ("packed", "pairs"):
         identity.append(seed)
     if config.packing == "pairs":
