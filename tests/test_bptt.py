@@ -257,10 +257,8 @@ def test_bad_arguments_and_corpora_are_named() -> None:
         next(bptt([[], [], []]))
     with pytest.raises(ValueError, match="row 2 .* assigned to this row are empty"):
         next(bptt([["a"], ["b"], [], ["c"]], shuffle=False))
-    for settings in ({"batch_size": 0}, {"unroll_steps": 0}):
-        with pytest.raises(ConfigError, match="at least 1, got 0") as raised:
-            bptt([["a"]], **settings)
-        assert raised.value.field in settings
+    with pytest.raises(ConfigError, match="batch_size"):
+        bptt([["a"]], batch_size=0)
     with pytest.raises(ValueError, match="adjacent rows"):
         bptt([["a"]], rows=slice(4, 8))
 

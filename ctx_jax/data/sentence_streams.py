@@ -24,29 +24,18 @@ class SentenceSource(Protocol):
 
 
 class Piece(NamedTuple):
-    """Steps `start` to `stop` of a sentence of n words; with its markers it has n + 2 tokens and n + 1 steps."""
+    """Steps `start` to `stop` of a sentence: step i reads tokens[i] and has tokens[i + 1] as its target."""
 
-    tokens: list[str]
+    tokens: list[str]  # of n words and two markers, so that there are n + 1 steps
     start: int
     stop: int
-
-    def forward(self) -> tuple[list[str], list[str]]:
-        """Inputs and targets in forward order: `<S> the cat`, `the cat </S>`."""
-        return self.tokens[self.start : self.stop], self.tokens[self.start + 1 : self.stop + 1]
-
-    def backward(self) -> tuple[list[str], list[str]]:
-        """Inputs and targets in backward order: `</S> cat the`, `cat the <S>`."""
-        last = len(self.tokens)  # step i reads tokens[last - 1 - i]
-        inputs = self.tokens[last - self.stop : last - self.start]
-        targets = self.tokens[last - 1 - self.stop : last - 1 - self.start]
-        return inputs[::-1], targets[::-1]
 
 
 class SentenceStreams:
     """The endless streams of sentences that the rows of a batch read in one direction.
 
-    Only the rows of `tracked` are kept up to date, and only the words of the rows of `rows` are kept; for the other
-    tracked rows the lengths of sentences suffice.
+    Only the words of the rows of `rows` are kept. With the shared assignment the other rows are followed too, by the
+    lengths of their sentences.
     """
 
     def __init__(
@@ -55,18 +44,16 @@ class SentenceStreams:
         *,
         batch_size: int,
         rows: range,
-        tracked: range,
         seed: int,
         assignment: Assignment,
         shuffle: bool,
     ) -> None:
         self._sentences, self._count = sentences, len(sentences)
-        self._rows, self._tracked = rows, tracked
+        self._rows, self._tracked = rows, rows if assignment == "rows" else range(batch_size)
         self._seed, self._shuffle = seed, shuffle
         self._stride = batch_size if assignment == "rows" else None
         # The sentence each row reads and the steps of it already used; a row starts one before its first sentence.
-        first = [-1] * batch_size if self._stride is None else [row - batch_size for row in range(batch_size)]
-        self._positions = first
+        self._positions = [-1] * batch_size if self._stride is None else list(range(-batch_size, 0))
         self._next = 0  # the next sentence of the shared assignment
         self._offsets = [0] * batch_size
         self._lengths = [0] * batch_size
