@@ -17,13 +17,13 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ctx_jax.data import array_folder
 from ctx_jax.data.array_folder import ArrayWriter, Log, build_arrays, folder_name, open_arrays
-from ctx_jax.data.config import TextConfig
+from ctx_jax.data.config import Split, TextConfig
 from ctx_jax.data.corpora import Source, source_of
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.progress import Progress
@@ -75,7 +75,7 @@ class Sentences:
 
 
 def load_sentences(
-    config: TextConfig, split: Literal["train", "valid"], folder: str | Path, *, log: Log = _LOGGER.info
+    config: TextConfig, split: Split, folder: str | Path, *, log: Log = _LOGGER.info
 ) -> Sentences | None:
     """The sentences of a run's text, cached in `config.cache`, or in `folder` where that is empty.
 

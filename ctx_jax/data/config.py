@@ -7,7 +7,7 @@ from ctx_jax.data.text_files import Errors
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.tokenizers.words import LineRule, Rule
 
-Split = Literal["train", "valid", "test"]
+Split = Literal["train", "valid"]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from ctx_jax.data.counter_rng import Purpose
+from ctx_jax.data.counter_rng import Purpose, seed_sequence
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens
 from ctx_jax.io.errors import InputError
@@ -140,7 +140,7 @@ class PackedSentences(Layout):
         length = config.length
         bounds = cut_units(tokens, length - 2).bounds
         lengths = np.diff(bounds) + 2
-        shuffled = np.random.Philox(np.random.SeedSequence([seed, Purpose.PACKING])).random_raw(len(lengths))
+        shuffled = np.random.Philox(seed_sequence(seed, Purpose.PACKING)).random_raw(len(lengths))
         queue = np.lexsort((shuffled, lengths))
         counts = np.bincount(lengths, minlength=length + 1)
         taken = np.cumsum(counts) - counts
