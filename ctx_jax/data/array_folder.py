@@ -29,9 +29,10 @@ Log = Callable[[str], object]
 
 
 class ArrayFolder(NamedTuple):
-    """The arrays of a folder, mapped and read-only, and the facts they were written with."""
+    """The arrays of a folder, mapped and read-only, their digests, and the facts they were written with."""
 
     arrays: dict[str, np.ndarray]
+    digests: dict[str, str]
     facts: dict[str, Any]
 
 
@@ -81,12 +82,8 @@ def build_arrays(
 
 
 def open_arrays(folder: Path, *, hashed: bool = False) -> ArrayFolder:
-    """Map the arrays of a folder.
-
-    Raises:
-        MissingFileError: one of its files is not there.
-        InputError: a file of another size than was written, or, with `hashed`, with another content.
-    """
+    """Map the arrays of a folder. Raises MissingFileError or InputError for a file that is not there or has another
+    size or, with `hashed`, another content than was written."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         facts = dict(meta["facts"])
@@ -106,4 +103,4 @@ def open_arrays(folder: Path, *, hashed: bool = False) -> ArrayFolder:
             raise InputError(f"{path} does not hold what was written: delete {folder}")
         # As a plain array: a slice of a memmap takes five times as long. An empty file cannot be mapped.
         arrays[name] = (np.memmap(path, kind, mode="r") if count else np.zeros(0, kind)).view(np.ndarray)
-    return ArrayFolder(arrays, facts)
+    return ArrayFolder(arrays, {name: digest for name, (_, _, digest) in shapes.items()}, facts)

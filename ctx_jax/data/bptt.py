@@ -10,8 +10,8 @@ the LSTM's state is carried over sentence ends. Two rows, T = 4, inputs:
 Letters: B rows, T steps (tokens), C characters.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import numpy as np
 
@@ -20,13 +20,7 @@ from ctx_jax.data.permutation import mix_seed
 from ctx_jax.data.sentence_streams import Assignment, Piece, SentenceSource, SentenceStreams
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tokenizers.characters import WordEncoder
-
-
-class WordIds(Protocol):
-    """The part of a vocabulary that batches need."""
-
-    def ids(self, words: Sequence[str], /) -> np.ndarray:
-        """Id of each of n words, markers included, int32 [n]; a word outside the vocabulary has that of `<UNK>`."""
+from ctx_jax.tokenizers.vocabulary import Vocabulary
 
 
 class BPTTBatches(Iterator[Batch]):
@@ -42,8 +36,7 @@ class BPTTBatches(Iterator[Batch]):
     Args:
       sentences: the corpus.
       vocabulary: `.ids(words)`, for targets (and for `token_input="words"`).
-      batch_size, unroll_steps, directions, assignment, shuffle: see `config.BiLMData`. With assignment "shared" every
-        host follows all rows (lengths only), so it reads the whole corpus.
+      batch_size, unroll_steps, directions, assignment, shuffle: see `config.BiLMData`.
       seed: of the shuffles.
       max_characters: C.
       token_input: "characters": inputs are char_ids [B, T, C]; "words": ids of the vocabulary [B, T].
@@ -56,7 +49,7 @@ class BPTTBatches(Iterator[Batch]):
     def __init__(
         self,
         sentences: SentenceSource,
-        vocabulary: WordIds,
+        vocabulary: Vocabulary,
         *,
         batch_size: int,
         unroll_steps: int,

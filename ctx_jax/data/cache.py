@@ -17,7 +17,6 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from ctx_jax.data.corpora import Source, source_of
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.progress import Progress
 
-VERSION = 3  # of the layout above and of what reading does to text
+VERSION = 4  # of the layout above and of what reading does to text
 _KINDS = {"text": np.uint8, "offsets": np.int64, "documents": np.int64}
 _LOGGER = logging.getLogger("ctx_jax")
 
@@ -37,22 +36,19 @@ class Sentences:
     """Sentences of a cache: `len`, `[i]` (a list of words) and iteration in order. Safe among threads.
 
     Attributes:
-        digest: SHA-256 of the text, of sentence ends and of document ends, in hexadecimal.
+        digest: SHA-256 of words, sentence ends and document ends, in hexadecimal.
         words: the number of words in all.
         documents: int64 [documents], the number of each document's first sentence, mapped from the disk.
         source: the name of what was read.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Opens a cache; of its contents only the sizes are checked (`build_cache` checks every byte).
-
-        Raises MissingFileError or InputError naming a file that is not there or damaged.
-        """
+        """Opens a cache; of its contents only the sizes are checked (`build_cache` checks every byte)."""
         self.folder = Path(folder)
-        arrays, self.facts = open_arrays(self.folder)
-        self.digest: str = self.facts["digest"]
-        self.words: int = self.facts["words"]
-        self.source: str = self.facts["source"]
+        arrays, digests, facts = open_arrays(self.folder)
+        self.digest = hashlib.sha256((digests["text"] + digests["documents"]).encode()).hexdigest()
+        self.words: int = facts["words"]
+        self.source: str = facts["source"]
         self.documents, self._offsets = arrays["documents"], arrays["offsets"]
         # Read with pread, not mapped: pages of a mapped text would count as this process's memory.
         self._text = os.open(self.folder / "text.bin", os.O_RDONLY)
@@ -98,17 +94,23 @@ def build_cache(source: Source, folder: str | Path, *, log: Log = _LOGGER.info) 
         _write(source, writer, log)
         writer.facts["identity"] = identity
 
+    started = time.monotonic()
     found = build_arrays(target, _KINDS, write, again="reading the text again", log=log)
+    seconds = max(time.monotonic() - started, 1e-9)
     sentences = Sentences(target)
+    counts = (
+        f"{sentences.source}: {sentences.words:,} words, {len(sentences):,} sentences, "
+        f"{len(sentences.documents):,} documents, digest {sentences.digest[:12]}"
+    )
     if found:
-        log(f"{_counts(sentences.facts)}; cached in {target}")
+        log(f"{counts}; cached in {target}")
+    else:
+        log(f"{counts}; read in {seconds:.1f} s ({sentences.words / seconds:,.0f} words/s)")
     return sentences
 
 
 def _write(source: Source, writer: ArrayWriter, log: Log) -> None:
-    started = time.monotonic()
-    digest = hashlib.sha256()
-    size = words = sentences = documents = 0
+    size = words = sentences = 0
     progress = Progress(f"reading {source.name}", "MB", None if source.size is None else source.size / 1e6, log)
     begins = True  # the next sentence begins a document
     for sentence in source.documents():
@@ -117,13 +119,10 @@ def _write(source: Source, writer: ArrayWriter, log: Log) -> None:
             continue
         if begins:
             writer.append("documents", sentences)
-            documents += 1
-            digest.update(b"\n")
             begins = False
         line = (" ".join(sentence) + "\n").encode()
         writer.append("offsets", size)
         writer.append("text", line)
-        digest.update(line)
         size += len(line)
         words += len(sentence)
         sentences += 1
@@ -131,16 +130,4 @@ def _write(source: Source, writer: ArrayWriter, log: Log) -> None:
     if not sentences:
         raise InputError(f"{source.name} holds no word: give text with words in it")
     writer.append("offsets", size)
-    writer.facts.update(
-        source=source.name, sentences=sentences, words=words, documents=documents, digest=digest.hexdigest()
-    )
-    seconds = max(time.monotonic() - started, 1e-9)
-    log(
-        f"{_counts(writer.facts)}; read in {seconds:.1f} s ({words / seconds:,.0f} words/s, "
-        f"{size / seconds / 1e6:.1f} MB/s), {(size + 8 * (sentences + documents)) / 1e6:.1f} MB cached"
-    )
-
-
-def _counts(facts: dict[str, Any]) -> str:
-    counts = ", ".join(f"{facts[name]:,} {name}" for name in ("words", "sentences", "documents"))
-    return f"{facts['source']}: {counts}, digest {facts['digest'][:12]}"
+    writer.facts.update(source=source.name, words=words)

@@ -117,7 +117,7 @@ def _cached(tokens: Path, name: str, layout: type[Layout], indexes: Iterator[Ind
             target = stack.enter_context(temporary_folder("rows")) / name  # what is mapped outlives its folder
         kinds = dict.fromkeys(layout.ARRAYS, np.int64)
         build_arrays(target, kinds, write, again="finding the rows of the text again", log=_LOGGER.info)
-        arrays, facts = open_arrays(target)
+        arrays, _, facts = open_arrays(target)
     counts = np.array(facts["counts"])  # [shards, arrays]
     ends = np.cumsum(counts, axis=0)
     return [

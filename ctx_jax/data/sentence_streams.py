@@ -10,7 +10,6 @@ from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.characters import BEGIN, END
 
 Assignment = Literal["rows", "shared"]
-"""`rows`: row b of B reads sentences b, b + B, b + 2 B ... `shared`: each row takes the next when its own ends."""
 
 
 class SentenceSource(Protocol):
@@ -34,8 +33,7 @@ class Piece(NamedTuple):
 class SentenceStreams:
     """The endless streams of sentences that the rows of a batch read in one direction.
 
-    Only the words of the rows of `rows` are kept. With the shared assignment the other rows are followed too, by the
-    lengths of their sentences.
+    With the shared assignment the other rows are followed too.
     """
 
     def __init__(
@@ -56,8 +54,7 @@ class SentenceStreams:
         self._positions = [-1] * batch_size if self._stride is None else list(range(-batch_size, 0))
         self._next = 0  # the next sentence of the shared assignment
         self._offsets = [0] * batch_size
-        self._lengths = [0] * batch_size
-        self._tokens: list[list[str]] = [[]] * batch_size
+        self._tokens = [[END]] * batch_size  # nothing is left of it
 
     def read(self, steps: int) -> list[list[Piece]]:
         """The next `steps` steps of every row of `rows`, in order."""
@@ -67,10 +64,10 @@ class SentenceStreams:
     def _read_row(self, row: int, steps: int) -> list[Piece]:
         pieces = []
         while steps:
-            if self._offsets[row] == self._lengths[row]:
+            if self._offsets[row] == len(self._tokens[row]) - 1:
                 self._next_sentence(row)
             start = self._offsets[row]
-            stop = min(start + steps, self._lengths[row])
+            stop = min(start + steps, len(self._tokens[row]) - 1)
             pieces.append(Piece(self._tokens[row], start, stop))
             self._offsets[row] = stop
             steps -= stop - start
@@ -93,12 +90,8 @@ class SentenceStreams:
 
     def _open(self, row: int, position: int) -> bool:
         words = self._sentences[permuted(position, self._count, self._seed, shuffle=self._shuffle)]
-        if not words:
-            return False
-        self._lengths[row] = len(words) + 1
-        if row in self._rows:
-            self._tokens[row] = [BEGIN, *words, END]
-        return True
+        self._tokens[row] = [BEGIN, *words, END] if words else [END]
+        return bool(words)
 
     def state(self) -> dict[str, np.ndarray]:
         """The positions of `rows`, int32 [rows] each (32 bits, so that jax can gather them from all hosts)."""
@@ -119,11 +112,12 @@ class SentenceStreams:
         self._offsets = state["offset"].tolist()
         self._next = max(self._positions) + 1
         for row in self._tracked:
-            position = self._positions[row]
-            if position < 0 or not self._open(row, position):
-                self._lengths[row] = 0
-            if self._offsets[row] > self._lengths[row]:
+            if self._positions[row] < 0:  # before its first sentence
+                self._tokens[row] = [END]
+            else:
+                self._open(row, self._positions[row])
+            if self._offsets[row] >= len(self._tokens[row]):
                 raise InputError(
-                    f"row {row} was saved at step {self._offsets[row]} of a sentence that has {self._lengths[row]}: "
-                    "the corpus has changed; resume with the run's own data"
+                    f"row {row} was saved at step {self._offsets[row]} of a sentence that has "
+                    f"{len(self._tokens[row]) - 1}: the corpus has changed; resume with the run's own data"
                 )
