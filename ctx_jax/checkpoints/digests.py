@@ -16,7 +16,7 @@ from pathlib import Path
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.files import atomic_write, file_digest, fsync
 
-PROCESS_FOLDER = re.compile(r"ocdbt\.process_(\d+)$")
+_PROCESS_FOLDER = re.compile(r"(?:^|/)ocdbt\.process_(\d+)/")
 
 
 class DamagedFile(InputError):
@@ -34,27 +34,18 @@ def all_paths(step_folder: Path) -> list[Path]:
     return [path for path in (path_of(step_folder), *others) if path.is_file()]
 
 
-def files_of(step_folder: Path, process: int = 0, processes: int = 1) -> list[Path]:
-    """The files of a step that `process` of `processes` wrote, sorted."""
-
-    def owner(path: Path) -> int:
-        found = [int(match[1]) for part in path.relative_to(step_folder).parts if (match := PROCESS_FOLDER.match(part))]
-        return found[0] if found else 0
-
-    files = sorted(path for path in step_folder.rglob("*") if path.is_file())
-    return files if processes == 1 else [path for path in files if owner(path) == process]
-
-
 def write(step_folder: Path, *, process: int = 0, processes: int = 1) -> Path:
     """Hash the files of a step that this process wrote, and write its digest file; returns that file's path.
 
     Process 0 must come last, since its file completes the step.
     """
     entries = {}
-    for path in files_of(step_folder, process, processes):
-        fsync(path)  # the data must be on disk before its digest
-        size, digest = path.stat().st_size, file_digest(path)
-        entries[path.relative_to(step_folder).as_posix()] = {"size": size, "sha256": digest}
+    for path in sorted(path for path in step_folder.rglob("*") if path.is_file()):
+        name = path.relative_to(step_folder).as_posix()
+        match = _PROCESS_FOLDER.search(name)
+        if processes == 1 or process == (int(match[1]) if match else 0):
+            fsync(path)  # the data must be on disk before its digest
+            entries[name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
     target = path_of(step_folder, process)
     atomic_write(target, json.dumps({"processes": processes, "files": entries}, indent=1) + "\n")
     return target

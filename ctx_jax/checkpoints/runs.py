@@ -21,11 +21,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ctx_jax.checkpoints import digests, run_files
-from ctx_jax.checkpoints.frozen import check_frozen, frozen_digests, merge_params, restore_frozen, save_frozen
+from ctx_jax.checkpoints.frozen import check_frozen, frozen_digests, merge_params
 from ctx_jax.checkpoints.orbax_manager import FILES, METRICS, POSITION, STATE
 from ctx_jax.checkpoints.run_files import FROZEN
 from ctx_jax.checkpoints.steps import LOGGER, StepFolder, check_arrays, listed, named_leaves, remove_step, unsharded
-from ctx_jax.distributed.processes import broadcast_step, on_first_process
+from ctx_jax.distributed.processes import broadcast, on_first_process
 from ctx_jax.io.errors import InputError
 from ctx_jax.typing import Params
 
@@ -76,20 +76,24 @@ class RunCheckpoints(StepFolder):
 
         With complete steps it does nothing: those that the steps were saved with stay. InputError if there are none.
         """
-        latest = broadcast_step(self.latest())
-        if latest is None:
-            save_frozen(self.run_dir / FROZEN, params)
-            return
+        latest, folder = broadcast(self.latest()), self.run_dir / FROZEN
 
-        def check() -> None:
-            if not frozen_digests(self.run_dir):
+        def prepare() -> None:
+            if latest is None:
+                remove_step(folder / "0")
+            elif not frozen_digests(self.run_dir):
                 raise InputError(f"step {latest} of {self.folder} was saved without frozen parameters")
 
-        on_first_process(check)
+        on_first_process(prepare)
+        if latest is None:
+            with StepFolder(folder, writable=True) as steps:
+                steps.save_items(0, {STATE: ocp.args.PyTreeSave(params)})
 
     def restore_frozen(self, abstract: Any) -> Any:
         """The frozen parameters with the shardings of `abstract`. All processes call it; raises as `restore` does."""
-        return restore_frozen(self.run_dir / FROZEN, abstract)
+        with StepFolder(self.run_dir / FROZEN, writable=True) as steps:
+            steps.verify(0)
+            return steps.restore_items(0, {STATE: steps.sharded(0, abstract)})[STATE]
 
     def _on_complete(self) -> None:
         steps = self.steps()

@@ -153,9 +153,8 @@ class StepFolder:
         """The complete steps that the folder holds now, ascending."""
         if not self.folder.is_dir():
             return []
-        matches = (NAME.fullmatch(path.name) for path in self.folder.iterdir())
-        found = {int(match["step"]) for match in matches if match is not None}
-        return sorted(step for step in found if digests.is_complete(self.path(step)))
+        folders = (path for path in self.folder.iterdir() if path.name.isdecimal())
+        return sorted(int(path.name) for path in folders if digests.is_complete(path))
 
     def latest(self) -> int | None:
         """The last complete step; None if there is none."""
@@ -164,11 +163,6 @@ class StepFolder:
     def tree(self, step: int) -> dict[str, Any]:
         """The stored state's nested dict, with shapes and dtypes as leaves."""
         return self._manager.item_metadata(step)[STATE].tree
-
-    def restore_state(self, step: int, abstract: Any) -> Any:
-        """The verified state of a step with the shardings of `abstract`, a pytree of `jax.ShapeDtypeStruct`."""
-        self.verify(step)
-        return self.restore_items(step, {STATE: self.sharded(step, abstract)})[STATE]
 
     def restore_items(self, step: int, items: Mapping[str, Any]) -> Any:
         """Entries of a step by Orbax's arguments; the caller has verified the step."""
@@ -218,11 +212,8 @@ def unsharded(tree: Any) -> ocp.args.PyTreeRestore:
 
 def named_leaves(tree: Any) -> dict[str, Any]:
     """{"params.cnn.w": leaf}, the same for a NamedTuple and for the dict Orbax stores it as."""
-    parts = ("key", "name", "idx")
-    return {
-        ".".join(str(next(getattr(entry, part) for part in parts if hasattr(entry, part))) for entry in path): leaf
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def check_arrays(wanted: dict[str, Any], stored: dict[str, Any], path: Path) -> None:

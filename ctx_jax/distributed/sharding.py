@@ -67,20 +67,16 @@ def pipelined(results: Iterable[Result]) -> Iterator[Result]:
     yield from waiting
 
 
-def fsdp_axis(shape: tuple[int, ...], count: int) -> int | None:
-    """The axis along which n = `count` devices shard an array: its largest that n divides, the first of equals.
+def fsdp_spec(shape: tuple[int, ...], count: int) -> PartitionSpec:
+    """How n = `count` devices shard an array: along its largest axis that n divides, the first of equals.
 
-    (30522, 1024) over 8: axis 1, over 2: axis 0. None (replicated) if n divides no axis, and for vectors and scalars,
-    which are small while each all-gather costs its latency.
+    (30522, 1024) over 8: axis 1, over 2: axis 0. Replicated if n divides no axis, and for vectors and scalars, which
+    are small while each all-gather costs its latency.
     """
     axes = [axis for axis, size in enumerate(shape) if size % count == 0]
-    return max(axes, key=lambda axis: shape[axis], default=None) if len(shape) > 1 else None
-
-
-def fsdp_spec(shape: tuple[int, ...], count: int) -> PartitionSpec:
-    """The PartitionSpec of an array that n = `count` devices shard along its `fsdp_axis`."""
-    axis = fsdp_axis(shape, count)
-    return REPLICATED if axis is None else PartitionSpec(*[None] * axis, AXIS)
+    if len(shape) < 2 or not axes:
+        return REPLICATED
+    return PartitionSpec(*[None] * max(axes, key=lambda axis: shape[axis]), AXIS)
 
 
 @jax.tree_util.register_pytree_with_keys_class

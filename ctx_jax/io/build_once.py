@@ -1,7 +1,6 @@
 """Folders that several processes need and one of them builds, and locks between processes."""
 
 import fcntl
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,8 +9,6 @@ from pathlib import Path
 
 from ctx_jax.io.files import atomic_folder, leftovers
 
-_LOGGER = logging.getLogger("ctx_jax")
-
 
 def build_once(
     target: Path,
@@ -19,7 +16,7 @@ def build_once(
     build: Callable[[Path], None],
     *,
     again: str,
-    log: Callable[[str], object] = _LOGGER.warning,
+    log: Callable[[str], object],
 ) -> bool:
     """Build the folder `target` unless an intact one exists; returns True if it existed.
 
