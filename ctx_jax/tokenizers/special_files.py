@@ -36,10 +36,7 @@ class Added(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """The entries of tokenizer_config.json, the special tokens by their roles, and the added tokens.
-
-    `Settings({"do_lower_case": True})` and `Settings(roles={"mask": "<hole>"})` stand for files that say so.
-    """
+    """The entries of tokenizer_config.json, the special tokens by their roles, and the added tokens."""
 
     entries: Mapping[str, Any] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)

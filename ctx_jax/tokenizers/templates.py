@@ -72,11 +72,10 @@ def pair_layout(tokenizer: Tokenizer, begin: int, end: int) -> PairLayout:
     return layout
 
 
-def register_special_tokens(tokenizer: Tokenizer, special: SpecialTokens, *, mask_takes_space: bool = False) -> None:
-    """Make the special tokens known as such, under new ids where the vocabulary lacks them.
+def register_special_tokens(tokenizer: Tokenizer, special: SpecialTokens, *, mask_takes_space: bool) -> None:
+    """Make the special tokens known as such, under new ids where the vocabulary lacks them; known ones stay.
 
-    Tokens that are known already keep their flags. `mask_takes_space`: the mask swallows the space before it, as the
-    first piece of a word does in RoBERTa and its relatives.
+    `mask_takes_space`: the mask swallows the space before it, as the first piece of a word does in RoBERTa.
     """
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_special_tokens(

@@ -8,7 +8,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count, groupby, repeat
+from itertools import groupby, repeat
 from operator import itemgetter
 from pathlib import Path
 
@@ -29,8 +29,7 @@ _FAN = 64  # runs merged at once, far below any limit on open files
 class Vocabulary:
     """Words in the order of their ids (V of them).
 
-    Raises:
-        InputError: `<S>`, `</S>` or `<UNK>` is missing, or a word is empty, holds white space or occurs twice.
+    InputError if `<S>`, `</S>` or `<UNK>` is missing, or a word is empty, holds white space or occurs twice.
     """
 
     words: tuple[str, ...] = field(repr=False)
@@ -91,10 +90,8 @@ class Vocabulary:
     def read(cls, path: str | Path) -> "Vocabulary":
         """Read a vocabulary file, ours or bilm-tf's.
 
-        Raises:
-            MissingFileError: no such file.
-            InputError: as for the class, naming the file, and both lines of a word that occurs twice; or the file is
-                not UTF-8.
+        Raises MissingFileError; InputError, naming the file and the line, as for the class or for bytes that are not
+        UTF-8.
         """
         try:
             content = Path(path).read_bytes()
@@ -105,7 +102,7 @@ class Vocabulary:
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
             raise InputError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
-        if lines and not lines[-1]:
+        if not lines[-1]:
             lines.pop()
         words: dict[str, int] = {}
         for number, word in enumerate(map(str.strip, lines), start=1):
@@ -130,16 +127,10 @@ def build(
     `size` includes `<S>`, `</S>` and `<UNK>`, which come first. The sentences are read once; memory holds the
     vocabulary and at most `limit` distinct words beside it (see `count_words`).
 
-    Raises:
-        ConfigError: `size` leaves no room for a word, or no word occurs often enough.
+    ConfigError if `size` leaves no room for a word, or no word occurs often enough.
     """
     if size is not None and size <= len(MARKERS):
-        raise ConfigError(
-            "data.vocabulary_size",
-            f"must be above {len(MARKERS)}, the number of markers, or None for no limit, got {size}",
-        )
-    if minimum_count < 1:
-        raise ConfigError("data.minimum_count", f"must be at least 1, got {minimum_count}")
+        raise ConfigError("data.vocabulary_size", f"must be above the {len(MARKERS)} markers, or None, got {size}")
     counts = (
         (-number, word)
         for word, number in count_words(sentences, limit=limit)
@@ -160,19 +151,16 @@ def count_words(sentences: Iterable[Sequence[str]], *, limit: int = LIMIT) -> It
     Memory holds at most `limit` distinct words and those of one sentence: beyond that the counts so far are written to
     a temporary folder as a sorted run, and the runs are merged at the end. Words hold no line ends.
     """
-    if limit < 1:
-        raise InputError(f"limit must be at least 1 distinct word, got {limit}")
     counts: Counter[str] = Counter()
     with temporary_folder("count") as folder:
         runs: list[Path] = []
-        names = map(str, count())
-        for sentence in sentences:
+        for number, sentence in enumerate(sentences):
             counts.update(sentence)
             if len(counts) > limit:
-                runs.append(_write_run(sorted(counts.items()), folder / next(names)))
+                runs.append(_write_run(sorted(counts.items()), folder / str(number)))
                 counts.clear()
             if len(runs) == _FAN:
-                runs = [_write_run(_merge(map(_read_run, runs)), folder / next(names))]
+                runs = [_write_run(_merge(map(_read_run, runs)), folder / f"{number}-merged")]
         yield from _merge([*map(_read_run, runs), iter(sorted(counts.items()))])
 
 
