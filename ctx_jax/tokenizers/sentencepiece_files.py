@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from ctx_jax.io.errors import InputError, MissingPackageError
 from ctx_jax.tokenizers.special_files import Settings, complete
 from ctx_jax.tokenizers.subwords import Subwords
-from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens, register_special_tokens
+from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens
 
 SUFFIXES = (".model", ".spm")
 Layout = Literal["plain", "xlm-r"]
@@ -73,8 +73,7 @@ def read_sentencepiece(
             "new ids at the end, or XLM-R's ids, and use the folder that it writes. From Python: read_sentencepiece "
             "with add_missing=True, layout='xlm-r', or Settings(roles=...) if they have other names"
         )
-    register_special_tokens(tokenizer, special, mask_takes_space=True)
-    return complete(tokenizer, special, path)
+    return complete(tokenizer, special, path, mask_takes_space=True, add_missing=True)
 
 
 def _family(names: list[str], kinds: list[int]) -> SpecialTokens:
