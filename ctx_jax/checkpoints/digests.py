@@ -30,8 +30,8 @@ def path_of(step_folder: Path, process: int = 0) -> Path:
 
 def all_paths(step_folder: Path) -> list[Path]:
     """The existing digest files of a step, process 0's first."""
-    others = sorted(step_folder.parent.glob(f"{step_folder.name}.sha256.*.json"))
-    return [path for path in (path_of(step_folder), *others) if path.is_file()]
+    others = step_folder.parent.glob(f"{step_folder.name}.sha256.*.json")
+    return [path for path in (path_of(step_folder), *sorted(others)) if path.is_file()]
 
 
 def write(step_folder: Path, *, process: int = 0, processes: int = 1) -> Path:
@@ -67,13 +67,11 @@ def is_complete(step_folder: Path) -> bool:
 
     A digest file that cannot be read counts: the step was complete once, and `verify` names the damage.
     """
-    if not step_folder.is_dir() or not path_of(step_folder).is_file():
-        return False
     try:
         processes, _ = _read(path_of(step_folder))
     except DamagedFile:
-        return path_of(step_folder).is_file()
-    return all(path_of(step_folder, process).is_file() for process in range(1, processes))
+        processes = 1
+    return step_folder.is_dir() and all(path_of(step_folder, process).is_file() for process in range(processes))
 
 
 def verify(step_folder: Path) -> None:

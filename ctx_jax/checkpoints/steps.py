@@ -1,11 +1,4 @@
-"""Numbered steps in a folder: saved with Orbax in the background, complete with their digests, verified when read.
-
-```
-40/state/             Orbax: arrays, each process's shards in `ocdbt.process_<i>`
-40/...                further entries, as JSON
-40.sha256.json        digests, written last: a step without it is incomplete
-```
-"""
+"""Numbered steps in a folder: saved with Orbax in the background, complete with their digests, verified when read."""
 
 import logging
 import re
@@ -14,7 +7,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -53,7 +45,7 @@ class StepFolder:
         self.folder = Path(folder).absolute()
         self.writable = writable
         self._finishing: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._failure: RunError | None = None  # of the save in flight
         self._save_failed = False  # then Orbax raises again when it is closed, and leaves partial files
         with ExitStack() as opened:  # closes what is open already if the rest fails
             opened.enter_context(without_orbax_log())
@@ -66,9 +58,7 @@ class StepFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with suppress(Exception) if error is not None else nullcontext():  # the first error is the one to raise
             self.close()
 
@@ -82,12 +72,11 @@ class StepFolder:
         self.wait()
         if step in self._manager.all_steps():
             return
-        name = f"checkpoint-{step}"
         try:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except (OSError, ValueError) as error:
-            raise self._save_error(name, error) from error
-        self._finishing = threading.Thread(target=self._finish, args=(step,), name=name)
+            raise self._save_error(step, error) from error
+        self._finishing = threading.Thread(target=self._finish, args=(step,))
         self._finishing.start()
 
     def _finish(self, step: int) -> None:
@@ -102,8 +91,9 @@ class StepFolder:
                 self._on_complete()
             barrier(f"complete_{self.folder.name}_{step}", seconds=SAVE_SECONDS)  # then all see the same steps
         except BaseException as error:  # raised again by `wait`, in the main thread and maybe much later
-            self._failure = error
-            LOGGER.warning("%s", self._save_error(f"checkpoint-{step}", error))
+            self._failure = self._save_error(step, error)
+            self._failure.__cause__ = error
+            LOGGER.warning("%s", self._failure)
 
     def _on_complete(self) -> None:
         """Called in the background on process 0 when a step is complete."""
@@ -113,18 +103,17 @@ class StepFolder:
         if self._finishing is None:
             return
         self._finishing.join()
-        name, self._finishing = self._finishing.name, None
-        failure, self._failure = self._failure, None
+        failure, self._finishing, self._failure = self._failure, None, None
         if failure is not None:
-            raise self._save_error(name, failure) from failure
+            raise failure
 
-    def _save_error(self, name: str, failure: BaseException) -> RunError:
+    def _save_error(self, step: int, failure: BaseException) -> RunError:
         self._save_failed = True
         last = self.latest()
+        complete = "no step is complete" if last is None else f"the last complete step is {last}"
         return RunError(
-            f"{name} could not be written to {self.folder}: {str(failure).rstrip('.')}. Check space and permissions "
-            "there, or move the run to another disk and set run_dir; "
-            + ("no step is complete" if last is None else f"the last complete step is {last}")
+            f"checkpoint-{step} could not be written to {self.folder}: {str(failure).rstrip('.')}. Check space and "
+            f"permissions there, or move the run to another disk and set run_dir; {complete}"
         )
 
     def close(self) -> None:
