@@ -61,7 +61,6 @@ def test_ids_match_bilm_tf(golden: Path) -> None:
     ids = vocabulary.ids(pinned["words"])
     assert ids.dtype == np.int32
     assert ids.tolist() == pinned["word_ids"]
-    assert [vocabulary.id(word) for word in pinned["words"]] == pinned["word_ids"]
 
 
 def test_reads_a_bilm_tf_file(shared: Path) -> None:
@@ -77,8 +76,6 @@ def test_writing_and_reading_round_trips(tmp_path: Path) -> None:
     assert Vocabulary.read(tmp_path / "vocabulary.txt") == vocabulary
     assert (tmp_path / "vocabulary.txt").read_text(encoding="utf-8") == vocabulary.text()
     assert vocabulary != build([["a"]], size=None)
-    assert "naïve" in vocabulary
-    assert "x" not in vocabulary
     assert len(vocabulary) == 6
 
 

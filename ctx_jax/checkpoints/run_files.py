@@ -15,7 +15,7 @@ from typing import Any
 
 from ctx_jax.io import configs
 from ctx_jax.io.errors import InputError, MissingFileError
-from ctx_jax.io.files import leftovers, read_json
+from ctx_jax.io.files import leftovers, read_json, read_text
 from ctx_jax.tokenizers import subwords
 from ctx_jax.tokenizers.words import Rule
 
@@ -84,14 +84,8 @@ def remove_leftovers(run_dir: Path) -> None:
 
 
 def read(run_dir: Path, names: Iterable[str]) -> dict[str, str]:
-    """The texts of a run's files by name. FileNotFoundError; InputError for a file that is not UTF-8."""
-    texts = {}
-    for name in names:
-        try:
-            texts[name] = (run_dir / name).read_bytes().decode()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{run_dir / name} is not UTF-8: {error}") from error
-    return texts
+    """The texts of a run's files by name; raises as `read_text`."""
+    return {name: read_text(run_dir / name) for name in names}
 
 
 def check(run_dir: Path, kept: Mapping[str, str], step: int) -> None:

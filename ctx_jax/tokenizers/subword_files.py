@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ctx_jax.io.errors import InputError, MissingFileError
-from ctx_jax.io.files import read_json
+from ctx_jax.io.files import read_json, read_text
 from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.tokenizers.sentencepiece_files import read_sentencepiece
 from ctx_jax.tokenizers.special_files import Settings, complete, naming, read_settings
@@ -141,7 +141,8 @@ def read_wordpiece(path: Path, settings: Settings) -> Subwords:
     characters, as every BERT does, cased or not.
     """
     # Not `models.WordPiece.read_file`, which strips white space from the ends of tokens.
-    vocabulary = {line.rstrip("\r"): number for number, line in enumerate(_text(path).removesuffix("\n").split("\n"))}
+    lines = read_text(path).removesuffix("\n").split("\n")
+    vocabulary = {line.rstrip("\r"): number for number, line in enumerate(lines)}
     special = settings.special(BERT, {*vocabulary, *settings.tokens})
     lowercase = settings.entries.get("do_lower_case")
     chinese = settings.entries.get("tokenize_chinese_chars")
@@ -199,7 +200,7 @@ def _read_merges(path: Path, merges: Path) -> tuple[dict[str, int], list[tuple[s
     if not all(isinstance(number, int) for number in ids.values()) or len(set(ids.values())) < len(ids):
         raise InputError(f"{path}: must give every token an id of its own")
     pairs = []
-    for number, line in enumerate(_text(merges).split("\n"), start=1):
+    for number, line in enumerate(read_text(merges).split("\n"), start=1):
         if not line.strip() or line.startswith("#version"):
             continue
         left, *right = line.rstrip("\r").split(" ")
@@ -215,12 +216,3 @@ def _guess(tokenizer: Tokenizer) -> SpecialTokens:
     """The family of which the tokenizer lacks the fewest names; GPT-2 only where nothing is put around a text."""
     families = [BERT, ROBERTA] if any(template(tokenizer)) else [BERT, ROBERTA, GPT2]
     return min(families, key=lambda family: len(family.missing(tokenizer)) / len(family.roles()))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path}: No such file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8: {error}") from error

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
-from ctx_jax.io.files import temporary_folder
+from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.io.files import read_text, temporary_folder
 from ctx_jax.tokenizers.characters import BEGIN, END
 
 UNKNOWN = "<UNK>"
@@ -52,9 +52,6 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
-    def __contains__(self, word: object) -> bool:
-        return word in self._ids
-
     @property
     def begin(self) -> int:
         """Id of `<S>`."""
@@ -69,10 +66,6 @@ class Vocabulary:
     def unknown(self) -> int:
         """Id of `<UNK>`, which every word outside the vocabulary gets."""
         return self._ids[UNKNOWN]
-
-    def id(self, word: str) -> int:
-        """Id of a word, that of `<UNK>` for one outside."""
-        return self._ids.get(word, self.unknown)
 
     def ids(self, words: Sequence[str]) -> np.ndarray:
         """Ids of words (n of them), int32 [n]."""
@@ -93,15 +86,7 @@ class Vocabulary:
         Raises MissingFileError; InputError, naming the file and the line, as for the class or for bytes that are not
         UTF-8.
         """
-        try:
-            content = Path(path).read_bytes()
-        except FileNotFoundError as error:
-            raise MissingFileError(f"{path}: No such file") from error
-        try:
-            lines = content.decode("utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            line = content.count(b"\n", 0, error.start) + 1
-            raise InputError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+        lines = read_text(Path(path)).removeprefix("\ufeff").split("\n")
         if not lines[-1]:
             lines.pop()
         words: dict[str, int] = {}
