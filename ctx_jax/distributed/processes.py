@@ -25,7 +25,7 @@ WAITING_HOURS = 24.0  # while the first process reads a corpus, counts its words
 DISK_SECONDS = 90.0  # in which a shared disk must show a file of another process: NFS caches names for up to 60
 
 _EXCHANGE, _EXCHANGES = "ctx_jax/exchange_", itertools.count()
-_VALUE, _STOPPED = "value ", "stopped"
+_STOPPED = "stopped"  # no JSON
 _regions = 0  # nested `stop_together` blocks
 
 Value = TypeVar("Value")
@@ -58,22 +58,22 @@ def barrier(name: str, *, seconds: int) -> None:
     ocp.multihost.get_barrier_sync_fn()(key=f"ctx_jax_{name}", timeout_ms=1000 * seconds)
 
 
-def gather_texts(text: str) -> list[str]:
-    """The text that each process passes, in the order of the processes; waits for all of them.
+def gather(value: Value) -> list[Value]:
+    """The values that the processes pass, any that JSON holds, in the order of the processes; waits for all of them.
 
     Every process must call it, from its main thread. OtherProcessStopped if one raised instead (`stop_together`).
     """
     if jax.process_count() == 1:
-        return [text]
+        return [value]
     client, exchange = ocp.multihost.get_jax_distributed_client(), next(_EXCHANGES)
-    _publish(exchange, _VALUE + text)
+    _publish(exchange, json.dumps(value))
     texts = [
         client.blocking_key_value_get(f"{_EXCHANGE}{exchange}/{process}", round(WAITING_HOURS * 3_600_000))
         for process in range(jax.process_count())
     ]
     if _STOPPED in texts:
         raise OtherProcessStopped(f"process {texts.index(_STOPPED)} of the job has stopped: its own output says why")
-    return [text.removeprefix(_VALUE) for text in texts]
+    return [json.loads(text) for text in texts]
 
 
 def _publish(exchange: int, text: str) -> None:
@@ -82,12 +82,8 @@ def _publish(exchange: int, text: str) -> None:
 
 
 def broadcast(value: Value) -> Value:
-    """Process 0's value, any that JSON holds, on every process, so that decisions based on it agree.
-
-    Floats agree to the last digit. Every process must call it.
-    """
-    first: Value = json.loads(gather_texts(json.dumps(value))[0])
-    return first
+    """Process 0's value on every process, so that decisions based on it agree. Called and raises as `gather`."""
+    return gather(value)[0]
 
 
 @contextmanager
@@ -109,7 +105,7 @@ def stop_together() -> Iterator[None]:
         raise
     finally:
         _regions -= 1
-    gather_texts("")
+    gather(None)
 
 
 def on_first_process(act: Callable[[], object]) -> None:
@@ -133,9 +129,9 @@ def first_process_first(make: Callable[[], Value]) -> Value:
 
 
 def stop_requested(step: int) -> bool:
-    """Whether any process of the job has received SIGTERM; the same answer on all of them.
+    """Whether any process of the job has received SIGTERM; all must ask at every step, and get the same answer.
 
-    Every process must ask at every step. False in a job of one process, which has its own signal handler.
+    False in a job of one process, which has its own signal handler.
     """
     return jax.process_count() > 1 and bool(multihost_utils.reached_preemption_sync_point(step))
 
@@ -146,8 +142,7 @@ def check_same(config: Any) -> None:
     A process with another seed would silently train something else; one with other steps or devices would leave the
     rest waiting. `run_dir` may differ: `check_disk` compares it.
     """
-    mine = (configs.to_json(config), jax.local_device_count())
-    processes = [json.loads(text) for text in gather_texts(json.dumps(mine))]
+    processes = gather((configs.to_json(config), jax.local_device_count()))
     if difference := first_difference(processes, ignore=["run_dir"]):
         raise InputError(f"the processes of a job need the same settings and devices: {difference}")
 
@@ -181,8 +176,8 @@ def check_disk(run_dir: Path) -> None:
         (run_dir / mark).touch()
 
     on_first_process(put_mark)
-    mark = gather_texts(mark)[0]
-    problems = gather_texts(disk_problem(run_dir, mark, jax.process_index(), DISK_SECONDS))
+    mark = broadcast(mark)
+    problems = gather(disk_problem(run_dir, mark, jax.process_index(), DISK_SECONDS))
     on_first_process((run_dir / mark).unlink)
     for process, problem in enumerate(problems):
         if problem:

@@ -20,12 +20,9 @@ def build_once(
 ) -> bool:
     """Build the folder `target` unless an intact one exists; returns True if it existed.
 
-    An existing build is verified under a shared lock, and read-only locations work too.
-
-    Args:
-      check: raises ValueError or FileNotFoundError if the folder it is given is damaged.
-      build: fills the empty folder it is given.
-      again: what happens to a damaged folder ("it is built again"), logged after the damage.
+    An existing build is verified under a shared lock, and read-only locations work too. `check` raises ValueError or
+    FileNotFoundError if the folder it is given is damaged; `build` fills the empty one it is given. `again`, logged
+    after the damage, says what happens then ("it is built again").
     """
     folder, name = target.parent, target.name
 

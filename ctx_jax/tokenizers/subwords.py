@@ -177,7 +177,7 @@ class Subwords:
         """Text of ids, special tokens left out."""
         return str(self.tokenizer.decode([int(number) for number in ids]))
 
-    def check_vocabulary(self, size: int, place: str = "the model") -> None:
+    def check_vocabulary(self, size: int, place: str) -> None:
         """Raises InputError unless a model of V = `size` and this tokenizer agree; `place` names the model."""
         if size != len(self):
             raise InputError(
