@@ -92,7 +92,7 @@ class MetricsLog:
                 from tensorboardX import SummaryWriter
             except ModuleNotFoundError as error:
                 raise MissingPackageError(
-                    "--log.tensorboard needs tensorboardX: pip install 'ctx-jax[tensorboard]'"
+                    "log.tensorboard needs tensorboardX: pip install 'ctx-jax[tensorboard]'"
                 ) from error
             # Its files are named by the second: without the suffix, a quick restart would write over the last one.
             suffix = f".from-{step}"
