@@ -108,7 +108,7 @@ def train(
     config: DevicesConfig,
     optimizer: OptimizerConfig,
     data: list[RecurrentBatch],
-    task: Recurrent = Recurrent(),  # noqa: B008
+    task: Recurrent = Recurrent(),
     state: State | None = None,
 ) -> State:
     """The state after these batches, from `state` or the first one."""
@@ -149,6 +149,7 @@ def test_shard_and_pmap_agree_bit_for_bit_with_adagrad() -> None:
     jax.tree.map(np.testing.assert_array_equal, shard, pmap)
 
 
+@pytest.mark.slow
 def test_norms_and_trust_ratios_are_of_whole_arrays_under_fsdp() -> None:
     config = Lamb(learning_rate=0.02, warmup=1, clip_norm=0.05, average=0.9)
     one, sharded = (
