@@ -21,6 +21,7 @@ from ctx_jax.data.config import BiLMData
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.encoders.elmo import BiLM, zero_carry
+from ctx_jax.encoders.elmo.init import init_softmax
 from ctx_jax.encoders.elmo.inputs import CharacterInputs, WordInputs
 from ctx_jax.encoders.elmo.network import DIRECTIONS
 from ctx_jax.evaluation import reports
@@ -169,11 +170,9 @@ class BiLMTask:
     def init(self, key: jax.Array) -> Params:
         """The original's initialisation: the softmax matrix N(0, 1 / P)."""
         encoder_key, head_key = jax.random.split(key)
-        width, size = self.model.projection, len(self.vocabulary)
-        decoder = {"bias": jax.numpy.zeros(size, jax.numpy.float32)}
-        if not self.config.tied_softmax:
-            decoder["matrix"] = jax.random.normal(head_key, (size, width), jax.numpy.float32) * width**-0.5
-        return {"encoder": self.model.init(encoder_key), "head": {"softmax": {"decoder": decoder}}}
+        size, tied = len(self.vocabulary), self.config.tied_softmax
+        softmax = init_softmax(self.model, head_key, vocabulary=size, tied=tied)
+        return {"encoder": self.model.init(encoder_key), "head": {"softmax": softmax}}
 
     def initial(self, params: Params) -> Params:
         """Fresh parameters: a biLM is imported for use, not trained further."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import AvoidSubcommands, arg
 
+from ctx_jax.checkpoints.run_files import is_free
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.training.optimizer import Adagrad, AdamW, Lamb, Muon
 
@@ -83,10 +84,6 @@ class RunConfig:
     """Decides initial parameters, order of the text, dropout and sampling."""
 
 
-FREE = ("devices", "checkpoint", "log", "run_dir", "task.evaluate")
-"""The settings that a resumed run may change: they say where and how often, not what is computed."""
-
-
 def check_config(config: RunConfig) -> None:
     """ConfigError for settings that no run can follow."""
     for name, value, least in (
@@ -112,7 +109,7 @@ def check_resume(old: RunConfig, new: RunConfig, differences: list[tuple[str, ob
     """
     refused = []
     for name, before, after in differences:
-        if any(name == free or name.startswith(f"{free}.") for free in FREE):
+        if is_free(name):
             continue
         if name == "steps" and new.optimizer.schedule == "constant" and new.steps > old.steps:
             continue
