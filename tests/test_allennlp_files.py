@@ -83,12 +83,12 @@ def test_a_training_checkpoint_is_read_with_its_head(folder: Path) -> None:
     options, weights = folder / "small_options.json", folder / "full.hdf5"
     options.write_text(json.dumps(OPTIONS | TRAINING | {"n_tokens_vocab": 11}))
     write_weights(weights, arrays_of(TINY, 11))
-    model, encoder, head = allennlp_files.read(options=options, weights=weights)
+    model, encoder, _, heads = allennlp_files.read_files(options=options, weights=weights)
     assert model == replace(TINY, dropout=0.1) and "encoder" not in encoder
-    assert head is not None and head["softmax"]["decoder"]["matrix"].shape == (11, 5)
+    assert heads["softmax"].params["decoder"]["matrix"].shape == (11, 5)
     (folder / "plain.json").write_text(json.dumps(OPTIONS))
     named = {"options": folder / "plain.json", "weights": folder / "small_weights.hdf5"}
-    assert allennlp_files.read(**named)[2] is None
+    assert not allennlp_files.read_files(**named).heads
 
 
 def test_damaged_files_are_named(folder: Path) -> None:
@@ -104,10 +104,10 @@ def test_damaged_files_are_named(folder: Path) -> None:
         del file["char_embed"]
         file["char_embed"] = h5py.ExternalLink("tokens.hdf5", "embedding")
     with pytest.raises(ValueError, match="missing: char_embed"):
-        allennlp_files.read(options=options, weights=weights)
+        allennlp_files.read_files(options=options, weights=weights)
     options.write_text("{")
     with pytest.raises(ValueError, match=r"small_options\.json is not JSON"):
-        allennlp_files.read(options=options, weights=weights)
+        allennlp_files.read_files(options=options, weights=weights)
 
 
 def test_values_from_other_files_and_other_types_are_refused(folder: Path) -> None:

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ctx_jax.checkpoints.encoder_file import encoder_text
 from jax.sharding import NamedSharding, PartitionSpec
 from toys import bag_of_characters
 from toys.bag_of_characters import BagOfCharacters
 
 import ctx_jax
-from ctx_jax.checkpoints.encoder_file import encoder_text
 from ctx_jax.checkpoints.run_files import ENCODER, VOCABULARY
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.distributed.sharding import AXIS, SHARDED_ROWS, GatheredParams, data_mesh, fsdp_spec

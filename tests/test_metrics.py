@@ -41,7 +41,7 @@ def test_on_a_terminal_a_bar_shows_steps_numbers_and_time_left(capsys: pytest.Ca
         with Display(4, 1) as display:
             display.advance(2)
             display.show(2, "train", {"loss": 1.5, "perplexity": 4.25, "tokens_per_second": 1234.0})
-            display.say("a line of its own")
+            display.log("a line of its own")
             display.show(2, "valid", {"loss": 1.25})
     printed = capsys.readouterr().out
     for part in ("2/4", "loss 1.5000  perplexity 4.25  1,234 tokens/s", "a line of its own\n", "valid  loss 1.2500"):

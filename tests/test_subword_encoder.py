@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ctx_jax.checkpoints.encoder_file import encoder_text
 
 import ctx_jax
-from ctx_jax.checkpoints.encoder_file import encoder_text
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.encoders.transformer import SubwordInputs, Transformer, huggingface
 from ctx_jax.evaluation.fill_mask import fill_mask

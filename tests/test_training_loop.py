@@ -1,15 +1,16 @@
-"""A run as a whole, in one process: what it writes, where it stops, how it goes on."""
+"""A whole run in one process: what it writes, where it stops, how it resumes."""
 
 import json
 import os
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,30 +19,24 @@ import pytest
 
 from ctx_jax import losses as losses_of
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.data.batch import Batch
-from ctx_jax.data.config import DataConfig
-from ctx_jax.encoders.elmo import model as bilm
-from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.data.batch import Batch, BiLMBatch
+from ctx_jax.data.config import BiLMData
+from ctx_jax.encoders.elmo import BiLM, zero_carry
+from ctx_jax.encoders.elmo.init import init_softmax
 from ctx_jax.io.configs import differences
-from ctx_jax.tasks.bilm import BiLMTask
+from ctx_jax.io.errors import ConfigError
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.bilm import BiLMConfig, BiLMEvaluate, BiLMTask
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training import metrics
-from ctx_jax.training.config import (
-    CheckpointConfig,
-    DevicesConfig,
-    EvaluateConfig,
-    LogConfig,
-    TrainConfig,
-    check_config,
-    check_resume,
-)
+from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig, check_config, check_resume
 from ctx_jax.training.devices import Devices, fix_kernels
 from ctx_jax.training.loop import Loop, NonFinite, train
 from ctx_jax.training.optimizer import Adagrad, AdamW
 
 WORDS = Vocabulary(("<S>", "</S>", "<UNK>", *"abcdefghijklm"))
 STEPS = 6
-EVERY_TRAIN = {"loss", "forward_perplexity", "backward_perplexity", "perplexity"}
+METRICS = {"loss", "forward_perplexity", "backward_perplexity", "perplexity"}
 
 
 def sentences(seed: int, count: int) -> list[list[str]]:
@@ -51,12 +46,16 @@ def sentences(seed: int, count: int) -> list[list[str]]:
 
 def configured(run_dir: Path, **changes: object) -> TrainConfig:
     config = TrainConfig(
-        model=BiLM(16, "words", dim=4, projection=3, layers=1, dropout=0.2, zero_start=0.3, negatives=5),
-        data=DataConfig(lanes=8, window=3),
+        task=BiLMConfig(
+            model=BiLM(token_input="words", vocabulary=16, dim=4, projection=3, depth=1, dropout=0.2),
+            data=BiLMData(batch_size=8, unroll_steps=3),
+            evaluate=BiLMEvaluate(every=3),
+            zero_start=0.3,
+            negatives=5,
+        ),
         optimizer=AdamW(learning_rate=0.02, warmup=2),
         devices=DevicesConfig(count=1),
         checkpoint=CheckpointConfig(every=2),
-        evaluate=EvaluateConfig(every=3),
         log=LogConfig(every=1),
         run_dir=str(run_dir),
         steps=STEPS,
@@ -66,35 +65,34 @@ def configured(run_dir: Path, **changes: object) -> TrainConfig:
 
 
 class Task(BiLMTask):
-    """The biLM's task with hooks: a signal after a batch, or a batch that gives no number."""
+    """The biLM's task with uneven weights, and hooks: a signal after a batch, or a batch whose loss is not finite."""
 
     signal_after = 0
     stop_by = signal.SIGTERM
-    weights_end_at = 0
+    infinite_batch = 0
 
-    def batches(self, first: int, count: int):  # type: ignore[no-untyped-def]
-        windows = super().batches(first, count)
-        task = self
+    def batches(self, first: int, count: int) -> Any:
+        plain, task = super().batches(first, count), self
 
         class Hooked:
             given = 0
 
             def seek(self, position: dict) -> None:
-                windows.seek(position)
+                plain.seek(position)
 
             def __iter__(self) -> "Hooked":
                 return self
 
             def __next__(self) -> Batch:
-                batch, self.given = next(windows), self.given + 1
-                weight = (batch.arrays["next_token_id"] % 5 > 0).astype(np.float32)  # uneven over lanes
-                if self.given == task.weights_end_at:
-                    weight[:] = np.inf
-                return batch._replace(arrays=batch.arrays | {"weight": weight})
+                batch, self.given = next(plain), self.given + 1
+                weights = (batch.arrays.forward_targets % 5 > 0).astype(np.float32)  # uneven over the rows
+                if self.given == task.infinite_batch:
+                    weights[:] = np.inf
+                return batch._replace(arrays=batch.arrays._replace(weights=weights))
 
         return Hooked()
 
-    def tokens(self, arrays: dict) -> int:
+    def tokens(self, arrays: BiLMBatch) -> int:
         if self.signal_after:
             type(self).signal_after -= 1
             if self.signal_after == 0:
@@ -102,12 +100,16 @@ class Task(BiLMTask):
         return super().tokens(arrays)
 
 
+def opened(config: TrainConfig, kind: type[Task] = Task) -> Task:
+    assert isinstance(config.task, BiLMConfig)
+    return kind(config.task, config.seed, sentences(0, 30), sentences(1, 12), WORDS)  # type: ignore[arg-type]
+
+
 def go(config: TrainConfig, kind: type[Task] = Task) -> tuple[bool, str]:
-    task = kind(config.model, config.data, config.seed, sentences(0, 30), sentences(1, 12), WORDS)
-    said: list[str] = []
+    logged: list[str] = []
     with RunCheckpoints(Path(config.run_dir) / "checkpoints", clean=True) as checkpoints:
-        done = train(config, task, checkpoints, said.append)
-    return done, "\n".join(said)
+        done = train(config, opened(config, kind), checkpoints, logged.append)
+    return done, "\n".join(logged)
 
 
 def lines(run_dir: Path, split: str = "train") -> list[dict]:
@@ -126,15 +128,15 @@ def parameters(run_dir: Path, step: int = STEPS) -> dict:
 
 @pytest.fixture(scope="module")
 def clock() -> list[str]:
-    """When the run of `whole` waited for its steps, and when its clock stood still."""
+    """When the run of `whole` waited for its steps, and when its clock was paused."""
     return []
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, clock: list[str]) -> Path:
-    """A run that nothing interrupted, on devices whose peak is known."""
+    """An uninterrupted run, on devices whose peak is known."""
     run_dir = tmp_path_factory.mktemp("whole")
-    check, pause = Loop._check, metrics.Speed.paused
+    check, pause = Loop._check_finite, metrics.Speed.paused
 
     @contextmanager
     def paused(speed: metrics.Speed) -> Iterator[None]:
@@ -146,7 +148,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, clock: list[str]) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(metrics.PEAKS, jax.devices()[0].device_kind, (1.0, 5e9))
         patch.setattr(metrics.Speed, "paused", paused)
-        patch.setattr(Loop, "_check", lambda loop, state: clock.append("waited") or check(loop, state))
+        patch.setattr(Loop, "_check_finite", lambda loop, state: clock.append("waited") or check(loop, state))
         done, _ = go(configured(run_dir))
     assert done
     return run_dir
@@ -154,7 +156,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, clock: list[str]) -> Path:
 
 def test_every_line_has_the_fields_it_must_have(whole: Path) -> None:
     for number, line in enumerate(lines(whole), 1):
-        fields = {"step", "split", "learning_rate", "gradient_norm", "tokens_per_second"} | EVERY_TRAIN
+        fields = {"step", "split", "learning_rate", "gradient_norm", "tokens_per_second"} | METRICS
         assert line.keys() == fields | {"flops_utilization"} and line["step"] == number
         # Forward and backward pass, two directions: gates, projection, the target and 5 negatives; the float32 peak.
         flops = 6 * 2 * ((3 + 3) * 4 * 4 + 4 * 3 + 6 * 3)
@@ -163,10 +165,10 @@ def test_every_line_has_the_fields_it_must_have(whole: Path) -> None:
         np.testing.assert_allclose([line["loss"], np.log(line["perplexity"])], mean, rtol=1e-6)
     assert lines(whole)[0]["learning_rate"] == pytest.approx(0.01)
     assert [line["step"] for line in lines(whole, "valid")] == [3, 6]
-    assert all(line.keys() >= EVERY_TRAIN for line in lines(whole, "valid"))
+    assert all(line.keys() >= METRICS for line in lines(whole, "valid"))
 
 
-def test_what_the_clock_leaves_out_begins_when_the_steps_are_done(whole: Path, clock: list[str]) -> None:
+def test_the_clock_is_paused_only_after_waiting_for_the_steps(whole: Path, clock: list[str]) -> None:
     """Waiting inside would leave out the time of steps whose tokens count. The first pause is the compilation's."""
     pauses = [at for at, what in enumerate(clock) if what == "paused"]
     assert len(pauses) == 1 + len({2, 3, 4, 6}), "checkpoints every 2 steps, evaluations every 3"
@@ -174,18 +176,18 @@ def test_what_the_clock_leaves_out_begins_when_the_steps_are_done(whole: Path, c
     assert all(clock[at - 1] == "waited" for at in pauses[1:])
 
 
-def test_sigterm_saves_and_the_same_command_goes_on_as_if_nothing_had_been(whole: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_a_resumed_run_equals_an_uninterrupted_one(whole: Path, tmp_path: Path) -> None:
     class Stopped(Task):
         signal_after = 3  # where an evaluation is due: it comes before the save
 
-    done, said = go(configured(tmp_path), Stopped)
-    assert not done and "stopped at step 3" in said
+    done, logged = go(configured(tmp_path), Stopped)
+    assert not done and "stopped at step 3" in logged
     with RunCheckpoints(tmp_path / "checkpoints") as checkpoints:
         assert [(3, checkpoints.metrics(3)["loss"])] == losses(tmp_path, "valid") == losses(whole, "valid")[:1]
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "split": "train", "loss": 1.0}\n{"step": 5, "spl')
-    done, said = go(configured(tmp_path))
-    assert done and "resumed from step 3" in said
+    done, logged = go(configured(tmp_path))
+    assert done and "resumed from step 3" in logged
     for split in ("train", "valid"):
         assert losses(tmp_path, split) == losses(whole, split)
     jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path), parameters(whole))
@@ -206,7 +208,7 @@ def test_eight_devices_then_four_under_pmap_then_one_give_the_same_losses(whole:
 
 def test_a_loss_that_is_not_finite_stops_and_nothing_of_it_is_saved(tmp_path: Path) -> None:
     class Broken(Task):
-        weights_end_at = 5
+        infinite_batch = 5
 
     with pytest.raises(NonFinite, match=r"step 5: .*after data position \{epoch: .*last good checkpoint is step 4"):
         go(configured(tmp_path, log=LogConfig(every=4)), Broken)
@@ -222,16 +224,16 @@ def test_a_line_holds_the_means_over_the_targets_since_the_line_before(
     clock = [0.0]
 
     class Timed(Task):
-        def tokens(self, arrays: dict) -> int:
+        def tokens(self, arrays: BiLMBatch) -> int:
             clock[0] += 1
             return super().tokens(arrays)
 
-    def compiled(self: Devices, body: object) -> object:
-        step, cost = compile_step(self, body), [100]
+    def compiled(self: Devices, step: Any) -> object:
+        run_step, cost = compile_step(self, step), [100]
 
         def run(*arguments: object) -> object:
             clock[0] += cost.pop() if cost else 0
-            return step(*arguments)
+            return run_step(*arguments)
 
         return run
 
@@ -240,8 +242,8 @@ def test_a_line_holds_the_means_over_the_targets_since_the_line_before(
     monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     config = configured(tmp_path, log=LogConfig(every=3))
     go(config, Timed)
-    task = Task(config.model, config.data, config.seed, sentences(0, 30), None, WORDS)
-    weights = [batch.arrays["weight"].sum() for batch in islice(task.batches(0, 8), STEPS)]
+    task = opened(config)
+    weights = [batch.arrays.weights.sum() for batch in islice(task.batches(0, 8), STEPS)]
     assert len(set(weights)) > 1
     single = [loss for _, loss in losses(whole)]
     expected = [(last, np.average(single[last - 3 : last], weights=weights[last - 3 : last])) for last in (3, 6)]
@@ -251,21 +253,25 @@ def test_a_line_holds_the_means_over_the_targets_since_the_line_before(
     np.testing.assert_allclose(rates, [sum(tokens[:3]) / 3, sum(tokens[3:]) / 3])  # a second a step, none to compile
 
 
-def test_a_window_may_begin_from_a_zero_state_row_by_row() -> None:
-    model = BiLM(16, "words", dim=4, projection=3, layers=1, dropout=0.0, zero_start=0.5)
-    names = ("token_ids", "token_ids_reverse", "next_token_id", "next_token_id_reverse")
-    batch = dict.fromkeys(names, jnp.ones((8, 1), jnp.int32)) | {"row": jnp.arange(8, dtype=jnp.int32)}
-    params, key = jax.jit(lambda: bilm.init(model, jax.random.key(0)))(), jax.random.key(1)
+def test_zero_start_begins_some_rows_from_a_zero_state() -> None:
+    model = BiLM(token_input="words", vocabulary=16, dim=4, projection=3, depth=1, dropout=0.0)
+    ids = jnp.ones((8, 1), jnp.int32)
+    batch = BiLMBatch(ids, ids, ids, ids, jnp.arange(8, dtype=jnp.int32))
+    key = jax.random.key(1)
+    params = {
+        "encoder": jax.jit(model.init)(jax.random.key(0)),
+        "head": {"softmax": init_softmax(model, jax.random.key(2), vocabulary=16)},
+    }
 
     def after(carry: object, key: jax.Array | None) -> np.ndarray:
-        _, left = jax.jit(lambda: losses_of.bilm(model, params, batch, carry, key=key))()
+        _, left = jax.jit(lambda: losses_of.bilm(model, params, batch, carry, key=key, zero_start=0.5))()
         return np.asarray(left["forward"][0]["c"])
 
-    ones = jax.tree.map(jnp.ones_like, bilm.zero_carry(model, 8))
-    drawn, zero, carried = after(ones, key), after(None, key), after(ones, None)
-    fresh = np.isclose(drawn, zero, atol=1e-6).all(axis=1)
+    ones = jax.tree.map(jnp.ones_like, zero_carry(model, 8))
+    some, zero, carried = after(ones, key), after(None, key), after(ones, None)
+    fresh = np.isclose(some, zero, atol=1e-6).all(axis=1)
     assert 0 < fresh.sum() < 8
-    np.testing.assert_allclose(drawn[~fresh], carried[~fresh], atol=1e-6)
+    np.testing.assert_allclose(some[~fresh], carried[~fresh], atol=1e-6)
 
 
 def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(whole: Path) -> None:
@@ -276,54 +282,117 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(whole: P
         assert checkpoints.best() == 6
 
 
-def refusal(old: TrainConfig, new: TrainConfig) -> str:
+class Recorded(NamedTuple):
+    """An evaluator that records its calls; its metrics are lowest at the second."""
+
+    name: str
+    every: int
+    is_page: bool
+    calls: list[dict]
+
+    def __call__(self, params: dict, devices: object, log: Callable[[str], None]) -> dict[str, float] | str:
+        self.calls.append(params)
+        return f"page {self.name}" if self.is_page else {"loss": abs(len(self.calls) - 2.0)}
+
+
+def test_each_evaluator_runs_by_its_own_every_and_never_with_0(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = {"page": (4, True), "valid": (2, False), "other": (3, False), "no_page": (0, True), "none": (0, False)}
+    recorded = [Recorded(name, every, is_page, []) for name, (every, is_page) in rates.items()]
+
+    class Evaluated(Task):
+        evaluators = recorded  # type: ignore[assignment]
+
+    assert go(configured(tmp_path), Evaluated)[0]
+    for split, steps in {"valid": [2, 4, 6], "other": [3, 6], "page": [], "none": []}.items():
+        assert [line["step"] for line in lines(tmp_path, split)] == steps
+    printed = capsys.readouterr().out
+    assert printed.count("page page") == 2 and "no_page" not in printed  # after step 4 and at the end
+    assert [len(each.calls) for each in recorded] == [2, 3, 2, 0, 0]
+    for found in (each.calls[-1] for each in recorded[:3]):
+        jax.tree.map(np.testing.assert_array_equal, found, parameters(tmp_path))
+    with RunCheckpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.best() == 4, "the first evaluator that gives metrics decides"
+    assert losses(tmp_path) == losses(whole), "evaluators change nothing of the training"
+
+
+def test_a_run_told_to_stop_is_measured_and_shows_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Stopped(Task):
+        signal_after = 2
+        evaluators = [Recorded("page", 2, True, []), Recorded("valid", 2, False, [])]  # noqa: RUF012
+
+    assert not go(configured(tmp_path), Stopped)[0]
+    assert [line["step"] for line in lines(tmp_path, "valid")] == [2]
+    assert "page page" not in capsys.readouterr().out
+
+
+def refusal(old: TrainConfig, new: TrainConfig) -> tuple[str, str]:
+    """(field, message) of the ConfigError of a resume; empty where it is allowed."""
     try:
         check_resume(old, new, differences(old, new))
-    except ValueError as error:
-        return str(error)
-    return ""
+    except ConfigError as error:
+        return error.field, str(error)
+    return "", ""
 
 
 def test_only_the_settings_that_compute_nothing_may_change_on_resume(tmp_path: Path) -> None:
     old = configured(tmp_path)
+    task = old.task
+    assert isinstance(task, BiLMConfig)
     free = replace(
         old,
+        task=replace(task, evaluate=BiLMEvaluate(every=8, neighbours=3)),
         devices=DevicesConfig("pmap", 2, 2),
         log=LogConfig(7),
         checkpoint=CheckpointConfig(9),
-        evaluate=EvaluateConfig(8),
     )
-    assert refusal(old, free) == ""
-    said = refusal(old, replace(old, model=replace(old.model, dim=5), seed=4))
-    assert "model.dim: the run has 4, this command 5" in said and "seed: the run has 3, this command 4" in said
-    assert "steps: the run has 6, this command 7" in refusal(old, replace(old, steps=7))  # cosine
+    assert refusal(old, free) == ("", "")
+    wider = replace(task, model=replace(task.model, dim=5))
+    field, message = refusal(old, replace(old, task=wider, seed=4))
+    assert field == "model.dim"
+    assert "model.dim: the run has 4, this command 5" in message and "seed: the run has 3, this command 4" in message
+    field, message = refusal(old, replace(old, steps=7))  # cosine
+    assert field == "steps" and "the run has 6, this command 7" in message
     constant = replace(old, optimizer=Adagrad())
-    assert refusal(constant, replace(constant, steps=7)) == ""
-    assert "steps" in refusal(constant, replace(constant, steps=5))
-    assert "optimizer.type: the run has 'AdamW', this command 'Adagrad'" in refusal(old, constant)
+    assert refusal(constant, replace(constant, steps=7)) == ("", "")
+    assert refusal(constant, replace(constant, steps=5))[0] == "steps"
+    field, message = refusal(old, constant)
+    assert field == "optimizer.type" and "the run has 'AdamW', this command 'Adagrad'" in message
 
 
 @pytest.mark.parametrize(
-    "changes, named",
+    "field, make",
     [
-        ({"steps": 0}, "--steps"),
-        ({"seed": -1}, "--seed"),
-        ({"seed": 2**32}, "--seed"),
-        ({"log": LogConfig(every=0)}, "--log.every"),
-        *(({"data": DataConfig(**{name: 0})}, f"--data.{name}") for name in ("lanes", "window", "prefetch")),
-        ({"data": DataConfig(vocabulary_size=-1)}, "--data.vocabulary-size"),
-        ({"data": DataConfig(minimum_count=0)}, "--data.minimum-count"),
-        *(({"evaluate": EvaluateConfig(**{name: -1})}, f"--evaluate.{name}") for name in ("every", "sentences")),
-        *(({"checkpoint": CheckpointConfig(**{name: 0})}, f"--checkpoint.{name}") for name in ("every", "keep")),
-        ({"devices": DevicesConfig(count=-1)}, "--devices.count"),
-        ({"devices": DevicesConfig(micro_batches=0)}, "--devices.micro-batches"),
-        ({"optimizer": AdamW(clip_norm=-1.0)}, "--optimizer.clip-norm"),
-        ({"optimizer": AdamW(learning_rate=float("nan"))}, "--optimizer.learning-rate"),
+        ("steps", lambda: {"steps": 0}),
+        ("seed", lambda: {"seed": -1}),
+        ("seed", lambda: {"seed": 2**32}),
+        ("log.every", lambda: {"log": LogConfig(every=0)}),
+        ("checkpoint.every", lambda: {"checkpoint": CheckpointConfig(every=0)}),
+        ("checkpoint.keep", lambda: {"checkpoint": CheckpointConfig(keep=0)}),
+        ("devices.count", lambda: {"devices": DevicesConfig(count=-1)}),
+        ("devices.micro_batches", lambda: {"devices": DevicesConfig(micro_batches=0)}),
+        ("data.batch_size", lambda: {"task": BiLMConfig(data=BiLMData(batch_size=0))}),
+        ("data.unroll_steps", lambda: {"task": BiLMConfig(data=BiLMData(unroll_steps=0))}),
+        ("data.prefetch", lambda: {"task": BiLMConfig(data=BiLMData(prefetch=0))}),
+        ("data.vocabulary_size", lambda: {"task": BiLMConfig(data=BiLMData(vocabulary_size=-1))}),
+        ("data.minimum_count", lambda: {"task": BiLMConfig(data=BiLMData(minimum_count=0))}),
+        ("evaluate.every", lambda: {"task": BiLMConfig(evaluate=BiLMEvaluate(every=-1))}),
+        ("evaluate.sentences", lambda: {"task": BiLMConfig(evaluate=BiLMEvaluate(sentences=-1))}),
+        ("evaluate.neighbours", lambda: {"task": BiLMConfig(evaluate=BiLMEvaluate(neighbours=-1))}),
+        ("negatives", lambda: {"task": BiLMConfig(negatives=-1)}),
+        ("zero_start", lambda: {"task": BiLMConfig(zero_start=1.5)}),
+        ("tied_softmax", lambda: {"task": BiLMConfig(tied_softmax=True)}),
+        ("optimizer.clip_norm", lambda: {"optimizer": AdamW(clip_norm=-1.0)}),
+        ("optimizer.learning_rate", lambda: {"optimizer": AdamW(learning_rate=float("nan"))}),
     ],
 )
-def test_settings_no_run_can_follow_are_refused_by_flag(changes: dict, named: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=named):
-        check_config(configured(tmp_path, **changes))
+def test_settings_no_run_can_follow_are_refused_by_field(
+    field: str, make: Callable[[], dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_config(configured(tmp_path, **make()))
+    assert error.value.field == field
 
 
 def test_a_mesh_holds_the_devices_in_the_order_of_their_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def expected_counts(ids: jax.Array, tries: jax.Array, vocabulary: int) -> jax.Ar
 
 
 def draw_log_uniform(key: jax.Array, tries: int, vocabulary: int) -> tuple[jax.Array, jax.Array]:
-    """Words drawn with p(k) = log((k + 2) / (k + 1)) / log(V + 1): ids int32 [tries], and accepted, bool [tries].
+    """Words drawn with p(k): ids int32 [tries], and accepted, bool [tries].
 
     Rejection sampling, because inverting the distribution at one float32 never reaches some words of a large
     vocabulary: for n = k + 1 an octave 2^e <= n < 2^(e + 1) is drawn uniformly, then n in it, uniformly from e random
@@ -119,7 +119,7 @@ def sampled_softmax(
       InputError: the shapes do not match; all are named.
     """
     arrays = (hidden, labels, weights, bias, negatives, true_counts, negative_counts)
-    _check_shapes(*map(jnp.shape, arrays))
+    _check_shapes([jnp.shape(array) for array in arrays])
     hidden, labels, weights, bias, negatives, true_counts, negative_counts = map(jnp.asarray, arrays)
     true = jnp.sum(hidden * weights[labels], axis=-1) + bias[labels] - jnp.log(true_counts)
     logits = linear(hidden, weights[negatives].T, compute) + (bias[negatives] - jnp.log(negative_counts))[None, :]
@@ -130,25 +130,24 @@ def sampled_softmax(
     return jnp.sum(losses * weight), jnp.sum(weight)
 
 
-def _check_shapes(
-    hidden: tuple[int, ...],
-    labels: tuple[int, ...],
-    weights: tuple[int, ...],
-    bias: tuple[int, ...],
-    negatives: tuple[int, ...],
-    true_counts: tuple[int, ...],
-    negative_counts: tuple[int, ...],
-) -> None:
-    tokens, width, words, drawn = hidden[:1], hidden[1:], weights[:1], negatives[:1]
-    shapes = {
-        "hidden [N, P]": (hidden, tokens + width[:1]),
-        "labels [N]": (labels, tokens),
-        "weights [V, P]": (weights, words + width),
-        "bias [V]": (bias, words),
-        "negatives [S]": (negatives, drawn),
-        "true_counts [N]": (true_counts, tokens),
-        "negative_counts [S]": (negative_counts, drawn),
-    }
-    if len(hidden) != 2 or any(shape != wanted for shape, wanted in shapes.values()):
-        listed = ", ".join(f"{name} is {list(shape)}" for name, (shape, _) in shapes.items())
-        raise InputError(f"the shapes of a sampled softmax do not match: {listed}")
+_AXES = {
+    "hidden": "NP",
+    "labels": "N",
+    "weights": "VP",
+    "bias": "V",
+    "negatives": "S",
+    "true_counts": "N",
+    "negative_counts": "S",
+}
+
+
+def _check_shapes(shapes: list[tuple[int, ...]]) -> None:
+    sizes: dict[str, int] = {}
+    for axes, shape in zip(_AXES.values(), shapes, strict=True):
+        named = zip(axes, shape, strict=False)
+        if len(shape) != len(axes) or any(sizes.setdefault(axis, size) != size for axis, size in named):
+            listed = ", ".join(
+                f"{name} [{', '.join(axes)}] is {list(shape)}"
+                for (name, axes), shape in zip(_AXES.items(), shapes, strict=True)
+            )
+            raise InputError(f"the shapes of a sampled softmax do not match: {listed}")

@@ -24,6 +24,7 @@ class CausalLMConfig(SubwordLMConfig):
     sequences: SequenceConfig = field(default_factory=lambda: SequenceConfig(packing="causal_blocks"))
 
     head_name = "causal_lm"
+    causal = True
 
     def open(self, context: TaskContext) -> "CausalLMTask":
         """Read the texts, train or read the tokenizer and cut the texts into tokens, or find all that."""

@@ -34,6 +34,7 @@ class MaskedLMConfig(SubwordLMConfig):
     evaluate: MaskedLMEvaluate = field(default_factory=MaskedLMEvaluate)
 
     head_name = "masked_lm"
+    causal = False
 
     def heads(self) -> dict[str, Any]:
         """The vocabulary head; for labelled pairs the pooler and the next-sentence head too."""
@@ -42,8 +43,6 @@ class MaskedLMConfig(SubwordLMConfig):
 
     def check_model(self) -> None:
         """Also: RoBERTa's files have no place for a next-sentence head."""
-        if self.sequences.packing == "causal_blocks":
-            raise ConfigError("sequences.packing", "is causal_blocks, which is for the task causal_lm: set another")
         super().check_model()
         if self.sequences.has_pair_label and self.model.positions_after_padding:
             raise ConfigError(

@@ -71,6 +71,8 @@ class SubwordLMConfig:
 
     head_name: ClassVar[str]
     """The vocabulary head's name among a run's heads."""
+    causal: ClassVar[bool]
+    """Whether the task trains causal models."""
 
     def heads(self) -> dict[str, Any]:
         """All heads of the task, by name."""
@@ -88,17 +90,21 @@ class SubwordLMConfig:
 
     def check_model(self) -> None:
         """ConfigError where the model cannot be trained on the sequences."""
-        causal = self.sequences.packing == "causal_blocks"
-        if self.model.causal != causal:
+        packing = self.sequences.packing
+        if self.model.causal != self.causal:
+            kinds = {True: "a causal model", False: "a bidirectional model"}
             raise ConfigError(
-                "model.causal",
-                f"is {self.model.causal}, and sequences.packing is {self.sequences.packing}: next-token targets need a "
-                "causal model and causal_blocks, masked ones neither",
+                "init" if self.init else "model.causal",  # no setting changes the shape of an import
+                f"gives {kinds[self.model.causal]}, and {self.head_name} needs {kinds[self.causal]}",
             )
-        if self.sequences.packing == "pairs" and self.model.token_types < 2:
+        if (packing == "causal_blocks") != self.causal:
+            needed = "causal_blocks" if self.causal else "full_sentences, pairs or packed"
+            raise ConfigError("sequences.packing", f"is {packing}, and {self.head_name} needs {needed}")
+        if packing == "pairs" and self.model.token_types < 2:
             raise ConfigError(
-                "model.token_types",
-                f"must be 2 for pairs, got {self.model.token_types}: set it, or sequences.packing full_sentences",
+                "sequences.packing",
+                f"is pairs, which need 2 token types, and the model has {self.model.token_types}: set "
+                f"{'' if self.init else 'model.token_types, or '}full_sentences",
             )
 
     def merged(self, old: Self) -> Self:
@@ -176,8 +182,12 @@ class SubwordLMConfig:
         """With the tokenizer's vocabulary and padding; ConfigError where they or the sequences do not fit the
         model."""
         self.check_model()
-        if self.model.vocabulary:
-            subwords.check_vocabulary(self.model.vocabulary, "model.vocabulary (0 takes the tokenizer's size)")
+        if self.model.vocabulary not in (0, len(subwords)):
+            raise ConfigError(
+                "model.vocabulary",
+                f"is {self.model.vocabulary}, and the tokenizer has {len(subwords)} tokens: set 0, or another "
+                "tokenizer.file",
+            )
         if self.sequences.packing == "pairs":
             _ = subwords.pair_layout  # raises for one that pairs are not trained with
         model = replace(self.model, vocabulary=len(subwords), pad_id=subwords.pad_id)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -50,14 +49,28 @@ def find(folder: Path | str) -> tuple[Path, Path] | None:
 def read_files(*, options: Path | str, weights: Path | str) -> Imported:
     """The encoder of an options and a weights file, and its softmax as head "softmax" where the weights hold one.
 
-    Raises InputError for files that are damaged or do not fit each other, and for a model of words, whose files hold no
-    vocabulary.
+    Published weights hold no softmax; the options of one are ignored then. Raises InputError for files that are damaged
+    or do not fit each other, and for a model of words, whose files hold no vocabulary.
     """
-    model, params, head = read(options=options, weights=weights)
+    entries = read_json(Path(options))
+    try:
+        with h5py.File(weights, "r") as file:
+            arrays = _datasets(file)
+            if "char_cnn" in entries and not any(name.startswith("softmax/") for name in arrays):
+                entries = {key: value for key, value in entries.items() if key not in SOFTMAX_OPTIONS}
+            model = model_from_options(entries)
+            params = params_from_arrays(model, arrays)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{weights} cannot be read as HDF5: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{weights} with {options}: {error}") from error
     if model.token_input == "words":
         raise InputError(f"{options} describes a model of words, whose files hold no vocabulary: load the run instead")
-    softmax = {} if head is None else {"softmax": Head(VocabularyHead(transform=False, tied=False), head["softmax"])}
-    return Imported(model, params, model.inputs(), softmax)
+    head = VocabularyHead(transform=False, tied=False)
+    heads = {name: Head(head, own) for name, own in params.get("head", {}).items()}
+    return Imported(model, params.get("encoder", params), model.inputs(), heads)
 
 
 def read_folder(folder: Path) -> Imported | None:
@@ -70,46 +83,6 @@ def read_folder(folder: Path) -> Imported | None:
             return None  # a Hugging Face folder, with other programs' options or weights
         raise
     return None if found is None else read_files(options=found[0], weights=found[1])
-
-
-def write_folder(
-    folder: Path, model: BiLM, params: Params, heads: Mapping[str, Head], processor: InputProcessor, run_dir: Path
-) -> None:
-    """A run's encoder, its softmax and the words of its vocabulary, as `write` lays them."""
-    words = Vocabulary.read(existing(run_dir, VOCABULARY)).words
-    write(folder, model, {"encoder": params, "head": {name: head.params for name, head in heads.items()}}, words)
-
-
-FAMILY = Family(
-    BiLM,
-    "options.json or *_options.json with an HDF5 file holding char_embed (AllenNLP)",
-    read_folder,
-    "allennlp",
-    write_folder,
-)
-
-
-def read(*, options: Path | str, weights: Path | str) -> tuple[BiLM, dict[str, Any], dict[str, Any] | None]:
-    """Model, encoder parameters, and head parameters {"softmax": {...}} or None from an options and a weights file.
-
-    Published weights hold no softmax; the options of one are ignored then. Raises InputError for a file that is
-    damaged or does not fit the options.
-    """
-    entries = read_json(Path(options))
-    try:
-        with h5py.File(weights, "r") as file:
-            arrays = _datasets(file)
-            if "char_cnn" in entries and not any(name.startswith("softmax/") for name in arrays):
-                entries = {key: value for key, value in entries.items() if key not in SOFTMAX_OPTIONS}
-            model = model_from_options(entries)
-            params = params_from_arrays(model, arrays)
-            return model, params.get("encoder", params), params.get("head")
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise InputError(f"{weights} cannot be read as HDF5: {error}") from error
-    except ValueError as error:
-        raise InputError(f"{weights} with {options}: {error}") from error
 
 
 def write(folder: Path | str, model: BiLM, params: Params, words: Sequence[str] = ()) -> None:
@@ -130,6 +103,14 @@ def write(folder: Path | str, model: BiLM, params: Params, words: Sequence[str] 
             _write_hdf5(partial / "softmax.hdf5", softmax)
         if words:
             Vocabulary(tuple(words)).write(partial / VOCABULARY)
+
+
+def write_folder(
+    folder: Path, model: BiLM, params: Params, heads: Mapping[str, Head], processor: InputProcessor, run_dir: Path
+) -> None:
+    """A run's encoder, its softmax and the words of its vocabulary, as `write` lays them."""
+    words = Vocabulary.read(existing(run_dir, VOCABULARY)).words
+    write(folder, model, {"encoder": params, "head": {name: head.params for name, head in heads.items()}}, words)
 
 
 def _holds_characters(path: Path, unreadable: list[str]) -> bool:
@@ -163,3 +144,12 @@ def _write_hdf5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array)
+
+
+FAMILY = Family(
+    BiLM,
+    "options.json or *_options.json with an HDF5 file holding char_embed (AllenNLP)",
+    read_folder,
+    "allennlp",
+    write_folder,
+)
