@@ -14,7 +14,7 @@ import pytest
 
 from ctx_jax import cli
 from ctx_jax.checkpoints import run_files
-from ctx_jax.checkpoints.encoder_file import encoder_text
+from ctx_jax.checkpoints.run_files import EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.config import BiLMData
 from ctx_jax.encoders.elmo import BiLM
@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     config = TrainConfig(task=BiLMConfig(MODEL, BiLMData(train="python-docs"), tied_softmax=True))
     configs.write(folder / "config.json", config)
-    (folder / "encoder.json").write_text(encoder_text(MODEL, {"softmax": SOFTMAX}, "prose"))
+    (folder / "encoder.json").write_text(configs.text(EncoderFile(MODEL, {"softmax": SOFTMAX}, "prose")))
     VOCABULARY.write(folder / "vocabulary.txt")
     with RunCheckpoints(folder / "checkpoints", clean=True) as checkpoints:
         for step in (1, 2):

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctx_jax.checkpoints.encoder_file import encoder_text
-from ctx_jax.checkpoints.run_files import ENCODER
+from ctx_jax.checkpoints.run_files import ENCODER, EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.io import configs
 from ctx_jax.tokenizers.subword_training import train
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
@@ -23,7 +23,7 @@ TEXT = ["the bank of the river", "a bank lends money"]
 def write_run(folder: Path, model: BiLM | Transformer, heads: dict[str, Any]) -> None:
     """A run with one checkpoint of initial parameters."""
     folder.mkdir(parents=True)
-    (folder / ENCODER).write_text(encoder_text(model, heads, "whitespace"))
+    (folder / ENCODER).write_text(configs.text(EncoderFile(model, heads, "whitespace")))
     params = {"encoder": jax.jit(model.init)(jax.random.key(0)), "head": {}}
     for name, head in heads.items():
         params["head"][name] = head.init(jax.random.key(1), width=model.width, vocabulary=model.vocabulary)
