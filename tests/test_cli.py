@@ -89,7 +89,7 @@ def test_a_task_of_ones_own_has_its_flags(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_shipped_configuration_says_what_to_expect_and_is_valid(name: str) -> None:
+def test_every_shipped_configuration_states_what_to_expect_and_is_valid(name: str) -> None:
     config, about = load(find(name))
     check_config(config)
     batches = config.task.data if isinstance(config.task, BiLMConfig) else config.task.sequences

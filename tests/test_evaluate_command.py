@@ -1,4 +1,4 @@
-"""`ctx-jax evaluate`: the text is read as the run's own was, and what is printed is what is computed."""
+"""`ctx-jax evaluate`: the text is read as the run's own text was, and the printed numbers are those computed."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "words"
     folder.mkdir()
     config = TrainConfig(task=BiLMConfig(MODEL, BiLMData(train="python-docs"), tied_softmax=True))
-    configs.write(folder / "config.json", config)
+    (folder / "config.json").write_text(configs.text(config))
     (folder / "encoder.json").write_text(configs.text(EncoderFile(MODEL, {"softmax": SOFTMAX}, "prose")))
     VOCABULARY.write(folder / "vocabulary.txt")
     with RunCheckpoints(folder / "checkpoints", clean=True) as checkpoints:
@@ -109,7 +109,7 @@ def test_prints_the_perplexity_of_the_text(
         (["RUN", "TEXT", "--pseudo-perplexity"], "--pseudo-perplexity means nothing to a biLM"),
     ],
 )
-def test_errors_are_one_line_that_says_what_to_change(
+def test_errors_are_one_line_that_names_the_flag_or_file(
     run: Path, text: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     names = {"RUN": str(run), "TEXT": str(text)}
@@ -146,15 +146,17 @@ def test_scores_of_a_text_that_cannot_be_read_to_its_end_are_not_left_behind(
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
-def test_a_long_evaluation_says_how_far_it_is(
+def test_a_long_evaluation_reports_its_progress(
     run: Path, text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "EVERY", 0.0)
     for flags in ([], ["--protocol", "stream"], ["--protocol", "bilm-tf", "--batch", "1"]):
         assert cli.main(["evaluate", str(run), str(text), *flags]) == 0
-        said = capsys.readouterr()
-        assert "evaluating: 2 of 2 sentences, " in said.err and said.err.endswith(" sentences/s, 0:00 left\n")
-        assert "evaluating" not in said.out
+        printed_lines = capsys.readouterr()
+        assert "evaluating: 2 of 2 sentences, " in printed_lines.err and printed_lines.err.endswith(
+            " sentences/s, 0:00 left\n"
+        )
+        assert "evaluating" not in printed_lines.out
 
 
 @pytest.mark.parametrize(

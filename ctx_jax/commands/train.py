@@ -23,7 +23,7 @@ SHIPPED = Path(SHIPPED_PACKAGE).parent
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train, or go on with, the run the command line describes; 0 when done or stopped on request."""
+    """Train or resume the run that the command line describes; 0 when done or stopped on request."""
     run(read(arguments))
     return 0
 
