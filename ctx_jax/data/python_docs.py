@@ -159,19 +159,15 @@ def _paragraphs(text: str) -> Iterator[str]:
         body = line.strip()
         here = len(line) - len(line.lstrip())
         bullet = _BULLET.match(body)
-        if lines and (not body or here != indent or bullet):
+        code = body.startswith((">>>", "...", "$ ", "% ", "| ", "+-", "#")) or "   " in body
+        if lines and (not body or here != indent or bullet or code):
             yield " ".join(lines)
             literal = indent if lines[-1].endswith("::") else literal
             lines = []
-        if not body:
-            continue
-        if 0 <= literal < here:
+        if not body or 0 <= literal < here:
             continue
         literal = -1
-        if body.startswith((">>>", "...", "$ ", "% ", "| ", "+-", "#")) or "   " in body:
-            if lines:
-                yield " ".join(lines)
-                lines = []
+        if code:
             continue
         if bullet:
             body = body[bullet.end() :]
