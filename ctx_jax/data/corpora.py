@@ -144,10 +144,7 @@ def resolve(
 
 def source_of(config: TextConfig, split: Split) -> Source | None:
     """The source of a run's training or validation text; None where text files came without `valid`, or a tfds set by
-    one of its splits.
-
-    Raises InputError for a tfds set that has no validation split of its own, and as `resolve` does.
-    """
+    one of its splits. Raises as `resolve` does, and ConfigError for a split of `python-docs` to train on."""
     spec = config.train
     if spec.startswith("python-docs:"):
         raise ConfigError(

@@ -48,7 +48,8 @@ class Masking:
                 "a tokenizer",
             )
         self._config, self._mask, self._seed = config, vocabulary.mask_id, seed
-        self._spans = _span_table(config.span_mean, config.span_longest)
+        shares = (1 - 1 / config.span_mean) ** np.arange(config.span_longest)  # of spans of 1, 2, ... words
+        self._spans = np.cumsum(shares / shares.sum())[:-1]
 
     def __call__(
         self, token_ids: np.ndarray, begins: np.ndarray, epochs: np.ndarray, examples: np.ndarray
@@ -135,9 +136,3 @@ class Masking:
             covers = (reach[:, :-back] > back) & (ends[:, :-back] == ends[:, back:])
             best[:, back:] = np.where(covers, np.minimum(best[:, back:], scores[:, :-back]), best[:, back:])
         return best
-
-
-def _span_table(mean: float, longest: int) -> np.ndarray:
-    """Cumulative probabilities of 1 .. longest - 1 words, geometric with the mean, renormalized over 1 .. longest."""
-    shares = (1 - 1 / mean) ** np.arange(longest)
-    return np.cumsum(shares / shares.sum())[:-1]

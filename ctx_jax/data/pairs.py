@@ -47,17 +47,13 @@ class Pairs(Layout):
 
     Adds `token_types` int32 [B, T] and, but for pair_label="none", `next_sentence` int32 [B], 1 for a random or swapped
     B, and `next_sentence_weights` float32 [B].
-
-    Raises:
-        ConfigError: rows too short for a token on each side; next_sentence with fewer than two documents.
-        InputError: no passage of two tokens.
     """
 
     ARRAYS = ("bounds", "document", "first", "starts", "rooms", "ends")  # `Units`; of passages, in units and tokens
 
     @staticmethod
     def build_index(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> Index:
-        """See `Layout`."""
+        """See `Layout`. ConfigError also for next_sentence with fewer than two documents."""
         separators = vocabulary.pair_layout.separators
         room = config.length - 2 - separators
         if room < 2:
