@@ -34,7 +34,7 @@ _SHARE = 0.055
 _LEAST = 13_000
 
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data", "__pycache__"}
-_SKIPPED_MODULES = {"readline"}  # changes the terminal as it is imported
+_SKIPPED_MODULES = {"builtins", "readline"}  # the one is read apart; the other changes the terminal as it is imported
 
 _ROLE = re.compile(r":[\w:]{2,20}:`(?:~(?:\w{1,40}\.){0,9})?([^`<]{1,80})(?:<[^`]{1,80})?`")
 _LINK = re.compile(r"`([^`<]{1,80}) ?(?:<[^`>]{1,200}>)?`__?")
@@ -110,8 +110,7 @@ def modules_in_c() -> list[str]:
     """The names of the modules without a Python source file."""
     root = Path(sysconfig.get_paths()["stdlib"])
     compiled = {path.name.partition(".")[0] for path in (root / "lib-dynload").glob("*.*")}
-    names = (compiled | set(sys.builtin_module_names)) & sys.stdlib_module_names - {"builtins", *_SKIPPED_MODULES}
-    return sorted(names)
+    return sorted((compiled | {*sys.builtin_module_names}) & sys.stdlib_module_names - _SKIPPED_MODULES)
 
 
 def _docstrings_of_module(name: str) -> list[str]:

@@ -1,6 +1,6 @@
 """A text as token ids, cut once and kept on disk beside the text: any part of it by its place, mapped, not read.
 
-    <folder>/tokens-<key>/      the arrays of `Tokens`, see `array_folder`; ids are uint16 where the vocabulary allows it
+    <folder>/tokens-<key>/      the arrays of `Tokens`, see `array_folder`; ids are uint16 up to 65,536 of them
 
 The key is a digest of the text's and the tokenizer's digests. Letters: S sentences, N tokens.
 """
