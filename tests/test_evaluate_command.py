@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "words"
     folder.mkdir()
     config = TrainConfig(model=MODEL)
-    configs.write(folder / "config.json", replace(config, data=replace(config.data, train="python-docs")))
+    (folder / "config.json").write_text(configs.text(replace(config, data=replace(config.data, train="python-docs"))))
     VOCABULARY.write(folder / "vocabulary.txt")
     with RunCheckpoints(folder / "checkpoints", clean=True) as checkpoints:
         for step in (1, 2):
