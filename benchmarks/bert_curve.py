@@ -19,14 +19,15 @@ import numpy as np
 import torch
 import transformers
 import tyro
-from transformer_sides import Arrays, Exported, decay_groups, labels, read_text, same
+from transformer_sides import Exported, decay_groups, labels, masked_lm, read_text
 
+from ctx_jax.data.batch import MaskedBatch
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
-from ctx_jax.encoders.transformer.model import Transformer
-from ctx_jax.tasks.masked_lm import TransformerTask, with_tokenizer
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.tasks.masked_lm import MaskedLMTask
 from ctx_jax.training.optimizer import AdamW
-from ctx_jax.training.step import initial_state, make_step, zero_totals
+from ctx_jax.training.step import TrainingStep
 
 INTERVAL = 50  # steps of a mean
 ALLOWED = 0.01
@@ -45,7 +46,7 @@ class Options:
     dim: int = 128
     """Width; heads are 32 wide, the feed-forward part four times as wide."""
 
-    layers: int = 4
+    depth: int = 4
     """Layers."""
 
     rows: int = 32
@@ -70,20 +71,19 @@ class Options:
 class Ours:
     """The step of `train.py` on one device."""
 
-    def __init__(self, task: TransformerTask, recipe: AdamW, options: Options) -> None:
-        self._task = task
-        step = make_step(task, recipe, options.steps, options.seed)
-        self._step = jax.jit(step, static_argnums=2, donate_argnums=0)
-        self._state = jax.jit(lambda: initial_state(task, recipe, options.steps, options.seed, options.rows))()
+    def __init__(self, task: MaskedLMTask, recipe: AdamW, options: Options) -> None:
+        self._training_step = TrainingStep(task, recipe, options.steps, options.seed)
+        self._step = jax.jit(self._training_step.__call__, donate_argnums=0)
+        self._state, self._frozen = jax.jit(self._training_step.initial)()
 
     @property
     def params(self) -> Any:
         return self._state.params
 
-    def __call__(self, arrays: Arrays) -> float:
+    def __call__(self, batch: MaskedBatch) -> float:
         """The loss of a batch, in nats a predicted token, before the step on it."""
-        fresh = self._state._replace(totals=zero_totals(self._task))
-        self._state = self._step(fresh, jax.tree.map(jnp.asarray, arrays), same)
+        fresh = self._state._replace(totals=self._training_step.zero_totals())
+        self._state = self._step(fresh, self._frozen, jax.tree.map(jnp.asarray, batch))
         total, weight = self._state.totals.terms["masked"]
         return float(total) / float(weight)
 
@@ -98,8 +98,8 @@ class Theirs:
             recipe.epsilon,
         )  # fmt: skip
 
-    def __call__(self, arrays: Arrays) -> float:
-        ids, mask, wanted = (torch.from_numpy(array) for array in (arrays["token_ids"], arrays["mask"], labels(arrays)))
+    def __call__(self, batch: MaskedBatch) -> float:
+        ids, mask, wanted = map(torch.from_numpy, (batch.tokens.token_ids, batch.tokens.mask, labels(batch)))
         loss = self._network(input_ids=ids.long(), attention_mask=mask.long(), labels=wanted).loss
         self._rule.zero_grad()
         loss.backward()
@@ -116,17 +116,16 @@ class Theirs:
 def curves(options: Options) -> tuple[np.ndarray, np.ndarray]:
     """The losses of both, float64 [steps] each."""
     text = read_text(options.text, options.vocabulary)
-    sequences = SequenceConfig(rows=options.rows, length=options.length)
+    sequences = SequenceConfig(batch_size=options.rows, length=options.length)
     model = Transformer(
-        vocabulary=0, dim=options.dim, layers=options.layers, heads=options.dim // 32, feed_forward=4 * options.dim,
-        max_positions=options.length, embedding_dropout=0.0, attention_dropout=0.0, attention_output_dropout=0.0,
-        feed_forward_dropout=0.0,
+        vocabulary=len(text.subwords), dim=options.dim, depth=options.depth, heads=options.dim // 32,
+        feed_forward=4 * options.dim, max_positions=options.length, embedding_dropout=0.0, attention_dropout=0.0,
+        attention_output_dropout=0.0, feed_forward_dropout=0.0,
     )  # fmt: skip
-    model = with_tokenizer(model, sequences, text.subwords)
-    task = TransformerTask(model, sequences, options.seed, text.tokens, None, text.subwords)
+    task = masked_lm(model, sequences, text, text.tokens, options.seed)
     recipe = AdamW(learning_rate=options.rate, schedule="linear", warmup=options.warmup, epsilon=1e-6)
     ours = Ours(task, recipe, options)
-    theirs = Theirs(Exported(model, ours.params).network("eager"), recipe, options.steps)
+    theirs = Theirs(Exported(task, ours.params).network("eager"), recipe, options.steps)
     data = Sequences(text.tokens, text.subwords, sequences, seed=options.seed)
     parameters = sum(array.size for array in jax.tree.leaves(ours.params))
     print(f"{options.text}: {len(text.tokens.ids):,} tokens of {len(text.subwords):,}; {parameters:,} parameters")

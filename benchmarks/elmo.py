@@ -1,20 +1,20 @@
-"""The biLM's speed, ours against the same network in standard torch parts, all sides in one process, in turns.
+"""Speed of our biLM against the same network in standard torch modules, in turns in one process.
 
     python benchmarks/elmo.py --size small --task inference
     python benchmarks/elmo.py --size original --task training --rounds 5
     python benchmarks/elmo.py --device gpu --size original --task training --rows 512 --length 20
 
-Needs the `[parity]` extra. What is compared:
+Needs the `[parity]` extra. Tasks:
 
-inference   every layer of B rows x T words, parameters as initialised
-cached      the same, token vectors looked up: the LSTMs alone
-training    a step of the original's recipe, exact softmax
+inference   every layer of B rows x T words, with initial parameters
+cached      the same with token vectors looked up: the LSTMs alone
+training    a step with the original's optimizer, exact softmax
 sampled     the same with 8,192 sampled words of 100,000; ours alone
 softmax     the chunked softmax against the naive one, time and memory
-phases      how long the parts of an inference and of a step take
+phases      time of the parts of an inference and of a step
 
-Both sides run without clips (`nn.LSTM` has none) and without dropout. "distinct" encodes each distinct word of the
-batch once on torch's side too; ours always does. Tokens are real ones, each counted once for both directions.
+Both sides run without clips (`nn.LSTM` has none) and without dropout. "dedup" encodes each distinct word of the batch
+once on torch's side too; ours always does. Tokens are real ones, each counted once for both directions.
 """
 
 import os
@@ -28,14 +28,15 @@ import jax
 import jax.numpy as jnp
 import torch
 import tyro
-from elmo_sides import Batch, Ours, Torch, batches, flops_per_token, naive_softmax, shape
+from elmo_sides import SIZES, Ours, TextBatch, Torch, batches, flops_per_token, naive_softmax
 from timing import Side, alternate, machine, peaks, report
 
-from ctx_jax.encoders.elmo.model import BiLM, Params
+from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.losses.softmax import exact_softmax
+from ctx_jax.typing import Params
 
 PRECISIONS = (("fp32", "float32"), ("bf16", "bfloat16"))
-AGAINST = ("torch fp32", "torch bf16", "torch distinct fp32", "torch distinct bf16")
+AGAINST = ("torch fp32", "torch bf16", "torch dedup fp32", "torch dedup bf16")
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ class Options:
     """Only the sides whose name holds one of these, such as `ours` or `bf16`; empty: all."""
 
     rounds: int = 5
-    """Turns each side takes; medians over them are reported."""
+    """Rounds of measurements; medians over them are reported."""
 
     seconds: float = 1.0
-    """The least a side runs in a turn."""
+    """Minimum time of a side in a round."""
 
     rows: int = 8
-    """Sentences (lanes) of a batch."""
+    """Sentences of a batch."""
 
     length: int = 32
     """Words of each; in training, targets."""
@@ -70,7 +71,7 @@ class Options:
     """Where both sides run."""
 
     naive: bool = True
-    """In the softmax task, also run the naive softmax, which needs about 10 GB; without it only its memory is told."""
+    """In the softmax task, also run the naive softmax, which needs about 10 GB; False: report only its memory."""
 
 
 class Bench:
@@ -79,10 +80,11 @@ class Bench:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.gpu = options.device == "gpu"
-        self.model = shape(options.size)
+        # Without what `nn.LSTM` lacks (clips) and without dropout.
+        self.model = replace(SIZES[options.size], cell_clip=None, projection_clip=None, dropout=0.0)
         self.peaks = peaks(self.gpu)
 
-    def data(self, words: int) -> tuple[list[Batch], int]:
+    def data(self, words: int) -> tuple[list[TextBatch], int]:
         return batches(self.options.rows, words, 8, self.model.max_characters)
 
     def wants(self, name: str) -> bool:
@@ -90,27 +92,29 @@ class Bench:
         return not self.options.sides or any(part in name for part in self.options.sides)
 
     def show(self, title: str, sides: dict[str, Side], against: tuple[str, ...] = AGAINST) -> None:
-        """Run the sides that are wanted and print their table."""
+        """Run the selected sides and print their table."""
         options, wanted = self.options, {name: side for name, side in sides.items() if self.wants(name)}
         alternate(wanted, options.rounds, options.seconds)
         heading = f"{title}, {options.size}, {options.rows} x {options.length}, {options.rounds} rounds"
         print("\n".join(report(heading, wanted, against, self.peaks)), flush=True)
 
-    def sides(self, model: BiLM, data: list[Batch], task: str, params: Params) -> dict[str, Side]:
-        """Ours and torch's, in both precisions, torch's also with distinct words."""
+    def sides(
+        self, model: BiLM, data: list[TextBatch], task: str, params: Params, vocabulary: int = 0
+    ) -> dict[str, Side]:
+        """Ours and torch's, in both precisions, torch's also with deduplicated words."""
         tokens = self.options.rows * self.options.length
-        flops = tokens * flops_per_token(model, model.vocabulary if task == "training" else 0)
+        flops = tokens * flops_per_token(model, vocabulary)
         found: dict[str, Side] = {}
         for name, compute in PRECISIONS:
             if self.wants(f"ours {name}"):
-                ours = Ours(model, compute, data)
+                ours = Ours(model, compute, data, vocabulary)
                 call = ours.training() if task == "training" else ours.inference(params)
                 found[f"ours {name}"] = Side(call, tokens, flops)
-        for distinct in (False, True) if model.inputs == "characters" else (False,):
+        for dedup in (False, True) if model.token_input == "characters" else (False,):
             for name, _ in PRECISIONS:
-                title = f"torch {'distinct ' * distinct}{name}"
+                title = f"torch {'dedup ' * dedup}{name}"
                 if self.wants(title):
-                    theirs = Torch(model, name == "bf16", distinct, data, self.gpu)
+                    theirs = Torch(model, name == "bf16", dedup, data, self.gpu, vocabulary)
                     call = theirs.training(params) if task == "training" else theirs.inference(params)
                     found[title] = Side(call, tokens, flops)
         return found
@@ -122,35 +126,35 @@ class Bench:
 
     def cached(self) -> None:
         data, known = self.data(self.options.length)
-        # A tied softmax has no second table; only the look-up and the LSTMs run here.
-        model = replace(self.model, inputs="words", vocabulary=known, tied_softmax=True)
+        model = replace(self.model, token_input="words", vocabulary=known)
         params = Ours(model, "float32", data).init(jax.random.key(0))
         self.show("Inference, token vectors cached", self.sides(model, data, "cached", params))
 
     def training(self) -> None:
         data, _ = self.data(self.options.length - 1)
-        model = replace(self.model, vocabulary=self.options.vocabulary)
-        params = Ours(model, "float32", data).init(jax.random.key(0))
-        self.show(f"Training, softmax of {model.vocabulary:,}", self.sides(model, data, "training", params))
+        words = self.options.vocabulary
+        params = Ours(self.model, "float32", data, words).init(jax.random.key(0))
+        self.show(f"Training, softmax of {words:,}", self.sides(self.model, data, "training", params, words))
 
     def sampled(self) -> None:
         data, _ = self.data(self.options.length - 1)
-        model = replace(self.model, vocabulary=100_000, negatives=8_192)
-        tokens = self.options.rows * self.options.length
-        flops = tokens * flops_per_token(model, model.negatives + 1)
+        tokens, negatives = self.options.rows * self.options.length, 8_192
+        flops = tokens * flops_per_token(self.model, negatives + 1)
         sides = {
-            f"ours {name}": Side(Ours(model, compute, data).training(), tokens, flops) for name, compute in PRECISIONS
+            f"ours {name}": Side(Ours(self.model, compute, data, 100_000, negatives).training(), tokens, flops)
+            for name, compute in PRECISIONS
         }
         self.show("Training, 8,192 sampled of 100,000", sides, ())
 
     def phases(self) -> None:
-        """Times of the parts; what a part takes is the difference to the line above it."""
+        """Times up to the end of each part; a part's own time is the difference to the line above it."""
         data, _ = self.data(self.options.length - 1)
-        model = replace(self.model, vocabulary=self.options.vocabulary)
-        params = Ours(model, "float32", data).init(jax.random.key(0))
+        model, words = self.model, self.options.vocabulary
+        params = Ours(model, "float32", data, words).init(jax.random.key(0))
         tokens, sides = self.options.rows * self.options.length, {}
         for name, compute in PRECISIONS:
-            ours, theirs = Ours(model, compute, data), Torch(model, name == "bf16", False, data, self.gpu)
+            ours = Ours(model, compute, data, words)
+            theirs = Torch(model, name == "bf16", False, data, self.gpu, words)
             makers = {
                 f"ours {name}: token encoder": partial(ours.token_encoder, params),
                 f"ours {name}: every layer": partial(ours.inference, params),

@@ -1,4 +1,4 @@
-"""The contenders of `elmo.py`: ours and torch's, each a function without arguments that does one batch and waits.
+"""The sides of `elmo.py`, ours and torch's: functions without arguments that run one batch and wait for its result.
 
 Letters: B rows, T tokens, C characters, P projection, V vocabulary.
 """
@@ -18,16 +18,18 @@ import torch
 from torch_bilm import TorchBiLM, load_params
 
 from ctx_jax import losses
+from ctx_jax.data.batch import BiLMBatch
 from ctx_jax.data.python_docs import documents
-from ctx_jax.embedding.embed import embed
-from ctx_jax.encoders.elmo import model as bilm
-from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.tokenizers.characters import char_ids, raw_ids
+from ctx_jax.encoders.elmo import BiLM, zero_carry
+from ctx_jax.encoders.elmo.init import init_softmax
+from ctx_jax.encoders.elmo.network import token_vectors
+from ctx_jax.tokenizers.characters import char_ids
 from ctx_jax.training.optimizer import Adagrad
 from ctx_jax.training.step import initial_state, make_step
+from ctx_jax.typing import Params
 
 Call = Callable[[], object]
-RECIPE = Adagrad()  # learning rate 0.2, accumulator 1, global norm clipped to 10: the original's, on both sides
+OPTIMIZER = Adagrad()  # learning rate 0.2, accumulator 1, global norm clipped to 10: the original's, on both sides
 
 SIZES = {
     "tiny": BiLM(character_dim=8, filters=((1, 16), (3, 48)), dim=64, projection=16),
@@ -37,34 +39,25 @@ SIZES = {
 }
 
 
-def shape(size: str) -> BiLM:
-    """A published size without what `nn.LSTM` lacks (clips) and without dropout."""
-    return replace(SIZES[size], cell_clip=None, projection_clip=None, dropout=0.0)
-
-
 @dataclass(frozen=True)
-class Batch:
+class TextBatch:
     """Text in every form the sides read: a row is `<S> w1 ... wn </S>`, T + 1 tokens, of which T are targets."""
 
-    char_ids: np.ndarray  # int32 [B, T + 1, C], inference ids
+    char_ids: np.ndarray  # int32 [B, T + 1, C]
     words: np.ndarray  # int32 [B, T + 1], numbered by falling frequency
 
-    def window(self, vocabulary: int) -> dict[str, np.ndarray]:
-        """The training batch of `losses.bilm`; words past the vocabulary are its last one."""
-        raw, _ = raw_ids(self.char_ids)
+    def training(self, vocabulary: int) -> BiLMBatch:
+        """The batch of `losses.bilm`; words past the vocabulary are its last one."""
         targets = np.minimum(self.words, vocabulary - 1)
-        return {
-            "tokens_characters": raw[:, :-1],
-            "next_token_id": targets[:, 1:],
-            "tokens_characters_reverse": np.ascontiguousarray(raw[:, :0:-1]),
-            "next_token_id_reverse": np.ascontiguousarray(targets[:, -2::-1]),
-        }
+        backward = self.char_ids[:, :0:-1], targets[:, -2::-1]
+        inputs, labels = map(np.ascontiguousarray, backward)
+        return BiLMBatch(self.char_ids[:, :-1], inputs, targets[:, 1:], labels)
 
 
-def batches(rows: int, words: int, count: int, max_characters: int) -> tuple[list[Batch], int]:
-    """`count` batches of consecutive real text (the interpreter's documentation), and how many words that text knows.
+def batches(rows: int, words: int, count: int, max_characters: int) -> tuple[list[TextBatch], int]:
+    """`count` batches of consecutive text (the interpreter's documentation), and the number of its distinct words.
 
-    The text starts anew where it ends, as it does for batches of more than a few hundred thousand words.
+    The text repeats when it ends, after a few hundred thousand words.
     """
     text = [word for sentence in documents("train") for word in sentence]
     ranked = ["<S>", "</S>", *(word for word, _ in Counter(text).most_common())]
@@ -73,67 +66,69 @@ def batches(rows: int, words: int, count: int, max_characters: int) -> tuple[lis
     for _ in range(count):
         sentences = [list(itertools.islice(stream, words)) for _ in range(rows)]
         ids = [[0, *(number[word] for word in sentence), 1] for sentence in sentences]
-        made.append(Batch(char_ids(sentences, max_characters), np.array(ids, np.int32)))
+        made.append(TextBatch(char_ids(sentences, max_characters), np.array(ids, np.int32)))
     return made, len(ranked)
 
 
 class Ours:
     """Our calls for one model, precision and set of batches."""
 
-    def __init__(self, model: BiLM, compute: Any, data: Sequence[Batch]) -> None:
+    def __init__(
+        self, model: BiLM, compute: Any, data: Sequence[TextBatch], vocabulary: int = 0, negatives: int = 0
+    ) -> None:
         self.model = replace(model, compute=compute)
-        self.data = data
+        self.data, self.vocabulary, self.negatives = data, vocabulary, negatives
         self.coefficients = {"forward": 0.5, "backward": 0.5}  # an Objective of training/task.py, as `train.py` has it
 
-    def init(self, key: jax.Array) -> bilm.Params:
-        """Parameters of the size; torch's side starts from the same."""
-        return jax.jit(bilm.init, static_argnums=0)(self.model, key)
+    def init(self, key: jax.Array) -> Params:
+        """Parameters of encoder and softmax; torch's side starts from the same."""
+        softmax = init_softmax(self.model, key, vocabulary=self.vocabulary)
+        return {"encoder": self.model.init(key), "head": {"softmax": softmax}}
 
-    def zero_carry(self, rows: int) -> bilm.Carry:
-        return bilm.zero_carry(self.model, rows)
+    def zero_carry(self, rows: int) -> Any:
+        return zero_carry(self.model, rows)
 
     def loss(self, params: Any, batch: Any, carry: Any, key: Any) -> tuple[Any, Any]:
-        return losses.bilm(self.model, params, batch, carry, key=key)
+        return losses.bilm(self.model, params, batch, carry, key=key, negatives=self.negatives)
 
-    def inference(self, params: bilm.Params) -> Call:
-        """`ctx_jax.embed` under `jit`."""
-        run = jax.jit(embed, static_argnums=0)
-        if self.model.inputs == "words":
+    def inference(self, params: Params) -> Call:
+        """Every layer, under `jit`."""
+        run = jax.jit(BiLM.layers, static_argnums=0)
+        if self.model.token_input == "words":
             inputs = itertools.cycle([{"token_ids": jnp.asarray(batch.words)} for batch in self.data])
         else:
             inputs = itertools.cycle([{"char_ids": jnp.asarray(batch.char_ids)} for batch in self.data])
-        return lambda: run(self.model, params, next(inputs)).values.block_until_ready()
+        return lambda: run(self.model, params["encoder"], next(inputs)).values.block_until_ready()
 
-    def token_encoder(self, params: bilm.Params) -> Call:
+    def token_encoder(self, params: Params) -> Call:
         """The character network alone."""
-        run = jax.jit(bilm.token_vectors, static_argnums=0)
-        inputs = itertools.cycle([jnp.asarray(raw_ids(batch.char_ids)[0]) for batch in self.data])
-        return lambda: run(self.model, params, next(inputs)).block_until_ready()
+        run = jax.jit(token_vectors, static_argnums=0)
+        inputs = itertools.cycle([jnp.asarray(batch.char_ids) for batch in self.data])
+        return lambda: run(self.model, params["encoder"], next(inputs)).block_until_ready()
 
-    def windows(self) -> Any:
-        """Training batches on the device, for ever."""
-        made = [batch.window(self.model.vocabulary) for batch in self.data]
-        return itertools.cycle([{name: jnp.asarray(array) for name, array in window.items()} for window in made])
+    def batches(self) -> Any:
+        """An endless cycle of training batches on the device."""
+        return itertools.cycle([jax.tree.map(jnp.asarray, batch.training(self.vocabulary)) for batch in self.data])
 
-    def forward(self, params: bilm.Params, gradients: bool) -> Call:
-        """The loss, or its gradients too, without an optimizer."""
+    def forward(self, params: Params, gradients: bool) -> Call:
+        """The loss, and with `gradients` its gradients, without an optimizer."""
 
-        def loss(params: bilm.Params, batch: Any) -> jax.Array:
+        def loss(params: Params, batch: Any) -> jax.Array:
             terms, _ = losses.bilm(self.model, params, batch, None, key=None)
             return sum(0.5 * terms[name][0] / terms[name][1] for name in self.coefficients)
 
-        windows, run = self.windows(), jax.jit(jax.value_and_grad(loss) if gradients else loss)
-        return lambda: jax.block_until_ready(run(params, next(windows)))
+        batches, run = self.batches(), jax.jit(jax.value_and_grad(loss) if gradients else loss)
+        return lambda: jax.block_until_ready(run(params, next(batches)))
 
     def training(self) -> Call:
-        """The step of `train.py` on one device, LSTM states carried along."""
-        step = jax.jit(make_step(self, RECIPE, 1_000_000, 0), static_argnums=2, donate_argnums=0)  # type: ignore[arg-type]
-        windows, same = self.windows(), _same
-        state = initial_state(self, RECIPE, 1_000_000, 0, len(self.data[0].words))  # type: ignore[arg-type]
+        """The step of `train.py` on one device; LSTM states are carried."""
+        step = jax.jit(make_step(self, OPTIMIZER, 1_000_000, 0), static_argnums=2, donate_argnums=0)  # type: ignore[arg-type]
+        batches, same = self.batches(), _same
+        state = initial_state(self, OPTIMIZER, 1_000_000, 0, len(self.data[0].words))  # type: ignore[arg-type]
 
         def call() -> object:
             nonlocal state
-            state = step(state, next(windows), same)
+            state = step(state, next(batches), same)
             return state.step.block_until_ready()
 
         return call
@@ -146,13 +141,15 @@ def _same(tree: Any) -> Any:
 class Torch:
     """torch's calls for one model, precision and set of batches."""
 
-    def __init__(self, model: BiLM, bf16: bool, distinct: bool, data: Sequence[Batch], gpu: bool) -> None:
-        self.model, self.distinct, self.bf16, self.data = model, distinct, bf16, data
+    def __init__(
+        self, model: BiLM, bf16: bool, dedup: bool, data: Sequence[TextBatch], gpu: bool, vocabulary: int = 0
+    ) -> None:
+        self.model, self.dedup, self.bf16, self.data, self.vocabulary = model, dedup, bf16, data, vocabulary
         self.device = "cuda" if gpu else "cpu"
 
-    def network(self, params: bilm.Params) -> TorchBiLM:
+    def network(self, params: Params) -> TorchBiLM:
         """With our parameters, on the device."""
-        return load_params(TorchBiLM(self.model, distinct=self.distinct), params).to(self.device)
+        return load_params(TorchBiLM(self.model, vocabulary=self.vocabulary, dedup=self.dedup), params).to(self.device)
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast to bf16, or nothing."""
@@ -165,9 +162,9 @@ class Torch:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
-    def inference(self, params: bilm.Params) -> Call:
+    def inference(self, params: Params) -> Call:
         network = self.network(params).eval()
-        words = self.model.inputs == "words"
+        words = self.model.token_input == "words"
         inputs = itertools.cycle([self.put(batch.words if words else batch.char_ids) for batch in self.data])
 
         @torch.inference_mode()
@@ -178,7 +175,7 @@ class Torch:
 
         return call
 
-    def token_encoder(self, params: bilm.Params) -> Call:
+    def token_encoder(self, params: Params) -> Call:
         network = self.network(params).eval()
         inputs = itertools.cycle([self.put(batch.char_ids) for batch in self.data])
 
@@ -190,14 +187,14 @@ class Torch:
 
         return call
 
-    def training(self, params: bilm.Params, until: str = "optimizer") -> Call:
-        """A step, or its beginning: until = "loss" or "gradients"."""
+    def training(self, params: Params, until: str = "optimizer") -> Call:
+        """A step, or its first part: until = "loss" or "gradients"."""
         network = self.network(params)
-        # The fastest form torch has: one kernel a parameter on the CPU, few for all of them on a GPU.
+        # torch's fastest forms: one kernel a parameter on the CPU, a few for all of them on a GPU.
         form = {"fused": True} if self.device == "cpu" else {"foreach": True}
         parameters = list(network.parameters())
         rule = torch.optim.Adagrad(
-            parameters, RECIPE.learning_rate, initial_accumulator_value=RECIPE.accumulator, **form
+            parameters, OPTIMIZER.learning_rate, initial_accumulator_value=OPTIMIZER.accumulator, **form
         )
         inputs = itertools.cycle([(self.put(batch.char_ids), *self.targets(batch)) for batch in self.data])
 
@@ -209,31 +206,31 @@ class Torch:
                     rule.zero_grad()
                     (0.5 * (ahead + behind)).backward()
             if until == "optimizer":
-                torch.nn.utils.clip_grad_norm_(parameters, RECIPE.clip_norm, foreach=True)
+                torch.nn.utils.clip_grad_norm_(parameters, OPTIMIZER.clip_norm, foreach=True)
                 rule.step()
             self.wait()
 
         return call
 
-    def targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        window = batch.window(self.model.vocabulary)
-        return self.put(window["next_token_id"]), self.put(window["next_token_id_reverse"])
+    def targets(self, batch: TextBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        training = batch.training(self.vocabulary)
+        return self.put(training.forward_targets), self.put(training.backward_targets)
 
 
 def flops_per_token(model: BiLM, targets: int = 0) -> float:
-    """Of a token as the network is defined, two per multiply-add, each token encoded once: the forward pass, or with
-    `targets` (words of the softmax) a training step, three times the forward's."""
-    filters = sum(count for _, count in model.filters)
+    """FLOPs of a token as the network is defined, two per multiply-add, each token encoded once: the forward pass, or
+    with `targets` (words of the softmax) a training step, three times the forward pass."""
+    filters = model.filter_count
     tokens = sum(2 * w * model.character_dim * n * (model.max_characters - w + 1) for w, n in model.filters)
     tokens += model.highways * 4 * filters**2 + 2 * filters * model.projection * (filters != model.projection)
-    if model.inputs == "words":
+    if model.token_input == "words":
         tokens = 0
     cell = 2 * (8 * model.projection + model.projection * (model.projection != model.dim)) * model.dim
-    forward = tokens + 2 * model.layers * cell
+    forward = tokens + 2 * model.depth * cell
     return float(3 * (forward + 2 * 2 * model.projection * targets) if targets else forward)
 
 
 def naive_softmax(hidden: jax.Array, labels: jax.Array, weights: jax.Array, bias: jax.Array) -> jax.Array:
-    """What one writes first: every logit at once."""
+    """The naive softmax: all logits at once."""
     logits = jnp.dot(hidden, weights.T, precision=jax.lax.Precision.HIGHEST) + bias
     return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, labels))

@@ -34,27 +34,27 @@ import transformers
 import tyro
 from timing import Side, alternate, machine, peaks, report
 from transformer_sides import (
-    Arrays,
     Attention,
     Call,
     Exported,
-    Head,
     Ours,
+    Positions,
     Torch,
     batches,
     flops_per_token,
+    masked_lm,
     missing,
     read_text,
     shape,
     tried,
 )
 
+from ctx_jax.data.batch import MaskedBatch
 from ctx_jax.data.prefetch import prefetch
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens
-from ctx_jax.encoders.transformer import model as transformer
-from ctx_jax.tasks.masked_lm import TransformerTask
+from ctx_jax.tasks.masked_lm import MaskedLMTask
 
 PRECISIONS = (("fp32", "float32"), ("bf16", "bfloat16"))
 AGAINST = ("torch fp32", "torch bf16", "torch compiled fp32", "torch compiled bf16")
@@ -98,12 +98,12 @@ class Options:
     """transformers' attention: `flash_attention_2` needs the package flash-attn and a GPU, `flex_attention` has no
     dropout."""
 
-    head: Head = "predicted"
+    head: Positions = "predicted"
     """Where torch computes the vocabulary: on the `predicted` positions, as ours does, or on `all`, as
     `BertForMaskedLM` does when it is given labels."""
 
     text: str = "python-docs"
-    """The text, as `--data.train` has it."""
+    """The text, as the setting data.train has it."""
 
     vocabulary: int = 8_192
     """The most tokens of the tokenizer trained on it; the model's vocabulary is its own, BERT's 30,522."""
@@ -125,7 +125,7 @@ class Bench:
         self.peaks = peaks(self.gpu)
         self.text = read_text(options.text, min(options.vocabulary, self.model.vocabulary))
         # Full rows: every token of a batch is a real one.
-        self.full = SequenceConfig(rows=options.rows, length=options.length, whole_sentences=False)
+        self.full = SequenceConfig(batch_size=options.rows, length=options.length, whole_sentences=False)
 
     def wants(self, name: str) -> bool:
         """Whether the options ask for a side of this name."""
@@ -139,13 +139,17 @@ class Bench:
         print("\n".join(report(heading, sides, against, self.peaks)), flush=True)
         gc.collect()
 
-    def trainer(self, config: SequenceConfig, tokens: Tokens) -> TransformerTask:
+    def trainer(self, config: SequenceConfig, tokens: Tokens) -> MaskedLMTask:
         """The task of `train.py` on this text."""
-        return TransformerTask(self.model, config, 0, tokens, None, self.text.subwords)
+        return masked_lm(self.model, config, self.text, tokens)
 
-    def theirs(self, data: list[Arrays], params: Any, training: bool, prefix: str = "torch") -> dict[str, Call]:
+    def theirs(self, data: list[MaskedBatch], params: Any, training: bool, prefix: str = "torch") -> dict[str, Call]:
         """torch's calls in both precisions, eager and compiled; without those that do not run here."""
-        exported, options, found = Exported(self.model, params), self.options, dict[str, Call]()
+        exported, options, found = (
+            Exported(self.trainer(self.full, self.text.tokens), params),
+            self.options,
+            dict[str, Call](),
+        )
         for compiled, (name, _) in itertools.product((False, True), PRECISIONS):
             title = f"{prefix} {'compiled ' * compiled}{name}"
             if self.wants(title):
@@ -158,7 +162,7 @@ class Bench:
 
     def params(self) -> Any:
         """Those both sides start from."""
-        return jax.jit(transformer.init, static_argnums=0)(self.model, jax.random.key(0))
+        return jax.jit(self.trainer(self.full, self.text.tokens).init)(jax.random.key(0))
 
     def compare(self, title: str, training: bool) -> None:
         data, real = batches(self.text.tokens, self.text, self.full, 8)
@@ -182,7 +186,7 @@ class Bench:
 
     def packing(self) -> None:
         """Steps on the same text, a row a sentence or as many sentences as fit; torch on the padded rows."""
-        packed = replace(self.full, form="packed")
+        packed = replace(self.full, packing="packed")
         padded = replace(self.full, cross_documents=False, whole_sentences=True)
         apart, sides = self.text.sentences_apart(), dict[str, Side]()
         for name, config, tokens in (("packed", packed, self.text.tokens), ("padded", padded, apart)):
@@ -215,8 +219,8 @@ class Bench:
             "full, tokens masked": self.full,
             "full, words masked": replace(self.full, masking="words"),
             "full, spans masked": replace(self.full, masking="spans"),
-            "pairs": replace(self.full, form="pairs"),
-            "packed": replace(self.full, form="packed"),
+            "pairs": replace(self.full, packing="pairs"),
+            "packed": replace(self.full, packing="packed"),
         }
         for name, config in kinds.items():
             self.feed(name, config)

@@ -22,36 +22,36 @@ import numpy as np
 import torch
 from transformers import BertForMaskedLM
 
+from ctx_jax.data.batch import MaskedBatch
 from ctx_jax.data.cache import load_sentences
-from ctx_jax.data.config import DataConfig
+from ctx_jax.data.config import TextConfig
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens, tokens_of
 from ctx_jax.embedding.embed import embed
-from ctx_jax.encoders.transformer import huggingface
-from ctx_jax.encoders.transformer.model import Transformer
-from ctx_jax.tasks.masked_lm import TransformerTask
+from ctx_jax.encoders.transformer import Transformer, huggingface
+from ctx_jax.heads import Head
+from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.training.optimizer import AdamW
-from ctx_jax.training.step import initial_state, make_step
+from ctx_jax.training.step import TrainingStep
 
 Call = Callable[[], object]
-Arrays = dict[str, np.ndarray]
-Head = Literal["predicted", "all"]
+Positions = Literal["predicted", "all"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
 RECIPE = AdamW(learning_rate=1e-4, epsilon=1e-6, schedule="constant", warmup=0)  # norm clipped to 1, on both sides
 
 SIZES = {
-    "tiny": Transformer(vocabulary=2_048, dim=32, layers=2, heads=2, feed_forward=64),
-    "384": Transformer(dim=384, layers=6, heads=12, feed_forward=1536),  # MiniLM's
+    "tiny": Transformer(vocabulary=2_048, dim=32, depth=2, heads=2, feed_forward=64),
+    "384": Transformer(dim=384, depth=6, heads=12, feed_forward=1536),  # MiniLM's
     "base": Transformer(),
-    "large": Transformer(dim=1024, layers=24, heads=16, feed_forward=4096),
+    "large": Transformer(dim=1024, depth=24, heads=16, feed_forward=4096),
 }
 
 
 def shape(size: str, length: int, dropout: float, attention_dropout: float) -> Transformer:
-    """A BERT with its masked-LM head, its position table long enough for `length`."""
+    """A BERT whose position table is long enough for `length`."""
     return replace(
         SIZES[size],
         max_positions=max(512, length),
@@ -76,33 +76,38 @@ class Text:
 
 
 def read_text(source: str, size: int) -> Text:
-    """`source` as `--data.train` has it (`python-docs`, or files and globs), its vocabulary of at most `size`."""
+    """A source as the setting data.train names it (`python-docs`, or files), its vocabulary of at most `size`."""
     with tempfile.TemporaryDirectory() as folder:
-        sentences = load_sentences(DataConfig(train=source), "train", folder)
+        sentences = load_sentences(TextConfig(train=source), "train", folder)
         assert sentences is not None, "every source has a training split"
         words, documents = list(sentences), np.array(sentences.documents)
     subwords = train(words, "wordpiece", size, lowercase=True)
     return Text(words, tokens_of(words, documents, subwords), subwords)
 
 
-def batches(tokens: Tokens, text: Text, config: SequenceConfig, count: int) -> tuple[list[Arrays], int]:
+def batches(tokens: Tokens, text: Text, config: SequenceConfig, count: int) -> tuple[list[MaskedBatch], int]:
     """`count` batches, and the mean of their real tokens, special ones included."""
     made = [batch.arrays for batch in itertools.islice(Sequences(tokens, text.subwords, config), count)]
-    return made, round(float(np.mean([np.count_nonzero(arrays["mask"]) for arrays in made])))
+    return made, round(float(np.mean([np.count_nonzero(batch.tokens.mask) for batch in made])))
 
 
-def flops_per_token(task: TransformerTask, training: bool) -> float:
-    """`TransformerTask.flops_per_token`; of the encoder's forward pass alone, a third of that without the head."""
-    if training:
-        return task.flops_per_token()
-    return replace(task, model=replace(task.model, head="none", vocabulary=0)).flops_per_token() / 3
+def masked_lm(model: Transformer, config: SequenceConfig, text: Text, tokens: Tokens, seed: int = 0) -> MaskedLMTask:
+    """The task of `train.py` on this text, with the head that fits the model."""
+    settings = MaskedLMConfig(model=model, head=model.default_head(), sequences=config)
+    return MaskedLMTask(settings, seed, tokens, None, text.subwords, ())
+
+
+def flops_per_token(task: MaskedLMTask, training: bool) -> float:
+    """Of a training step, or of the encoder's forward pass alone."""
+    return task.flops_per_token() if training else task.model.flops_per_token(task.config.sequences.length)
 
 
 class Ours:
     """Our calls for one task and set of batches."""
 
-    def __init__(self, task: TransformerTask, compute: Any, data: Sequence[Arrays]) -> None:
-        self.task = replace(task, model=replace(task.model, compute=compute))
+    def __init__(self, task: MaskedLMTask, compute: Any, data: Sequence[MaskedBatch]) -> None:
+        model = replace(task.model, compute=compute)
+        self.task = replace(task, config=replace(task.config, model=model))
         self.data = data
 
     def inference(self, params: Any) -> Call:
@@ -110,42 +115,38 @@ class Ours:
         run = jax.jit(embed, static_argnums=0)
         inputs = itertools.cycle(
             [
-                {"token_ids": jnp.asarray(arrays["token_ids"]), "token_mask": jnp.asarray(arrays["mask"])}
-                for arrays in self.data
+                {"token_ids": jnp.asarray(batch.tokens.token_ids), "token_mask": jnp.asarray(batch.tokens.mask)}
+                for batch in self.data
             ]
         )
-        return lambda: run(self.task.model, params, next(inputs)).values.block_until_ready()
+        return lambda: run(self.task.model, params["encoder"], next(inputs)).values.block_until_ready()
 
     def training(self) -> Call:
         """The step of `train.py` on one device."""
-        rows = len(self.data[0]["mask"])
-        step = jax.jit(make_step(self.task, RECIPE, 1_000_000, 0), static_argnums=2, donate_argnums=0)
-        state = jax.jit(lambda: initial_state(self.task, RECIPE, 1_000_000, 0, rows))()
-        given = itertools.cycle([jax.tree.map(jnp.asarray, arrays) for arrays in self.data])
+        training_step = TrainingStep(self.task, RECIPE, 1_000_000, 0)
+        step = jax.jit(training_step.__call__, donate_argnums=0)
+        state, frozen = jax.jit(training_step.initial)()
+        given = itertools.cycle([jax.tree.map(jnp.asarray, batch) for batch in self.data])
 
         def call() -> object:
             nonlocal state
-            state = step(state, next(given), same)
+            state = step(state, frozen, next(given))
             return state.step.block_until_ready()
 
         return call
 
 
-def same(tree: Any) -> Any:
-    """The sum over one device."""
-    return tree
-
-
 class Exported:
-    """A model of ours as `BertForMaskedLM`, through our export; kept in a temporary folder as long as this lives."""
+    """A run's parameters as `BertForMaskedLM`, through our export; kept in a temporary folder as long as this lives."""
 
-    def __init__(self, model: Transformer, params: Any) -> None:
-        self._model, self._params = model, params
+    def __init__(self, task: MaskedLMTask, params: Any) -> None:
+        self._task, self._params = task, params
 
     @cached_property
     def _folder(self) -> tempfile.TemporaryDirectory[str]:
         folder = tempfile.TemporaryDirectory()
-        huggingface.write(Path(folder.name), self._model, self._params)
+        heads = {"masked_lm": Head(self._task.config.head, self._params["head"]["masked_lm"])}
+        huggingface.write(Path(folder.name), self._task.model, self._params["encoder"], heads=heads)
         return folder
 
     def network(self, attention: Attention) -> BertForMaskedLM:
@@ -176,12 +177,12 @@ class Torch:
     """
 
     exported: Exported
-    data: Sequence[Arrays]
+    data: Sequence[MaskedBatch]
     bf16: bool
     compiled: bool
     gpu: bool
     attention: Attention = "sdpa"
-    head: Head = "predicted"
+    head: Positions = "predicted"
 
     @property
     def device(self) -> str:
@@ -191,7 +192,7 @@ class Torch:
     def full(self) -> bool:
         """Whether no row of any batch is padded: then no mask is given. With one, transformers asks at every call
         whether it is all True, waiting for the device, and cannot ask when compiled: sdpa then has no flash kernel."""
-        return all(arrays["mask"].all() for arrays in self.data)
+        return all(batch.tokens.mask.all() for batch in self.data)
 
     def network(self) -> BertForMaskedLM:
         return self.exported.network(self.attention).to(self.device)
@@ -208,17 +209,17 @@ class Torch:
         """Compiled where this side is."""
         return torch.compile(function) if self.compiled else function
 
-    def given(self, *names: str) -> Iterator[tuple[torch.Tensor | None, ...]]:
-        """Token ids, the mask (None where all is real) and these arrays of every batch on the device, for ever."""
+    def given(self, read: "Read") -> Iterator[tuple[torch.Tensor | None, ...]]:
+        """Token ids, the mask (None where all is real) and what `read` takes of every batch on the device, for ever."""
         full = self.full
         return itertools.cycle(
             [
                 (
-                    self.put(arrays["token_ids"]),
-                    None if full else self.put(arrays["mask"]),
-                    *(self.put(arrays[name]) for name in names),
+                    self.put(batch.tokens.token_ids),
+                    None if full else self.put(batch.tokens.mask),
+                    *(self.put(array) for array in read(batch)),
                 )
-                for arrays in self.data
+                for batch in self.data
             ]
         )
 
@@ -227,7 +228,7 @@ class Torch:
         network = self.network().eval().bert
         if self.bf16:
             network = network.bfloat16()
-        inputs = self.given()
+        inputs = self.given(lambda batch: ())
         run = self.made(
             lambda ids, mask: network(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
         )
@@ -250,9 +251,8 @@ class Torch:
             RECIPE.epsilon,
             fused=True,
         )
-        names, loss = WANTED[self.head]
-        side = replace(self, data=[{**arrays, "labels": labels(arrays)} for arrays in self.data])
-        inputs = side.given(*names)
+        read, loss = WANTED[self.head]
+        inputs = self.given(read)
         run = self.made(lambda *given: loss(network, *given))
 
         def call() -> None:
@@ -267,11 +267,11 @@ class Torch:
         return call
 
 
-def labels(arrays: Arrays) -> np.ndarray:
+def labels(batch: MaskedBatch) -> np.ndarray:
     """transformers' form of what is predicted: int64 [B, T], -100 where nothing is."""
-    found = np.full(arrays["token_ids"].shape, -100, np.int64)
-    rows, columns = np.nonzero(arrays["predicted_weights"])
-    found[rows, arrays["predicted_positions"][rows, columns]] = arrays["predicted_ids"][rows, columns]
+    found = np.full(batch.tokens.token_ids.shape, -100, np.int64)
+    rows, columns = np.nonzero(batch.predicted_weights)
+    found[rows, batch.predicted_positions[rows, columns]] = batch.predicted_ids[rows, columns]
     return found
 
 
@@ -296,10 +296,15 @@ def _loss_of_predicted(
     return (nats * weights.flatten()).sum() / weights.sum()
 
 
-# What either head is given, and its loss.
-WANTED: dict[Head, tuple[tuple[str, ...], Callable[..., torch.Tensor]]] = {
-    "all": (("labels",), _loss_of_all),
-    "predicted": (("predicted_positions", "predicted_ids", "predicted_weights"), _loss_of_predicted),
+Read = Callable[[MaskedBatch], tuple[np.ndarray, ...]]
+
+# What the loss of either head reads of a batch, and the loss.
+WANTED: dict[Positions, tuple[Read, Callable[..., torch.Tensor]]] = {
+    "all": (lambda batch: (labels(batch),), _loss_of_all),
+    "predicted": (
+        lambda batch: (batch.predicted_positions, batch.predicted_ids, batch.predicted_weights),
+        _loss_of_predicted,
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from ctx_jax import losses
+from ctx_jax import encoders, losses
 from ctx_jax.embedding.embed import Layers, embed
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.load import load
@@ -14,6 +14,7 @@ __all__ = [
     "Layers",
     "__version__",
     "embed",
+    "encoders",
     "init_mix",
     "load",
     "losses",

@@ -4,7 +4,7 @@
         encoder: ctx_jax.Encoder                                  def __init__(self, encoder, rngs):
                                                                       self.encoder = NNXEncoder(encoder)
         @nn.compact                                                   self.mix = NNXMix(encoder.model.num_layers)
-        def __call__(self, inputs):                                   self.head = nnx.Linear(width, 17, rngs=rngs)
+        def __call__(self, inputs):                                   self.head = nnx.Linear(D, 17, rngs=rngs)
             layers = LinenEncoder.of(self.encoder)(inputs)        def __call__(self, inputs):
             vectors = LinenMix()(layers.values)                       layers = self.encoder(inputs)
             return nn.Dense(17)(vectors)                              return self.head(self.mix(layers.values))

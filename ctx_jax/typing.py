@@ -7,7 +7,7 @@ import jax
 
 Params = Mapping[str, Any]
 """A nested mapping of float32 arrays. A model takes each array out by name where it uses it, since under
-`--devices.mode fsdp` it is gathered there."""
+`devices.mode="fsdp"` it is gathered there."""
 
 Terms = dict[str, tuple[jax.Array, jax.Array]]
 """A loss: the name of each term -> (sum, weight). Its mean is sum / weight."""

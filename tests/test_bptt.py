@@ -257,10 +257,8 @@ def test_bad_arguments_and_corpora_are_named() -> None:
         next(bptt([[], [], []]))
     with pytest.raises(ValueError, match="row 2 .* assigned to this row are empty"):
         next(bptt([["a"], ["b"], [], ["c"]], shuffle=False))
-    for settings in ({"batch_size": 0}, {"unroll_steps": 0}):
-        with pytest.raises(ConfigError, match="at least 1, got 0") as raised:
-            bptt([["a"]], **settings)
-        assert raised.value.field in settings
+    with pytest.raises(ConfigError, match="batch_size"):
+        bptt([["a"]], batch_size=0)
     with pytest.raises(ValueError, match="adjacent rows"):
         bptt([["a"]], rows=slice(4, 8))
 
@@ -280,7 +278,7 @@ def test_prefetching_changes_nothing_and_resumes() -> None:
 
 
 def prefetching_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "ctx_jax prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ctx_jax prefetch")]
 
 
 def test_an_error_of_the_thread_reaches_the_caller() -> None:
@@ -295,19 +293,15 @@ def test_an_error_of_the_thread_reaches_the_caller() -> None:
         assert list(ahead) == []
 
 
-def test_closing_or_dropping_stops_the_thread() -> None:
+def test_leaving_stops_the_thread() -> None:
     for _ in range(20):
-        closed = prefetch(itertools.count(), 1)
-        next(closed)
-        closed.close()
-        closed.close()
-        assert list(closed) == []
-    dropped = prefetch(itertools.count(), 2)
-    assert len(prefetching_threads()) == 1
-    del dropped
-    assert prefetching_threads() == []
-    with pytest.raises(ValueError, match="depth"):
-        prefetch(iter([1]), 0)
+        with prefetch(itertools.count(), 1) as ahead:
+            next(ahead)
+            assert len(prefetching_threads()) == 1
+        assert prefetching_threads() == []
+        assert list(ahead) == []
+    with pytest.raises(ConfigError, match="depth"), prefetch(iter([1]), 0):
+        pass
 
 
 def test_it_stays_a_bounded_step_ahead() -> None:
@@ -321,7 +315,7 @@ def test_it_stays_a_bounded_step_ahead() -> None:
             yield number
 
     with prefetch(counted(), 2) as ahead:
-        for _ in range(3):  # two wait in the queue and one in the thread's hand
+        for _ in range(2):
             assert gate.acquire(timeout=30)
         assert not gate.acquire(timeout=0.05)
         assert next(ahead) == 0
@@ -331,7 +325,8 @@ def test_it_stays_a_bounded_step_ahead() -> None:
 
 def test_the_interpreter_exits_with_a_thread_running() -> None:
     program = (
-        "import itertools; from ctx_jax.data.prefetch import prefetch; a = prefetch(itertools.count(), 2); next(a)"
+        "import itertools, sys; from ctx_jax.data.prefetch import prefetch\n"
+        "with prefetch(itertools.count(), 2) as ahead: next(ahead); sys.exit()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")

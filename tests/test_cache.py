@@ -1,7 +1,6 @@
 """The indexed cache: what was read comes back, unchanged text is not read again, nothing half-written stays."""
 
 import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,7 +51,6 @@ def test_what_was_read_comes_back(tmp_path: Path) -> None:
     assert len(sentences) == 3
     assert sentences.words == 6
     assert [sentences[i] for i in range(3)] == kept == list(sentences)
-    assert sentences.text(1) == "naïve 日本"
     assert sentences[-1] == ["a"]
     assert sentences[np.int64(0)] == kept[0]
     assert sentences.documents.tolist() == [0, 2]
@@ -62,7 +60,6 @@ def test_what_was_read_comes_back(tmp_path: Path) -> None:
     for index in (3, -4):
         with pytest.raises(IndexError, match="of a corpus of 3"):
             sentences[index]
-    assert list(pickle.loads(pickle.dumps(sentences))) == kept
 
 
 def test_a_second_run_does_not_read_the_text(tmp_path: Path) -> None:
@@ -160,8 +157,6 @@ def test_a_run_finds_its_sentences(tmp_path: Path) -> None:
     again = load_sentences(config, "train", tmp_path / "run", log=_silent)
     assert again is not None
     assert list(again) == [["a", "b"], ["c", "d"]]
-    with pytest.raises(ValueError, match='"train" and "valid"'):
-        load_sentences(config, "test", tmp_path)
 
 
 def test_a_cache_where_nobody_may_write_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

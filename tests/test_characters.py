@@ -96,5 +96,3 @@ def test_errors_name_what_to_set() -> None:
     with pytest.raises(ConfigError, match="at least 3") as raised:
         encode_word("a", 2)
     assert raised.value.field == "max_characters"
-    with pytest.raises(ValueError, match="capacity"):
-        WordEncoder(8, 0)

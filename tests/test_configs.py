@@ -65,10 +65,8 @@ def test_what_was_stored_reads_back_equal_and_hashable_where_it_was(run: Run) ->
 
 def test_a_file_reads_back_equal_and_a_torn_one_is_named(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    configs.write(path, Run())
-    configs.write(path, RUNS[1])
+    path.write_text(configs.text(RUNS[1]))
     assert configs.read(path, Run) == RUNS[1]
-    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
     path.write_text(path.read_text()[:-20])
     with pytest.raises(ValueError, match=r"config\.json"):
         configs.read(path, Run)
@@ -106,7 +104,7 @@ class UsersRun(Run):
     try:
         exec(code.replace("test_configs", __name__), users.__dict__)
         for run in (users.UsersRun(), users.UsersRun(task=Words(7)), users.UsersRun(task=None)):
-            configs.write(tmp_path / "config.json", run)
+            (tmp_path / "config.json").write_text(configs.text(run))
             assert configs.read(tmp_path / "config.json", users.UsersRun) == run
         assert configs.from_json(Words | users.Mine, {"type": "Mine", "depth": 1}) == users.Mine(1)
     finally:

@@ -169,7 +169,7 @@ def test_the_embedded_corpus_is_large_split_and_without_duplicates(docs: dict[st
     # With the vocabulary of the quickstart, which prints this share of <UNK> when it ends: 4.14 % on Python 3.11.7.
     from ctx_jax.commands.train import find, load
 
-    settings = load(find("quickstart"))[0].data
+    settings = load(find("quickstart"))[0].task.data
     assert settings.train == "python-docs" and not settings.vocabulary
     known = build(docs["train"], size=settings.vocabulary_size or None, minimum_count=settings.minimum_count)
     targets = counts["valid"].total() + sum(1 for sentence in docs["valid"] if sentence)

@@ -11,7 +11,7 @@ import pytest
 from numbered_text import Names, corpus
 
 from ctx_jax.data import corpus_shards
-from ctx_jax.data.array_folder import array_writer, open_arrays
+from ctx_jax.data.array_folder import ArrayWriter, build_arrays, open_arrays
 from ctx_jax.data.batch import CausalBatch
 from ctx_jax.data.corpus_shards import LAYOUTS, lay_out
 from ctx_jax.data.packing import Layout
@@ -37,11 +37,14 @@ def sequences(
 
 def on_disk(tokens: Tokens, folder: Path) -> Tokens:
     """The same text in a cache of tokens."""
-    (folder / "tokens-1").mkdir(parents=True)
     arrays = {name: getattr(tokens, name) for name in ("ids", "begins", "offsets", "documents")}
-    with array_writer(folder / "tokens-1", {name: array.dtype for name, array in arrays.items()}) as writer:
+
+    def write(writer: ArrayWriter) -> None:
         for name, array in arrays.items():
             writer.append(name, array)
+
+    kinds = {name: array.dtype for name, array in arrays.items()}
+    build_arrays(folder / "tokens-1", kinds, write, again="", log=print)
     return Tokens(**open_arrays(folder / "tokens-1").arrays, folder=folder / "tokens-1")
 
 
@@ -130,7 +133,9 @@ def arrays_of(held: object) -> list[np.ndarray]:
     """The arrays that an object of ours and what it consists of hold."""
     if isinstance(held, np.ndarray):
         return [held]
-    parts = held if isinstance(held, tuple) else vars(held).values() if "ctx_jax" in type(held).__module__ else ()
+    if not isinstance(held, tuple | dict):
+        held = vars(held) if "ctx_jax" in type(held).__module__ else ()
+    parts = held.values() if isinstance(held, dict) else held
     return [array for part in parts for array in arrays_of(part)]
 
 
@@ -167,16 +172,19 @@ def test_settings_that_decide_the_rows_have_an_index_of_their_own(tmp_path: Path
 
 
 @pytest.mark.parametrize("damage", [b"x", None])
-def test_a_damaged_index_is_named_and_built_again(tmp_path: Path, damage: bytes | None) -> None:
-    tokens, lines = on_disk(corpus(documents=30), tmp_path), list[str]()
+def test_a_damaged_index_is_named_and_built_again(
+    tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = on_disk(corpus(documents=30), tmp_path)
     whole = lay_out(tokens, Names(), config_of("packed"), 3)
     path = tmp_path / indexes(tmp_path)[0] / "members.bin"
     content = path.read_bytes()
     path.unlink()
     path.write_bytes(damage or content[:-1] + b"y")
-    again = lay_out(tokens, Names(), config_of("packed"), 3, log=lines.append)
+    with caplog.at_level("INFO", "ctx_jax"):
+        again = lay_out(tokens, Names(), config_of("packed"), 3)
     assert path.read_bytes() == content
-    assert "members.bin" in lines[0] and "again" in lines[0]
+    assert "members.bin" in caplog.messages[0] and "again" in caplog.messages[0]
     examples = np.arange(len(whole))
     np.testing.assert_array_equal(again.rows(examples, examples)["mask"], whole.rows(examples, examples)["mask"])
 

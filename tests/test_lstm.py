@@ -1,4 +1,4 @@
-"""The projected LSTM against a few lines of numpy, and its own backward pass against autodiff."""
+"""The projected LSTM and GRU against naive implementations, and the custom backward pass against autodiff."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +16,7 @@ from ctx_jax.ops.lstm import Cell, State, Weights, lstm
 T, B, D, P = 6, 3, 5, 4
 
 
-def draw(seed: int, projected: bool, gates: int = 4) -> tuple[Weights, jax.Array, State]:
+def random_weights(seed: int, projected: bool, gates: int = 4) -> tuple[Weights, jax.Array, State]:
     keys = jax.random.split(jax.random.key(seed), 5)
     out = P if projected else D
     weights = Weights(
@@ -26,16 +26,16 @@ def draw(seed: int, projected: bool, gates: int = 4) -> tuple[Weights, jax.Array
     return weights, jax.random.normal(keys[4], (T, B, gates * D)), state
 
 
-def one(
-    run: Callable[..., Any], cell: Cell, weights: Weights, gates: jax.Array, present: jax.Array | None, state: State
+def single(
+    run: Callable[..., Any], cell: Cell, weights: Weights, gates: jax.Array, mask: jax.Array | None, state: State
 ) -> tuple[jax.Array, State]:
     """A single direction of `lstm` or `gru`."""
-    (outputs,), (last,) = run(cell, [weights], [gates], present, [state])
+    (outputs,), (last,) = run(cell, [weights], [gates], mask, [state])
     return outputs, last
 
 
 def plain(
-    cell: Cell, weights: Weights, gates: jax.Array, present: jax.Array | None, state: State
+    cell: Cell, weights: Weights, gates: jax.Array, mask: jax.Array | None, state: State
 ) -> tuple[jax.Array, State]:
     """The formulas of the docstring, step by step, for autodiff and float64 alike."""
 
@@ -50,71 +50,71 @@ def plain(
         new_h = jax.nn.sigmoid(o) * jnp.tanh(new_c)
         if weights.projection is not None:
             new_h = clip(new_h @ weights.projection, cell.projection_clip)
-        here = jnp.ones((gates.shape[1], 1), bool) if present is None else present[t][:, None] > 0
-        outputs.append(jnp.where(here, new_h, 0.0))
-        c, h = jnp.where(here, new_c, c), jnp.where(here, new_h, h)
+        real = jnp.ones((gates.shape[1], 1), bool) if mask is None else mask[t][:, None] > 0
+        outputs.append(jnp.where(real, new_h, 0.0))
+        c, h = jnp.where(real, new_c, c), jnp.where(real, new_h, h)
     return jnp.stack(outputs), State(c, h)
 
 
-PRESENT = jnp.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]], jnp.float32)
+MASK = jnp.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]], jnp.float32)
 
 
 @pytest.mark.parametrize("projected", [True, False])
 @pytest.mark.parametrize("clips", [(None, None), (0.7, 0.5)])
-@pytest.mark.parametrize("present", [None, PRESENT], ids=["everywhere", "lengths 6 3 2"])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["everywhere", "lengths 6 3 2"])
 @pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
 def test_values_and_gradients_equal_autodiff(
-    projected: bool, clips: tuple[float | None, float | None], present: jax.Array | None, columns: bool
+    projected: bool, clips: tuple[float | None, float | None], mask: jax.Array | None, columns: bool
 ) -> None:
     cell = Cell(*clips, "float32", columns)
-    weights, gates, state = draw(0, projected)
+    weights, gates, state = random_weights(0, projected)
     directions = jax.random.normal(jax.random.key(9), (T, B, P if projected else D))
 
     def total(run: Callable[..., Any], weights: Weights, gates: jax.Array, state: State) -> jax.Array:
-        outputs, last = run(cell, weights, gates, present, state)
+        outputs, last = run(cell, weights, gates, mask, state)
         return jnp.sum(outputs * directions) + jnp.sum(last.c**2) + jnp.sum(jnp.sin(last.h))
 
-    ours = jax.value_and_grad(lambda *a: total(partial(one, lstm), *a), (0, 1, 2))(weights, gates, state)
+    ours = jax.value_and_grad(lambda *a: total(partial(single, lstm), *a), (0, 1, 2))(weights, gates, state)
     reference = jax.value_and_grad(lambda *a: total(plain, *a), (0, 1, 2))(weights, gates, state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, reference)
 
 
-def test_a_window_is_two_windows_with_the_state_between() -> None:
+def test_steps_may_be_split_with_the_state_between() -> None:
     cell = Cell(3.0, 3.0, "float32")
-    weights, gates, state = draw(1, True)
-    whole, last = one(lstm, cell, weights, gates, None, state)
-    first, between = one(lstm, cell, weights, gates[:2], None, state)
-    second, end = one(lstm, cell, weights, gates[2:], None, between)
+    weights, gates, state = random_weights(1, True)
+    whole, last = single(lstm, cell, weights, gates, None, state)
+    first, between = single(lstm, cell, weights, gates[:2], None, state)
+    second, end = single(lstm, cell, weights, gates[2:], None, between)
     np.testing.assert_allclose(jnp.concatenate([first, second]), whole, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(end.c, last.c, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("run", [lstm, gru])
-def test_directions_side_by_side_are_each_alone(run: Callable[..., Any]) -> None:
+def test_directions_together_equal_each_alone(run: Callable[..., Any]) -> None:
     cell = Cell(0.9, 0.8, "float32")
-    weights, gates, states = zip(*(draw(seed, True, 4 if run is lstm else 3) for seed in (4, 5)), strict=True)
-    together = run(cell, weights, gates, PRESENT, states)
-    alone = [one(run, cell, *first, PRESENT, state) for *first, state in zip(weights, gates, states, strict=True)]
+    weights, gates, states = zip(*(random_weights(seed, True, 4 if run is lstm else 3) for seed in (4, 5)), strict=True)
+    together = run(cell, weights, gates, MASK, states)
+    alone = [single(run, cell, *first, MASK, state) for *first, state in zip(weights, gates, states, strict=True)]
     for number, (outputs, last) in enumerate(alone):
         np.testing.assert_allclose(together[0][number], outputs, rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(together[1][number].c, last.c, rtol=1e-6, atol=1e-6)
     assert not np.allclose(alone[0][0], alone[1][0])
 
 
-def test_large_weights_beside_few_rows_lie_as_columns_on_a_cpu() -> None:
-    def laid(dim: int, rows: int, compute: Compute = "float32") -> bool | None:
+def test_large_weights_and_few_rows_use_columns_on_a_cpu() -> None:
+    def columns(dim: int, rows: int, compute: Compute = "float32") -> bool | None:
         return Cell(None, None, compute).with_layout(jax.ShapeDtypeStruct((512, 4 * dim), jnp.float32), rows).columns
 
-    assert laid(4096, 8)
-    assert not laid(1024, 8) and not laid(4096, 512) and not laid(4096, 8, "bfloat16")
+    assert columns(4096, 8)
+    assert not columns(1024, 8) and not columns(4096, 512) and not columns(4096, 8, "bfloat16")
 
 
 def test_bfloat16_stays_near_and_has_a_gradient() -> None:
-    weights, gates, state = draw(2, True)
+    weights, gates, state = random_weights(2, True)
     weights = jax.tree.map(lambda a: 0.3 * a, weights)
 
     def total(weights: Weights, compute: str) -> jax.Array:
-        outputs, _ = one(lstm, Cell(3.0, 3.0, compute), weights, gates, None, state)  # type: ignore[arg-type]
+        outputs, _ = single(lstm, Cell(3.0, 3.0, compute), weights, gates, None, state)  # type: ignore[arg-type]
         return jnp.sum(outputs**2)
 
     exact, near = (jax.grad(total)(weights, compute) for compute in ("float32", "bfloat16"))
@@ -124,10 +124,10 @@ def test_bfloat16_stays_near_and_has_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("projected", [True, False])
-def test_gru_freezes_where_absent_and_meets_numpy(projected: bool) -> None:
+def test_gru_equals_numpy_and_freezes_at_padding(projected: bool) -> None:
     cell = Cell(0.8, 0.6, "float32")
-    weights, gates, state = draw(3, projected, gates=3)
-    outputs, last = one(gru, cell, weights, gates, PRESENT, state)
+    weights, gates, state = random_weights(3, projected, gates=3)
+    outputs, last = single(gru, cell, weights, gates, MASK, state)
     x, (c, h) = np.asarray(gates), (np.asarray(part) for part in state)
     for t in range(T):
         hr, hz, hc = np.split(h @ np.asarray(weights.recurrent), 3, -1)
@@ -135,8 +135,8 @@ def test_gru_freezes_where_absent_and_meets_numpy(projected: bool) -> None:
         r, z = 1 / (1 + np.exp(-(xr + hr))), 1 / (1 + np.exp(-(xz + hz)))
         new_c = np.clip(z * c + (1 - z) * np.tanh(xc + r * hc), -0.8, 0.8)
         new_h = new_c if weights.projection is None else np.clip(new_c @ np.asarray(weights.projection), -0.6, 0.6)
-        here = np.asarray(PRESENT)[t][:, None] > 0
-        np.testing.assert_allclose(outputs[t], np.where(here, new_h, 0), rtol=1e-5, atol=1e-5)
-        c, h = np.where(here, new_c, c), np.where(here, new_h, h)
+        real = np.asarray(MASK)[t][:, None] > 0
+        np.testing.assert_allclose(outputs[t], np.where(real, new_h, 0), rtol=1e-5, atol=1e-5)
+        c, h = np.where(real, new_c, c), np.where(real, new_h, h)
     np.testing.assert_allclose(last.c, c, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(last.h, h, rtol=1e-5, atol=1e-5)

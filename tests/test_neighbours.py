@@ -1,4 +1,4 @@
-"""Neighbours of a word in two contexts: a vector that knows its context finds words of the same sense."""
+"""Neighbours of a word in two contexts: contextual vectors find words of the same sense."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +13,7 @@ SENTENCES = [sentence.split() for pair in zip(RIVER, MONEY, strict=True) for sen
 
 
 class Topical:
-    """A made-up encoder: layer 1 says whether the sentence is about rivers, layer 0 knows the spelling alone."""
+    """A fake encoder: layer 1 depends on whether the sentence is about rivers, layer 0 on the spelling alone."""
 
     def encode(self, sentences: Sequence[Sequence[str]], *, batch: int) -> Iterator[np.ndarray]:
         for sentence in sentences:
@@ -24,7 +24,7 @@ class Topical:
 
 
 def neighbours_of(page: str) -> list[list[str]]:
-    """The sentences below each of the two queries, brackets taken off."""
+    """The sentences below each of the two queries, without brackets."""
     groups: list[list[str]] = []
     for line in page.splitlines()[1:]:
         if line.startswith("    "):
@@ -54,12 +54,12 @@ class Zeros:
         return (np.zeros((3, len(sentence), 4), np.float32) for sentence in sentences)
 
 
-def test_an_encoder_that_says_nothing_does_no_harm() -> None:
+def test_an_encoder_of_zeros_works() -> None:
     assert "cosine 0.00" in show_neighbours(Zeros(), SENTENCES)
 
 
 @pytest.mark.parametrize("sentences", [[], [["one"]], [["a", "b", "c", "d"], ["e", "f", "g", "h"]]])
-def test_a_text_without_such_a_word_says_so(sentences: list[list[str]]) -> None:
+def test_a_text_without_such_a_word_gives_a_message(sentences: list[list[str]]) -> None:
     assert "nothing to compare" in show_neighbours(Zeros(), sentences)
 
 
@@ -68,6 +68,6 @@ def test_any_frequent_word_stands_in_for_the_candidates() -> None:
     assert "in two sentences" in page
 
 
-def test_sentences_that_share_the_words_beside_are_no_two_contexts() -> None:
+def test_sentences_that_share_the_words_beside_are_not_compared() -> None:
     same = [["now", "a", "bank", "of", "mud"], ["then", "a", "bank", "of", "stone"]]
     assert "nothing to compare" in show_neighbours(Zeros(), same)

@@ -1,4 +1,4 @@
-"""The n-gram baselines: proper distributions, a hand computation, and weights that maximise the held-out likelihood."""
+"""N-gram baselines: proper distributions, a hand computation, and weights that maximise the held-out likelihood."""
 
 import itertools
 import math
@@ -36,7 +36,7 @@ def test_sums_to_one_after_any_history(order: int) -> None:
         assert probabilities.sum() == pytest.approx(1.0, abs=1e-12)
 
 
-def test_meets_a_hand_computation() -> None:
+def test_equals_a_hand_computation() -> None:
     """Ten times "a b": p(b | <S> a) mixes 1 (trigram), 1 (bigram), 1/3 (unigram: a, b, </S>) and 1/V."""
     a, b, size = 3, 4, 5
     model = ngrams.fit_ngram([[a, b]] * 10, size, begin=BEGIN, end=END)
@@ -45,7 +45,7 @@ def test_meets_a_hand_computation() -> None:
     bigram = bi + (1 - bi) * unigram
     expected = tri + (1 - tri) * bigram
     np.testing.assert_allclose(model.probabilities(np.array([[BEGIN, a, b]])), [expected], rtol=1e-12)
-    # A history never seen falls through to the next order; a word never seen keeps the uniform share alone.
+    # An unseen history backs off to the next order; an unseen word keeps only the uniform share.
     np.testing.assert_allclose(model.probabilities(np.array([[b, a, b]])), [bigram], rtol=1e-12)
     np.testing.assert_allclose(model.probabilities(np.array([[END, END, b]])), [unigram], rtol=1e-12)
     np.testing.assert_allclose(model.probabilities(np.array([[END, END, UNKNOWN]])), [(1 - uni) / size], rtol=1e-12)
@@ -84,7 +84,7 @@ def test_more_context_helps_on_a_markov_chain_and_nudged_weights_do_not() -> Non
     assert nats(1.0) < min(nats(0.85), nats(1.15))
 
 
-def test_the_cap_bounds_what_is_read() -> None:
+def test_max_tokens_bounds_what_is_read() -> None:
     model = ngrams.fit_ngram(itertools.repeat([3, 4, 5]), 6, begin=BEGIN, end=END, max_tokens=400)
     assert sum(model.counts[0]) == model.tokens == 400
     assert model.cut

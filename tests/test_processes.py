@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ctx_jax.data.config import BiLMData
-from ctx_jax.distributed.processes import broadcast_step, check_same, disk_problem, first_difference, gather_texts
+from ctx_jax.distributed.processes import broadcast, check_same, disk_problem, first_difference, gather
 from ctx_jax.io.files import naming_full_disk, temporary_folder
 from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.bilm import BiLMConfig, BiLMEvaluate
@@ -131,10 +131,10 @@ EXCHANGE = textwrap.dedent("""
     processes.join()
     processes.join()  # does nothing
     number, folder = int(not processes.is_first_process()), Path(sys.argv[1])
-    assert processes.gather_texts(f"text {number}") == ["text 0", "text 1"]
-    assert processes.broadcast_numbers({"loss": 0.1 + number}) == {"loss": 0.1}
-    assert processes.broadcast_step(None if number else 7) == 7
-    assert processes.broadcast_step(7 if number else None) is None
+    assert processes.gather(f"text {number}") == ["text 0", "text 1"]
+    assert processes.broadcast({"loss": 0.1 + number}) == {"loss": 0.1}
+    assert processes.broadcast(None if number else 7) == 7
+    assert processes.broadcast(7 if number else None) is None
     made = []
     processes.first_process_first(lambda: made.append((folder / "shared").exists()) or (folder / "shared").touch())
     assert made == [bool(number)]
@@ -160,8 +160,8 @@ EXCHANGE = textwrap.dedent("""
 
 
 def test_alone_a_process_exchanges_with_itself() -> None:
-    assert gather_texts("a") == ["a"]
-    assert (broadcast_step(3), broadcast_step(None)) == (3, None)
+    assert gather("a") == ["a"]
+    assert (broadcast(3), broadcast(None)) == (3, None)
     check_same(TrainConfig(steps=3))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ctx_jax import losses
+from ctx_jax.io.errors import ConfigError
 from ctx_jax.losses import sampled
 
 Arrays = dict[str, jax.Array]
@@ -196,5 +197,5 @@ def test_inclusion_frequencies_match_their_expectation() -> None:
 
 
 def test_more_negatives_than_words_is_an_error() -> None:
-    with pytest.raises(ValueError, match="vocabulary of 5 words cannot give 6"):
+    with pytest.raises(ConfigError, match="negatives must be 1 to 5, .* got 6"):
         losses.draw_negatives(jax.random.key(0), 6, 5)

@@ -1,20 +1,16 @@
-"""Subword tokenizers: files of the original systems, special tokens, and the alignment of pieces with words."""
+"""Subword tokenizers from files of the original systems: ids, special tokens, the alignment of pieces with words."""
 
 import gzip
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, processors
 
-from ctx_jax.cli import main
 from ctx_jax.io.errors import InputError, MissingFileError
-from ctx_jax.tokenizers.sentencepiece_files import read_sentencepiece
 from ctx_jax.tokenizers.special_files import Settings
-from ctx_jax.tokenizers.subword_files import read, read_byte_bpe, read_folder, read_tokenizer_json, read_wordpiece
+from ctx_jax.tokenizers.subword_files import read, read_bpe, read_folder, read_wordpiece
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.templates import BERT, GPT, ROBERTA, PairLayout, SpecialTokens
@@ -25,11 +21,6 @@ TEXT = ["the cat sat on the mat", "a dog and a cat", ["the", "dogs", "sat"], "ma
 @pytest.fixture(scope="module")
 def files(shared: Path) -> Path:
     return shared / "fixtures" / "tokenizers"
-
-
-@pytest.fixture(scope="module")
-def botchan(files: Path) -> list[str]:
-    return gzip.decompress((files / "botchan.txt.gz").read_bytes()).decode().splitlines()
 
 
 def unpack(source: Path, target: Path) -> Path:
@@ -112,110 +103,12 @@ def test_robberts_vocabulary_and_merges(files: Path) -> None:
     """Cut to 1,000 merges: ids have gaps, and no mask; the pieces undo the bytes."""
     vocabulary, merges = files / "curated_robbert-vocab-1000.json", files / "curated_robbert-merges-1000.txt"
     with pytest.raises(ValueError, match=r"robbert.*mask \(<mask>\)"):
-        read_byte_bpe(vocabulary, merges)
+        read_bpe(vocabulary, merges, Settings())
     special = SpecialTokens("<pad>", "<unk>", "<s>", "</s>", ".")
-    robbert = read_byte_bpe(vocabulary, merges, Settings(roles=special.roles()))
+    robbert = read_bpe(vocabulary, merges, Settings(roles=special.roles()))
     assert len(robbert) == 39841
     pieces = robbert.tokenize_words([["Een", "verschillende"]])[0]
     assert pieces.ids[-1] == 181 and robbert.decode(pieces.ids) == "Een verschillende"
-
-
-@pytest.mark.parametrize("name", ["curated_toy.model", "sentencepiece_test_model.model", "spm_example.model"])
-def test_sentencepiece_files_cut_as_sentencepiece_does(files: Path, botchan: list[str], name: str) -> None:
-    library = pytest.importorskip("sentencepiece")
-    original = library.SentencePieceProcessor(model_file=str(files / name))
-    ours = read_sentencepiece(files / name, add_missing=True)
-    assert len(ours) == len(original) + 2 and ours.begin_id == original.bos_id()
-    moved = read_sentencepiece(files / name, layout="xlm-r")
-    assert (len(moved), moved.mask_id) == (len(original) + 2, len(original) + 1)
-    lines = botchan[::4]
-    for line, found, xlm_r in zip(lines, ours.tokenize_text(lines), moved.tokenize_text(lines), strict=True):
-        expected = original.encode(line)
-        if found.tolist() != expected:  # of two segmentations with one score either may come out
-            score = [sum(map(original.get_score, ids)) for ids in (found.tolist(), expected)]
-            assert score[0] == pytest.approx(score[1], abs=1e-4)
-        else:
-            assert xlm_r.tolist() == [number + 1 if number > 2 else 3 for number in expected]
-
-
-def trained(library: Any, botchan: list[str], folder: Path, **options: Any) -> Path:
-    library.SentencePieceTrainer.train(
-        sentence_iterator=iter(botchan[:300]), model_prefix=str(folder / "own"), minloglevel=9, hard_vocab_limit=False,
-        **{"vocab_size": 300, **options},
-    )  # fmt: skip
-    return folder / "own.model"
-
-
-KEPT = {"remove_extra_whitespaces": False}
-ODD = [
-    *("Hello  world", " lead", "trail ", "a\tb", "\ta\r", "a \n b", "  ", "\u2581x a\u2581b", "cafe\u0301 \uff26"),
-    *("a\u200bb", "<x>tag", "a<x>b <x> c", "the other", "(a) - \u00a35", "[CTL] a[CTL]", "<0x41> a<0x41>b"),
-]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"model_type": "bpe", "control_symbols": "[CTL]"},
-        {"model_type": "bpe", "normalization_rule_name": "identity", **KEPT},
-        {"normalization_rule_name": "nfkc"},
-        KEPT,
-        {**KEPT, "add_dummy_prefix": False},
-        {"byte_fallback": True, "vocab_size": 500, "user_defined_symbols": "<x>,the"},
-        {"control_symbols": "[CTL]", "user_defined_symbols": "(,),-,\u00a3,<x>,tag", "add_dummy_prefix": False},
-    ],
-    ids=str,
-)
-def test_sentencepiece_settings_cut_as_sentencepiece_does(
-    options: dict[str, Any], botchan: list[str], tmp_path: Path
-) -> None:
-    library = pytest.importorskip("sentencepiece")
-    path = trained(library, botchan, tmp_path, **options)
-    original = library.SentencePieceProcessor(model_file=str(path))
-    ours = read_sentencepiece(path, add_missing=True)
-    texts = botchan[:500] + ODD
-    assert [ids.tolist() for ids in ours.tokenize_text(texts)] == original.encode(texts)
-    words = ["a", "<mask>", "b"]  # the space before a word is its own, whatever stands before it
-    assert ours.tokenize_words([words])[0].words.tolist()[-2:] in ([1, 2], [2, 2])
-    assert ours.tokenize_text(["a <mask> b"])[0].tolist() == ours.tokenize_words([words])[0].ids.tolist()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"treat_whitespace_as_suffix": True}, "space behind a word .treat_whitespace_as_suffix"),
-        ({"split_by_whitespace": False}, "a space: '\u2581.*\u2581"),
-        ({"model_type": "bpe", "user_defined_symbols": "<x>"}, "user-defined piece, '<x>', which .* unigram"),
-        ({"normalization_rule_name": "nmt_nfkc_cf", "user_defined_symbols": "<X>"}, "'<X>', .* normalizing"),
-        ({"model_type": "char"}, "character model"),
-    ],
-)
-def test_unsupported_sentencepiece_settings_are_refused(
-    options: dict[str, Any], message: str, botchan: list[str], tmp_path: Path
-) -> None:
-    library = pytest.importorskip("sentencepiece")
-    path = trained(library, botchan, tmp_path, **options)
-    with pytest.raises(ValueError, match=rf"own.model .*{message}"):
-        read_sentencepiece(path, add_missing=True)
-
-
-def test_sentencepiece_words(files: Path) -> None:
-    pytest.importorskip("sentencepiece")
-    words = read(files / "albert_test_vocab.spm")
-    assert words.special == BERT_WITH_SMALL_PAD
-    assert words.tokens(words.tokenize_text(["the quick cat"])[0])[0] == "\u2581the"
-
-
-BERT_WITH_SMALL_PAD = SpecialTokens("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
-
-
-def test_missing_sentencepiece_tokens_and_package_are_named(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("sentencepiece")
-    with pytest.raises(ValueError, match=r"pad \(<pad>\), mask \(<mask>\); .*`ctx-jax tokenizer`"):
-        read(files / "curated_toy.model")
-    monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
-    with pytest.raises(ModuleNotFoundError, match=r"ctx-jax\[sentencepiece\]"):
-        read(files / "curated_toy.model")
 
 
 def test_pairs_are_laid_out_as_the_family_does(uncased: Subwords) -> None:
@@ -327,22 +220,9 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     for missing in ("none", "none/tokenizer.json", "none/vocab.txt"):
         with pytest.raises(MissingFileError, match=rf"{missing}: No such file"):
             read(tmp_path / missing)
-    with pytest.raises(FileNotFoundError):
-        read_tokenizer_json(tmp_path / "none" / "tokenizer.json")
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(MissingFileError, match=r"merges\.txt"):
         read(tmp_path / "vocab.json")
-
-
-def test_the_command_converts_and_completes_a_sentencepiece_file(files: Path, tmp_path: Path) -> None:
-    pytest.importorskip("sentencepiece")
-    toy = files / "curated_toy.model"
-    assert main(["tokenizer", str(tmp_path / "plain"), "--convert", str(toy)]) == 0
-    found, expected = read(tmp_path / "plain"), read_sentencepiece(toy, add_missing=True)
-    assert (len(found), found.mask_id, found.digest) == (1002, 1001, expected.digest)
-    assert main(["tokenizer", str(tmp_path / "moved"), "--convert", str(toy), "--layout", "xlm-r"]) == 0
-    moved = read(tmp_path / "moved")
-    assert (moved.begin_id, moved.pad_id, moved.end_id, moved.unknown_id, moved.mask_id) == (0, 1, 2, 3, 1001)
 
 
 def test_half_a_surrogate_pair_is_named() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.files import atomic_write, file_digest, fsync
 
-PROCESS_FOLDER = re.compile(r"ocdbt\.process_(\d+)$")
+_PROCESS_FOLDER = re.compile(r"(?:^|/)ocdbt\.process_(\d+)/")
 
 
 class DamagedFile(InputError):
@@ -30,19 +30,8 @@ def path_of(step_folder: Path, process: int = 0) -> Path:
 
 def all_paths(step_folder: Path) -> list[Path]:
     """The existing digest files of a step, process 0's first."""
-    others = sorted(step_folder.parent.glob(f"{step_folder.name}.sha256.*.json"))
-    return [path for path in (path_of(step_folder), *others) if path.is_file()]
-
-
-def files_of(step_folder: Path, process: int = 0, processes: int = 1) -> list[Path]:
-    """The files of a step that `process` of `processes` wrote, sorted."""
-
-    def owner(path: Path) -> int:
-        found = [int(match[1]) for part in path.relative_to(step_folder).parts if (match := PROCESS_FOLDER.match(part))]
-        return found[0] if found else 0
-
-    files = sorted(path for path in step_folder.rglob("*") if path.is_file())
-    return files if processes == 1 else [path for path in files if owner(path) == process]
+    others = step_folder.parent.glob(f"{step_folder.name}.sha256.*.json")
+    return [path for path in (path_of(step_folder), *sorted(others)) if path.is_file()]
 
 
 def write(step_folder: Path, *, process: int = 0, processes: int = 1) -> Path:
@@ -51,10 +40,12 @@ def write(step_folder: Path, *, process: int = 0, processes: int = 1) -> Path:
     Process 0 must come last, since its file completes the step.
     """
     entries = {}
-    for path in files_of(step_folder, process, processes):
-        fsync(path)  # the data must be on disk before its digest
-        size, digest = path.stat().st_size, file_digest(path)
-        entries[path.relative_to(step_folder).as_posix()] = {"size": size, "sha256": digest}
+    for path in sorted(path for path in step_folder.rglob("*") if path.is_file()):
+        name = path.relative_to(step_folder).as_posix()
+        match = _PROCESS_FOLDER.search(name)
+        if processes == 1 or process == (int(match[1]) if match else 0):
+            fsync(path)  # the data must be on disk before its digest
+            entries[name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
     target = path_of(step_folder, process)
     atomic_write(target, json.dumps({"processes": processes, "files": entries}, indent=1) + "\n")
     return target
@@ -76,13 +67,11 @@ def is_complete(step_folder: Path) -> bool:
 
     A digest file that cannot be read counts: the step was complete once, and `verify` names the damage.
     """
-    if not step_folder.is_dir() or not path_of(step_folder).is_file():
-        return False
     try:
         processes, _ = _read(path_of(step_folder))
     except DamagedFile:
-        return path_of(step_folder).is_file()
-    return all(path_of(step_folder, process).is_file() for process in range(1, processes))
+        processes = 1
+    return step_folder.is_dir() and all(path_of(step_folder, process).is_file() for process in range(processes))
 
 
 def verify(step_folder: Path) -> None:

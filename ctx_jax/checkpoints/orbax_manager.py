@@ -15,14 +15,8 @@ SAVE_SECONDS = 600
 
 def open_manager(folder: Path, *, writable: bool) -> ocp.CheckpointManager:
     """A manager of the steps in `folder`: `writable`, for all processes together; else read-only for this one alone."""
-    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    state = ocp.PyTreeCheckpointHandler()
-    registry.add(STATE, ocp.args.PyTreeSave, state)
-    registry.add(STATE, ocp.args.PyTreeRestore, state)
-    for name in (POSITION, METRICS, FILES):
-        handler = ocp.JsonCheckpointHandler(filename=name)
-        registry.add(name, ocp.args.JsonSave, handler)
-        registry.add(name, ocp.args.JsonRestore, handler)
+    handlers: dict[str, ocp.CheckpointHandler] = {STATE: ocp.PyTreeCheckpointHandler()}
+    handlers |= {name: ocp.JsonCheckpointHandler(filename=name) for name in (POSITION, METRICS, FILES)}
     # Orbax keeps every step: it would delete old ones before the digest of the new one exists. A reader is its only
     # active process: Orbax's barrier after each restore would meet an unrelated one of this job, and crash it.
     mine = jax.process_index()
@@ -36,26 +30,23 @@ def open_manager(folder: Path, *, writable: bool) -> ocp.CheckpointManager:
         lightweight_initialize=True,
         multiprocessing_options=ocp.options.MultiprocessingOptions() if writable else alone,
     )
-    return ocp.CheckpointManager(folder, options=options, handler_registry=registry)
+    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
-def _not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in Path(record.pathname).parts
+class _NotOrbax(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "orbax" not in Path(record.pathname).parts
 
 
 def drop_orbax_log() -> None:
     """Drop Orbax's log from now on: after an error its threads, which nothing joins, log it for a while."""
-    logging.getLogger("absl").addFilter(_not_orbax)
+    logging.getLogger("absl").addFilter(_NotOrbax())
 
 
 @contextmanager
 def without_orbax_log() -> Iterator[None]:
     """Drops Orbax's log inside the block: it warns of read-only folders and slow disks. Its errors are still raised."""
-
-    def not_orbax(record: logging.LogRecord) -> bool:  # a filter of its own for each block
-        return _not_orbax(record)
-
-    logger = logging.getLogger("absl")
+    logger, not_orbax = logging.getLogger("absl"), _NotOrbax()
     logger.addFilter(not_orbax)
     try:
         yield

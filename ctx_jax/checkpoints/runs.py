@@ -21,11 +21,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ctx_jax.checkpoints import digests, run_files
-from ctx_jax.checkpoints.frozen import check_frozen, frozen_digests, merge_params, restore_frozen, save_frozen
+from ctx_jax.checkpoints.frozen import check_frozen, frozen_digests, merge_params
 from ctx_jax.checkpoints.orbax_manager import FILES, METRICS, POSITION, STATE
 from ctx_jax.checkpoints.run_files import FROZEN
 from ctx_jax.checkpoints.steps import LOGGER, StepFolder, check_arrays, listed, named_leaves, remove_step, unsharded
-from ctx_jax.distributed.processes import broadcast_step, on_first_process
+from ctx_jax.distributed.processes import broadcast, on_first_process
 from ctx_jax.io.errors import InputError
 from ctx_jax.typing import Params
 
@@ -33,15 +33,11 @@ from ctx_jax.typing import Params
 class RunCheckpoints(StepFolder):
     """The checkpoints in a run's `checkpoints/` folder: `save` while training, `restore` anywhere.
 
-    Opened with `clean=True` it is writable, for training (see `StepFolder`); the last `keep` steps and the best one
-    (lowest `metrics["loss"]`) are kept. Otherwise it only reads.
-
-    The state is logical: global arrays, whose top level has `params`, the trained ones. Metrics are Python floats.
+    Opened with `clean=True` it is writable, for training (see `StepFolder`); the last `keep` steps and the `best` one
+    are kept. Otherwise it only reads. The state's top level has `params`, the trained ones.
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 3, clean: bool = False) -> None:
-        if keep < 1:
-            raise InputError(f"keep must be at least 1, since a run resumes from its last checkpoint; got {keep}")
         self.keep = keep
         super().__init__(folder, writable=clean)
         self.run_dir = self.folder.parent
@@ -57,9 +53,7 @@ class RunCheckpoints(StepFolder):
         """Save a step in the background; returns when the arrays are copied, so the caller may donate their buffers.
 
         files: texts of files of the run directory by name (`run_files.read`). A restore is refused if the directory
-        holds others. The digests of the frozen parameters are added.
-
-        Waits for the save before it, and raises its error. A step that exists is left as it is.
+        holds others. The digests of the frozen parameters are added. See also `save_items`.
         """
         items: dict[str, Any] = {
             STATE: ocp.args.PyTreeSave(state),
@@ -76,20 +70,24 @@ class RunCheckpoints(StepFolder):
 
         With complete steps it does nothing: those that the steps were saved with stay. InputError if there are none.
         """
-        latest = broadcast_step(self.latest())
-        if latest is None:
-            save_frozen(self.run_dir / FROZEN, params)
-            return
+        latest, folder = broadcast(self.latest()), self.run_dir / FROZEN
 
-        def check() -> None:
-            if not frozen_digests(self.run_dir):
+        def prepare() -> None:
+            if latest is None:
+                remove_step(folder / "0")
+            elif not frozen_digests(self.run_dir):
                 raise InputError(f"step {latest} of {self.folder} was saved without frozen parameters")
 
-        on_first_process(check)
+        on_first_process(prepare)
+        if latest is None:
+            with StepFolder(folder, writable=True) as steps:
+                steps.save_items(0, {STATE: ocp.args.PyTreeSave(params)})
 
     def restore_frozen(self, abstract: Any) -> Any:
         """The frozen parameters with the shardings of `abstract`. All processes call it; raises as `restore` does."""
-        return restore_frozen(self.run_dir / FROZEN, abstract)
+        with StepFolder(self.run_dir / FROZEN, writable=True) as steps:
+            steps.verify(0)
+            return steps.restore_items(0, {STATE: steps.sharded(0, abstract)})[STATE]
 
     def _on_complete(self) -> None:
         steps = self.steps()
@@ -136,28 +134,25 @@ class RunCheckpoints(StepFolder):
     def restore_params(self, step: int, abstract_params: Any = None) -> Any:
         """The parameters of a step, trained and frozen in one tree, on the default device of this process.
 
-        Of the trained ones their moving average if the run keeps one. Neither optimizer state nor carry is read, and
-        no model is needed: names and shapes are the checkpoint's own. Where `abstract_params` (as `jax.eval_shape`
-        gives them) has a part, "encoder" say, they must be the same. Raises as `restore` does.
+        Of the trained ones their moving average if the run keeps one. No model is needed: names and shapes are the
+        checkpoint's own. Where `abstract_params` (as `jax.eval_shape` gives them) has a part, "encoder" say, they must
+        be the same. Raises as `restore` does.
         """
         self.verify(step)
         tree = self.tree(step)
         if "params" not in tree:
             raise InputError(f"{self.path(step)}: needs `params` at the top of the state, holds {', '.join(tree)}")
         name = "average" if tree.get("average") else "params"
-        stored = tree = {name: tree[name]}
         self._check_files(step)
-        frozen = None
+        params = self.restore_items(step, {STATE: unsharded({name: tree[name]})})[STATE][name]
         if frozen_digests(self.run_dir):
             with StepFolder(self.run_dir / FROZEN, writable=False) as folder:
                 folder.verify(0)
-                stored = {name: merge_params(tree[name], folder.tree(0))}
-                frozen = folder.restore_items(0, {STATE: unsharded(folder.tree(0))})[STATE]
+                params = merge_params(params, folder.restore_items(0, {STATE: unsharded(folder.tree(0))})[STATE])
         if abstract_params is not None:
-            known = {part: stored[name][part] for part in abstract_params if part in stored[name]}
+            known = {part: params[part] for part in abstract_params if part in params}
             check_arrays(named_leaves({name: abstract_params}), named_leaves({name: known}), self.path(step))
-        params = self.restore_items(step, {STATE: unsharded(tree)})[STATE][name]
-        return jax.device_put(params if frozen is None else merge_params(params, frozen))
+        return jax.device_put(params)
 
     def _check_files(self, step: int) -> None:
         kept: dict[str, str] = {}

@@ -1,11 +1,4 @@
-"""Numbered steps in a folder: saved with Orbax in the background, complete with their digests, verified when read.
-
-```
-40/state/             Orbax: arrays, each process's shards in `ocdbt.process_<i>`
-40/...                further entries, as JSON
-40.sha256.json        digests, written last: a step without it is incomplete
-```
-"""
+"""Numbered steps in a folder: saved with Orbax in the background, complete with their digests, verified when read."""
 
 import logging
 import re
@@ -14,7 +7,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -53,7 +45,7 @@ class StepFolder:
         self.folder = Path(folder).absolute()
         self.writable = writable
         self._finishing: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._failure: RunError | None = None  # of the save in flight
         self._save_failed = False  # then Orbax raises again when it is closed, and leaves partial files
         with ExitStack() as opened:  # closes what is open already if the rest fails
             opened.enter_context(without_orbax_log())
@@ -66,9 +58,7 @@ class StepFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with suppress(Exception) if error is not None else nullcontext():  # the first error is the one to raise
             self.close()
 
@@ -82,12 +72,11 @@ class StepFolder:
         self.wait()
         if step in self._manager.all_steps():
             return
-        name = f"checkpoint-{step}"
         try:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except (OSError, ValueError) as error:
-            raise self._save_error(name, error) from error
-        self._finishing = threading.Thread(target=self._finish, args=(step,), name=name)
+            raise self._save_error(step, error) from error
+        self._finishing = threading.Thread(target=self._finish, args=(step,))
         self._finishing.start()
 
     def _finish(self, step: int) -> None:
@@ -102,8 +91,9 @@ class StepFolder:
                 self._on_complete()
             barrier(f"complete_{self.folder.name}_{step}", seconds=SAVE_SECONDS)  # then all see the same steps
         except BaseException as error:  # raised again by `wait`, in the main thread and maybe much later
-            self._failure = error
-            LOGGER.warning("%s", self._save_error(f"checkpoint-{step}", error))
+            self._failure = self._save_error(step, error)
+            self._failure.__cause__ = error
+            LOGGER.warning("%s", self._failure)
 
     def _on_complete(self) -> None:
         """Called in the background on process 0 when a step is complete."""
@@ -113,18 +103,17 @@ class StepFolder:
         if self._finishing is None:
             return
         self._finishing.join()
-        name, self._finishing = self._finishing.name, None
-        failure, self._failure = self._failure, None
+        failure, self._finishing, self._failure = self._failure, None, None
         if failure is not None:
-            raise self._save_error(name, failure) from failure
+            raise failure
 
-    def _save_error(self, name: str, failure: BaseException) -> RunError:
+    def _save_error(self, step: int, failure: BaseException) -> RunError:
         self._save_failed = True
         last = self.latest()
+        complete = "no step is complete" if last is None else f"the last complete step is {last}"
         return RunError(
-            f"{name} could not be written to {self.folder}: {str(failure).rstrip('.')}. Check space and permissions "
-            "there, or move the run to another disk and set run_dir; "
-            + ("no step is complete" if last is None else f"the last complete step is {last}")
+            f"checkpoint-{step} could not be written to {self.folder}: {str(failure).rstrip('.')}. Check space and "
+            f"permissions there, or move the run to another disk and set run_dir; {complete}"
         )
 
     def close(self) -> None:
@@ -153,9 +142,8 @@ class StepFolder:
         """The complete steps that the folder holds now, ascending."""
         if not self.folder.is_dir():
             return []
-        matches = (NAME.fullmatch(path.name) for path in self.folder.iterdir())
-        found = {int(match["step"]) for match in matches if match is not None}
-        return sorted(step for step in found if digests.is_complete(self.path(step)))
+        folders = (path for path in self.folder.iterdir() if path.name.isdecimal())
+        return sorted(int(path.name) for path in folders if digests.is_complete(path))
 
     def latest(self) -> int | None:
         """The last complete step; None if there is none."""
@@ -164,11 +152,6 @@ class StepFolder:
     def tree(self, step: int) -> dict[str, Any]:
         """The stored state's nested dict, with shapes and dtypes as leaves."""
         return self._manager.item_metadata(step)[STATE].tree
-
-    def restore_state(self, step: int, abstract: Any) -> Any:
-        """The verified state of a step with the shardings of `abstract`, a pytree of `jax.ShapeDtypeStruct`."""
-        self.verify(step)
-        return self.restore_items(step, {STATE: self.sharded(step, abstract)})[STATE]
 
     def restore_items(self, step: int, items: Mapping[str, Any]) -> Any:
         """Entries of a step by Orbax's arguments; the caller has verified the step."""
@@ -218,11 +201,8 @@ def unsharded(tree: Any) -> ocp.args.PyTreeRestore:
 
 def named_leaves(tree: Any) -> dict[str, Any]:
     """{"params.cnn.w": leaf}, the same for a NamedTuple and for the dict Orbax stores it as."""
-    parts = ("key", "name", "idx")
-    return {
-        ".".join(str(next(getattr(entry, part) for part in parts if hasattr(entry, part))) for entry in path): leaf
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def check_arrays(wanted: dict[str, Any], stored: dict[str, Any], path: Path) -> None:

@@ -89,7 +89,7 @@ def evaluate(options: Evaluate) -> str:
             log=_to_stderr,
         ),
     )
-    return f"{options.run}, step {options.step}, {report}"
+    return f"{options.run}, step {options.step}{report}"
 
 
 def _check_new(path: Path) -> None:

@@ -11,10 +11,10 @@ that what is there is not made again.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -29,24 +29,25 @@ Log = Callable[[str], object]
 
 
 class ArrayFolder(NamedTuple):
-    """The arrays of a folder, mapped and read-only, and the facts they were written with."""
+    """The arrays of a folder, mapped and read-only, their digests, and the facts they were written with."""
 
     arrays: dict[str, np.ndarray]
+    digests: dict[str, str]
     facts: dict[str, Any]
 
 
-class ArrayWriter:
+class ArrayWriter(NamedTuple):
     """Appends to the arrays of a new folder. `facts` are written with them."""
 
-    def __init__(self, kinds: Mapping[str, DTypeLike], files: Mapping[str, Any]) -> None:
-        self._kinds, self._files = {name: np.dtype(kind) for name, kind in kinds.items()}, files
-        self.facts: dict[str, Any] = {}
+    kinds: Mapping[str, DTypeLike]
+    files: Mapping[str, BinaryIO]
+    facts: dict[str, Any]
 
     def append(self, name: str, values: "np.ndarray | int | bytes") -> None:
         """Append numbers, one number, or bytes as they are, to the array `name`."""
         if not isinstance(values, bytes):
-            values = np.ascontiguousarray(values, self._kinds[name]).tobytes()
-        self._files[name].write(values)
+            values = np.ascontiguousarray(values, self.kinds[name]).tobytes()
+        self.files[name].write(values)
 
 
 def folder_name(name: str, identity: object) -> str:
@@ -58,40 +59,31 @@ def folder_name(name: str, identity: object) -> str:
 def build_arrays(
     target: Path, kinds: Mapping[str, DTypeLike], write: Callable[[ArrayWriter], None], *, again: str, log: Log
 ) -> bool:
-    """Have `write` fill the folder `target` unless an intact one is there; whether one was.
+    """Have `write` fill the folder `target` with the arrays `kinds` (name -> type), unless an intact one is there;
+    whether one was.
 
     Several processes may ask at once: one builds, the others wait. The files of a folder that is there are hashed, at
     about 1 GB/s; a damaged one is named to `log`, with what is done `again`.
     """
 
     def build(folder: Path) -> None:
-        with array_writer(folder, kinds) as writer:
-            write(writer)
+        facts: dict[str, Any] = {}
+        paths = {name: folder / f"{name}.bin" for name in kinds}
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(path.open("wb", buffering=BUFFER)) for name, path in paths.items()}
+            write(ArrayWriter(kinds, files, facts))
+        arrays = {
+            name: [np.dtype(kind).str, paths[name].stat().st_size // np.dtype(kind).itemsize, file_digest(paths[name])]
+            for name, kind in kinds.items()
+        }
+        (folder / "meta.json").write_text(json.dumps({"arrays": arrays, "facts": facts}, indent=1))
 
     return build_once(target, lambda folder: open_arrays(folder, hashed=True), build, again=again, log=log)
 
 
-@contextmanager
-def array_writer(folder: Path, kinds: Mapping[str, DTypeLike]) -> Iterator[ArrayWriter]:
-    """A writer of the arrays `kinds` (name -> type) into a folder; left without an error, meta.json is written."""
-    with ExitStack() as stack:
-        paths = {name: folder / f"{name}.bin" for name in kinds}
-        files = {name: stack.enter_context(path.open("wb", buffering=BUFFER)) for name, path in paths.items()}
-        yield (writer := ArrayWriter(kinds, files))
-    arrays = {
-        name: [np.dtype(kind).str, paths[name].stat().st_size // np.dtype(kind).itemsize, file_digest(paths[name])]
-        for name, kind in kinds.items()
-    }
-    (folder / "meta.json").write_text(json.dumps({"arrays": arrays, "facts": writer.facts}, indent=1))
-
-
 def open_arrays(folder: Path, *, hashed: bool = False) -> ArrayFolder:
-    """Map the arrays of a folder.
-
-    Raises:
-        MissingFileError: one of its files is not there.
-        InputError: a file of another size than was written, or, with `hashed`, with another content.
-    """
+    """Map the arrays of a folder. Raises MissingFileError or InputError for a file that is not there or has another
+    size or, with `hashed`, another content than was written."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         facts = dict(meta["facts"])
@@ -111,4 +103,4 @@ def open_arrays(folder: Path, *, hashed: bool = False) -> ArrayFolder:
             raise InputError(f"{path} does not hold what was written: delete {folder}")
         # As a plain array: a slice of a memmap takes five times as long. An empty file cannot be mapped.
         arrays[name] = (np.memmap(path, kind, mode="r") if count else np.zeros(0, kind)).view(np.ndarray)
-    return ArrayFolder(arrays, facts)
+    return ArrayFolder(arrays, {name: digest for name, (_, _, digest) in shapes.items()}, facts)

@@ -10,23 +10,17 @@ the LSTM's state is carried over sentence ends. Two rows, T = 4, inputs:
 Letters: B rows, T steps (tokens), C characters.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import numpy as np
 
 from ctx_jax.data.batch import Batch, BiLMBatch
 from ctx_jax.data.permutation import mix_seed
-from ctx_jax.data.sentence_streams import Assignment, SentenceSource, SentenceStreams
+from ctx_jax.data.sentence_streams import Assignment, Piece, SentenceSource, SentenceStreams
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tokenizers.characters import WordEncoder
-
-
-class WordIds(Protocol):
-    """The part of a vocabulary that batches need."""
-
-    def ids(self, words: Sequence[str], /) -> np.ndarray:
-        """Id of each of n words, markers included, int32 [n]; a word outside the vocabulary has that of `<UNK>`."""
+from ctx_jax.tokenizers.vocabulary import Vocabulary
 
 
 class BPTTBatches(Iterator[Batch]):
@@ -42,27 +36,20 @@ class BPTTBatches(Iterator[Batch]):
     Args:
       sentences: the corpus.
       vocabulary: `.ids(words)`, for targets (and for `token_input="words"`).
-      batch_size: B of all hosts together.
-      unroll_steps: T.
+      batch_size, unroll_steps, directions, assignment, shuffle: see `config.BiLMData`.
       seed: of the shuffles.
       max_characters: C.
-      directions: "shared": both directions read the same sentences. "separate": the original's two data sets, each
-        with its own order and its own position.
-      assignment: "rows": row b reads sentences b, b + B, b + 2 B ... of the order, so a host reads only its own.
-        "shared": the original's generator: in row order, batch after batch, a row whose sentence has ended takes the
-        next one; every host then follows all rows (lengths only), so it reads the whole corpus.
-      shuffle: a new permutation in every epoch; False: the order of the corpus.
       token_input: "characters": inputs are char_ids [B, T, C]; "words": ids of the vocabulary [B, T].
       rows: the rows of this host; None: all.
 
     Raises:
-      ConfigError: an argument out of range. InputError: no sentences; from `next`, empty sentences only.
+      ConfigError: rows that are none of the batch. InputError: no sentences; from `next`, empty sentences only.
     """
 
     def __init__(
         self,
         sentences: SentenceSource,
-        vocabulary: WordIds,
+        vocabulary: Vocabulary,
         *,
         batch_size: int,
         unroll_steps: int,
@@ -74,9 +61,6 @@ class BPTTBatches(Iterator[Batch]):
         token_input: Literal["characters", "words"] = "characters",
         rows: slice | None = None,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("unroll_steps", unroll_steps)):
-            if value < 1:
-                raise ConfigError(name, f"must be at least 1, got {value}")
         own = range(batch_size)[slice(None) if rows is None else rows]
         if not len(own) or own.step != 1:
             raise ConfigError("batch_size", f"{batch_size} gives a host no adjacent rows {rows}: set a larger one")
@@ -89,13 +73,7 @@ class BPTTBatches(Iterator[Batch]):
         seeds = {"": seed} if directions == "shared" else {"": seed, "_reverse": mix_seed(seed, 1)}
         self._streams = {
             suffix: SentenceStreams(
-                sentences,
-                batch_size=batch_size,
-                rows=own,
-                tracked=own if assignment == "rows" else range(batch_size),
-                seed=stream_seed,
-                assignment=assignment,
-                shuffle=shuffle,
+                sentences, batch_size=batch_size, rows=own, seed=stream_seed, assignment=assignment, shuffle=shuffle
             )
             for suffix, stream_seed in seeds.items()
         }
@@ -130,16 +108,21 @@ class BPTTBatches(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         pieces = {suffix: stream.read(self._steps) for suffix, stream in self._streams.items()}
-        forward = self._arrays([[piece.forward() for piece in row] for row in pieces[""]])
-        backward = self._arrays([[piece.backward() for piece in row] for row in pieces.get("_reverse", pieces[""])])
         self._position = self._state()
-        return Batch(BiLMBatch(forward[0], backward[0], forward[1], backward[1], self._rows.copy()), self._position)
+        forward_inputs, forward_targets = self._arrays(pieces[""])
+        # A step backward is a step forward in the sentence turned round.
+        turned = [
+            [piece._replace(tokens=piece.tokens[::-1]) for piece in row] for row in pieces.get("_reverse", pieces[""])
+        ]
+        backward_inputs, backward_targets = self._arrays(turned)
+        arrays = BiLMBatch(forward_inputs, backward_inputs, forward_targets, backward_targets, self._rows.copy())
+        return Batch(arrays, self._position)
 
-    def _arrays(self, rows: list[list[tuple[list[str], list[str]]]]) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of one direction."""
+    def _arrays(self, rows: list[list[Piece]]) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs [B, T, C] or [B, T] and targets [B, T]."""
         shape = (len(rows), self._steps)
-        inputs = [word for row in rows for words, _ in row for word in words]
-        targets = [word for row in rows for _, words in row for word in words]
+        inputs = [word for row in rows for tokens, start, stop in row for word in tokens[start:stop]]
+        targets = [word for row in rows for tokens, start, stop in row for word in tokens[start + 1 : stop + 1]]
         target_ids = self._vocabulary.ids(targets).reshape(shape)
         if self._encode is None:
             return self._vocabulary.ids(inputs).reshape(shape), target_ids

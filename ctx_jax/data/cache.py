@@ -17,42 +17,36 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ctx_jax.data import array_folder
 from ctx_jax.data.array_folder import ArrayWriter, Log, build_arrays, folder_name, open_arrays
-from ctx_jax.data.config import TextConfig
+from ctx_jax.data.config import Split, TextConfig
 from ctx_jax.data.corpora import Source, source_of
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.progress import Progress
 
-VERSION = 3  # of the layout above and of what reading does to text
+VERSION = 4  # of the layout above and of what reading does to text
 _KINDS = {"text": np.uint8, "offsets": np.int64, "documents": np.int64}
 _LOGGER = logging.getLogger("ctx_jax")
 
 
 class Sentences:
-    """Sentences of a cache: `len`, `[i]` (a list of words) and iteration in order. Picklable, and safe among threads.
+    """Sentences of a cache: `len`, `[i]` (a list of words) and iteration in order. Safe among threads.
 
     Attributes:
-        digest: SHA-256 of the text, of sentence ends and of document ends, in hexadecimal.
+        digest: SHA-256 of words, sentence ends and document ends, in hexadecimal.
         words: the number of words in all.
         documents: int64 [documents], the number of each document's first sentence, mapped from the disk.
         source: the name of what was read.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Opens a cache; of its contents only the sizes are checked (`build_cache` checks every byte).
-
-        Raises:
-            FileNotFoundError: a file of the cache is not there.
-            ValueError: a file of it is damaged, which is named.
-        """
+        """Opens a cache; of its contents only the sizes are checked (`build_cache` checks every byte)."""
         self.folder = Path(folder)
-        arrays, facts = open_arrays(self.folder)
-        self.digest: str = facts["digest"]
+        arrays, digests, facts = open_arrays(self.folder)
+        self.digest = hashlib.sha256((digests["text"] + digests["documents"]).encode()).hexdigest()
         self.words: int = facts["words"]
         self.source: str = facts["source"]
         self.documents, self._offsets = arrays["documents"], arrays["offsets"]
@@ -63,19 +57,12 @@ class Sentences:
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    def __reduce__(self) -> tuple[type["Sentences"], tuple[Path]]:
-        return Sentences, (self.folder,)
-
-    def text(self, index: int) -> str:
-        """Sentence `index`, its words joined by one space. `IndexError` past the end."""
+    def __getitem__(self, index: int) -> list[str]:
         count = len(self)
         if not -count <= index < count:
             raise IndexError(f"sentence {index} of a corpus of {count}")
         start, stop = self._offsets[index % count : index % count + 2].tolist()
-        return os.pread(self._text, stop - start - 1, start).decode()
-
-    def __getitem__(self, index: int) -> list[str]:
-        return self.text(index).split(" ")
+        return os.pread(self._text, stop - start - 1, start).decode().split(" ")
 
     def __iter__(self) -> Iterator[list[str]]:
         with (self.folder / "text.bin").open("rb", buffering=array_folder.BUFFER) as file:
@@ -83,14 +70,14 @@ class Sentences:
                 yield line[:-1].decode().split(" ")
 
 
-def load_sentences(config: TextConfig, split: str, folder: str | Path, *, log: Log = _LOGGER.info) -> Sentences | None:
-    """The sentences of a run's "train" or "valid" text, cached in `config.cache`, or in `folder` where that is empty.
+def load_sentences(
+    config: TextConfig, split: Split, folder: str | Path, *, log: Log = _LOGGER.info
+) -> Sentences | None:
+    """The sentences of a run's text, cached in `config.cache`, or in `folder` where that is empty.
 
     None for a validation text that is not there (text files without `valid`).
     """
-    if split not in ("train", "valid"):
-        raise InputError(f'a run reads "train" and "valid", not {split!r}')
-    source = source_of(config, "train" if split == "train" else "valid")
+    source = source_of(config, split)
     return None if source is None else build_cache(source, config.cache or folder, log=log)
 
 
@@ -98,9 +85,7 @@ def build_cache(source: Source, folder: str | Path, *, log: Log = _LOGGER.info) 
     """Reads a source into a cache under `folder`, unless an intact one is there, and opens it.
 
     Several processes may ask at once (see `array_folder.build_arrays`). `log` gets a line on counts, rate and size.
-
-    Raises:
-        ValueError: the source holds no word, or is damaged (see `text_files.read_lines`).
+    Raises InputError for a source that holds no word or is damaged (see `text_files.read_lines`).
     """
     identity = {"layout": VERSION, **source.identity()}
     target = Path(folder).expanduser() / folder_name(source.name, identity)
@@ -109,17 +94,23 @@ def build_cache(source: Source, folder: str | Path, *, log: Log = _LOGGER.info) 
         _write(source, writer, log)
         writer.facts["identity"] = identity
 
+    started = time.monotonic()
     found = build_arrays(target, _KINDS, write, again="reading the text again", log=log)
+    seconds = max(time.monotonic() - started, 1e-9)
     sentences = Sentences(target)
+    counts = (
+        f"{sentences.source}: {sentences.words:,} words, {len(sentences):,} sentences, "
+        f"{len(sentences.documents):,} documents, digest {sentences.digest[:12]}"
+    )
     if found:
-        log(f"{_counts(source.name, open_arrays(target).facts)}; cached in {target}")
+        log(f"{counts}; cached in {target}")
+    else:
+        log(f"{counts}; read in {seconds:.1f} s ({sentences.words / seconds:,.0f} words/s)")
     return sentences
 
 
 def _write(source: Source, writer: ArrayWriter, log: Log) -> None:
-    started = time.monotonic()
-    digest = hashlib.sha256()
-    size = words = sentences = documents = 0
+    size = words = sentences = 0
     progress = Progress(f"reading {source.name}", "MB", None if source.size is None else source.size / 1e6, log)
     begins = True  # the next sentence begins a document
     for sentence in source.documents():
@@ -128,13 +119,10 @@ def _write(source: Source, writer: ArrayWriter, log: Log) -> None:
             continue
         if begins:
             writer.append("documents", sentences)
-            documents += 1
-            digest.update(b"\n")
             begins = False
         line = (" ".join(sentence) + "\n").encode()
         writer.append("offsets", size)
         writer.append("text", line)
-        digest.update(line)
         size += len(line)
         words += len(sentence)
         sentences += 1
@@ -142,17 +130,4 @@ def _write(source: Source, writer: ArrayWriter, log: Log) -> None:
     if not sentences:
         raise InputError(f"{source.name} holds no word: give text with words in it")
     writer.append("offsets", size)
-    writer.facts |= {"source": source.name, "sentences": sentences, "words": words, "documents": documents}
-    writer.facts["digest"] = digest.hexdigest()
-    seconds = max(time.monotonic() - started, 1e-9)
-    log(
-        f"{_counts(source.name, writer.facts)}; read in {seconds:.1f} s ({words / seconds:,.0f} words/s, "
-        f"{size / seconds / 1e6:.1f} MB/s), {(size + 8 * (sentences + documents)) / 1e6:.1f} MB cached"
-    )
-
-
-def _counts(name: str, facts: dict[str, Any]) -> str:
-    return (
-        f"{name}: {facts['words']:,} words, {facts['sentences']:,} sentences, {facts['documents']:,} documents, "
-        f"digest {facts['digest'][:12]}"
-    )
+    writer.facts.update(source=source.name, words=words)

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ctx_jax.data.sentence_streams import Assignment
 from ctx_jax.data.text_files import Errors
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.tokenizers.words import LineRule, Rule
 
-Split = Literal["train", "valid", "test"]
+Split = Literal["train", "valid"]
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,10 @@ class BiLMData(TextConfig):
     directions: Literal["shared", "separate"] = "shared"
     """`shared`: both directions of a batch read the same sentences. `separate`: the original's two shuffles."""
 
-    assignment: Literal["rows", "shared"] = "rows"
-    """`rows`: sentences are assigned to rows beforehand, so that a host reads only its own. `shared`: the original's
-    generator, where a row whose sentence ends takes the next one."""
+    assignment: Assignment = "rows"
+    """`rows`: row b of B reads sentences b, b + B, b + 2 B ... of the order, so that a host reads only its own.
+    `shared`: the original's generator, where a row whose sentence ends takes the next one; every host then reads the
+    whole corpus."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from ctx_jax.data import python_docs, tfds_text
 from ctx_jax.data.config import Split, TextConfig
@@ -40,7 +40,7 @@ class Source(Protocol):
 class PythonDocs:
     """The interpreter's own documentation."""
 
-    split: Split
+    split: python_docs.DocsSplit
 
     @property
     def name(self) -> str:
@@ -128,8 +128,8 @@ def resolve(
     one, whatever `split` says); file paths and globs, separated by commas, have no splits.
 
     Raises:
-        FileNotFoundError: a glob that matches nothing, or a set that is not prepared.
-        ValueError: an empty spec, or a set without such a split or a text.
+        MissingFileError: a glob that matches nothing, or a set that is not prepared.
+        InputError: an empty spec, or a set without such a split or a text.
     """
     reading = Reading(rule, sentences, errors)
     match spec.split(":"):
@@ -139,25 +139,24 @@ def resolve(
             return PythonDocs(named)
         case ["python-docs", *other]:
             raise InputError(f"python-docs has the splits train, valid and test, not {':'.join(other)!r}")
-    if spec.startswith("tfds:"):
-        return tfds_text.open_set(spec.removeprefix("tfds:"), split, reading)
+        case ["tfds", *rest]:
+            return tfds_text.open_set(":".join(rest), split, reading)
     return TextFiles(list_files(spec), reading)
 
 
-def source_of(config: TextConfig, split: Literal["train", "valid"]) -> Source | None:
+def source_of(config: TextConfig, split: Split) -> Source | None:
     """The source of a run's training or validation text; None where text files came without `valid`, or a tfds set by
     one of its splits.
 
-    Raises ValueError for a tfds set that has no validation split of its own, and as `resolve` does.
+    Raises InputError for a tfds set that has no validation split of its own, and as `resolve` does.
     """
     spec = config.train
     if spec.startswith("python-docs:"):
         raise ConfigError(
             "data.train", f"must be python-docs without a split, which is for what is measured, got {spec!r}"
         )
-    if split == "valid":
-        spec = config.valid or config.train
-        own = spec == "python-docs" or (spec.startswith("tfds:") and ":" not in spec.removeprefix("tfds:"))
-        if not config.valid and not own:
-            return None
+    if split == "valid" and config.valid:
+        spec = config.valid
+    elif split == "valid" and spec != "python-docs" and not (spec.startswith("tfds:") and spec.count(":") == 1):
+        return None
     return resolve(spec, split, rule=config.rule, sentences=config.sentences, errors=config.errors)

@@ -11,15 +11,14 @@ million sentences. A text of up to two shards is one; a text in memory needs no 
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ctx_jax.data.array_folder import ArrayWriter, Log, build_arrays, folder_name, open_arrays
+from ctx_jax.data.array_folder import ArrayWriter, build_arrays, folder_name, open_arrays
 from ctx_jax.data.full_sentences import CausalBlocks, FullSentences
 from ctx_jax.data.packing import Index, Layout, PackedSentences, Rows, Text
 from ctx_jax.data.pairs import Pairs
@@ -30,7 +29,7 @@ from ctx_jax.io.files import temporary_folder
 from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers.subwords import Subwords
 
-VERSION = 1  # of the layouts and of the file layout above
+VERSION = 2  # of the layouts and of the file layout above
 SHARD = 1 << 20  # sentences: 100 MB or so while their rows are found
 LAYOUTS: dict[Packing, type[Layout]] = {
     "full_sentences": FullSentences,
@@ -65,39 +64,30 @@ class ShardedRows:
         return rows
 
 
-def lay_out(
-    tokens: Tokens,
-    vocabulary: Subwords,
-    config: SequenceConfig,
-    seed: int,
-    *,
-    log: Log = _LOGGER.info,
-) -> ShardedRows:
+def lay_out(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> ShardedRows:
     """The rows of a text, packed as `config` says; each shard has a seed of its own.
 
     The index of cached tokens is built once, by one of the processes that ask, and mapped; where nobody may write
-    beside them it is built anew, among the temporary files. ValueError for a text or a length that has no rows.
+    beside them it is built anew, among the temporary files. InputError or ConfigError for a text or a length that has
+    no rows.
     """
     layout = LAYOUTS[config.packing]
     bounds = list(_bounds(tokens, whole_documents=layout is Pairs))
     seeds = [mix_seed(seed, _SEEDS + number) if number else seed for number in range(len(bounds))]
-    parts = list(zip(bounds, seeds, strict=True))
-
-    def indexes() -> Iterator[Index]:
-        for part, own_seed in parts:
-            yield layout.build_index(_cut(tokens, *part), vocabulary, config, own_seed)
-
-    if tokens.folder is None:
-        built = list(indexes())
-    else:
+    built: Iterable[Index] = (
+        layout.build_index(_cut(tokens, *shard), vocabulary, config, shard_seed)
+        for shard, shard_seed in zip(bounds, seeds, strict=True)
+    )
+    if tokens.folder is not None:
         name = folder_name("rows", _identity(vocabulary, config, seed))
-        progress = Progress("laying out rows", "shards", len(parts), log)
-        built = _cached(tokens.folder, name, layout, progress.track(indexes()), log)
-    shards = [
-        layout(_text(tokens, *part), index, vocabulary, config, own_seed)
-        for (part, own_seed), index in zip(parts, built, strict=True)
-    ]
-    return ShardedRows(shards)
+        progress = Progress("laying out rows", "shards", len(bounds))
+        built = _cached(tokens.folder, name, layout, progress.track(built))
+    return ShardedRows(
+        [
+            layout(_text(tokens, *shard), index, vocabulary, config, shard_seed)
+            for shard, shard_seed, index in zip(bounds, seeds, built, strict=True)
+        ]
+    )
 
 
 def _identity(vocabulary: Subwords, config: SequenceConfig, seed: int) -> list[Any]:
@@ -111,28 +101,28 @@ def _identity(vocabulary: Subwords, config: SequenceConfig, seed: int) -> list[A
     return identity
 
 
-def _cached(tokens: Path, name: str, layout: type[Layout], indexes: Iterator[Index], log: Log) -> list[Index]:
+def _cached(tokens: Path, name: str, layout: type[Layout], indexes: Iterator[Index]) -> list[Index]:
     """The shards' indexes, mapped from files beside the `tokens`, which are built unless they are there."""
 
     def write(writer: ArrayWriter) -> None:
-        writer.facts["counts"] = {array: [] for array in layout.ARRAYS}
+        counts = writer.facts["counts"] = []
         for index in indexes:
+            counts.append([len(index[array]) for array in layout.ARRAYS])
             for array in layout.ARRAYS:
                 writer.append(array, index[array])
-                writer.facts["counts"][array].append(len(index[array]))
 
     target = tokens.with_name(f"{name}-of-{tokens.name}")
     with ExitStack() as stack:
         if not target.exists() and not os.access(tokens.parent, os.W_OK):
             target = stack.enter_context(temporary_folder("rows")) / name  # what is mapped outlives its folder
         kinds = dict.fromkeys(layout.ARRAYS, np.int64)
-        build_arrays(target, kinds, write, again="finding the rows of the text again", log=log)
-        arrays, facts = open_arrays(target)
-    ends = {array: np.cumsum([0, *counts]).tolist() for array, counts in facts["counts"].items()}
-    slices = {array: [slice(*pair) for pair in pairwise(ends[array])] for array in layout.ARRAYS}
+        build_arrays(target, kinds, write, again="finding the rows of the text again", log=_LOGGER.info)
+        arrays, _, facts = open_arrays(target)
+    counts = np.array(facts["counts"])  # [shards, arrays]
+    ends = np.cumsum(counts, axis=0)
     return [
-        {array: arrays[array][place] for array, place in zip(layout.ARRAYS, places, strict=True)}
-        for places in zip(*slices.values(), strict=True)
+        {array: arrays[array][start:end] for array, start, end in zip(layout.ARRAYS, *places, strict=True)}
+        for places in zip((ends - counts).tolist(), ends.tolist(), strict=True)
     ]
 
 

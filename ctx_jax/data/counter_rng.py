@@ -12,9 +12,9 @@ ONE = 2.0**32
 
 @unique
 class Purpose(IntEnum):
-    """What random numbers are for: with a run's seed, `SeedSequence([seed, purpose])` is the key of a Philox stream.
+    """What random numbers are for: with a run's seed, `seed_sequence(seed, purpose)` is the key of a Philox stream.
 
-    `permutation` uses the same pairs [seed, n], n an epoch or a second stream. That is no clash: what a sequence
+    `permutation` uses the same pairs (seed, n), n an epoch or a second stream. That is no clash: what a sequence
     generates is sorted there, or seeds an epoch; here it is a key and never itself a random number.
     """
 
@@ -24,15 +24,20 @@ class Purpose(IntEnum):
     PACKING = 4  # of a text, once: which sentences share a row; a stream of its own, not by `random_uint32`
 
 
+def seed_sequence(seed: int, number: int) -> np.random.SeedSequence:
+    """What random bits of (seed, number) come from; numpy keeps these bits from version to version."""
+    if seed < 0:
+        raise ConfigError("seed", f"must be at least 0, got {seed}")
+    return np.random.SeedSequence([seed, number])
+
+
 def random_uint32(seed: int, purpose: int, epochs: np.ndarray, examples: np.ndarray, count: int) -> np.ndarray:
     """`count` numbers for each of B examples, uint32 [B, count]; `epochs` and `examples` are int [B], 0 or more.
 
     From Philox, a generator that is keyed and counted (Salmon et al. 2011): the key is of (seed, purpose), the upper
     half of the counter is (example, epoch). Only raw bits are taken, which numpy keeps from version to version.
     """
-    if seed < 0:
-        raise ConfigError("seed", f"must be at least 0, got {seed}")
-    generator = np.random.Philox(key=np.random.SeedSequence([seed, purpose]).generate_state(2, np.uint64))
+    generator = np.random.Philox(key=seed_sequence(seed, purpose).generate_state(2, np.uint64))
     # One generator moved from place to place: making one for each example takes four times as long.
     state = generator.state
     state["buffer_pos"] = 4  # nothing left of the last place

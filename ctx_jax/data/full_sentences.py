@@ -18,32 +18,10 @@ from array import array
 
 import numpy as np
 
-from ctx_jax.data.packing import Index, Layout, Rows, Text, Units, cut_units, ranges
+from ctx_jax.data.packing import Index, Layout, Rows, Units, cut_units, ranges
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens
 from ctx_jax.tokenizers.subwords import Subwords
-
-
-class _Stream:
-    """The text with an end token before every document and after the last, by place.
-
-    documents: int64 [documents + 1], where these end tokens stand.
-    """
-
-    def __init__(self, text: Text, documents: np.ndarray, end_id: int) -> None:
-        self._text, self.documents, self._end = text, documents, end_id
-
-    def __len__(self) -> int:
-        return int(self.documents[-1]) + 1
-
-    def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids, whether a word begins there, and the document's number, all of the shape of `places`, which are
-        smaller than the stream's length."""
-        document = np.searchsorted(self.documents, places, side="right") - 1
-        between = self.documents[document] == places
-        source = np.where(between, 0, places - document - 1)
-        ids = np.where(between, self._end, self._text.ids[source]).astype(np.int32)
-        return ids, between | self._text.begins[source].astype(bool), document
 
 
 class FullSentences(Layout):
@@ -66,24 +44,19 @@ class FullSentences(Layout):
             starts, counts = _filled(documents[[0, -1]] if cross else documents, room)
         return {"starts": starts, "counts": counts, "documents": documents}
 
-    def __init__(self, text: Text, index: Index, vocabulary: Subwords, config: SequenceConfig, seed: int) -> None:
-        self._vocabulary, self._length = vocabulary, config.length
-        self._starts, self._counts = index["starts"], index["counts"]
-        self._stream = _Stream(text, index["documents"], vocabulary.end_id)
-
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.index["starts"])
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
         """As `Layout` has them; the same in every epoch."""
-        columns = np.arange(self._length)
-        counts = self._counts[examples][:, None]
+        columns = np.arange(self.config.length)
+        counts = self.index["counts"][examples][:, None]
         inside = (columns > 0) & (columns <= counts)
-        places = self._starts[examples][:, None] + np.clip(columns - 1, 0, counts - 1)
-        ids, begins, _ = self._stream.read(places)
-        ids = np.where(inside, ids, self._vocabulary.pad_id).astype(np.int32)
-        ids[:, 0] = self._vocabulary.begin_id
-        np.put_along_axis(ids, counts + 1, self._vocabulary.end_id, axis=1)
+        places = self.index["starts"][examples][:, None] + np.clip(columns - 1, 0, counts - 1)
+        ids, begins, _ = _read_stream(self, places)
+        ids = np.where(inside, ids, np.int32(self.vocabulary.pad_id))
+        ids[:, 0] = self.vocabulary.begin_id
+        np.put_along_axis(ids, counts + 1, self.vocabulary.end_id, axis=1)
         mask = columns < counts + 2
         positions = np.where(mask, columns, 0).astype(np.int32)
         return {"token_ids": ids, "begins": begins & inside, "mask": mask, "positions": positions}
@@ -104,33 +77,40 @@ class CausalBlocks(Layout):
         """See `Layout`."""
         return {"documents": _document_ends(cut_units(tokens, len(tokens.ids) or 1))}
 
-    def __init__(self, text: Text, index: Index, vocabulary: Subwords, config: SequenceConfig, seed: int) -> None:
-        self._pad, self._length, self._cross = vocabulary.pad_id, config.length, config.cross_documents
-        self._stream = _Stream(text, index["documents"], vocabulary.end_id)
-
     def __len__(self) -> int:
-        return -(-(len(self._stream) - 1) // self._length)
+        return -(-int(self.index["documents"][-1]) // self.config.length)
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
         """As `Layout` has them, with targets, weights and, without `cross_documents`, segments."""
-        places = examples[:, None] * self._length + np.arange(self._length + 1)
-        ids, begins, document = self._stream.read(np.minimum(places, len(self._stream) - 1))
-        mask = places[:, 1:] < len(self._stream)
-        columns = np.arange(self._length, dtype=np.int32)
+        length, pad, documents = self.config.length, np.int32(self.vocabulary.pad_id), self.index["documents"]
+        places = examples[:, None] * length + np.arange(length + 1)
+        ids, begins, document = _read_stream(self, np.minimum(places, documents[-1]))
+        mask = places[:, 1:] <= documents[-1]
+        columns = np.arange(length, dtype=np.int32)
         rows = {
-            "token_ids": np.where(mask, ids[:, :-1], self._pad).astype(np.int32),
+            "token_ids": np.where(mask, ids[:, :-1], pad),
             "begins": begins[:, :-1] & mask,
             "mask": mask,
             "positions": np.where(mask, columns, 0).astype(np.int32),
-            "next_token_ids": np.where(mask, ids[:, 1:], self._pad).astype(np.int32),
+            "next_token_ids": np.where(mask, ids[:, 1:], pad),
             "weights": mask.astype(np.float32),
         }
-        if not self._cross:
+        if not self.config.cross_documents:
             number = document[:, :-1] - document[:, :1]
-            first = np.maximum(self._stream.documents[document[:, :-1]] - places[:, :1], 0)
+            first = np.maximum(documents[document[:, :-1]] - places[:, :1], 0)
             rows["segments"] = np.where(mask, number + 1, 0).astype(np.int32)
             rows["positions"] = np.where(mask, columns - first, 0).astype(np.int32)
         return rows
+
+
+def _read_stream(layout: Layout, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids int32, whether a word begins there, and the document's number, of the shape of `places` in the stream."""
+    documents = layout.index["documents"]
+    document = np.searchsorted(documents, places, side="right") - 1
+    between = documents[document] == places
+    source = np.where(between, 0, places - document - 1)
+    ids = np.where(between, layout.vocabulary.end_id, layout.text.ids[source]).astype(np.int32)
+    return ids, between | layout.text.begins[source].astype(bool), document
 
 
 def _document_ends(units: Units) -> np.ndarray:
@@ -154,7 +134,7 @@ def _filled(ends: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
     """Places and counts of blocks of `room`, but for the last, of what lies between each end and the next."""
     lengths = np.diff(ends) - 1
     pieces = -(-lengths // room)
-    before = ranges(np.zeros(len(lengths), np.int64), pieces) * room
+    before = ranges(np.zeros_like(pieces), pieces) * room
     return np.repeat(ends[:-1] + 1, pieces) + before, np.minimum(room, np.repeat(lengths, pieces) - before)
 
 

@@ -37,7 +37,7 @@ class Masking:
     """
 
     def __init__(self, config: SequenceConfig, vocabulary: Subwords, seed: int) -> None:
-        """Raises ValueError where there is no mask token or no ordinary one."""
+        """Raises ConfigError where there is no mask token or no ordinary one."""
         ids, size = vocabulary.special_ids, len(vocabulary)
         self._special = np.zeros(size, bool)
         self._special[sorted(ids)] = True
@@ -65,21 +65,19 @@ class Masking:
             numbers, np.cumsum([2, length, length, most]).tolist(), axis=1
         )
         special = self._special[token_ids]
-        words = self._words(special, begins)
-        order, count = self._choose(special, words, scores, lengths, firsts)
+        order, count = self._choose(special, begins, scores, lengths, firsts)
         chosen = np.arange(most) < count[:, None]  # [B, K]
         positions = np.sort(np.where(chosen, order[:, :most], length), axis=1)
         chosen = positions < length
         positions[~chosen] = 0
-        rows = np.arange(len(token_ids))[:, None]
-        predicted = np.where(chosen, token_ids[rows, positions], 0)
+        predicted = np.where(chosen, np.take_along_axis(token_ids, positions, axis=1), 0)
         masked = kinds < np.uint64(round(self._config.mask_token_probability * ONE))
         changed_share = self._config.mask_token_probability + self._config.random_token_probability
         kept = kinds >= np.uint64(round(changed_share * ONE))
         drawn = self._ordinary[(others.astype(np.uint64) * np.uint64(len(self._ordinary))) >> np.uint64(32)]
         instead = np.where(masked, self._mask, np.where(kept, predicted, drawn))
         changed = token_ids.astype(np.int32)
-        changed[np.broadcast_to(rows, chosen.shape)[chosen], positions[chosen]] = instead[chosen]
+        changed[np.nonzero(chosen)[0], positions[chosen]] = instead[chosen]
         return {
             "token_ids": changed,
             "predicted_positions": positions.astype(np.int32),
@@ -87,25 +85,19 @@ class Masking:
             "predicted_weights": chosen.astype(np.float32),
         }
 
-    def _words(self, special: np.ndarray, begins: np.ndarray) -> np.ndarray | None:
-        """The number of each token's word in its row, int64 [B, T]; None where each token is one."""
-        if self._config.masking == "tokens":
-            return None
-        first = begins | special
-        first[:, 1:] |= special[:, :-1]
-        first[:, 0] = True
-        return np.cumsum(first, axis=1) - 1
-
     def _choose(
-        self, special: np.ndarray, words: np.ndarray | None, scores: np.ndarray, lengths: np.ndarray, firsts: np.ndarray
+        self, special: np.ndarray, begins: np.ndarray, scores: np.ndarray, lengths: np.ndarray, firsts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Positions in the order of being chosen, int64 [B, T], and how many are, int64 [B]."""
-        size = special.shape[1]
-        if words is not None:
-            if self._config.masking == "spans":
-                scores = self._spread(special, words, scores, lengths)
-            scores = np.take_along_axis(scores, words, axis=1)
+        first = begins | special | (self._config.masking == "tokens")  # tokens that begin what is masked as a whole
+        first[:, 1:] |= special[:, :-1]
+        first[:, 0] = True
+        words = np.cumsum(first, axis=1) - 1  # each token's word in its row
+        if self._config.masking == "spans":
+            scores = self._spread(special, words, scores, lengths)
+        scores = np.take_along_axis(scores, words, axis=1)
         # Sorting whole keys is several times faster than argsort; a tie goes to the earlier position.
+        size = special.shape[1]
         keys = scores.astype(np.uint64) << np.uint64(32) | np.arange(size, dtype=np.uint64)
         keys[special] = _NEVER
         keys.sort(axis=1)
@@ -114,8 +106,7 @@ class Masking:
         wanted = (self._config.mask_rate * free + firsts[:, 0] / ONE).astype(np.int64)
         count = np.minimum(np.minimum(wanted, free), self._config.predictions_per_row)
         if self._config.masking == "words":
-            assert words is not None
-            return order, self._whole(words, order, free, count, firsts[:, 1])
+            count = self._whole(words, order, free, count, firsts[:, 1])
         return order, count
 
     def _whole(

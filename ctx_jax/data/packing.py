@@ -11,11 +11,12 @@ Letters: B rows, T tokens, U units.
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from ctx_jax.data.counter_rng import Purpose
+from ctx_jax.data.counter_rng import Purpose, seed_sequence
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens
 from ctx_jax.io.errors import InputError
@@ -36,23 +37,27 @@ class Text(NamedTuple):
     begins: np.ndarray  # uint8 or bool [N]
 
 
+@dataclass(frozen=True, eq=False)
 class Layout(ABC):
     """A packing: `build_index` finds the rows of a text, an instance reads them by their number.
 
-    The text is a shard of a corpus (see `corpus_shards`), whose places are counted from 0.
+    The text is a shard of a corpus (see `corpus_shards`), whose places are counted from 0; its index was built with
+    the same settings.
     """
 
     ARRAYS: ClassVar[tuple[str, ...]]
     """The names of the index' arrays."""
 
+    text: Text
+    index: Index
+    vocabulary: Subwords
+    config: SequenceConfig
+    seed: int
+
     @staticmethod
     @abstractmethod
     def build_index(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> Index:
-        """`ARRAYS` of the text; ValueError for a text or a length that has no rows."""
-
-    @abstractmethod
-    def __init__(self, text: Text, index: Index, vocabulary: Subwords, config: SequenceConfig, seed: int) -> None:
-        """Rows of a text whose `index` was built with the same settings."""
+        """`ARRAYS` of the text; InputError or ConfigError for a text or a length that has no rows."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -78,7 +83,7 @@ class Units(NamedTuple):
 def cut_units(tokens: Tokens, longest: int) -> Units:
     """Every token once, in order, in units of 1 to `longest` tokens that end where their sentence does, or are full.
 
-    Raises ValueError for a text without tokens.
+    Raises InputError for a text without tokens.
     """
     if not len(tokens.ids):
         raise InputError("sequences need text, and no sentence of it has a token: set data.train")
@@ -86,7 +91,7 @@ def cut_units(tokens: Tokens, longest: int) -> Units:
     lengths = np.diff(offsets)
     pieces = -(-lengths // longest)
     sentence = np.repeat(np.arange(len(lengths)), pieces)
-    starts = offsets[sentence] + (ranges(np.zeros(len(lengths), np.int64), pieces)) * longest
+    starts = offsets[sentence] + ranges(np.zeros_like(pieces), pieces) * longest
     bounds = np.append(starts, offsets[-1])
     _, first, document = np.unique(
         np.searchsorted(tokens.documents, sentence, side="right") - 1, return_index=True, return_inverse=True
@@ -101,7 +106,7 @@ def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def empty_rows(count: int, length: int, pad: int) -> Rows:
-    """Rows with nothing in them."""
+    """Rows of padding alone."""
     shape = (count, length)
     return {
         "token_ids": np.full(shape, pad, np.int32),
@@ -135,7 +140,7 @@ class PackedSentences(Layout):
         length = config.length
         bounds = cut_units(tokens, length - 2).bounds
         lengths = np.diff(bounds) + 2
-        shuffled = np.random.Philox(np.random.SeedSequence([seed, Purpose.PACKING])).random_raw(len(lengths))
+        shuffled = np.random.Philox(seed_sequence(seed, Purpose.PACKING)).random_raw(len(lengths))
         queue = np.lexsort((shuffled, lengths))
         counts = np.bincount(lengths, minlength=length + 1)
         taken = np.cumsum(counts) - counts
@@ -150,29 +155,26 @@ class PackedSentences(Layout):
         starts = np.append(0, np.cumsum(np.concatenate(sizes)))
         return {"bounds": bounds, "members": np.concatenate(members), "starts": starts}
 
-    def __init__(self, text: Text, index: Index, vocabulary: Subwords, config: SequenceConfig, seed: int) -> None:
-        self._text, self._vocabulary, self._length = text, vocabulary, config.length
-        self._bounds, self._members, self._starts = (index[name] for name in self.ARRAYS)
-
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return len(self.index["starts"]) - 1
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
         """As `Layout` has them, with `segments`; the same in every epoch."""
-        rows = empty_rows(len(examples), self._length, self._vocabulary.pad_id)
+        bounds, members, row_starts = (self.index[name] for name in self.ARRAYS)
+        rows = empty_rows(len(examples), self.config.length, self.vocabulary.pad_id)
         rows["segments"] = np.zeros_like(rows["token_ids"])
-        sizes = self._starts[examples + 1] - self._starts[examples]
-        units = self._members[ranges(self._starts[examples], sizes)]
-        starts = self._bounds[units]
-        counts = self._bounds[units + 1] - starts
+        sizes = row_starts[examples + 1] - row_starts[examples]
+        units = members[ranges(row_starts[examples], sizes)]
+        starts = bounds[units]
+        counts = bounds[units + 1] - starts
         whole = counts + 2
         row = np.repeat(np.arange(len(examples)), sizes)
         before = np.cumsum(whole) - whole  # of this piece, over all rows; then within its own
         first = np.cumsum(sizes) - sizes
-        cells = row * self._length + before - np.repeat(before[first], sizes)
-        write_tokens(rows, self._text, cells + 1, starts, counts)
+        cells = row * self.config.length + before - np.repeat(before[first], sizes)
+        write_tokens(rows, self.text, cells + 1, starts, counts)
         flat = rows["token_ids"].reshape(-1)
-        flat[cells], flat[cells + counts + 1] = self._vocabulary.begin_id, self._vocabulary.end_id
+        flat[cells], flat[cells + counts + 1] = self.vocabulary.begin_id, self.vocabulary.end_id
         filled = ranges(cells, whole)
         number = np.arange(len(units)) - np.repeat(first, sizes) + 1
         rows["segments"].reshape(-1)[filled] = np.repeat(number, whole)
@@ -182,43 +184,26 @@ class PackedSentences(Layout):
 
 
 def best_fit(counts: list[int], room: int) -> list[tuple[tuple[int, ...], int]]:
-    """Bins of size `room` for counts[n] things of each size n: patterns of sizes, and how many bins have each.
+    """Bins of size `room` for counts[n] things of each size n up to `room`: patterns of sizes, and the bins of each.
 
     counts 0 2 1 0 1 (two of 1, one of 2, one of 4), room 4  ->  ((4,), 1), ((2, 1, 1), 1)
 
     Best-fit decreasing over the histogram (Krell et al. 2021), so that its time does not grow with the number of
-    things. Raises ValueError for a thing larger than the room.
+    things.
     """
-    if sum(counts[room + 1 :]):
-        raise InputError(f"a row of {room} tokens has no room for {len(counts) - 1}")
     bins: defaultdict[int, list[tuple[tuple[int, ...], int]]] = defaultdict(list)  # by what room is left
-    for size in range(min(room, len(counts) - 1), 0, -1):
+    for size in range(len(counts) - 1, 0, -1):
         left = counts[size]
-        for free in range(size, room):
+        for free in range(size, room + 1):
             if not left:
                 break
-            here, bins[free] = bins[free], []
-            for pattern, times in here:
-                left = _put(bins, free, pattern, times, size, left)
-        if left:
-            _put(bins, room, (), -(-left // (room // size)), size, left)
+            each = free // size
+            for pattern, times in bins.pop(free, []) if free < room else [((), -(-left // each))]:
+                full = min(times, left // each)
+                left -= full * each
+                rest = left if full < times else 0  # they share one more bin
+                left -= rest
+                for copies, number in ((each, full), (rest, int(rest > 0)), (0, times - full - (rest > 0))):
+                    if number:
+                        bins[free - copies * size].append((pattern + (size,) * copies, number))
     return [entry for free in sorted(bins) for entry in bins[free]]
-
-
-def _put(
-    bins: dict[int, list[tuple[tuple[int, ...], int]]],
-    free: int,
-    pattern: tuple[int, ...],
-    times: int,
-    size: int,
-    left: int,
-) -> int:
-    """Fill `times` bins with things of one size, as many as each takes; how many of the things are left."""
-    each = free // size
-    full = min(times, left // each)
-    left -= full * each
-    partly = left if full < times else 0
-    for number, copies in ((full, each), (1 if partly else 0, partly), (times - full - bool(partly), 0)):
-        if number:
-            bins[free - copies * size].append((pattern + (size,) * copies, number))
-    return left - partly

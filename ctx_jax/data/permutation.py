@@ -4,7 +4,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.data.counter_rng import seed_sequence
+from ctx_jax.io.errors import InputError
 
 LARGEST_CORPUS = 2**31
 """Sentences a corpus may hold: a saved position has signed 32 bits."""
@@ -30,8 +31,7 @@ def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> i
         count 3    position   0 1 2 | 3 4 5 | 6 ...
                    sentence   2 0 1 | 0 2 1 | 1 ...       (without shuffle: 0 1 2 | 0 1 2 | 0 ...)
 
-    Returns a sentence index in 0..count-1. Raises ValueError for an empty corpus, one of more than 2**31 sentences,
-    a negative position or a negative seed.
+    Raises InputError for a count that is not in 1..2**31 or a negative position, ConfigError for a negative seed.
     """
     if not 0 < count <= LARGEST_CORPUS:
         raise InputError(f"a text needs between 1 and {LARGEST_CORPUS} sentences, got {count}: set data.train")
@@ -47,18 +47,17 @@ def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> i
 
 @lru_cache(maxsize=64)
 def mix_seed(seed: int, number: int) -> int:
-    """32 bits that depend on both `seed` and `number`: the seed of an epoch, or of a second stream. The same pairs are
-    keys elsewhere, see `counter_rng.Purpose`.
+    """32 bits that depend on both `seed` and `number`: the seed of an epoch, or of a second stream.
 
     Not seed + number: epoch 1 of seed 0 would be epoch 0 of seed 1, and two runs would share most of their order.
     """
-    return int(_sequence(seed, number).generate_state(1)[0])
+    return int(seed_sequence(seed, number).generate_state(1)[0])
 
 
 @lru_cache(maxsize=256)
 def _small_epoch(seed: int, epoch: int, count: int) -> np.ndarray:
-    # By SeedSequence, whose bits numpy keeps from version to version; those of `Generator.permutation` it may change.
-    return np.argsort(_sequence(seed, epoch).generate_state(count, np.uint64), kind="stable").astype(np.int32)
+    # Not `Generator.permutation`, which numpy may change.
+    return np.argsort(seed_sequence(seed, epoch).generate_state(count, np.uint64), kind="stable")
 
 
 @lru_cache(maxsize=512)  # 2 MB; rows of a biLM's batch, which drift apart in the text, find theirs too
@@ -67,8 +66,8 @@ def _block_of_epoch(seed: int, count: int, block: int) -> np.ndarray:
 
     A cipher permutes 2**bits places; walking from place to place until one is below `count` makes it a permutation of
     `count` places (Black & Rogaway 2002). Cipher (Simon, Beaulieu et al. 2013) and keys are those of grain's
-    `experimental.index_shuffle`, and so is the order (at counts of 4**n + 1, where grain's is no permutation, it
-    differs). They are ours because an experimental function may change, and with it the order of every run.
+    `experimental.index_shuffle`, and so is the order (but at counts of 4**n + 1, where grain's is no permutation). They
+    are ours because an experimental function may change, and with it the order of every run.
     """
     half = max(8, ((count - 1).bit_length() + 1) // 2)  # bits of either half of a place
     half_bits = np.uint64((1 << half) - 1)
@@ -112,9 +111,3 @@ def _round_keys(seed: int) -> list[int]:
         keys[(step + second) % count] ^= own
         keys[step] = own
     return keys
-
-
-def _sequence(seed: int, number: int) -> np.random.SeedSequence:
-    if seed < 0:
-        raise ConfigError("seed", f"must be at least 0, got {seed}")
-    return np.random.SeedSequence([seed, number])

@@ -17,12 +17,15 @@ import re
 import sys
 import sysconfig
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
-from ctx_jax.data.config import Split
 from ctx_jax.tokenizers.words import split_sentences, split_words
+
+DocsSplit = Literal["train", "valid", "test"]
 
 VERSION = 2  # of the rules below: part of a cache's key
 # In the validation split, and in the test split: a twentieth of the words and a little, at least 13,000. Losses spread
@@ -49,48 +52,35 @@ _FUNCTION_WORDS = (
 )
 
 
-@lru_cache(maxsize=1)
-def _splits() -> dict[Split, tuple[tuple[str, tuple[str, ...]], ...]]:
-    """Every split's documents, each a name and its sentences, whose words are joined by one space (3 MB in all)."""
-    seen: set[str] = set()
-    documents: list[tuple[str, tuple[str, ...]]] = []
-    for name, texts in _texts():
-        kept = []
-        for text in texts:
-            for sentence in _sentences(text):
-                if sentence.lower() not in seen:
-                    seen.add(sentence.lower())
-                    kept.append(sentence)
-        if kept:
-            documents.append((name, tuple(kept)))
-    return _divide(documents)
-
-
-def _divide(
-    documents: list[tuple[str, tuple[str, ...]]],
-) -> dict[Split, tuple[tuple[str, tuple[str, ...]], ...]]:
-    """Assigns documents, in the order of their names' hashes, to valid and test until each has its share, then to
-    train."""
-    sizes = {name: sum(sentence.count(" ") + 1 for sentence in sentences) for name, sentences in documents}
-    wanted = max(_LEAST, int(_SHARE * sum(sizes.values())))
-    split_of: dict[str, Split] = {}
-    split: Split = "valid"
-    taken = 0
-    for name in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):
-        split_of[name] = split
-        taken += sizes[name]
-        if split != "train" and taken >= wanted:
-            split, taken = ("test", 0) if split == "valid" else ("train", 0)
-    splits: tuple[Split, ...] = ("train", "valid", "test")
-    return {kind: tuple(document for document in documents if split_of[document[0]] == kind) for kind in splits}
-
-
-def documents(split: Split) -> Iterator[list[str]]:
+def documents(split: DocsSplit) -> Iterator[list[str]]:
     """Sentences of a split as lists of words; an empty list stands before each document."""
-    for _, sentences in _splits()[split]:
+    for sentences in _splits()[split]:
         yield []
         for sentence in sentences:
             yield sentence.split(" ")
+
+
+@lru_cache(maxsize=1)
+def _splits() -> dict[DocsSplit, list[list[str]]]:
+    """Every split's documents, each a list of sentences, whose words are joined by one space (3 MB in all)."""
+    seen: set[str] = set()
+    texts: dict[str, list[str]] = {}
+    for name, parts in _texts():
+        for sentence in (sentence for part in parts for sentence in _sentences(part)):
+            if sentence.lower() not in seen:
+                seen.add(sentence.lower())
+                texts.setdefault(name, []).append(sentence)
+    sizes = {name: sum(sentence.count(" ") + 1 for sentence in sentences) for name, sentences in texts.items()}
+    wanted = max(_LEAST, int(_SHARE * sum(sizes.values())))
+    taken = Counter[DocsSplit]()
+    split_of: dict[str, DocsSplit] = {}
+    for name in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        split = split_of[name] = next((each for each in ("valid", "test") if taken[each] < wanted), "train")
+        taken[split] += sizes[name]
+    splits: dict[DocsSplit, list[list[str]]] = {"train": [], "valid": [], "test": []}
+    for name, sentences in texts.items():
+        splits[split_of[name]].append(sentences)
+    return splits
 
 
 def _texts() -> Iterator[tuple[str, list[str]]]:
@@ -138,10 +128,9 @@ def _docstrings_of_module(name: str) -> list[str]:
 
 def _docstrings(path: Path) -> list[str]:
     try:
-        tree = ast.parse(path.read_bytes())
+        return list(_docstrings_below(ast.parse(path.read_bytes())))
     except (OSError, SyntaxError, ValueError):
         return []  # the interpreter itself could not read this file
-    return list(_docstrings_below(tree))
 
 
 def _docstrings_below(node: ast.AST) -> Iterator[str]:

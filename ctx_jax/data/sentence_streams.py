@@ -10,7 +10,6 @@ from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.characters import BEGIN, END
 
 Assignment = Literal["rows", "shared"]
-"""`rows`: row b of B reads sentences b, b + B, b + 2 B ... `shared`: each row takes the next when its own ends."""
 
 
 class SentenceSource(Protocol):
@@ -24,29 +23,17 @@ class SentenceSource(Protocol):
 
 
 class Piece(NamedTuple):
-    """Steps `start` to `stop` of a sentence of n words; with its markers it has n + 2 tokens and n + 1 steps."""
+    """Steps `start` to `stop` of a sentence: step i reads tokens[i] and has tokens[i + 1] as its target."""
 
-    tokens: list[str]
+    tokens: list[str]  # of n words and two markers, so that there are n + 1 steps
     start: int
     stop: int
-
-    def forward(self) -> tuple[list[str], list[str]]:
-        """Inputs and targets in forward order: `<S> the cat`, `the cat </S>`."""
-        return self.tokens[self.start : self.stop], self.tokens[self.start + 1 : self.stop + 1]
-
-    def backward(self) -> tuple[list[str], list[str]]:
-        """Inputs and targets in backward order: `</S> cat the`, `cat the <S>`."""
-        last = len(self.tokens)  # step i reads tokens[last - 1 - i]
-        inputs = self.tokens[last - self.stop : last - self.start]
-        targets = self.tokens[last - 1 - self.stop : last - 1 - self.start]
-        return inputs[::-1], targets[::-1]
 
 
 class SentenceStreams:
     """The endless streams of sentences that the rows of a batch read in one direction.
 
-    Only the rows of `tracked` are kept up to date, and only the words of the rows of `rows` are kept; for the other
-    tracked rows the lengths of sentences suffice.
+    With the shared assignment the other rows are followed too.
     """
 
     def __init__(
@@ -55,22 +42,19 @@ class SentenceStreams:
         *,
         batch_size: int,
         rows: range,
-        tracked: range,
         seed: int,
         assignment: Assignment,
         shuffle: bool,
     ) -> None:
         self._sentences, self._count = sentences, len(sentences)
-        self._rows, self._tracked = rows, tracked
+        self._rows, self._tracked = rows, rows if assignment == "rows" else range(batch_size)
         self._seed, self._shuffle = seed, shuffle
         self._stride = batch_size if assignment == "rows" else None
         # The sentence each row reads and the steps of it already used; a row starts one before its first sentence.
-        first = [-1] * batch_size if self._stride is None else [row - batch_size for row in range(batch_size)]
-        self._positions = first
+        self._positions = [-1] * batch_size if self._stride is None else list(range(-batch_size, 0))
         self._next = 0  # the next sentence of the shared assignment
         self._offsets = [0] * batch_size
-        self._lengths = [0] * batch_size
-        self._tokens: list[list[str]] = [[]] * batch_size
+        self._tokens = [[END]] * batch_size  # nothing is left of it
 
     def read(self, steps: int) -> list[list[Piece]]:
         """The next `steps` steps of every row of `rows`, in order."""
@@ -80,10 +64,10 @@ class SentenceStreams:
     def _read_row(self, row: int, steps: int) -> list[Piece]:
         pieces = []
         while steps:
-            if self._offsets[row] == self._lengths[row]:
+            if self._offsets[row] == len(self._tokens[row]) - 1:
                 self._next_sentence(row)
             start = self._offsets[row]
-            stop = min(start + steps, self._lengths[row])
+            stop = min(start + steps, len(self._tokens[row]) - 1)
             pieces.append(Piece(self._tokens[row], start, stop))
             self._offsets[row] = stop
             steps -= stop - start
@@ -106,12 +90,8 @@ class SentenceStreams:
 
     def _open(self, row: int, position: int) -> bool:
         words = self._sentences[permuted(position, self._count, self._seed, shuffle=self._shuffle)]
-        if not words:
-            return False
-        self._lengths[row] = len(words) + 1
-        if row in self._rows:
-            self._tokens[row] = [BEGIN, *words, END]
-        return True
+        self._tokens[row] = [BEGIN, *words, END] if words else [END]
+        return bool(words)
 
     def state(self) -> dict[str, np.ndarray]:
         """The positions of `rows`, int32 [rows] each (32 bits, so that jax can gather them from all hosts)."""
@@ -132,11 +112,12 @@ class SentenceStreams:
         self._offsets = state["offset"].tolist()
         self._next = max(self._positions) + 1
         for row in self._tracked:
-            position = self._positions[row]
-            if position < 0 or not self._open(row, position):
-                self._lengths[row] = 0
-            if self._offsets[row] > self._lengths[row]:
+            if self._positions[row] < 0:  # before its first sentence
+                self._tokens[row] = [END]
+            else:
+                self._open(row, self._positions[row])
+            if self._offsets[row] >= len(self._tokens[row]):
                 raise InputError(
-                    f"row {row} was saved at step {self._offsets[row]} of a sentence that has {self._lengths[row]}: "
-                    "the corpus has changed; resume with the run's own data"
+                    f"row {row} was saved at step {self._offsets[row]} of a sentence that has "
+                    f"{len(self._tokens[row]) - 1}: the corpus has changed; resume with the run's own data"
                 )

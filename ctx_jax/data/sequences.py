@@ -8,27 +8,22 @@ any place of any epoch is found at once.
 Letters: B rows, T tokens, K predicted positions of a row.
 """
 
-import logging
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ctx_jax.data.array_folder import Log
 from ctx_jax.data.batch import Batch, CausalBatch, MaskedBatch, TokenRows
 from ctx_jax.data.corpus_shards import lay_out
 from ctx_jax.data.masking import Masking
-from ctx_jax.data.packing import Rows
 from ctx_jax.data.permutation import permuted
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tokenizers.subwords import Subwords
 
-_LOGGER = logging.getLogger("ctx_jax")
-
 
 class Sequences(Iterator[Batch]):
-    """An iterator of a Transformer's batches; every batch says where it ends.
+    """An iterator of a Transformer's batches; every batch comes with the position after it.
 
     `batch.arrays` is a MaskedBatch, or a CausalBatch of packing "causal_blocks". Leading axis: this host's rows, of
     the same shapes in every batch. Of the fields that not all batches have:
@@ -38,29 +33,24 @@ class Sequences(Iterator[Batch]):
         tokens.token_types    "pairs"
         next_sentence, next_sentence_weights      "pairs" with a label; 1 is random or swapped
 
-    Padding is `vocabulary.pad_id`. Positions are counted from `first_position`, again in each segment.
-
-    Places (`batch.position`, `sequences.position`, for `seek`): `epoch` and `index`, int32 [B]: the place in the
-    epoch's order of each row's last example. Several hosts' concatenated are the position of all rows, whatever number
-    of hosts goes on from it. A source of another length or batch size (a length schedule's second) has positions of its
-    own; it starts at its beginning, with a seed of its own (`permutation.mix_seed(seed, 1)`), or both sources read the
-    same order.
+    Positions of the data (`batch.position`, `sequences.position`, for `seek`): `epoch` and `index`, int32 [B]: the
+    place in the epoch's order of each row's last example. Several hosts' concatenated are the position of all rows,
+    whatever number of hosts goes on from it.
 
     Args:
         tokens: the text; see `tokens.cache_tokens`.
         vocabulary: the tokenizer's special tokens and size.
         config: packing, shape and masking.
-        seed: of order, packing, pairing and masks.
+        seed: of order, packing, pairing and masks. Two sources of one run (a length schedule) need different ones.
         rows: the rows of this host; None: all.
         epochs: how often the text is read; None: without end. The last batch is filled up with rows of padding, whose
             weights are 0.
         shuffle: a permutation per epoch; without it the text's order.
-        first_position: what positions count from. RoBERTa's tables begin after the padding's id (pad_id + 1): padding
-            then stands at first_position - 1.
-        log: takes lines on the progress of a long text's layout.
+        first_position: what positions of tokens count from, again in each segment. RoBERTa's tables begin after the
+            padding's id (pad_id + 1): padding then stands at first_position - 1.
 
     Raises:
-        ValueError: an argument out of range, or text that the packing cannot use.
+        ConfigError: an argument out of range. InputError: text that the packing cannot use.
     """
 
     def __init__(
@@ -74,13 +64,12 @@ class Sequences(Iterator[Batch]):
         epochs: int | None = None,
         shuffle: bool = True,
         first_position: int = 0,
-        log: Log = _LOGGER.info,
     ) -> None:
         own = range(config.batch_size)[slice(None) if rows is None else rows]
         if not len(own) or own.step != 1:
             raise ConfigError("rows", f"must be neighbouring rows out of {config.batch_size}, got {rows}")
         self._own, self._rows = np.arange(own.start, own.stop), config.batch_size
-        self._layout = lay_out(tokens, vocabulary, config, seed, log=log)
+        self._layout = lay_out(tokens, vocabulary, config, seed)
         self._masking = None if config.packing == "causal_blocks" else Masking(config, vocabulary, seed)
         self._seed, self._shuffle, self._pad = seed, shuffle, vocabulary.pad_id
         self._first_position = first_position
@@ -101,7 +90,7 @@ class Sequences(Iterator[Batch]):
     def seek(self, position: Mapping[str, np.ndarray]) -> None:
         """Go on after the batch whose `position` this is; nothing in between is read.
 
-        Takes the position of all B rows, in their order: with several hosts, theirs concatenated. Raises ValueError
+        Takes the position of all B rows, in their order: with several hosts, theirs concatenated. Raises InputError
         for other keys or shapes, and for a position that is not one of this text in this packing.
         """
         shapes = {key: np.shape(value) for key, value in position.items()}
@@ -127,7 +116,10 @@ class Sequences(Iterator[Batch]):
         if self._end is not None:
             places = places[places < self._end]
         epochs = places // len(self._layout)
-        examples = np.array([self._example(place) for place in places.tolist()], np.int64)
+        examples = np.array(
+            [permuted(place, len(self._layout), self._seed, shuffle=self._shuffle) for place in places.tolist()],
+            np.int64,
+        )
         arrays = self._layout.rows(examples, epochs)
         begins = arrays.pop("begins")
         if self._masking is not None:
@@ -145,14 +137,6 @@ class Sequences(Iterator[Batch]):
         if "segments" not in arrays:
             arrays["lengths"] = arrays["mask"].sum(axis=1, dtype=np.int32)
         self._next += self._rows
-        return Batch(_typed(arrays), self.position)
-
-    def _example(self, place: int) -> int:
-        return permuted(place, len(self._layout), self._seed, shuffle=self._shuffle)
-
-
-def _typed(arrays: Rows) -> MaskedBatch | CausalBatch:
-    """Rows by name as a batch."""
-    tokens = TokenRows(**{name: arrays[name] for name in TokenRows._fields if name in arrays})
-    kind = CausalBatch if "next_token_ids" in arrays else MaskedBatch
-    return kind(tokens, **{name: arrays[name] for name in kind._fields if name in arrays})
+        tokens = TokenRows(**{name: arrays[name] for name in TokenRows._fields if name in arrays})
+        kind = MaskedBatch if self._masking else CausalBatch
+        return Batch(kind(tokens, **{name: arrays[name] for name in kind._fields if name in arrays}), self.position)

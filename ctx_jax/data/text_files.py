@@ -4,20 +4,20 @@ import glob
 import gzip
 import lzma
 import zlib
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BufferedIOBase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.tokenizers.words import LineRule, Rule, split_sentences, split_words
 
 Errors = Literal["strict", "replace"]
 
-COMPRESSED = (".gz", ".xz")
-REPLACING = "with errors set to replace, which puts U+FFFD there"
+COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
+_REPLACING = "with errors set to replace, which puts U+FFFD there"
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,19 @@ def list_files(patterns: str) -> tuple[Path, ...]:
     """Files named by paths and globs separated by commas, in that order; a glob's files are sorted.
 
     Raises:
-        FileNotFoundError: a path or a glob that matches no file.
-        ValueError: no pattern at all, or one file named twice.
+        MissingFileError: a path or a glob that matches no file.
+        InputError: no pattern at all, or one file named twice.
     """
     files: list[Path] = []
     for pattern in filter(None, map(str.strip, patterns.split(","))):
-        whole = str(Path(pattern).expanduser())
-        matches = [whole]
-        if not Path(whole).is_file():
-            matches = sorted(glob.glob(whole, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-        found = [path for path in map(Path, matches) if path.is_file()]
-        if not found and Path(whole).is_dir():
-            raise MissingFileError(f"{pattern} is a folder: name its files, as in '{whole.rstrip('/')}/*.txt'")
+        path = Path(pattern).expanduser()
+        if path.is_file():  # a name before a pattern
+            files.append(path)
+            continue
+        matches = map(Path, sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207 (Path.glob takes no root)
+        found = [match for match in matches if match.is_file()]
+        if not found and path.is_dir():
+            raise MissingFileError(f"{pattern} is a folder: name its files, as in '{path}/*.txt'")
         if not found:
             raise MissingFileError(
                 f"no file matches {pattern!r} (seen from {Path.cwd()}); give `python-docs`, `tfds:NAME`, or paths and "
@@ -63,8 +64,7 @@ def list_files(patterns: str) -> tuple[Path, ...]:
         files += found
     if not files:
         raise InputError("no text file was named: give paths or globs separated by commas")
-    if len(set(files)) < len(files):
-        twice = sorted(str(path) for path, count in Counter(files).items() if count > 1)
+    if twice := sorted(str(path) for path, count in Counter(files).items() if count > 1):
         raise InputError(f"named twice: {', '.join(twice)}; name each file once")
     return tuple(files)
 
@@ -75,18 +75,17 @@ def read_lines(path: Path, errors: Errors) -> Iterator[str]:
     A byte order mark at the start is dropped. Only `\\n` ends a line. Memory holds one line.
 
     Raises:
-        FileNotFoundError: the file is not there (any more).
-        ValueError: bytes that are not UTF-8 or a NUL character (with "replace" U+FFFD takes their place), a damaged
-            archive, or an empty file.
+        MissingFileError: the file is not there (any more).
+        InputError: a damaged archive, an empty file, and as `decode`.
     """
     offset = 0  # bytes of the unpacked text before this line
     number = 0
     try:
-        with _open(path) as file:
+        with COMPRESSED.get(path.suffix, open)(path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                if number == 1 and line.startswith(b"\xef\xbb\xbf"):
+                if number == 1 and line.startswith(BOM_UTF8):
                     offset, line = 3, line[3:]
-                yield _decode(line, path, number, offset, errors)
+                yield decode(line, errors, f"{path}, line {number}", offset).removesuffix("\n")
                 offset += len(line)
     except FileNotFoundError as error:
         raise MissingFileError(f"{path} was there when files were listed and is gone now; start again") from error
@@ -96,28 +95,18 @@ def read_lines(path: Path, errors: Errors) -> Iterator[str]:
         raise InputError(f"{path} is empty: leave it out or fetch it again")
 
 
-def _open(path: Path) -> BufferedIOBase:
-    match path.suffix:
-        case ".gz":
-            return gzip.open(path)
-        case ".xz":
-            return lzma.open(path)
-    return path.open("rb")
-
-
-def _decode(line: bytes, path: Path, number: int, offset: int, errors: Errors) -> str:
+def decode(data: bytes, errors: Errors, where: str, offset: int = 0) -> str:
+    """Text of UTF-8 bytes, which begin `offset` bytes into the text. InputError naming the place (`where` and the byte)
+    of what is not UTF-8 and of a NUL character; with "replace" U+FFFD takes their place."""
     try:
-        text = line.decode("utf-8", errors)
+        text = data.decode("utf-8", errors)
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}, line {number}, byte {offset + error.start} of the text: not UTF-8 ({error.reason}); convert the "
-            f"file, or go on {REPLACING}"
+            f"{where}, byte {offset + error.start} of the text: not UTF-8 ({error.reason}); convert it, or go on "
+            f"{_REPLACING}"
         ) from error
-    if "\0" in text:
-        if errors == "strict":
-            raise InputError(
-                f"{path}, line {number}, byte {offset + line.index(0)} of the text: a NUL character; is this a text "
-                f"file? Go on {REPLACING}"
-            )
-        text = text.replace("\0", "\ufffd")
-    return text.removesuffix("\n")
+    if errors == "strict" and "\0" in text:
+        raise InputError(
+            f"{where}, byte {offset + data.index(0)} of the text: a NUL character; is this text? Go on {_REPLACING}"
+        )
+    return text.replace("\0", "\ufffd")

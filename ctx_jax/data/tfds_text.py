@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctx_jax.data.config import Split
-from ctx_jax.data.text_files import REPLACING, Reading
+from ctx_jax.data.text_files import Reading, decode
 from ctx_jax.io.errors import InputError, MissingFileError
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
 
 # A set without validation text has none: its test split, taken silently, would choose the best checkpoint.
-_CANDIDATES = {"train": ("train",), "valid": ("validation", "valid", "dev"), "test": ("test",)}
+_CANDIDATES = {"train": ("train",), "valid": ("validation", "valid", "dev")}
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,12 @@ class TfdsText:
         return {"tfds": found, **vars(self.reading)}
 
     def documents(self) -> Iterator[list[str]]:
-        """See `corpora.Source`. ValueError for bytes that are not UTF-8 or a NUL character, with the record's number,
-        unless errors is "replace"."""
+        """See `corpora.Source`. InputError as `text_files.decode`, with the record's number."""
         for number, record in enumerate(self.builder.as_data_source(split=self.split)):
             yield []
-            for line in self._text(number, record[self.feature]).split("\n"):
+            where = f"{self.set_name}, {self.split}, record {number}"
+            for line in decode(record[self.feature], self.reading.errors, where).split("\n"):
                 yield from self.reading.read(line)
-
-    def _text(self, number: int, value: Any) -> str:
-        where, errors = f"{self.set_name}, {self.split}, record {number}", self.reading.errors
-        try:
-            text = value.decode("utf-8", errors) if isinstance(value, bytes) else str(value)
-        except UnicodeDecodeError as error:
-            raise InputError(f"{where}, byte {error.start}: not UTF-8; go on {REPLACING}") from error
-        if "\0" in text and errors == "strict":
-            raise InputError(f"{where}: a NUL character; go on {REPLACING}")
-        return text.replace("\0", "\ufffd")
 
 
 def open_set(spec: str, split: Split, reading: Reading) -> TfdsText:
@@ -75,54 +65,41 @@ def open_set(spec: str, split: Split, reading: Reading) -> TfdsText:
     Sets are looked for in `TFDS_DATA_DIR`, or `~/tensorflow_datasets` without it. Nothing is downloaded.
 
     Raises:
-        FileNotFoundError: the set is not prepared there.
-        ValueError: no such split, or no feature called `text` and not exactly one of text.
+        MissingFileError: the set is not prepared there.
+        InputError: no such split, or no feature called `text` and not exactly one of text.
     """
     import tensorflow_datasets as tfds
 
     name, _, wanted = spec.partition(":")
+    how = (
+        "prepare it once: pip install 'ctx-jax[tfds]', then python -c \"import tensorflow_datasets as tfds; "
+        f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\""
+    )
     if Path(name).is_dir():
         builder = tfds.builder_from_directory(name)
     else:
         try:
             builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record")
         except tfds.core.DatasetNotFoundError as error:
-            raise MissingFileError(f"no data set {name!r} of tfds is known or prepared: {_how(name)}") from error
+            raise MissingFileError(f"no data set {name!r} of tfds is known or prepared: {how}") from error
     splits = list(builder.info.splits)
     if not splits:
-        raise MissingFileError(f"{name} is not prepared in {builder.data_path}: {_how(name)}, or set TFDS_DATA_DIR")
-    chosen = next((each for each in ((wanted,) if wanted else _CANDIDATES[split]) if each in splits), None)
-    if chosen is None:
-        raise InputError(_no_split(name, wanted, split, splits))
-    return TfdsText(builder, name, chosen, _text_feature(name, builder.info.features), reading)
-
-
-def _how(name: str) -> str:
-    return (
-        "prepare it once: pip install 'ctx-jax[tfds]', then python -c \"import tensorflow_datasets as tfds; "
-        f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\""
-    )
-
-
-def _no_split(name: str, wanted: str, split: str, splits: list[str]) -> str:
-    """The error of a set without the split that was asked for, or without one for the purpose."""
-    said = f"{name} has no {'validation' if split == 'valid' and not wanted else repr(wanted or split)} split, only "
-    said += f"{', '.join(splits)}: name one (tfds:{name}:{splits[-1]})"
-    if split == "valid" and not wanted:
-        said += (
-            f" in data.valid, which takes text files too; with data.train=tfds:{name}:train and no data.valid nothing "
-            "is validated"
-        )
-    return said
-
-
-def _text_feature(name: str, features: Any) -> str:
-    if "text" in features:
-        return "text"
+        raise MissingFileError(f"{name} is not prepared in {builder.data_path}: {how}, or set TFDS_DATA_DIR")
+    chosen = [each for each in ((wanted,) if wanted else _CANDIDATES[split]) if each in splits]
+    if not chosen:
+        advice = f"name one (tfds:{name}:{splits[-1]})"
+        if split == "valid" and not wanted:
+            advice += (
+                " in data.valid, which takes text files too; with "
+                f"data.train=tfds:{name}:train and no data.valid nothing is validated"
+            )
+        said = repr(wanted) if wanted else _CANDIDATES[split][0]
+        raise InputError(f"{name} has no {said} split, only {', '.join(splits)}: {advice}")
+    features = builder.info.features
     texts = [key for key, feature in features.items() if type(feature).__name__ == "Text"]
-    if len(texts) != 1:
+    if "text" not in features and len(texts) != 1:
         raise InputError(
             f"{name} has no feature `text`, and {len(texts)} others of text, among {', '.join(features)}: "
             "give another set, or its text as files"
         )
-    return texts[0]
+    return TfdsText(builder, name, chosen[0], "text" if "text" in features else texts[0], reading)

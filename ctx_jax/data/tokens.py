@@ -32,16 +32,14 @@ _LOGGER = logging.getLogger("ctx_jax")
 class Tokens:
     """A text in tokens; on disk or in memory.
 
-    ids: integers [N]. begins: uint8 or bool [N], whether a word begins there. offsets: int64 [S + 1], where each
-    sentence begins. documents: int64 [documents], each one's first sentence.
+    `folder` is the cache's, beside which the row indexes lie; None: in memory.
     """
 
-    ids: np.ndarray
-    begins: np.ndarray
-    offsets: np.ndarray
-    documents: np.ndarray
+    ids: np.ndarray  # integers [N]
+    begins: np.ndarray  # uint8 or bool [N], whether a word begins there
+    offsets: np.ndarray  # int64 [S + 1], where each sentence begins
+    documents: np.ndarray  # int64 [documents], each one's first sentence
     folder: Path | None = None
-    """Of the cache, named after the text and the tokenizer; the row indexes lie beside it. None: in memory."""
 
     def __len__(self) -> int:
         """S."""
@@ -50,11 +48,9 @@ class Tokens:
 
 def tokens_of(sentences: Iterable[Sequence[str]], documents: np.ndarray, tokenizer: Subwords) -> Tokens:
     """The tokens of a small text, in memory."""
-    blocks = list(_blocks(iter(sentences), tokenizer))
-    ids, begins, counts = (
-        np.concatenate([block[part] for block in blocks] or [np.zeros(0, kind)])
-        for part, kind in enumerate((np.int32, np.uint8, np.int64))
-    )
+    empty = np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(0, np.int64)
+    blocks = zip(empty, *_blocks(iter(sentences), tokenizer), strict=True)
+    ids, begins, counts = (np.concatenate(block) for block in blocks)
     return Tokens(ids, begins, np.append(0, np.cumsum(counts)), np.asarray(documents))
 
 
@@ -64,11 +60,26 @@ def cache_tokens(sentences: Sentences, tokenizer: Subwords, folder: str | Path, 
     Several processes may ask at once (see `array_folder.build_arrays`). A damaged cache is logged and cut again.
     """
     target = Path(folder).expanduser() / folder_name("tokens", [VERSION, sentences.digest, tokenizer.digest])
-    ids = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
-    kinds = {"ids": ids, "begins": np.uint8, "offsets": np.int64, "documents": np.int64}
+    ids_kind = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
+    kinds = {"ids": ids_kind, "begins": np.uint8, "offsets": np.int64, "documents": np.int64}
 
     def write(writer: ArrayWriter) -> None:
-        _write(sentences, tokenizer, writer, log)
+        started = time.monotonic()
+        count = 0
+        progress = Progress(f"cutting {sentences.source} into tokens", "sentences", len(sentences), log)
+        writer.append("offsets", 0)
+        for ids, begins, counts in _blocks(iter(sentences), tokenizer):
+            writer.append("ids", ids)
+            writer.append("begins", begins)
+            writer.append("offsets", count + np.cumsum(counts))
+            count += len(ids)
+            progress.add(len(counts))
+        writer.append("documents", sentences.documents)
+        seconds = max(time.monotonic() - started, 1e-9)
+        log(
+            f"{sentences.source}: {count:,} tokens of {sentences.words:,} words "
+            f"({count / max(sentences.words, 1):.2f} a word); cut in {seconds:.1f} s ({count / seconds:,.0f} tokens/s)"
+        )
 
     build_arrays(target, kinds, write, again="cutting the text into tokens again", log=log)
     return Tokens(**open_arrays(target).arrays, folder=target)
@@ -80,30 +91,9 @@ def _blocks(
     """ids int32 [n], begins uint8 [n] and the sentences' counts int64 of `BLOCK` sentences at a time."""
     while block := list(islice(sentences, BLOCK)):
         pieces = tokenizer.tokenize_words(block)
-        counts = np.fromiter((len(piece.ids) for piece in pieces), np.int64, len(pieces))
+        counts = np.array([len(piece.ids) for piece in pieces], np.int64)
         words = np.concatenate([piece.words for piece in pieces])
-        begins = np.ones(len(words), np.uint8)
-        begins[1:] = words[1:] != words[:-1]
-        starts = np.cumsum(counts) - counts
-        begins[starts[counts > 0]] = 1  # word 0 may follow word 0 of the sentence before
-        yield np.concatenate([piece.ids for piece in pieces]).astype(np.int32), begins, counts
-
-
-def _write(sentences: Sentences, tokenizer: Subwords, writer: ArrayWriter, log: Log) -> None:
-    started = time.monotonic()
-    count = 0
-    progress = Progress(f"cutting {sentences.source} into tokens", "sentences", len(sentences), log)
-    writer.append("offsets", 0)
-    for ids, begins, counts in _blocks(iter(sentences), tokenizer):
-        writer.append("ids", ids)
-        writer.append("begins", begins)
-        writer.append("offsets", count + np.cumsum(counts))
-        count += len(ids)
-        progress.add(len(counts))
-    writer.append("documents", sentences.documents)
-    writer.facts |= {"text": sentences.digest, "tokenizer": tokenizer.digest}
-    seconds = max(time.monotonic() - started, 1e-9)
-    log(
-        f"{sentences.source}: {count:,} tokens of {sentences.words:,} words "
-        f"({count / max(sentences.words, 1):.2f} a word); cut in {seconds:.1f} s ({count / seconds:,.0f} tokens/s)"
-    )
+        # Word 0 of a sentence may follow word 0 of the one before.
+        sentence = np.repeat(np.arange(len(pieces)), counts)
+        begins = (np.diff(words, prepend=-1) != 0) | (np.diff(sentence, prepend=-1) != 0)
+        yield np.concatenate([piece.ids for piece in pieces]).astype(np.int32), begins.astype(np.uint8), counts

@@ -24,8 +24,8 @@ from ctx_jax.io.errors import DiskError, InputError, RunError
 WAITING_HOURS = 24.0  # while the first process reads a corpus, counts its words, trains a tokenizer
 DISK_SECONDS = 90.0  # in which a shared disk must show a file of another process: NFS caches names for up to 60
 
-_EXCHANGES = itertools.count()
-_VALUE, _STOPPED = "value ", "stopped"
+_EXCHANGE, _EXCHANGES = "ctx_jax/exchange_", itertools.count()
+_STOPPED = "stopped"  # no JSON
 _regions = 0  # nested `stop_together` blocks
 
 Value = TypeVar("Value")
@@ -58,45 +58,32 @@ def barrier(name: str, *, seconds: int) -> None:
     ocp.multihost.get_barrier_sync_fn()(key=f"ctx_jax_{name}", timeout_ms=1000 * seconds)
 
 
-def gather_texts(text: str) -> list[str]:
-    """The text that each process passes, in the order of the processes; waits for all of them.
+def gather(value: Value) -> list[Value]:
+    """The values that the processes pass, any that JSON holds, in the order of the processes; waits for all of them.
 
     Every process must call it, from its main thread. OtherProcessStopped if one raised instead (`stop_together`).
     """
     if jax.process_count() == 1:
-        return [text]
+        return [value]
     client, exchange = ocp.multihost.get_jax_distributed_client(), next(_EXCHANGES)
-    _publish(exchange, _VALUE + text)
+    _publish(exchange, json.dumps(value))
     texts = [
-        client.blocking_key_value_get(_key(exchange, process), round(WAITING_HOURS * 3_600_000))
+        client.blocking_key_value_get(f"{_EXCHANGE}{exchange}/{process}", round(WAITING_HOURS * 3_600_000))
         for process in range(jax.process_count())
     ]
     if _STOPPED in texts:
         raise OtherProcessStopped(f"process {texts.index(_STOPPED)} of the job has stopped: its own output says why")
-    return [text.removeprefix(_VALUE) for text in texts]
+    return [json.loads(text) for text in texts]
 
 
 def _publish(exchange: int, text: str) -> None:
-    ocp.multihost.get_jax_distributed_client().key_value_set(_key(exchange, jax.process_index()), text)
+    client = ocp.multihost.get_jax_distributed_client()
+    client.key_value_set(f"{_EXCHANGE}{exchange}/{jax.process_index()}", text)
 
 
-def _key(exchange: int, process: int) -> str:
-    return f"ctx_jax/exchange_{exchange}/{process}"
-
-
-def broadcast_numbers(numbers: dict[str, float]) -> dict[str, float]:
-    """Process 0's numbers, on every process, so that decisions based on them agree to the last digit.
-
-    Every process must call it.
-    """
-    first: dict[str, float] = json.loads(gather_texts(json.dumps(numbers))[0])  # JSON round-trips floats exactly
-    return first
-
-
-def broadcast_step(step: int | None) -> int | None:
-    """Process 0's step, on every process: a shared folder may not show all of them the same files yet."""
-    first: int | None = json.loads(gather_texts(json.dumps(step))[0])
-    return first
+def broadcast(value: Value) -> Value:
+    """Process 0's value on every process, so that decisions based on it agree. Called and raises as `gather`."""
+    return gather(value)[0]
 
 
 @contextmanager
@@ -118,7 +105,7 @@ def stop_together() -> Iterator[None]:
         raise
     finally:
         _regions -= 1
-    gather_texts("")
+    gather(None)
 
 
 def on_first_process(act: Callable[[], object]) -> None:
@@ -142,29 +129,29 @@ def first_process_first(make: Callable[[], Value]) -> Value:
 
 
 def stop_requested(step: int) -> bool:
-    """Whether any process of the job has received SIGTERM; the same answer on all of them.
+    """Whether any process of the job has received SIGTERM; all must ask at every step, and get the same answer.
 
-    Every process must ask at every step. False in a job of one process, which has its own signal handler.
+    False in a job of one process, which has its own signal handler.
     """
     return jax.process_count() > 1 and bool(multihost_utils.reached_preemption_sync_point(step))
 
 
-def check_same(config: Any, *, ignore: Sequence[str] = ("run_dir",)) -> None:
+def check_same(config: Any) -> None:
     """InputError, on all processes, unless they have equal configs and as many devices each.
 
-    config: any config dataclass. A process with another seed would silently train something else; one with other
-    steps or devices would leave the rest waiting. `ignore`: fields that may differ; `check_disk` compares `run_dir`.
+    A process with another seed would silently train something else; one with other steps or devices would leave the
+    rest waiting. `run_dir` may differ: `check_disk` compares it.
     """
-    mine = (configs.to_json(config), jax.local_device_count())
-    others = [json.loads(text) for text in gather_texts(json.dumps(mine))]
-    processes = [(configs.from_json(type(config), stored), count) for stored, count in others]
-    difference = first_difference(processes, ignore)
-    if difference is not None:
+    processes = gather((configs.to_json(config), jax.local_device_count()))
+    if difference := first_difference(processes, ignore=["run_dir"]):
         raise InputError(f"the processes of a job need the same settings and devices: {difference}")
 
 
 def first_difference(processes: Sequence[tuple[Any, int]], ignore: Sequence[str] = ()) -> str | None:
-    """The first setting or number of devices that differs from process 0's, of each process's (config, devices)."""
+    """The first setting or number of devices that differs from process 0's, of each process's (config, devices).
+
+    Configs may be dataclasses or their JSON.
+    """
     config, count = processes[0]
     for process, (its_config, its_count) in enumerate(processes):
         for field, first, other in configs.differences(config, its_config):
@@ -189,8 +176,8 @@ def check_disk(run_dir: Path) -> None:
         (run_dir / mark).touch()
 
     on_first_process(put_mark)
-    mark = gather_texts(mark)[0]
-    problems = gather_texts(disk_problem(run_dir, mark, jax.process_index(), DISK_SECONDS))
+    mark = broadcast(mark)
+    problems = gather(disk_problem(run_dir, mark, jax.process_index(), DISK_SECONDS))
     on_first_process((run_dir / mark).unlink)
     for process, problem in enumerate(problems):
         if problem:

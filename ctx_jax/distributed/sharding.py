@@ -4,6 +4,7 @@ Letters: n devices.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from typing import Any, TypeVar
 
 import jax
@@ -30,12 +31,8 @@ def shard_batch(
 ) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
     """Compile `function(replicated, rows, rows) -> rows` with the rows sharded along their leading axis.
 
-    Args:
-      batch_size: the number of rows. The largest number of `devices` (default: all of this process) that divides it
-        is used: 2 of 3 devices for 64 rows.
-
-    Returns:
-      the compiled function, and a function that replicates its first argument on those devices.
+    The largest number of `devices` (default: all of this process) that divides `batch_size`, the number of rows, is
+    used: 2 of 3 devices for 64 rows. Returns the compiled function and one that replicates its first argument on them.
     """
     available = list(devices or jax.local_devices())
     count = next(count for count in range(len(available), 0, -1) if batch_size % count == 0)
@@ -59,28 +56,19 @@ def pipelined(results: Iterable[Result]) -> Iterator[Result]:
 
     If requesting starts a computation on the devices and using a result waits for it, the devices stay busy meanwhile.
     """
-    waiting: list[Result] = []
-    for result in results:
-        waiting.append(result)
-        if len(waiting) > 1:
-            yield waiting.pop(0)
-    yield from waiting
-
-
-def fsdp_axis(shape: tuple[int, ...], count: int) -> int | None:
-    """The axis along which n = `count` devices shard an array: its largest that n divides, the first of equals.
-
-    (30522, 1024) over 8: axis 1, over 2: axis 0. None (replicated) if n divides no axis, and for vectors and scalars,
-    which are small while each all-gather costs its latency.
-    """
-    axes = [axis for axis, size in enumerate(shape) if size % count == 0]
-    return max(axes, key=lambda axis: shape[axis], default=None) if len(shape) > 1 else None
+    return (result for result, _ in pairwise(chain(results, [None])))  # type: ignore[misc]
 
 
 def fsdp_spec(shape: tuple[int, ...], count: int) -> PartitionSpec:
-    """The PartitionSpec of an array that n = `count` devices shard along its `fsdp_axis`."""
-    axis = fsdp_axis(shape, count)
-    return REPLICATED if axis is None else PartitionSpec(*[None] * axis, AXIS)
+    """How n = `count` devices shard an array: along its largest axis that n divides, the first of equals.
+
+    (30522, 1024) over 8: axis 1, over 2: axis 0. Replicated if n divides no axis, and for vectors and scalars, which
+    are small while each all-gather costs its latency.
+    """
+    axes = [axis for axis, size in enumerate(shape) if size % count == 0]
+    if len(shape) < 2 or not axes:
+        return REPLICATED
+    return PartitionSpec(*[None] * max(axes, key=lambda axis: shape[axis]), AXIS)
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -115,6 +103,9 @@ class GatheredParams(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         shard, axis = self._shards[name], self._axes[name]
         return shard if axis is None else lax.all_gather(shard, self._over, axis=axis, tiled=True)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shards  # the mixin's would gather
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shards)

@@ -35,6 +35,7 @@ def embed(model: Model, params: Params, inputs: Mapping[str, Any], *, carry: Car
       InputError: inputs of another kind or shape than the model reads, a carry of other rows.
       InputTypeError: a model that is no encoder, ids that are no integers, a carry for an encoder without one.
     """
-    if not callable(getattr(model, "layers", None)):
-        raise InputTypeError(f"embed needs an encoder's model such as BiLM or Transformer, got {type(model).__name__}")
+    if isinstance(model, type) or not callable(getattr(model, "layers", None)):
+        found = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise InputTypeError(f"embed needs an encoder's model such as BiLM() or Transformer(), got {found}")
     return model.layers(params, inputs, carry=carry)

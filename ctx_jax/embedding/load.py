@@ -105,5 +105,5 @@ def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: 
             raise MissingFileError(f"{folder} has no complete checkpoint yet: train it longer, then load it")
         shapes: dict[str, Any] = {"encoder": jax.eval_shape(model.init, jax.random.key(0))}
         params = checkpoints.restore_params(number, shapes)
-    own = {name: Head(module, params["head"].get(name, {})) for name, module in modules.items()}
+    own = {name: Head(module, params.get("head", {}).get(name, {})) for name, module in modules.items()}
     return Encoder(model, params["encoder"], model.inputs(folder, rule=rule), own)

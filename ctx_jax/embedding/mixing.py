@@ -49,7 +49,7 @@ def mix(
     sentence markers. The statistics here are those of `values` under `mask`, so AllenNLP's numbers need the markers,
     which are cut off afterwards:
 
-        layers = embed(model, params, inputs, markers=True)                                  # [L, B, T + 2, D]
+        layers = model.layers(params, inputs, markers=True)                                  # [L, B, T + 2, D]
         mixed = mix(layers.values, mixing, mask=layers.mask, layer_norm="allennlp")[:, 1:-1]
         vectors = jnp.where(layers.mask[:, 2:, None], mixed, 0)                              # [B, T, D]
 

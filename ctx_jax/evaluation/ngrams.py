@@ -1,4 +1,4 @@
-"""Count-based baselines on the model's own vocabulary: what a language model has to beat.
+"""Count-based n-gram baselines on the vocabulary of a neural language model.
 
 Letters: V vocabulary, N tokens (targets).
 """
@@ -6,6 +6,7 @@ Letters: V vocabulary, N tokens (targets).
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ctx_jax.io.errors import InputError
 
 MAX_TOKENS = 2_500_000  # bounds memory: about 120 bytes a token, 300 MB at the cap; WikiText-2 is below it
 HELD_OUT = 10  # every tenth training sentence fits the interpolation weights
-BUCKETS = 16  # weights depend on floor(log2(count of the history)) + 1; 0 is a history never seen
+BUCKETS = 16  # weights depend on floor(log2(count of the history)) + 1; 0: an unseen history
 EM_STEPS = 30
 
 
@@ -29,7 +30,7 @@ class Ngram:
     history_keys: tuple[np.ndarray, ...]
     history_counts: tuple[np.ndarray, ...]
     weights: np.ndarray  # [order, BUCKETS], share of the maximum-likelihood estimate at each order
-    cut: bool = False  # whether there were more sentences than it was fitted on
+    cut: bool = False  # whether sentences were left out of the fit
 
     @property
     def order(self) -> int:
@@ -38,13 +39,13 @@ class Ngram:
 
     @property
     def tokens(self) -> int:
-        """Targets it was fitted on: words, <UNK> and </S>."""
+        """Number of targets of the fit: words, <UNK> and </S>."""
         return int(self.counts[0].sum())
 
     def probabilities(self, grams: np.ndarray) -> np.ndarray:
         """p(last word | the words before it) of each row of `grams`, int [N, order] -> float64 [N].
 
-        Summed over the last word it is 1 for every history, seen or not.
+        Sums to 1 over the last word for every history, seen or not.
         """
         estimates, buckets = _estimates(self, grams)
         shares = np.take_along_axis(self.weights, buckets, axis=1)
@@ -54,7 +55,7 @@ class Ngram:
         return result
 
     def perplexity(self, sentences: Iterable[Sequence[int] | np.ndarray]) -> float:
-        """exp of the mean nats a target in the forward direction; every word, <UNK> and </S> count."""
+        """exp of the mean nats of a target in the forward direction; every word, <UNK> and </S> counts."""
         nats, tokens = 0.0, 0
         for grams in _chunks(sentences, self.order, self.begin, self.end):
             nats -= float(np.log(self.probabilities(grams)).sum())
@@ -76,14 +77,13 @@ def fit_ngram(
     """Jelinek-Mercer interpolation, p_k = a ML_k + (1 - a) p_(k-1) down to the uniform 1 / V.
 
     `sentences` are vocabulary ids without markers; `begin` and `end` the ids of <S> and </S>; `size` is V.
-    The weights `a`, one per order and per power of two of the history's count, are fitted by expectation
-    maximisation on every tenth sentence with counts from the others; the counts of the model returned are those of
-    all sentences. Sentences after the first `max_tokens` targets are not read, which bounds memory; the model's `cut`
-    says whether there were any.
+    The weights `a`, one per order and per power of two of the history's count, are fitted by expectation maximisation
+    on every tenth sentence with counts of the others; the returned model has the counts of all sentences. Sentences
+    after the first `max_tokens` targets are not read, which bounds memory; `cut` says whether there were any.
     Source: Jelinek and Mercer 1980; buckets as in Chen and Goodman 1999, section 2.3.
     """
     if not 1 <= order <= 3:
-        raise InputError(f"an n-gram model here has order 1, 2 or 3, got {order}")
+        raise InputError(f"order must be 1, 2 or 3, got {order}")
     if size**order >= 2**63:
         raise InputError(f"the keys of {order}-grams over {size} words do not fit 64 bits: lower the vocabulary")
     fitting: list[np.ndarray] = []
@@ -113,14 +113,9 @@ def _grams(sentence: Sequence[int] | np.ndarray, order: int, begin: int, end: in
 
 
 def _chunks(sentences: Iterable[Sequence[int] | np.ndarray], order: int, begin: int, end: int) -> Iterable[np.ndarray]:
-    waiting: list[np.ndarray] = []
-    for sentence in sentences:
-        waiting.append(_grams(sentence, order, begin, end))
-        if len(waiting) == 10_000:
-            yield np.concatenate(waiting)
-            waiting = []
-    if waiting:
-        yield np.concatenate(waiting)
+    remaining = iter(sentences)
+    while chunk := list(islice(remaining, 10_000)):
+        yield np.concatenate([_grams(sentence, order, begin, end) for sentence in chunk])
 
 
 def _key(grams: np.ndarray, size: int) -> np.ndarray:
@@ -144,8 +139,8 @@ def _count(grams: np.ndarray, size: int, begin: int, end: int, weights: np.ndarr
 
 
 def _look_up(keys: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[place] == wanted, counts[place], 0)
+    position = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[position] == wanted, counts[position], 0)
 
 
 def _estimates(model: Ngram, grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +159,7 @@ def _estimates(model: Ngram, grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _fit_weights(model: Ngram, held_out: np.ndarray) -> np.ndarray:
-    """Expectation maximisation of the share each order takes, jointly over orders; unseen histories get 0."""
+    """The share of each order by expectation maximisation, jointly over orders; 0 for unseen histories."""
     estimates, buckets = _estimates(model, held_out)
     weights = np.full((model.order, BUCKETS), 0.5)
     weights[:, 0] = 0.0
@@ -173,12 +168,12 @@ def _fit_weights(model: Ngram, held_out: np.ndarray) -> np.ndarray:
         lower = [np.full(len(held_out), 1.0 / model.size)]
         for estimate, share in zip(estimates, shares, strict=True):
             lower.append(share * estimate + (1.0 - share) * lower[-1])
-        reach = np.ones(len(held_out))  # probability that the draw came down to this order
+        reach = np.ones(len(held_out))  # posterior probability of backing off to this order
         for k in reversed(range(model.order)):
             taken = reach * shares[k] * estimates[k] / lower[k + 1]
             used = np.bincount(buckets[k], weights=taken, minlength=BUCKETS)
             seen = np.bincount(buckets[k], weights=reach, minlength=BUCKETS)
-            # A bucket the held-out part never shows takes one imaginary draw at a half, others barely feel it.
+            # A pseudo-observation of one half decides for buckets without held-out data and hardly affects others.
             weights[k, 1:] = (used[1:] + 0.5) / (seen[1:] + 1.0)
             reach = reach - taken
     return weights

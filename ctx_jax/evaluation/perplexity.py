@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.evaluation.protocols import SentenceScore, StepScore, by_sentence, by_step, by_stream
+from ctx_jax.evaluation.protocols import SentenceScore, by_sentence, by_step, by_stream
 from ctx_jax.evaluation.scoring import BiLMScorer
 from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.vocabulary import Vocabulary
@@ -20,8 +20,7 @@ from ctx_jax.typing import Params
 ProtocolName = Literal["sentence", "stream", "bilm-tf"]
 # Steps a call; affects speed only. Short where rows end with their sentences, long where one row goes on.
 UNROLL_STEPS: dict[str, int] = {"sentence": 16, "stream": 128, "bilm-tf": 16}
-BATCH = 64
-ORIGINAL_BATCH = 256  # of bilm-tf's own test, whose number depends on it
+BATCH = {"sentence": 64, "bilm-tf": 256}  # bilm-tf's own, on which its number depends
 
 
 @dataclass(frozen=True)
@@ -76,51 +75,8 @@ def perplexity(
 
     Raises InputError for a text without sentences, or with too few for `bilm-tf` to fill its rows once.
     """
-    if protocol != "bilm-tf":
-        scores = sentence_scores(
-            model,
-            params,
-            vocabulary,
-            sentences,
-            protocol=protocol,
-            batch=batch,
-            unroll_steps=unroll_steps,
-            devices=devices,
-            progress=progress,
-        )
-        return summarize(scores, protocol)
-    rows = batch or ORIGINAL_BATCH
-    steps = unroll_steps or UNROLL_STEPS[protocol]
-    scorer = BiLMScorer(model, params, vocabulary, rows=rows, unroll_steps=steps, devices=devices)
-    return _of_steps(by_step(scorer, _counted(sentences, progress)), rows)
-
-
-def _of_steps(steps: Iterable[StepScore], rows: int) -> Perplexity:
-    """The original's average over batches of one step."""
-    forward = backward = 0.0
-    unknown = 0
-    batches: list[float] = []
-    for step in steps:
-        forward += step.forward
-        backward += step.backward
-        unknown += step.unknown
-        batches.append(exp_or_inf(0.5 * (step.forward + step.backward)))
-    if not batches:
-        raise InputError(
-            f"protocol bilm-tf fills {rows} rows with a sentence each, and the text has fewer: no batch is complete. "
-            "Set a smaller batch, or take protocol sentence, which counts every token"
-        )
-    forward, backward = forward / len(batches), backward / len(batches)
-    tokens = rows * len(batches)
-    return Perplexity(
-        "bilm-tf",
-        0.5 * (forward + backward),
-        exp_or_inf(forward),
-        exp_or_inf(backward),
-        tokens,
-        unknown / tokens,
-        tuple(batches),
-    )
+    scores = _scores(model, params, vocabulary, sentences, protocol, batch, unroll_steps, devices, progress)
+    return summarize(scores, protocol)
 
 
 def sentence_scores(
@@ -135,19 +91,36 @@ def sentence_scores(
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Iterator[SentenceScore]:
-    """(sentence, nats forward, nats backward, targets, unknown targets) of each sentence, in the order of the text.
+    """The nats of each sentence, in the order of the text.
 
     The arguments are those of `perplexity`; `summarize` makes the same result of the scores. Protocol bilm-tf cuts
     sentences off and has no such scores: InputError.
     """
     if protocol not in ("sentence", "stream"):
         raise InputError(f"sentences are scored by protocol sentence or stream, got {protocol!r}")
-    rows = (batch or BATCH) if protocol == "sentence" else 1
+    return _scores(model, params, vocabulary, sentences, protocol, batch, unroll_steps, devices, progress)
+
+
+def _scores(
+    model: BiLM,
+    params: Params,
+    vocabulary: Vocabulary,
+    sentences: Iterable[Sequence[str]],
+    protocol: ProtocolName,
+    batch: int,
+    unroll_steps: int,
+    devices: Sequence[jax.Device] | None,
+    progress: Callable[[int], object],
+) -> Iterator[SentenceScore]:
+    if protocol not in UNROLL_STEPS:
+        raise InputError(f"protocol must be one of {', '.join(UNROLL_STEPS)}, got {protocol!r}")
+    rows = 1 if protocol == "stream" else batch or BATCH[protocol]
     steps = unroll_steps or UNROLL_STEPS[protocol]
     scorer = BiLMScorer(model, params, vocabulary, rows=rows, unroll_steps=steps, devices=devices)
     if protocol == "sentence":
         return by_sentence(scorer, sentences, progress)
-    return by_stream(scorer, _counted(sentences, progress))
+    read = by_stream if protocol == "stream" else by_step
+    return read(scorer, _counted(sentences, progress))
 
 
 def _counted(sentences: Iterable[Sequence[str]], progress: Callable[[int], object]) -> Iterator[Sequence[str]]:
@@ -156,20 +129,28 @@ def _counted(sentences: Iterable[Sequence[str]], progress: Callable[[int], objec
         progress(1)
 
 
-def summarize(scores: Iterable[SentenceScore], protocol: Literal["sentence", "stream"] = "sentence") -> Perplexity:
-    """The perplexity of scored sentences; InputError when there are none."""
+def summarize(scores: Iterable[SentenceScore], protocol: ProtocolName = "sentence") -> Perplexity:
+    """The perplexity of scored sentences, or of the steps of bilm-tf; InputError when there are none."""
     forward = backward = 0.0
     tokens = unknown = 0
+    batches: list[float] = []
     for score in scores:
         forward += score.forward
         backward += score.backward
         tokens += score.tokens
         unknown += score.unknown
+        if protocol == "bilm-tf":
+            batches.append(exp_or_inf(0.5 * (score.forward + score.backward) / score.tokens))
     if not tokens:
         raise InputError("perplexity needs at least one sentence, the text has none")
-    loss = 0.5 * (forward + backward) / tokens
     return Perplexity(
-        protocol, loss, exp_or_inf(forward / tokens), exp_or_inf(backward / tokens), tokens, unknown / tokens
+        protocol,
+        0.5 * (forward + backward) / tokens,
+        exp_or_inf(forward / tokens),
+        exp_or_inf(backward / tokens),
+        tokens,
+        unknown / tokens,
+        tuple(batches),
     )
 
 

@@ -15,20 +15,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-import numpy as np
-
-from ctx_jax.evaluation.scoring import BiLMScorer, ScoredSentence, numbered
+from ctx_jax.evaluation.scoring import BiLMScorer, ScoredSentence
+from ctx_jax.io.errors import InputError, InputTypeError
 
 READ_AHEAD = 64  # batches of sentences that are sorted by length together
 
 
 class SentenceScore(NamedTuple):
-    """Nats of one sentence in either direction: minus the logarithm of its probability."""
+    """Nats of one sentence in either direction, minus the logarithm of its probability; of `by_step`, of one step of
+    all rows."""
 
-    sentence: int  # its number in the text, from 0
+    sentence: int  # its number in the text, from 0; of `by_step`, the step's
     forward: float
     backward: float
-    tokens: int  # targets in either direction, n + 1
+    tokens: int  # targets in either direction: n + 1; of a step, B
     unknown: int  # how many forward targets are <UNK>
 
 
@@ -39,7 +39,7 @@ def by_sentence(
 
     `progress` is called with the number of sentences of each batch as it is done.
     """
-    remaining = numbered(sentences)
+    remaining = _numbered(sentences)
     while chunk := list(islice(remaining, READ_AHEAD * scorer.rows)):
         scores: dict[int, SentenceScore] = {}
         chunk.sort(key=lambda numbered: len(numbered[1]))
@@ -47,7 +47,7 @@ def by_sentence(
             batch = [scorer.sentence(index, words) for index, words in chunk[first : first + scorer.rows]]
             carry = scorer.zero_carry()
             for start in range(0, max(sentence.end for sentence in batch), scorer.unroll_steps):
-                _, _, carry = scorer([[sentence] for sentence in batch], start, carry)
+                _, carry = scorer([[sentence] for sentence in batch], start, carry)
             scores |= {sentence.index: _score(sentence, scorer.unknown) for sentence in batch}
             progress(len(batch))
         yield from (scores[index] for index in sorted(scores))
@@ -57,34 +57,27 @@ def by_stream(scorer: BiLMScorer, sentences: Iterable[Sequence[str]]) -> Iterato
     """Scores the text in its order in one row, the state carried over sentences and calls."""
     carry = scorer.zero_carry()
     for rows, start, stop in _assigned_rows(scorer, sentences):
-        _, _, carry = scorer(rows, start, carry)
+        _, carry = scorer(rows, start, carry)
         yield from (_score(sentence, scorer.unknown) for sentence in rows[0] if sentence.end <= stop)
 
 
-class StepScore(NamedTuple):
-    """One batch of the original's test, which unrolls one step: mean nats a target in either direction."""
-
-    forward: float
-    backward: float
-    unknown: int  # how many of the B forward targets are <UNK>
-
-
-def by_step(scorer: BiLMScorer, sentences: Iterable[Sequence[str]]) -> Iterator[StepScore]:
+def by_step(scorer: BiLMScorer, sentences: Iterable[Sequence[str]]) -> Iterator[SentenceScore]:
     """bilm-tf's `test`: batches of one step of B rows, until the first row finds no further sentence.
 
     A call runs T such batches; the state is carried in either case, so the numbers are the same.
     """
-    carry = scorer.zero_carry()
+    carry, stop = scorer.zero_carry(), 0
     for rows, start, stop in _assigned_rows(scorer, sentences):
-        forward, backward, carry = scorer(rows, start, carry)
-        targets = np.zeros(forward.shape, np.int32)
-        for row, assigned in enumerate(rows):
-            for sentence in assigned:
-                steps = np.arange(max(sentence.start, start), min(sentence.end, start + scorer.unroll_steps))
-                targets[row, steps - start] = sentence.ids[steps - sentence.start + 1]
+        (forward, backward, targets), carry = scorer(rows, start, carry)
+        unknown = (targets == scorer.unknown).sum(axis=0)
         for step in range(stop - start):
-            unknown = int((targets[:, step] == scorer.unknown).sum())
-            yield StepScore(float(forward[:, step].mean()), float(backward[:, step].mean()), unknown)
+            nats = float(forward[:, step].sum()), float(backward[:, step].sum())
+            yield SentenceScore(start + step, *nats, scorer.rows, int(unknown[step]))
+    if not stop:
+        raise InputError(
+            f"protocol bilm-tf fills {scorer.rows} rows with a sentence each, and the text has fewer: no batch is "
+            "complete. Set a smaller batch, or take protocol sentence, which counts every token"
+        )
 
 
 def _assigned_rows(
@@ -94,7 +87,7 @@ def _assigned_rows(
 
     A row whose sentence has ended takes the next one of the text; at the same step the lower row goes first.
     """
-    remaining = numbered(sentences)
+    remaining = _numbered(sentences)
     rows: list[list[ScoredSentence]] = [[] for _ in range(scorer.rows)]
     free = [(0, row) for row in range(scorer.rows)]  # a heap: the step at which each row needs a sentence
     start, stop = 0, None
@@ -118,3 +111,11 @@ def _score(sentence: ScoredSentence, unknown: int) -> SentenceScore:
     targets = sentence.ids[1:]
     unknowns = int((targets == unknown).sum())
     return SentenceScore(sentence.index, sentence.forward, sentence.backward, len(targets), unknowns)
+
+
+def _numbered(sentences: Iterable[Sequence[str]]) -> Iterator[tuple[int, Sequence[str]]]:
+    """Sentences with their number in the text; InputTypeError for a string instead of a list of words."""
+    for index, words in enumerate(sentences):
+        if isinstance(words, str):
+            raise InputTypeError(f"a sentence must be a list of words, sentence {index} is the string {words[:40]!r}")
+        yield index, words

@@ -7,7 +7,7 @@
 Letters: B rows, T steps of a call, C characters, n words of a sentence.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,8 +18,8 @@ import numpy as np
 from ctx_jax.data.batch import BiLMBatch
 from ctx_jax.distributed.sharding import shard_batch
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.elmo.network import zero_carry
-from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
+from ctx_jax.encoders.elmo.network import DIRECTIONS, zero_carry
+from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.losses.bilm import bilm_tokens
 from ctx_jax.tokenizers.characters import BEGIN, END, WordEncoder
 from ctx_jax.tokenizers.vocabulary import Vocabulary
@@ -88,17 +88,18 @@ class BiLMScorer:
         char_ids = None if self._encode is None else self._encode(wrapped)
         return ScoredSentence(index, start, self._vocabulary.ids(wrapped), char_ids)
 
-    def __call__(self, rows: Rows, start: int, carry: Carry) -> tuple[np.ndarray, np.ndarray, Carry]:
-        """Scores steps `start` to `start + T`: nats forward and backward, float64 [B, T], and the state after.
+    def __call__(self, rows: Rows, start: int, carry: Carry) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], Carry]:
+        """Scores steps `start` to `start + T`: (nats forward, nats backward, forward targets) [B, T], and the state.
 
         The nats of its targets are added to each sentence; those of steps without a sentence have no meaning.
         """
-        nats, carry = self._run(self._params, self._batch(rows, start), carry)
-        forward, backward = (np.asarray(nats[name], np.float64) for name in ("forward", "backward"))
+        batch = self._batch(rows, start)
+        nats, carry = self._run(self._params, batch, carry)
+        forward, backward = (np.asarray(nats[name], np.float64) for name in DIRECTIONS)
         for row, sentence, steps, _ in _overlaps(rows, start, self.unroll_steps):
             sentence.forward += float(forward[row, steps].sum())
             sentence.backward += float(backward[row, steps].sum())
-        return forward, backward, carry
+        return (forward, backward, batch.forward_targets), carry
 
     def _batch(self, rows: Rows, start: int) -> BiLMBatch:
         shape = (self.rows, self.unroll_steps)
@@ -139,11 +140,3 @@ def _compiled(
         return bilm_tokens(model, params, batch, carry)
 
     return shard_batch(score, rows, devices)
-
-
-def numbered(sentences: Iterable[Sequence[str]]) -> Iterator[tuple[int, Sequence[str]]]:
-    """Sentences with their number in the text; InputTypeError for a string instead of a list of words."""
-    for index, words in enumerate(sentences):
-        if isinstance(words, str):
-            raise InputTypeError(f"a sentence must be a list of words, sentence {index} is the string {words[:40]!r}")
-        yield index, words

@@ -1,7 +1,6 @@
 """Folders that several processes need and one of them builds, and locks between processes."""
 
 import fcntl
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,8 +9,6 @@ from pathlib import Path
 
 from ctx_jax.io.files import atomic_folder, leftovers
 
-_LOGGER = logging.getLogger("ctx_jax")
-
 
 def build_once(
     target: Path,
@@ -19,16 +16,13 @@ def build_once(
     build: Callable[[Path], None],
     *,
     again: str,
-    log: Callable[[str], object] = _LOGGER.warning,
+    log: Callable[[str], object],
 ) -> bool:
     """Build the folder `target` unless an intact one exists; returns True if it existed.
 
-    An existing build is verified under a shared lock, and read-only locations work too.
-
-    Args:
-      check: raises ValueError or FileNotFoundError if the folder it is given is damaged.
-      build: fills the empty folder it is given.
-      again: what happens to a damaged folder ("it is built again"), logged after the damage.
+    An existing build is verified under a shared lock, and read-only locations work too. `check` raises ValueError or
+    FileNotFoundError if the folder it is given is damaged; `build` fills the empty one it is given. `again`, logged
+    after the damage, says what happens then ("it is built again").
     """
     folder, name = target.parent, target.name
 

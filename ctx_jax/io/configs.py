@@ -21,26 +21,21 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
-from ctx_jax.io.files import atomic_write, read_json
+from ctx_jax.io.files import read_json
 
 TYPE = "type"
 FORMAT = "format"
 VERSION = 1
-"""The format that `write` stores and the only one that `read` accepts."""
-
-
-def write(path: str | Path, config: Any) -> None:
-    """Store a config as a JSON file, atomically."""
-    atomic_write(Path(path), text(config))
+"""The format that `text` writes and the only one that `read` accepts."""
 
 
 def text(config: Any) -> str:
-    """The content of the file that `write` writes."""
+    """The config as the text of a JSON file."""
     return json.dumps({FORMAT: VERSION} | to_json(config), indent=2) + "\n"
 
 
 def read(path: str | Path, hint: Any) -> Any:
-    """The config that `write` stored. `hint`: its dataclass, or a union of dataclasses.
+    """The config of a file of `text`. `hint`: its dataclass, or a union of dataclasses.
 
     Raises InputError naming the file and the field that does not fit (see `from_json`).
     """
@@ -164,7 +159,7 @@ def _join(where: str, name: str) -> str:
 
 
 def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
-    """What changed from one config to another: (dotted field, old value, new value), in the fields' order.
+    """What changed from one config, or object of JSON, to another: (dotted field, old value, new value), in order.
 
     `("model.dim", 8, 16)`. If a field holds another dataclass than before, only its type is named:
     `("model.type", "BiLM", "Transformer")`. Empty for equal configs.
@@ -173,12 +168,21 @@ def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
 
 
 def _differences(old: Any, new: Any, where: str) -> list[tuple[str, Any, Any]]:
-    if is_dataclass(old) and is_dataclass(new):
-        if type(old) is not type(new):
-            return [(_join(where, TYPE), type(old).__name__, type(new).__name__)]
-        pairs = [(field.name, getattr(old, field.name), getattr(new, field.name)) for field in fields(old)]
-    elif isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new) and any(map(is_dataclass, old)):
-        pairs = [(str(index), before, after) for index, (before, after) in enumerate(zip(old, new, strict=True))]
+    old, new = _by_name(old), _by_name(new)
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = {**old, **new} if old.get(TYPE) == new.get(TYPE) else [TYPE]
+        pairs = [(name, old.get(name), new.get(name)) for name in names]
+    elif old == new:
+        return []
     else:
-        return [] if old == new else [(where, old, new)]
+        return [(where, old, new)]
     return [found for name, before, after in pairs for found in _differences(before, after, _join(where, name))]
+
+
+def _by_name(value: Any) -> Any:
+    """Fields of a dataclass and items of a list of dataclasses, or of their JSON, by name; other values as they are."""
+    if is_dataclass(value):
+        return {TYPE: type(value).__name__} | {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, tuple | list) and any(is_dataclass(item) or isinstance(item, Mapping) for item in value):
+        return {str(index): item for index, item in enumerate(value)}
+    return value

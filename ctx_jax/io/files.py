@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from ctx_jax.io.errors import ExistingFileError, InputError
+from ctx_jax.io.errors import ExistingFileError, InputError, MissingFileError
 
 
 @contextmanager
@@ -98,6 +98,18 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
         tempfile.TemporaryDirectory(prefix=f"ctx-jax-{purpose}-", dir=place) as folder,
     ):
         yield Path(folder)
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file with its line ends. MissingFileError; InputError naming the line that is not UTF-8."""
+    try:
+        content = path.read_bytes()
+        return content.decode()
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path}: No such file") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

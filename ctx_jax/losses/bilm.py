@@ -4,7 +4,7 @@ Letters: B rows, T tokens, C characters, P projection, V vocabulary.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,30 +57,19 @@ def bilm(
     batch = _bilm_batch(model, batch)
     if zero_start and key is not None and carry is not None:
         carry = _reset_rows(carry, zero_start, jax.random.fold_in(key, _ZERO_START), batch)
-    forward = _forward(model, params, batch, carry, key, head)
-    vocabulary = forward.matrix.shape[0]
+    hidden, matrix, bias, carry = _forward(model, params, batch, carry, key, head)
     weight = None if batch.weights is None else jnp.reshape(batch.weights, -1)
     terms = {}
-    for number, (name, labels) in enumerate(zip(DIRECTIONS, _targets(batch), strict=True)):
+    for number, (name, labels) in enumerate(_targets(batch).items()):
+        tables = (hidden[name], labels, matrix, bias)
         if negatives and key is not None:
             draw_key = jax.random.fold_in(jax.random.fold_in(key, _NEGATIVES), number)
-            ids, tries = draw_negatives(draw_key, negatives, vocabulary)
-            counts = [expected_counts(words, tries, vocabulary) for words in (labels, ids)]
-            terms[name] = sampled_softmax(
-                forward.hidden[name],
-                labels,
-                forward.matrix,
-                forward.bias,
-                ids,
-                *counts,
-                weight=weight,
-                compute=model.compute,
-            )
+            ids, tries = draw_negatives(draw_key, negatives, matrix.shape[0])
+            counts = [expected_counts(words, tries, matrix.shape[0]) for words in (labels, ids)]
+            terms[name] = sampled_softmax(*tables, ids, *counts, weight=weight, compute=model.compute)
         else:
-            terms[name] = exact_softmax(
-                forward.hidden[name], labels, forward.matrix, forward.bias, weight, compute=model.compute
-            )
-    return terms, forward.carry
+            terms[name] = exact_softmax(*tables, weight, compute=model.compute)
+    return terms, carry
 
 
 def bilm_tokens(
@@ -93,13 +82,12 @@ def bilm_tokens(
 ) -> tuple[dict[str, jax.Array], Carry]:
     """Nats of every single target with the exact softmax, for evaluation: {"forward": [B, T], "backward": [B, T]}."""
     batch = _bilm_batch(model, batch)
-    forward = _forward(model, params, batch, carry, None, head)
-    shape = jnp.shape(batch.forward_targets)
-    nats = {
-        name: token_losses(forward.hidden[name], labels, forward.matrix, forward.bias, compute=model.compute)
-        for name, labels in zip(DIRECTIONS, _targets(batch), strict=True)
-    }
-    return {name: values.reshape(shape) for name, values in nats.items()}, forward.carry
+    hidden, matrix, bias, carry = _forward(model, params, batch, carry, None, head)
+    nats = {}
+    for name, labels in _targets(batch).items():
+        losses = token_losses(hidden[name], labels, matrix, bias, compute=model.compute)
+        nats[name] = losses.reshape(jnp.shape(batch.forward_targets))
+    return nats, carry
 
 
 def _bilm_batch(model: BiLM, batch: BiLMBatch | Mapping[str, Any]) -> BiLMBatch:
@@ -117,9 +105,10 @@ def _bilm_batch(model: BiLM, batch: BiLMBatch | Mapping[str, Any]) -> BiLMBatch:
     return BiLMBatch(forward, backward, targets[0], targets[1], batch.get("row"), batch.get("weight"))
 
 
-def _targets(batch: BiLMBatch) -> tuple[jax.Array, jax.Array]:
+def _targets(batch: BiLMBatch) -> dict[str, jax.Array]:
     """[B T] of each direction."""
-    return jnp.reshape(batch.forward_targets, -1), jnp.reshape(batch.backward_targets, -1)
+    targets = (batch.forward_targets, batch.backward_targets)
+    return {name: jnp.reshape(ids, -1) for name, ids in zip(DIRECTIONS, targets, strict=True)}
 
 
 def _reset_rows(carry: Carry, share: float, key: jax.Array, batch: BiLMBatch) -> Carry:
@@ -135,17 +124,10 @@ def _reset_rows(carry: Carry, share: float, key: jax.Array, batch: BiLMBatch) ->
     return jax.tree.map(lambda state: jnp.where(carried[:, None], state, 0.0), carry)
 
 
-class _Forward(NamedTuple):
-    hidden: dict[str, jax.Array]  # by direction [B T, P], the inputs of the softmax
-    matrix: jax.Array  # [V, P]
-    bias: jax.Array  # [V]
-    carry: Carry
-
-
 def _forward(
     model: BiLM, params: Params, batch: BiLMBatch, carry: Carry, key: jax.Array | None, head: VocabularyHead | None
-) -> _Forward:
-    """The network up to the softmax, and the softmax's matrix and bias."""
+) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, Carry]:
+    """The softmax's inputs [B T, P] of each direction, its matrix [V, P] and bias [V], and the new state."""
     encoder, head_params = params.get("encoder", params), params.get("head", {})
     if "softmax" not in head_params:
         raise InputError(
@@ -172,6 +154,8 @@ def _forward(
         key=None if key is None else jax.random.fold_in(key, _DROPOUT),
         rows=batch.rows,
     )
-    top = {name: outputs[name][-1].reshape(-1, model.projection) for name in DIRECTIONS}
-    hidden = {name: head.hidden(softmax, vectors, compute=model.compute) for name, vectors in top.items()}
-    return _Forward(hidden, matrix, bias, carry)
+    hidden = {
+        name: head.hidden(softmax, outputs[name][-1].reshape(-1, model.projection), compute=model.compute)
+        for name in DIRECTIONS
+    }
+    return hidden, matrix, bias, carry

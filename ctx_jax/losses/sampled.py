@@ -2,9 +2,9 @@
 
 Letters: N tokens, P width, V vocabulary, S negatives.
 
-Words are numbered by falling frequency, and word k is drawn with p(k) = log((k + 2) / (k + 1)) / log(V + 1). Draws go
-on until S of them are distinct; the number of draws ("tries") makes the expected count of a word among the negatives
-1 - (1 - p)^tries, whose logarithm is taken off its logit.
+Words are numbered by falling frequency, and word k is drawn with p(k) = log((k + 2) / (k + 1)) / log(V + 1). Words are
+drawn until S of them are distinct; with the number of draws ("tries") the expected count of a word among the negatives
+is 1 - (1 - p)^tries, whose logarithm is subtracted from its logit.
 """
 
 from typing import NamedTuple
@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.ops.linear import Compute, linear
 
 
 class Negatives(NamedTuple):
-    """One set of distinct words."""
+    """A set of distinct sampled words."""
 
     ids: jax.Array  # int32 [S]
     tries: jax.Array  # int32 []
@@ -36,16 +36,16 @@ def expected_counts(ids: jax.Array, tries: jax.Array, vocabulary: int) -> jax.Ar
 
 
 def draw_log_uniform(key: jax.Array, tries: int, vocabulary: int) -> tuple[jax.Array, jax.Array]:
-    """Words drawn with p(k) = log((k + 2) / (k + 1)) / log(V + 1): ids int32 [tries], and bool [tries], which count.
+    """Words drawn with p(k): ids int32 [tries], and accepted, bool [tries].
 
-    By rejection, since inverting the law at one float32 would never reach some words of a large vocabulary: for the
-    n-th word (n = k + 1) an octave 2^e <= n < 2^(e + 1), all as likely, and n in it, all as likely, from e random bits;
-    kept with probability 2^e log(1 + 1 / n), which is at most 1, where n <= V. Of the tries log(V + 1) / (bits of V)
-    count, about two thirds.
+    Rejection sampling, because inverting the distribution at one float32 never reaches some words of a large
+    vocabulary: for n = k + 1 an octave 2^e <= n < 2^(e + 1) is drawn uniformly, then n in it, uniformly from e random
+    bits; n is accepted with probability 2^e log(1 + 1 / n), which is at most 1, if n <= V. The acceptance rate is
+    log(V + 1) / (bits of V), about two thirds.
     """
-    octave, place, chance = jax.random.bits(key, (3, tries), jnp.uint32)
-    least = 1 << ((octave >> 8) * vocabulary.bit_length() >> 24)  # 24 bits of each serve, as many as a float32 holds
-    number = least + (place & (least - 1))
+    octave, offset, chance = jax.random.bits(key, (3, tries), jnp.uint32)
+    least = 1 << ((octave >> 8) * vocabulary.bit_length() >> 24)  # 24 bits of each, as many as a float32 holds
+    number = least + (offset & (least - 1))
     likely = least.astype(jnp.float32) * jnp.log1p(1.0 / number.astype(jnp.float32))
     drawn = (number <= vocabulary) & ((chance >> 8).astype(jnp.float32) * 2.0**-24 < likely)
     return (number - 1).astype(jnp.int32), drawn
@@ -55,29 +55,29 @@ class _Draws(NamedTuple):
     key: jax.Array
     taken: jax.Array  # bool [V]
     ids: jax.Array  # int32 [S]
-    found: jax.Array
+    distinct: jax.Array
     tries: jax.Array
 
 
 def draw_negatives(key: jax.Array, count: int, vocabulary: int) -> Negatives:
-    """Draw words log-uniformly, with replacement, until `count` of them are distinct; keep those, in order of drawing.
+    """Draw words log-uniformly, with replacement, until `count` of them are distinct; those, in the order drawn.
 
     Raises:
-      ValueError: `count` exceeds the vocabulary, so that the drawing would never end.
+      ConfigError: `count` exceeds the vocabulary, so the loop would never end.
     """
     if not 0 < count <= vocabulary:
-        raise InputError(f"a vocabulary of {vocabulary} words cannot give {count} distinct negatives: set negatives")
-    block = 3 * count  # of which about 2 count are draws
+        raise ConfigError("negatives", f"must be 1 to {vocabulary}, the words of the vocabulary, got {count}")
+    block = 3 * count  # about two thirds are accepted
 
     def more(draws: _Draws) -> _Draws:
         key, now = jax.random.split(draws.key)
         drawn, valid = draw_log_uniform(now, block, vocabulary)
-        drawn = jnp.where(valid, drawn, vocabulary)  # what is no draw falls out of every table below
-        places = jnp.arange(block, dtype=jnp.int32)
-        first = jnp.full((vocabulary,), block, jnp.int32).at[drawn].min(places, mode="drop")
-        new = valid & (first.at[drawn].get(mode="clip") == places) & ~draws.taken.at[drawn].get(mode="clip")
-        rank = draws.found + jnp.cumsum(new, dtype=jnp.int32)  # how many are distinct after each draw
-        needed = valid & (rank - new.astype(jnp.int32) < count)  # draws up to that of the last distinct one
+        drawn = jnp.where(valid, drawn, vocabulary)  # a rejected draw is out of bounds in every table below
+        positions = jnp.arange(block, dtype=jnp.int32)
+        first = jnp.full((vocabulary,), block, jnp.int32).at[drawn].min(positions, mode="drop")
+        new = valid & (first.at[drawn].get(mode="clip") == positions) & ~draws.taken.at[drawn].get(mode="clip")
+        rank = draws.distinct + jnp.cumsum(new, dtype=jnp.int32)  # distinct words after each draw
+        needed = valid & (rank - new.astype(jnp.int32) < count)  # up to the draw of the last distinct word
         kept = new & needed
         ids = draws.ids.at[jnp.where(kept, rank - 1, count)].set(drawn, mode="drop")
         taken = draws.taken.at[jnp.where(kept, drawn, vocabulary)].set(True, mode="drop")
@@ -86,7 +86,7 @@ def draw_negatives(key: jax.Array, count: int, vocabulary: int) -> Negatives:
 
     zero = jnp.zeros((), jnp.int32)
     start = _Draws(key, jnp.zeros((vocabulary,), bool), jnp.zeros((count,), jnp.int32), zero, zero)
-    draws = lax.while_loop(lambda draws: draws.found < count, more, start)
+    draws = lax.while_loop(lambda draws: draws.distinct < count, more, start)
     return Negatives(draws.ids, draws.tries)
 
 
@@ -102,9 +102,9 @@ def sampled_softmax(
     weight: jax.Array | None = None,
     compute: Compute = "float32",
 ) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of each label against the negatives, corrected by the logs of the expected counts.
+    """Cross-entropy of each label against the negatives, logits corrected by the logs of the expected counts.
 
-    A negative that is the token's own label (an accidental hit) does not count for that token.
+    A negative equal to a token's label (an accidental hit) is masked for that token.
 
     Args:
       hidden: [N, P]. labels: int [N]. weights: [V, P]. bias: [V].
@@ -116,11 +116,11 @@ def sampled_softmax(
       (sum in nats, sum of weights), float32 scalars.
 
     Raises:
-      ValueError: arrays whose shapes do not go together; all are named.
+      InputError: the shapes do not match; all are named.
     """
-    given = (hidden, labels, weights, bias, negatives, true_counts, negative_counts)
-    _check_shapes(*map(jnp.shape, given))
-    hidden, labels, weights, bias, negatives, true_counts, negative_counts = map(jnp.asarray, given)
+    arrays = (hidden, labels, weights, bias, negatives, true_counts, negative_counts)
+    _check_shapes([jnp.shape(array) for array in arrays])
+    hidden, labels, weights, bias, negatives, true_counts, negative_counts = map(jnp.asarray, arrays)
     true = jnp.sum(hidden * weights[labels], axis=-1) + bias[labels] - jnp.log(true_counts)
     logits = linear(hidden, weights[negatives].T, compute) + (bias[negatives] - jnp.log(negative_counts))[None, :]
     logits = jnp.where(labels[:, None] == negatives[None, :], -jnp.inf, logits)
@@ -130,25 +130,24 @@ def sampled_softmax(
     return jnp.sum(losses * weight), jnp.sum(weight)
 
 
-def _check_shapes(
-    hidden: tuple[int, ...],
-    labels: tuple[int, ...],
-    weights: tuple[int, ...],
-    bias: tuple[int, ...],
-    negatives: tuple[int, ...],
-    true_counts: tuple[int, ...],
-    negative_counts: tuple[int, ...],
-) -> None:
-    tokens, width, words, drawn = hidden[:1], hidden[1:], weights[:1], negatives[:1]
-    shapes = {
-        "hidden [N, P]": (hidden, tokens + width[:1]),
-        "labels [N]": (labels, tokens),
-        "weights [V, P]": (weights, words + width),
-        "bias [V]": (bias, words),
-        "negatives [S]": (negatives, drawn),
-        "true_counts [N]": (true_counts, tokens),
-        "negative_counts [S]": (negative_counts, drawn),
-    }
-    if len(hidden) != 2 or any(found != wanted for found, wanted in shapes.values()):
-        listed = ", ".join(f"{name} is {list(found)}" for name, (found, _) in shapes.items())
-        raise InputError(f"the arrays of a sampled softmax must go together; got: {listed}")
+_AXES = {
+    "hidden": "NP",
+    "labels": "N",
+    "weights": "VP",
+    "bias": "V",
+    "negatives": "S",
+    "true_counts": "N",
+    "negative_counts": "S",
+}
+
+
+def _check_shapes(shapes: list[tuple[int, ...]]) -> None:
+    sizes: dict[str, int] = {}
+    for axes, shape in zip(_AXES.values(), shapes, strict=True):
+        named = zip(axes, shape, strict=False)
+        if len(shape) != len(axes) or any(sizes.setdefault(axis, size) != size for axis, size in named):
+            listed = ", ".join(
+                f"{name} [{', '.join(axes)}] is {list(shape)}"
+                for (name, axes), shape in zip(_AXES.items(), shapes, strict=True)
+            )
+            raise InputError(f"the shapes of a sampled softmax do not match: {listed}")

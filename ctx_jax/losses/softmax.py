@@ -1,9 +1,9 @@
-"""The exact softmax cross-entropy over a large vocabulary, without ever holding [N, V] logits.
+"""Exact softmax cross-entropy over a large vocabulary, without [N, V] logits in memory.
 
 Letters: N tokens, P width, V vocabulary.
 
-Tokens go through in chunks. Where a gradient is asked for, the chunk's is computed while its logits are there, in the
-forward scan, so that nothing of size V is kept per token and no product is done twice.
+Tokens are processed in chunks. Under differentiation the forward scan computes each chunk's gradient together with its
+loss, so no array of size V is saved per token and no product is computed twice.
 """
 
 from functools import partial
@@ -37,41 +37,41 @@ def _logits(hidden: jax.Array, weights: jax.Array, bias: jax.Array, compute: Com
 
 
 def _sum(values: jax.Array, axis: int) -> jax.Array:
-    """The sum of [N, V] over an axis. On a CPU as a product with ones: a plain sum over the rows of a chunk took fifty
-    times as long, and half of the whole loss at 100,000 words. Elsewhere sums are merged into what makes the values,
-    and a full float32 product of one column would leave a TPU's matrix unit nearly idle."""
+    """The sum of [N, V] over an axis. On a CPU a product with ones: a plain sum over the rows of a chunk took fifty
+    times as long, half of the whole loss at 100,000 words. On other platforms sums are fused into their producers, and
+    a float32 product of one column would leave a TPU's matrix unit nearly idle."""
     if platform() != "cpu":
         return jnp.sum(values, axis=axis)
     return product(values, jnp.ones((values.shape[axis],), jnp.float32), (axis, 0), "float32")
 
 
 class _Scores(NamedTuple):
-    """Of a chunk's tokens."""
+    """Losses of the tokens of a chunk."""
 
     losses: jax.Array  # [N] nats
-    hits: jax.Array  # [N] 1 where no logit is above the label's, else 0
-    powers: jax.Array  # [N, V] exp(logit - greatest)
+    hits: jax.Array  # [N] 1 where no logit exceeds the label's, else 0
+    powers: jax.Array  # [N, V] exp(logit - maximum)
     total: jax.Array  # [N] their sums
 
 
 def _losses(logits: jax.Array, labels: jax.Array) -> _Scores:
-    greatest = jnp.max(logits, axis=-1)
-    powers = jnp.exp(logits - greatest[:, None])
+    maximum = jnp.max(logits, axis=-1)
+    powers = jnp.exp(logits - maximum[:, None])
     total = _sum(powers, 1)
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-    hits = (own >= greatest).astype(jnp.float32)
-    return _Scores(jnp.log(total) + greatest - own, hits, powers, total)
+    hits = (own >= maximum).astype(jnp.float32)
+    return _Scores(jnp.log(total) + maximum - own, hits, powers, total)
 
 
-def _weighed(losses: jax.Array, weight: jax.Array) -> jax.Array:
-    """Losses times weights; what does not count adds nothing, an infinite loss either."""
+def _weighted(losses: jax.Array, weight: jax.Array) -> jax.Array:
+    """Losses times weights; a weight of 0 gives 0 even for an infinite loss."""
     return jnp.where(weight == 0, 0.0, losses * weight)
 
 
 def token_losses(
     hidden: jax.Array, labels: jax.Array, weights: jax.Array, bias: jax.Array, *, compute: Compute = "float32"
 ) -> jax.Array:
-    """-log p(label | hidden) in nats, float32 [N]; for evaluation (its gradient would hold every chunk's logits).
+    """-log p(label | hidden) in nats, float32 [N]; for evaluation (its gradient would save every chunk's logits).
 
     Args:
       hidden: [N, P]. labels: int32 [N]. weights: [V, P]. bias: [V].
@@ -82,15 +82,15 @@ def token_losses(
 def _token_scores(
     hidden: jax.Array, labels: jax.Array, weights: jax.Array, bias: jax.Array, compute: Compute
 ) -> tuple[jax.Array, jax.Array]:
-    """Nats and hits of each token, float32 [N]."""
+    """Loss and hit of each token, float32 [N]."""
     number, size = _chunks(hidden.shape[0], weights.shape[0])
 
     def chunk(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         scores = _losses(_logits(inputs[0], weights, bias, compute), inputs[1])
         return scores.losses, scores.hits
 
-    found = lax.map(chunk, (_split(hidden, number, size), _split(labels, number, size)))
-    return found[0].reshape(-1)[: hidden.shape[0]], found[1].reshape(-1)[: hidden.shape[0]]
+    losses, hits = lax.map(chunk, (_split(hidden, number, size), _split(labels, number, size)))
+    return losses.reshape(-1)[: hidden.shape[0]], hits.reshape(-1)[: hidden.shape[0]]
 
 
 def exact_softmax(
@@ -124,8 +124,9 @@ def softmax_with_hits(
     *,
     compute: Compute = "float32",
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(sum in nats, sum of the weights of tokens whose label no other entry outscores, sum of weights) of
-    `exact_softmax`'s arguments, in the same pass. The second has no gradient."""
+    """(sum in nats, weight of the tokens whose label has the highest score, sum of weights), in one pass.
+
+    Arguments as in `exact_softmax`. The second result has no gradient."""
     if weight is None:
         weight = jnp.ones(labels.shape, jnp.float32)
     total, hits = _sums(compute, hidden, weights, bias, labels, weight)
@@ -137,7 +138,7 @@ def _sums(
     compute: Compute, hidden: jax.Array, weights: jax.Array, bias: jax.Array, labels: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     losses, hits = _token_scores(hidden, labels, weights, bias, compute)
-    return jnp.sum(_weighed(losses, weight)), jnp.sum(hits * weight)
+    return jnp.sum(_weighted(losses, weight)), jnp.sum(hits * weight)
 
 
 _Gradients = tuple[jax.Array, jax.Array, jax.Array]
@@ -158,7 +159,7 @@ def _forward(
         is_label = lax.broadcasted_iota(labels.dtype, logits.shape, 1) == labels[:, None]
         to_logits = scores.powers * (weight / scores.total)[:, None] - jnp.where(is_label, weight[:, None], 0.0)
         to_weights = to_weights + product(to_logits, rows, (0, 0), compute)
-        total, right = total + jnp.sum(_weighed(scores.losses, weight)), right + jnp.sum(scores.hits * weight)
+        total, right = total + jnp.sum(_weighted(scores.losses, weight)), right + jnp.sum(scores.hits * weight)
         to_hidden = product(to_logits, weights, (1, 0), compute)
         return (total, right, to_weights, to_bias + _sum(to_logits, 0)), to_hidden
 

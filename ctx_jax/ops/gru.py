@@ -1,11 +1,11 @@
-"""A projected GRU over a window: an alternative cell, ours, without a reference.
+"""A projected GRU over T steps: our alternative cell, without a reference.
 
 Letters: T steps, B rows, D state, P projection (P = D without one).
 
     r, z = sigmoid(x_t W_x + h_{t-1} W_h + b)            c~ = tanh(x_t W_x + r * (h_{t-1} W_h) + b)
     c_t = clip(z c_{t-1} + (1 - z) c~)                   h_t = clip(c_t W_P)
 
-Source: Cho et al. 2014, with the reset gate behind the recurrent product (as cuDNN has it), and the LSTM's projection.
+Source: Cho et al. 2014, with the reset gate after the recurrent product (as in cuDNN), and the LSTM's projection.
 """
 
 from collections.abc import Sequence
@@ -22,22 +22,22 @@ def gru(
     cell: Cell,
     weights: Sequence[Weights],
     gates: Sequence[jax.Array],
-    present: jax.Array | None,
+    mask: jax.Array | None,
     states: Sequence[State],
 ) -> tuple[list[jax.Array], list[State]]:
-    """Run directions over a window: as `lstm.lstm`, with gates [T, B, 3D] in the order r, z, candidate."""
-    runs = [_run(cell, *one, present) for one in zip(weights, gates, states, strict=True)]
+    """Run directions over T steps: as `lstm.lstm`, with gates [T, B, 3D] in the order r, z, candidate."""
+    runs = [_run(cell, *direction, mask) for direction in zip(weights, gates, states, strict=True)]
     return [outputs for outputs, _ in runs], [state for _, state in runs]
 
 
 def _run(
-    cell: Cell, weights: Weights, gates: jax.Array, state: State, present: jax.Array | None
+    cell: Cell, weights: Weights, gates: jax.Array, state: State, mask: jax.Array | None
 ) -> tuple[jax.Array, State]:
     def clip(values: jax.Array, bound: float | None) -> jax.Array:
         return values if bound is None else jnp.clip(values, -bound, bound)
 
     def step(state: State, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[State, jax.Array]:
-        gates, present = inputs
+        gates, mask = inputs
         x_r, x_z, x_c = jnp.split(gates, 3, axis=-1)
         h_r, h_z, h_c = jnp.split(linear(state.h, weights.recurrent, cell.compute), 3, axis=-1)
         reset, keep = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
@@ -45,10 +45,10 @@ def _run(
         h = c
         if weights.projection is not None:
             h = clip(linear(c, weights.projection, cell.compute), cell.projection_clip)
-        if present is None:
+        if mask is None:
             return State(c, h), h
-        here = present[:, None] > 0.0
-        return State(jnp.where(here, c, state.c), jnp.where(here, h, state.h)), jnp.where(here, h, 0.0)
+        real = mask[:, None] > 0.0
+        return State(jnp.where(real, c, state.c), jnp.where(real, h, state.h)), jnp.where(real, h, 0.0)
 
-    state, outputs = lax.scan(step, state, (gates, present))
+    state, outputs = lax.scan(step, state, (gates, mask))
     return outputs, state

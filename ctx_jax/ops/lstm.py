@@ -1,4 +1,4 @@
-"""The projected LSTM of ELMo over a window, with a backward pass of its own.
+"""The projected LSTM of ELMo over T steps, with a custom backward pass.
 
 Letters: T steps, B rows, D state, P projection (P = D without one).
 
@@ -6,15 +6,15 @@ Letters: T steps, B rows, D state, P projection (P = D without one).
     c_t = clip(sigmoid(f + 1) c_{t-1} + sigmoid(i) tanh(j))
     h_t = clip((sigmoid(o) tanh(c_t)) W_P)
 
-Source: Sak et al. 2014 (projection); gate order, clips and the forget bias as in TensorFlow's LSTMCell, which ELMo's
-weights were trained with. The backward scan emits only gradients of the gates; the gradients of W_h and W_P are two
-large products afterwards instead of T small ones, and autodiff turns the gates' gradient into W_x's the same way.
+Source: Sak et al. 2014 (projection); gate order, clips and forget bias are those of TensorFlow's LSTMCell, which
+trained ELMo's weights. The backward scan emits gradients of the gates only; the gradients of W_h and W_P are two large
+products after it instead of T small ones each, and autodiff computes W_x's from the gates' gradient in the same way.
 
-Rows or columns: values are [B, features] beside weights [in, out]; where the weights outgrow a CPU's cache and rows
-are few, values are columns [features, B] beside weights [out, in], which that product reads nearly twice as fast.
+Layout: values are rows [B, features] and weights [in, out]. Where the weights exceed a CPU's cache and rows are few,
+values are columns [features, B] and weights [out, in], and the product reads the weights nearly twice as fast.
 
-A sigmoid is (1 + tanh(x / 2)) / 2, so one tanh over all four gates at once serves them all: on a CPU a function of a
-slice of the gates, or behind a concatenation, is not vectorised, and four of them took longer than the matrix product.
+A sigmoid is (1 + tanh(x / 2)) / 2, so one tanh computes all four gates. On a CPU a function of a slice of the gates, or
+of a concatenation, is not vectorised, and four of them took longer than the matrix product.
 """
 
 import math
@@ -36,21 +36,21 @@ COLUMNS_TO = 64  # rows
 
 @dataclass(frozen=True)
 class Cell:
-    """What is fixed about a cell: its clips (None: none), its precision, and how its values lie."""
+    """Static settings of a cell: clips (None: no clipping), precision, layout."""
 
     cell_clip: float | None
     projection_clip: float | None
     compute: Compute
     columns: bool | None = None
-    """True: values as columns, False: as rows, None: as is faster here. The numbers are the same within rounding."""
+    """True: values as columns, False: as rows, None: whichever is faster here. Results agree within rounding."""
 
     @property
     def features(self) -> int:
-        """The axis of features, from the end."""
+        """The axis of features, counted from the end."""
         return -2 if self.columns else -1
 
     def with_layout(self, recurrent: jax.Array | jax.ShapeDtypeStruct, rows: int) -> "Cell":
-        """The cell with its layout decided. bf16 was measured: columns were no faster."""
+        """The cell with its layout chosen. In bf16 columns were measured to be no faster."""
         if self.columns is not None:
             return self
         large = 4 * math.prod(recurrent.shape) > COLUMNS_FROM and rows <= COLUMNS_TO
@@ -58,7 +58,7 @@ class Cell:
         return replace(self, columns=columns)
 
     def transposed(self, values: jax.Array) -> jax.Array:
-        """Rows [..., B, features] as this cell lays them, and back; weights likewise."""
+        """Rows [..., B, features] in this cell's layout, or back; weights likewise."""
         return jnp.swapaxes(values, -1, -2) if self.columns else values
 
     def times(self, values: jax.Array, weights: jax.Array) -> jax.Array:
@@ -74,15 +74,15 @@ class Weights(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a direction carries from step to step."""
+    """The state of a direction between steps."""
 
     c: jax.Array  # [B, D]
     h: jax.Array  # [B, P]
 
 
 class _Step(NamedTuple):
-    """What the backward pass needs of one step: tanh of its scaled gates and the state it left (an absent token's is
-    the one before, and its gates get no gradient)."""
+    """What the backward pass needs of one step: tanh of the scaled gates and the state after it (at padding the
+    state before it; its gates get no gradient)."""
 
     tanh: jax.Array  # [B, 4D]
     c: jax.Array
@@ -90,7 +90,7 @@ class _Step(NamedTuple):
 
 
 def _per_gate(cell: Cell, tanh: jax.Array, i: float, j: float, f: float, o: float) -> jax.Array:
-    """One value a gate, [1, 4D], for gates of this shape."""
+    """One constant per gate, broadcast to [1, 4D]."""
     values = jnp.repeat(jnp.array([i, j, f, o], jnp.float32), tanh.shape[cell.features] // 4)
     return jnp.expand_dims(values, -1 if cell.columns else 0)
 
@@ -102,8 +102,8 @@ def _gates(cell: Cell, tanh: jax.Array) -> list[jax.Array]:
 
 
 def _materialize(values: Any) -> Any:
-    """On a CPU: have these computed once and whole, not anew and slice by slice inside whatever reads them. Elsewhere
-    fewer and larger kernels are better, and the compiler is left alone."""
+    """On a CPU: an optimization barrier, so that values are computed once and vectorised, not fused slice by slice into
+    their consumers. On other platforms fewer and larger kernels are faster."""
     return lax.optimization_barrier(values) if platform() == "cpu" else values
 
 
@@ -111,15 +111,15 @@ def _clip(values: jax.Array, bound: float | None) -> jax.Array:
     return values if bound is None else jnp.clip(values, -bound, bound)
 
 
-def _inside(values: jax.Array, bound: float | None, gradient: jax.Array) -> jax.Array:
-    """The derivative of `_clip`, read off its result."""
+def _clip_gradient(values: jax.Array, bound: float | None, gradient: jax.Array) -> jax.Array:
+    """The gradient of `_clip`, by its result."""
     return gradient if bound is None else jnp.where(jnp.abs(values) < bound, gradient, 0.0)
 
 
 def _step_forward(
-    cell: Cell, weights: Weights, state: State, gates: jax.Array, present: jax.Array | None
+    cell: Cell, weights: Weights, state: State, gates: jax.Array, mask: jax.Array | None
 ) -> tuple[State, jax.Array, _Step]:
-    """One step of one direction: the new state, the output (0 where absent) and what backward needs."""
+    """One step of one direction: the new state, the output (0 at padding) and the residuals of the backward pass."""
     scale, shift = _per_gate(cell, gates, 0.5, 1.0, 0.5, 0.5), _per_gate(cell, gates, 0.0, 0.0, 0.5, 0.0)
     gates = gates + cell.times(state.h, weights.recurrent)
     tanh = _materialize(jnp.tanh(scale * gates + shift))
@@ -129,15 +129,15 @@ def _step_forward(
     if weights.projection is not None:
         h = _clip(cell.times(h, weights.projection), cell.projection_clip)
     output = h
-    if present is not None:
-        here = jnp.expand_dims(present, cell.features) > 0.0
-        output = jnp.where(here, h, 0.0)
-        c, h = jnp.where(here, c, state.c), jnp.where(here, h, state.h)
+    if mask is not None:
+        real = jnp.expand_dims(mask, cell.features) > 0.0
+        output = jnp.where(real, h, 0.0)
+        c, h = jnp.where(real, c, state.c), jnp.where(real, h, state.h)
     return State(c, h), output, _Step(tanh, c, h)
 
 
 def _cast(weights: Weights, compute: Compute) -> Weights:
-    """Weights as operands, once: at few rows a step is bound by reading them."""
+    """Weights cast to operands once: at few rows a step is bound by reading them."""
     projection = weights.projection
     return Weights(operand(weights.recurrent, compute), None if projection is None else operand(projection, compute))
 
@@ -146,24 +146,24 @@ def lstm(
     cell: Cell,
     weights: Sequence[Weights],
     gates: Sequence[jax.Array],
-    present: jax.Array | None,
+    mask: jax.Array | None,
     states: Sequence[State],
 ) -> tuple[list[jax.Array], list[State]]:
-    """Run directions over a window, side by side in one loop: what one leaves idle at a step, another uses.
+    """Run several directions over T steps in one loop, which keeps the hardware busier than one loop each.
 
     Args:
       cell: clips and precision.
       weights: recurrent weights, by direction.
-      gates: [T, B, 4D] a direction, the inputs' share of its gates, bias included, in the order it reads.
-      present: float32 [T, B], 1 where a token is, 0 past the end (state frozen, output 0); None: everywhere.
-      states: [B, D] and [B, P] a direction.
+      gates: [T, B, 4D] by direction, x_t W_x + b, in the direction's reading order.
+      mask: float32 [T, B], 1 at tokens, 0 past the end (state frozen, output 0); None: 1 everywhere.
+      states: [B, D] and [B, P] by direction.
 
     Returns:
       by direction: outputs [T, B, P], and the state after the last step.
     """
     cell = cell.with_layout(weights[0].recurrent, states[0].c.shape[0])
     transposed = partial(jax.tree.map, cell.transposed)
-    outputs, last = _run(cell, transposed(list(weights)), transposed(list(gates)), present, transposed(list(states)))
+    outputs, last = _run(cell, transposed(list(weights)), transposed(list(gates)), mask, transposed(list(states)))
     return transposed(outputs), transposed(last)
 
 
@@ -173,40 +173,40 @@ _Saved = tuple[list[Weights], jax.Array | None, list[State], list[_Step]]
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(
-    cell: Cell, weights: list[Weights], gates: list[jax.Array], present: jax.Array | None, states: list[State]
+    cell: Cell, weights: list[Weights], gates: list[jax.Array], mask: jax.Array | None, states: list[State]
 ) -> _Loop:
-    """`lstm` with everything laid as the cell lays it."""
-    outputs, last, _ = _sweep(cell, weights, gates, present, states, saving=False)
+    """`lstm` with all arrays in the cell's layout."""
+    outputs, last, _ = _scan(cell, weights, gates, mask, states, saving=False)
     return outputs, last
 
 
 def _forward(
-    cell: Cell, weights: list[Weights], gates: list[jax.Array], present: jax.Array | None, states: list[State]
+    cell: Cell, weights: list[Weights], gates: list[jax.Array], mask: jax.Array | None, states: list[State]
 ) -> tuple[_Loop, _Saved]:
-    outputs, last, saved = _sweep(cell, weights, gates, present, states, saving=True)
-    return (outputs, last), (weights, present, states, saved)
+    outputs, last, saved = _scan(cell, weights, gates, mask, states, saving=True)
+    return (outputs, last), (weights, mask, states, saved)
 
 
-def _sweep(
+def _scan(
     cell: Cell,
     weights: list[Weights],
     gates: list[jax.Array],
-    present: jax.Array | None,
+    mask: jax.Array | None,
     states: list[State],
     saving: bool,
 ) -> tuple[list[jax.Array], list[State], list[_Step]]:
-    """Outputs and last states by direction, and, `saving`, what the backward pass needs of every step."""
-    cast = [_cast(one, cell.compute) for one in weights]
+    """Outputs and last states by direction, and with `saving` the residuals of the backward pass."""
+    cast = [_cast(each, cell.compute) for each in weights]
 
     def step(
         states: list[State], inputs: tuple[list[jax.Array], jax.Array | None]
     ) -> tuple[list[State], tuple[list[jax.Array], list[_Step]]]:
-        gates, present = inputs
-        steps = [_step_forward(cell, *one, present) for one in zip(cast, states, gates, strict=True)]
+        gates, mask = inputs
+        steps = [_step_forward(cell, *each, mask) for each in zip(cast, states, gates, strict=True)]
         emitted = [output for _, output, _ in steps], [saved for _, _, saved in steps] if saving else []
         return [state for state, _, _ in steps], emitted
 
-    last, (outputs, saved) = lax.scan(step, states, (gates, present))
+    last, (outputs, saved) = lax.scan(step, states, (gates, mask))
     return outputs, last, saved
 
 
@@ -217,58 +217,58 @@ def _step_backward(
     output_gradient: jax.Array,
     c_before: jax.Array,
     step: _Step,
-    present: jax.Array | None,
+    mask: jax.Array | None,
 ) -> tuple[State, tuple[jax.Array, jax.Array]]:
-    """One step backwards, by the transposed weights: gradient of the state before it, of its gates and of its clipped
-    projection."""
+    """One step backward, with the transposed weights: gradients of the state before it, of its gates and of its
+    projected output before clipping."""
     dh, dc = gradient.h + output_gradient, gradient.c
-    if present is not None:
-        here = jnp.expand_dims(present, cell.features)
-        dh, dc = dh * here, dc * here
+    if mask is not None:
+        real = jnp.expand_dims(mask, cell.features)
+        dh, dc = dh * real, dc * real
     projected = dh
     if transposed.projection is not None:
-        projected = _inside(step.h, cell.projection_clip, dh)
+        projected = _clip_gradient(step.h, cell.projection_clip, dh)
         dh = cell.times(projected, transposed.projection)
     i, j, f, o = _gates(cell, step.tanh)
-    slopes = _materialize(_per_gate(cell, step.tanh, 0.25, 1.0, 0.25, 0.25) * (1.0 - step.tanh * step.tanh))
+    derivatives = _materialize(_per_gate(cell, step.tanh, 0.25, 1.0, 0.25, 0.25) * (1.0 - step.tanh * step.tanh))
     tanh_c = _materialize(jnp.tanh(step.c))
-    dc = _materialize(_inside(step.c, cell.cell_clip, dc + dh * o * (1.0 - tanh_c * tanh_c)))
+    dc = _materialize(_clip_gradient(step.c, cell.cell_clip, dc + dh * o * (1.0 - tanh_c * tanh_c)))
     to_activations = _materialize(
         jnp.concatenate(_materialize([dc * j, dc * i, dc * c_before, dh * tanh_c]), axis=cell.features)
     )
-    gates = to_activations * slopes
+    gates = to_activations * derivatives
     before = State(dc * f, cell.times(gates, transposed.recurrent))
-    if present is not None:
-        absent = 1.0 - jnp.expand_dims(present, cell.features)
-        before = State(before.c + gradient.c * absent, before.h + gradient.h * absent)
+    if mask is not None:
+        padding = 1.0 - jnp.expand_dims(mask, cell.features)
+        before = State(before.c + gradient.c * padding, before.h + gradient.h * padding)
     return before, (gates, projected)
 
 
 def _backward(
     cell: Cell, saved: _Saved, gradients: _Loop
 ) -> tuple[list[Weights], list[jax.Array], jax.Array | None, list[State]]:
-    weights, present, states, steps = saved
+    weights, mask, states, steps = saved
     before = [
         jax.tree.map(lambda first, after: jnp.concatenate([first[None], after[:-1]]), state, State(step.c, step.h))
         for state, step in zip(states, steps, strict=True)
     ]
-    # Transposed once: a product along both operands' last axes takes half as long again at every step.
-    transposed = [jax.tree.map(jnp.transpose, _cast(one, cell.compute)) for one in weights]
+    # Transposed once: a product over the last axes of both operands takes 1.5 times as long, at every step.
+    transposed = [jax.tree.map(jnp.transpose, _cast(each, cell.compute)) for each in weights]
 
     def step(
         carried: list[State], inputs: tuple[list[jax.Array], list[jax.Array], list[_Step], jax.Array | None]
     ) -> tuple[list[State], list[tuple[jax.Array, jax.Array]]]:
-        outputs, before, steps, present = inputs
+        outputs, before, steps, mask = inputs
         directions = zip(transposed, carried, outputs, before, steps, strict=True)
-        steps_back = [_step_backward(cell, *one, present) for one in directions]
+        steps_back = [_step_backward(cell, *direction, mask) for direction in directions]
         return [state for state, _ in steps_back], [emitted for _, emitted in steps_back]
 
     outputs, last = gradients
-    first, emitted = lax.scan(step, last, (outputs, [state.c for state in before], steps, present), reverse=True)
+    first, emitted = lax.scan(step, last, (outputs, [state.c for state in before], steps, mask), reverse=True)
     return (
-        [_weights_gradient(cell, *one) for one in zip(weights, before, steps, emitted, strict=True)],
+        [_weights_gradient(cell, *each) for each in zip(weights, before, steps, emitted, strict=True)],
         [gates for gates, _ in emitted],
-        None if present is None else jnp.zeros_like(present),
+        None if mask is None else jnp.zeros_like(mask),
         first,
     )
 
@@ -276,7 +276,7 @@ def _backward(
 def _weights_gradient(
     cell: Cell, weights: Weights, before: State, steps: _Step, emitted: tuple[jax.Array, jax.Array]
 ) -> Weights:
-    """Over all steps at once, from the states before them and what the backward loop emitted."""
+    """Gradients of the weights over all steps, from the states before them and what the backward scan emitted."""
 
     def pair(inputs: jax.Array, outputs: jax.Array) -> jax.Array:
         left, right = (cell.transposed(values).reshape(-1, values.shape[cell.features]) for values in (inputs, outputs))

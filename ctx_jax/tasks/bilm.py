@@ -113,7 +113,7 @@ class BiLMConfig:
     def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> str:
         """Perplexities of a text in both directions, as aligned lines."""
         options.refuse("pseudo_perplexity", what=f"a biLM, which {run_dir} holds")
-        return f"protocol {options.protocol}\n" + reports.bilm(
+        return f", protocol {options.protocol}\n" + reports.bilm(
             self.model,
             encoder.run_params,
             Vocabulary.read(existing(run_dir, VOCABULARY)),
@@ -170,8 +170,7 @@ class BiLMTask:
     def init(self, key: jax.Array) -> Params:
         """The original's initialisation: the softmax matrix N(0, 1 / P)."""
         encoder_key, head_key = jax.random.split(key)
-        size, tied = len(self.vocabulary), self.config.tied_softmax
-        softmax = init_softmax(self.model, head_key, vocabulary=size, tied=tied)
+        softmax = init_softmax(self.model, head_key, vocabulary=len(self.vocabulary), tied=self.config.tied_softmax)
         return {"encoder": self.model.init(encoder_key), "head": {"softmax": softmax}}
 
     def initial(self, params: Params) -> Params:

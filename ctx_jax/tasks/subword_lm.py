@@ -205,7 +205,7 @@ class SubwordLMConfig:
         if self.model.causal:
             options.refuse("pseudo_perplexity", what=f"a causal model, which {run_dir} holds")
         assert isinstance(encoder.processor, SubwordInputs), "a Transformer's run reads subwords"
-        return reports.transformer_lm(
+        return "\n" + reports.transformer_lm(
             encoder,
             self.head_name,
             self.sequences,
@@ -277,7 +277,7 @@ class SubwordLMTask:
         if self.imported is None:
             return params
         heads = self.imported.heads
-        head = {name: heads[name].params if name in heads else fresh for name, fresh in params["head"].items()}
+        head = {name: heads[name].params if name in heads else fresh for name, fresh in params.get("head", {}).items()}
         return {"encoder": self.imported.params, "head": head}
 
     def zero_carry(self, rows: int) -> Carry:

@@ -33,7 +33,6 @@ CHARACTERS = 261
 
 BEGIN = "<S>"
 END = "</S>"
-_MARKERS = {BEGIN: [BEGIN_SENTENCE], END: [END_SENTENCE]}
 _OFFSET = 1
 
 
@@ -43,10 +42,8 @@ def encode_word(word: str, max_characters: int) -> np.ndarray:
     Lone surrogates, which UTF-8 cannot express, are left out.
     """
     _check_width(max_characters)
-    if word in _MARKERS:
-        inside = _MARKERS[word]
-    else:
-        inside = list(word.encode("utf-8", "ignore")[: max_characters - 2])
+    markers = {BEGIN: [BEGIN_SENTENCE], END: [END_SENTENCE]}
+    inside = markers.get(word) or list(word.encode("utf-8", "ignore")[: max_characters - 2])
     ids = np.full(max_characters, PAD, np.int32)
     ids[: len(inside) + 2] = [BEGIN_WORD, *inside, END_WORD]
     return ids + _OFFSET
@@ -57,55 +54,31 @@ def _check_width(max_characters: int) -> None:
         raise ConfigError("max_characters", f"must be at least 3 (begin, one character, end), got {max_characters}")
 
 
-class _Rows(dict[str, int]):
-    """Word -> row of the table; a missing word is encoded into the next free row."""
-
-    def __init__(self, table: np.ndarray) -> None:
-        super().__init__()
-        self.table = table
-
-    def __missing__(self, word: str) -> int:
-        row = len(self)
-        if row == len(self.table):
-            raise _FullError
-        self.table[row] = encode_word(word, self.table.shape[1])
-        self[word] = row
-        return row
-
-
-class _FullError(Exception):
-    """The table of encoded words has no free row."""
-
-
 class WordEncoder:
     """Encodes lists of words and caches up to `capacity` distinct ones: the data loader's hot path.
 
-    A full cache is cleared, so memory is bounded by capacity x C x 4 bytes and the words themselves. The result never
-    depends on earlier calls. Not safe to share between threads.
+    A full cache is cleared. The result never depends on earlier calls. Not safe to share between threads.
     """
 
     def __init__(self, max_characters: int, capacity: int = 65_536) -> None:
         _check_width(max_characters)
-        if capacity < 1:
-            raise InputError(f"capacity must be at least 1 word, got {capacity}")
-        self.max_characters = max_characters
         self.capacity = capacity
-        self._rows = _Rows(np.empty((capacity, max_characters), np.int32))
+        self._rows: dict[str, int] = {}  # of `_table`, where words are
+        self._table = np.empty((capacity, max_characters), np.int32)
 
     def __call__(self, words: Sequence[str]) -> np.ndarray:
         """char_ids of n words, int32 [n, C]."""
-        if len(words) <= self.capacity:
-            return self._encode(words)
-        pieces = range(0, len(words), self.capacity)
-        return np.concatenate([self._encode(words[start : start + self.capacity]) for start in pieces])
-
-    def _encode(self, words: Sequence[str]) -> np.ndarray:
-        try:
-            rows = list(map(self._rows.__getitem__, words))
-        except _FullError:
-            self._rows.clear()  # at most `capacity` words come in, so the second try fits
-            rows = list(map(self._rows.__getitem__, words))
-        return self._rows.table[np.asarray(rows, np.intp)]
+        if len(words) > self.capacity:
+            pieces = range(0, len(words), self.capacity)
+            return np.concatenate([self(words[start : start + self.capacity]) for start in pieces])
+        new = set(words).difference(self._rows)
+        if len(self._rows) + len(new) > self.capacity:
+            self._rows.clear()
+            new = set(words)
+        for row, word in enumerate(new, start=len(self._rows)):
+            self._table[row] = encode_word(word, self._table.shape[1])
+            self._rows[word] = row
+        return self._table[np.fromiter(map(self._rows.__getitem__, words), np.intp, len(words))]
 
 
 def char_ids(
@@ -121,8 +94,7 @@ def char_ids(
         []                    <S>  </S> 0    0
                               0    0    0    0
 
-    Raises:
-      InputError: more sentences than `rows`, or a sentence of more than `length` words.
+    InputError for more sentences than `rows`, or a sentence of more than `length` words.
     """
     longest = max(map(len, sentences), default=0)
     height = len(sentences) if rows is None else rows
@@ -135,23 +107,21 @@ def char_ids(
     lengths = np.fromiter(map(len, sentences), np.intp, len(sentences)) + 2
     taken = np.arange(width + 2)[None, :] < lengths[:, None]  # [B, T + 2]
     flat = list(chain.from_iterable((BEGIN, *sentence, END) for sentence in sentences))
-    encoder = WordEncoder(max_characters, capacity=max(1, min(len(flat), 65_536)))
-    ids[: len(sentences)][taken] = encoder(flat)
+    ids[: len(sentences)][taken] = WordEncoder(max_characters, capacity=min(len(flat), 65_536))(flat)
     return ids
 
 
 def char_ids_of_raw(raw: Any) -> Any:
-    """char_ids of the original trainer's raw ids [..., C]; works on arrays of numpy and of jax."""
+    """char_ids of the original trainer's raw ids [..., C], of numpy or jax."""
     return raw + _OFFSET
 
 
 def raw_ids(char_ids: Any) -> Any:
     """Raw ids [..., C], which index the character embedding; PAD where there is no character.
 
-    Uses operators alone, so it works on numpy arrays and on traced jax arrays; this module does not import jax.
+    Works on numpy and on traced jax arrays.
     """
-    missing = char_ids == 0
-    return char_ids - _OFFSET + missing.astype(char_ids.dtype) * (PAD + _OFFSET)
+    return char_ids - _OFFSET + (char_ids == 0).astype(char_ids.dtype) * (PAD + _OFFSET)
 
 
 def is_token(char_ids: Any) -> Any:

@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from ctx_jax.io.errors import InputError, MissingPackageError
 from ctx_jax.tokenizers.special_files import Settings, complete
 from ctx_jax.tokenizers.subwords import Subwords
-from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens, register_special_tokens
+from ctx_jax.tokenizers.templates import BERT, ROBERTA
 
 SUFFIXES = (".model", ".spm")
 Layout = Literal["plain", "xlm-r"]
@@ -52,14 +52,15 @@ def read_sentencepiece(
     kinds = [piece.type for piece in proto.pieces]
     names = [piece.piece for piece in proto.pieces]
     unknown = kinds.index(_UNKNOWN)
-    if layout == "xlm-r":
-        if kinds[:3].count(_NORMAL):
-            raise InputError(
-                f"{path}: XLM-R's layout needs <unk>, <s>, </s> as the first three pieces, got {names[:3]}"
-            )
-        special = ROBERTA
+    if layout == "plain":
+        family = BERT if BERT.begin in names else ROBERTA
+        pads = (name for name, kind in zip(names, kinds, strict=True) if kind == _CONTROL and "pad" in name.lower())
+        family = replace(family, pad=next(pads, family.pad), unknown=names[unknown])
+        special = settings.special(family, {*names, *settings.tokens})
+    elif kinds[:3].count(_NORMAL):
+        raise InputError(f"{path}: XLM-R's layout needs <unk>, <s>, </s> as the first three pieces, got {names[:3]}")
     else:
-        special = settings.special(_family(names, kinds), {*names, *settings.tokens})
+        special = ROBERTA
     pieces = _pieces(path, proto, {*special.roles().values(), *settings.tokens})
     if layout == "xlm-r":
         pieces = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")] + pieces[3:] + [("<mask>", 0.0)]
@@ -73,15 +74,7 @@ def read_sentencepiece(
             "new ids at the end, or XLM-R's ids, and use the folder that it writes. From Python: read_sentencepiece "
             "with add_missing=True, layout='xlm-r', or Settings(roles=...) if they have other names"
         )
-    register_special_tokens(tokenizer, special, mask_takes_space=True)
-    return complete(tokenizer, special, path)
-
-
-def _family(names: list[str], kinds: list[int]) -> SpecialTokens:
-    """The usual special tokens of a file with `[CLS]`, or of one without; unknown and padding by the file's names."""
-    family = BERT if BERT.begin in names else ROBERTA
-    pads = (name for name, kind in zip(names, kinds, strict=True) if kind == _CONTROL and "pad" in name.lower())
-    return replace(family, pad=next(pads, family.pad), unknown=names[kinds.index(_UNKNOWN)])
+    return complete(tokenizer, special, path, mask_takes_space=True, add_missing=True)
 
 
 def _parse(path: Path) -> Any:
@@ -141,16 +134,15 @@ def _pieces(path: Path, proto: Any, roles: set[str]) -> list[tuple[str, float]]:
 def _model(path: Path, proto: Any, pieces: list[tuple[str, float]], unknown: int) -> Any:
     """The pieces in order as a model of `tokenizers`."""
     bytes_too = bool(proto.trainer_spec.byte_fallback)
-    ids = {piece: number for number, (piece, _) in enumerate(pieces)}
+    ids, name = {piece: number for number, (piece, _) in enumerate(pieces)}, pieces[unknown][0]
     match proto.trainer_spec.model_type:
         case 1:  # unigram
             return models.Unigram(pieces, unk_id=unknown, byte_fallback=bytes_too)
         case 2:  # bpe
             merges = _merges(pieces, ids)
-            name = pieces[unknown][0]
             return models.BPE(ids, merges, unk_token=name, fuse_unk=True, byte_fallback=bytes_too)
         case 3:  # words
-            return models.WordLevel(ids, unk_token=pieces[unknown][0])
+            return models.WordLevel(ids, unk_token=name)
     raise InputError(
         f"{path} is a SentencePiece character model, which is not supported: use a unigram, bpe or word model"
     )
@@ -159,13 +151,12 @@ def _model(path: Path, proto: Any, pieces: list[tuple[str, float]], unknown: int
 def _merges(pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tuple[str, str]]:
     """Every way to make a piece of two others, best score first: SentencePiece merges by the score of the result."""
     found = [
-        (score, ids[piece[:cut]], ids[piece[cut:]], piece[:cut], piece[cut:])
+        (-score, ids[piece[:cut]], ids[piece[cut:]], piece[:cut], piece[cut:])
         for piece, score in pieces
         for cut in range(1, len(piece))
         if piece[:cut] in ids and piece[cut:] in ids
     ]
-    found.sort(key=lambda merge: (-merge[0], merge[1], merge[2]))
-    return [(left, right) for *_, left, right in found]
+    return [(left, right) for *_, left, right in sorted(found)]
 
 
 def _add_normalizer(tokenizer: Tokenizer, proto: Any) -> None:

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.files import read_json
 from ctx_jax.tokenizers.subwords import CONFIG, Subwords
-from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens, add_post_processor, register_special_tokens
+from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens, add_post_processor
 
 _MAP, _ADDED = "special_tokens_map.json", "added_tokens.json"
 _KEYS = {
@@ -36,10 +36,7 @@ class Added(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """The entries of tokenizer_config.json, the special tokens by their roles, and the added tokens.
-
-    `Settings({"do_lower_case": True})` and `Settings(roles={"mask": "<hole>"})` stand for files that say so.
-    """
+    """The entries of tokenizer_config.json, the special tokens by their roles, and the added tokens."""
 
     entries: Mapping[str, Any] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
@@ -123,15 +120,25 @@ def naming(what: str | Path) -> Iterator[None]:
 
 
 def complete(
-    tokenizer: Tokenizer, special: SpecialTokens, path: Path, *, mask_takes_space: bool = False, around: bool = True
+    tokenizer: Tokenizer,
+    special: SpecialTokens,
+    path: Path,
+    *,
+    mask_takes_space: bool = False,
+    around: bool = True,
+    add_missing: bool = False,
 ) -> Subwords:
     """A vocabulary with its special tokens registered and, if `around`, put around texts as the family does it.
 
-    Raises InputError naming the file whose vocabulary lacks one of them.
+    `mask_takes_space`: the mask swallows the space before it, as the first piece of a word does in RoBERTa. Tokens
+    that the vocabulary lacks get new ids if `add_missing`, else InputError naming the file.
     """
     with naming(path):
-        if not special.missing(tokenizer):
-            register_special_tokens(tokenizer, special, mask_takes_space=mask_takes_space)
+        if add_missing or not special.missing(tokenizer):
+            known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+            new = {role: token for role, token in special.roles().items() if token not in known}  # known ones stay
+            flagged = [AddedToken(token, lstrip=mask_takes_space and role == "mask") for role, token in new.items()]
+            tokenizer.add_special_tokens(flagged)
             if around:
                 add_post_processor(tokenizer, special)
         return Subwords(tokenizer, special)

@@ -7,9 +7,9 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ctx_jax.io.errors import InputError, MissingFileError
-from ctx_jax.io.files import read_json
+from ctx_jax.io.files import read_json, read_text
 from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
-from ctx_jax.tokenizers.sentencepiece_files import Layout, read_sentencepiece
+from ctx_jax.tokenizers.sentencepiece_files import read_sentencepiece
 from ctx_jax.tokenizers.special_files import Settings, complete, naming, read_settings
 from ctx_jax.tokenizers.subwords import CONFIG, FILE, Subwords
 from ctx_jax.tokenizers.templates import BERT, GPT, GPT2, ROBERTA, SpecialTokens, template
@@ -44,9 +44,8 @@ def read(path: str | Path) -> Subwords:
         return read_folder(path)
     if path.suffix in SENTENCEPIECE:
         return read_sentencepiece(path)
-    if path.name in ("vocab.json", "merges.txt"):
-        return read_byte_bpe(path.with_name("vocab.json"), path.with_name("merges.txt"))
-    return read_tokenizer_json(path) if path.suffix == ".json" else read_wordpiece(path)
+    settings = read_settings(path.parent)
+    return _read_file(path, settings, str(settings.entries.get("tokenizer_class") or ""))
 
 
 def read_folder(folder: str | Path, model_type: str = "", tokenizer_class: str = "") -> Subwords:
@@ -62,23 +61,27 @@ def read_folder(folder: str | Path, model_type: str = "", tokenizer_class: str =
     # transformers ignores the class of a ModernBERT.
     named = "" if model_type == "modernbert" else settings.entries.get("tokenizer_class") or tokenizer_class
     class_name = str(named or _CLASSES.get(model_type, ""))
-    gpt = model_type == "openai-gpt" or class_name.startswith("OpenAIGPT")
-    if (folder / FILE).is_file():
-        return read_tokenizer_json(folder / FILE, settings, class_name, GPT if gpt else None)
-    if (folder / "vocab.txt").is_file():
-        return read_wordpiece(folder / "vocab.txt", settings)
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        read_bpe = _read_gpt_bpe if gpt else read_byte_bpe
-        return read_bpe(folder / "vocab.json", folder / "merges.txt", settings)
+    for names in ((FILE,), ("vocab.txt",), ("vocab.json", "merges.txt")):
+        if all((folder / name).is_file() for name in names):
+            return _read_file(folder / names[0], settings, class_name, model_type)
     if (file := _sentencepiece_of(folder)) is not None:
         xlm_r = model_type == "xlm-roberta" or class_name.startswith("XLMRoberta")
-        layout: Layout = "xlm-r" if xlm_r else "plain"
-        return read_sentencepiece(file, layout=layout, settings=settings)
+        return read_sentencepiece(file, layout="xlm-r" if xlm_r else "plain", settings=settings)
     listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
     raise MissingFileError(
         f"{folder} holds no tokenizer: needs tokenizer.json, vocab.txt, vocab.json with merges.txt, or one "
         f"SentencePiece .model; found {listed}"
     )
+
+
+def _read_file(path: Path, settings: Settings, class_name: str, model_type: str = "") -> Subwords:
+    """A file of a tokenizer whose class in transformers is `class_name`."""
+    gpt = model_type == "openai-gpt" or class_name.startswith("OpenAIGPT")
+    if path.name in ("vocab.json", "merges.txt"):
+        return read_bpe(path.with_name("vocab.json"), path.with_name("merges.txt"), settings, gpt=gpt)
+    if path.suffix == ".json":
+        return _read_tokenizer_json(path, settings, class_name, GPT if gpt else None)
+    return read_wordpiece(path, settings)
 
 
 def _sentencepiece_of(folder: Path) -> Path | None:
@@ -92,21 +95,11 @@ def _sentencepiece_of(folder: Path) -> Path | None:
     return next(iter(known or files), None)
 
 
-def read_tokenizer_json(
-    path: str | Path,
-    settings: Settings | None = None,
-    class_name: str = "",
-    family: SpecialTokens | None = None,
-) -> Subwords:
+def _read_tokenizer_json(path: Path, settings: Settings, class_name: str, family: SpecialTokens | None) -> Subwords:
     """A `tokenizer.json`; its truncation and padding are dropped.
 
-    settings    absent: those of the files beside it
-    class_name  the tokenizer's class in transformers; absent: the one that the settings name
-    family      the special tokens of roles that the settings do not name; absent: by the usual names
+    `family`: the special tokens of roles that the settings do not name; None: by the usual names.
     """
-    path = Path(path)
-    settings = settings or read_settings(path.parent)
-    class_name = class_name or str(settings.entries.get("tokenizer_class") or "")
     state = read_json(path)
     if "model" not in state:
         raise InputError(f"{path} is no tokenizer.json: it has no entry 'model'")
@@ -140,17 +133,16 @@ def _apply_settings(state: dict[str, Any], entries: Any, class_name: str) -> Non
             processor["add_prefix_space"] = splitter["add_prefix_space"]
 
 
-def read_wordpiece(path: str | Path, settings: Settings | None = None) -> Subwords:
+def read_wordpiece(path: Path, settings: Settings) -> Subwords:
     """BERT's WordPiece over a `vocab.txt`: one token a line, its id the number of the line.
 
-    settings  absent: those of the files beside it. Without `do_lower_case`, text is lower-cased where no token of the
-              vocabulary has a capital; without `strip_accents`, accents go where text is lower-cased; without
-              `tokenize_chinese_chars`, spaces are put around CJK characters, as every BERT does, cased or not
+    Without `do_lower_case`, text is lower-cased where no token of the vocabulary has a capital; without
+    `strip_accents`, accents go where text is lower-cased; without `tokenize_chinese_chars`, spaces are put around CJK
+    characters, as every BERT does, cased or not.
     """
-    path = Path(path)
-    settings = settings or read_settings(path.parent)
     # Not `models.WordPiece.read_file`, which strips white space from the ends of tokens.
-    vocabulary = {line.rstrip("\r"): number for number, line in enumerate(_text(path).removesuffix("\n").split("\n"))}
+    lines = read_text(path).removesuffix("\n").split("\n")
+    vocabulary = {line.rstrip("\r"): number for number, line in enumerate(lines)}
     special = settings.special(BERT, {*vocabulary, *settings.tokens})
     lowercase = settings.entries.get("do_lower_case")
     chinese = settings.entries.get("tokenize_chinese_chars")
@@ -169,56 +161,46 @@ def read_wordpiece(path: str | Path, settings: Settings | None = None) -> Subwor
     return complete(tokenizer, special, path)
 
 
-def read_byte_bpe(vocabulary: str | Path, merges: str | Path, settings: Settings | None = None) -> Subwords:
-    """Byte-level BPE of a `vocab.json` and its `merges.txt`: RoBERTa's where it has `<s>`, else GPT-2's.
+def read_bpe(path: Path, merges: Path, settings: Settings, *, gpt: bool = False) -> Subwords:
+    """BPE of a `vocab.json` and its `merges.txt`, byte-level: RoBERTa's where it has `<s>`, else GPT-2's.
 
-    settings  absent: those of the files beside the vocabulary. With `add_prefix_space` the first word of a text is cut
-              like those after a space (GPT-2 and RoBERTa: without)
+    With `add_prefix_space` the first word of a text is cut like those after a space (GPT-2 and RoBERTa: without).
+    `gpt`: of the first GPT instead, lower-cased letters whose words end in `</w>`.
     """
-    path = Path(vocabulary)
-    settings = settings or read_settings(path.parent)
-    ids, pairs = _read_bpe(path, Path(merges))
-    family = GPT2 if ROBERTA.begin not in ids and GPT2.end in ids else ROBERTA
+    ids, pairs = _read_merges(path, merges)
+    family = GPT if gpt else GPT2 if ROBERTA.begin not in ids and GPT2.end in ids else ROBERTA
     special = settings.special(family, {*ids, *settings.tokens})
-    around = special.begin != special.end
+    around = not gpt and special.begin != special.end
     stated = [key for key in ("add_bos_token", "add_eos_token") if settings.entries.get(key)]
-    if stated and not around:
+    if stated and not gpt and not around:
         raise InputError(
             f"{path.with_name(CONFIG)}: {stated[0]} is true, but a tokenizer whose begin and end are both "
             f"{special.begin} puts nothing around a text here; set it to false to go without"
         )
+    ends = {"unk_token": special.unknown, "end_of_word_suffix": "</w>"} if gpt else {}
     with naming(f"{merges} does not fit {path}"):
-        tokenizer = Tokenizer(models.BPE(ids, pairs))
-    prefix = bool(settings.entries.get("add_prefix_space", False))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+        tokenizer = Tokenizer(models.BPE(ids, pairs, **ends))
+    if gpt:  # not `implementations.CharBPETokenizer`, which keeps the accents that GPT strips
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    else:
+        prefix = bool(settings.entries.get("add_prefix_space", False))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     settings.add_tokens(tokenizer)
     return complete(tokenizer, special, path, mask_takes_space=around, around=around)
 
 
-def _read_gpt_bpe(path: Path, merges: Path, settings: Settings) -> Subwords:
-    """BPE of the first GPT, of a `vocab.json` and its `merges.txt`: lower-cased letters, words end in `</w>`."""
-    ids, pairs = _read_bpe(path, merges)
-    special = settings.special(GPT, {*ids, *settings.tokens})
-    # Not `implementations.CharBPETokenizer`, which keeps the accents that GPT strips.
-    with naming(f"{merges} does not fit {path}"):
-        tokenizer = Tokenizer(models.BPE(ids, pairs, unk_token=special.unknown, end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
-    settings.add_tokens(tokenizer)
-    return complete(tokenizer, special, path, around=False)
-
-
-def _read_bpe(path: Path, merges: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _read_merges(path: Path, merges: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Ids of tokens, and the merges in their order."""
     # Not `models.BPE.read_file`: it takes two tokens of one id, and refuses blank lines between the merges.
     ids = read_json(path)
     if not all(isinstance(number, int) for number in ids.values()) or len(set(ids.values())) < len(ids):
         raise InputError(f"{path}: must give every token an id of its own")
     pairs = []
-    for number, line in enumerate(_text(merges).split("\n"), start=1):
+    for number, line in enumerate(read_text(merges).split("\n"), start=1):
         if not line.strip() or line.startswith("#version"):
             continue
         left, *right = line.rstrip("\r").split(" ")
@@ -234,12 +216,3 @@ def _guess(tokenizer: Tokenizer) -> SpecialTokens:
     """The family of which the tokenizer lacks the fewest names; GPT-2 only where nothing is put around a text."""
     families = [BERT, ROBERTA] if any(template(tokenizer)) else [BERT, ROBERTA, GPT2]
     return min(families, key=lambda family: len(family.missing(tokenizer)) / len(family.roles()))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path}: No such file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8: {error}") from error

@@ -51,11 +51,9 @@ def train(
           character is ever unknown, and the first word of a sentence is cut like any other. "unigram": SentencePiece's
           way, NFKC, with RoBERTa's special tokens.
 
-    A sentence is a string or a list of words. `minimum_count` is how often a pair must occur to become a token
-    (wordpiece and bpe). `causal`: for next-token models, like GPT-2's: `<|endoftext|>` is the only special token
-    (beside the unknown of wordpiece and unigram), and nothing is put around a text. The same text gives the same bpe
-    tokenizer; the others differ from training to training in ties and last digits, so keep the trained tokenizer to
-    repeat a run exactly.
+    A sentence is a string or a list of words; `TokenizerConfig` tells the options. `causal`: for next-token models,
+    like GPT-2's: `<|endoftext|>` is the only special token (beside the unknown of wordpiece and unigram), and nothing
+    is put around a text.
 
     Raises ConfigError for a size with too little room for the special tokens and the characters of the text, and
     InputError for text that is empty.

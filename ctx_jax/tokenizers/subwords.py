@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,15 +34,11 @@ class Pieces(NamedTuple):
 class Subwords:
     """A tokenizer and the roles of its special tokens. Truncation and padding of `tokenizer` are switched off.
 
-    before, after  ids that its post-processor puts around a sentence: ([CLS],) and ([SEP],) for BERT, none for GPT-2
-    pad_id         the token that fills rows up
-    unknown_id     the token for what no piece covers
-    begin_id       the token before a sentence
-    end_id         the token after a sentence and between two
+    `before` and `after` are the ids that its post-processor puts around a sentence: those of [CLS] and [SEP] for BERT,
+    none for GPT-2.
 
-    Raises:
-        InputError: the tokenizer lacks a special token, or two roles share one. Only a family that puts nothing
-            around a sentence (GPT, GPT-2) may share a token between roles, the mask excepted.
+    InputError if the tokenizer lacks a special token, or two roles share one. Only a family that puts nothing around a
+    sentence (GPT, GPT-2) may share a token between roles, the mask excepted.
     """
 
     def __init__(self, tokenizer: Tokenizer, special: SpecialTokens) -> None:
@@ -63,17 +60,13 @@ class Subwords:
         self._check_roles()
 
     def _check_roles(self) -> None:
-        around, roles = bool(self.before or self.after), self.special.roles()
-        roles_of: dict[int, list[str]] = {}
-        for role, token in roles.items():
-            roles_of.setdefault(self._id(token), []).append(role)
-        clashes = [
-            f"{' and '.join(shared)} are both {roles[shared[0]]} (id {number})"
-            for number, shared in roles_of.items()
-            if len(shared) > 1 and (around or "mask" in shared)
-        ]
-        if clashes:
-            raise InputError(f"special tokens clash: {'; '.join(clashes)}; give each role a token of its own")
+        around = bool(self.before or self.after)
+        for (role, token), (other, same) in combinations(self.special.roles().items(), 2):
+            if self._id(token) == self._id(same) and (around or other == "mask"):
+                raise InputError(
+                    f"special tokens clash: {role} and {other} are both {token} (id {self._id(token)}); give each role "
+                    "a token of its own"
+                )
         if self.before not in ((), (self.begin_id,)) or self.after not in ((), (self.end_id,)):
             raise InputError(
                 f"the tokenizer puts ids {self.before} and {self.after} around a sentence, but begin is "
@@ -90,8 +83,7 @@ class Subwords:
         """Id of the mask; InputError for a family without one (GPT-2)."""
         if self.special.mask is None:
             raise InputError(
-                "the tokenizer lacks a special token: mask; masked language modelling needs one: choose another "
-                "tokenizer, or train a causal model"
+                "the tokenizer lacks a special token: mask; choose another tokenizer, or train a causal model"
             )
         return self._id(self.special.mask)
 
@@ -128,10 +120,7 @@ class Subwords:
         return hashlib.sha256((text + repr(self.special)).encode()).hexdigest()
 
     def tokenize_text(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of strings, split by the tokenizer's own rule, int32 [S] each, without special tokens around them.
-
-        Raises InputError quoting the text that holds half of a surrogate pair.
-        """
+        """Ids of strings, split by the tokenizer's own rule, int32 [S] each, without special tokens around them."""
         return [np.array(encoding.ids, np.int32) for encoding in self._encode(texts, offsets=False)]
 
     def tokenize_words(self, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
@@ -142,15 +131,13 @@ class Subwords:
             words         un  believably      <U+200B>
             ids           un  believ  ##ably  [UNK]
             words         0   1       1       2
-
-        Raises InputError quoting the text that holds half of a surrogate pair.
         """
         # Not `is_pretokenized=True`: it cuts every word as if it began a text, which differs from the joined text for
         # byte-level and SentencePiece models. Blank words are left out of the text and get their unknown afterwards.
         kept = [[number for number, word in enumerate(words) if word.strip()] for words in sentences]
         texts = [" ".join([words[i] for i in numbers]) for words, numbers in zip(sentences, kept, strict=True)]
         encodings = self._encode(texts, offsets=True)
-        return [self._pieces(*given) for given in zip(sentences, kept, encodings, strict=True)]
+        return list(map(self._pieces, sentences, kept, encodings))
 
     def _pieces(self, words: Sequence[str], numbers: list[int], encoding: Encoding) -> Pieces:
         """Aligns an encoding of the words `numbers`, joined by spaces, with the words it was made of.
@@ -190,7 +177,7 @@ class Subwords:
         """Text of ids, special tokens left out."""
         return str(self.tokenizer.decode([int(number) for number in ids]))
 
-    def check_vocabulary(self, size: int, place: str = "the model") -> None:
+    def check_vocabulary(self, size: int, place: str) -> None:
         """Raises InputError unless a model of V = `size` and this tokenizer agree; `place` names the model."""
         if size != len(self):
             raise InputError(
@@ -217,6 +204,7 @@ class Subwords:
 
 
 def _check_unicode(texts: Sequence[str]) -> None:
+    """InputError quoting the text that holds half of a surrogate pair."""
     for text in texts:
         try:
             _ = text.encode() if isinstance(text, str) else b""

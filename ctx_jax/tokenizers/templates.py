@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from tokenizers import AddedToken, Tokenizer, processors
+from tokenizers import Tokenizer, processors
 
 from ctx_jax.io.errors import InputError
 
@@ -70,22 +70,6 @@ def pair_layout(tokenizer: Tokenizer, begin: int, end: int) -> PairLayout:
             f"`a` as {both.tokens} of types {both.type_ids}: choose another tokenizer, or a packing without pairs"
         )
     return layout
-
-
-def register_special_tokens(tokenizer: Tokenizer, special: SpecialTokens, *, mask_takes_space: bool = False) -> None:
-    """Make the special tokens known as such, under new ids where the vocabulary lacks them.
-
-    Tokens that are known already keep their flags. `mask_takes_space`: the mask swallows the space before it, as the
-    first piece of a word does in RoBERTa and its relatives.
-    """
-    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    tokenizer.add_special_tokens(
-        [
-            AddedToken(token, lstrip=mask_takes_space and role == "mask")
-            for role, token in special.roles().items()
-            if token not in known
-        ]
-    )
 
 
 def add_post_processor(tokenizer: Tokenizer, special: SpecialTokens, *, second_type: int = 0) -> None:

@@ -8,14 +8,14 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count, groupby, repeat
+from itertools import groupby, repeat
 from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
-from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
-from ctx_jax.io.files import temporary_folder
+from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.io.files import read_text, temporary_folder
 from ctx_jax.tokenizers.characters import BEGIN, END
 
 UNKNOWN = "<UNK>"
@@ -29,8 +29,7 @@ _FAN = 64  # runs merged at once, far below any limit on open files
 class Vocabulary:
     """Words in the order of their ids (V of them).
 
-    Raises:
-        InputError: `<S>`, `</S>` or `<UNK>` is missing, or a word is empty, holds white space or occurs twice.
+    InputError if `<S>`, `</S>` or `<UNK>` is missing, or a word is empty, holds white space or occurs twice.
     """
 
     words: tuple[str, ...] = field(repr=False)
@@ -53,9 +52,6 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
-    def __contains__(self, word: object) -> bool:
-        return word in self._ids
-
     @property
     def begin(self) -> int:
         """Id of `<S>`."""
@@ -70,10 +66,6 @@ class Vocabulary:
     def unknown(self) -> int:
         """Id of `<UNK>`, which every word outside the vocabulary gets."""
         return self._ids[UNKNOWN]
-
-    def id(self, word: str) -> int:
-        """Id of a word, that of `<UNK>` for one outside."""
-        return self._ids.get(word, self.unknown)
 
     def ids(self, words: Sequence[str]) -> np.ndarray:
         """Ids of words (n of them), int32 [n]."""
@@ -91,21 +83,11 @@ class Vocabulary:
     def read(cls, path: str | Path) -> "Vocabulary":
         """Read a vocabulary file, ours or bilm-tf's.
 
-        Raises:
-            MissingFileError: no such file.
-            InputError: as for the class, naming the file, and both lines of a word that occurs twice; or the file is
-                not UTF-8.
+        Raises MissingFileError; InputError, naming the file and the line, as for the class or for bytes that are not
+        UTF-8.
         """
-        try:
-            content = Path(path).read_bytes()
-        except FileNotFoundError as error:
-            raise MissingFileError(f"{path}: No such file") from error
-        try:
-            lines = content.decode("utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            line = content.count(b"\n", 0, error.start) + 1
-            raise InputError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
-        if lines and not lines[-1]:
+        lines = read_text(Path(path)).removeprefix("\ufeff").split("\n")
+        if not lines[-1]:
             lines.pop()
         words: dict[str, int] = {}
         for number, word in enumerate(map(str.strip, lines), start=1):
@@ -130,16 +112,10 @@ def build(
     `size` includes `<S>`, `</S>` and `<UNK>`, which come first. The sentences are read once; memory holds the
     vocabulary and at most `limit` distinct words beside it (see `count_words`).
 
-    Raises:
-        ConfigError: `size` leaves no room for a word, or no word occurs often enough.
+    ConfigError if `size` leaves no room for a word, or no word occurs often enough.
     """
     if size is not None and size <= len(MARKERS):
-        raise ConfigError(
-            "data.vocabulary_size",
-            f"must be above {len(MARKERS)}, the number of markers, or None for no limit, got {size}",
-        )
-    if minimum_count < 1:
-        raise ConfigError("data.minimum_count", f"must be at least 1, got {minimum_count}")
+        raise ConfigError("data.vocabulary_size", f"must be above the {len(MARKERS)} markers, or None, got {size}")
     counts = (
         (-number, word)
         for word, number in count_words(sentences, limit=limit)
@@ -160,19 +136,16 @@ def count_words(sentences: Iterable[Sequence[str]], *, limit: int = LIMIT) -> It
     Memory holds at most `limit` distinct words and those of one sentence: beyond that the counts so far are written to
     a temporary folder as a sorted run, and the runs are merged at the end. Words hold no line ends.
     """
-    if limit < 1:
-        raise InputError(f"limit must be at least 1 distinct word, got {limit}")
     counts: Counter[str] = Counter()
     with temporary_folder("count") as folder:
         runs: list[Path] = []
-        names = map(str, count())
-        for sentence in sentences:
+        for number, sentence in enumerate(sentences):
             counts.update(sentence)
             if len(counts) > limit:
-                runs.append(_write_run(sorted(counts.items()), folder / next(names)))
+                runs.append(_write_run(sorted(counts.items()), folder / str(number)))
                 counts.clear()
             if len(runs) == _FAN:
-                runs = [_write_run(_merge(map(_read_run, runs)), folder / next(names))]
+                runs = [_write_run(_merge(map(_read_run, runs)), folder / f"{number}-merged")]
         yield from _merge([*map(_read_run, runs), iter(sorted(counts.items()))])
 
 

@@ -21,16 +21,15 @@ from ctx_jax.io.errors import ConfigError
 Rule = Literal["whitespace", "prose"]
 LineRule = Literal["line", "split"]
 
-_TITLES = "mr mrs ms dr prof rev gen col capt lt sgt sen rep gov st jr sr messrs mt ft hon pres supt "
-_LATIN = "e.g i.e cf vs viz al etc ca approx resp esp incl excl "
-_DATES = "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun "
-_FIRMS = "inc ltd co corp dept univ assn bros"
-_NUMBERED = "no nos fig figs sec ch vol vols pp eq eqs art p ver v"
-_ABBREVIATIONS = frozenset((_TITLES + _LATIN + _DATES + _FIRMS).split())
-_BEFORE_NUMBERS = frozenset(_NUMBERED.split())
 # These may end a sentence: a capital after them begins the next one.
-_MAY_END = "etc al inc ltd co corp jr sr jan feb mar apr jun jul aug sep sept oct nov dec"
-_LONGEST = 24  # characters searched for an abbreviation before a full stop
+_MAY_END = "etc al inc ltd co corp jr sr jan feb mar apr jun jul aug sep sept oct nov dec "
+_NEVER_END = (
+    "mr mrs ms dr prof rev gen col capt lt sgt sen rep gov st messrs mt ft hon pres supt dept univ assn bros "
+    "e.g i.e cf vs viz ca approx resp esp incl excl mon tue tues wed thu thur thurs fri sat sun"
+)
+_NUMBERED = "no nos fig figs sec ch vol vols pp eq eqs art p ver v"
+_ABBREVIATIONS, _BEFORE_NUMBERS = frozenset((_MAY_END + _NEVER_END).split()), frozenset(_NUMBERED.split())
+_LONGEST = 24  # characters searched before and after a full stop
 
 _STOP = re.compile(r"[.!?…]+[\"'”’»)\]]*")
 _BEFORE_STOP = re.compile(r"[^\s(\[\"“‘«]+\Z")
@@ -58,16 +57,10 @@ def split_words(line: str, rule: Rule) -> list[str]:
     `split_words("Dr. Smith didn't pay $1,000.", "prose")` is
     `["Dr.", "Smith", "did", "n't", "pay", "$", "1,000", "."]`.
     """
-    match rule:
-        case "whitespace":
-            return line.split()
-        case "prose":
-            return _prose(line)
-        case _:
-            raise ConfigError("rule", f'must be "whitespace" or "prose", got {rule!r}')
-
-
-def _prose(line: str) -> list[str]:
+    if rule == "whitespace":
+        return line.split()
+    if rule != "prose":
+        raise ConfigError("rule", f'must be "whitespace" or "prose", got {rule!r}')
     words: list[str] = []
     for match in _WORD.finditer(line):
         word = match.group()
@@ -84,13 +77,12 @@ def _keeps_stop(word: str, line: str, stop: re.Match[str]) -> bool:
     """Whether the full stop right after `word` belongs to it."""
     if line[stop.start() - 1].isspace():
         return False
-    lower = word.lower()
-    followed = bool(line[stop.end() : stop.end() + 24].strip())
-    if lower in _ABBREVIATIONS:
+    if word.lower() in _ABBREVIATIONS:
         return True
-    if lower in _BEFORE_NUMBERS:
+    if word.lower() in _BEFORE_NUMBERS:
         return line[stop.end() : stop.end() + 8].lstrip()[:1].isdigit()
-    return followed and len(word) == 1 and word.isupper() and word != "I"
+    followed = line[stop.end() : stop.end() + _LONGEST].strip()
+    return bool(followed) and len(word) == 1 and word.isupper() and word != "I"
 
 
 def split_sentences(text: str) -> list[str]:

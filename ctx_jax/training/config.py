@@ -18,7 +18,7 @@ class DevicesConfig:
     """`shard`: `jit(shard_map)` over all devices, with parameters and optimizer replicated. `pmap`: the same step under
     `jax.pmap`. `fsdp`: parameters, their average and the optimizer's state are sharded over the devices, for a model
     that leaves too little memory on one. It costs traffic: in every pass of every micro-batch each layer's parameters
-    are gathered where they are used, and each layer's gradient is reduced on its own. With `--model.remat` a device
+    are gathered where they are used, and each layer's gradient is reduced on its own. With `model.remat` a device
     holds one layer's parameters at a time, without it all that the forward pass has gathered. An evaluation gathers all
     parameters."""
 

@@ -17,8 +17,7 @@ import numpy as np
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.prefetch import prefetch
 from ctx_jax.distributed.processes import (
-    broadcast_numbers,
-    broadcast_step,
+    broadcast,
     is_first_process,
     on_first_process,
     stop_requested,
@@ -67,10 +66,10 @@ class Loop:
 
     def start(self) -> State:
         """The state of the last complete checkpoint, or a new one; the data stands where that state left it."""
-        self.step = broadcast_step(self.checkpoints.latest()) or 0
+        self.step = broadcast(self.checkpoints.latest()) or 0
         best = self.checkpoints.best()
         losses = self.checkpoints.metrics(best) if best is not None else None
-        self.best_loss = broadcast_numbers({"loss": _finite((losses or {}).get("loss", math.inf))})["loss"]
+        self.best_loss = broadcast(_finite((losses or {}).get("loss", math.inf)))
         if self.step == 0:
             state, self.frozen = self.devices.create(self.training_step.initial)
             fresh = params_to_measure(state._replace(average=()), self.frozen)
@@ -154,7 +153,7 @@ class Loop:
         """The first process's metrics, the same everywhere."""
         metrics = evaluator(params, self.devices.local_devices, display.log)
         assert not isinstance(metrics, str), f"{evaluator.name} is no page"
-        metrics = broadcast_numbers(metrics)
+        metrics = broadcast(metrics)
         self._write(evaluator.name, metrics, log, display)
         return metrics
 

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ctx_jax.checkpoints import run_files
-from ctx_jax.checkpoints.encoder_file import encoder_text
-from ctx_jax.checkpoints.run_files import CONFIG, ENCODER
+from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.distributed import processes
 from ctx_jax.distributed.processes import is_first_process, on_first_process, stop_together
@@ -75,7 +74,7 @@ def _open(
     config: RunConfig, run_dir: Path, checkpoints: RunCheckpoints, log: Log
 ) -> tuple[RunConfig, Task, dict[str, str]] | None:
     """The completed config, the task, and the files that each checkpoint keeps; None where all steps are done."""
-    latest = processes.broadcast_step(checkpoints.latest())
+    latest = processes.broadcast(checkpoints.latest())
     # Read also where nothing was trained yet: somebody else's config.json is not written over.
     if latest is not None or (run_dir / CONFIG).is_file():
         old = configs.read(run_files.existing(run_dir, CONFIG), type(config))
@@ -90,7 +89,8 @@ def _open(
     task = processes.first_process_first(lambda: config.task.open(context))
     config = replace(config, task=task.config)
     log(f"{type(task.model).__name__} in {run_dir}, {config.steps} steps")
-    files = {CONFIG: configs.text(config), ENCODER: encoder_text(task.model, task.heads, task.processor.rule)}
+    encoder = EncoderFile(task.model, dict(task.heads), task.processor.rule)
+    files = {CONFIG: configs.text(config), ENCODER: configs.text(encoder)}
     return config, task, files | run_files.read(run_dir, task.files)
 
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -40,60 +39,18 @@ def find(folder: Path | str) -> tuple[Path, Path] | None:
     weights = [path for path in names if options and path.suffix in _HDF5 and _holds_characters(path, unreadable)]
     if options and not weights and unreadable:
         raise InputError(f"{folder} has {options[0].name}, but no weights can be read: {'; '.join(unreadable)}")
-    for what, found in (("options", options), ("weights", weights)):
-        if len(found) > 1:
-            listed = ", ".join(path.name for path in found)
-            raise InputError(f"{folder} has more than one {what} file: {listed}; name them: load(options=, weights=)")
+    for kind, paths in (("options", options), ("weights", weights)):
+        if len(paths) > 1:
+            listed = ", ".join(path.name for path in paths)
+            raise InputError(f"{folder} has more than one {kind} file: {listed}; name them: load(options=, weights=)")
     return (options[0], weights[0]) if options and weights else None
 
 
 def read_files(*, options: Path | str, weights: Path | str) -> Imported:
     """The encoder of an options and a weights file, and its softmax as head "softmax" where the weights hold one.
 
-    Raises InputError for files that are damaged or do not fit each other, and for a model of words, whose files hold no
-    vocabulary.
-    """
-    model, params, head = read(options=options, weights=weights)
-    if model.token_input == "words":
-        raise InputError(f"{options} describes a model of words, whose files hold no vocabulary: load the run instead")
-    softmax = {} if head is None else {"softmax": Head(VocabularyHead(transform=False, tied=False), head["softmax"])}
-    return Imported(model, params, model.inputs(), softmax)
-
-
-def read_folder(folder: Path) -> Imported | None:
-    """The encoder of an AllenNLP folder; None for a folder of another kind."""
-    try:
-        found = find(folder)
-    except InputError:
-        config = folder / "config.json"
-        if config.is_file() and "model_type" in read_json(config):
-            return None  # a Hugging Face folder, with other programs' options or weights
-        raise
-    return None if found is None else read_files(options=found[0], weights=found[1])
-
-
-def write_folder(
-    folder: Path, model: BiLM, params: Params, heads: Mapping[str, Head], processor: InputProcessor, run_dir: Path
-) -> None:
-    """A run's encoder, its softmax and the words of its vocabulary, as `write` lays them."""
-    words = Vocabulary.read(existing(run_dir, VOCABULARY)).words
-    write(folder, model, {"encoder": params, "head": {name: head.params for name, head in heads.items()}}, words)
-
-
-FAMILY = Family(
-    BiLM,
-    "options.json or *_options.json with an HDF5 file holding char_embed (AllenNLP)",
-    read_folder,
-    "allennlp",
-    write_folder,
-)
-
-
-def read(*, options: Path | str, weights: Path | str) -> tuple[BiLM, dict[str, Any], dict[str, Any] | None]:
-    """Model, encoder parameters, and head parameters {"softmax": {...}} or None from an options and a weights file.
-
-    Published weights hold no softmax; the options of one are ignored then. Raises InputError for a file that is
-    damaged or does not fit the options.
+    Published weights hold no softmax; the options of one are ignored then. Raises InputError for files that are damaged
+    or do not fit each other, and for a model of words, whose files hold no vocabulary.
     """
     entries = read_json(Path(options))
     try:
@@ -103,13 +60,29 @@ def read(*, options: Path | str, weights: Path | str) -> tuple[BiLM, dict[str, A
                 entries = {key: value for key, value in entries.items() if key not in SOFTMAX_OPTIONS}
             model = model_from_options(entries)
             params = params_from_arrays(model, arrays)
-            return model, params.get("encoder", params), params.get("head")
     except FileNotFoundError:
         raise
     except OSError as error:
         raise InputError(f"{weights} cannot be read as HDF5: {error}") from error
     except ValueError as error:
         raise InputError(f"{weights} with {options}: {error}") from error
+    if model.token_input == "words":
+        raise InputError(f"{options} describes a model of words, whose files hold no vocabulary: load the run instead")
+    head = VocabularyHead(transform=False, tied=False)
+    heads = {name: Head(head, own) for name, own in params.get("head", {}).items()}
+    return Imported(model, params.get("encoder", params), model.inputs(), heads)
+
+
+def read_folder(folder: Path) -> Imported | None:
+    """The encoder of an AllenNLP folder; None for a folder of another kind."""
+    try:
+        found = find(folder)
+    except InputError:
+        config = folder / "config.json"
+        if config.is_file() and read_json(config).get("model_type") not in (None, "elmo"):
+            return None  # a Hugging Face folder, with other programs' options or weights
+        raise
+    return None if found is None else read_files(options=found[0], weights=found[1])
 
 
 def write(folder: Path | str, model: BiLM, params: Params, words: Sequence[str] = ()) -> None:
@@ -132,6 +105,14 @@ def write(folder: Path | str, model: BiLM, params: Params, words: Sequence[str] 
             Vocabulary(tuple(words)).write(partial / VOCABULARY)
 
 
+def write_folder(
+    folder: Path, model: BiLM, params: Params, heads: Mapping[str, Head], processor: InputProcessor, run_dir: Path
+) -> None:
+    """A run's encoder, its softmax and the words of its vocabulary, as `write` lays them."""
+    words = Vocabulary.read(existing(run_dir, VOCABULARY)).words
+    write(folder, model, {"encoder": params, "head": {name: head.params for name, head in heads.items()}}, words)
+
+
 def _holds_characters(path: Path, unreadable: list[str]) -> bool:
     """Whether a file holds weights; an unreadable one is added to `unreadable`, since it may be another program's."""
     try:
@@ -144,7 +125,7 @@ def _holds_characters(path: Path, unreadable: list[str]) -> bool:
 
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     """Every float dataset by name, not read yet: shapes are checked first, as a false header could fill memory."""
-    found: dict[str, h5py.Dataset] = {}
+    datasets: dict[str, h5py.Dataset] = {}
 
     def collect(name: str, node: h5py.Dataset | h5py.Group) -> None:
         if isinstance(node, h5py.Dataset):
@@ -153,13 +134,22 @@ def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
                 raise InputError(f"dataset {name} takes its values from another file; they must be in this one")
             if not np.issubdtype(node.dtype, np.floating):
                 raise InputError(f"dataset {name} holds {node.dtype}, needed are floats")
-            found[name] = node
+            datasets[name] = node
 
     file.visititems(collect)
-    return found
+    return datasets
 
 
 def _write_hdf5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array)
+
+
+FAMILY = Family(
+    BiLM,
+    "options.json or *_options.json with an HDF5 file holding char_embed (AllenNLP)",
+    read_folder,
+    "allennlp",
+    write_folder,
+)

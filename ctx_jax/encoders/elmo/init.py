@@ -3,16 +3,21 @@
 Letters: e character width, w filter width, n filters of a width, F filters in all, D cell, P projection, V vocabulary.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from ctx_jax.encoders.elmo.config import BiLMConfig
 from ctx_jax.encoders.elmo.network import DIRECTIONS
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.tokenizers.characters import CHARACTERS
+
+if TYPE_CHECKING:
+    from ctx_jax.encoders.elmo.model import BiLM
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 Draws = dict[str, tuple[Initializer, tuple[int, ...]]]
@@ -25,7 +30,8 @@ def _uniform(bound: float) -> Initializer:
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def init(config: BiLMConfig, key: jax.Array) -> dict[str, dict[str, jax.Array]]:
+@partial(jax.jit, static_argnums=0)
+def init(model: BiLM, key: jax.Array) -> dict[str, dict[str, jax.Array]]:
     """Parameters of the encoder (bilm-tf's `training.py`; Peters et al. 2018).
 
         characters  U(-1, 1)                              highway  N(0, 1/sqrt(F)), gate's bias -2
@@ -34,9 +40,9 @@ def init(config: BiLMConfig, key: jax.Array) -> dict[str, dict[str, jax.Array]]:
 
     Raises ConfigError for a model over words whose `vocabulary` is 0.
     """
-    if config.token_input == "words" and not config.vocabulary:
+    if model.token_input == "words" and not model.vocabulary:
         raise ConfigError("vocabulary", 'must be the size of the word table with token_input="words", got 0')
-    draws = dict(_draws(config))
+    draws = dict(_draws(model))
     keys = iter(jax.random.split(key, sum(map(len, draws.values()))))
     return {
         module: {name: draw(next(keys), shape, jnp.float32) for name, (draw, shape) in arrays.items()}
@@ -45,10 +51,10 @@ def init(config: BiLMConfig, key: jax.Array) -> dict[str, dict[str, jax.Array]]:
 
 
 def init_softmax(
-    config: BiLMConfig, key: jax.Array, *, vocabulary: int, tied: bool = False
+    model: BiLM, key: jax.Array, *, vocabulary: int, tied: bool = False
 ) -> dict[str, dict[str, jax.Array]]:
     """Parameters of the softmax head: matrix N(0, 1/sqrt(P)), unless tied to the word table, and a bias of zeros."""
-    decoder = {} if tied else {"matrix": _normal(config.projection)(key, (vocabulary, config.projection), jnp.float32)}
+    decoder = {} if tied else {"matrix": _normal(model.projection)(key, (vocabulary, model.projection), jnp.float32)}
     return {"decoder": decoder | {"bias": jnp.zeros(vocabulary, jnp.float32)}}
 
 
@@ -56,17 +62,17 @@ def _normal(inputs: int) -> Initializer:
     return jax.nn.initializers.normal(inputs**-0.5)
 
 
-def _draws(config: BiLMConfig) -> Iterator[tuple[str, Draws]]:
+def _draws(model: BiLM) -> Iterator[tuple[str, Draws]]:
     """Per module and array: how it is drawn, and its shape."""
-    size, width, dim, projection = config.character_dim, config.filter_count, config.dim, config.projection
-    if config.token_input == "words":
-        yield "words", {"embedding": (_glorot, (config.vocabulary, projection))}
+    size, width, dim, projection = model.character_dim, model.filter_count, model.dim, model.projection
+    if model.token_input == "words":
+        yield "words", {"embedding": (_glorot, (model.vocabulary, projection))}
     else:
         yield "characters", {"embedding": (_uniform(1.0), (CHARACTERS, size))}
-        for index, (span, count) in enumerate(config.filters):
-            draw = _uniform(0.05) if config.activation == "relu" else _normal(span * size)
+        for index, (span, count) in enumerate(model.filters):
+            draw = _uniform(0.05) if model.activation == "relu" else _normal(span * size)
             yield f"convolution_{index}", {"kernel": (draw, (span, size, count)), "bias": (_zeros, (count,))}
-        for index in range(config.highways):
+        for index in range(model.highways):
             yield (
                 f"highway_{index}",
                 {
@@ -78,9 +84,9 @@ def _draws(config: BiLMConfig) -> Iterator[tuple[str, Draws]]:
             )
         if width != projection:
             yield "projection", {"kernel": (_normal(width), (width, projection)), "bias": (_zeros, (projection,))}
-    gates = config.gates * dim
+    gates = model.gates * dim
     cell: Draws = {"kernel": (_glorot, (2 * projection, gates)), "bias": (_zeros, (gates,))}
     if dim != projection:
         cell["projection"] = (_glorot, (dim, projection))
-    for layer in range(config.depth):
+    for layer in range(model.depth):
         yield from ((f"{direction}_{layer}", cell) for direction in DIRECTIONS)

@@ -25,7 +25,7 @@ class _WholeWords(ABC):
     words_per_row = 32  # layer 0 knows no position
 
     @abstractmethod
-    def _arrays(
+    def pad(
         self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None
     ) -> dict[str, np.ndarray]: ...
 
@@ -40,13 +40,13 @@ class _WholeWords(ABC):
         """The inputs of sentences, with both markers; `rows` and `length` fix B and T."""
         if tokens is not None:
             raise InputError(f"tokens={tokens} counts pieces of words, which a biLM does not have: leave it out")
-        return self._arrays(sentences, rows, length)
+        return self.pad(sentences, rows, length)
 
     def token_arrays(
         self, sentences: list[str] | list[list[str]], *, rows: int | None = None, length: int | None = None
     ) -> dict[str, np.ndarray]:
-        """As `arrays`: the tokens of a biLM are its words. Strings are split by `rule`."""
-        return self._arrays(sentences_to_words(sentences, self.rule), rows, length)
+        """As `arrays`; strings are split by `rule`."""
+        return self.pad(sentences_to_words(sentences, self.rule), rows, length)
 
     def split(self, sentences: list[list[str]]) -> list[list[str]]:
         """The words as they are."""
@@ -56,10 +56,6 @@ class _WholeWords(ABC):
         """Words of each sentence."""
         return [len(sentence) for sentence in sentences]
 
-    def pad(self, sentences: Sequence[Sequence[str]], rows: int, length: int) -> dict[str, np.ndarray]:
-        """`arrays` with both sizes fixed."""
-        return self._arrays(sentences, rows, length)
-
 
 @dataclass(frozen=True)
 class CharacterInputs(_WholeWords):
@@ -68,9 +64,7 @@ class CharacterInputs(_WholeWords):
     max_characters: int
     rule: Rule = "whitespace"
 
-    def _arrays(
-        self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None
-    ) -> dict[str, np.ndarray]:
+    def pad(self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None) -> dict[str, np.ndarray]:
         return {"char_ids": char_ids(sentences, self.max_characters, rows=rows, length=length)}
 
 
@@ -91,10 +85,8 @@ class WordInputs(_WholeWords):
             raise InputError(f"{path} has {len(vocabulary)} words, the model {size}")
         return cls(vocabulary, rule)
 
-    def _arrays(
-        self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None
-    ) -> dict[str, np.ndarray]:
-        height, width = padded_shape([len(sentence) for sentence in sentences], rows, length, "words")
+    def pad(self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None) -> dict[str, np.ndarray]:
+        height, width = padded_shape(self.sizes(sentences), rows, length, "words")
         ids = np.full((height, width + 2), -1, np.int32)
         for row, sentence in zip(ids, sentences, strict=False):
             row[: len(sentence) + 2] = self.vocabulary.ids((BEGIN, *sentence, END))

@@ -12,31 +12,29 @@ Letters: L LSTM layers, B rows, T words, C characters, D cell, P projection, V v
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from ctx_jax.encoders.base import Layers
 from ctx_jax.encoders.elmo import network
-from ctx_jax.encoders.elmo.config import BiLMConfig
 from ctx_jax.encoders.elmo.init import init
 from ctx_jax.encoders.elmo.inputs import CharacterInputs, WordInputs
-from ctx_jax.io.errors import InputError, InputTypeError
+from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
+from ctx_jax.ops.linear import Compute
 from ctx_jax.tokenizers.characters import is_token
 from ctx_jax.tokenizers.words import Rule
 from ctx_jax.typing import Carry, Mask, Params
 
-_init = partial(jax.jit, static_argnums=0)(init)
 _MODULE = re.compile(
     r"(?:characters|words|projection|(?:convolution|highway)_\d+|(?:forward|backward)_(?P<layer>\d+))/"
 )
 
 
 @dataclass(frozen=True)
-class BiLM(BiLMConfig):
+class BiLM:
     """ELMo's encoder; hashable, so it can be a static argument of `jax.jit`.
 
     model = BiLM(dim=4096, projection=512, highways=2)      # the published "original"
@@ -44,6 +42,96 @@ class BiLM(BiLMConfig):
     layers = model.layers(params, model.inputs().arrays([["The", "river", "."]]))
     layers.values.shape                                     # (3, 1, 3, 1024)
     """
+
+    token_input: Literal["characters", "words"] = "characters"
+    """What a word's vector is made of: its characters, by a CNN, or a row of a word table."""
+    vocabulary: int = 0
+    """V, rows of the word table of `token_input="words"`. 0 in a training config: as many as the run's vocabulary
+    has."""
+    max_characters: int = 50
+    """C, characters of a word, its two markers included; longer words are cut."""
+    character_dim: int = 16
+    """Width of a character's embedding."""
+    filters: tuple[tuple[int, int], ...] = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
+    """Filters of the CNN: pairs of a width in characters and the number of filters of that width."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Activation of the CNN."""
+    highways: int = 1
+    """Highway layers after the CNN."""
+    cell: Literal["lstm", "gru"] = "lstm"
+    """`lstm` is ELMo's; `gru` is our own variant, without published weights."""
+    dim: int = 1024
+    """D, width of the cell state in one direction."""
+    projection: int = 128
+    """P, width of a layer's output in one direction; equal to `dim`: no projection."""
+    depth: int = 2
+    """Recurrent layers in each direction."""
+    cell_clip: float | None = 3.0
+    """Cell states are clipped to plus and minus this value; None: no clipping."""
+    projection_clip: float | None = 3.0
+    """Projected outputs are clipped to plus and minus this value; None: no clipping."""
+    residual: bool = True
+    """From the second layer on, a layer's input is added to its output."""
+    dropout: float = 0.1
+    """Dropout rate, in training, of the input of each layer and of the output of the last."""
+    compute: Compute = "float32"
+    """`float32`: full float32 products on every device. `bfloat16`: bf16 operands, all else in float32; faster."""
+    length_buckets: tuple[tuple[int, float], ...] = ((9, 0.36), (14, 0.14))
+    """Tables of the batch's distinct words, by length: (most positions a word occupies, rows as a share of the batch's
+    words)."""
+    long_word_share: float = 0.03
+    """Rows of the table of distinct words longer than the last bucket, as a share of the batch's words."""
+    dedup_table_factors: tuple[float, ...] = (1.0, 2.2)
+    """Table sizes to try, as multiples of these shares; a batch that fits none of them encodes every word."""
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "dim", "projection", "character_dim"):
+            self._check_minimum(name, 1)
+        self._check_minimum("max_characters", 3)  # begin of word, one character, end of word
+        for name in ("vocabulary", "highways", "long_word_share"):
+            self._check_minimum(name, 0)
+        for name in ("cell_clip", "projection_clip"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ConfigError(name, f"must be above 0, got {getattr(self, name)}")
+        if self.token_input == "characters":
+            self._check_characters()
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError("dropout", f"must be in [0, 1), got {self.dropout}")
+
+    def _check_characters(self) -> None:
+        widest = max((width for width, _ in self.filters), default=0)
+        if not self.filters or widest > self.max_characters or min(map(min, self.filters)) < 1:
+            raise ConfigError(
+                "filters",
+                "must be (width, count) pairs of 1 or more with widths up to max_characters, which is "
+                f"{self.max_characters}, got {self.filters}",
+            )
+        if self.vocabulary:
+            raise ConfigError(
+                "vocabulary",
+                f'is the size of the word table of token_input="words", got {self.vocabulary} for a model over '
+                "characters: leave it out",
+            )
+
+    def _check_minimum(self, name: str, minimum: int) -> None:
+        if not getattr(self, name) >= minimum:
+            raise ConfigError(name, f"must be at least {minimum}, got {getattr(self, name)}")
+
+    @property
+    def filter_count(self) -> int:
+        """F, the filters of all widths."""
+        return sum(count for _, count in self.filters)
+
+    @property
+    def gates(self) -> int:
+        """Gates of a cell."""
+        return 4 if self.cell == "lstm" else 3
+
+    @property
+    def word_buckets(self) -> tuple[tuple[int, float], ...]:
+        """`length_buckets` shorter than a word can be, and the bucket of the longest words."""
+        shorter = tuple(bucket for bucket in self.length_buckets if bucket[0] < self.max_characters)
+        return (*shorter, (self.max_characters, self.long_word_share))
 
     @property
     def num_layers(self) -> int:
@@ -57,7 +145,7 @@ class BiLM(BiLMConfig):
 
     def init(self, key: jax.Array) -> Params:
         """Parameters as the original draws them; see `init.init`."""
-        params: Params = _init(self, key)
+        params: Params = init(self, key)
         return params
 
     def layers(
@@ -77,15 +165,10 @@ class BiLM(BiLMConfig):
           InputTypeError: ids that are no integers.
         """
         ids, present = self._ids(inputs)
-        rows = present.shape[0]
         if carry is not None:
-            self._check_carry(carry, rows)
+            self._check_carry(carry, present.shape[0])
         # n words and two markers are n + 2 tokens: there is a word t if there is a token t + 2.
         mask = present if markers else present[:, 2:]
-        if rows == 0:
-            start = network.zero_carry(self, 0) if carry is None else carry
-            shape = (self.num_layers, 0, mask.shape[1], self.width)
-            return Layers(jnp.zeros(shape, jnp.float32), mask, start)
         values, carry = network.sentence_layers(self, params, ids, present, carry)
         if not markers:
             values = values[:, :, 1:-1]
@@ -107,9 +190,9 @@ class BiLM(BiLMConfig):
 
     def depth_of(self, name: str) -> int:
         """0 for what makes token vectors, l + 1 for "forward_l/..." and "backward_l/..."."""
-        found = _MODULE.match(name)
-        depth = int(found["layer"]) + 1 if found and found["layer"] else 0
-        if not found or depth > self.depth:
+        match = _MODULE.match(name)
+        depth = int(match["layer"]) + 1 if match and match["layer"] else 0
+        if not match or depth > self.depth:
             raise InputError(f"a biLM of depth {self.depth} has no parameter {name!r}")
         return depth
 
@@ -141,9 +224,9 @@ class BiLM(BiLMConfig):
 
     def _check_carry(self, carry: Carry, rows: int) -> None:
         needed = jax.eval_shape(lambda: network.zero_carry(self, rows))
-        found: Any = jax.tree.structure(carry)
-        if found != jax.tree.structure(needed):
-            raise InputError(f"carry must be layers.carry of this model, {jax.tree.structure(needed)}, got {found}")
+        structure: Any = jax.tree.structure(carry)
+        if structure != jax.tree.structure(needed):
+            raise InputError(f"carry must be layers.carry of this model, {jax.tree.structure(needed)}, got {structure}")
         for have, want in zip(jax.tree.leaves(carry), jax.tree.leaves(needed), strict=True):
             if jnp.shape(have) != want.shape:
                 raise InputError(
@@ -155,8 +238,8 @@ class BiLM(BiLMConfig):
 def _integers(inputs: Mapping[str, Any], name: str, shape: tuple[str | int, ...]) -> jax.Array:
     """inputs[name] as int32; raises unless it is the only input, integer, and of `shape`."""
     if not isinstance(inputs, Mapping) or set(inputs) != {name}:
-        found = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
-        raise InputError(f"this model reads inputs {{{name!r}: ...}}, got {found}: use encoder.tokenize")
+        names = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
+        raise InputError(f"this model reads inputs {{{name!r}: ...}}, got {names}: use encoder.tokenize")
     ids = jnp.asarray(inputs[name])
     wrong = [want for want, have in zip(shape, ids.shape, strict=False) if isinstance(want, int) and want != have]
     if ids.ndim != len(shape) or wrong:

@@ -3,17 +3,21 @@
 Letters: L LSTM layers, B rows, T tokens, C characters, D cell, P projection, V vocabulary, F filters.
 """
 
-from functools import partial
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from ctx_jax.encoders.elmo.config import BiLMConfig
 from ctx_jax.encoders.elmo.token_encoder import encode_characters
 from ctx_jax.ops.gru import gru
 from ctx_jax.ops.linear import linear, lookup
 from ctx_jax.ops.lstm import Cell, State, Weights, lstm
 from ctx_jax.typing import Mask, Params
+
+if TYPE_CHECKING:
+    from ctx_jax.encoders.elmo.model import BiLM
 
 ElmoCarry = dict[str, tuple[dict[str, jax.Array], ...]]
 """Per direction and layer {"c": [B, D], "h": [B, P]}."""
@@ -21,29 +25,28 @@ ElmoCarry = dict[str, tuple[dict[str, jax.Array], ...]]
 DIRECTIONS = ("forward", "backward")
 
 
-def zero_carry(config: BiLMConfig, rows: int) -> ElmoCarry:
+def zero_carry(model: BiLM, rows: int) -> ElmoCarry:
     """The state before the first word: per direction and layer `c` [B, D] and `h` [B, P], zeros."""
 
     def state() -> dict[str, jax.Array]:
-        widths = {"c": config.dim, "h": config.projection}
-        return {name: jnp.zeros((rows, width), jnp.float32) for name, width in widths.items()}
+        return {"c": jnp.zeros((rows, model.dim), jnp.float32), "h": jnp.zeros((rows, model.projection), jnp.float32)}
 
-    return {name: tuple(state() for _ in range(config.depth)) for name in DIRECTIONS}
+    return {name: tuple(state() for _ in range(model.depth)) for name in DIRECTIONS}
 
 
-def token_vectors(config: BiLMConfig, params: Params, ids: jax.Array, *, copies: int = 1) -> jax.Array:
+def token_vectors(model: BiLM, params: Params, ids: jax.Array, *, copies: int = 1) -> jax.Array:
     """Context-free vectors, float32 [..., P], of char_ids [..., C] or of rows of the word table [...].
 
     An id outside its table gives a NaN vector. `copies`: how often the batch repeats the same words, so that the
     tables of distinct words can be smaller by this factor.
     """
-    if config.token_input == "characters":
-        return encode_characters(config, params, jnp.asarray(ids), copies)
+    if model.token_input == "characters":
+        return encode_characters(model, params, jnp.asarray(ids), copies)
     return lookup(params["words"]["embedding"], ids)
 
 
 def run_directions(
-    config: BiLMConfig,
+    model: BiLM,
     params: Params,
     inputs: dict[str, jax.Array],
     carry: ElmoCarry | None = None,
@@ -65,52 +68,65 @@ def run_directions(
       dropout, which the softmax reads; and the state after the last token.
     """
     if carry is None:
-        carry = zero_carry(config, inputs["forward"].shape[0])
-    new_carry: ElmoCarry = dict.fromkeys(DIRECTIONS, ())
-    recurrence = lstm if config.cell == "lstm" else gru
-    cell = Cell(config.cell_clip, config.projection_clip, config.compute)
+        carry = zero_carry(model, inputs["forward"].shape[0])
     steps = None if mask is None else mask.T.astype(jnp.float32)
-    drop = partial(_dropout, rate=config.dropout, key=key, rows=rows)
-    values = [jnp.swapaxes(inputs[name], 0, 1) for name in DIRECTIONS]  # [T, B, P]
+
+    def drop(values: list[jax.Array], layer: int) -> list[jax.Array]:
+        if key is None or not model.dropout:
+            return values
+        keys = [jax.random.fold_in(key, direction * (model.depth + 1) + layer) for direction in range(2)]
+        return [_dropout(each, model.dropout, own, rows) for each, own in zip(values, keys, strict=True)]
+
+    new_carry: ElmoCarry = dict.fromkeys(DIRECTIONS, ())
     outputs: dict[str, list[jax.Array]] = {name: [] for name in DIRECTIONS}
-    for layer in range(config.depth):
-        sites = [direction * (config.depth + 1) + layer for direction in range(2)]
-        values = [drop(taken, site) for taken, site in zip(values, sites, strict=True)]
-        gates, weights = [], []
-        for name, taken in zip(DIRECTIONS, values, strict=True):
-            own = params[f"{name}_{layer}"]
-            kernel = jnp.asarray(own["kernel"])  # [P + P, 4D], input rows, then recurrent rows
-            gates.append(
-                linear(taken, kernel[: config.projection], config.compute) + jnp.asarray(own["bias"])[None, None, :]
-            )
-            projection = jnp.asarray(own["projection"]) if config.dim != config.projection else None
-            weights.append(Weights(kernel[config.projection :], projection))
-        found, states = recurrence(cell, weights, gates, steps, [State(**carry[name][layer]) for name in DIRECTIONS])
-        if config.residual and layer:
-            found = [output + taken for output, taken in zip(found, values, strict=True)]
-        values = found
-        for name, output, state in zip(DIRECTIONS, found, states, strict=True):
+    values = [jnp.swapaxes(inputs[name], 0, 1) for name in DIRECTIONS]  # [T, B, P]
+    for layer in range(model.depth):
+        taken = drop(values, layer)
+        states = [State(**carry[name][layer]) for name in DIRECTIONS]
+        values, states = _run_layer(model, params, layer, taken, steps, states)
+        if model.residual and layer:
+            values = [output + own for output, own in zip(values, taken, strict=True)]
+        for name, output, state in zip(DIRECTIONS, values, states, strict=True):
             outputs[name].append(jnp.swapaxes(output, 0, 1))
             new_carry[name] = (*new_carry[name], state._asdict())
-    for direction, name in enumerate(DIRECTIONS):
-        top = drop(values[direction], direction * (config.depth + 1) + config.depth)
+    for name, top in zip(DIRECTIONS, drop(values, model.depth), strict=True):
         outputs[name].append(jnp.swapaxes(top, 0, 1))
     return outputs, new_carry
 
 
-def _dropout(values: jax.Array, site: int, *, rate: float, key: jax.Array | None, rows: jax.Array | None) -> jax.Array:
-    """Dropout of [T, B, P]; the mask depends on (step's key, site, global row) alone, not on the device."""
-    if key is None or not rate:
-        return values
+def _run_layer(
+    model: BiLM,
+    params: Params,
+    layer: int,
+    values: list[jax.Array],
+    mask: jax.Array | None,
+    states: list[State],
+) -> tuple[list[jax.Array], list[State]]:
+    """Both directions of one layer, [T, B, P] each, without the residual."""
+    gates, weights = [], []
+    for name, own_values in zip(DIRECTIONS, values, strict=True):
+        own = params[f"{name}_{layer}"]
+        kernel = jnp.asarray(own["kernel"])  # [P + P, 4D], input rows, then recurrent rows
+        products = linear(own_values, kernel[: model.projection], model.compute)
+        gates.append(products + jnp.asarray(own["bias"])[None, None, :])
+        projection = jnp.asarray(own["projection"]) if model.dim != model.projection else None
+        weights.append(Weights(kernel[model.projection :], projection))
+    recurrence = lstm if model.cell == "lstm" else gru
+    cell = Cell(model.cell_clip, model.projection_clip, model.compute)
+    return recurrence(cell, weights, gates, mask, states)
+
+
+def _dropout(values: jax.Array, rate: float, key: jax.Array, rows: jax.Array | None) -> jax.Array:
+    """Dropout of [T, B, P]; the mask depends on the key and the global row alone, not on the device."""
     steps, count, width = values.shape
     numbers = jnp.arange(count, dtype=jnp.int32) if rows is None else rows
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, site), numbers)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
     dropout_mask = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, (steps, width)), out_axes=1)(keys)
     return jnp.where(dropout_mask, values / (1.0 - rate), 0.0)
 
 
 def sentence_layers(
-    config: BiLMConfig, params: Params, ids: jax.Array, mask: Mask, carry: ElmoCarry | None = None
+    model: BiLM, params: Params, ids: jax.Array, mask: Mask, carry: ElmoCarry | None = None
 ) -> tuple[jax.Array, ElmoCarry]:
     """Every layer of sentences with their markers.
 
@@ -123,10 +139,10 @@ def sentence_layers(
       values float32 [L + 1, B, T + 2, 2P]: [token, token], then [forward, backward] per LSTM layer, undefined where
       the mask is False; and the state after the sentences.
     """
-    vectors = token_vectors(config, params, ids)
+    vectors = token_vectors(model, params, ids)
     reverse = reversal(jnp.sum(mask, axis=1, dtype=jnp.int32), mask.shape[1])
     both = {"forward": vectors, "backward": _take(vectors, reverse)}
-    outputs, carry = run_directions(config, params, both, carry, mask=mask)
+    outputs, carry = run_directions(model, params, both, carry, mask=mask)
     backward = [_take(values, reverse) for values in outputs["backward"][:-1]]
     pairs = [(vectors, vectors), *zip(outputs["forward"][:-1], backward, strict=True)]
     return jnp.stack([jnp.concatenate(pair, axis=-1) for pair in pairs]), carry

@@ -5,19 +5,23 @@ M rows of a table of distinct words.
 Source: Kim et al. 2016 (character CNN, highway), Jozefowicz et al. 2016 (projection).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctx_jax.encoders.elmo.config import BiLMConfig
 from ctx_jax.encoders.elmo.word_dedup import once_per_distinct
 from ctx_jax.ops.linear import Compute, linear, lookup
 from ctx_jax.tokenizers.characters import PAD, raw_ids
 from ctx_jax.typing import Params
+
+if TYPE_CHECKING:
+    from ctx_jax.encoders.elmo.model import BiLM
 
 
 class FilterBank(NamedTuple):
@@ -73,37 +77,37 @@ def occupied_positions(words: jax.Array) -> jax.Array:
     return jnp.max(jnp.where(words == PAD, 0, positions[None, :]), axis=1, initial=0)
 
 
-def encode_characters(config: BiLMConfig, params: Params, char_ids: jax.Array, copies: int = 1) -> jax.Array:
+def encode_characters(model: BiLM, params: Params, char_ids: jax.Array, copies: int = 1) -> jax.Array:
     """Token vectors [..., P] of char_ids [..., C]; each distinct word of the batch is encoded once."""
     words = raw_ids(char_ids).reshape(math.prod(char_ids.shape[:-1]), char_ids.shape[-1])
     vectors = once_per_distinct(
-        _convolution(config, params),
-        _highways(config, params),
+        _convolution(model, params),
+        _highways(model, params),
         words,
         occupied_positions(words),
-        config.word_buckets,
-        config.dedup_table_factors,
+        model.word_buckets,
+        model.dedup_table_factors,
         copies,
     )
-    return vectors.reshape(*char_ids.shape[:-1], config.projection)
+    return vectors.reshape(*char_ids.shape[:-1], model.projection)
 
 
 # Both run inside a `lax.cond`, so they take their arrays out of the parameters beforehand.
 
 
-def _convolution(config: BiLMConfig, params: Params) -> Callable[[jax.Array, int], jax.Array]:
+def _convolution(model: BiLM, params: Params) -> Callable[[jax.Array, int], jax.Array]:
     """Words [M, C] that occupy at most `occupied` positions -> values of the filters [M, F]."""
     table = jnp.asarray(params["characters"]["embedding"])
-    filters = filter_bank([_arrays(params[f"convolution_{i}"], "kernel", "bias") for i in range(len(config.filters))])
-    activate = jax.nn.relu if config.activation == "relu" else jnp.tanh
+    filters = filter_bank([_arrays(params[f"convolution_{i}"], "kernel", "bias") for i in range(len(model.filters))])
+    activate = jax.nn.relu if model.activation == "relu" else jnp.tanh
 
     def convolution(words: jax.Array, occupied: int) -> jax.Array:
-        return activate(convolve(filters, lookup(table, words), table[PAD], occupied, config.compute))
+        return activate(convolve(filters, lookup(table, words), table[PAD], occupied, model.compute))
 
     return convolution
 
 
-def _highways(config: BiLMConfig, params: Params) -> Callable[[jax.Array], jax.Array]:
+def _highways(model: BiLM, params: Params) -> Callable[[jax.Array], jax.Array]:
     """Values of the filters [M, F] -> vectors [M, P], by the highways and the projection.
 
         x -> g * relu(x W + b) + (1 - g) * x,  g = sigmoid(x W_g + b_g)
@@ -111,18 +115,18 @@ def _highways(config: BiLMConfig, params: Params) -> Callable[[jax.Array], jax.A
     The original calls the gate "carry" although it gates the transform, and keeps relu even with a tanh CNN.
     """
     names = ("gate_kernel", "gate_bias", "kernel", "bias")
-    highways = [_arrays(params[f"highway_{i}"], *names) for i in range(config.highways)]
-    projected = config.filter_count != config.projection
+    highways = [_arrays(params[f"highway_{i}"], *names) for i in range(model.highways)]
+    projected = model.filter_count != model.projection
     projection = _arrays(params["projection"], "kernel", "bias") if projected else None
 
     def finish(values: jax.Array) -> jax.Array:
         for gate_kernel, gate_bias, kernel, bias in highways:
-            gate = jax.nn.sigmoid(linear(values, gate_kernel, config.compute) + gate_bias[None, :])
-            transformed = jax.nn.relu(linear(values, kernel, config.compute) + bias[None, :])
+            gate = jax.nn.sigmoid(linear(values, gate_kernel, model.compute) + gate_bias[None, :])
+            transformed = jax.nn.relu(linear(values, kernel, model.compute) + bias[None, :])
             values = gate * transformed + (1.0 - gate) * values
         if projection is None:
             return values
-        return linear(values, projection[0], config.compute) + projection[1][None, :]
+        return linear(values, projection[0], model.compute) + projection[1][None, :]
 
     return finish
 
