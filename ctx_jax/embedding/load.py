@@ -7,8 +7,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ctx_jax.checkpoints.encoder_file import read_encoder
-from ctx_jax.checkpoints.run_files import CONFIG, ENCODER
+from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, read_encoder
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders import FAMILIES, elmo
 from ctx_jax.encoders.base import Family
