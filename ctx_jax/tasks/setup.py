@@ -14,7 +14,7 @@ from ctx_jax.checkpoints.run_files import TEXTS, VOCABULARY, existing
 from ctx_jax.data.cache import Sentences, load_sentences
 from ctx_jax.data.config import BiLMData, TextConfig
 from ctx_jax.distributed.processes import is_first_process
-from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
+from ctx_jax.io.errors import ConfigError, InputError, MissingSettingFileError
 from ctx_jax.io.files import atomic_write
 from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers import vocabulary as vocabularies
@@ -95,6 +95,6 @@ def naming_setting(field: str, value: str = "") -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else error
-        raise MissingFileError(f"{field} {about}{reason}") from error
+        raise MissingSettingFileError(field, f"{about}{reason}") from error
     except ValueError as error:
         raise ConfigError(field, f"{about}{error}") from error
