@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ctx_jax.checkpoints.encoder_file import encoder_text
 
 from ctx_jax import cli
 from ctx_jax.checkpoints import run_files
-from ctx_jax.checkpoints.encoder_file import encoder_text
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.config import BiLMData
 from ctx_jax.encoders.elmo import BiLM

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from ctx_jax.checkpoints.encoder_file import encoder_text
+
 from ctx_jax.checkpoints.run_files import ENCODER
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.encoders.elmo import BiLM
