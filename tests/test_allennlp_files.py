@@ -155,7 +155,6 @@ def test_nothing_is_overwritten_or_written_partly(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_originals_top_layer_with_carried_state(shared: Path) -> None:
     """Thirty sentences in ten batches, the state carried by row; and 458 context-free vectors."""
     source = shared / "fixtures" / "elmo" / "allennlp_elmo"

@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a run ends as if nothing had been: `train.py` itself, in processes."""
+"""A run that is killed at any moment and resumed equals one that is not: `train.py` itself, in processes."""
 
 import json
 import os
@@ -21,18 +21,23 @@ ROOT = Path(__file__).resolve().parents[1]
 STEPS = 40
 CONFIG = '''
 """Tiny."""
-from ctx_jax.data.config import DataConfig
-from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.training.config import CheckpointConfig, EvaluateConfig, LogConfig, TrainConfig
+from ctx_jax.data.config import BiLMData
+from ctx_jax.encoders.elmo import BiLM
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.bilm import BiLMConfig, BiLMEvaluate
+from ctx_jax.training.config import CheckpointConfig, LogConfig
 from ctx_jax.training.optimizer import Adagrad
 
 def config():
     return TrainConfig(
-        model=BiLM(max_characters=8, character_dim=3, filters=((1, 4), (2, 4)), dim=6, projection=4, negatives=9),
-        data=DataConfig(train="{text}", valid="{text}", lanes=4, window=5),
+        task=BiLMConfig(
+            model=BiLM(max_characters=8, character_dim=3, filters=((1, 4), (2, 4)), dim=6, projection=4),
+            data=BiLMData(train="{text}", valid="{text}", batch_size=4, unroll_steps=5),
+            evaluate=BiLMEvaluate(every=10),
+            negatives=9,
+        ),
         optimizer=Adagrad(loss_scale=5.0),
         checkpoint=CheckpointConfig(every=3, keep=2),
-        evaluate=EvaluateConfig(every=10),
         log=LogConfig(every=1),
         steps={steps},
     )
@@ -64,7 +69,7 @@ def start(config: Path, run_dir: Path, *flags: str, **environment: str) -> subpr
 
 @pytest.fixture(scope="module")
 def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing interrupted, on one device."""
+    """An uninterrupted run, on one device."""
     run_dir = tmp_path_factory.mktemp("whole")
     process = start(config, run_dir)
     printed = process.communicate(timeout=300)[0]
@@ -87,7 +92,7 @@ def wait_for(process: subprocess.Popen, run_dir: Path, steps: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_bit_for_bit_the_same(
+def test_a_killed_run_resumes_from_its_last_checkpoint_bit_for_bit(
     config: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     killed = tmp_path / "killed"
@@ -105,11 +110,11 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_bit_for_bit_the_
     again = [int(line.split()[1].split("/")[0]) for line in printed.splitlines() if line.startswith("step ")]
     assert min(again) > (last or 0), "a step up to the checkpoint was computed again"
 
-    told = [
+    values = [
         {(line["split"], line["step"]): (line["loss"], line.get("gradient_norm")) for line in lines(run_dir)}
         for run_dir in (whole, killed)
     ]
-    assert told[0] == told[1] and len(told[1]) == len(lines(killed)) == STEPS + 4
+    assert values[0] == values[1] and len(values[1]) == len(lines(killed)) == STEPS + 4
     parameters = []
     for run_dir in (whole, killed):
         with RunCheckpoints(run_dir / "checkpoints") as checkpoints:
@@ -117,7 +122,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_bit_for_bit_the_
             parameters.append(checkpoints.restore_params(STEPS))
     jax.tree.map(np.testing.assert_array_equal, *parameters)
 
-    # Done is done, more steps go on where the schedule allows it, and other settings are refused by name.
+    # A finished run trains nothing; more steps are allowed with a constant schedule; other settings are refused.
     command = ["train", str(config), "--run-dir", str(killed)]
     assert main(command) == 0
     assert "nothing to train" in capsys.readouterr().out
@@ -128,14 +133,14 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_bit_for_bit_the_
     assert f"resumed from step {STEPS}" in capsys.readouterr().out
     assert lines(killed)[-1]["step"] == STEPS + 1
 
-    # A file that is gone is not made anew from what the command says.
+    # A missing file is an error, and is not written again.
     for name in ("config.json", "texts.json", "vocabulary.txt"):
         (killed / name).rename(tmp_path / name)
         assert main([*command, "--steps", str(STEPS + 2), "--devices.count", "1"]) == 1
-        assert f"{name} is not there" in capsys.readouterr().err and not (killed / name).exists()
+        assert str(killed / name) in capsys.readouterr().err and not (killed / name).exists()
         (tmp_path / name).rename(killed / name)
 
-    # One letter of the vocabulary's last word: what the ids stand for is not what was trained.
+    # One letter of the vocabulary's last word has changed.
     words = (killed / "vocabulary.txt").read_bytes()
     (killed / "vocabulary.txt").write_bytes(words[:-2] + b"?\n")
     assert main([*command, "--steps", str(STEPS + 2), "--devices.count", "1"]) == 1
@@ -150,19 +155,21 @@ def test_two_processes_stop_together_and_one_goes_on_with_the_same_losses(
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     both = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "2"}
-    long = ("--steps", "120", "--checkpoint.every", "50")  # jax needs a moment to hear of the signal
-    hosts = [
+    long = ("--steps", "120", "--checkpoint.every", "50")  # the signal takes a moment to reach every process
+    processes = [
         start(config, tmp_path, *long, "--devices.distributed", JAX_PROCESS_ID=number, **both) for number in ("0", "1")
     ]
     try:
-        wait_for(hosts[0], tmp_path, 4)
-        hosts[1].send_signal(signal.SIGINT)  # which becomes the SIGTERM that jax sees
-        printed = [host.communicate(timeout=240)[0] for host in hosts]
+        wait_for(processes[0], tmp_path, 4)
+        processes[1].send_signal(signal.SIGINT)  # which becomes the SIGTERM that jax sees
+        printed = [process.communicate(timeout=240)[0] for process in processes]
     finally:
-        for host in hosts:
-            host.kill()
-    assert [host.returncode for host in hosts] == [0, 0], printed
-    assert "and saved; the same command goes on" in printed[0] and not re.search(r"^step \d", printed[1], re.MULTILINE)
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert "and saved; the same command resumes it" in printed[0] and not re.search(
+        r"^step \d", printed[1], re.MULTILINE
+    )
     printed = [start(config, tmp_path, *long, JAX_NUM_CPU_DEVICES="4").communicate(timeout=300)[0]]
     assert "resumed from step" in printed[0]
     mine, reference = ([line["loss"] for line in lines(run_dir)] for run_dir in (tmp_path, whole))

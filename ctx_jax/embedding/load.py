@@ -90,6 +90,7 @@ def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: 
     from ctx_jax.checkpoints.runs import RunCheckpoints  # Orbax takes seconds to import, and only runs need it
 
     stored = read_encoder(folder, [family.model for family in families], heads)
+    model = stored.model
     with RunCheckpoints(folder / "checkpoints") as checkpoints:
         match step:
             case "best":
@@ -102,7 +103,7 @@ def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: 
                 raise InputError(f'step must be "best", "latest" or a number, got {step!r}')
         if number is None:
             raise MissingFileError(f"{folder} has no complete checkpoint yet: train it longer, then load it")
-        shapes: dict[str, Any] = {"encoder": jax.eval_shape(stored.model.init, jax.random.key(0))}
+        shapes: dict[str, Any] = {"encoder": jax.eval_shape(model.init, jax.random.key(0))}
         params = checkpoints.restore_params(number, shapes)
     own = {name: Head(module, params.get("head", {}).get(name, {})) for name, module in stored.heads.items()}
-    return Encoder(stored.model, params["encoder"], stored.model.inputs(folder, rule=stored.rule), own)
+    return Encoder(model, params["encoder"], model.inputs(folder, rule=stored.rule), own)
