@@ -89,7 +89,8 @@ def _refuse_step(step: CheckpointStep, path: str | Path) -> None:
 def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: Sequence[type]) -> Encoder:
     from ctx_jax.checkpoints.runs import RunCheckpoints  # Orbax takes seconds to import, and only runs need it
 
-    model, modules, rule = read_encoder(folder, [family.model for family in families], heads)
+    stored = read_encoder(folder, [family.model for family in families], heads)
+    model = stored.model
     with RunCheckpoints(folder / "checkpoints") as checkpoints:
         match step:
             case "best":
@@ -104,5 +105,5 @@ def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: 
             raise MissingFileError(f"{folder} has no complete checkpoint yet: train it longer, then load it")
         shapes: dict[str, Any] = {"encoder": jax.eval_shape(model.init, jax.random.key(0))}
         params = checkpoints.restore_params(number, shapes)
-    own = {name: Head(module, params.get("head", {}).get(name, {})) for name, module in modules.items()}
-    return Encoder(model, params["encoder"], model.inputs(folder, rule=rule), own)
+    own = {name: Head(module, params.get("head", {}).get(name, {})) for name, module in stored.heads.items()}
+    return Encoder(model, params["encoder"], model.inputs(folder, rule=stored.rule), own)
