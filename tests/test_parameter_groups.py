@@ -1,6 +1,7 @@
-"""Parameter groups: names to rates, weight decay and frozen; the arrays are those that the optimizers act on."""
+"""Parameter groups: names to rates, weight decay and frozen; the arrays that each optimizer acts on, by name."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 from ctx_jax.checkpoints.frozen import merge_params
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.transformer import Transformer
-from ctx_jax.heads import Pooler, VocabularyHead
+from ctx_jax.heads import Pooler, SequenceHead, VocabularyHead
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.training.parameter_groups import (
     ParameterGroup,
     decayed,
     group_of,
+    map_named,
     matrices_of_layers,
     named,
     rate_factors,
@@ -22,14 +24,107 @@ from ctx_jax.training.parameter_groups import (
 )
 
 BERT = Transformer(20, dim=8, depth=2, heads=2, feed_forward=16, max_positions=8)
+MODERN = replace(
+    BERT, norm="pre", positions="rotary", gated=True, first_attention_norm=False, token_types=0, norm_bias=False
+)  # fmt: skip
+GPT2 = replace(BERT, norm="pre", causal=True, embedding_norm=False, token_types=0)
 ELMO = BiLM(max_characters=5, character_dim=2, filters=((1, 2), (2, 3)), dim=6, projection=4, highways=1)
+GRU = BiLM(token_input="words", vocabulary=9, dim=6, projection=4, depth=1, cell="gru")
 
 
-def shapes(model: Any) -> dict[str, Any]:
+class Case(NamedTuple):
+    """A model with its heads, and the names of its arrays, written out."""
+
+    model: Any
+    heads: dict[str, Any]
+    matrices: str  # of the layers: what Muon acts on, weight decay too
+    tables: str  # what else weight decay acts on
+    vectors: str  # what it does not act on
+    depths: dict[str, int]  # by the beginning of a name, how many layers lie above
+
+
+def layers(count: int, parts: str, tail: str = "") -> str:
+    """`a b` -> encoder/layer_0/a encoder/layer_0/b encoder/layer_1/a ..."""
+    return " ".join(f"encoder/layer_{layer}/{part}{tail}" for layer in range(count) for part in parts.split())
+
+
+def directions(count: int, parts: str) -> str:
+    return " ".join(
+        f"encoder/{direction}_{layer}/{part}"
+        for direction in ("forward", "backward")
+        for layer in range(count)
+        for part in parts.split()
+    )
+
+
+SIX, SEVEN = "query key value output up down", "query key value output up gate down"
+NORM = "{0}/bias {0}/scale"
+TRANSFORM = "head/masked_lm/dense/bias head/masked_lm/norm/bias head/masked_lm/norm/scale head/masked_lm/decoder/bias"
+CASES = {
+    "bert": Case(
+        BERT,
+        {"masked_lm": VocabularyHead(tied=False), "pooler": Pooler(), "next_sentence": SequenceHead()},
+        matrices=layers(2, SIX, "/kernel"),
+        tables="encoder/embeddings/tokens encoder/embeddings/positions encoder/embeddings/types "
+        "head/masked_lm/dense/kernel head/masked_lm/decoder/matrix head/pooler/kernel head/next_sentence/kernel",
+        vectors=f"encoder/embeddings/norm/bias encoder/embeddings/norm/scale {layers(2, SIX, '/bias')} "
+        f"{layers(2, NORM.format('attention_norm'))} {layers(2, NORM.format('feed_forward_norm'))} "
+        f"{TRANSFORM} head/pooler/bias head/next_sentence/bias",
+        depths={"encoder/embeddings": 3, "encoder/layer_0": 2, "encoder/layer_1": 1, "head": 0},
+    ),
+    "modern": Case(
+        MODERN,
+        {"masked_lm": VocabularyHead()},
+        matrices=layers(2, SEVEN, "/kernel"),
+        tables="encoder/embeddings/tokens head/masked_lm/dense/kernel",
+        vectors=f"encoder/embeddings/norm/scale encoder/final_norm/scale {layers(2, SEVEN, '/bias')} "
+        f"encoder/layer_1/attention_norm/scale {layers(2, 'feed_forward_norm/scale')} {TRANSFORM}",
+        depths={
+            "encoder/embeddings": 3, "encoder/layer_0": 2, "encoder/layer_1": 1, "encoder/final_norm": 0, "head": 0,
+        },
+    ),
+    "gpt2": Case(
+        GPT2,
+        {"causal_lm": VocabularyHead(transform=False, decoder_bias=False)},
+        matrices=layers(2, SIX, "/kernel"),
+        tables="encoder/embeddings/tokens encoder/embeddings/positions",
+        vectors=f"encoder/final_norm/bias encoder/final_norm/scale {layers(2, SIX, '/bias')} "
+        f"{layers(2, NORM.format('attention_norm'))} {layers(2, NORM.format('feed_forward_norm'))}",
+        depths={"encoder/embeddings": 3, "encoder/layer_0": 2, "encoder/layer_1": 1, "encoder/final_norm": 0},
+    ),
+    "elmo": Case(
+        ELMO,
+        {"softmax": VocabularyHead(transform=False, tied=False)},
+        matrices=directions(2, "kernel projection"),
+        tables="encoder/characters/embedding encoder/convolution_0/kernel encoder/convolution_1/kernel "
+        "encoder/highway_0/kernel encoder/highway_0/gate_kernel encoder/projection/kernel head/softmax/decoder/matrix",
+        vectors="encoder/convolution_0/bias encoder/convolution_1/bias encoder/highway_0/bias "
+        f"encoder/highway_0/gate_bias encoder/projection/bias {directions(2, 'bias')} head/softmax/decoder/bias",
+        depths={
+            "encoder/characters": 3, "encoder/convolution_0": 3, "encoder/convolution_1": 3, "encoder/highway_0": 3,
+            "encoder/projection": 3, "encoder/forward_0": 2, "encoder/backward_0": 2, "encoder/forward_1": 1,
+            "encoder/backward_1": 1, "head": 0,
+        },
+    ),
+    "elmo over words": Case(
+        GRU,
+        {"softmax": VocabularyHead(transform=False, tied=True)},
+        matrices=directions(1, "kernel projection"),
+        tables="encoder/words/embedding",
+        vectors=f"{directions(1, 'bias')} head/softmax/decoder/bias",
+        depths={"encoder/words": 2, "encoder/forward_0": 1, "encoder/backward_0": 1, "head": 0},
+    ),
+}  # fmt: skip
+
+
+def shapes(case: Case) -> dict[str, Any]:
     def make() -> dict[str, Any]:
-        key = jax.random.key(0)
-        head = VocabularyHead(transform=isinstance(model, Transformer), tied=isinstance(model, Transformer))
-        heads = {"masked_lm": head.init(key, width=8, vocabulary=20), "pooler": Pooler().init(key, width=8)}
+        key, model = jax.random.key(0), case.model
+        width = 4 if isinstance(model, BiLM) else model.width  # the biLM's softmax reads one direction
+        heads = {
+            name: head.init(key, width=width, **({"vocabulary": 20} if isinstance(head, VocabularyHead) else {}))
+            for name, head in case.heads.items()
+        }
         return {"encoder": model.init(key), "head": heads}
 
     return jax.eval_shape(make)
@@ -39,41 +134,30 @@ def of(flags: Any) -> set[str]:
     return {name for name, flag in named(flags).items() if flag}
 
 
-@pytest.mark.parametrize("model", [BERT, ELMO], ids=["bert", "elmo"])
-def test_decay_acts_on_arrays_of_two_axes_and_on_no_norm(model: Any) -> None:
-    params = shapes(model)
-    expected = {name for name, leaf in named(params).items() if leaf.ndim >= 2}
-    assert of(decayed(params)) == expected
-    assert expected and all("norm" not in name and not name.endswith("bias") for name in expected)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_every_optimizer_acts_on_the_arrays_of_this_list(case: Case) -> None:
+    params, matrices = shapes(case), set(case.matrices.split())
+    decaying = matrices | set(case.tables.split())
+    assert named(params).keys() == decaying | set(case.vectors.split())
+    assert of(decayed(params)) == decaying
+    assert of(matrices_of_layers(params, case.model)) == matrices
+    for name, factor in named(rate_factors(params, (), 0.5, case.model)).items():
+        (above,) = [above for start, above in case.depths.items() if name.startswith(f"{start}/")]
+        assert factor == 0.5**above, name
+    assert set(named(rate_factors(params, (), 1.0, None)).values()) == {1.0}
 
 
-def test_muon_acts_on_the_matrices_of_layers_alone() -> None:
-    bert = of(matrices_of_layers(shapes(BERT), BERT))
-    parts = ("query", "key", "value", "output", "up", "down")
-    assert bert == {f"encoder/layer_{layer}/{part}/kernel" for layer in range(2) for part in parts}
-    elmo = of(matrices_of_layers(shapes(ELMO), ELMO))
-    assert elmo == {
-        f"encoder/{direction}_{layer}/{part}"
-        for direction in ("forward", "backward")
-        for layer in range(2)
-        for part in ("kernel", "projection")
-    }
-
-
-def test_rates_fall_with_the_layers_above() -> None:
-    for model, names in (
-        (BERT, {"encoder/embeddings/tokens": 0.125, "encoder/layer_0/up/bias": 0.25, "encoder/layer_1/up/bias": 0.5}),
-        (ELMO, {"encoder/characters/embedding": 0.125, "encoder/highway_0/gate_kernel": 0.125,
-                "encoder/backward_0/bias": 0.25, "encoder/forward_1/kernel": 0.5}),
-    ):  # fmt: skip
-        factors = named(rate_factors(shapes(model), (), 0.5, model))
-        assert {name: factors[name] for name in names} == names
-        assert factors["head/masked_lm/decoder/bias"] == factors["head/pooler/kernel"] == 1.0
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_weight_decay_goes_by_name_and_not_by_shape(case: Case) -> None:
+    """Stacked over layers, a norm has two axes."""
+    params = shapes(case)
+    stacked = map_named(lambda _, leaf: jax.ShapeDtypeStruct((3, *leaf.shape), leaf.dtype), params)
+    assert of(decayed(stacked)) == of(decayed(params))
 
 
 def test_the_first_pattern_that_meets_a_name_decides() -> None:
     groups = (ParameterGroup("layer_0", 0.5), ParameterGroup("layer", 0.1, weight_decay=False))
-    params = shapes(BERT)
+    params = shapes(CASES["bert"])
     factors = named(rate_factors(params, groups, 1.0, None))
     assert factors["encoder/layer_0/up/kernel"] == 0.5 and factors["encoder/layer_1/up/kernel"] == 0.1
     assert factors["encoder/embeddings/tokens"] == 1.0
@@ -84,7 +168,7 @@ def test_the_first_pattern_that_meets_a_name_decides() -> None:
 
 
 def test_frozen_parameters_are_split_off_and_joined_again() -> None:
-    params = shapes(BERT)
+    params = shapes(CASES["bert"])
     trained, frozen = split_frozen(params, (ParameterGroup("^encoder/(embeddings|layer_0)", frozen=True),))
     assert set(trained["encoder"]) == {"layer_1"} and set(frozen["encoder"]) == {"embeddings", "layer_0"}
     assert set(trained) == {"encoder", "head"} and set(frozen) == {"encoder"}

@@ -12,31 +12,35 @@ import pytest
 import ctx_jax
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, names
-from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer import Transformer, huggingface
 from ctx_jax.encoders.transformer.huggingface_config import config_from_model
-from ctx_jax.encoders.transformer.model import Transformer
+from ctx_jax.tasks.subword_lm import SubwordLMConfig
 
 pytestmark = pytest.mark.slow
 
 WORDS = ["the", "a", "cat", "dog", "bird", "sat", "quietly", "ran", "saw", "under", "over", "table", "house", "tree"]
 CONFIG = '''"""Tiny."""
-from ctx_jax.data.config import DataConfig
+from ctx_jax.data.config import TextConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.encoders.transformer.config import Transformer
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMEvaluate
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
-from ctx_jax.training.config import DevicesConfig, EvaluateConfig, TrainConfig
+from ctx_jax.training.config import DevicesConfig
 from ctx_jax.training.optimizer import AdamW
 
 
 def config():
     return TrainConfig(
-        model=Transformer(0, dim=8, layers=1, heads=2, feed_forward=8, max_positions=16),
-        data=DataConfig(train="train.txt", valid="valid.txt"),
-        sequences=SequenceConfig(length=16, rows=4),
-        tokenizer=TokenizerConfig(kind="wordpiece", size=120),
+        task=MaskedLMConfig(
+            model=Transformer(0, dim=8, depth=1, heads=2, feed_forward=8, max_positions=16),
+            data=TextConfig(train="train.txt", valid="valid.txt"),
+            sequences=SequenceConfig(length=16, batch_size=4),
+            tokenizer=TokenizerConfig(kind="wordpiece", size=120),
+            evaluate=MaskedLMEvaluate(every=3, fill_mask=2),
+        ),
         optimizer=AdamW(warmup=1, average=0.5),
         devices=DevicesConfig(count=1),
-        evaluate=EvaluateConfig(every=3),
         steps=3,
     )
 '''
@@ -66,13 +70,12 @@ def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
-@pytest.mark.slow
-def test_a_run_ends_by_filling_masked_words_and_the_same_command_does_nothing_more(
+def test_a_run_fills_masked_words_now_and_then_and_the_same_command_does_nothing_more(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["train", "tiny.py", "--run-dir", "runs/again"]) == 0
-    said = capsys.readouterr().out
-    assert "[MASK]" in said and "the likeliest fillings" in said
+    printed = capsys.readouterr().out
+    assert "[MASK]" in printed and printed.count("the likeliest fillings") == 2, "after step 2 and at the end"
     lines = [json.loads(line) for line in Path("runs/again/metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["split"]) for line in lines] == [(3, "train"), (3, "valid")]
     assert main(["train", "tiny.py", "--run-dir", "runs/again"]) == 0
@@ -83,13 +86,13 @@ def test_a_run_ends_by_filling_masked_words_and_the_same_command_does_nothing_mo
 
 def test_a_run_loads_with_its_tokenizer(folder: Path) -> None:
     encoder = ctx_jax.load("runs/tiny")
-    assert isinstance(encoder.model, Transformer) and encoder.model.vocabulary == len(encoder.reader.subwords)
+    assert isinstance(encoder.model, Transformer) and encoder.model.vocabulary == len(encoder.processor.subwords)
+    assert set(encoder.heads) == {"masked_lm"}
     inputs = encoder.tokenize(["the cat sat quietly", "a dog"])
     layers = ctx_jax.embed(encoder.model, encoder.params, inputs)
     assert layers.values.shape == (2, 2, 4, 8) and np.asarray(layers.mask).sum() == 6
 
 
-@pytest.mark.slow
 def test_an_exported_run_is_the_same_model_in_transformers(folder: Path) -> None:
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
@@ -112,7 +115,6 @@ def test_export_refuses_files_that_have_no_place_for_the_model(capsys: pytest.Ca
     assert "no place for a Transformer" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_evaluate_prints_what_the_run_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "runs/tiny", "valid.txt", "--pseudo-perplexity"]) == 0
     printed = dict(line.strip().rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
@@ -122,7 +124,6 @@ def test_evaluate_prints_what_the_run_measured(capsys: pytest.CaptureFixture[str
     assert float(printed["pseudo-perplexity"]) > 1 and printed["of tokens"] == "96"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("headless", [False, True])
 def test_a_run_starts_from_an_import_with_its_shape_and_tokenizer(
     headless: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -130,37 +131,33 @@ def test_a_run_starts_from_an_import_with_its_shape_and_tokenizer(
     first, source = ctx_jax.load("runs/tiny"), "runs/tiny"
     if headless:  # a Hugging Face folder of the encoder alone, as most of them are
         source = str(tmp_path / "encoder")
-        body = {name: value for name, value in first.params.items() if name != "head"}
-        huggingface.write(source, replace(first.model, head="none"), body, subwords=first.reader.subwords)
+        huggingface.write(source, first.model, first.params, subwords=first.processor.subwords)
     command = ["train", "tiny.py", "--init", source, "--run-dir", str(tmp_path / "run"), "--model.dim", "4"]
-    command += ["--optimizer.learning-rate", "0", "--data.train", "valid.txt"]
+    command += ["--optimizer.learning-rate", "0", "--data.train", "valid.txt", "--evaluate.fill-mask", "0"]
     assert main(command) == 0
+    assert "likeliest" not in capsys.readouterr().out
 
-    def begun() -> None:
+    def check() -> None:
         second = ctx_jax.load(tmp_path / "run")
-        assert second.model == first.model and second.reader.subwords.digest == first.reader.subwords.digest
-        for name in first.params:
-            same = [
-                np.allclose(*pair, atol=1e-7)
-                for pair in zip(*map(jax.tree.leaves, (first.params[name], second.params[name])), strict=True)
-            ]
-            assert all(same) != (headless and name == "head"), name
+        assert second.model == first.model and second.processor.subwords.digest == first.processor.subwords.digest
+        jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-7), first.params, second.params)
+        head, its_head = (jax.tree.leaves(encoder.heads["masked_lm"].params) for encoder in (first, second))
+        same = [np.allclose(*pair, atol=1e-7) for pair in zip(head, its_head, strict=True)]
+        assert all(same) != headless, "a head that the import lacks is new"
 
-    begun()
-    capsys.readouterr()
+    check()
     assert main(command) == 0
     assert "nothing to train" in capsys.readouterr().out
     if not headless:
         shutil.rmtree(tmp_path / "run" / "checkpoints")  # as if it had been killed before its first checkpoint
         assert main(command) == 0
-        begun()
+        check()
 
 
 @pytest.mark.filterwarnings("ignore:.* no place for all dropout rates")
-@pytest.mark.parametrize("name", [name for name in names() if load(find(name))[0].sequences is not None])
+@pytest.mark.parametrize("name", [name for name in names() if isinstance(load(find(name))[0].task, SubwordLMConfig)])
 def test_every_shipped_transformer_has_room_for_its_rows_and_can_be_exported(name: str) -> None:
-    config, _ = load(find(name))
-    assert isinstance(config.model, Transformer) and config.sequences is not None
-    model = replace(config.model, vocabulary=100)
-    assert config_from_model(model)["vocab_size"] == 100
-    assert config.sequences.length <= config.model.longest
+    task = load(find(name))[0].task
+    model = replace(task.model, vocabulary=100)
+    assert config_from_model(model, head=task.head)["vocab_size"] == 100
+    assert task.sequences.length <= task.model.longest
