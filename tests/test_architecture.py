@@ -216,7 +216,7 @@ def test_what_is_built_holds_every_room_and_says_that_it_is_typed() -> None:
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "benchmarks/README.md"])
 def test_the_files_that_documents_name_are_there(name: str) -> None:
     named = re.findall(r"`((?:[\w.-]+/)*[\w.-]+(?:\.py|\.md|/))`", (ROOT / name).read_text())
-    of_runs = {"tensorboard/", "cache/", "autotune/", "checkpoints/"}
+    of_runs = {"tensorboard/", "cache/", "autotune/", "checkpoints/", "frozen/"}
     places = (ROOT, PACKAGE, (ROOT / name).parent, ROOT / "tests", PACKAGE / "commands")
     missing = [path for path in named if path not in of_runs and not any((place / path).exists() for place in places)]
     assert named and not missing

@@ -2,7 +2,6 @@
 
 import json
 import struct
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ctx_jax.encoders.transformer import Transformer, huggingface
-from ctx_jax.encoders.transformer.huggingface_config import config_from_model, head_from_config, model_from_config
+from ctx_jax.encoders.transformer.huggingface_config import head_from_config, model_from_config
 from ctx_jax.heads import Head, Pooler, SequenceHead
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.subwords import Subwords
@@ -231,126 +230,6 @@ def test_tied_copies_must_agree(folder: Path) -> None:
     head = huggingface.read(folder).heads["masked_lm"]
     assert not head.module.tied
     assert not np.asarray(head.params["decoder"]["matrix"]).any()
-
-
-@pytest.mark.parametrize(
-    ("entries", "says"),
-    [
-        ({"model_type": "t5"}, "model_type is 't5'; these are read"),
-        ({"position_embedding_type": "relative_key"}, "only 'absolute' can be expressed"),
-        ({"is_decoder": True}, "only False can be expressed"),
-        ({"is_decoder": None}, "is_decoder is None, only False"),
-        ({"is_encoder_decoder": True}, "is_encoder_decoder is True, only False"),
-        ({"pruned_heads": {"0": [1]}}, "pruned_heads is .*only .* can be expressed"),
-        ({"tie_word_embeddings": "false"}, "tie_word_embeddings needs a bool, got 'false'"),
-        ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be at least 0, got nan"),
-        ({"pad_token_id": 23}, "pad_token_id must be below vocab_size, which is 23, got 23"),
-        ({"hidden_act": "mish"}, "hidden_act is 'mish'; these can be expressed"),
-        ({"hidden_act": ["gelu"]}, "hidden_act is ..gelu..; these can be expressed"),
-        ({"num_attention_heads": 3}, "must be a multiple of heads"),
-        ({"num_attention_heads": 0}, "num_attention_heads must be at least 1, got 0"),
-        ({"hidden_dropout_prob": 3}, r"hidden_dropout_prob must be in \[0, 1\), got 3"),
-        ({"hidden_size": "8"}, "hidden_size needs a int, got '8'"),
-        ({"num_hidden_layers": -1}, "num_hidden_layers must be at least 0, got -1"),
-        ({"initializer_range": None}, "initializer_range needs a float, got None"),
-        ({"vocab_size": 24}, "misshapen embeddings.word_embeddings.weight"),
-    ],
-)
-def test_configs_that_cannot_be_expressed(entries: dict[str, Any], says: str, folder: Path) -> None:
-    _configure(folder, **entries)
-    with pytest.raises(ValueError, match=says) as raised:
-        huggingface.read(folder)
-    assert str(raised.value).startswith(f"{folder}: ") and "--model" not in str(raised.value)
-
-
-def test_keys_that_change_nothing_are_no_reason_to_refuse() -> None:
-    harmless = {"chunk_size_feed_forward": 3, "position_embedding_type": None, "pruned_heads": None}
-    assert model_from_config(BERT | harmless | {"is_encoder_decoder": None}) == model_from_config(BERT)
-
-
-def test_missing_keys_are_not_guessed() -> None:
-    with pytest.raises(ValueError, match=r"needed and missing: \['hidden_act', 'layer_norm_eps'\]"):
-        model_from_config({key: value for key, value in BERT.items() if key not in ("hidden_act", "layer_norm_eps")})
-    without = {key: value for key, value in BERT.items() if key != "pad_token_id"}
-    assert model_from_config(without).pad_id is None
-    with pytest.raises(ValueError, match=r"roberta: these keys are needed and missing: \['pad_token_id'\]"):
-        model_from_config(without | {"model_type": "roberta"})
-    with pytest.raises(ValueError, match="pad_token_id needs a int, got None"):
-        model_from_config(BERT | {"model_type": "roberta", "pad_token_id": None})
-
-
-def test_modernbert_configs_old_and_new_are_one() -> None:
-    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
-    modern = {
-        **{key: BERT[key] for key in (*sizes, "vocab_size", "pad_token_id")},
-        **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias"), False),
-        **dict.fromkeys(("embedding_dropout", "attention_dropout", "mlp_dropout"), 0.0),
-        "model_type": "modernbert",
-        "norm_eps": 1e-5,
-        "local_attention": 8,
-        "hidden_activation": "gelu",
-    }
-    old = {"global_attn_every_n_layers": 2, "global_rope_theta": 1e5, "local_rope_theta": 1e4}
-    rotary = {
-        "full_attention": {"rope_type": "default", "rope_theta": 1e5},
-        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-    }
-    new = {"layer_types": [*rotary], "rope_parameters": rotary}
-    model = model_from_config({**modern, **old})
-    assert model == model_from_config({**modern, **new})
-    assert model.local_layers == (1,)
-    assert model.window == 4
-    one = model_from_config({**modern, **old, "local_rope_theta": None})
-    assert one.local_rotary_theta == one.rotary_theta == 1e5
-    assert model_from_config(config_from_model(model)) == model
-    scaled = {**new, "rope_parameters": {kind: {"rope_type": "linear", "rope_theta": 1e4} for kind in rotary}}
-    old_local = {key: value for key, value in old.items() if key != "local_rope_theta"}
-    short = {**new, "layer_types": ["full_attention"]}
-    for wrong in (
-        *(short, scaled, {"layer_types": [*rotary]}, {"global_rope_theta": 1}, old_local),
-        *({**old, name: wrong} for name in old for wrong in (0, "2")),
-        *({**new, "layer_types": wrong} for wrong in (2, ["full_attention", ["full_attention"]])),
-        *({**new, "rope_parameters": wrong} for wrong in (7, dict.fromkeys(rotary, 3))),
-    ):
-        with pytest.raises(ValueError, match=r"^config.json of modernbert: .*(layer_types|rope|global_attn)"):
-            model_from_config({**modern, **wrong})
-    for key, wrong, said in (
-        *(("local_attention", None, "needs a int"), ("local_attention", 2.5, "needs a int")),
-        *(("local_attention", -1, "must be at least 0"), ("classifier_bias", "no", "needs a bool")),
-        ("decoder_bias", 1, "needs a bool"),
-    ):
-        with pytest.raises(ValueError, match=f"^config.json of modernbert: {key} {said}, got "):
-            head_from_config({**modern, **new, key: wrong}, model_from_config({**modern, **new, key: wrong}))
-
-
-def test_a_model_no_file_can_express_is_refused(tmp_path: Path) -> None:
-    model = model_from_config(BERT)
-    params, heads = _random(replace(model, norm="pre"))
-    with pytest.raises(ValueError, match=r"no bert file .*: norm is 'pre', there it would be 'post'"):
-        huggingface.write(tmp_path / "no", replace(model, norm="pre"), params)
-    other = {"masked_lm": heads["masked_lm"]._replace(module=replace(heads["masked_lm"].module, activation="relu"))}
-    with pytest.raises(ValueError, match=r"head\.activation is 'relu', there it would be 'gelu'"):
-        huggingface.write(tmp_path / "no", model, params, heads=other)
-    del params["layer_0"]["query"]["bias"]
-    with pytest.raises(ValueError, match=r"not fit the model at \['final_norm/bias', .*, 'layer_0/query/bias'\]"):
-        huggingface.write(tmp_path / "no", model, params)
-    assert not (tmp_path / "no").exists()
-
-
-def test_dropout_is_no_reason_to_refuse_and_is_said_once() -> None:
-    """The rates of a model written as each architecture are the nearest that its keys can say."""
-    rates = {"embedding_dropout": 0.3, "attention_dropout": 0.1, "attention_output_dropout": 0.2}
-    model = replace(model_from_config(BERT), **rates, feed_forward_dropout=0.2)
-    with pytest.warns(UserWarning, match=r"further training alone: embedding_dropout is 0.3, there it would be 0.2$"):
-        config = config_from_model(model)
-    assert (config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]) == (0.2, 0.1)
-    distil = replace(model_from_config(BERT), token_types=0)
-    with pytest.warns(UserWarning, match="attention_output_dropout is 0.1, there it would be 0.0") as said:
-        config = config_from_model(distil, "distilbert")
-    assert config["dropout"] == 0.1 and len(said) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        config_from_model(replace(distil, attention_output_dropout=0.0), "distilbert")
 
 
 def test_a_next_sentence_head_without_a_class_is_refused_by_name(folder: Path, tmp_path: Path) -> None:

@@ -6,14 +6,13 @@ Letters: L layers, B sentences, T words, D width, N words of a list.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from ctx_jax.distributed.sharding import pipelined
 from ctx_jax.embedding import mixing
-from ctx_jax.embedding.batching import plan
 from ctx_jax.embedding.embed import embed
 from ctx_jax.encoders.base import InputProcessor, Model, checked, rounded, sentences_to_words
 from ctx_jax.heads import Head
@@ -25,6 +24,7 @@ Level = Literal["words", "tokens"]
 
 _BATCHES_AHEAD = 8  # batches of sentences read before the first comes back, sorted by length among themselves
 _WORD_BATCH = 1024
+_WORDS = 64  # batches of longer sentences have fewer rows, so that memory does not grow with the longest sentence
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +147,30 @@ class Encoder:
                 by_sentence |= _split_batch(chosen, vectors, words)
             for number in range(len(words)):
                 yield by_sentence.pop(number)
+
+
+class Plan(NamedTuple):
+    """One batch: which sentences, and the shape they are padded to."""
+
+    sentences: tuple[int, ...]
+    rows: int
+    length: int
+
+
+def plan(lengths: Sequence[int], batch: int) -> list[Plan]:
+    """Batches of sentences of similar length, longest first; every sentence is in exactly one.
+
+    `plan([3, 40, 5], batch=2)` is `[((1, 2), rows 2, length 48), ((0,), rows 1, length 8)]`. Only the last batch can
+    be short of rows; its number is the next power of two, so that shapes stay few.
+    """
+    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    plans = []
+    while order:
+        length = rounded(lengths[order[0]])
+        most = max(1, min(batch, batch * _WORDS // length))
+        taken, order = tuple(order[:most]), order[most:]
+        plans.append(Plan(taken, min(most, 1 << (len(taken) - 1).bit_length()), length))
+    return plans
 
 
 def _split_batch(numbers: tuple[int, ...], vectors: jax.Array, words: list[list[str]]) -> dict[int, np.ndarray]:
