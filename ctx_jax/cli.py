@@ -13,12 +13,12 @@ from ctx_jax.io.errors import ConfigError, CtxJaxError
 
 USAGE = """usage: ctx-jax COMMAND ...
 
-  train [NAME|CONFIG.py] [--flags]     train a model; the same command again goes on where it was
-  evaluate RUN FILES [--flags]         what text costs a trained run: perplexity, accuracy
+  train [NAME|CONFIG.py] [--flags]     train a model; the same command again resumes it
+  evaluate RUN FILES [--flags]         measure a trained run on text: perplexity, accuracy
   export RUN DIR [--flags]             write a trained run as files other programs read
   tokenizer FOLDER [--flags]           train a subword tokenizer from text
 
-ctx-jax COMMAND --help says more; ctx-jax --version says which one this is.
+ctx-jax COMMAND --help lists its flags; ctx-jax --version prints the version.
 CTX_JAX_TRACEBACK=1 in the environment shows where in the code an error arose."""
 
 COMMANDS = ("train", "evaluate", "export", "tokenizer")
@@ -58,7 +58,7 @@ def _with_flag(error: CtxJaxError, name: str) -> str:
 
 
 def _call(name: str, rest: list[str]) -> int:
-    # Imported where needed: a command waits for nothing (Orbax, grain) that it has no use for.
+    # Imported where needed, so that no command waits for the imports of another (Orbax, grain).
     match name:
         case "train":
             from ctx_jax.commands import train
@@ -89,7 +89,7 @@ def _call(name: str, rest: list[str]) -> int:
 
 @contextmanager
 def _unwound_by_sigterm() -> Iterator[None]:
-    """SIGTERM becomes SystemExit, so that what a command has half-made goes. Training, which saves, has its own way."""
+    """Turn SIGTERM into SystemExit, so that partial outputs are removed. Training handles it itself: it saves."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""Corpora by name: what a spec reads, where documents begin, and what bad input says."""
+"""Corpora by name: what a spec reads, where documents begin, and the errors of bad input."""
 
 import gzip
 import lzma
@@ -171,7 +171,7 @@ def test_the_embedded_corpus_is_large_split_and_without_duplicates(docs: dict[st
 
     settings = load(find("quickstart"))[0].task.data
     assert settings.train == "python-docs" and not settings.vocabulary
-    known = build(docs["train"], size=settings.vocabulary_size or None, minimum_count=settings.minimum_count)
+    known = set(build(docs["train"], size=settings.vocabulary_size or None, minimum_count=settings.minimum_count).words)
     targets = counts["valid"].total() + sum(1 for sentence in docs["valid"] if sentence)
     assert sum(count for word, count in counts["valid"].items() if word not in known) <= 0.05 * targets
     assert counts["train"].most_common(1)[0][0] in {"the", "."}
@@ -261,8 +261,8 @@ def test_a_prepared_tfds_set_is_read_without_tensorflow(tmp_path: Path, monkeypa
     with pytest.raises(FileNotFoundError, match="no data set 'ctx_nothing'"):
         resolve("tfds:ctx_nothing", "train")
     CtxUnvalidated(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    said = r"^ctx_unvalidated has no validation split, only train, test: .*tfds:ctx_unvalidated:test.*data\.valid"
-    with pytest.raises(ValueError, match=said):
+    message = r"^ctx_unvalidated has no validation split, only train, test: .*tfds:ctx_unvalidated:test.*data\.valid"
+    with pytest.raises(ValueError, match=message):
         source_of(TextConfig(train="tfds:ctx_unvalidated"), "valid")
     named = source_of(TextConfig(train="tfds:ctx_unvalidated", valid="tfds:ctx_unvalidated:test"), "valid")
     assert named is not None

@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ctx_jax.checkpoints.encoder_file import encoder_text
 
 import ctx_jax
-from ctx_jax.checkpoints.run_files import ENCODER, VOCABULARY
+from ctx_jax.checkpoints.run_files import ENCODER, VOCABULARY, EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.embedding.batching import plan
 from ctx_jax.encoders.base import rounded
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.elmo.inputs import CharacterInputs, WordInputs
 from ctx_jax.heads import VocabularyHead
+from ctx_jax.io import configs
 from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.tokenizers.words import Rule
@@ -45,7 +45,7 @@ def run_params(model: BiLM, step: int) -> dict[str, Any]:
 def write_run(folder: Path, model: BiLM, rule: Rule, losses: dict[int, float]) -> dict[int, Any]:
     """A run directory with a checkpoint per entry of `losses`; returns the parameters of each."""
     folder.mkdir(parents=True)
-    (folder / ENCODER).write_text(encoder_text(model, {"softmax": SOFTMAX}, rule))
+    (folder / ENCODER).write_text(configs.text(EncoderFile(model, {"softmax": SOFTMAX}, rule)))
     WORDS.write(folder / VOCABULARY)
     saved = {}
     with RunCheckpoints(folder / "checkpoints", keep=9, clean=True) as checkpoints:
@@ -204,7 +204,7 @@ def test_a_run_that_keeps_a_moving_average_gives_that(tmp_path: Path) -> None:
 def test_another_models_config_is_refused_with_every_array_that_does_not_fit(tmp_path: Path) -> None:
     write_run(tmp_path / "run", TINY, "prose", {1: 1.0})
     other = replace(TINY, dim=TINY.dim + 1, depth=TINY.depth + 1)
-    (tmp_path / "run" / ENCODER).write_text(encoder_text(other, {}, "prose"))
+    (tmp_path / "run" / ENCODER).write_text(configs.text(EncoderFile(other, {}, "prose")))
     with pytest.raises(InputError) as error:
         ctx_jax.load(tmp_path / "run")
     mine, theirs = (named(jax.eval_shape(model.init, jax.random.key(0))) for model in (TINY, other))
@@ -226,7 +226,7 @@ def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
         ctx_jax.load(tmp_path / "notes.txt")
     with pytest.raises(InputError, match="'latest'"):  # a step of what is no run
         ctx_jax.load(tmp_path, step="latest")
-    text = encoder_text(TINY, {}, "prose")
+    text = configs.text(EncoderFile(TINY, {}, "prose"))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / ENCODER).write_text(text)
     with pytest.raises(MissingFileError, match="no complete checkpoint"):

@@ -1,34 +1,35 @@
-"""`ctx-jax evaluate`: the text is read as the run's own was, and what is printed is what is computed."""
+"""`ctx-jax evaluate`: the text is read as the run's own text was, and the printed numbers are those computed."""
 
 import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ctx_jax import cli
 from ctx_jax.checkpoints import run_files
+from ctx_jax.checkpoints.run_files import EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.encoders.elmo import model as bilm
-from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.data.config import BiLMData
+from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.evaluation import reports
 from ctx_jax.evaluation.perplexity import perplexity
 from ctx_jax.evaluation.protocols import SentenceScore
+from ctx_jax.heads import VocabularyHead
 from ctx_jax.io import configs, progress
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.bilm import BiLMConfig
 from ctx_jax.tokenizers.vocabulary import Vocabulary
-from ctx_jax.training.config import TrainConfig
 
 VOCABULARY = Vocabulary(("<S>", "</S>", "<UNK>", "the", "cat", "did", "n't", "."))
-MODEL = BiLM(
-    vocabulary=len(VOCABULARY), inputs="words", tied_softmax=True, max_characters=8, filters=((1, 4),),
-    dim=6, projection=4, layers=1,
-)  # fmt: skip
+MODEL = BiLM(token_input="words", vocabulary=len(VOCABULARY), dim=6, projection=4, depth=1)
+SOFTMAX = VocabularyHead(transform=False, tied=True)
 SENTENCES = [["the", "cat", "did", "n't", "."], ["the", "the", "zebra"]]
 
 
@@ -37,18 +38,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run over prose with two checkpoints, the first of them the better one."""
     folder = tmp_path_factory.mktemp("runs") / "words"
     folder.mkdir()
-    config = TrainConfig(model=MODEL)
-    configs.write(folder / "config.json", replace(config, data=replace(config.data, train="python-docs")))
+    config = TrainConfig(task=BiLMConfig(MODEL, BiLMData(train="python-docs"), tied_softmax=True))
+    (folder / "config.json").write_text(configs.text(config))
+    (folder / "encoder.json").write_text(configs.text(EncoderFile(MODEL, {"softmax": SOFTMAX}, "prose")))
     VOCABULARY.write(folder / "vocabulary.txt")
     with RunCheckpoints(folder / "checkpoints", clean=True) as checkpoints:
         for step in (1, 2):
-            files = run_files.read(folder, ["config.json", "vocabulary.txt"])
+            files = run_files.read(folder, ["config.json", "encoder.json", "vocabulary.txt"])
             checkpoints.save(step, {"params": params(step)}, {"sentence": np.int64(step)}, {"loss": float(step)}, files)
     return folder
 
 
 def params(step: int) -> Any:
-    return jax.jit(bilm.init, static_argnums=0)(MODEL, jax.random.key(step))
+    softmax = {"decoder": {"bias": jnp.zeros(len(VOCABULARY))}}
+    return {"encoder": MODEL.init(jax.random.key(step)), "head": {"softmax": softmax}}
 
 
 @pytest.fixture
@@ -88,19 +91,25 @@ def test_prints_the_perplexity_of_the_text(
     ("arguments", "message"),
     [
         (["RUN"], "needs the text"),
-        (["RUN", "TEXT", "--protocol", "bilm-tf", "--per-sentence", "x.jsonl"], "sentence or stream"),
-        (["RUN", "TEXT", "--protocol", "bilm-tf"], "fills 256 lanes with a sentence each"),  # as the original does
+        (
+            ["RUN", "TEXT", "--protocol", "bilm-tf", "--per-sentence", "x.jsonl"],
+            "--per-sentence needs --protocol sentence",
+        ),
+        (["RUN", "TEXT", "--protocol", "bilm-tf"], "bilm-tf fills 256 rows"),  # as the original does
         (["RUN", "TEXT", "--step", "7"], "step 7"),
         (["RUN", "missing*.txt"], "missing"),
         (["TEXT", "TEXT"], "no run directory"),  # nor is a folder of another program
-        (["RUN", "TEXT", "--per-sentence", "missing/x.jsonl"], "missing/x.jsonl: there is no folder missing"),
-        (["RUN", "TEXT", "--per-sentence", "TEXT"], "text.txt exists: name a new file"),
+        (
+            ["RUN", "TEXT", "--per-sentence", "missing/x.jsonl"],
+            "--per-sentence missing/x.jsonl: there is no folder missing",
+        ),
+        (["RUN", "TEXT", "--per-sentence", "TEXT"], "text.txt exists"),
         (["RUN", "TEXT", "TEXT"], "text.txt; name each text once"),
         (["RUN", "TEXT", "--batch", "-1"], "--batch"),
         (["RUN", "TEXT", "--pseudo-perplexity"], "--pseudo-perplexity means nothing to a biLM"),
     ],
 )
-def test_errors_are_one_line_that_says_what_to_change(
+def test_errors_are_one_line_that_names_the_flag_or_file(
     run: Path, text: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     names = {"RUN": str(run), "TEXT": str(text)}
@@ -137,15 +146,17 @@ def test_scores_of_a_text_that_cannot_be_read_to_its_end_are_not_left_behind(
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
-def test_a_long_evaluation_says_how_far_it_is(
+def test_a_long_evaluation_reports_its_progress(
     run: Path, text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "EVERY", 0.0)
     for flags in ([], ["--protocol", "stream"], ["--protocol", "bilm-tf", "--batch", "1"]):
         assert cli.main(["evaluate", str(run), str(text), *flags]) == 0
-        said = capsys.readouterr()
-        assert "evaluating: 2 of 2 sentences, " in said.err and said.err.endswith(" sentences/s, 0:00 left\n")
-        assert "evaluating" not in said.out
+        printed_lines = capsys.readouterr()
+        assert "evaluating: 2 of 2 sentences, " in printed_lines.err and printed_lines.err.endswith(
+            " sentences/s, 0:00 left\n"
+        )
+        assert "evaluating" not in printed_lines.out
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ctx_jax.checkpoints.encoder_file import encoder_text
 from jax.sharding import NamedSharding, PartitionSpec
 from toys import bag_of_characters
 from toys.bag_of_characters import BagOfCharacters
 
 import ctx_jax
-from ctx_jax.checkpoints.run_files import ENCODER, VOCABULARY
+from ctx_jax.checkpoints.run_files import ENCODER, VOCABULARY, EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.distributed.sharding import AXIS, SHARDED_ROWS, GatheredParams, data_mesh, fsdp_spec
 from ctx_jax.embedding.encoder import Encoder
@@ -28,6 +27,7 @@ from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.elmo.inputs import WordInputs
 from ctx_jax.encoders.transformer import SubwordInputs, Transformer
+from ctx_jax.io import configs
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.parameter_groups import map_named, named
@@ -249,7 +249,7 @@ def test_parameters_sharded_over_eight_devices_give_the_same_layers(case: Case) 
 
 
 def test_a_run_is_loaded_as_it_was_saved_and_encode_equals_embed(case: Case, tmp_path: Path) -> None:
-    (tmp_path / ENCODER).write_text(encoder_text(case.model, {}, "prose"))
+    (tmp_path / ENCODER).write_text(configs.text(EncoderFile(case.model, {}, "prose")))
     case.write_files(tmp_path)
     with RunCheckpoints(tmp_path / "checkpoints", clean=True) as checkpoints:
         state = {"params": {"encoder": case.params, "head": {}}, "step": jnp.int32(3)}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from ctx_jax.ops.gru import gru
-from ctx_jax.ops.linear import Compute
 from ctx_jax.ops.lstm import Cell, State, Weights, lstm
 
 T, B, D, P = 6, 3, 5, 4
@@ -62,11 +61,10 @@ MASK = jnp.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 
 @pytest.mark.parametrize("projected", [True, False])
 @pytest.mark.parametrize("clips", [(None, None), (0.7, 0.5)])
 @pytest.mark.parametrize("mask", [None, MASK], ids=["everywhere", "lengths 6 3 2"])
-@pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
 def test_values_and_gradients_equal_autodiff(
-    projected: bool, clips: tuple[float | None, float | None], mask: jax.Array | None, columns: bool
+    projected: bool, clips: tuple[float | None, float | None], mask: jax.Array | None
 ) -> None:
-    cell = Cell(*clips, "float32", columns)
+    cell = Cell(*clips, "float32")
     weights, gates, state = random_weights(0, projected)
     directions = jax.random.normal(jax.random.key(9), (T, B, P if projected else D))
 
@@ -92,21 +90,14 @@ def test_steps_may_be_split_with_the_state_between() -> None:
 @pytest.mark.parametrize("run", [lstm, gru])
 def test_directions_together_equal_each_alone(run: Callable[..., Any]) -> None:
     cell = Cell(0.9, 0.8, "float32")
-    weights, gates, states = zip(*(random_weights(seed, True, 4 if run is lstm else 3) for seed in (4, 5)), strict=True)
+    drawn = [random_weights(seed, True, 4 if run is lstm else 3) for seed in (4, 5)]
+    weights, gates, states = (list(each) for each in zip(*drawn, strict=True))
     together = run(cell, weights, gates, MASK, states)
-    alone = [single(run, cell, *first, MASK, state) for *first, state in zip(weights, gates, states, strict=True)]
+    alone = [single(run, cell, weights, gates, MASK, state) for weights, gates, state in drawn]
     for number, (outputs, last) in enumerate(alone):
         np.testing.assert_allclose(together[0][number], outputs, rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(together[1][number].c, last.c, rtol=1e-6, atol=1e-6)
     assert not np.allclose(alone[0][0], alone[1][0])
-
-
-def test_large_weights_and_few_rows_use_columns_on_a_cpu() -> None:
-    def columns(dim: int, rows: int, compute: Compute = "float32") -> bool | None:
-        return Cell(None, None, compute).with_layout(jax.ShapeDtypeStruct((512, 4 * dim), jnp.float32), rows).columns
-
-    assert columns(4096, 8)
-    assert not columns(1024, 8) and not columns(4096, 512) and not columns(4096, 8, "bfloat16")
 
 
 def test_bfloat16_stays_near_and_has_a_gradient() -> None:

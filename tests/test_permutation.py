@@ -68,6 +68,18 @@ def test_a_shuffled_order_looks_random(count: int) -> None:
         assert 0.7 < halves.var() / (rows / 4) < 1.4
 
 
+@pytest.mark.parametrize(("count", "seed"), [(5_000, 3), (65_536, 0), (1_000_003, 2**32 - 1), (2**31, 12_345)])
+def test_the_order_equals_that_of_grain(count: int, seed: int) -> None:
+    grain = pytest.importorskip("grain")
+    blocks = [0, (count - 1) // 1024]  # the first and the last
+    for block in blocks:
+        places = range(1024 * block, min(1024 * (block + 1), count))
+        expected = [
+            grain.experimental.index_shuffle(place, max_index=count - 1, seed=seed, rounds=12) for place in places
+        ]
+        assert _block_of_epoch(seed, count, block).tolist() == expected
+
+
 # grain 0.2.18: [index_shuffle(place, max_index=count - 1, seed=seed, rounds=12) for place in range(5)]
 GOLDEN = {
     (4_097, 0): [1355, 2072, 1957, 2347, 636],

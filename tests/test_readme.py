@@ -1,6 +1,5 @@
 """README's Python runs as it stands there."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,36 +9,41 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctx_jax.checkpoints.run_files import ENCODER, EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.encoders.elmo import model as bilm
-from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.transformer import model as transformer
-from ctx_jax.encoders.transformer.model import Transformer
-from ctx_jax.io.configs import to_json
+from ctx_jax.encoders.elmo import BiLM
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.io import configs
 from ctx_jax.tokenizers.subword_training import train
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 TEXT = ["the bank of the river", "a bank lends money"]
 
 
-def write_run(folder: Path, model: BiLM | Transformer, params: Any) -> None:
+def write_run(folder: Path, model: BiLM | Transformer, heads: dict[str, Any]) -> None:
+    """A run with one checkpoint of initial parameters."""
     folder.mkdir(parents=True)
-    config = {"type": "TrainConfig", "model": to_json(model), "data": {"train": "text.txt", "rule": "whitespace"}}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / ENCODER).write_text(configs.text(EncoderFile(model, heads, "whitespace")))
+    params = {"encoder": jax.jit(model.init)(jax.random.key(0)), "head": {}}
+    for name, head in heads.items():
+        params["head"][name] = head.init(jax.random.key(1), width=model.width, vocabulary=model.vocabulary)
     with RunCheckpoints(folder / "checkpoints", clean=True) as checkpoints:
-        state = {"params": params, "step": jnp.int32(1)}
-        checkpoints.save(1, state, {"sentence": np.int64(0)}, {"loss": 1.0})
+        checkpoints.save(1, {"params": params, "step": jnp.int32(1)}, {"sentence": np.int64(0)}, {"loss": 1.0})
 
 
-def test_the_python_of_the_readme_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs_and_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("\n".join(TEXT))
-    words = BiLM(filters=((1, 4), (2, 8)), character_dim=4, highways=1, dim=6, projection=5, max_characters=9)
-    write_run(Path("runs/quickstart"), words, bilm.init(words, jax.random.key(0)))
+    words = BiLM(
+        filters=((1, 4),), character_dim=4, dim=6, projection=5, max_characters=9, length_buckets=(),
+        dedup_table_factors=(1.0,),
+    )  # fmt: skip
+    write_run(Path("runs/quickstart"), words, {})
     subwords = train(TEXT * 5, "wordpiece", 60)
-    model = Transformer(len(subwords), dim=8, layers=2, heads=2, feed_forward=12, max_positions=32)
-    write_run(Path("runs/law"), model, jax.jit(transformer.init, static_argnums=0)(model, jax.random.key(0)))
-    subwords.save("runs/law")
+    model = Transformer(len(subwords), dim=8, depth=2, heads=2, feed_forward=12, max_positions=32)
+    write_run(Path("runs/law"), model, {"masked_lm": model.default_head()})
+    subwords.save(Path("runs/law"))
     first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
     names: dict[str, Any] = {}

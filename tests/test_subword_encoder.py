@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ctx_jax.checkpoints.encoder_file import encoder_text
 
 import ctx_jax
+from ctx_jax.checkpoints.run_files import EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.encoders.transformer import SubwordInputs, Transformer, huggingface
 from ctx_jax.evaluation.fill_mask import fill_mask
+from ctx_jax.io import configs
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.tokenizers.subword_training import train
 
@@ -101,7 +102,7 @@ def test_files_that_look_like_allennlps_keep_no_hugging_face_folder_from_loading
 def test_a_run_of_a_transformer_loads_with_its_heads(encoder: ctx_jax.Encoder, tmp_path: Path) -> None:
     head = TINY.default_head()
     head_params = jax.jit(partial(head.init, width=TINY.width, vocabulary=TINY.vocabulary))(jax.random.key(1))
-    (tmp_path / "encoder.json").write_text(encoder_text(TINY, {"masked_lm": head}, "prose"))
+    (tmp_path / "encoder.json").write_text(configs.text(EncoderFile(TINY, {"masked_lm": head}, "prose")))
     SUBWORDS.save(tmp_path)
     with RunCheckpoints(tmp_path / "checkpoints", clean=True) as checkpoints:
         state = {"params": {"encoder": encoder.params, "head": {"masked_lm": head_params}}, "step": jnp.int32(3)}

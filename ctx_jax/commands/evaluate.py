@@ -66,7 +66,7 @@ def evaluate(options: Evaluate) -> str:
     if not options.files:
         raise InputError("evaluate needs the text to measure: ctx-jax evaluate RUN FILES...")
     if options.per_sentence and options.protocol == "bilm-tf":
-        raise ConfigError("per_sentence", "needs protocol sentence or stream: bilm-tf cuts sentences off at its end")
+        raise ConfigError("per_sentence", "needs --protocol sentence or stream: bilm-tf cuts sentences off at its end")
     if options.per_sentence:
         _check_new(options.per_sentence)
     if not (options.run / "checkpoints").is_dir():
@@ -94,9 +94,9 @@ def evaluate(options: Evaluate) -> str:
 
 def _check_new(path: Path) -> None:
     if path.exists():
-        raise ExistingFileError(f"per_sentence {path} exists: name a new file, or remove this one")
+        raise ExistingFileError(f"--per-sentence {path} exists: name a new file, or remove this one")
     if not path.parent.is_dir():
-        raise MissingFileError(f"per_sentence {path}: there is no folder {path.parent}, make it first")
+        raise MissingFileError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
 
 
 def _to_stderr(line: str) -> None:

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.format not in ("model", family.format):
         raise ConfigError("format", f"{options.format} has no place for a {type(encoder.model).__name__}: leave it out")
     assert family.write_folder is not None, "every family of the package has an export"
-    # As Python shows a warning, it quotes a line of this package, which says nothing to who exports.
+    # Python's own format of a warning quotes a line of this package, which does not help the user.
     with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught:
         family.write_folder(
             options.folder, encoder.model, encoder.params, encoder.heads, encoder.processor, options.run

@@ -1,18 +1,44 @@
-"""From the name of a setting in an error of the library to its flag on the command line."""
+"""Flags to settings, and from the name of a setting in an error of the library back to its flag."""
 
 import types
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass
+from io import StringIO
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from ctx_jax.io.errors import ConfigError
+
+
+def parse(options: Any, **choices: Any) -> Any:
+    """`tyro.cli`, which exits with status 2 for a wrong flag or value; ConfigError for a value that a setting refuses.
+
+    tyro turns every ValueError of a config's constructor into a message of its own, which does not name the flag.
+    """
+    try:
+        with redirect_stderr(StringIO()):  # the value of a setting is reported even without console_outputs
+            return tyro.cli(options, console_outputs=False, **choices)
+    except SystemExit as left:
+        error = left.__context__
+        while error is not None and not isinstance(error, ConfigError):
+            error = error.__context__
+    if error is not None:
+        raise error
+    return tyro.cli(options, **choices)  # once more, to print the help or what is wrong
 
 
 def with_flag(field: str, options: type) -> str:
     """The flag of a setting of the dataclass `options`: "max_positions" is "--model.max-positions".
 
-    The field may be dotted in part. Where no flag, or more than one, ends with it, the field comes back as it is.
+    The field may lack dotted parts in front ("max_positions"), or have those of a room whose settings stand at the top
+    of `options` ("task.negatives"; "tokenizer.size" of `ctx-jax tokenizer`). Where no flag, or more than one, fits, the
+    field comes back as it is.
     """
     known = set(_names(options, ""))
-    found = {field} & known or {name for name in known if name.endswith(f".{field}")}
+    inner = field.partition(".")[2]
+    found = {field} & known or {name for name in known if name.endswith(f".{field}")} or {inner or field} & known
     return f"--{found.pop().replace('_', '-')}" if len(found) == 1 else field
 
 

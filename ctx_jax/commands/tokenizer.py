@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     """Train and write the tokenizer the command line asks for; 0 when done."""
     options = tyro.cli(TrainTokenizer, args=list(arguments), prog="ctx-jax tokenizer")
     if options.convert:
-        refuse_options(options, TRAINING, "convert, which trains nothing")
+        refuse_options(options, TRAINING, "--convert, which trains nothing")
     with atomic_folder(options.folder) as folder:  # refused before the text is read
         subwords, origin = _converted(options) if options.convert else _trained(options)
         subwords.save(folder)

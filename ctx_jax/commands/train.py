@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import tyro
-
+from ctx_jax.commands.flags import parse
 from ctx_jax.configs import __file__ as SHIPPED_PACKAGE
 from ctx_jax.io import configs
 from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
@@ -24,7 +23,7 @@ SHIPPED = Path(SHIPPED_PACKAGE).parent
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train, or go on with, the run the command line describes; 0 when done or stopped on request."""
+    """Train or resume the run that the command line describes; 0 when done or stopped on request."""
     run(read(arguments))
     return 0
 
@@ -32,7 +31,8 @@ def main(arguments: Sequence[str]) -> int:
 def read(arguments: Sequence[str]) -> RunConfig:
     """The configuration a command line names (default: quickstart) with its flags applied.
 
-    Exits with status 2 and a message for a wrong flag or value, as argparse does.
+    Exits with status 2 and a message for a wrong flag or value, as argparse does; ConfigError for a value that a
+    setting refuses.
     """
     named = bool(arguments) and not arguments[0].startswith("-")
     for before, word in itertools.pairwise(() if named else arguments):
@@ -41,7 +41,7 @@ def read(arguments: Sequence[str]) -> RunConfig:
     path = find(arguments[0] if named else "quickstart")
     config, about = load(path)
     about = re.sub(r"(?<!\n)\n(?=[A-Z][a-z]+:)", "\n\n", about)  # "Time: ..." keeps a line of its own
-    config = tyro.cli(
+    config = parse(
         type(config),
         default=config,
         args=list(arguments[1:] if named else arguments),

@@ -4,8 +4,7 @@
       NAME.bin      one array of one dimension, as its bytes
       meta.json     the type, length and SHA-256 of each array, and facts about them all; written last
 
-The cached text, its tokens and the row index are such folders. They are named by a digest of what they are made of, so
-that what is there is not made again.
+The cached text, its tokens and the row index are such folders, named by a digest of what they are made of.
 """
 
 import hashlib

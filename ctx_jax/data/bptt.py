@@ -28,8 +28,8 @@ class BPTTBatches(Iterator[Batch]):
 
     Positions (`batch.position`, `batches.position`, for `seek`): `epoch`, `index` and `offset`, int32 [B] each: the
     sentence a row reads (its place in the epoch's order) and the steps of it already used; with separate directions
-    also `epoch_reverse` and so on. The positions of several hosts, concatenated along the first axis, are the position
-    of all rows, and any number of hosts can continue from it.
+    also `epoch_reverse` and so on. Several hosts' concatenated are the position of all rows, whatever number of hosts
+    goes on from it.
 
     Sentences without words are skipped: they would only train `<S>` -> `</S>`.
 
@@ -77,12 +77,12 @@ class BPTTBatches(Iterator[Batch]):
             )
             for suffix, stream_seed in seeds.items()
         }
-        self._position = self._state()
 
     @property
     def position(self) -> dict[str, np.ndarray]:
         """The position after the last batch, or at the start, as in `batch.position`."""
-        return self._position
+        streams = self._streams.items()
+        return {key + suffix: value for suffix, stream in streams for key, value in stream.state().items()}
 
     def seek(self, position: Mapping[str, np.ndarray]) -> None:
         """Continue after the batch that has this `position`, without reading what lies between.
@@ -90,25 +90,17 @@ class BPTTBatches(Iterator[Batch]):
         Takes the position of all B rows: with several hosts, theirs concatenated in order. InputError for other keys
         or shapes, and for a position that does not fit the corpus.
         """
-        expected = set(self._position)
         shapes = {key: np.shape(value) for key, value in position.items()}
-        if set(position) != expected or set(shapes.values()) != {(self._batch_size,)}:
+        if shapes != dict.fromkeys(self.position, (self._batch_size,)):
             raise InputError(
-                f"a position needs the keys {sorted(expected)}, each of shape ({self._batch_size},), got {shapes}: "
+                f"a position needs {', '.join(self.position)}, each of shape ({self._batch_size},), got {shapes}: "
                 "directions and batch_size must be those it was saved with, and hosts' positions concatenated"
             )
         for suffix, stream in self._streams.items():
             stream.restore({key: np.asarray(position[key + suffix]) for key in ("epoch", "index", "offset")})
-        self._position = self._state()
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {
-            key + suffix: value for suffix, stream in self._streams.items() for key, value in stream.state().items()
-        }
 
     def __next__(self) -> Batch:
         pieces = {suffix: stream.read(self._steps) for suffix, stream in self._streams.items()}
-        self._position = self._state()
         forward_inputs, forward_targets = self._arrays(pieces[""])
         # A step backward is a step forward in the sentence turned round.
         turned = [
@@ -116,7 +108,7 @@ class BPTTBatches(Iterator[Batch]):
         ]
         backward_inputs, backward_targets = self._arrays(turned)
         arrays = BiLMBatch(forward_inputs, backward_inputs, forward_targets, backward_targets, self._rows.copy())
-        return Batch(arrays, self._position)
+        return Batch(arrays, self.position)
 
     def _arrays(self, rows: list[list[Piece]]) -> tuple[np.ndarray, np.ndarray]:
         """Inputs [B, T, C] or [B, T] and targets [B, T]."""

@@ -5,9 +5,8 @@
       offsets.bin     int64 [N + 1], where each sentence begins in text.bin
       documents.bin   int64 [documents], the number of each document's first sentence
 
-The key is a digest of the source's identity (paths, sizes, times, rules), so that a second run finds what it needs and
-unchanged text is not read again; the same text in another place, or touched since, is. The files are hashed before they
-are used: a flipped bit costs another reading of the text, and is not trained on.
+The key is a digest of the source's identity (paths, sizes, times, rules): unchanged text is not read again; the same
+text in another place, or touched since, is.
 """
 
 import hashlib
@@ -87,47 +86,38 @@ def build_cache(source: Source, folder: str | Path, *, log: Log = _LOGGER.info) 
     Several processes may ask at once (see `array_folder.build_arrays`). `log` gets a line on counts, rate and size.
     Raises InputError for a source that holds no word or is damaged (see `text_files.read_lines`).
     """
-    identity = {"layout": VERSION, **source.identity()}
-    target = Path(folder).expanduser() / folder_name(source.name, identity)
+    target = Path(folder).expanduser() / folder_name(source.name, {"layout": VERSION, **source.identity()})
 
     def write(writer: ArrayWriter) -> None:
-        _write(source, writer, log)
-        writer.facts["identity"] = identity
+        size = words = sentences = 0
+        progress = Progress(f"reading {source.name}", "MB", None if source.size is None else source.size / 1e6, log)
+        begins = True  # the next sentence begins a document
+        for sentence in source.documents():
+            if not sentence:
+                begins = True
+                continue
+            if begins:
+                writer.append("documents", sentences)
+                begins = False
+            line = (" ".join(sentence) + "\n").encode()
+            writer.append("offsets", size)
+            writer.append("text", line)
+            size += len(line)
+            words += len(sentence)
+            sentences += 1
+            progress.add(len(line) / 1e6)
+        if not sentences:
+            raise InputError(f"{source.name} holds no word: give text with words in it")
+        writer.append("offsets", size)
+        writer.facts.update(source=source.name, words=words)
 
     started = time.monotonic()
     found = build_arrays(target, _KINDS, write, again="reading the text again", log=log)
     seconds = max(time.monotonic() - started, 1e-9)
     sentences = Sentences(target)
-    counts = (
+    how = f"cached in {target}" if found else f"read in {seconds:.1f} s ({sentences.words / seconds:,.0f} words/s)"
+    log(
         f"{sentences.source}: {sentences.words:,} words, {len(sentences):,} sentences, "
-        f"{len(sentences.documents):,} documents, digest {sentences.digest[:12]}"
+        f"{len(sentences.documents):,} documents, digest {sentences.digest[:12]}; {how}"
     )
-    if found:
-        log(f"{counts}; cached in {target}")
-    else:
-        log(f"{counts}; read in {seconds:.1f} s ({sentences.words / seconds:,.0f} words/s)")
     return sentences
-
-
-def _write(source: Source, writer: ArrayWriter, log: Log) -> None:
-    size = words = sentences = 0
-    progress = Progress(f"reading {source.name}", "MB", None if source.size is None else source.size / 1e6, log)
-    begins = True  # the next sentence begins a document
-    for sentence in source.documents():
-        if not sentence:
-            begins = True
-            continue
-        if begins:
-            writer.append("documents", sentences)
-            begins = False
-        line = (" ".join(sentence) + "\n").encode()
-        writer.append("offsets", size)
-        writer.append("text", line)
-        size += len(line)
-        words += len(sentence)
-        sentences += 1
-        progress.add(len(line) / 1e6)
-    if not sentences:
-        raise InputError(f"{source.name} holds no word: give text with words in it")
-    writer.append("offsets", size)
-    writer.facts.update(source=source.name, words=words)

@@ -46,17 +46,12 @@ class TextConfig:
     """Batches made ready ahead of the one being trained on."""
 
     def __post_init__(self) -> None:
-        self._check_at_least(prefetch=1)
+        check_at_least("data", self, prefetch=1)
 
     @property
     def word_rule(self) -> Rule:
         """How a sentence becomes words: the embedded corpus is prose whatever `rule` says."""
         return "prose" if self.train == "python-docs" else self.rule
-
-    def _check_at_least(self, **least: int) -> None:
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ConfigError(f"data.{name}", f"must be at least {bound}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -90,4 +85,11 @@ class BiLMData(TextConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_at_least(vocabulary_size=0, minimum_count=1, batch_size=1, unroll_steps=1)
+        check_at_least("data", self, vocabulary_size=0, minimum_count=1, batch_size=1, unroll_steps=1)
+
+
+def check_at_least(section: str, config: object, **bounds: int) -> None:
+    """ConfigError for the first field of `config` under its bound."""
+    for name, bound in bounds.items():
+        if not getattr(config, name) >= bound:
+            raise ConfigError(f"{section}.{name}", f"must be at least {bound}, got {getattr(config, name)}")

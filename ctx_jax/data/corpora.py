@@ -1,7 +1,6 @@
 """Corpora by name: what a run's `train` and `valid` settings stand for, as streams of sentences.
 
-A source has an `identity`, which says in JSON what it will read and how, so that text already cached is not read again,
-and `documents()`, a stream of sentences (lists of words) in which an empty list means that a new document begins.
+A source's `documents()` is a stream of sentences (lists of words) in which an empty list begins a new document.
 """
 
 import sys
@@ -29,8 +28,7 @@ class Source(Protocol):
         """About how many bytes of text `documents` gives; None where that is unknown until it is read."""
 
     def identity(self) -> dict[str, Any]:
-        """In JSON, all that decides the text and so the name of its cache: files or set, split, rules, and a `VERSION`
-        of the code that reads it. A change of anything else still finds the old cache."""
+        """In JSON, all that decides the text and so the name of its cache: files or set, split, rules."""
 
     def documents(self) -> Iterator[list[str]]:
         """Sentences as lists of words, an empty list before each document; from the beginning at each call."""
@@ -146,10 +144,7 @@ def resolve(
 
 def source_of(config: TextConfig, split: Split) -> Source | None:
     """The source of a run's training or validation text; None where text files came without `valid`, or a tfds set by
-    one of its splits.
-
-    Raises InputError for a tfds set that has no validation split of its own, and as `resolve` does.
-    """
+    one of its splits. Raises as `resolve` does, and ConfigError for a split of `python-docs` to train on."""
     spec = config.train
     if spec.startswith("python-docs:"):
         raise ConfigError(

@@ -79,7 +79,14 @@ def lay_out(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: 
         for shard, shard_seed in zip(bounds, seeds, strict=True)
     )
     if tokens.folder is not None:
-        name = folder_name("rows", _identity(vocabulary, config, seed))
+        # All that decides the rows besides the tokens.
+        identity: list[Any] = [VERSION, SHARD, config.packing, config.length]
+        identity += [config.cross_documents, config.whole_sentences]
+        if config.packing in ("packed", "pairs"):
+            identity.append(seed)
+        if config.packing == "pairs":
+            identity += [config.pair_label, config.short_sequence_probability, vocabulary.pair_layout.separators]
+        name = folder_name("rows", identity)
         progress = Progress("laying out rows", "shards", len(bounds))
         built = _cached(tokens.folder, name, layout, progress.track(built))
     return ShardedRows(
@@ -88,17 +95,6 @@ def lay_out(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: 
             for shard, shard_seed, index in zip(bounds, seeds, built, strict=True)
         ]
     )
-
-
-def _identity(vocabulary: Subwords, config: SequenceConfig, seed: int) -> list[Any]:
-    """All that decides the rows besides the tokens, in JSON."""
-    identity: list[Any] = [VERSION, SHARD, config.packing, config.length]
-    identity += [config.cross_documents, config.whole_sentences]
-    if config.packing in ("packed", "pairs"):
-        identity.append(seed)
-    if config.packing == "pairs":
-        identity += [config.pair_label, config.short_sequence_probability, vocabulary.pair_layout.separators]
-    return identity
 
 
 def _cached(tokens: Path, name: str, layout: type[Layout], indexes: Iterator[Index]) -> list[Index]:

@@ -27,8 +27,7 @@ from ctx_jax.tokenizers.subwords import Subwords
 class FullSentences(Layout):
     """`begin ... end` rows of as many neighbouring sentences as fit (RoBERTa's FULL-SENTENCES); one that is longer
     than a row is cut. With `cross_documents` a row goes on in the next document, after another end token; without, it
-    ends with its document (DOC-SENTENCES). Without `whole_sentences` rows are filled and sentences cut anywhere. Every
-    token of the text stands in one row."""
+    ends with its document (DOC-SENTENCES). Without `whole_sentences` rows are filled and sentences cut anywhere."""
 
     ARRAYS = ("starts", "counts", "documents")  # of rows, places in the stream; of the stream
 

@@ -20,12 +20,9 @@ class LengthSchedule(Iterator[Batch]):
         self._step = 0
 
     def seek(self, position: Mapping[str, np.ndarray]) -> None:
-        """Go on after the batch that left this position; ValueError for one of another run."""
-        if "step" not in position or not np.size(position["step"]):
-            raise InputError(
-                "a position of a length schedule needs step: it was saved without one; set sequences.short_steps as "
-                "the run has it"
-            )
+        """Go on after the batch that left this position; InputError for one of another run."""
+        if "step" not in position:
+            raise InputError("a position of a length schedule needs step: set sequences.short_steps as the run has it")
         self._step = int(np.asarray(position["step"]).flat[0])
         rest = {name: array for name, array in position.items() if name != "step"}
         if self._step < self._short_steps:

@@ -22,7 +22,6 @@ from ctx_jax.io.errors import ConfigError
 from ctx_jax.tokenizers.subwords import Subwords
 
 _NEVER = np.uint64(2**64 - 1)
-_LOW = np.uint64(2**32 - 1)
 
 
 class Masking:
@@ -31,9 +30,9 @@ class Masking:
     Of a row's n ordinary tokens, count = floor(mask_rate x n + U(0, 1)) are predicted (RoBERTa), at most K.
     Tokens that are special wherever they stand (padding and unknown words included) are never predicted and never put
     in at random. By words, the word at the edge of the count is predicted or left as a whole, with the probability that
-    keeps the expected count, and left where K has no room for it. Spans (SpanBERT) are of whole words, their
-    lengths geometric; they do not reach over special tokens, and the last one is cut at the count. As in SpanBERT a
-    span is drawn by its first word, so that the first words of a text are predicted less often than those behind them.
+    keeps the expected count, and left where K has no room for it. Spans (SpanBERT) are of whole words, their lengths
+    geometric; they do not reach over special tokens, and the last one is cut at the count. A span is drawn by its first
+    word, so that the first words of a text are predicted less often than those behind them.
     """
 
     def __init__(self, config: SequenceConfig, vocabulary: Subwords, seed: int) -> None:
@@ -49,7 +48,8 @@ class Masking:
                 "a tokenizer",
             )
         self._config, self._mask, self._seed = config, vocabulary.mask_id, seed
-        self._spans = _span_table(config.span_mean, config.span_longest)
+        shares = (1 - 1 / config.span_mean) ** np.arange(config.span_longest)  # of spans of 1, 2, ... words
+        self._spans = np.cumsum(shares / shares.sum())[:-1]
 
     def __call__(
         self, token_ids: np.ndarray, begins: np.ndarray, epochs: np.ndarray, examples: np.ndarray
@@ -101,7 +101,7 @@ class Masking:
         keys = scores.astype(np.uint64) << np.uint64(32) | np.arange(size, dtype=np.uint64)
         keys[special] = _NEVER
         keys.sort(axis=1)
-        order = (keys & _LOW).astype(np.int64)
+        order = keys.astype(np.uint32).astype(np.int64)
         free = size - special.sum(axis=1)
         wanted = (self._config.mask_rate * free + firsts[:, 0] / ONE).astype(np.int64)
         count = np.minimum(np.minimum(wanted, free), self._config.predictions_per_row)
@@ -136,9 +136,3 @@ class Masking:
             covers = (reach[:, :-back] > back) & (ends[:, :-back] == ends[:, back:])
             best[:, back:] = np.where(covers, np.minimum(best[:, back:], scores[:, :-back]), best[:, back:])
         return best
-
-
-def _span_table(mean: float, longest: int) -> np.ndarray:
-    """Cumulative probabilities of 1 .. longest - 1 words, geometric with the mean, renormalized over 1 .. longest."""
-    shares = (1 - 1 / mean) ** np.arange(longest)
-    return np.cumsum(shares / shares.sum())[:-1]

@@ -69,15 +69,11 @@ class Layout(ABC):
 
 
 class Units(NamedTuple):
-    """Sentences, those longer than a row cut into pieces: unit u is tokens bounds[u] to bounds[u + 1].
+    """Sentences, those longer than a row cut into pieces: unit u is tokens bounds[u] to bounds[u + 1]."""
 
-    document: int64 [U], which document a unit is of, counted without those that have no tokens.
-    first: int64 [documents + 1], the first unit of each, and U.
-    """
-
-    bounds: np.ndarray
-    document: np.ndarray
-    first: np.ndarray
+    bounds: np.ndarray  # int64 [U + 1]
+    document: np.ndarray  # int64 [U], which document a unit is of, counted without those that have no tokens
+    first: np.ndarray  # int64 [documents + 1], the first unit of each, and U
 
 
 def cut_units(tokens: Tokens, longest: int) -> Units:

@@ -33,9 +33,9 @@ class Pairs(Layout):
     """`begin A end B end`, from passages of neighbouring sentences of one document; the tokenizer says how many ends
     stand between, and what the type of B is (`vocabulary.pair_layout`).
 
-    The text is cut once into passages that fill a row, or, a share `short_sequence_probability` of them, a random part
-    of one; two sentences at least where two fit. In each epoch a passage is split anew at a sentence's end into A and
-    the rest (a lone sentence between two words), and with probability 1/2
+    The text is cut once into passages that fill a row or, `short_sequence_probability` of them, a random part of one;
+    two sentences at least where two fit. In each epoch a passage is split anew at a sentence's end into A and the rest
+    (a lone sentence between two words), and with probability 1/2
 
         next_sentence   B is not the rest but sentences of another document, from a random one on, as many as fit
         order           A and B change places (ALBERT)
@@ -47,17 +47,13 @@ class Pairs(Layout):
 
     Adds `token_types` int32 [B, T] and, but for pair_label="none", `next_sentence` int32 [B], 1 for a random or swapped
     B, and `next_sentence_weights` float32 [B].
-
-    Raises:
-        ConfigError: rows too short for a token on each side; next_sentence with fewer than two documents.
-        InputError: no passage of two tokens.
     """
 
     ARRAYS = ("bounds", "document", "first", "starts", "rooms", "ends")  # `Units`; of passages, in units and tokens
 
     @staticmethod
     def build_index(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> Index:
-        """See `Layout`."""
+        """See `Layout`. ConfigError also for next_sentence with fewer than two documents."""
         separators = vocabulary.pair_layout.separators
         room = config.length - 2 - separators
         if room < 2:

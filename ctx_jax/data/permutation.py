@@ -65,9 +65,8 @@ def _block_of_epoch(seed: int, count: int, block: int) -> np.ndarray:
     """The sentences at places block x 1024 and following, uint32.
 
     A cipher permutes 2**bits places; walking from place to place until one is below `count` makes it a permutation of
-    `count` places (Black & Rogaway 2002). Cipher (Simon, Beaulieu et al. 2013) and keys are those of grain's
-    `experimental.index_shuffle`, and so is the order (but at counts of 4**n + 1, where grain's is no permutation). They
-    are ours because an experimental function may change, and with it the order of every run.
+    `count` places (Black & Rogaway 2002). The cipher (Simon, Beaulieu et al. 2013), its keys and so the order are those
+    of grain's `experimental.index_shuffle`, which may change, and whose order is no permutation at counts of 4**n + 1.
     """
     half = max(8, ((count - 1).bit_length() + 1) // 2)  # bits of either half of a place
     half_bits = np.uint64((1 << half) - 1)

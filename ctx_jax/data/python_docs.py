@@ -34,7 +34,7 @@ _SHARE = 0.055
 _LEAST = 13_000
 
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data", "__pycache__"}
-_SKIPPED_MODULES = {"readline"}  # changes the terminal as it is imported
+_SKIPPED_MODULES = {"builtins", "readline"}  # the one is read apart; the other changes the terminal as it is imported
 
 _ROLE = re.compile(r":[\w:]{2,20}:`(?:~(?:\w{1,40}\.){0,9})?([^`<]{1,80})(?:<[^`]{1,80})?`")
 _LINK = re.compile(r"`([^`<]{1,80}) ?(?:<[^`>]{1,200}>)?`__?")
@@ -110,8 +110,7 @@ def modules_in_c() -> list[str]:
     """The names of the modules without a Python source file."""
     root = Path(sysconfig.get_paths()["stdlib"])
     compiled = {path.name.partition(".")[0] for path in (root / "lib-dynload").glob("*.*")}
-    names = (compiled | set(sys.builtin_module_names)) & sys.stdlib_module_names - {"builtins", *_SKIPPED_MODULES}
-    return sorted(names)
+    return sorted((compiled | {*sys.builtin_module_names}) & sys.stdlib_module_names - _SKIPPED_MODULES)
 
 
 def _docstrings_of_module(name: str) -> list[str]:
@@ -159,19 +158,15 @@ def _paragraphs(text: str) -> Iterator[str]:
         body = line.strip()
         here = len(line) - len(line.lstrip())
         bullet = _BULLET.match(body)
-        if lines and (not body or here != indent or bullet):
+        code = body.startswith((">>>", "...", "$ ", "% ", "| ", "+-", "#")) or "   " in body
+        if lines and (not body or here != indent or bullet or code):
             yield " ".join(lines)
             literal = indent if lines[-1].endswith("::") else literal
             lines = []
-        if not body:
-            continue
-        if 0 <= literal < here:
+        if not body or 0 <= literal < here:
             continue
         literal = -1
-        if body.startswith((">>>", "...", "$ ", "% ", "| ", "+-", "#")) or "   " in body:
-            if lines:
-                yield " ".join(lines)
-                lines = []
+        if code:
             continue
         if bullet:
             body = body[bullet.end() :]

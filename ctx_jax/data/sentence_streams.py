@@ -96,9 +96,9 @@ class SentenceStreams:
     def state(self) -> dict[str, np.ndarray]:
         """The positions of `rows`, int32 [rows] each (32 bits, so that jax can gather them from all hosts)."""
         own = slice(self._rows.start, self._rows.stop)
-        epoch, index = np.divmod(np.asarray(self._positions[own], np.int64), self._count)
-        offset = np.asarray(self._offsets[own])
-        return {"epoch": epoch.astype(np.int32), "index": index.astype(np.int32), "offset": offset.astype(np.int32)}
+        epoch, index = np.divmod(np.array(self._positions[own], np.int64), self._count)
+        state = {"epoch": epoch, "index": index, "offset": np.array(self._offsets[own])}
+        return {name: array.astype(np.int32) for name, array in state.items()}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue from `state`, which holds all B rows."""

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ctx_jax.data.config import check_at_least
 from ctx_jax.io.errors import ConfigError
 
 Packing = Literal["full_sentences", "pairs", "packed", "causal_blocks"]
@@ -69,22 +70,9 @@ class SequenceConfig:
     """Tokens of a row in these first steps; `length` must be a multiple of it."""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("length", 4),
-            ("batch_size", 1),
-            ("span_mean", 1),
-            ("span_longest", 1),
-            ("max_predictions", 0),
-            ("short_steps", 0),
-        ):
-            if not getattr(self, name) >= least:
-                raise _error(name, f"must be at least {least}, got {getattr(self, name)}")
-        for name in (
-            "short_sequence_probability",
-            "mask_rate",
-            "mask_token_probability",
-            "random_token_probability",
-        ):
+        check_at_least("sequences", self, length=4, batch_size=1, span_mean=1, span_longest=1, max_predictions=0)
+        check_at_least("sequences", self, short_steps=0)
+        for name in ("short_sequence_probability", "mask_rate", "mask_token_probability", "random_token_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise _error(name, f"must be between 0 and 1, got {getattr(self, name)}")
         if not self.mask_rate and self.packing != "causal_blocks":
@@ -93,10 +81,8 @@ class SequenceConfig:
         if total > 1 + 1e-9:
             raise _error("mask_token_probability", f"and random_token_probability must sum to at most 1, got {total}")
         if self.max_predictions > self.length:
-            raise _error(
-                "max_predictions",
-                f"must be at most the length, which is {self.length}, got {self.max_predictions}; 0 takes mask_rate",
-            )
+            limit = f"must be at most the length, which is {self.length}"
+            raise _error("max_predictions", f"{limit}, got {self.max_predictions}; 0 takes mask_rate")
         if self.short_steps and (self.short_length < 4 or self.length % self.short_length):
             raise _error(
                 "short_length",
@@ -106,7 +92,7 @@ class SequenceConfig:
 
     @property
     def predictions_per_row(self) -> int:
-        """K, the predicted positions a row has room for."""
+        """K."""
         return self.max_predictions or max(1, math.ceil(self.mask_rate * self.length))
 
     @property

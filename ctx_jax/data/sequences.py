@@ -31,7 +31,7 @@ class Sequences(Iterator[Batch]):
         tokens.lengths        all but packed rows and causal blocks without cross_documents, which have
         tokens.segments       1, 2, ... and 0 at padding
         tokens.token_types    "pairs"
-        next_sentence, next_sentence_weights      "pairs" with a label; 1 is random or swapped
+        next_sentence, next_sentence_weights      "pairs" with a label
 
     Positions of the data (`batch.position`, `sequences.position`, for `seek`): `epoch` and `index`, int32 [B]: the
     place in the epoch's order of each row's last example. Several hosts' concatenated are the position of all rows,
@@ -124,15 +124,13 @@ class Sequences(Iterator[Batch]):
         begins = arrays.pop("begins")
         if self._masking is not None:
             arrays |= self._masking(arrays["token_ids"], begins, epochs, examples)
+        if missing := len(self._own) - len(places):
+            for name, rows in arrays.items():
+                padding = np.full((missing, *rows.shape[1:]), self._pad if name == "token_ids" else 0, rows.dtype)
+                arrays[name] = np.concatenate([rows, padding])
         if self._first_position:
             arrays["positions"] = arrays["positions"] + np.int32(self._first_position)
             arrays["positions"][~arrays["mask"]] = self._first_position - 1
-        if missing := len(self._own) - len(places):
-            empty = {"token_ids": self._pad, "positions": max(self._first_position - 1, 0)}
-            arrays = {
-                name: np.concatenate([rows, np.full((missing, *rows.shape[1:]), empty.get(name, 0), rows.dtype)])
-                for name, rows in arrays.items()
-            }
         arrays["rows"] = self._own.astype(np.int32)
         if "segments" not in arrays:
             arrays["lengths"] = arrays["mask"].sum(axis=1, dtype=np.int32)

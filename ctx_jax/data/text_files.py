@@ -30,13 +30,8 @@ class Reading:
 
     def read(self, line: str) -> Iterator[list[str]]:
         """Sentences of one line; a blank line gives one empty list, the mark of a new document."""
-        if self.sentences == "line":
-            yield split_words(line, self.rule)
-        elif not line.strip():
-            yield []
-        else:
-            for sentence in split_sentences(line):
-                yield split_words(sentence, self.rule)
+        for sentence in [line] if self.sentences == "line" else split_sentences(line) or [""]:
+            yield split_words(sentence, self.rule)
 
 
 def list_files(patterns: str) -> tuple[Path, ...]:
@@ -96,8 +91,10 @@ def read_lines(path: Path, errors: Errors) -> Iterator[str]:
 
 
 def decode(data: bytes, errors: Errors, where: str, offset: int = 0) -> str:
-    """Text of UTF-8 bytes, which begin `offset` bytes into the text. InputError naming the place (`where` and the byte)
-    of what is not UTF-8 and of a NUL character; with "replace" U+FFFD takes their place."""
+    """Text of UTF-8 bytes, which begin `offset` bytes into the text `where`.
+
+    InputError for bytes that are not UTF-8 and NUL characters; with errors "replace" U+FFFD takes their place.
+    """
     try:
         text = data.decode("utf-8", errors)
     except UnicodeDecodeError as error:

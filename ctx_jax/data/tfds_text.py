@@ -37,11 +37,9 @@ class TfdsText:
         return int(self.builder.info.splits[self.split].num_bytes)
 
     def identity(self) -> dict[str, Any]:
-        """The set's full name, its split and its sizes."""
-        info = self.builder.info
-        split = info.splits[self.split]
+        split = self.builder.info.splits[self.split]
         found = {
-            "name": info.full_name,
+            "name": self.builder.info.full_name,
             "split": self.split,
             "feature": self.feature,
             "folder": str(self.builder.data_path),

@@ -1,10 +1,6 @@
 """A text as token ids, cut once and kept on disk beside the text: any part of it by its place, mapped, not read.
 
-    <folder>/tokens-<key>/      see `array_folder`
-      ids.bin         uint16 (int32 from 65,537 tokens in the vocabulary on) [N], sentence after sentence
-      begins.bin      uint8 [N], 1 where a word begins
-      offsets.bin     int64 [S + 1], where each sentence begins in ids.bin
-      documents.bin   int64 [documents], the number of each document's first sentence
+    <folder>/tokens-<key>/      the arrays of `Tokens`, see `array_folder`; ids are uint16 up to 65,536 of them
 
 The key is a digest of the text's and the tokenizer's digests. Letters: S sentences, N tokens.
 """

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ctx_jax.encoders.base import rounded
 
-_WORDS = 64  # a full batch of longer sentences has fewer rows, so that memory does not grow with the longest
+_WORDS = 64  # batches of longer sentences have fewer rows, so that memory does not grow with the longest sentence
 
 
 class Plan(NamedTuple):
@@ -17,7 +17,7 @@ class Plan(NamedTuple):
 
 
 def plan(lengths: Sequence[int], batch: int) -> list[Plan]:
-    """Batches of sentences of like length, longest first; every sentence is in exactly one.
+    """Batches of sentences of similar length, longest first; every sentence is in exactly one.
 
     `plan([3, 40, 5], batch=2)` is `[((1, 2), rows 2, length 48), ((0,), rows 1, length 8)]`. Only the last batch can
     be short of rows; its number is the next power of two, so that shapes stay few.

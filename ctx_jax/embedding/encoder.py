@@ -122,14 +122,14 @@ class Encoder:
         words = sentences_to_words([list(words)], self.processor.rule)[0]
         row = self.processor.words_per_row
         height = max(1, -(-min(batch, len(words)) // row))
-        found = [np.zeros((0, self.model.width), np.float32)]
+        vectors = [np.zeros((0, self.model.width), np.float32)]
         for start in range(0, len(words), height * row):
             part = words[start : start + height * row]
             split = self.processor.split([part[i : i + row] for i in range(0, len(part), row)])
             inputs = self.processor.pad(split, height, rounded(max(self.processor.sizes(split)), least=row))
             layer = np.asarray(_token_layer(self.model, self.params, inputs))[:, :row]  # [B, T, D]
-            found.append(layer.reshape(height * row, -1)[: len(part)])
-        return np.concatenate(found)
+            vectors.append(layer.reshape(height * row, -1)[: len(part)])
+        return np.concatenate(vectors)
 
     def _encode(
         self, sentences: Iterator[Sentence], mixing: Mapping[str, Any] | None, batch: int
@@ -138,19 +138,19 @@ class Encoder:
         while chunk := list(islice(sentences, _BATCHES_AHEAD * batch)):
             words = sentences_to_words(chunk, processor.rule)
             split = processor.split(words)
-            found: dict[int, np.ndarray] = {}
+            by_sentence: dict[int, np.ndarray] = {}
             running = (
                 (chosen, _vectors(self.model, self.params, mixing, processor.pad([split[i] for i in chosen], *shape)))
                 for chosen, *shape in plan(processor.sizes(split), batch)
             )
             for chosen, vectors in pipelined(running):
-                found |= _apart(chosen, vectors, words)
+                by_sentence |= _split_batch(chosen, vectors, words)
             for number in range(len(words)):
-                yield found.pop(number)
+                yield by_sentence.pop(number)
 
 
-def _apart(numbers: tuple[int, ...], vectors: jax.Array, words: list[list[str]]) -> dict[int, np.ndarray]:
-    """Vectors [..., B, T, D] to one array a sentence, copied, so that no result holds on to its whole batch."""
+def _split_batch(numbers: tuple[int, ...], vectors: jax.Array, words: list[list[str]]) -> dict[int, np.ndarray]:
+    """Vectors [..., B, T, D] to one array a sentence, copied, so that no result keeps its whole batch in memory."""
     batch = np.asarray(vectors)
     return {number: batch[..., row, : len(words[number]), :].copy() for row, number in enumerate(numbers)}
 

@@ -3,8 +3,9 @@
 Letters: L layers, T words, D width, N words of all sentences.
 """
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ CANDIDATES = (
     "right", "left", "state", "point", "field", "case", "part", "record", "play", "run", "match", "second", "close",
 )  # fmt: skip
 OCCURRENCES = 60  # at most this many of a word are compared with each other
+SENTENCES = 300
 SHORTEST, LONGEST = 4, 24  # words of the sentences used
 CONTEXT = 2  # words on either side that must differ between the two contexts
 
@@ -40,7 +42,6 @@ def show_neighbours(
     *,
     words: Sequence[str] = CANDIDATES,
     count: int = 4,
-    limit: int = 300,
     layer: int = -1,
 ) -> str:
     """Text that shows an ambiguous word in two sentences and the nearest neighbours of its two vectors.
@@ -49,15 +50,15 @@ def show_neighbours(
     it, or, without such a word, a frequent word of the text. Neighbours are words of other sentences, at most one per
     sentence and spelling, by the cosine of centred vectors of `layer` (-1: the top layer).
 
-    `encoder.encode(sentences, batch=)` must give [L, T, D] per sentence. The first `limit` distinct sentences of 4 to
-    24 words are encoded in one batch, so one shape is compiled. A text without a repeated word gives a line that says
+    `encoder.encode(sentences, batch=)` must give [L, T, D] per sentence. The first 300 distinct sentences of 4 to 24
+    words are encoded in one batch, so one shape is compiled. A text without a repeated word gives a line that says
     so.
 
         "string" in two sentences, cosine 0.21
           ... returns a [string] that holds ...
              0.83  ... gives the [text] of ...
     """
-    text = _read(encoder, sentences, limit, layer)
+    text = _read(encoder, sentences, layer)
     pairs = [pair for spellings in (words, _frequent(text)) if (pair := _most_different(text, spellings))]
     if not pairs:
         return "No word occurs in two of these sentences with different words beside it: nothing to compare."
@@ -71,10 +72,10 @@ def show_neighbours(
     return "\n".join(lines)
 
 
-def _read(encoder: _Encoder, sentences: Sequence[Sequence[str]], limit: int, layer: int) -> _Text:
+def _read(encoder: _Encoder, sentences: Sequence[Sequence[str]], layer: int) -> _Text:
     chosen: dict[tuple[str, ...], None] = {}  # distinct, in order: a repeated sentence would be its own neighbour
     for sentence in sentences:
-        if len(chosen) == limit:
+        if len(chosen) == SENTENCES:
             break
         if SHORTEST <= len(sentence) <= LONGEST:
             chosen.setdefault(tuple(sentence))
@@ -92,11 +93,8 @@ def _read(encoder: _Encoder, sentences: Sequence[Sequence[str]], limit: int, lay
 
 def _frequent(text: _Text) -> list[str]:
     """The 50 most frequent words of four letters or more, few of which are function words."""
-    counts: dict[str, int] = defaultdict(int)
-    for sentence in text.sentences:
-        for word in sentence:
-            if len(word) >= 4 and word.isalpha():
-                counts[word] += 1
+    words = (word for sentence in text.sentences for word in sentence)
+    counts = Counter(word for word in words if len(word) >= 4 and word.isalpha())
     return sorted(counts, key=lambda word: (-counts[word], word))[:50]
 
 
@@ -111,11 +109,10 @@ def _most_different(text: _Text, words: Sequence[str]) -> tuple[float, int, int]
     for numbers in wanted.values():
         beside = [_beside(text, number) for number in numbers]
         cosines = text.vectors[numbers] @ text.vectors[numbers].T
-        for i in range(len(numbers)):
-            for j in range(i):
-                apart = text.occurrences[numbers[i]].sentence != text.occurrences[numbers[j]].sentence
-                if apart and not beside[i] & beside[j] and (best is None or cosines[i, j] < best[0]):
-                    best = float(cosines[i, j]), numbers[j], numbers[i]
+        for j, i in combinations(range(len(numbers)), 2):
+            apart = text.occurrences[numbers[i]].sentence != text.occurrences[numbers[j]].sentence
+            if apart and not beside[i] & beside[j] and (best is None or cosines[i, j] < best[0]):
+                best = float(cosines[i, j]), numbers[j], numbers[i]
     return best
 
 

@@ -35,6 +35,10 @@ class MissingFileError(CtxJaxError, FileNotFoundError):
     """A file, folder or data set that is not there."""
 
 
+class MissingSettingFileError(ConfigError, MissingFileError):
+    """A setting that names a file or folder that is not there."""
+
+
 class ExistingFileError(CtxJaxError, FileExistsError):
     """A file or folder that would be written over."""
 

@@ -223,6 +223,7 @@ def _fusible(
     _, length, _, width = shape
     supported = implementation == "xla" or _cuda()
     capability = None if implementation == "xla" or not supported else _capability()
+    widest = 256 if capability is None or capability >= 9 else 128
     reason = None
     if not supported:
         reason = f"it needs an NVIDIA GPU, this machine has a {platform()}"
@@ -234,8 +235,8 @@ def _fusible(
         reason = "it does not return attention maps"
     elif dropped:
         reason = "it does not support dropout by row; set attention_dropout=0 to use it"
-    elif capability is not None and (width % 8 or width > _widest(capability)):
-        reason = f"its head width must be a multiple of 8 up to {_widest(capability)}, got {width}"
+    elif capability is not None and (width % 8 or width > widest):
+        reason = f"its head width must be a multiple of 8 up to {widest}, got {width}"
     elif mask.pairs is not None and length % 2:
         reason = f"with a mask it needs an even length, got {length}"
     if reason is None:
@@ -254,10 +255,6 @@ def _cuda() -> bool:
 def _capability() -> float:
     """9.0 for an H100."""
     return float(getattr(device(), "compute_capability", 0.0))
-
-
-def _widest(capability: float) -> int:
-    return 256 if capability >= 9 else 128
 
 
 @cache

@@ -10,60 +10,27 @@ Source: Sak et al. 2014 (projection); gate order, clips and forget bias are thos
 trained ELMo's weights. The backward scan emits gradients of the gates only; the gradients of W_h and W_P are two large
 products after it instead of T small ones each, and autodiff computes W_x's from the gates' gradient in the same way.
 
-Layout: values are rows [B, features] and weights [in, out]. Where the weights exceed a CPU's cache and rows are few,
-values are columns [features, B] and weights [out, in], and the product reads the weights nearly twice as fast.
-
-A sigmoid is (1 + tanh(x / 2)) / 2, so one tanh computes all four gates. On a CPU a function of a slice of the gates, or
-of a concatenation, is not vectorised, and four of them took longer than the matrix product.
+A sigmoid is (1 + tanh(x / 2)) / 2, so one tanh computes all four gates.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ctx_jax.ops.hardware import platform
 from ctx_jax.ops.linear import Compute, operand, product
-
-COLUMNS_FROM = 16 * 2**20  # bytes of W_h
-COLUMNS_TO = 64  # rows
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Static settings of a cell: clips (None: no clipping), precision, layout."""
+    """Static settings of a cell: clips (None: no clipping) and precision."""
 
     cell_clip: float | None
     projection_clip: float | None
     compute: Compute
-    columns: bool | None = None
-    """True: values as columns, False: as rows, None: whichever is faster here. Results agree within rounding."""
-
-    @property
-    def features(self) -> int:
-        """The axis of features, counted from the end."""
-        return -2 if self.columns else -1
-
-    def with_layout(self, recurrent: jax.Array | jax.ShapeDtypeStruct, rows: int) -> "Cell":
-        """The cell with its layout chosen. In bf16 columns were measured to be no faster."""
-        if self.columns is not None:
-            return self
-        large = 4 * math.prod(recurrent.shape) > COLUMNS_FROM and rows <= COLUMNS_TO
-        columns = large and self.compute == "float32" and platform() == "cpu"
-        return replace(self, columns=columns)
-
-    def transposed(self, values: jax.Array) -> jax.Array:
-        """Rows [..., B, features] in this cell's layout, or back; weights likewise."""
-        return jnp.swapaxes(values, -1, -2) if self.columns else values
-
-    def times(self, values: jax.Array, weights: jax.Array) -> jax.Array:
-        """The product of values and weights."""
-        return product(*((weights, values) if self.columns else (values, weights)), (1, 0), self.compute)
 
 
 class Weights(NamedTuple):
@@ -89,22 +56,15 @@ class _Step(NamedTuple):
     h: jax.Array
 
 
-def _per_gate(cell: Cell, tanh: jax.Array, i: float, j: float, f: float, o: float) -> jax.Array:
+def _per_gate(tanh: jax.Array, i: float, j: float, f: float, o: float) -> jax.Array:
     """One constant per gate, broadcast to [1, 4D]."""
-    values = jnp.repeat(jnp.array([i, j, f, o], jnp.float32), tanh.shape[cell.features] // 4)
-    return jnp.expand_dims(values, -1 if cell.columns else 0)
+    return jnp.repeat(jnp.array([i, j, f, o], jnp.float32), tanh.shape[-1] // 4)[None, :]
 
 
-def _gates(cell: Cell, tanh: jax.Array) -> list[jax.Array]:
+def _gates(tanh: jax.Array) -> list[jax.Array]:
     """i, j, f, o [B, D] from the tanh of the scaled gates."""
-    i, j, f, o = jnp.split(tanh, 4, axis=cell.features)
+    i, j, f, o = jnp.split(tanh, 4, axis=-1)
     return [0.5 * i + 0.5, j, 0.5 * f + 0.5, 0.5 * o + 0.5]
-
-
-def _materialize(values: Any) -> Any:
-    """On a CPU: an optimization barrier, so that values are computed once and vectorised, not fused slice by slice into
-    their consumers. On other platforms fewer and larger kernels are faster."""
-    return lax.optimization_barrier(values) if platform() == "cpu" else values
 
 
 def _clip(values: jax.Array, bound: float | None) -> jax.Array:
@@ -120,17 +80,17 @@ def _step_forward(
     cell: Cell, weights: Weights, state: State, gates: jax.Array, mask: jax.Array | None
 ) -> tuple[State, jax.Array, _Step]:
     """One step of one direction: the new state, the output (0 at padding) and the residuals of the backward pass."""
-    scale, shift = _per_gate(cell, gates, 0.5, 1.0, 0.5, 0.5), _per_gate(cell, gates, 0.0, 0.0, 0.5, 0.0)
-    gates = gates + cell.times(state.h, weights.recurrent)
-    tanh = _materialize(jnp.tanh(scale * gates + shift))
-    i, j, f, o = _gates(cell, tanh)
+    scale, shift = _per_gate(gates, 0.5, 1.0, 0.5, 0.5), _per_gate(gates, 0.0, 0.0, 0.5, 0.0)
+    gates = gates + product(state.h, weights.recurrent, (1, 0), cell.compute)
+    tanh = jnp.tanh(scale * gates + shift)
+    i, j, f, o = _gates(tanh)
     c = _clip(f * state.c + i * j, cell.cell_clip)
     h = o * jnp.tanh(c)
     if weights.projection is not None:
-        h = _clip(cell.times(h, weights.projection), cell.projection_clip)
+        h = _clip(product(h, weights.projection, (1, 0), cell.compute), cell.projection_clip)
     output = h
     if mask is not None:
-        real = jnp.expand_dims(mask, cell.features) > 0.0
+        real = mask[:, None] > 0.0
         output = jnp.where(real, h, 0.0)
         c, h = jnp.where(real, c, state.c), jnp.where(real, h, state.h)
     return State(c, h), output, _Step(tanh, c, h)
@@ -142,13 +102,18 @@ def _cast(weights: Weights, compute: Compute) -> Weights:
     return Weights(operand(weights.recurrent, compute), None if projection is None else operand(projection, compute))
 
 
+_Loop = tuple[list[jax.Array], list[State]]
+_Saved = tuple[list[Weights], jax.Array | None, list[State], list[_Step]]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def lstm(
     cell: Cell,
-    weights: Sequence[Weights],
-    gates: Sequence[jax.Array],
+    weights: list[Weights],
+    gates: list[jax.Array],
     mask: jax.Array | None,
-    states: Sequence[State],
-) -> tuple[list[jax.Array], list[State]]:
+    states: list[State],
+) -> _Loop:
     """Run several directions over T steps in one loop, which keeps the hardware busier than one loop each.
 
     Args:
@@ -161,21 +126,6 @@ def lstm(
     Returns:
       by direction: outputs [T, B, P], and the state after the last step.
     """
-    cell = cell.with_layout(weights[0].recurrent, states[0].c.shape[0])
-    transposed = partial(jax.tree.map, cell.transposed)
-    outputs, last = _run(cell, transposed(list(weights)), transposed(list(gates)), mask, transposed(list(states)))
-    return transposed(outputs), transposed(last)
-
-
-_Loop = tuple[list[jax.Array], list[State]]
-_Saved = tuple[list[Weights], jax.Array | None, list[State], list[_Step]]
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run(
-    cell: Cell, weights: list[Weights], gates: list[jax.Array], mask: jax.Array | None, states: list[State]
-) -> _Loop:
-    """`lstm` with all arrays in the cell's layout."""
     outputs, last, _ = _scan(cell, weights, gates, mask, states, saving=False)
     return outputs, last
 
@@ -223,23 +173,20 @@ def _step_backward(
     projected output before clipping."""
     dh, dc = gradient.h + output_gradient, gradient.c
     if mask is not None:
-        real = jnp.expand_dims(mask, cell.features)
+        real = mask[:, None]
         dh, dc = dh * real, dc * real
     projected = dh
     if transposed.projection is not None:
         projected = _clip_gradient(step.h, cell.projection_clip, dh)
-        dh = cell.times(projected, transposed.projection)
-    i, j, f, o = _gates(cell, step.tanh)
-    derivatives = _materialize(_per_gate(cell, step.tanh, 0.25, 1.0, 0.25, 0.25) * (1.0 - step.tanh * step.tanh))
-    tanh_c = _materialize(jnp.tanh(step.c))
-    dc = _materialize(_clip_gradient(step.c, cell.cell_clip, dc + dh * o * (1.0 - tanh_c * tanh_c)))
-    to_activations = _materialize(
-        jnp.concatenate(_materialize([dc * j, dc * i, dc * c_before, dh * tanh_c]), axis=cell.features)
-    )
-    gates = to_activations * derivatives
-    before = State(dc * f, cell.times(gates, transposed.recurrent))
+        dh = product(projected, transposed.projection, (1, 0), cell.compute)
+    i, j, f, o = _gates(step.tanh)
+    derivatives = _per_gate(step.tanh, 0.25, 1.0, 0.25, 0.25) * (1.0 - step.tanh * step.tanh)
+    tanh_c = jnp.tanh(step.c)
+    dc = _clip_gradient(step.c, cell.cell_clip, dc + dh * o * (1.0 - tanh_c * tanh_c))
+    gates = jnp.concatenate([dc * j, dc * i, dc * c_before, dh * tanh_c], axis=-1) * derivatives
+    before = State(dc * f, product(gates, transposed.recurrent, (1, 0), cell.compute))
     if mask is not None:
-        padding = 1.0 - jnp.expand_dims(mask, cell.features)
+        padding = 1.0 - mask[:, None]
         before = State(before.c + gradient.c * padding, before.h + gradient.h * padding)
     return before, (gates, projected)
 
@@ -279,12 +226,12 @@ def _weights_gradient(
     """Gradients of the weights over all steps, from the states before them and what the backward scan emitted."""
 
     def pair(inputs: jax.Array, outputs: jax.Array) -> jax.Array:
-        left, right = (cell.transposed(values).reshape(-1, values.shape[cell.features]) for values in (inputs, outputs))
-        return cell.transposed(product(left, right, (0, 0), cell.compute))
+        left, right = (values.reshape(-1, values.shape[-1]) for values in (inputs, outputs))
+        return product(left, right, (0, 0), cell.compute)
 
     gates, projected = emitted
-    outputs = _gates(cell, steps.tanh)[3] * jnp.tanh(steps.c)
+    outputs = _gates(steps.tanh)[3] * jnp.tanh(steps.c)
     return Weights(pair(before.h, gates), None if weights.projection is None else pair(outputs, projected))
 
 
-_run.defvjp(_forward, _backward)
+lstm.defvjp(_forward, _backward)

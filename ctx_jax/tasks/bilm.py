@@ -58,6 +58,7 @@ class BiLMConfig:
     """Train a biLM (Peters et al. 2018)."""
 
     model: BiLM = field(default_factory=BiLM)
+    """Shape and mathematics of the encoder."""
     data: BiLMData = field(default_factory=BiLMData)
     evaluate: BiLMEvaluate = field(default_factory=BiLMEvaluate)
 

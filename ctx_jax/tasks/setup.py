@@ -14,10 +14,13 @@ from ctx_jax.checkpoints.run_files import TEXTS, VOCABULARY, existing
 from ctx_jax.data.cache import Sentences, load_sentences
 from ctx_jax.data.config import BiLMData, TextConfig
 from ctx_jax.distributed.processes import is_first_process
-from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
+from ctx_jax.io.errors import ConfigError, InputError, MissingSettingFileError
 from ctx_jax.io.files import atomic_write
 from ctx_jax.io.progress import Progress
+from ctx_jax.tokenizers import subword_files, subword_training
 from ctx_jax.tokenizers import vocabulary as vocabularies
+from ctx_jax.tokenizers.subword_training import TokenizerConfig
+from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.task import TaskContext
 
@@ -87,6 +90,28 @@ def prepare_vocabulary(data: BiLMData, train: Sentences, context: TaskContext) -
     return words
 
 
+def prepare_tokenizer(
+    wanted: TokenizerConfig, given: Subwords | None, train: Sentences, context: TaskContext, *, causal: bool
+) -> Subwords:
+    """A resumed run keeps its own tokenizer; a new one takes the one it is given, or trains one, and keeps a copy.
+
+    By the first process alone: training a tokenizer twice need not give the same one.
+    """
+    if not context.resumed and is_first_process():
+        made = given or subword_training.train(
+            Progress("training a tokenizer", "sentences", len(train), context.log).track(train),
+            wanted.kind,
+            wanted.size,
+            lowercase=wanted.lowercase,
+            minimum_count=wanted.minimum_count,
+            causal=causal,
+        )
+        made.save(context.run_dir)
+    subwords = subword_files.read_folder(context.run_dir)
+    context.log(f"tokenizer of {len(subwords):,} tokens")
+    return subwords
+
+
 @contextmanager
 def naming_setting(field: str, value: str = "") -> Iterator[None]:
     """Errors about what a setting names, with the setting in front."""
@@ -95,6 +120,6 @@ def naming_setting(field: str, value: str = "") -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else error
-        raise MissingFileError(f"{field} {about}{reason}") from error
+        raise MissingSettingFileError(field, f"{about}{reason}") from error
     except ValueError as error:
         raise ConfigError(field, f"{about}{error}") from error

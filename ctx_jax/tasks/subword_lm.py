@@ -37,8 +37,8 @@ from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.io.progress import Progress
 from ctx_jax.tasks.options import EvaluateOptions
-from ctx_jax.tasks.setup import EvaluateConfig, naming_setting, read_texts
-from ctx_jax.tokenizers import subword_files, subword_training
+from ctx_jax.tasks.setup import EvaluateConfig, naming_setting, prepare_tokenizer, read_texts
+from ctx_jax.tokenizers import subword_files
 from ctx_jax.tokenizers import subwords as subwords_of
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
 from ctx_jax.tokenizers.subwords import Subwords
@@ -123,12 +123,9 @@ class SubwordLMConfig:
         given: Subwords | None = None
         if self.init and not context.resumed:
             imported, given = self._import()
-            head = imported.heads.get(self.head_name)
-            config = replace(
-                config,
-                model=_adapted(self.model, imported.model),  # type: ignore[arg-type]
-                head=self.head if head is None else head.module,
-            )
+            shape: Any = imported.model
+            head = imported.heads[self.head_name].module if self.head_name in imported.heads else shape.default_head()
+            config = replace(config, model=_adapted(self.model, shape), head=head)
         elif self.tokenizer.file and not context.resumed:
             with naming_setting("tokenizer.file", self.tokenizer.file):
                 given = subword_files.read(self.tokenizer.file)
@@ -137,14 +134,11 @@ class SubwordLMConfig:
         if given is not None:
             config.with_tokenizer(given)
         train, valid = read_texts(self.data, context)
-        # By the first process alone: training a tokenizer twice need not give the same one.
         if not context.resumed and is_first_process():
-            (given or config._trained_tokenizer(train, context)).save(context.run_dir)
             huggingface.record_architecture(
                 context.run_dir, huggingface.recorded_architecture(self.init) if self.init else None
             )
-        subwords = subword_files.read_folder(context.run_dir)
-        context.log(f"tokenizer of {len(subwords):,} tokens")
+        subwords = prepare_tokenizer(self.tokenizer, given, train, context, causal=self.causal)
         config = config.with_tokenizer(subwords)
 
         def tokens(text: Sentences) -> Tokens:
@@ -166,17 +160,6 @@ class SubwordLMConfig:
             # On the host: as long as the run lasts, they would take the room of a second set on a device.
             heads = {name: head._replace(params=jax.device_get(head.params)) for name, head in encoder.heads.items()}
             return replace(encoder, params=jax.device_get(encoder.params), heads=heads), encoder.processor.subwords
-
-    def _trained_tokenizer(self, train: Sentences, context: TaskContext) -> Subwords:
-        wanted = self.tokenizer
-        return subword_training.train(
-            Progress("training a tokenizer", "sentences", len(train), context.log).track(train),
-            wanted.kind,
-            wanted.size,
-            lowercase=wanted.lowercase,
-            minimum_count=wanted.minimum_count,
-            causal=self.model.causal,
-        )
 
     def with_tokenizer(self, subwords: Subwords) -> Self:
         """With the tokenizer's vocabulary and padding; ConfigError where they or the sequences do not fit the
