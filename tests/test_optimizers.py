@@ -78,11 +78,17 @@ def gradient_function(model: Transformer) -> Any:
 
 
 @cache
+def update_function(model: Transformer, config: OptimizerConfig) -> Any:
+    """Compiled once for scanned and unrolled layers, whose parameters have the same layout."""
+    return jax.jit(TrainingStep(MaskedLM(model), config, STEPS, 3).update)
+
+
+@cache
 def trained(model: Transformer, config: OptimizerConfig) -> tuple[State, State]:
     """The states before the first step and after the last."""
     random = np.random.default_rng(1)
     step = TrainingStep(MaskedLM(model), config, STEPS, seed=3)
-    gradients, update = gradient_function(model), jax.jit(step.update)
+    gradients, update = gradient_function(model), update_function(replace(model, scan=False), config)
     state, frozen = jax.jit(step.initial)()
     first = jax.device_get(state)
     for _ in range(STEPS):

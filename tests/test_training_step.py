@@ -143,6 +143,7 @@ def test_every_division_of_the_rows_computes_the_same(config: DevicesConfig, ref
     assert_close(train(config, ADAMW, batches()), reference)
 
 
+@pytest.mark.slow
 def test_shard_and_pmap_agree_bit_for_bit_with_adagrad() -> None:
     config = Adagrad(clip_norm=0.5, loss_scale=3.0)
     shard, pmap = (train(DevicesConfig(mode, 4), config, batches(3)) for mode in ("shard", "pmap"))
@@ -173,6 +174,7 @@ def test_a_run_goes_on_with_fewer_devices_and_in_the_other_modes(reference: Stat
     assert_close(state, reference)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_of_the_mean_over_all_targets() -> None:
     task, batch = Recurrent(dropout=False), batches(1)[0]
     config = Adagrad(learning_rate=0.3, clip_norm=0.0, loss_scale=2.0)
@@ -235,6 +237,7 @@ def test_warmup_rises_to_the_peak_and_the_cosine_falls_to_its_end() -> None:
     np.testing.assert_allclose([rate(14), rate(24)], [0.55, 0.1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_first_step_that_is_not_finite_is_recorded() -> None:
     data = batches(4)
     data[2].weights[7] = np.nan
