@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ctx_jax
+from ctx_jax import losses
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load
+from ctx_jax.data.batch import BiLMBatch
 from ctx_jax.data.config import BiLMData
-from ctx_jax.encoders.elmo import BiLM
+from ctx_jax.encoders.elmo import BiLM, zero_carry
+from ctx_jax.encoders.elmo.init import init_softmax
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.tasks.bilm import BiLMConfig, BiLMTask
 from ctx_jax.tokenizers.vocabulary import Vocabulary
@@ -104,10 +108,33 @@ def test_bfloat16_goes_the_same_way_within_its_precision(one_device: tuple[State
     assert np.linalg.norm(update - expected) < 0.05 * np.linalg.norm(expected)
 
 
+def test_zero_start_begins_some_rows_from_a_zero_state() -> None:
+    model = BiLM(token_input="words", vocabulary=16, dim=4, projection=3, depth=1, dropout=0.0)
+    ids = jnp.ones((8, 1), jnp.int32)
+    batch = BiLMBatch(ids, ids, ids, ids, jnp.arange(8, dtype=jnp.int32))
+    key = jax.random.key(1)
+    params = {
+        "encoder": jax.jit(model.init)(jax.random.key(0)),
+        "head": {"softmax": init_softmax(model, jax.random.key(2), vocabulary=16)},
+    }
+
+    def after(carry: object, key: jax.Array | None) -> np.ndarray:
+        _, left = jax.jit(lambda: losses.bilm(model, params, batch, carry, key=key, zero_start=0.5))()
+        return np.asarray(left["forward"][0]["c"])
+
+    ones = jax.tree.map(jnp.ones_like, zero_carry(model, 8))
+    some, zero, carried = after(ones, key), after(None, key), after(ones, None)
+    fresh = np.isclose(some, zero, atol=1e-6).all(axis=1)
+    assert 0 < fresh.sum() < 8
+    np.testing.assert_allclose(some[~fresh], carried[~fresh], atol=1e-6)
+
+
 CONFIG = '''
 """Tiny."""
+from ctx_jax.data.batch import BiLMBatch
 from ctx_jax.data.config import BiLMData
-from ctx_jax.encoders.elmo import BiLM
+from ctx_jax.encoders.elmo import BiLM, zero_carry
+from ctx_jax.encoders.elmo.init import init_softmax
 from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.bilm import BiLMConfig, BiLMEvaluate
 from ctx_jax.training.config import DevicesConfig

@@ -21,15 +21,13 @@ from ctx_jax.data.tokens import Tokens, tokens_of
 from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.evaluation.masked_lm_eval import evaluation_batch_size, evaluation_sequences, first_sentences
 from ctx_jax.evaluation.pseudo_perplexity import pseudo_perplexity
-from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.io.progress import Progress
 from ctx_jax.tasks import TrainConfig
-from ctx_jax.tasks.causal_lm import CausalLMConfig
 from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMEvaluate, MaskedLMTask
 from ctx_jax.tokenizers.subword_training import train as train_tokenizer
 from ctx_jax.tokenizers.subwords import Subwords
-from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig, check_config
+from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
 from ctx_jax.training.devices import Devices
 from ctx_jax.training.loop import train
 from ctx_jax.training.optimizer import AdamW
@@ -188,44 +186,6 @@ def test_short_and_full_rows_hold_as_many_tokens_and_positions_find_either(subwo
     assert isinstance(task_of(subwords, PLAIN).batches(0, 8), Sequences)
 
 
-def test_heads_are_those_that_the_sequences_train(subwords: Subwords) -> None:
-    assert set(task_of(subwords, PAIRS).heads) == {"masked_lm", "pooler", "next_sentence"}
-    assert set(task_of(subwords, replace(PAIRS, pair_label="none")).heads) == {"masked_lm"}
-    task = task_of(subwords, PLAIN)
-    assert set(task.heads) == {"masked_lm"} and isinstance(task.heads["masked_lm"], VocabularyHead)
-    assert jax.eval_shape(task.init, jax.random.key(0))["head"].keys() == {"masked_lm"}
-
-
-def test_an_import_is_fitted_by_other_sequences_alone(subwords: Subwords) -> None:
-    """No setting changes the shape of an import, so that no field of `model` is named."""
-    model = replace(MODEL, vocabulary=len(subwords))
-    for changed, sequences, field, part in (
-        (replace(model, causal=True), PLAIN, "init", "causal"),
-        (model, replace(PLAIN, packing="causal_blocks"), "sequences.packing", "full_sentences"),
-        (replace(model, token_types=1), PAIRS, "sequences.packing", "full_sentences"),
-        (replace(model, positions_after_padding=True), PAIRS, "sequences.pair_label", "none"),
-        (replace(model, max_positions=15), PLAIN, "sequences.length", "15"),
-    ):
-        with pytest.raises(ConfigError, match=part) as error:
-            MaskedLMConfig(model=changed, sequences=sequences, init="folder").with_tokenizer(subwords)
-        assert error.value.field == field and "model." not in error.value.message
-    with pytest.raises(ConfigError, match="causal_blocks") as error:
-        CausalLMConfig(model=replace(model, causal=True), sequences=PLAIN, init="folder").with_tokenizer(subwords)
-    assert error.value.field == "sequences.packing"
-
-
-def test_sequences_longer_than_rotary_positions_are_refused_too(subwords: Subwords) -> None:
-    rotary = replace(MODEL, positions="rotary", max_positions=15, token_types=0)
-    with pytest.raises(ConfigError, match=r"16.* the 15 positions .*model\.max_positions") as error:
-        task_of(subwords, PLAIN, rotary)
-    assert error.value.field == "sequences.length"
-    with pytest.raises(InputError, match="hold 2"):
-        pseudo_perplexity(replace(rotary, max_positions=2), {}, subwords, [["cat"] * 14])
-    inputs = {"token_ids": np.zeros((1, 16), np.int32), "token_mask": np.ones((1, 16), bool)}
-    with pytest.raises(InputError, match="15"):
-        replace(rotary, vocabulary=len(subwords)).layers({}, inputs)
-
-
 def measured(task: MaskedLMTask, params: dict, devices: int) -> dict[str, float]:
     """What the task's first evaluator measures."""
     return task.evaluators[0](params, jax.devices()[:devices], print)  # type: ignore[return-value]
@@ -325,28 +285,3 @@ def test_roberta_positions_begin_behind_the_padding(subwords: Subwords) -> None:
 def test_flops_of_bert_base_are_those_of_the_literature(subwords: Subwords) -> None:
     config = MaskedLMConfig(sequences=SequenceConfig(length=128))
     assert replace(task_of(subwords, PLAIN), config=config).flops_per_token() == pytest.approx(546e6, rel=0.01)
-
-
-@pytest.mark.parametrize(
-    "field, task",
-    [
-        ("model.causal", MaskedLMConfig(model=replace(MODEL, causal=True))),
-        ("model.causal", CausalLMConfig(model=MODEL)),
-        ("sequences.packing", MaskedLMConfig(sequences=replace(PLAIN, packing="causal_blocks"))),
-        ("sequences.packing", CausalLMConfig(sequences=PLAIN)),
-        ("sequences.packing", MaskedLMConfig(model=replace(MODEL, token_types=0), sequences=PAIRS)),
-        ("sequences.pair_label", MaskedLMConfig(model=replace(MODEL, positions_after_padding=True), sequences=PAIRS)),
-        ("sequences.short_steps", MaskedLMConfig(sequences=replace(SHORT_FIRST, short_steps=1000))),
-    ],
-)
-def test_settings_that_do_not_fit_a_transformer_are_refused_by_field(field: str, task: Any) -> None:
-    check_config(TrainConfig(task=MaskedLMConfig(model=MODEL, sequences=SHORT_FIRST)))
-    with pytest.raises(ConfigError) as error:
-        check_config(TrainConfig(task=task))
-    assert error.value.field == field
-
-
-def test_a_vocabulary_of_another_size_than_the_tokenizers_is_refused(subwords: Subwords) -> None:
-    with pytest.raises(ConfigError, match=r"\b7\b") as error:
-        task_of(subwords, PLAIN, replace(MODEL, vocabulary=7))
-    assert error.value.field == "model.vocabulary"

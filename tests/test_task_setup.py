@@ -66,7 +66,7 @@ def test_the_first_process_trains_a_tokenizer_and_the_others_read_it(
     first = config.open(context(tmp_path / "run"))
     for module in (setup, subword_lm):
         monkeypatch.setattr(module, "is_first_process", lambda: False)
-    monkeypatch.setattr(subword_lm.subword_training, "train", refuse)
+    monkeypatch.setattr(setup.subword_training, "train", refuse)
     second = config.open(context(tmp_path / "run"))
     assert second.subwords.digest == first.subwords.digest and second.model == first.model
     assert first.model.vocabulary == len(first.subwords)

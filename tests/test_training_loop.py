@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,26 +12,21 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctx_jax import losses as losses_of
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.batch import Batch, BiLMBatch
 from ctx_jax.data.config import BiLMData
-from ctx_jax.encoders.elmo import BiLM, zero_carry
-from ctx_jax.encoders.elmo.init import init_softmax
-from ctx_jax.io.configs import differences
-from ctx_jax.io.errors import ConfigError
+from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.bilm import BiLMConfig, BiLMEvaluate, BiLMTask
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training import metrics
-from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig, check_config, check_resume
-from ctx_jax.training.devices import Devices, fix_kernels
+from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
+from ctx_jax.training.devices import Devices
 from ctx_jax.training.loop import Loop, NonFinite, train
-from ctx_jax.training.optimizer import Adagrad, AdamW
+from ctx_jax.training.optimizer import AdamW
 
 WORDS = Vocabulary(("<S>", "</S>", "<UNK>", *"abcdefghijklm"))
 STEPS = 6
@@ -253,27 +247,6 @@ def test_a_line_holds_the_means_over_the_targets_since_the_line_before(
     np.testing.assert_allclose(rates, [sum(tokens[:3]) / 3, sum(tokens[3:]) / 3])  # a second a step, none to compile
 
 
-def test_zero_start_begins_some_rows_from_a_zero_state() -> None:
-    model = BiLM(token_input="words", vocabulary=16, dim=4, projection=3, depth=1, dropout=0.0)
-    ids = jnp.ones((8, 1), jnp.int32)
-    batch = BiLMBatch(ids, ids, ids, ids, jnp.arange(8, dtype=jnp.int32))
-    key = jax.random.key(1)
-    params = {
-        "encoder": jax.jit(model.init)(jax.random.key(0)),
-        "head": {"softmax": init_softmax(model, jax.random.key(2), vocabulary=16)},
-    }
-
-    def after(carry: object, key: jax.Array | None) -> np.ndarray:
-        _, left = jax.jit(lambda: losses_of.bilm(model, params, batch, carry, key=key, zero_start=0.5))()
-        return np.asarray(left["forward"][0]["c"])
-
-    ones = jax.tree.map(jnp.ones_like, zero_carry(model, 8))
-    some, zero, carried = after(ones, key), after(None, key), after(ones, None)
-    fresh = np.isclose(some, zero, atol=1e-6).all(axis=1)
-    assert 0 < fresh.sum() < 8
-    np.testing.assert_allclose(some[~fresh], carried[~fresh], atol=1e-6)
-
-
 def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(whole: Path) -> None:
     with RunCheckpoints(whole / "checkpoints") as checkpoints:
         assert checkpoints.steps() == [3, 4, 6]  # 2, 4, 6 are due; 3 had the lowest validation loss so far
@@ -325,91 +298,3 @@ def test_a_run_told_to_stop_is_measured_and_shows_no_page(tmp_path: Path, capsys
     assert not go(configured(tmp_path), Stopped)[0]
     assert [line["step"] for line in lines(tmp_path, "valid")] == [2]
     assert "page page" not in capsys.readouterr().out
-
-
-def refusal(old: TrainConfig, new: TrainConfig) -> tuple[str, str]:
-    """(field, message) of the ConfigError of a resume; empty where it is allowed."""
-    try:
-        check_resume(old, new, differences(old, new))
-    except ConfigError as error:
-        return error.field, str(error)
-    return "", ""
-
-
-def test_only_the_settings_that_compute_nothing_may_change_on_resume(tmp_path: Path) -> None:
-    old = configured(tmp_path)
-    task = old.task
-    assert isinstance(task, BiLMConfig)
-    free = replace(
-        old,
-        task=replace(task, evaluate=BiLMEvaluate(every=8, neighbours=3)),
-        devices=DevicesConfig("pmap", 2, 2),
-        log=LogConfig(7),
-        checkpoint=CheckpointConfig(9),
-    )
-    assert refusal(old, free) == ("", "")
-    wider = replace(task, model=replace(task.model, dim=5))
-    field, message = refusal(old, replace(old, task=wider, seed=4))
-    assert field == "model.dim"
-    assert "model.dim: the run has 4, this command 5" in message and "seed: the run has 3, this command 4" in message
-    field, message = refusal(old, replace(old, steps=7))  # cosine
-    assert field == "steps" and "the run has 6, this command 7" in message
-    constant = replace(old, optimizer=Adagrad())
-    assert refusal(constant, replace(constant, steps=7)) == ("", "")
-    assert refusal(constant, replace(constant, steps=5))[0] == "steps"
-    field, message = refusal(old, constant)
-    assert field == "optimizer.type" and "the run has 'AdamW', this command 'Adagrad'" in message
-
-
-@pytest.mark.parametrize(
-    "field, make",
-    [
-        ("steps", lambda: {"steps": 0}),
-        ("seed", lambda: {"seed": -1}),
-        ("seed", lambda: {"seed": 2**32}),
-        ("log.every", lambda: {"log": LogConfig(every=0)}),
-        ("checkpoint.every", lambda: {"checkpoint": CheckpointConfig(every=0)}),
-        ("checkpoint.keep", lambda: {"checkpoint": CheckpointConfig(keep=0)}),
-        ("devices.count", lambda: {"devices": DevicesConfig(count=-1)}),
-        ("devices.micro_batches", lambda: {"devices": DevicesConfig(micro_batches=0)}),
-        ("data.batch_size", lambda: {"task": BiLMConfig(data=BiLMData(batch_size=0))}),
-        ("data.unroll_steps", lambda: {"task": BiLMConfig(data=BiLMData(unroll_steps=0))}),
-        ("data.prefetch", lambda: {"task": BiLMConfig(data=BiLMData(prefetch=0))}),
-        ("data.vocabulary_size", lambda: {"task": BiLMConfig(data=BiLMData(vocabulary_size=-1))}),
-        ("data.minimum_count", lambda: {"task": BiLMConfig(data=BiLMData(minimum_count=0))}),
-        ("evaluate.every", lambda: {"task": BiLMConfig(evaluate=BiLMEvaluate(every=-1))}),
-        ("evaluate.sentences", lambda: {"task": BiLMConfig(evaluate=BiLMEvaluate(sentences=-1))}),
-        ("evaluate.neighbours", lambda: {"task": BiLMConfig(evaluate=BiLMEvaluate(neighbours=-1))}),
-        ("negatives", lambda: {"task": BiLMConfig(negatives=-1)}),
-        ("zero_start", lambda: {"task": BiLMConfig(zero_start=1.5)}),
-        ("tied_softmax", lambda: {"task": BiLMConfig(tied_softmax=True)}),
-        ("optimizer.clip_norm", lambda: {"optimizer": AdamW(clip_norm=-1.0)}),
-        ("optimizer.learning_rate", lambda: {"optimizer": AdamW(learning_rate=float("nan"))}),
-    ],
-)
-def test_settings_no_run_can_follow_are_refused_by_field(
-    field: str, make: Callable[[], dict[str, Any]], tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError) as error:
-        check_config(configured(tmp_path, **make()))
-    assert error.value.field == field
-
-
-def test_a_mesh_holds_the_devices_in_the_order_of_their_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    ordered = jax.devices()
-    monkeypatch.setattr(jax, "devices", lambda: ordered[::-1])
-    assert list(Devices(DevicesConfig(), 8).mesh.devices) == ordered
-
-
-@pytest.mark.parametrize("name", ["plain", "with a space", "somebody's own"])
-def test_deterministic_adds_to_the_flags_of_xla_and_keeps_its_choices(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_dir = tmp_path / name
-    monkeypatch.setenv("XLA_FLAGS", "--xla_one=1")
-    fix_kernels(DevicesConfig(), run_dir)
-    assert os.environ["XLA_FLAGS"] == "--xla_one=1"
-    fix_kernels(DevicesConfig(deterministic=True), run_dir)
-    first, operations, choices = shlex.split(os.environ["XLA_FLAGS"])  # XLA splits as a shell does
-    assert (first, operations) == ("--xla_one=1", "--xla_gpu_deterministic_ops=true")
-    assert Path(choices.split("=")[1]) == run_dir / "autotune"
