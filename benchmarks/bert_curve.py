@@ -71,8 +71,8 @@ class Options:
 class Ours:
     """The step of `train.py` on one device."""
 
-    def __init__(self, task: MaskedLMTask, recipe: AdamW, options: Options) -> None:
-        self._training_step = TrainingStep(task, recipe, options.steps, options.seed)
+    def __init__(self, task: MaskedLMTask, optimizer: AdamW, options: Options) -> None:
+        self._training_step = TrainingStep(task, optimizer, options.steps, options.seed)
         self._step = jax.jit(self._training_step.__call__, donate_argnums=0)
         self._state, self._frozen = jax.jit(self._training_step.initial)()
 
@@ -91,11 +91,11 @@ class Ours:
 class Theirs:
     """A loop as one writes it by hand, its learning rate by the formula."""
 
-    def __init__(self, network: torch.nn.Module, recipe: AdamW, steps: int) -> None:
-        self._network, self._recipe, self._steps, self._done = network.train(), recipe, steps, 0
+    def __init__(self, network: torch.nn.Module, optimizer: AdamW, steps: int) -> None:
+        self._network, self._optimizer, self._steps, self._done = network.train(), optimizer, steps, 0
         self._rule = torch.optim.AdamW(
-            decay_groups(network, recipe.weight_decay), recipe.learning_rate, (recipe.beta1, recipe.beta2),
-            recipe.epsilon,
+            decay_groups(network, optimizer.weight_decay), optimizer.learning_rate, (optimizer.beta1, optimizer.beta2),
+            optimizer.epsilon,
         )  # fmt: skip
 
     def __call__(self, batch: MaskedBatch) -> float:
@@ -103,11 +103,11 @@ class Theirs:
         loss = self._network(input_ids=ids.long(), attention_mask=mask.long(), labels=wanted).loss
         self._rule.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
-        warmup = self._recipe.warmup
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._optimizer.clip_norm)
+        warmup = self._optimizer.warmup
         rise, fall = (self._done + 1) / max(warmup, 1), (self._steps - self._done) / max(self._steps - warmup, 1)
         for group in self._rule.param_groups:
-            group["lr"] = self._recipe.learning_rate * (rise if self._done < warmup else fall)
+            group["lr"] = self._optimizer.learning_rate * (rise if self._done < warmup else fall)
         self._rule.step()
         self._done += 1
         return float(loss.detach())
@@ -123,9 +123,9 @@ def curves(options: Options) -> tuple[np.ndarray, np.ndarray]:
         attention_output_dropout=0.0, feed_forward_dropout=0.0,
     )  # fmt: skip
     task = masked_lm(model, sequences, text, text.tokens, options.seed)
-    recipe = AdamW(learning_rate=options.rate, schedule="linear", warmup=options.warmup, epsilon=1e-6)
-    ours = Ours(task, recipe, options)
-    theirs = Theirs(Exported(task, ours.params).network("eager"), recipe, options.steps)
+    optimizer = AdamW(learning_rate=options.rate, schedule="linear", warmup=options.warmup, epsilon=1e-6)
+    ours = Ours(task, optimizer, options)
+    theirs = Theirs(Exported(task, ours.params).network("eager"), optimizer, options.steps)
     data = Sequences(text.tokens, text.subwords, sequences, seed=options.seed)
     parameters = sum(array.size for array in jax.tree.leaves(ours.params))
     print(f"{options.text}: {len(text.tokens.ids):,} tokens of {len(text.subwords):,}; {parameters:,} parameters")

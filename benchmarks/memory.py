@@ -42,7 +42,7 @@ def measure(text: Path, vocabulary_size: int) -> None:
 
     start = peak()
     lines: list[str] = []
-    sentences = build_cache(resolve(str(text), "train"), text.parent / "cache", report=lines.append)
+    sentences = build_cache(resolve(str(text), "train"), text.parent / "cache", log=lines.append)
     cached = peak()
     vocabulary = build(sentences, size=vocabulary_size)
     counted = peak()

@@ -40,7 +40,7 @@ from ctx_jax.training.step import TrainingStep
 Call = Callable[[], object]
 Positions = Literal["predicted", "all"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
-RECIPE = AdamW(learning_rate=1e-4, epsilon=1e-6, schedule="constant", warmup=0)  # norm clipped to 1, on both sides
+OPTIMIZER = AdamW(learning_rate=1e-4, epsilon=1e-6, schedule="constant", warmup=0)  # norm clipped to 1, on both sides
 
 SIZES = {
     "tiny": Transformer(vocabulary=2_048, dim=32, depth=2, heads=2, feed_forward=64),
@@ -123,7 +123,7 @@ class Ours:
 
     def training(self) -> Call:
         """The step of `train.py` on one device."""
-        training_step = TrainingStep(self.task, RECIPE, 1_000_000, 0)
+        training_step = TrainingStep(self.task, OPTIMIZER, 1_000_000, 0)
         step = jax.jit(training_step.__call__, donate_argnums=0)
         state, frozen = jax.jit(training_step.initial)()
         given = itertools.cycle([jax.tree.map(jnp.asarray, batch) for batch in self.data])
@@ -245,10 +245,10 @@ class Torch:
         weights, which ours keeps too."""
         network = self.network().train()
         rule = torch.optim.AdamW(
-            decay_groups(network, RECIPE.weight_decay),
-            RECIPE.learning_rate,
-            (RECIPE.beta1, RECIPE.beta2),
-            RECIPE.epsilon,
+            decay_groups(network, OPTIMIZER.weight_decay),
+            OPTIMIZER.learning_rate,
+            (OPTIMIZER.beta1, OPTIMIZER.beta2),
+            OPTIMIZER.epsilon,
             fused=True,
         )
         read, loss = WANTED[self.head]
@@ -260,7 +260,7 @@ class Torch:
                 value = run(*next(inputs))
             rule.zero_grad()
             value.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), RECIPE.clip_norm, foreach=True)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), OPTIMIZER.clip_norm, foreach=True)
             rule.step()
             self.wait()
 
