@@ -1,4 +1,4 @@
-"""Compiles a training step for TPUs that are not at hand, and tells what it will need there.
+"""Compiles a training step for TPUs that are not at hand, and prints the memory it needs and its communication.
 
     pip install 'jax[tpu]'                                     # its compiler runs on any x86 Linux machine
     python benchmarks/ahead.py --topology v5e:4x4 --model bert-base --rows 64 --length 128
@@ -100,10 +100,10 @@ def bert(options: Options, rows: int) -> tuple[Task, OptimizerConfig, Any]:
     return masked_lm(model, config, text, text.tokens), OPTIMIZER, data[0]
 
 
-def exchanges(program: str, kind: str) -> tuple[int, int]:
-    """(exchanges of a kind in all, those of them within a loop) of a compiled program's text; reductions, all-reduce.
+def count_collectives(program: str, kind: str) -> tuple[int, int]:
+    """(collectives of a kind such as "all-reduce", those of them within a loop) in a compiled program's text.
 
-    Within a loop is what its body holds, or a computation that the body calls, by however many steps.
+    A collective is within a loop if the loop's body holds it, or a computation that the body calls, directly or not.
     """
     counts: dict[str, int] = {}
     called: dict[str, set[str]] = {}
@@ -115,10 +115,10 @@ def exchanges(program: str, kind: str) -> tuple[int, int]:
         called.setdefault(name, set()).update(re.findall(r"%([\w.-]+)", line))
     waiting, inside = re.findall(r"\bbody=%?([\w.-]+)", program), set[str]()
     while waiting:
-        if (place := waiting.pop()) not in inside:
-            inside.add(place)
-            waiting += called.get(place, set()) & counts.keys()
-    return sum(counts.values()), sum(counts[place] for place in inside)
+        if (computation := waiting.pop()) not in inside:
+            inside.add(computation)
+            waiting += called.get(computation, set()) & counts.keys()
+    return sum(counts.values()), sum(counts[computation] for computation in inside)
 
 
 def main(options: Options) -> None:
@@ -153,8 +153,8 @@ def main(options: Options) -> None:
         f"{memory.temp_size_in_bytes / GIB:.2f} GiB in the step"
     )
     for kind in ("all-reduce", "all-gather", "reduce-scatter"):
-        every, inside = exchanges(program, kind)
-        print(f"{kind} over devices: {every}, of which {inside} within a loop")
+        total, inside = count_collectives(program, kind)
+        print(f"{kind} over devices: {total}, of which {inside} within a loop")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class TextBatch:
         return BiLMBatch(self.char_ids[:, :-1], inputs, targets[:, 1:], labels)
 
 
-def batches(rows: int, words: int, count: int, max_characters: int) -> tuple[list[TextBatch], int]:
+def batches(batch_size: int, words: int, count: int, max_characters: int) -> tuple[list[TextBatch], int]:
     """`count` batches of consecutive text (the interpreter's documentation), and the number of its distinct words.
 
     The text repeats when it ends, after a few hundred thousand words.
@@ -63,12 +63,12 @@ def batches(rows: int, words: int, count: int, max_characters: int) -> tuple[lis
     text = [word for sentence in documents("train") for word in sentence]
     ranked = ["<S>", "</S>", *(word for word, _ in Counter(text).most_common())]
     number = {word: index for index, word in enumerate(ranked)}
-    stream, made = itertools.cycle(text), []
+    stream, cut = itertools.cycle(text), []
     for _ in range(count):
-        sentences = [list(itertools.islice(stream, words)) for _ in range(rows)]
+        sentences = [list(itertools.islice(stream, words)) for _ in range(batch_size)]
         ids = [[0, *(number[word] for word in sentence), 1] for sentence in sentences]
-        made.append(TextBatch(char_ids(sentences, max_characters), np.array(ids, np.int32)))
-    return made, len(ranked)
+        cut.append(TextBatch(char_ids(sentences, max_characters), np.array(ids, np.int32)))
+    return cut, len(ranked)
 
 
 def bilm_task(model: BiLM, batch_size: int, vocabulary: int, negatives: int = 0) -> BiLMTask:
@@ -191,7 +191,7 @@ class Torch:
         # torch's fastest forms: one kernel a parameter on the CPU, a few for all of them on a GPU.
         form = {"fused": True} if self.device == "cpu" else {"foreach": True}
         parameters = list(network.parameters())
-        rule = torch.optim.Adagrad(
+        optimizer = torch.optim.Adagrad(
             parameters, OPTIMIZER.learning_rate, initial_accumulator_value=OPTIMIZER.accumulator, **form
         )
         inputs = itertools.cycle([(self.put(batch.char_ids), *self.targets(batch)) for batch in self.data])
@@ -201,11 +201,11 @@ class Torch:
                 with self.precision():
                     ahead, behind = network.loss(*next(inputs))
                 if until != "loss":
-                    rule.zero_grad()
+                    optimizer.zero_grad()
                     (0.5 * (ahead + behind)).backward()
             if until == "optimizer":
                 torch.nn.utils.clip_grad_norm_(parameters, OPTIMIZER.clip_norm, foreach=True)
-                rule.step()
+                optimizer.step()
             self.wait()
 
         return call
