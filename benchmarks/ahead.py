@@ -1,4 +1,4 @@
-"""Compiles a training step for TPUs that are not at hand, and tells what it will need there.
+"""Compiles a training step for TPUs that are not at hand, and prints the memory it needs and its communication.
 
     pip install 'jax[tpu]'                                     # its compiler runs on any x86 Linux machine
     python benchmarks/ahead.py --topology v5e:4x4 --model bert-base --rows 64 --length 128
@@ -26,15 +26,17 @@ os.environ.setdefault("TPU_WORKER_ID", "0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
-import numpy as np
 import tyro
 from jax.experimental import topologies
 from jax.sharding import NamedSharding
 
+from ctx_jax.distributed.sharding import SHARDED_ROWS
 from ctx_jax.ops.linear import Compute
 from ctx_jax.training.config import DevicesConfig
-from ctx_jax.training.devices import ROWS, Devices
-from ctx_jax.training.step import initial_state, make_step
+from ctx_jax.training.devices import Devices
+from ctx_jax.training.optimizer import OptimizerConfig
+from ctx_jax.training.step import TrainingStep
+from ctx_jax.training.task import Task
 
 GIB = 2**30
 
@@ -50,10 +52,10 @@ class Options:
     """A published size."""
 
     rows: int = 32
-    """Rows of a batch on each device."""
+    """Rows of each device; of all of them, the batch size."""
 
     length: int = 128
-    """Tokens of a row; of an ELMo, the steps of a window."""
+    """Tokens of a row; of an ELMo, the unrolled steps."""
 
     vocabulary: int = 100_000
     """Words of an ELMo's softmax."""
@@ -65,7 +67,7 @@ class Options:
     """Of a BERT, but for attention's probabilities."""
 
     mode: Literal["shard", "fsdp"] = "shard"
-    """`--devices.mode` of the run; fsdp of a BERT."""
+    """`--devices.mode` of the run."""
 
     remat: bool = False
     """A BERT's layers are computed again in the backward pass, to save memory."""
@@ -74,35 +76,34 @@ class Options:
     """The precision of products."""
 
 
-def elmo(options: Options, rows: int) -> tuple[Any, Any, dict[str, np.ndarray]]:
-    """An objective, a recipe and a batch."""
-    from elmo_sides import RECIPE, SIZES, Ours, batches
+def elmo(options: Options, rows: int) -> tuple[Task, OptimizerConfig, Any]:
+    """A task, its optimizer and a batch."""
+    from elmo_sides import OPTIMIZER, SIZES, batches, bilm_task
 
-    size = options.model.removeprefix("elmo-")
-    model = replace(SIZES[size], vocabulary=options.vocabulary, negatives=options.negatives)
+    model = replace(SIZES[options.model.removeprefix("elmo-")], compute=options.compute)
     data, _ = batches(rows, options.length - 1, 1, model.max_characters)
-    return Ours(model, options.compute, data), RECIPE, data[0].window(model.vocabulary)
+    task = bilm_task(model, rows, options.vocabulary, options.negatives)
+    return task, OPTIMIZER, data[0].training(options.vocabulary)
 
 
-def bert(options: Options, rows: int) -> tuple[Any, Any, dict[str, np.ndarray]]:
-    """An objective, a recipe and a batch of full rows."""
-    from transformer_sides import RECIPE, batches, read_text, shape
+def bert(options: Options, rows: int) -> tuple[Task, OptimizerConfig, Any]:
+    """A task, its optimizer and a batch of full rows."""
+    from transformer_sides import OPTIMIZER, batches, masked_lm, read_text, shape
 
     from ctx_jax.data.sequence_config import SequenceConfig
-    from ctx_jax.tasks.masked_lm import TransformerTask
 
     model = shape(options.model.removeprefix("bert-"), options.length, options.dropout, attention_dropout=0.0)
     model = replace(model, compute=options.compute, scan=True, remat=options.remat)
     text = read_text("python-docs", 8_192)
-    config = SequenceConfig(rows=rows, length=options.length, whole_sentences=False)
+    config = SequenceConfig(batch_size=rows, length=options.length, whole_sentences=False)
     data, _ = batches(text.tokens, text, config, 1)
-    return TransformerTask(model, config, 0, text.tokens, None, text.subwords), RECIPE, data[0]
+    return masked_lm(model, config, text, text.tokens), OPTIMIZER, data[0]
 
 
-def exchanges(program: str, kind: str) -> tuple[int, int]:
-    """(exchanges of a kind in all, those of them within a loop) of a compiled program's text; reductions, all-reduce.
+def count_collectives(program: str, kind: str) -> tuple[int, int]:
+    """(collectives of a kind such as "all-reduce", those of them within a loop) in a compiled program's text.
 
-    Within a loop is what its body holds, or a computation that the body calls, by however many steps.
+    A collective is within a loop if the loop's body holds it, or a computation that the body calls, directly or not.
     """
     counts: dict[str, int] = {}
     called: dict[str, set[str]] = {}
@@ -114,27 +115,26 @@ def exchanges(program: str, kind: str) -> tuple[int, int]:
         called.setdefault(name, set()).update(re.findall(r"%([\w.-]+)", line))
     waiting, inside = re.findall(r"\bbody=%?([\w.-]+)", program), set[str]()
     while waiting:
-        if (place := waiting.pop()) not in inside:
-            inside.add(place)
-            waiting += called.get(place, set()) & counts.keys()
-    return sum(counts.values()), sum(counts[place] for place in inside)
+        if (computation := waiting.pop()) not in inside:
+            inside.add(computation)
+            waiting += called.get(computation, set()) & counts.keys()
+    return sum(counts.values()), sum(counts[computation] for computation in inside)
 
 
 def main(options: Options) -> None:
     """Compile one step and print a line a finding."""
-    if options.mode == "fsdp" and options.model.startswith("elmo"):
-        raise SystemExit("--mode fsdp is for a Transformer: choose a bert")
     chips = topologies.get_topology_desc(options.topology, "tpu").devices
     jax.config.update("jax_default_device", chips[0])  # what the model chooses by
-    rows = options.rows * len(chips)
+    batch_size = options.rows * len(chips)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        objective, recipe, batch = (elmo if options.model.startswith("elmo") else bert)(options, rows)
-    devices = Devices(DevicesConfig(options.mode), rows, chips)
-    state = devices.abstract(lambda: initial_state(objective, recipe, 1_000_000, 0, rows))
-    place = NamedSharding(devices.mesh, ROWS)
-    shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place) for name, array in batch.items()}
+        task, optimizer, batch = (elmo if options.model.startswith("elmo") else bert)(options, batch_size)
+    devices = Devices(DevicesConfig(options.mode), batch_size, chips)
+    step = TrainingStep(task, optimizer, 1_000_000, 0)
+    state, frozen = devices.abstract(step.initial)
+    by_rows = NamedSharding(devices.mesh, SHARDED_ROWS)
+    shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=by_rows), batch)
     start = time.perf_counter()
-    lowered = devices.compile(make_step(objective, recipe, 1_000_000, 0)).lower(state, shapes)  # type: ignore[attr-defined]
+    lowered = devices.compile(step).lower(state, frozen, shapes)  # type: ignore[attr-defined]
     traced = time.perf_counter()
     try:
         compiled = lowered.compile()
@@ -153,8 +153,8 @@ def main(options: Options) -> None:
         f"{memory.temp_size_in_bytes / GIB:.2f} GiB in the step"
     )
     for kind in ("all-reduce", "all-gather", "reduce-scatter"):
-        every, inside = exchanges(program, kind)
-        print(f"{kind} over devices: {every}, of which {inside} within a loop")
+        total, inside = count_collectives(program, kind)
+        print(f"{kind} over devices: {total}, of which {inside} within a loop")
 
 
 if __name__ == "__main__":

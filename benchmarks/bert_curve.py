@@ -49,7 +49,7 @@ class Options:
     depth: int = 4
     """Layers."""
 
-    rows: int = 32
+    batch_size: int = 32
     """Rows of a batch."""
 
     length: int = 64
@@ -58,7 +58,7 @@ class Options:
     vocabulary: int = 8_192
     """The most tokens of the WordPiece tokenizer trained on the text."""
 
-    rate: float = 1e-3
+    learning_rate: float = 1e-3
     """The highest learning rate."""
 
     warmup: int = 30
@@ -71,8 +71,8 @@ class Options:
 class Ours:
     """The step of `train.py` on one device."""
 
-    def __init__(self, task: MaskedLMTask, recipe: AdamW, options: Options) -> None:
-        self._training_step = TrainingStep(task, recipe, options.steps, options.seed)
+    def __init__(self, task: MaskedLMTask, optimizer: AdamW, options: Options) -> None:
+        self._training_step = TrainingStep(task, optimizer, options.steps, options.seed)
         self._step = jax.jit(self._training_step.__call__, donate_argnums=0)
         self._state, self._frozen = jax.jit(self._training_step.initial)()
 
@@ -91,24 +91,24 @@ class Ours:
 class Theirs:
     """A loop as one writes it by hand, its learning rate by the formula."""
 
-    def __init__(self, network: torch.nn.Module, recipe: AdamW, steps: int) -> None:
-        self._network, self._recipe, self._steps, self._done = network.train(), recipe, steps, 0
-        self._rule = torch.optim.AdamW(
-            decay_groups(network, recipe.weight_decay), recipe.learning_rate, (recipe.beta1, recipe.beta2),
-            recipe.epsilon,
+    def __init__(self, network: torch.nn.Module, config: AdamW, steps: int) -> None:
+        self._network, self._config, self._steps, self._done = network.train(), config, steps, 0
+        self._optimizer = torch.optim.AdamW(
+            decay_groups(network, config.weight_decay), config.learning_rate, (config.beta1, config.beta2),
+            config.epsilon,
         )  # fmt: skip
 
     def __call__(self, batch: MaskedBatch) -> float:
         ids, mask, wanted = map(torch.from_numpy, (batch.tokens.token_ids, batch.tokens.mask, labels(batch)))
         loss = self._network(input_ids=ids.long(), attention_mask=mask.long(), labels=wanted).loss
-        self._rule.zero_grad()
+        self._optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
-        warmup = self._recipe.warmup
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._config.clip_norm)
+        warmup = self._config.warmup
         rise, fall = (self._done + 1) / max(warmup, 1), (self._steps - self._done) / max(self._steps - warmup, 1)
-        for group in self._rule.param_groups:
-            group["lr"] = self._recipe.learning_rate * (rise if self._done < warmup else fall)
-        self._rule.step()
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._config.learning_rate * (rise if self._done < warmup else fall)
+        self._optimizer.step()
         self._done += 1
         return float(loss.detach())
 
@@ -116,16 +116,16 @@ class Theirs:
 def curves(options: Options) -> tuple[np.ndarray, np.ndarray]:
     """The losses of both, float64 [steps] each."""
     text = read_text(options.text, options.vocabulary)
-    sequences = SequenceConfig(batch_size=options.rows, length=options.length)
+    sequences = SequenceConfig(batch_size=options.batch_size, length=options.length)
     model = Transformer(
         vocabulary=len(text.subwords), dim=options.dim, depth=options.depth, heads=options.dim // 32,
         feed_forward=4 * options.dim, max_positions=options.length, embedding_dropout=0.0, attention_dropout=0.0,
         attention_output_dropout=0.0, feed_forward_dropout=0.0,
     )  # fmt: skip
     task = masked_lm(model, sequences, text, text.tokens, options.seed)
-    recipe = AdamW(learning_rate=options.rate, schedule="linear", warmup=options.warmup, epsilon=1e-6)
-    ours = Ours(task, recipe, options)
-    theirs = Theirs(Exported(task, ours.params).network("eager"), recipe, options.steps)
+    optimizer = AdamW(learning_rate=options.learning_rate, schedule="linear", warmup=options.warmup, epsilon=1e-6)
+    ours = Ours(task, optimizer, options)
+    theirs = Theirs(Exported(task, ours.params).network("eager"), optimizer, options.steps)
     data = Sequences(text.tokens, text.subwords, sequences, seed=options.seed)
     parameters = sum(array.size for array in jax.tree.leaves(ours.params))
     print(f"{options.text}: {len(text.tokens.ids):,} tokens of {len(text.subwords):,}; {parameters:,} parameters")
@@ -149,7 +149,7 @@ def main(options: Options) -> bool:
     jax.config.update("jax_platforms", "cpu")
     transformers.logging.disable_progress_bar()
     versions = f"jax {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
-    print(f"{options.steps} steps of {options.rows} x {options.length}; {versions}")
+    print(f"{options.steps} steps of {options.batch_size} x {options.length}; {versions}")
     ours, theirs = curves(options)
     print("\n| steps | ours | torch | ours / torch | largest difference of a step |\n|---|---|---|---|---|")
     agree = True

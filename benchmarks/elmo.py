@@ -2,7 +2,7 @@
 
     python benchmarks/elmo.py --size small --task inference
     python benchmarks/elmo.py --size original --task training --rounds 5
-    python benchmarks/elmo.py --device gpu --size original --task training --rows 512 --length 20
+    python benchmarks/elmo.py --device gpu --size original --task training --batch-size 512 --length 20
 
 Needs the `[parity]` extra. Tasks:
 
@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import torch
 import tyro
 from elmo_sides import SIZES, Ours, TextBatch, Torch, batches, flops_per_token, naive_softmax
-from timing import Side, alternate, machine, peaks, report
+from timing import Side, alternate, machine, peaks, table
 
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.losses.softmax import exact_softmax
@@ -58,7 +58,7 @@ class Options:
     seconds: float = 1.0
     """Minimum time of a side in a round."""
 
-    rows: int = 8
+    batch_size: int = 8
     """Sentences of a batch."""
 
     length: int = 32
@@ -85,7 +85,7 @@ class Bench:
         self.peaks = peaks(self.gpu)
 
     def data(self, words: int) -> tuple[list[TextBatch], int]:
-        return batches(self.options.rows, words, 8, self.model.max_characters)
+        return batches(self.options.batch_size, words, 8, self.model.max_characters)
 
     def wants(self, name: str) -> bool:
         """Whether the options ask for a side of this name."""
@@ -95,14 +95,14 @@ class Bench:
         """Run the selected sides and print their table."""
         options, wanted = self.options, {name: side for name, side in sides.items() if self.wants(name)}
         alternate(wanted, options.rounds, options.seconds)
-        heading = f"{title}, {options.size}, {options.rows} x {options.length}, {options.rounds} rounds"
-        print("\n".join(report(heading, wanted, against, self.peaks)), flush=True)
+        heading = f"{title}, {options.size}, {options.batch_size} x {options.length}, {options.rounds} rounds"
+        print("\n".join(table(heading, wanted, against, self.peaks)), flush=True)
 
     def sides(
         self, model: BiLM, data: list[TextBatch], task: str, params: Params, vocabulary: int = 0
     ) -> dict[str, Side]:
         """Ours and torch's, in both precisions, torch's also with deduplicated words."""
-        tokens = self.options.rows * self.options.length
+        tokens = self.options.batch_size * self.options.length
         flops = tokens * flops_per_token(model, vocabulary)
         found: dict[str, Side] = {}
         for name, compute in PRECISIONS:
@@ -138,7 +138,7 @@ class Bench:
 
     def sampled(self) -> None:
         data, _ = self.data(self.options.length - 1)
-        tokens, negatives = self.options.rows * self.options.length, 8_192
+        tokens, negatives = self.options.batch_size * self.options.length, 8_192
         flops = tokens * flops_per_token(self.model, negatives + 1)
         sides = {
             f"ours {name}": Side(Ours(self.model, compute, data, 100_000, negatives).training(), tokens, flops)
@@ -151,7 +151,7 @@ class Bench:
         data, _ = self.data(self.options.length - 1)
         model, words = self.model, self.options.vocabulary
         params = Ours(model, "float32", data, words).init(jax.random.key(0))
-        tokens, sides = self.options.rows * self.options.length, {}
+        tokens, sides = self.options.batch_size * self.options.length, {}
         for name, compute in PRECISIONS:
             ours = Ours(model, compute, data, words)
             theirs = Torch(model, name == "bf16", False, data, self.gpu, words)

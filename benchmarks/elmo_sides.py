@@ -17,15 +17,16 @@ import optax
 import torch
 from torch_bilm import TorchBiLM, load_params
 
-from ctx_jax import losses
 from ctx_jax.data.batch import BiLMBatch
+from ctx_jax.data.config import BiLMData
 from ctx_jax.data.python_docs import documents
-from ctx_jax.encoders.elmo import BiLM, zero_carry
-from ctx_jax.encoders.elmo.init import init_softmax
+from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.elmo.network import token_vectors
+from ctx_jax.tasks.bilm import BiLMConfig, BiLMTask
 from ctx_jax.tokenizers.characters import char_ids
+from ctx_jax.tokenizers.vocabulary import MARKERS, Vocabulary
 from ctx_jax.training.optimizer import Adagrad
-from ctx_jax.training.step import initial_state, make_step
+from ctx_jax.training.step import TrainingStep
 from ctx_jax.typing import Params
 
 Call = Callable[[], object]
@@ -54,7 +55,7 @@ class TextBatch:
         return BiLMBatch(self.char_ids[:, :-1], inputs, targets[:, 1:], labels)
 
 
-def batches(rows: int, words: int, count: int, max_characters: int) -> tuple[list[TextBatch], int]:
+def batches(batch_size: int, words: int, count: int, max_characters: int) -> tuple[list[TextBatch], int]:
     """`count` batches of consecutive text (the interpreter's documentation), and the number of its distinct words.
 
     The text repeats when it ends, after a few hundred thousand words.
@@ -62,12 +63,19 @@ def batches(rows: int, words: int, count: int, max_characters: int) -> tuple[lis
     text = [word for sentence in documents("train") for word in sentence]
     ranked = ["<S>", "</S>", *(word for word, _ in Counter(text).most_common())]
     number = {word: index for index, word in enumerate(ranked)}
-    stream, made = itertools.cycle(text), []
+    stream, cut = itertools.cycle(text), []
     for _ in range(count):
-        sentences = [list(itertools.islice(stream, words)) for _ in range(rows)]
+        sentences = [list(itertools.islice(stream, words)) for _ in range(batch_size)]
         ids = [[0, *(number[word] for word in sentence), 1] for sentence in sentences]
-        made.append(TextBatch(char_ids(sentences, max_characters), np.array(ids, np.int32)))
-    return made, len(ranked)
+        cut.append(TextBatch(char_ids(sentences, max_characters), np.array(ids, np.int32)))
+    return cut, len(ranked)
+
+
+def bilm_task(model: BiLM, batch_size: int, vocabulary: int, negatives: int = 0) -> BiLMTask:
+    """The task of `train.py`, its text left out, over a vocabulary of made-up words (at least the three markers)."""
+    words = Vocabulary((*MARKERS, *(f"word{index}" for index in range(vocabulary - len(MARKERS)))))
+    config = BiLMConfig(model=model, data=BiLMData(batch_size=batch_size), negatives=negatives)
+    return BiLMTask(config, 0, train=None, valid=None, vocabulary=words)  # type: ignore[arg-type]
 
 
 class Ours:
@@ -77,19 +85,12 @@ class Ours:
         self, model: BiLM, compute: Any, data: Sequence[TextBatch], vocabulary: int = 0, negatives: int = 0
     ) -> None:
         self.model = replace(model, compute=compute)
-        self.data, self.vocabulary, self.negatives = data, vocabulary, negatives
-        self.coefficients = {"forward": 0.5, "backward": 0.5}  # an Objective of training/task.py, as `train.py` has it
+        self.data, self.vocabulary = data, vocabulary
+        self.task = bilm_task(self.model, len(data[0].words), vocabulary, negatives)
 
     def init(self, key: jax.Array) -> Params:
         """Parameters of encoder and softmax; torch's side starts from the same."""
-        softmax = init_softmax(self.model, key, vocabulary=self.vocabulary)
-        return {"encoder": self.model.init(key), "head": {"softmax": softmax}}
-
-    def zero_carry(self, rows: int) -> Any:
-        return zero_carry(self.model, rows)
-
-    def loss(self, params: Any, batch: Any, carry: Any, key: Any) -> tuple[Any, Any]:
-        return losses.bilm(self.model, params, batch, carry, key=key, negatives=self.negatives)
+        return self.task.init(key)
 
     def inference(self, params: Params) -> Call:
         """Every layer, under `jit`."""
@@ -114,28 +115,25 @@ class Ours:
         """The loss, and with `gradients` its gradients, without an optimizer."""
 
         def loss(params: Params, batch: Any) -> jax.Array:
-            terms, _ = losses.bilm(self.model, params, batch, None, key=None)
-            return sum(0.5 * terms[name][0] / terms[name][1] for name in self.coefficients)
+            terms, _ = self.task.loss(params, batch, None, None)
+            return sum(share * terms[name][0] / terms[name][1] for name, share in self.task.coefficients.items())
 
         batches, run = self.batches(), jax.jit(jax.value_and_grad(loss) if gradients else loss)
         return lambda: jax.block_until_ready(run(params, next(batches)))
 
     def training(self) -> Call:
         """The step of `train.py` on one device; LSTM states are carried."""
-        step = jax.jit(make_step(self, OPTIMIZER, 1_000_000, 0), static_argnums=2, donate_argnums=0)  # type: ignore[arg-type]
-        batches, same = self.batches(), _same
-        state = initial_state(self, OPTIMIZER, 1_000_000, 0, len(self.data[0].words))  # type: ignore[arg-type]
+        training_step = TrainingStep(self.task, OPTIMIZER, 1_000_000, 0)
+        step = jax.jit(training_step.__call__, donate_argnums=0)
+        state, frozen = jax.jit(training_step.initial)()
+        batches = self.batches()
 
         def call() -> object:
             nonlocal state
-            state = step(state, next(batches), same)
+            state = step(state, frozen, next(batches))
             return state.step.block_until_ready()
 
         return call
-
-
-def _same(tree: Any) -> Any:
-    return tree
 
 
 class Torch:
@@ -193,7 +191,7 @@ class Torch:
         # torch's fastest forms: one kernel a parameter on the CPU, a few for all of them on a GPU.
         form = {"fused": True} if self.device == "cpu" else {"foreach": True}
         parameters = list(network.parameters())
-        rule = torch.optim.Adagrad(
+        optimizer = torch.optim.Adagrad(
             parameters, OPTIMIZER.learning_rate, initial_accumulator_value=OPTIMIZER.accumulator, **form
         )
         inputs = itertools.cycle([(self.put(batch.char_ids), *self.targets(batch)) for batch in self.data])
@@ -203,11 +201,11 @@ class Torch:
                 with self.precision():
                     ahead, behind = network.loss(*next(inputs))
                 if until != "loss":
-                    rule.zero_grad()
+                    optimizer.zero_grad()
                     (0.5 * (ahead + behind)).backward()
             if until == "optimizer":
                 torch.nn.utils.clip_grad_norm_(parameters, OPTIMIZER.clip_norm, foreach=True)
-                rule.step()
+                optimizer.step()
             self.wait()
 
         return call

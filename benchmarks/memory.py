@@ -1,7 +1,7 @@
 """Peak memory of reading text and counting its words, for 1 MB and 100 MB: `python benchmarks/memory.py`.
 
 The text is made here: words drawn by a Zipf law without end, so that the vocabulary grows with the text as it does in
-real ones. Each size runs in a process of its own, which says the most memory it ever held (`VmHWM` of Linux).
+real ones. Each size runs in a process of its own, which prints its peak memory (`VmHWM` of Linux).
 """
 
 import argparse
@@ -29,7 +29,7 @@ def generate(path: Path, size: int) -> None:
 
 
 def peak() -> float:
-    """The most memory this process ever held, in MB."""
+    """Peak memory of this process so far, in MB."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1e3
 
@@ -42,7 +42,7 @@ def measure(text: Path, vocabulary_size: int) -> None:
 
     start = peak()
     lines: list[str] = []
-    sentences = build_cache(resolve(str(text), "train"), text.parent / "cache", report=lines.append)
+    sentences = build_cache(resolve(str(text), "train"), text.parent / "cache", log=lines.append)
     cached = peak()
     vocabulary = build(sentences, size=vocabulary_size)
     counted = peak()

@@ -31,8 +31,8 @@ class Side:
         return self.tokens / statistics.median(self.seconds)
 
 
-def alternate(sides: Mapping[str, Side], rounds: int, least: float) -> None:
-    """Fill `seconds` of every side: in each round every side runs for at least `least` seconds and three calls.
+def alternate(sides: Mapping[str, Side], rounds: int, minimum: float) -> None:
+    """Fill `seconds` of every side: in each round every side runs for at least `minimum` seconds and three calls.
 
     The first round's warm-up compiles; before each later measurement one call goes untimed, so that threads of the
     other framework that still spin and caches that hold the other's weights cost no side.
@@ -41,13 +41,13 @@ def alternate(sides: Mapping[str, Side], rounds: int, least: float) -> None:
         for side in sides.values():
             side.call()
             start, calls = time.perf_counter(), 0
-            while calls < 3 or time.perf_counter() - start < least:
+            while calls < 3 or time.perf_counter() - start < minimum:
                 side.call()
                 calls += 1
             side.seconds.append((time.perf_counter() - start) / calls)
 
 
-def report(title: str, sides: Mapping[str, Side], against: tuple[str, ...], peaks: Mapping[str, float]) -> list[str]:
+def table(title: str, sides: Mapping[str, Side], against: tuple[str, ...], peaks: Mapping[str, float]) -> list[str]:
     """A Markdown table: tokens/s of each side, spread, ratio to each of `against` (median of the rounds' ratios)."""
     present = [name for name in against if name in sides]
     heads = ["side", "tokens/s", "ms a call", "spread", "GFLOP/s", "share of peak", *(f"x {name}" for name in present)]
@@ -82,7 +82,7 @@ def peaks(gpu: bool) -> dict[str, float]:
         kind = jax.devices("gpu")[0].device_kind
         sheet = {"bfloat16": peak_flops(kind, "bfloat16"), "float32": peak_flops(kind, "float32")}
         return {name: peak for name, peak in sheet.items() if peak is not None}
-    found = {}
+    measured = {}
     for dtype in (jnp.bfloat16, jnp.float32):
         matrix = jnp.ones((2048, 2048), dtype)
         product = jax.jit(lambda a: jnp.dot(a, a, preferred_element_type=jnp.float32))
@@ -92,5 +92,5 @@ def peaks(gpu: bool) -> dict[str, float]:
             start = time.perf_counter()
             product(matrix).block_until_ready()
             times.append(time.perf_counter() - start)
-        found[jnp.dtype(dtype).name] = 2 * 2048**3 / min(times)
-    return found
+        measured[jnp.dtype(dtype).name] = 2 * 2048**3 / min(times)
+    return measured

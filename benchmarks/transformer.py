@@ -1,8 +1,8 @@
-"""The masked-LM Transformer's speed, ours against transformers on torch, all sides in one process, in turns.
+"""Speed of our masked-LM Transformer against transformers on torch, in turns in one process.
 
     python benchmarks/transformer.py --size base --task training
     python benchmarks/transformer.py --size base --task packing
-    python benchmarks/transformer.py --device gpu --size base --task training --rows 256 --length 128 --dropout 0.1
+    python benchmarks/transformer.py --device gpu --size base --task training --batch-size 256 --dropout 0.1
 
 Needs the `[parity]` extra. What is compared:
 
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import transformers
 import tyro
-from timing import Side, alternate, machine, peaks, report
+from timing import Side, alternate, machine, peaks, table
 from transformer_sides import (
     Attention,
     Call,
@@ -41,12 +41,12 @@ from transformer_sides import (
     Positions,
     Torch,
     batches,
+    first_call,
     flops_per_token,
     masked_lm,
-    missing,
     read_text,
     shape,
-    tried,
+    unavailable,
 )
 
 from ctx_jax.data.batch import MaskedBatch
@@ -74,12 +74,12 @@ class Options:
     """Only the sides whose name holds one of these, such as `ours` or `bf16`; empty: all."""
 
     rounds: int = 5
-    """Turns each side takes; medians over them are reported."""
+    """Rounds of measurements; medians over them are reported."""
 
     seconds: float = 1.0
-    """The least a side runs in a turn."""
+    """Minimum time of a side in a round."""
 
-    rows: int = 8
+    batch_size: int = 8
     """Rows of a batch."""
 
     length: int = 128
@@ -109,7 +109,7 @@ class Options:
     """The most tokens of the tokenizer trained on it; the model's vocabulary is its own, BERT's 30,522."""
 
     step_rate: float = 800_000.0
-    """`input`: real tokens per second of the step that is played by a sleep."""
+    """`input`: real tokens per second of the step that a sleep stands for."""
 
 
 class Bench:
@@ -120,12 +120,12 @@ class Bench:
         self.gpu = options.device == "gpu"
         attention = options.dropout if options.attention_dropout is None else options.attention_dropout
         self.model = shape(options.size, options.length, options.dropout, attention)
-        if why := missing(options.attention, self.gpu, attention):
+        if why := unavailable(options.attention, self.gpu, attention):
             raise SystemExit(why)
         self.peaks = peaks(self.gpu)
         self.text = read_text(options.text, min(options.vocabulary, self.model.vocabulary))
         # Full rows: every token of a batch is a real one.
-        self.full = SequenceConfig(batch_size=options.rows, length=options.length, whole_sentences=False)
+        self.full = SequenceConfig(batch_size=options.batch_size, length=options.length, whole_sentences=False)
 
     def wants(self, name: str) -> bool:
         """Whether the options ask for a side of this name."""
@@ -135,8 +135,8 @@ class Bench:
         """Run the sides and print their table."""
         options = self.options
         alternate(sides, options.rounds, options.seconds)
-        heading = f"{title}, {options.size}, {options.rows} x {options.length}, {options.rounds} rounds"
-        print("\n".join(report(heading, sides, against, self.peaks)), flush=True)
+        heading = f"{title}, {options.size}, {options.batch_size} x {options.length}, {options.rounds} rounds"
+        print("\n".join(table(heading, sides, against, self.peaks)), flush=True)
         gc.collect()
 
     def trainer(self, config: SequenceConfig, tokens: Tokens) -> MaskedLMTask:
@@ -156,7 +156,7 @@ class Bench:
                 side = Torch(exported, data, name == "bf16", compiled, self.gpu, options.attention, options.head)
                 make = side.training if training else side.inference
                 optional = compiled or options.attention.startswith("fl")
-                if (call := tried(title, make, optional)) is not None:
+                if (call := first_call(title, make, optional)) is not None:
                     found[title] = call
         return found
 
@@ -191,7 +191,9 @@ class Bench:
         apart, sides = self.text.sentences_apart(), dict[str, Side]()
         for name, config, tokens in (("packed", packed, self.text.tokens), ("padded", padded, apart)):
             data, real = batches(tokens, self.text, config, 32)
-            print(f"{name}: {real:,} real tokens a batch of {self.options.rows * self.options.length:,}", flush=True)
+            print(
+                f"{name}: {real:,} real tokens a batch of {self.options.batch_size * self.options.length:,}", flush=True
+            )
             for precision, compute in PRECISIONS:
                 if self.wants(title := f"ours {name} {precision}"):
                     sides[title] = Side(Ours(self.trainer(config, tokens), compute, data).training(), real)
@@ -211,7 +213,7 @@ class Bench:
             if time.perf_counter() - start > options.rounds * options.seconds:
                 break
         seconds = time.perf_counter() - start
-        print(f"\n### Input, {options.rows} x {options.length}, a step of {options.step_rate:,.0f} tokens/s\n")
+        print(f"\n### Input, {options.batch_size} x {options.length}, a step of {options.step_rate:,.0f} tokens/s\n")
         print(f"Cutting text: {count / seconds:,.0f} tokens/s ({words / seconds:,.0f} words/s)\n")
         print("| sequences | made, tokens/s | beside the step | of the step's rate | waited, ms a step |")
         print("|---|---|---|---|---|", flush=True)

@@ -1,5 +1,5 @@
-"""The contenders of `transformer.py`: ours and transformers on torch, each a function without arguments that does one
-batch and waits.
+"""The sides of `transformer.py`, ours and transformers on torch: functions without arguments that run one batch and
+wait for its result.
 
 Letters: B rows, T tokens, K predicted positions of a row, D width, V vocabulary.
 """
@@ -40,7 +40,7 @@ from ctx_jax.training.step import TrainingStep
 Call = Callable[[], object]
 Positions = Literal["predicted", "all"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
-RECIPE = AdamW(learning_rate=1e-4, epsilon=1e-6, schedule="constant", warmup=0)  # norm clipped to 1, on both sides
+OPTIMIZER = AdamW(learning_rate=1e-4, epsilon=1e-6, schedule="constant", warmup=0)  # norm clipped to 1, on both sides
 
 SIZES = {
     "tiny": Transformer(vocabulary=2_048, dim=32, depth=2, heads=2, feed_forward=64),
@@ -87,8 +87,8 @@ def read_text(source: str, size: int) -> Text:
 
 def batches(tokens: Tokens, text: Text, config: SequenceConfig, count: int) -> tuple[list[MaskedBatch], int]:
     """`count` batches, and the mean of their real tokens, special ones included."""
-    made = [batch.arrays for batch in itertools.islice(Sequences(tokens, text.subwords, config), count)]
-    return made, round(float(np.mean([np.count_nonzero(batch.tokens.mask) for batch in made])))
+    arrays = [batch.arrays for batch in itertools.islice(Sequences(tokens, text.subwords, config), count)]
+    return arrays, round(float(np.mean([np.count_nonzero(batch.tokens.mask) for batch in arrays])))
 
 
 def masked_lm(model: Transformer, config: SequenceConfig, text: Text, tokens: Tokens, seed: int = 0) -> MaskedLMTask:
@@ -123,14 +123,14 @@ class Ours:
 
     def training(self) -> Call:
         """The step of `train.py` on one device."""
-        training_step = TrainingStep(self.task, RECIPE, 1_000_000, 0)
+        training_step = TrainingStep(self.task, OPTIMIZER, 1_000_000, 0)
         step = jax.jit(training_step.__call__, donate_argnums=0)
         state, frozen = jax.jit(training_step.initial)()
-        given = itertools.cycle([jax.tree.map(jnp.asarray, batch) for batch in self.data])
+        data = itertools.cycle([jax.tree.map(jnp.asarray, batch) for batch in self.data])
 
         def call() -> object:
             nonlocal state
-            state = step(state, frozen, next(given))
+            state = step(state, frozen, next(data))
             return state.step.block_until_ready()
 
         return call
@@ -151,21 +151,21 @@ class Exported:
 
     def network(self, attention: Attention) -> BertForMaskedLM:
         """Its weights all ours: RuntimeError where transformers misses or ignores one."""
-        network, found = BertForMaskedLM.from_pretrained(
+        network, loading = BertForMaskedLM.from_pretrained(
             self._folder.name, attn_implementation=attention, output_loading_info=True
         )
-        amiss = {name: sorted(map(str, keys)) for name, keys in found.items() if keys}
-        if amiss:
-            raise RuntimeError(f"transformers loads our export with {amiss}")
+        problems = {name: sorted(map(str, keys)) for name, keys in loading.items() if keys}
+        if problems:
+            raise RuntimeError(f"transformers loads our export with {problems}")
         return network
 
 
 def decay_groups(network: torch.nn.Module, share: float) -> list[dict[str, Any]]:
     """AdamW's groups: weight decay on matrices and tables, none on biases and norms."""
-    every = list(network.parameters())
+    parameters = list(network.parameters())
     return [
-        {"params": [one for one in every if one.ndim >= 2], "weight_decay": share},
-        {"params": [one for one in every if one.ndim < 2], "weight_decay": 0.0},
+        {"params": [each for each in parameters if each.ndim >= 2], "weight_decay": share},
+        {"params": [each for each in parameters if each.ndim < 2], "weight_decay": 0.0},
     ]
 
 
@@ -205,12 +205,12 @@ class Torch:
         if self.gpu:
             torch.cuda.synchronize()
 
-    def made(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def maybe_compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Compiled where this side is."""
         return torch.compile(function) if self.compiled else function
 
-    def given(self, read: "Read") -> Iterator[tuple[torch.Tensor | None, ...]]:
-        """Token ids, the mask (None where all is real) and what `read` takes of every batch on the device, for ever."""
+    def inputs(self, read: "Read") -> Iterator[tuple[torch.Tensor | None, ...]]:
+        """Token ids, the mask (None where all is real) and what `read` takes of each batch, on the device, in a cycle."""
         full = self.full
         return itertools.cycle(
             [
@@ -228,8 +228,8 @@ class Torch:
         network = self.network().eval().bert
         if self.bf16:
             network = network.bfloat16()
-        inputs = self.given(lambda batch: ())
-        run = self.made(
+        inputs = self.inputs(lambda batch: ())
+        run = self.maybe_compiled(
             lambda ids, mask: network(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
         )
 
@@ -244,24 +244,24 @@ class Torch:
         """A step: loss, gradients, clipping, AdamW in the fastest form torch has. bf16 is autocast over float32
         weights, which ours keeps too."""
         network = self.network().train()
-        rule = torch.optim.AdamW(
-            decay_groups(network, RECIPE.weight_decay),
-            RECIPE.learning_rate,
-            (RECIPE.beta1, RECIPE.beta2),
-            RECIPE.epsilon,
+        optimizer = torch.optim.AdamW(
+            decay_groups(network, OPTIMIZER.weight_decay),
+            OPTIMIZER.learning_rate,
+            (OPTIMIZER.beta1, OPTIMIZER.beta2),
+            OPTIMIZER.epsilon,
             fused=True,
         )
-        read, loss = WANTED[self.head]
-        inputs = self.given(read)
-        run = self.made(lambda *given: loss(network, *given))
+        read, loss = HEAD_LOSSES[self.head]
+        inputs = self.inputs(read)
+        run = self.maybe_compiled(lambda *inputs: loss(network, *inputs))
 
         def call() -> None:
             with torch.autocast(self.device, torch.bfloat16) if self.bf16 else nullcontext():
                 value = run(*next(inputs))
-            rule.zero_grad()
+            optimizer.zero_grad()
             value.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), RECIPE.clip_norm, foreach=True)
-            rule.step()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), OPTIMIZER.clip_norm, foreach=True)
+            optimizer.step()
             self.wait()
 
         return call
@@ -269,10 +269,10 @@ class Torch:
 
 def labels(batch: MaskedBatch) -> np.ndarray:
     """transformers' form of what is predicted: int64 [B, T], -100 where nothing is."""
-    found = np.full(batch.tokens.token_ids.shape, -100, np.int64)
+    ids = np.full(batch.tokens.token_ids.shape, -100, np.int64)
     rows, columns = np.nonzero(batch.predicted_weights)
-    found[rows, batch.predicted_positions[rows, columns]] = batch.predicted_ids[rows, columns]
-    return found
+    ids[rows, batch.predicted_positions[rows, columns]] = batch.predicted_ids[rows, columns]
+    return ids
 
 
 def _loss_of_all(
@@ -299,7 +299,7 @@ def _loss_of_predicted(
 Read = Callable[[MaskedBatch], tuple[np.ndarray, ...]]
 
 # What the loss of either head reads of a batch, and the loss.
-WANTED: dict[Positions, tuple[Read, Callable[..., torch.Tensor]]] = {
+HEAD_LOSSES: dict[Positions, tuple[Read, Callable[..., torch.Tensor]]] = {
     "all": (lambda batch: (labels(batch),), _loss_of_all),
     "predicted": (
         lambda batch: (batch.predicted_positions, batch.predicted_ids, batch.predicted_weights),
@@ -308,8 +308,8 @@ WANTED: dict[Positions, tuple[Read, Callable[..., torch.Tensor]]] = {
 }
 
 
-def missing(attention: Attention, gpu: bool, dropout: float) -> str | None:
-    """Why this attention cannot be had here, or None."""
+def unavailable(attention: Attention, gpu: bool, dropout: float) -> str | None:
+    """Why this attention does not run here, or None."""
     match attention:
         case "flash_attention_2" if not gpu:
             return "flash_attention_2 runs on NVIDIA GPUs: set --device gpu, or --attention sdpa"
@@ -323,9 +323,9 @@ def missing(attention: Attention, gpu: bool, dropout: float) -> str | None:
             return None
 
 
-def tried(name: str, make: Callable[[], Call], optional: bool) -> Call | None:
-    """The call, made and run once; where it is optional and fails, None, and the reason on the screen: not every torch
-    compiles everywhere. It says when it starts: torch.compile takes from seconds to many minutes."""
+def first_call(name: str, make: Callable[[], Call], optional: bool) -> Call | None:
+    """Make the call and run it once. An optional one that fails gives None and prints the reason: torch.compile does
+    not work everywhere. A line is printed first, since compiling takes from seconds to many minutes."""
     print(f"{name}: first call ...", end=" ", flush=True)
     start = time.perf_counter()
     try:
