@@ -5,15 +5,7 @@ from typing import Any, NamedTuple
 
 from ctx_jax.encoders.transformer.huggingface_names import Architecture
 
-ARCHITECTURES: tuple[Architecture, ...] = (
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "distilbert",
-    "modernbert",
-    "gpt2",
-    "openai-gpt",
-)
+# The values of config.json's activation keys -> our names, and back.
 READ = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -32,9 +24,9 @@ class Keys(NamedTuple):
     """The keys of one architecture, and the fields that it fixes."""
 
     required: Mapping[str, tuple[str, ...]]  # key -> the fields that have its value
-    activations: Mapping[str, str]  # key -> field, by the names above
-    fixed: Mapping[str, Any]  # fields the architecture does not vary
-    constant: Mapping[str, Any]  # keys that must have this value where they are given
+    activations: Mapping[str, str]  # key of an activation -> field
+    fixed: Mapping[str, Any]  # fields that are the same in every model of the architecture
+    constant: Mapping[str, Any]  # optional keys that must have this value if present
 
 
 _SIZES = {
@@ -126,18 +118,12 @@ _GPT = _GPT2._replace(
 )
 
 
-def keys_of(architecture: Architecture) -> Keys:
-    """The keys of one architecture."""
-    match architecture:
-        case "bert":
-            return _BERT
-        case "roberta" | "xlm-roberta":
-            return _ROBERTA
-        case "distilbert":
-            return _DISTILBERT
-        case "modernbert":
-            return _MODERNBERT
-        case "gpt2":
-            return _GPT2
-        case "openai-gpt":
-            return _GPT
+KEYS: Mapping[Architecture, Keys] = {
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "distilbert": _DISTILBERT,
+    "modernbert": _MODERNBERT,
+    "gpt2": _GPT2,
+    "openai-gpt": _GPT,
+}
