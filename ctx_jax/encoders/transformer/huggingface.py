@@ -157,14 +157,14 @@ def _without_copies(heads: Mapping[str, Any], tensors: Mapping[str, np.ndarray],
 
 
 def _shapes(model: Transformer, heads: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """path -> shape of the encoder's parameters and, below their names, of the heads'."""
+    """path -> shape of the encoder's parameters and of the heads', whose paths start with the head's name."""
 
     def init(key: jax.Array) -> dict[str, Any]:
-        sizes = {name: {"width": model.width} for name in heads}
-        for name in VOCABULARY_HEADS:
-            if name in heads:
-                sizes[name]["vocabulary"] = model.vocabulary
-        return {**model.init(key), **{name: head.init(key, **sizes[name]) for name, head in heads.items()}}
+        params = model.init(key)
+        for name, head in heads.items():
+            sizes = {"vocabulary": model.vocabulary} if name in VOCABULARY_HEADS else {}
+            params[name] = head.init(key, width=model.width, **sizes)
+        return params
 
     return {path: leaf.shape for path, leaf in _flat(jax.eval_shape(init, jax.random.key(0))).items()}
 
