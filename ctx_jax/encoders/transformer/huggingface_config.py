@@ -246,7 +246,7 @@ def tokenizer_settings(model: Transformer) -> dict[str, Any]:
 
 
 def special_ids(subwords: Subwords) -> dict[str, Any]:
-    """The entries of config.json that name special tokens by id; the last two if it adds them to a text."""
+    """The entries of config.json that name special tokens by id; [CLS] and [SEP] only if the tokenizer adds them."""
     begin, end = subwords.begin_id, subwords.end_id
     ids = {"pad_token_id": subwords.pad_id, "bos_token_id": begin, "eos_token_id": end}
     return ids | ({"cls_token_id": begin, "sep_token_id": end} if subwords.before or subwords.after else {})

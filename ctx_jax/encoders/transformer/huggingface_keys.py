@@ -25,8 +25,8 @@ class Keys(NamedTuple):
 
     required: Mapping[str, tuple[str, ...]]  # key -> the fields that have its value
     activations: Mapping[str, str]  # key of an activation -> field
-    fixed: Mapping[str, Any]  # fields that are the same in every model of the architecture
-    constant: Mapping[str, Any]  # optional keys that must have this value if present
+    fixed: Mapping[str, Any] = {}  # fields that are the same in every model of the architecture
+    constant: Mapping[str, Any] = {}  # optional keys that must have this value if present
 
 
 _SIZES = {
@@ -47,7 +47,6 @@ _BERT = Keys(
         "attention_probs_dropout_prob": ("attention_dropout",),
     },
     activations={"hidden_act": "activation"},
-    fixed={},
     constant={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
 )
 _ROBERTA = _BERT._replace(fixed={"positions_after_padding": True})
@@ -65,7 +64,6 @@ _DISTILBERT = Keys(
     },
     activations={"activation": "activation"},
     fixed={"token_types": 0, "norm_epsilon": 1e-12, "attention_output_dropout": 0.0},
-    constant={},
 )
 _MODERNBERT = Keys(
     required={
@@ -89,7 +87,6 @@ _MODERNBERT = Keys(
         "feed_forward_dropout": 0.0,
         "depth_scaled": True,
     },
-    constant={},
 )
 _GPT2 = Keys(
     required={

@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 class Names(NamedTuple):
     """The tensors of one architecture."""
 
-    prefix: str  # before the body's names in files of task models
+    prefix: str  # of the body's names in files with heads
     body: tuple[Entry, ...]
     heads: tuple[Entry, ...]
     head_prefixes: Mapping[str, tuple[str, ...]]  # head -> its tensors' names start with one of these

@@ -71,9 +71,8 @@ class SubwordInputs:
             tokens = self.tokens_for(length)
         pieces = self.split(sentences)
         height, width = padded_shape(_word_counts(pieces), rows, length, "words")
-        return self._word_arrays(
-            pieces, height, width, max(self.sizes(pieces), default=0) if tokens is None else tokens
-        )
+        tokens = max(self.sizes(pieces), default=0) if tokens is None else tokens
+        return self.pad(pieces, height, width, tokens)
 
     def tokens_for(self, length: int) -> int:
         """S for rows of T = `length` words: two tokens a word, the special ones and 16 more, rounded up by
@@ -102,13 +101,14 @@ class SubwordInputs:
         """Tokens of every sentence, special ones included."""
         return [self._size(pieces.ids) for pieces in sentences]
 
-    def pad(self, sentences: Sequence[Pieces], rows: int, length: int) -> dict[str, np.ndarray]:
-        """`arrays` of sentences split into pieces, with T = S = `length`: a sentence has no more words than tokens, and
-        one size for both means fewer compiled shapes."""
-        return self._word_arrays(sentences, rows, length, length)
+    def pad(
+        self, sentences: Sequence[Pieces], rows: int, length: int, tokens: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """`arrays` of sentences split into pieces, with B = `rows`, T = `length` and S = `tokens`, at most `longest`.
 
-    def _word_arrays(self, sentences: Sequence[Pieces], rows: int, length: int, tokens: int) -> dict[str, np.ndarray]:
-        """`arrays` with B = `rows`, T = `length` and S = `tokens`, or `longest` if that is less."""
+        `tokens` None: S = T, since a sentence has no more words than tokens and this gives fewer compiled shapes.
+        """
+        tokens = length if tokens is None else tokens
         if self.longest is not None:
             tokens = min(tokens, self.longest)
         ids, mask = self._tokens([pieces.ids for pieces in sentences], rows, tokens)

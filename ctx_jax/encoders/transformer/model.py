@@ -34,7 +34,7 @@ class Transformer:
     """
 
     vocabulary: int = 30522
-    """V, rows of the token table; 0, in a training config: the size of the run's tokenizer."""
+    """V, rows of the token table; 0 in a training config means the size of the run's tokenizer."""
     dim: int = 768
     """D, width of a token's vector in every layer."""
     depth: int = 12
@@ -56,7 +56,7 @@ class Transformer:
     norm_epsilon: float = 1e-12
     """Added to the variance in every layer norm."""
     norm_bias: bool = True
-    """Layer norms have a bias beside their scale."""
+    """Layer norms have a bias as well as a scale."""
     embedding_norm: bool = True
     """A layer norm after the sum of the embeddings."""
     first_attention_norm: bool = True
@@ -69,12 +69,12 @@ class Transformer:
     positions: Literal["learned", "rotary"] = "learned"
     """`learned`: a table whose rows are added to the embeddings. `rotary`: queries and keys are rotated by position."""
     max_positions: int = 512
-    """P, rows of the position table, or the longest text of rotary positions; RoBERTa's table has pad_id + 1 rows that
-    no token uses."""
+    """P, rows of the position table, or the longest sequence with rotary positions. RoBERTa's table has pad_id + 1
+    rows that no token uses."""
     positions_after_padding: bool = False
     """RoBERTa: the first position is pad_id + 1, and padding has position pad_id."""
     pad_id: int | None = 0
-    """Id of the padding token, by which `positions_after_padding` recognises padding; None: there is none."""
+    """Id of the padding token, by which `positions_after_padding` recognises padding; None: no such token."""
     token_types: int = 2
     """Rows of the segment embedding; 0: none."""
     rotary_theta: float = 160_000.0

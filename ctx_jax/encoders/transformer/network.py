@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ctx_jax.encoders.transformer.model import Transformer
 
 Output = Literal["all", "last", "maps"]
-LayerFunction = Callable[..., tuple[jax.Array, jax.Array | None]]  # (values, params, *, kind) -> (values, maps or None)
+LayerFunction = Callable[..., tuple[jax.Array, jax.Array | None]]  # (params, values, *, kind) -> (values, maps or None)
 
 
 def init(model: Transformer, key: jax.Array) -> dict[str, Any]:
@@ -191,21 +191,29 @@ def _run(model: Transformer, params: Params, inputs: TokenRows, key: jax.Array |
     if positions is None:
         positions = default_positions(model, inputs.token_ids, segments)
     values = embed_tokens(model, params["embeddings"], inputs.token_ids, positions, inputs.token_types, seeds)
-    context = _context(model, inputs, positions, seeds, output == "maps")
-
-    def step(values: jax.Array, params: Params, kind: LayerKind) -> tuple[jax.Array, jax.Array | None]:
-        return layer(model, params, values, context, kind)
-
-    outputs, maps = _stack(model, params, values, step, output)
+    step = partial(layer, model, context=_context(model, inputs, positions, seeds, output == "maps"))
+    layers = [params[f"layer_{index}"] for index in range(model.depth)]
+    kinds = [
+        LayerKind(index + 1, index in model.local_layers, index > 0 or model.first_attention_norm)
+        for index in range(model.depth)
+    ]
+    collected: Any = []  # each layer's input or attention maps
+    if model.scan and layers:
+        values, collected = _scan(model, layers, kinds, values, step, output)
+    else:
+        for layer_params, kind in zip(layers, kinds, strict=True):
+            # `kind` is bound by `partial`: as an argument, `jax.checkpoint` would turn its Python bools into arrays.
+            apply = partial(step, kind=kind)
+            outputs, maps = (jax.checkpoint(apply) if model.remat else apply)(layer_params, values)
+            collected.append(maps if output == "maps" else values)
+            values = outputs
     if output == "maps":
-        assert maps is not None
-        return maps
+        return jnp.stack([*collected])
     if model.norm == "pre":
-        last = layer_norm(params["final_norm"], outputs[-1], model.norm_epsilon)
-        outputs = outputs.at[-1].set(last) if isinstance(outputs, jax.Array) else [*outputs[:-1], last]
+        values = layer_norm(params["final_norm"], values, model.norm_epsilon)
     if output == "last":
-        return outputs[-1]
-    return outputs if isinstance(outputs, jax.Array) else jnp.stack(outputs)
+        return values
+    return jnp.stack([*collected, values])
 
 
 def _context(
@@ -227,28 +235,6 @@ def _context(
     return LayerContext(everywhere, local, global_rotation, local_rotation, seeds, maps)
 
 
-def _stack(
-    model: Transformer, params: Params, values: jax.Array, step: LayerFunction, output: Output
-) -> tuple[jax.Array | list[jax.Array], jax.Array | None]:
-    """Run all layers: ([embedding output, layer 1, ..., layer depth], or the last alone; attention maps or None)."""
-    kinds = [
-        LayerKind(index + 1, index in model.local_layers, index > 0 or model.first_attention_norm)
-        for index in range(model.depth)
-    ]
-    if model.scan and model.depth:
-        return _scan(model, [params[f"layer_{index}"] for index in range(model.depth)], kinds, values, step, output)
-    outputs, maps = [values], list[jax.Array]()
-    for index, kind in enumerate(kinds):
-        # `kind` is bound by `partial`: as an argument, `jax.checkpoint` would turn its Python bools into arrays.
-        one_layer = partial(step, kind=kind)
-        apply = jax.checkpoint(one_layer) if model.remat else one_layer
-        values, probabilities = apply(values, params[f"layer_{index}"])
-        outputs.append(values)
-        if probabilities is not None:
-            maps.append(probabilities)
-    return outputs, jnp.stack(maps) if output == "maps" else None
-
-
 def _scan(
     model: Transformer,
     layers: list[Params],
@@ -256,11 +242,20 @@ def _scan(
     values: jax.Array,
     step: LayerFunction,
     output: Output,
-) -> tuple[jax.Array | list[jax.Array], jax.Array | None]:
-    """`_stack` as a `lax.scan` of one compiled layer over stacked parameters. Flags in which the layers differ become
-    arrays; a flag that is the same in all layers stays a Python bool and costs nothing."""
+) -> tuple[jax.Array, Any]:
+    """Run all layers by a `lax.scan` of one compiled layer over stacked parameters: the last layer's output and,
+    stacked, each layer's input ("all") or attention maps ("maps").
+
+    Flags in which the layers differ become arrays; a flag that is equal in all layers stays a Python bool, at no cost.
+    """
     if not model.first_attention_norm and len(layers) > 1:
-        layers = [_with_attention_norm(layers[0], layers[1]), *layers[1:]]
+        # Stacked layers need the same names: layer 0 gets a norm of zeros, which the flag `normed` skips.
+        own = dict(jax.tree_util.tree_leaves_with_path(layers[0]))
+
+        def filled(path: tuple[Any, ...], like: jax.Array) -> jax.Array:
+            return own[path] if path in own else jnp.zeros_like(like)
+
+        layers = [jax.tree_util.tree_map_with_path(filled, layers[1]), *layers[1:]]
     flags: dict[str, Any] = {"index": jnp.array([kind.index for kind in kinds], jnp.int32)}
     same: dict[str, bool] = {}
     for name in ("local", "normed"):
@@ -272,22 +267,8 @@ def _scan(
 
     def body(values: jax.Array, xs: tuple[Params, dict[str, Any]]) -> tuple[jax.Array, jax.Array | None]:
         params, varying = xs
-        values, probabilities = step(values, params, kind=LayerKind(**varying, **same))
-        return values, {"all": values, "last": None, "maps": probabilities}[output]
+        outputs, maps = step(params, values, kind=LayerKind(**varying, **same))
+        return outputs, {"all": values, "last": None, "maps": maps}[output]
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-    last, collected = jax.lax.scan(jax.checkpoint(body) if model.remat else body, values, (stacked, flags))
-    if output == "all":
-        return jnp.concatenate([values[None], collected]), None
-    return [last], collected
-
-
-def _with_attention_norm(first: Params, like: Params) -> Params:
-    """The first layer with an attention norm of zeros, which the flag `normed` skips: stacks need equal names."""
-    own = dict(jax.tree_util.tree_leaves_with_path(first))
-
-    def leaf(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
-        return jnp.zeros_like(value) if path[0].key == "attention_norm" else own[path]
-
-    filled: Params = jax.tree_util.tree_map_with_path(leaf, like)
-    return filled
+    return lax.scan(jax.checkpoint(body) if model.remat else body, values, (stacked, flags))
