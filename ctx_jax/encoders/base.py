@@ -31,8 +31,8 @@ class Layers(NamedTuple):
 class InputProcessor(Protocol):
     """How text becomes the inputs of a model: a dict of numpy arrays, each with leading axis B.
 
-    `arrays` and `token_arrays` serve one call; `split`, `sizes` and `pad` are `arrays` in three steps, so that
-    sentences of like size can share a batch.
+    `arrays` and `token_arrays` make all inputs in one call. `split`, `sizes` and `pad` do what `arrays` does in three
+    steps, so that the caller can batch sentences of similar length.
     """
 
     @property
@@ -41,8 +41,7 @@ class InputProcessor(Protocol):
 
     @property
     def words_per_row(self) -> int:
-        """How many words may share a row when they are embedded without context: 1 where layer 0 depends on the
-        position."""
+        """How many words `Encoder.word_vectors` may put in one row: 1 if layer 0 depends on the position."""
 
     def arrays(
         self,
@@ -52,23 +51,22 @@ class InputProcessor(Protocol):
         length: int | None = None,
         tokens: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """Inputs that give one vector a word. `rows` and `length` fix B and T, `tokens` the number of tokens in a row;
-        InputError where more came, or for `tokens` where words have no pieces."""
+        """Inputs for one vector a word. `rows` and `length` fix B and T, `tokens` fixes the number of tokens in a row.
+        InputError if the sentences need more, or if `tokens` is given and words are not split into pieces."""
 
     def token_arrays(
         self, sentences: list[str] | list[list[str]], *, rows: int | None = None, length: int | None = None
     ) -> dict[str, np.ndarray]:
-        """Inputs that give one vector a token, special tokens in their places. Strings are split by the tokenizer's
-        own rule."""
+        """Inputs for one vector a token, special tokens included; strings are split by the tokenizer's own rule."""
 
     def split(self, sentences: list[list[str]]) -> Sequence[Any]:
-        """Each sentence as `sizes` and `pad` take it: its words, or its pieces."""
+        """Each sentence as `sizes` and `pad` take it: its words or its subword pieces."""
 
     def sizes(self, sentences: Sequence[Any]) -> list[int]:
-        """The number of places each split sentence takes in a row."""
+        """The row length that each split sentence needs, in words or tokens."""
 
     def pad(self, sentences: Sequence[Any], rows: int, length: int) -> dict[str, np.ndarray]:
-        """The inputs of split sentences, in rows of `length` places."""
+        """The inputs of split sentences: B = `rows`, each row of `length` words or tokens."""
 
 
 class Model(Protocol):
@@ -76,7 +74,7 @@ class Model(Protocol):
 
     @property
     def compute(self) -> Compute:
-        """The precision of its products."""
+        """The precision of its matrix products."""
 
     @property
     def num_layers(self) -> int:
@@ -90,22 +88,21 @@ class Model(Protocol):
         """Fresh parameters; `jax.eval_shape(model.init, key)` gives their shapes and allocates nothing."""
 
     def layers(self, params: Params, inputs: Mapping[str, Any], *, carry: Carry = None) -> Layers:
-        """Every layer of the inputs that the model's input processor makes. Pure, so that it works under any of
-        jax's transformations."""
+        """Every layer for inputs made by the model's input processor. Pure, so that jax's transformations work."""
 
     def token_layer(self, params: Params, inputs: Mapping[str, Any]) -> jax.Array:
         """Layer 0 alone, [B, T, D], without running the layers above it."""
 
     def inputs(self, folder: Path | None = None, *, rule: Rule = "whitespace") -> InputProcessor:
-        """The processor that makes the model's inputs of text; `folder` holds its vocabulary or tokenizer, for models
-        that have one. MissingFileError, InputError: it is not there, or does not fit the model."""
+        """The processor that makes the model's inputs from text. `folder` holds the vocabulary or tokenizer, if the
+        model needs one; MissingFileError if it is missing, InputError if it does not fit the model."""
 
     def depth_of(self, name: str) -> int:
-        """How deep a parameter of this name ("layer_0/query/kernel") lies: 0 for what comes before the first layer,
-        i for layer i, `num_layers` for what follows the last. InputError for a name the model does not have."""
+        """The depth of the parameter `name` ("layer_0/query/kernel"): 0 before the first layer, i in the i-th layer,
+        `num_layers` after the last. InputError for a name that the model does not have."""
 
     def flops_per_token(self, length: int) -> float:
-        """Floating-point operations of a forward pass per token, in rows of `length` tokens; products alone."""
+        """Floating-point operations of a forward pass per token, in rows of `length` tokens; matrix products only."""
 
 
 class Imported(NamedTuple):
@@ -118,16 +115,16 @@ class Imported(NamedTuple):
 
 
 class Family(NamedTuple):
-    """What a family of encoders adds to the package, beside its model: the files of other programs."""
+    """A family of encoders: its model, and how to read and write other programs' files of it."""
 
     model: type
     """The frozen dataclass; a run's `encoder.json` holds its name."""
     looks_for: str
-    """The files that `read_folder` looks for, for people."""
+    """The files that `read_folder` looks for, as error messages name them."""
     read_folder: Callable[[Path], Imported | None]
     """The encoder of a folder; None for a folder of another kind. InputError for one that is damaged."""
     format: str = ""
-    """Whose files `write_folder` writes."""
+    """The name of the format that `write_folder` writes."""
     write_folder: Callable[[Path, Any, Params, Mapping[str, Head], InputProcessor, Path], None] | None = None
     """(new folder, model, params, heads, processor, run directory); None for a family without an export."""
 
@@ -135,10 +132,9 @@ class Family(NamedTuple):
 def sentences_to_words(sentences: Iterable[str | Sequence[str]], rule: Rule) -> list[list[str]]:
     """Words of every sentence: strings are split by `rule`, lists of words taken as they are.
 
-    Raises TypeError for a bare string, for strings and lists in one call, and for words that are no strings.
+    Raises InputTypeError for a bare string, for strings and lists in one call, and for words that are no strings.
     """
-    found = checked(sentences)
-    return [split_words(sentence, rule) if isinstance(sentence, str) else sentence for sentence in found]
+    return [split_words(sentence, rule) if isinstance(sentence, str) else sentence for sentence in checked(sentences)]
 
 
 def checked(sentences: Iterable[str | Sequence[str]]) -> list[str] | list[list[str]]:
@@ -157,21 +153,24 @@ def checked(sentences: Iterable[str | Sequence[str]]) -> list[str] | list[list[s
             f"sentences must be all strings or all lists of words; number {first} is a string, "
             f"number {second} is a {type(sentences[second]).__name__}"
         )
-    return [_words(number, sentence) for number, sentence in enumerate(sentences)]
-
-
-def _words(number: int, sentence: Sequence[str]) -> list[str]:
-    if isinstance(sentence, bytes) or not hasattr(sentence, "__iter__"):
-        raise InputTypeError(f"sentence {number} must be a string or a list of words, got {type(sentence).__name__}")
-    words = list(sentence)
-    for word in words:
-        if not isinstance(word, str):
-            raise InputTypeError(f"sentence {number} holds {word!r}, a {type(word).__name__}; words must be strings")
-    return words
+    result: list[list[str]] = []
+    for number, sentence in enumerate(sentences):
+        if isinstance(sentence, bytes) or not hasattr(sentence, "__iter__"):
+            kind = type(sentence).__name__
+            raise InputTypeError(f"sentence {number} must be a string or a list of words, got {kind}")
+        result.append(list(sentence))
+        for word in result[-1]:
+            if not isinstance(word, str):
+                kind = type(word).__name__
+                raise InputTypeError(f"sentence {number} holds {word!r}, a {kind}; words must be strings")
+    return result
 
 
 def padded_shape(sizes: Sequence[int], rows: int | None, length: int | None, unit: str) -> tuple[int, int]:
-    """(B, T) that hold sentences of these sizes; ValueError where the sizes asked for do not."""
+    """(B, T) for sentences of these sizes: `rows` and `length`, or what the sentences need where these are None.
+
+    Raises InputError if the sentences do not fit; it counts the sizes in `unit`.
+    """
     longest = max(sizes, default=0)
     height = len(sizes) if rows is None else rows
     width = longest if length is None else length
@@ -183,8 +182,8 @@ def padded_shape(sizes: Sequence[int], rows: int | None, length: int | None, uni
 
 
 def rounded(length: int, *, least: int = 8) -> int:
-    """The next of 8, 12, 16, 24, 32, 48, 64, 96 ..., from `least` on: of a row beyond 8 words less than a third is
-    padding."""
+    """`length`, at least `least`, rounded up to 8, 12, 16, 24, 32, 48, 64, 96 ...: few shapes to compile, while less
+    than a third of a row longer than 8 is padding."""
     size = 8
     while size < max(length, least):
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3

@@ -1,4 +1,4 @@
-"""Masked tokens filled in by a model.
+"""The tokens that a masked language model predicts for mask tokens.
 
 Letters: B rows, T tokens, K masked tokens of a row, D width, V vocabulary.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from ctx_jax.data.sentence_streams import SentenceSource
 from ctx_jax.encoders.base import checked, rounded
 from ctx_jax.encoders.transformer import Transformer, last_hidden
+from ctx_jax.encoders.transformer.inputs import tokenize
 from ctx_jax.heads import Head, VocabularyHead
 from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.subwords import Pieces, Subwords
@@ -22,12 +23,12 @@ from ctx_jax.typing import Params
 Fillings = list[tuple[str, float]]  # (token, probability), the likeliest first
 
 BATCH_SIZE = 32
-SHOWN = 6  # sentences of a page
-SHORTEST, LONGEST = 6, 18  # words of such a sentence
+SHOWN = 6  # sentences in a report
+SHORTEST, LONGEST = 6, 18  # words of a sentence in a report
 
 
 def fill_mask(encoder: Any, sentences: Sequence[str] | Sequence[Sequence[str]], top: int = 5) -> list[list[Fillings]]:
-    """What a masked language model predicts for the mask tokens of sentences.
+    """The likeliest tokens at the mask tokens of sentences, by a masked language model.
 
         encoder = ctx_jax.load("bert-base-uncased")
         fill_mask(encoder, ["Paris is the [MASK] of France."], top=2)
@@ -39,8 +40,8 @@ def fill_mask(encoder: Any, sentences: Sequence[str] | Sequence[Sequence[str]], 
       top: the number of tokens for each mask.
 
     Returns:
-      for each sentence, for each of its masks in their order, the `top` likeliest (token, probability). Special tokens
-      are left out; a token is given as text, without the marks of its tokenizer.
+      for each sentence, for each of its masks in order, the `top` likeliest (token, probability). Special tokens are
+      left out; a token is given as text, without its tokenizer's markers such as "##".
 
     Raises:
       InputError: an encoder without a masked-LM head, a sentence without a mask token or longer than the model's
@@ -50,12 +51,7 @@ def fill_mask(encoder: Any, sentences: Sequence[str] | Sequence[Sequence[str]], 
     if head is None:
         raise InputError(f"fill_mask needs an encoder with a masked_lm head, this one has {sorted(encoder.heads)}")
     subwords, longest = encoder.processor.subwords, encoder.model.longest
-    texts = checked(sentences)
-    if texts and isinstance(texts[0], str):
-        pieces = subwords.tokenize_text(texts)
-    else:
-        pieces = [words.ids for words in subwords.tokenize_words(texts)]
-    rows = [subwords.add_special_tokens(ids) for ids in pieces]
+    rows = [subwords.add_special_tokens(ids) for ids in tokenize(subwords, checked(sentences))]
     for number, ids in enumerate(rows):
         if subwords.mask_id not in ids:
             raise InputError(f"sentence {number} has no mask token, {subwords.special.mask}: put one into it")
@@ -69,10 +65,10 @@ def fill_mask(encoder: Any, sentences: Sequence[str] | Sequence[Sequence[str]], 
 def filled_page(
     model: Transformer, params: Params, head: Head, subwords: Subwords, sentences: SentenceSource, *, top: int = 4
 ) -> str:
-    """A page to print: up to `SHOWN` sentences of a text with one word masked, and the model's predictions for it.
+    """A text to print: up to `SHOWN` sentences with one word masked, and the model's predictions for that word.
 
-    `params` are the encoder's, `head` its masked-LM head. Sentences are lists of words, spread evenly over the text;
-    the masked word has four letters or more and is one piece.
+    `params` are the encoder's, `head` its masked-LM head. The sentences shown are spread evenly over `sentences`; the
+    masked word has at least four letters and is a single piece.
 
         the masked word of a sentence, and the likeliest fillings
           Return the [MASK] of the file .
@@ -93,12 +89,12 @@ def filled_page(
 def _fillings(
     model: Transformer, params: Params, head: Head, subwords: Subwords, rows: Sequence[np.ndarray], top: int
 ) -> list[list[Fillings]]:
-    """`fill_mask` of rows of ids with masks in them, special tokens added."""
+    """`fill_mask` for rows of token ids that contain masks and special tokens."""
     special, found = sorted(subwords.special_ids), list[list[Fillings]]()
     for start in range(0, len(rows), BATCH_SIZE):
         batch = rows[start : start + BATCH_SIZE]
         places = [np.flatnonzero(ids == subwords.mask_id) for ids in batch]
-        # Rounded sizes, so that few shapes are compiled.
+        # Sizes are rounded up, so that few shapes are compiled.
         length = min(rounded(max(map(len, batch))), model.longest)
         height, masks = (1 << (size - 1).bit_length() for size in (len(batch), max(map(len, places))))
         ids, mask = np.full((height, length), subwords.pad_id, np.int32), np.zeros((height, length), bool)
@@ -137,7 +133,7 @@ def _probabilities(
 def _sentences_to_mask(
     subwords: Subwords, sentences: SentenceSource, longest: int
 ) -> list[tuple[Sequence[str], int, np.ndarray]]:
-    """(words, the number of the masked word, ids with its mask) of up to `SHOWN` sentences."""
+    """Up to `SHOWN` of (words, number of the masked word, token ids with the mask and special tokens)."""
     found: list[tuple[Sequence[str], int, np.ndarray]] = []
     step = max(len(sentences) // (40 * SHOWN), 1)
     for start in range(0, len(sentences), step):
@@ -155,7 +151,7 @@ def _sentences_to_mask(
 
 
 def _middle_word(words: Sequence[str], pieces: Pieces) -> int | None:
-    """The word nearest to the middle that has four letters or more and is one piece."""
+    """The number of the word nearest to the middle that has at least four letters and is a single piece."""
     single = np.bincount(pieces.words, minlength=len(words)) == 1
     suitable = [number for number, word in enumerate(words) if single[number] and len(word) > 3 and word.isalpha()]
     return min(suitable, key=lambda number: abs(number - len(words) // 2), default=None)

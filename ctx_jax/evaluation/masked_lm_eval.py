@@ -1,11 +1,11 @@
-"""A Transformer's loss on held-out text: the text once, in its order, under one mask that is the same in every run.
+"""A Transformer's loss on held-out text, read once and in order, with the same masks in every run.
 
 Letters: B rows, T tokens.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from ctx_jax import losses
-from ctx_jax.data.batch import Batch
 from ctx_jax.data.prefetch import prefetch
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
@@ -29,46 +28,21 @@ from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.typing import Params
 
 TOKENS_PER_DEVICE = 16_384
-"""Tokens in a device's part of a batch: evaluation takes little memory whatever the batch size of training."""
+"""At most so many tokens of a batch on each device: this bounds memory whatever the batch size of training."""
 
 SEED = 0
-"""Of the masks and pairs of held-out text, the same in every run."""
+"""Seed of the masks and sentence pairs of held-out text."""
 
 PREFETCHED = 2
-"""Batches prepared on a thread while the devices work on the one before."""
-
-
-def term_means(
-    model: Transformer,
-    params: Params,
-    batches: Iterable[Batch],
-    batch_size: int,
-    *,
-    head: VocabularyHead | None = None,
-    devices: Sequence[jax.Device] | None = None,
-) -> dict[str, float]:
-    """The mean of every term of the model's loss over all batches of `batch_size` rows, without dropout: "masked"
-    (causal: "next_token") in nats, "accuracy", and those of the pair's label where the batches have one.
-
-    `params` is {"encoder", "head"} as in `losses.masked_lm`, `head` its vocabulary head. The same batches give the same
-    means on any number of `devices` (default: all of this machine), up to rounding. The mean of a term without a target
-    is NaN.
-    """
-    loss, replicate = compile_loss(model, head, batch_size, tuple(devices or ()))
-    params = replicate(params)
-    sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
-    for terms in pipelined(loss(params, batch.arrays, ()) for batch in batches):
-        for name, pair in jax.device_get(terms).items():
-            sums[name] += [part.sum(dtype=np.float64) for part in pair]
-    return {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
+"""Batches that a background thread prepares ahead of the devices."""
 
 
 @lru_cache(maxsize=8)
 def compile_loss(
     model: Transformer, head: VocabularyHead | None, batch_size: int, devices: tuple[jax.Device, ...]
 ) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
-    """`loss(params, batch, ()) -> terms` with the device as the leading axis of every sum and weight, and a function
-    that replicates the parameters on the devices."""
+    """`loss(params, batch, ()) -> terms`, each sum and weight with one entry per device, and a function that replicates
+    the parameters on the devices."""
     loss = losses.causal_lm if model.causal else losses.masked_lm
 
     def terms(params: Params, batch: Any, carry: tuple[()]) -> Any:
@@ -89,7 +63,7 @@ def first_sentences(tokens: Tokens, count: int) -> Tokens:
 def evaluation_sequences(
     tokens: Tokens, subwords: Subwords, model: Transformer, sequences: SequenceConfig
 ) -> Sequences:
-    """A text once, in its order, with the same masks and pairs every time."""
+    """The batches of one pass over a text, in order, with the same masks and pairs every time."""
     return Sequences(
         tokens,
         subwords,
@@ -102,7 +76,7 @@ def evaluation_sequences(
 
 
 def evaluation_batch_size(sequences: SequenceConfig, devices: int) -> int:
-    """Rows of held-out text in a batch over `devices`, a multiple of their number."""
+    """Rows in a batch of held-out text, a multiple of the number of `devices`."""
     return devices * max(1, min(TOKENS_PER_DEVICE // sequences.length, -(-sequences.batch_size // devices)))
 
 
@@ -117,20 +91,30 @@ def masked_lm_metrics(
     devices: Sequence[jax.Device] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """`metrics_of_means` of a text with one fixed mask and without dropout; of a causal model, of its next tokens.
+    """`metrics_of_means` of a text without dropout: of masked tokens or, for a causal model, of next tokens.
 
-    Masks belong to examples, so that the batch size changes nothing but rounding. `progress` counts tokens.
+    `params` is {"encoder", "head"} as in `losses.masked_lm`, `head` its vocabulary head. Masks depend on the example
+    alone, so the batch size and the number of `devices` (default: all of this machine) change only rounding. The mean
+    of a term without a target is NaN. `progress` counts tokens.
     """
     devices = devices or jax.local_devices()
     config = replace(sequences, batch_size=evaluation_batch_size(sequences, len(devices)))
     progress = progress or Progress("evaluating", "tokens", len(tokens.ids))
+    loss, replicate = compile_loss(model, head, config.batch_size, tuple(devices))
+    params = replicate(params)
+    sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
     with prefetch(evaluation_sequences(tokens, subwords, model, config), PREFETCHED) as ready:
         batches = progress.track(ready, lambda batch: float(np.count_nonzero(batch.arrays.tokens.mask)))
-        return metrics_of_means(term_means(model, params, batches, config.batch_size, head=head, devices=devices))
+        for terms in pipelined(loss(params, batch.arrays, ()) for batch in batches):
+            for name, pair in jax.device_get(terms).items():
+                sums[name] += [part.sum(dtype=np.float64) for part in pair]
+    means = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
+    return metrics_of_means(means)
 
 
 def metrics_of_means(means: dict[str, float]) -> dict[str, float]:
-    """Metrics of the terms' means: loss, perplexity of the tokens, accuracy, and the pair's where there is one."""
+    """Metrics of the terms' means: loss, perplexity and accuracy of the tokens; those of the next-sentence label if
+    there is one."""
     name = "masked" if "masked" in means else "next_token"
     loss = sum(share * means[term] for term, share in COEFFICIENTS.items() if share and term in means)
     metrics = {"loss": loss, "perplexity": exp_or_inf(means[name]), "accuracy": means["accuracy"]}

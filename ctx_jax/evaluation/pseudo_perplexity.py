@@ -1,4 +1,4 @@
-"""Pseudo-perplexity: what sentences cost a masked model whose every token is predicted from all others.
+"""Pseudo-perplexity of a masked language model: each token is predicted from all others (Salazar et al. 2020).
 
 Letters: B rows, T tokens, S pieces of a sentence.
 """
@@ -28,7 +28,7 @@ from ctx_jax.typing import Params
 
 @dataclass(frozen=True)
 class PseudoPerplexity:
-    """The pseudo-perplexity of a text (Salazar et al. 2020)."""
+    """The pseudo-perplexity of a text."""
 
     loss: float
     """Nats a token, special tokens left out."""
@@ -53,12 +53,12 @@ def pseudo_perplexity(
 ) -> PseudoPerplexity:
     """Mask each piece of each sentence (a list of words) in turn; a sentence of S pieces takes S rows.
 
-    A sentence longer than the model's positions is cut into parts that fill them, the rest last, each a text of its
-    own, as in training. `params` is {"encoder", "head"} as in `losses.masked_lm`, `head` its vocabulary head.
+    A sentence longer than the model's positions is cut into parts, all of full length but the last, which are scored
+    independently, as in training. `params` is {"encoder", "head"} as in `losses.masked_lm`, `head` its vocabulary head.
     `batch_size` and `devices` affect speed alone; `progress` counts sentences.
 
-    Raises InputError for a causal model, for one whose positions have no room for a piece, and where no sentence has a
-    piece.
+    Raises InputError for a causal model, for a model whose positions have no room for a piece, and if no sentence has
+    a piece.
     """
     if model.causal:
         raise InputError("pseudo-perplexity masks tokens; a causal model has a perplexity of its own")
@@ -85,7 +85,7 @@ def pseudo_perplexity(
 
 
 def _parts(subwords: Subwords, sentences: Iterable[Sequence[str]], room: int) -> Iterator[list[np.ndarray]]:
-    """The parts of each sentence, special tokens added; sentences are tokenized a block at a time."""
+    """The parts of each sentence, special tokens added; `BLOCK` sentences are tokenized at a time."""
     remaining = iter(sentences)
     while block := list(islice(remaining, BLOCK)):
         for pieces in subwords.tokenize_words(block):
@@ -96,8 +96,8 @@ def _parts(subwords: Subwords, sentences: Iterable[Sequence[str]], room: int) ->
 def _masked_batches(
     model: Transformer, subwords: Subwords, sentences: Iterable[Sequence[np.ndarray]], batch_size: int
 ) -> Iterator[tuple[MaskedBatch, int]]:
-    """Batches of rows with one masked piece each, all rows of a batch rounded to the same length; and how many
-    sentences have their last row in the batch. `sentences`: the parts of each."""
+    """(batch of rows with one masked piece each, the number of sentences whose last row it holds); the rows of a batch
+    round to one length. `sentences`: the parts of each."""
     waiting: dict[int, list[tuple[np.ndarray, int]]] = defaultdict(list)  # by length
     finished: dict[int, int] = defaultdict(int)
     for parts in sentences:
@@ -116,7 +116,7 @@ def _masked_batches(
 def _masked_batch(
     masked: Sequence[tuple[np.ndarray, int]], length: int, batch_size: int, subwords: Subwords
 ) -> MaskedBatch:
-    """Rows of (ids, the position to mask); the rows left over have weight 0."""
+    """A batch of the rows `masked`, (ids, position to mask) each; the remaining rows have weight 0."""
     tokens = np.full((batch_size, length), subwords.pad_id, np.int32)
     mask = np.zeros((batch_size, length), bool)
     mask[:, 0] = True

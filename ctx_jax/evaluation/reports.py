@@ -1,4 +1,4 @@
-"""The metrics of a text, as aligned lines for people to read."""
+"""Evaluate a text and return the metrics as aligned lines of text."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,9 +33,9 @@ def bilm(
     log: Log,
     per_sentence: Path | None = None,
 ) -> str:
-    """Perplexities of a text in both directions. The text is counted first, so that `log` can tell the time left.
+    """Perplexities of a text in both directions. Sentences are counted first, so that `log` shows the time left.
 
-    `batch`: as `perplexity` takes it; `per_sentence`: a new file for the numbers of each sentence.
+    `batch` is that of `perplexity`; `per_sentence` is a new file for the log probabilities of each sentence.
     """
     texts = (words for source in sources for words in source.documents())
     count = sum(1 for words in Progress("counting", "sentences", log=log).track(texts) if words)
@@ -61,12 +61,11 @@ def transformer_lm(
     with_pseudo_perplexity: bool,
     log: Log,
 ) -> str:
-    """The means over one fixed mask of these sequences, and the pseudo-perplexity.
+    """The metrics of `masked_lm_metrics` and, if asked for, the pseudo-perplexity.
 
-    `encoder` is a loaded Transformer, `head_name` its vocabulary head. The text is indexed and cut into tokens among
-    the system's temporary files, as training does in the run's directory: memory does not grow with it, unless those
-    lie in memory (TMPDIR says where they lie). Raises InputError for text without words, and what cutting it into
-    sequences raises.
+    `encoder` is a loaded Transformer, `head_name` its vocabulary head. The text and its tokens are cached in the
+    system's temporary folder (TMPDIR), so that memory does not grow with the text unless that folder is in memory.
+    Raises InputError for text without words, and what `Sequences` raises.
     """
     model, params, subwords = encoder.model, encoder.run_params, encoder.processor.subwords
     head = encoder.heads[head_name].module
@@ -101,7 +100,7 @@ def _aligned(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _written(scores: Iterable[SentenceScore], file: TextIO) -> Iterator[SentenceScore]:
-    """The same scores, each written on its way as natural logarithms of probabilities."""
+    """Yield the scores and write each to `file`, as natural logarithms of probabilities."""
     for score in scores:
         line = {
             "sentence": score.sentence,

@@ -1,7 +1,7 @@
 """Heads: vectors to logits. A head is given widths and parameters, never a model.
 
-Language models' heads are frozen configs with pure functions, as the encoders are; the heads of tasks are Flax Linen
-modules.
+Language models' heads are frozen configs with pure functions, like the encoders. Heads of downstream tasks are Flax
+Linen modules, which users write themselves.
 """
 
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ from ctx_jax.typing import Params
 __all__ = ["HEADS", "Head", "Pooler", "SequenceHead", "VocabularyHead"]
 
 HEADS = (VocabularyHead, Pooler, SequenceHead)
-"""The types a run's `encoder.json` may name."""
+"""The head types that a run's `encoder.json` may name."""
 
 
 class Head(NamedTuple):
-    """A head of a loaded encoder, `encoder.heads[name]`: what it is, and its parameters."""
+    """A head of a loaded encoder, `encoder.heads[name]`: one of `HEADS` and its parameters."""
 
     module: Any
     params: Params

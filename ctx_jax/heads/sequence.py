@@ -1,4 +1,4 @@
-"""A vector for a whole sequence, and the scores of its labels: BERT's pooler and next-sentence head.
+"""One vector for a sequence, and the scores of a sequence's labels: BERT's pooler and next-sentence head.
 
 Letters: B rows, T tokens, D width, K labels.
 """
@@ -28,8 +28,8 @@ class Pooler:
 
 @dataclass(frozen=True)
 class SequenceHead:
-    """A linear layer on a sequence's vector; parameters {kernel [D, K], bias [K]}. BERT's next-sentence head has the
-    labels 0, the real next sentence, and 1, a random one."""
+    """A linear layer on a sequence's vector; parameters {kernel [D, K], bias [K]}. In BERT's next-sentence head label
+    0 is the real next sentence and 1 a random one."""
 
     labels: int = 2
 

@@ -4,9 +4,9 @@
     GPT    decoder(x)                              next tokens
     ELMo   decoder(x), one for both directions     next tokens (Peters et al. 2018)
 
-Parameters: dense {kernel [D, D], bias}, norm {scale, bias} where there is a transform; decoder {matrix [V, D] unless
-tied, bias [V]}. The head comes in halves, `hidden` and `decoder`, so that a loss can transform only the positions it
-predicts and then run its softmax in chunks. Letters: D width, V vocabulary.
+Parameters: dense {kernel [D, D], bias}, norm {scale, bias} if there is a transform; decoder {matrix [V, D] unless
+tied, bias [V]}. Besides `logits` there are its two steps, `hidden` and `decoder`: a loss applies `hidden` to the
+predicted positions alone and computes the softmax over the decoder in chunks. Letters: D width, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -27,17 +27,17 @@ class VocabularyHead:
     transform: bool = True
     """A dense layer, activation and norm before the decoder (BERT)."""
     activation: Activation = "gelu"
-    """Of the transform."""
+    """Activation of the transform."""
     bias: bool = True
     """The transform's dense layer has a bias."""
     norm_epsilon: float = 1e-12
-    """What the transform's norm adds to the variance before its root."""
+    """Added to the variance in the transform's norm."""
     norm_bias: bool = True
     """The transform's norm has a bias."""
     decoder_bias: bool = True
     """The decoder has a bias for each entry of the vocabulary."""
     tied: bool = True
-    """The decoder is the encoder's token table; without it a matrix of its own."""
+    """The decoder's matrix is the encoder's token table; otherwise the head has its own."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.norm_epsilon < float("inf"):
@@ -55,34 +55,31 @@ class VocabularyHead:
     def init(
         self, key: jax.Array, *, width: int, vocabulary: int, scale: float = 0.02, dense_scale: float | None = None
     ) -> Params:
-        """Initial parameters: matrices truncated normal of `scale` (the dense layer's of `dense_scale`, where given),
-        biases 0, scales 1."""
+        """Initial parameters: matrices truncated normal of `scale`, or `dense_scale` for the dense layer; biases 0,
+        scales 1."""
         dense_key, matrix_key = jax.random.split(key)
         params: dict[str, Params] = {}
         if self.transform:
-            own = scale if dense_scale is None else dense_scale
-            params["dense"] = init_dense(dense_key, width, width, bias=self.bias, scale=own)
+            dense_scale = scale if dense_scale is None else dense_scale
+            params["dense"] = init_dense(dense_key, width, width, bias=self.bias, scale=dense_scale)
             params["norm"] = init_norm(width, bias=self.norm_bias)
-        decoder: dict[str, jax.Array] = {}
-        if not self.tied:
-            decoder["matrix"] = truncated_normal(matrix_key, (vocabulary, width), scale)
-        if self.decoder_bias:
-            decoder["bias"] = jnp.zeros(vocabulary, jnp.float32)
-        if decoder:
-            params["decoder"] = decoder
+        matrix = {} if self.tied else {"matrix": truncated_normal(matrix_key, (vocabulary, width), scale)}
+        bias = {"bias": jnp.zeros(vocabulary, jnp.float32)} if self.decoder_bias else {}
+        if matrix or bias:
+            params["decoder"] = matrix | bias
         return params
 
     def hidden(self, params: Params, vectors: jax.Array, *, compute: Compute = "float32") -> jax.Array:
-        """The transform: [..., D] to [..., D]; without one the vectors as they are."""
+        """The transform, [..., D] to [..., D]; the vectors themselves if there is none."""
         if not self.transform:
             return vectors
         values = activate(self.activation, dense(params["dense"], vectors, compute))
         return layer_norm(params["norm"], values, self.norm_epsilon)
 
     def decoder(self, params: Params, table: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """The output matrix [V, D] and the bias [V], zeros where there is none: scores = hidden @ matrix.T + bias.
+        """The output matrix [V, D] and bias [V] (zeros if there is none): scores = hidden @ matrix.T + bias.
 
-        `table`: the encoder's token table [V, D], which a tied head needs (InputError without).
+        A tied head needs `table`, the encoder's token table [V, D]; InputError without it.
         """
         if self.tied and table is None:
             raise InputError("a tied vocabulary head decodes with the encoder's token table: give table=")

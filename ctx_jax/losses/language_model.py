@@ -1,4 +1,4 @@
-"""The losses of a Transformer: masked tokens, the label of a sentence pair, the next token.
+"""The language-model losses of a Transformer: masked tokens, next sentence, next token.
 
 Letters: B rows, T tokens, K predicted positions of a row, N tokens of all rows, D width, V vocabulary.
 """
@@ -17,7 +17,7 @@ from ctx_jax.losses.softmax import softmax_with_hits
 from ctx_jax.typing import Params, Terms
 
 COEFFICIENTS = {"masked": 1.0, "next_token": 1.0, "accuracy": 0.0, "next_sentence": 1.0, "next_sentence_accuracy": 0.0}
-"""The weight of each term's mean in the loss; accuracies are measured, not trained on."""
+"""The weight of each term's mean in the training loss; accuracies are metrics only, so their weight is 0."""
 
 
 def masked_lm(
@@ -29,14 +29,15 @@ def masked_lm(
     head: VocabularyHead | None = None,
     key: jax.Array | None = None,
 ) -> tuple[Terms, tuple[()]]:
-    """Nats of the masked tokens (Devlin et al. 2019, section 3.1), and of the pair's label where the batch has one.
+    """Cross-entropy, in nats, of the masked tokens (Devlin et al. 2019, section 3.1), and of the next-sentence label
+    if the batch has one.
 
     The vocabulary head is applied to the predicted positions alone, [B, K, D], and its softmax runs in chunks.
 
     Args:
-      params: {"encoder": ..., "head": {"masked_lm": ...}}, with a label also "pooler" and "next_sentence".
+      params: {"encoder": ..., "head": {"masked_lm": ...}}; for a label also the heads "pooler" and "next_sentence".
       carry: unused; a Transformer has no state.
-      head: the vocabulary head whose parameters "masked_lm" are; None: `model.default_head()`.
+      head: the vocabulary head that has the parameters "masked_lm"; None: `model.default_head()`.
       key: the step's key, the same on every device, for dropout by row; None: no dropout.
 
     Returns:
@@ -65,7 +66,7 @@ def causal_lm(
     head: VocabularyHead | None = None,
     key: jax.Array | None = None,
 ) -> tuple[Terms, tuple[()]]:
-    """Nats of the next token at every position, of a model whose tokens attend to earlier ones alone (GPT).
+    """Cross-entropy, in nats, of the next token at every position, for a causal model (GPT).
 
     Args:
       params: {"encoder": ..., "head": {"causal_lm": ...}}; GPT's head has no parameters and needs no entry.
@@ -75,7 +76,7 @@ def causal_lm(
       ({"next_token": (sum, weight), "accuracy": (hits, weight)}, ()).
 
     Raises:
-      ConfigError: a model that attends to later tokens.
+      ConfigError: a model that is not causal.
       InputError: parameters without the head.
     """
     if not model.causal:
@@ -88,7 +89,7 @@ def causal_lm(
 
 def _last_hidden(model: Transformer, params: Params, tokens: TokenRows, key: jax.Array | None) -> jax.Array:
     if tokens.lengths is not None:
-        tokens = tokens._replace(mask=None)  # they say the same, and lengths cost less
+        tokens = tokens._replace(mask=None)  # the two are equivalent, and lengths are faster
     return last_hidden(model, params["encoder"], **tokens._asdict(), key=key)
 
 
@@ -96,8 +97,8 @@ def _head_params(params: Params, name: str) -> Params:
     heads = params.get("head", {})
     if name not in heads:
         raise InputError(f"the parameters have no head {name!r}, which this loss needs; they have {sorted(heads)}")
-    own: Params = heads[name]
-    return own
+    found: Params = heads[name]
+    return found
 
 
 def _token_terms(

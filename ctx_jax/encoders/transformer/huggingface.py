@@ -1,4 +1,4 @@
-"""Hugging Face folders, both ways: `config.json`, safetensors, tokenizer files.
+"""Read and write Hugging Face folders: `config.json`, safetensors, tokenizer files.
 
 BERT (MiniLM included), RoBERTa, XLM-R, DistilBERT, ModernBERT, GPT-2 and GPT, with or without heads. The tables are in
 `huggingface_names` and `huggingface_keys`.
@@ -7,8 +7,7 @@ BERT (MiniLM included), RoBERTa, XLM-R, DistilBERT, ModernBERT, GPT-2 and GPT, w
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,10 +24,11 @@ from ctx_jax.encoders.transformer.huggingface_config import (
     config_from_model,
     head_from_config,
     model_from_config,
+    naming,
     special_ids,
     tokenizer_settings,
 )
-from ctx_jax.encoders.transformer.huggingface_names import Architecture, Entry, Names, canonical, expand, names_of
+from ctx_jax.encoders.transformer.huggingface_names import NAMES, Architecture, Entry, Names, canonical, expand
 from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors, write_tensors
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import Head, Pooler, SequenceHead, VocabularyHead
@@ -52,8 +52,8 @@ class Pretrained(NamedTuple):
 def read(folder: str | PathLike[str]) -> Pretrained:
     """The model, its parameters and the heads of a Hugging Face folder; half-precision files become float32.
 
-    Files with and without a prefix (`bert.`) are read, and old norm names (`gamma`, `beta`). The tensors tell which
-    heads there are.
+    Tensor names may have a prefix (`bert.`) and old norm names (`gamma`, `beta`). The names of the tensors tell
+    which heads there are.
 
     Raises MissingFileError, InputError: config.json or the tensors are missing, damaged, or do not fit; one error lists
     every missing, unexpected and misshapen tensor.
@@ -62,64 +62,54 @@ def read(folder: str | PathLike[str]) -> Pretrained:
     if not (folder / "config.json").is_file():
         raise MissingFileError(f"{folder}: needs config.json")
     config = read_json(folder / "config.json")
-    with _naming(folder):
-        names = names_of(architecture_of_config(config))
-    tensors = _canonical_tensors(folder, names, read_tensors(folder))
-    with _naming(folder):
+    with naming(folder):
         model = model_from_config(config)
         vocabulary_head = head_from_config(config, model)
-    modules = _heads(names, vocabulary_head, tensors)
-    trees = params_from_tensors(model, modules, tensors, names, str(folder))
+    names, tensors = NAMES[architecture_of_config(config)], read_tensors(folder)
+    with naming(folder):
+        tensors = _canonical_tensors(names, tensors)
+        modules = _head_modules(names, vocabulary_head, tensors)
+        trees = _params_from_tensors(model, modules, tensors, names)
     heads = {name: Head(module, trees.pop(name, {})) for name, module in modules.items()}
     return Pretrained(model, trees, heads, config)
 
 
-@contextmanager
-def _naming(folder: Path) -> Iterator[None]:
-    """Errors about a config.json name its folder."""
-    try:
-        yield
-    except ValueError as error:
-        raise InputError(f"{folder}: {error}") from error
-
-
-def _canonical_tensors(folder: Path, names: Names, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _canonical_tensors(names: Names, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     result: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         short = canonical(names, name)
         if re.fullmatch(names.ignored, short):
             continue
         if short in result:
-            raise InputError(f"{folder}: two tensors are named {short}, one of them as {name}: remove one")
+            raise InputError(f"two tensors are named {short}, one of them as {name}: remove one")
         result[short] = tensor
     return result
 
 
-def _heads(names: Names, vocabulary_head: VocabularyHead, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """name -> module of the heads that a file has by the names of its tensors."""
+def _head_modules(names: Names, vocabulary_head: VocabularyHead, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """name -> module of the heads of a file, recognised by the names of its tensors."""
     found = [
         head for head, prefixes in names.head_prefixes.items() if any(name.startswith(prefixes) for name in tensors)
     ]
     if "causal_lm" in names.head_prefixes and not vocabulary_head.has_params:
-        found = ["causal_lm"]  # GPT's tied head is the token embedding, so that a file of the base model has it too
+        found = ["causal_lm"]  # GPT's tied head is the token embedding, which a file of the base model has too
     if "next_sentence" in found and "pooler" not in found:
-        found.append("pooler")  # whose tensors are then missing
+        found.append("pooler")  # the error then lists its tensors as missing
     modules = {"pooler": Pooler(), "next_sentence": SequenceHead()}
     return {name: modules.get(name, vocabulary_head) for name in found}
 
 
-def params_from_tensors(
-    model: Transformer, heads: Mapping[str, Any], tensors: Mapping[str, np.ndarray], names: Names, source: str
+def _params_from_tensors(
+    model: Transformer, heads: Mapping[str, Any], tensors: Mapping[str, np.ndarray], names: Names
 ) -> dict[str, Any]:
-    """The encoder's parameters, and below the name of each of the `heads` (name -> module) that head's, from tensors
-    under their canonical names.
+    """The encoder's parameters, and under the name of each of `heads` (name -> module) that head's parameters.
 
-    Raises InputError listing every missing, unexpected and misshapen tensor, and for second copies of tied tensors that
-    differ from the first; `source` begins the message.
+    `tensors` have canonical names. Raises InputError listing every missing, unexpected and misshapen tensor, and for
+    copies of tied tensors that differ from the original.
     """
     shapes = _shapes(model, heads)
     entries = {entry.name: entry for entry in expand(names.body + names.heads, model.depth, {*shapes})}
-    given = _without_copies(heads, tensors, names, source)
+    given = _without_copies(heads, tensors, names)
     problems = [f"missing {name}" for name in entries if name not in given]
     problems += [f"unexpected {name} {list(given[name].shape)}" for name in sorted(given.keys() - entries.keys())]
     for name in entries.keys() & given.keys():
@@ -129,10 +119,12 @@ def params_from_tensors(
         elif given[name].dtype.kind not in "fV":
             problems.append(f"mistyped {name}: floating point is needed, it is {given[name].dtype}")
     if problems:
-        raise InputError(f"{source}: the tensors do not fit config.json:\n  " + "\n  ".join(problems))
+        raise InputError("the tensors do not fit config.json:\n  " + "\n  ".join(problems))
     params: dict[str, Any] = {}
     for name, entry in entries.items():
-        for path, part in zip(entry.paths, _split(entry, given[name].astype(np.float32)), strict=True):
+        tensor = given[name].astype(np.float32)
+        parts = np.split(tensor.T if entry.transposed else tensor, len(entry.paths), axis=-1)
+        for path, part in zip(entry.paths, parts, strict=True):
             *outer, last = path.split("/")
             node = params
             for step in outer:
@@ -141,10 +133,8 @@ def params_from_tensors(
     return params
 
 
-def _without_copies(
-    heads: Mapping[str, Any], tensors: Mapping[str, np.ndarray], names: Names, source: str
-) -> dict[str, np.ndarray]:
-    """The tensors without second copies of tied ones, which some files hold; they must equal the first."""
+def _without_copies(heads: Mapping[str, Any], tensors: Mapping[str, np.ndarray], names: Names) -> dict[str, np.ndarray]:
+    """The tensors without the copies of tied tensors that some files hold; a copy must equal its original."""
     given = dict(tensors)
     tied = all(heads[name].tied for name in VOCABULARY_HEADS if name in heads)
     pairs = [(names.embedding, names.tied_copy)] if tied else []
@@ -153,7 +143,7 @@ def _without_copies(
         if tied:
             pairs.append((first, second))
         elif second in given:
-            # Untied, transformers adds the second and never reads the first.
+            # For untied decoders transformers adds the second bias and never reads the first.
             given[first] = given.pop(second)
     for first, second in pairs:
         if second not in given:
@@ -162,30 +152,26 @@ def _without_copies(
         if first not in given:
             given[first] = copy
         elif not np.array_equal(given[first], copy):
-            raise InputError(
-                f"{source}: config.json ties {second} to {first}, but they differ; set tie_word_embeddings"
-            )
+            raise InputError(f"config.json ties {second} to {first}, but they differ; set tie_word_embeddings")
     return given
 
 
 def _shapes(model: Transformer, heads: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """path -> shape of the encoder's parameters and, below their names, of the heads'."""
+    """path -> shape of the encoder's parameters and of the heads', whose paths start with the head's name."""
 
     def init(key: jax.Array) -> dict[str, Any]:
-        sizes = {name: {"width": model.width} for name in heads}
-        for name in VOCABULARY_HEADS:
-            if name in heads:
-                sizes[name]["vocabulary"] = model.vocabulary
-        return {**model.init(key), **{name: head.init(key, **sizes[name]) for name, head in heads.items()}}
+        params = model.init(key)
+        for name, head in heads.items():
+            sizes = {"vocabulary": model.vocabulary} if name in VOCABULARY_HEADS else {}
+            params[name] = head.init(key, width=model.width, **sizes)
+        return params
 
     return {path: leaf.shape for path, leaf in _flat(jax.eval_shape(init, jax.random.key(0))).items()}
 
 
-def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, value in tree.items():
-        result |= _flat(value, f"{before}{name}/") if isinstance(value, Mapping) else {f"{before}{name}": value}
-    return result
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _file_shape(entry: Entry, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
@@ -194,25 +180,15 @@ def _file_shape(entry: Entry, shapes: Mapping[str, tuple[int, ...]]) -> tuple[in
     return joined[::-1] if entry.transposed else joined
 
 
-def _split(entry: Entry, tensor: np.ndarray) -> list[np.ndarray]:
-    return np.split(tensor.T if entry.transposed else tensor, len(entry.paths), axis=-1)
-
-
-def _join(entry: Entry, params: Mapping[str, Any]) -> np.ndarray:
-    tensor = np.concatenate([np.asarray(params[path], np.float32) for path in entry.paths], axis=-1)
-    return tensor.T if entry.transposed else tensor
-
-
-def tensors_from_params(
-    model: Transformer, params: Params, architecture: Architecture, heads: Mapping[str, Head] | None = None
+def _tensors_from_params(
+    model: Transformer, params: Params, architecture: Architecture, heads: Mapping[str, Head]
 ) -> dict[str, np.ndarray]:
-    """The tensors of a file under transformers' names, which have a prefix where there is a head above the pooler.
+    """The tensors of a file under transformers' names, with the prefix if there is a head other than the pooler.
 
     Tied tensors are written once. Raises InputError for parameters that do not fit the model or its heads, and for
-    those that the file has no place for.
+    parameters that the file format has no tensor for.
     """
-    heads = heads or {}
-    names = names_of(architecture)
+    names = NAMES[architecture]
     flat = _flat({**params, **{name: head.params for name, head in heads.items()}})
     shapes = _shapes(model, {name: head.module for name, head in heads.items()})
     wrong = sorted(
@@ -221,12 +197,15 @@ def tensors_from_params(
     if wrong:
         raise InputError(f"the parameters do not fit the model at {wrong}")
     body, above = (expand(part, model.depth, {*flat}) for part in (names.body, names.heads))
-    homeless = sorted(flat.keys() - {path for entry in body + above for path in entry.paths})
-    if homeless:
-        raise InputError(f"a file of {architecture} has no place for {homeless}")
+    unsupported = sorted(flat.keys() - {path for entry in body + above for path in entry.paths})
+    if unsupported:
+        raise InputError(f"a file of {architecture} has no place for {unsupported}")
     prefix = names.prefix if heads.keys() - {"pooler"} else ""
-    tensors = {prefix + entry.name: _join(entry, flat) for entry in body}
-    tensors |= {entry.name: _join(entry, flat) for entry in above}
+    tensors = {}
+    for entry in body + above:
+        tensor = np.concatenate([np.asarray(flat[path], np.float32) for path in entry.paths], axis=-1)
+        name = entry.name if entry in above else prefix + entry.name
+        tensors[name] = tensor.T if entry.transposed else tensor
     tied = all(heads[name].module.tied for name in VOCABULARY_HEADS if name in heads)
     if names.bias_copy and not tied and names.bias_copy[0] in tensors:
         tensors[names.bias_copy[1]] = tensors[names.bias_copy[0]]
@@ -242,14 +221,14 @@ def write(
     architecture: Architecture | None = None,
     subwords: Subwords | None = None,
 ) -> None:
-    """Write a folder that transformers loads with no tensor missing and none new. It appears whole or not at all.
+    """Write a folder that transformers loads with no missing or unexpected tensor; after an error there is no folder.
 
     heads         by name, as `read` gives them
     architecture  None: the one whose files fit the model
     subwords      the tokenizer, written beside the model; config.json names its special tokens by id
 
-    Warns of two losses: transformers has no class with a vocabulary head and a pooler but without the next-sentence
-    head, so that the pooler is left out; and config.json may have fewer dropout rates than the model.
+    Two losses cause a warning. The pooler is left out if there is a vocabulary head but no next-sentence head, since
+    transformers has no class with these; and config.json may have fewer dropout rates than the model.
 
     Raises InputError for a model or heads that no file of the architecture can express, ExistingFileError for a folder
     that is not empty.
@@ -260,27 +239,23 @@ def write(
             f"the pooler is left out: no class of {architecture} has it beside a vocabulary head", stacklevel=2
         )
         del heads["pooler"]
+    classes = NAMES[architecture].classes
+    if frozenset(heads) not in classes:
+        supported = [sorted(names) for names in classes]
+        raise InputError(f"no class of {architecture} has the heads {sorted(heads)}; they can be one of {supported}")
     vocabulary_head = next((heads[name].module for name in VOCABULARY_HEADS if name in heads), None)
     config = {
         **(special_ids(subwords) if subwords else {}),
         **config_from_model(model, architecture, head=vocabulary_head),
-        "architectures": [_class(heads, architecture)],
+        "architectures": [classes[frozenset(heads)]],
         "dtype": "float32",
     }
-    tensors = tensors_from_params(model, params, architecture, heads)
+    tensors = _tensors_from_params(model, params, architecture, heads)
     with atomic_folder(Path(folder)) as partial:
         write_tensors(partial / WHOLE, tensors)
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if subwords:
             subwords.save(partial, tokenizer_settings(model))
-
-
-def _class(heads: Mapping[str, Head], architecture: Architecture) -> str:
-    classes = names_of(architecture).classes
-    if frozenset(heads) not in classes:
-        supported = [sorted(names) for names in classes]
-        raise InputError(f"no class of {architecture} has the heads {sorted(heads)}; they can be one of {supported}")
-    return classes[frozenset(heads)]
 
 
 def recorded_architecture(folder: str | PathLike[str]) -> Architecture | None:
@@ -293,8 +268,8 @@ def recorded_architecture(folder: str | PathLike[str]) -> Architecture | None:
 
 
 def record_architecture(run_dir: str | PathLike[str], architecture: Architecture | None) -> None:
-    """Record in a run's directory which architecture it started from: XLM-R's shape is RoBERTa's, so that the model
-    does not tell."""
+    """Record in a run's directory which architecture it started from. It cannot be read from the model where two
+    architectures are equal in shape (XLM-R and RoBERTa)."""
     path = Path(run_dir) / ORIGIN
     if architecture is None:
         path.unlink(missing_ok=True)
@@ -313,7 +288,7 @@ def read_folder(folder: Path) -> Imported | None:
 def write_folder(
     folder: Path, model: Transformer, params: Params, heads: Mapping[str, Head], processor: Any, run_dir: Path
 ) -> None:
-    """A run's encoder, heads and tokenizer, as `write` lays them."""
+    """A run's encoder, heads and tokenizer, as `write` writes them."""
     architecture = recorded_architecture(run_dir)
     write(folder, model, params, heads=heads, architecture=architecture, subwords=processor.subwords)
 

@@ -5,15 +5,7 @@ from typing import Any, NamedTuple
 
 from ctx_jax.encoders.transformer.huggingface_names import Architecture
 
-ARCHITECTURES: tuple[Architecture, ...] = (
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "distilbert",
-    "modernbert",
-    "gpt2",
-    "openai-gpt",
-)
+# The values of config.json's activation keys -> our names, and back.
 READ = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -32,9 +24,9 @@ class Keys(NamedTuple):
     """The keys of one architecture, and the fields that it fixes."""
 
     required: Mapping[str, tuple[str, ...]]  # key -> the fields that have its value
-    activations: Mapping[str, str]  # key -> field, by the names above
-    fixed: Mapping[str, Any]  # fields the architecture does not vary
-    constant: Mapping[str, Any]  # keys that must have this value where they are given
+    activations: Mapping[str, str]  # key of an activation -> field
+    fixed: Mapping[str, Any] = {}  # fields that are the same in every model of the architecture
+    constant: Mapping[str, Any] = {}  # optional keys that must have this value if present
 
 
 _SIZES = {
@@ -55,7 +47,6 @@ _BERT = Keys(
         "attention_probs_dropout_prob": ("attention_dropout",),
     },
     activations={"hidden_act": "activation"},
-    fixed={},
     constant={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
 )
 _ROBERTA = _BERT._replace(fixed={"positions_after_padding": True})
@@ -73,7 +64,6 @@ _DISTILBERT = Keys(
     },
     activations={"activation": "activation"},
     fixed={"token_types": 0, "norm_epsilon": 1e-12, "attention_output_dropout": 0.0},
-    constant={},
 )
 _MODERNBERT = Keys(
     required={
@@ -97,7 +87,6 @@ _MODERNBERT = Keys(
         "feed_forward_dropout": 0.0,
         "depth_scaled": True,
     },
-    constant={},
 )
 _GPT2 = Keys(
     required={
@@ -126,18 +115,12 @@ _GPT = _GPT2._replace(
 )
 
 
-def keys_of(architecture: Architecture) -> Keys:
-    """The keys of one architecture."""
-    match architecture:
-        case "bert":
-            return _BERT
-        case "roberta" | "xlm-roberta":
-            return _ROBERTA
-        case "distilbert":
-            return _DISTILBERT
-        case "modernbert":
-            return _MODERNBERT
-        case "gpt2":
-            return _GPT2
-        case "openai-gpt":
-            return _GPT
+KEYS: Mapping[Architecture, Keys] = {
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "distilbert": _DISTILBERT,
+    "modernbert": _MODERNBERT,
+    "gpt2": _GPT2,
+    "openai-gpt": _GPT,
+}

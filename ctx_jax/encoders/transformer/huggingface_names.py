@@ -1,9 +1,9 @@
-"""Hugging Face's name of each parameter: one table an architecture, used in both directions.
+"""Hugging Face's name of each parameter: one table per architecture, used for reading and for writing.
 
-Paths are those of the encoder's tree, and below a head's name ("masked_lm/dense/kernel") those of the head's. `{l}`
-stands for the layer's number. An entry whose parameters a model lacks (a bias, the first norm of ModernBERT) is not
-expected in its file, so the tables need no variants. Linear weights are [out, in] in the files but for GPT's Conv1D,
-which is [in, out] as ours; a tensor of several parameters holds them side by side on the out axis.
+Paths are those of the encoder's parameters; a head's start with its name ("masked_lm/dense/kernel"). `{l}` stands for
+the layer's number. An entry whose parameters a model lacks (a bias, the first norm of ModernBERT) is not expected in
+its file, so the tables need no variants. Linear weights are [out, in] in the files, except GPT's Conv1D, which is
+[in, out] like ours. A tensor that holds several parameters has them concatenated along the out axis.
 """
 
 from collections.abc import Mapping
@@ -23,19 +23,15 @@ class Entry(NamedTuple):
 class Names(NamedTuple):
     """The tensors of one architecture."""
 
-    prefix: str  # before the body's names in files of task models
+    prefix: str  # of the body's names in files with heads
     body: tuple[Entry, ...]
     heads: tuple[Entry, ...]
-    head_prefixes: Mapping[str, tuple[str, ...]]  # head -> a file with a name that starts so has it
-    embedding: str  # the body's tensor to which `tied_copy` is tied
-    tied_copy: str
-    bias_copy: tuple[str, str] | None  # (the name in tied files, its second name)
-    ignored: str  # regular expression of buffers that old files hold
+    head_prefixes: Mapping[str, tuple[str, ...]]  # head -> its tensors' names start with one of these
     classes: Mapping[frozenset[str], str]  # heads -> transformers' class with exactly these
-
-
-def _plain(name: str, path: str) -> tuple[Entry, ...]:
-    return (Entry(name, (path,)),)
+    tied_copy: str  # the decoder's tensor, which tied files may hold as a copy of `embedding`
+    bias_copy: tuple[str, str] | None = None  # the decoder's bias: (its name in tied files, the name of its copy)
+    embedding: str = "embeddings.word_embeddings.weight"
+    ignored: str = r"embeddings\.position_ids"  # regular expression of buffers that old files hold
 
 
 def _dense(name: str, *paths: str, transposed: bool = True) -> tuple[Entry, ...]:
@@ -54,9 +50,9 @@ def _classes(base: str, masked_lm: str) -> dict[frozenset[str], str]:
 
 
 _EMBEDDINGS = (
-    *_plain("embeddings.word_embeddings.weight", "embeddings/tokens"),
-    *_plain("embeddings.position_embeddings.weight", "embeddings/positions"),
-    *_plain("embeddings.token_type_embeddings.weight", "embeddings/types"),
+    Entry("embeddings.word_embeddings.weight", ("embeddings/tokens",)),
+    Entry("embeddings.position_embeddings.weight", ("embeddings/positions",)),
+    Entry("embeddings.token_type_embeddings.weight", ("embeddings/types",)),
     *_norm("embeddings.LayerNorm", "embeddings/norm"),
 )
 _BERT_BODY = (
@@ -77,8 +73,8 @@ _BERT = Names(
     heads=(
         *_dense("cls.predictions.transform.dense", "masked_lm/dense"),
         *_norm("cls.predictions.transform.LayerNorm", "masked_lm/norm"),
-        *_plain("cls.predictions.decoder.weight", "masked_lm/decoder/matrix"),
-        *_plain("cls.predictions.bias", "masked_lm/decoder/bias"),
+        Entry("cls.predictions.decoder.weight", ("masked_lm/decoder/matrix",)),
+        Entry("cls.predictions.bias", ("masked_lm/decoder/bias",)),
         *_dense("cls.seq_relationship", "next_sentence"),
     ),
     head_prefixes={
@@ -86,10 +82,8 @@ _BERT = Names(
         "pooler": ("pooler.",),
         "next_sentence": ("cls.seq_relationship.",),
     },
-    embedding="embeddings.word_embeddings.weight",
     tied_copy="cls.predictions.decoder.weight",
     bias_copy=("cls.predictions.bias", "cls.predictions.decoder.bias"),
-    ignored=r"embeddings\.position_ids",
     classes={
         frozenset(): "BertModel",
         frozenset({"pooler"}): "BertModel",
@@ -104,14 +98,12 @@ _ROBERTA = Names(
     heads=(
         *_dense("lm_head.dense", "masked_lm/dense"),
         *_norm("lm_head.layer_norm", "masked_lm/norm"),
-        *_plain("lm_head.decoder.weight", "masked_lm/decoder/matrix"),
-        *_plain("lm_head.bias", "masked_lm/decoder/bias"),
+        Entry("lm_head.decoder.weight", ("masked_lm/decoder/matrix",)),
+        Entry("lm_head.bias", ("masked_lm/decoder/bias",)),
     ),
     head_prefixes={"masked_lm": ("lm_head.",), "pooler": ("pooler.",)},
-    embedding="embeddings.word_embeddings.weight",
     tied_copy="lm_head.decoder.weight",
     bias_copy=("lm_head.bias", "lm_head.decoder.bias"),
-    ignored=r"embeddings\.position_ids",
     classes=_classes("RobertaModel", "RobertaForMaskedLM"),
 )
 _DISTILBERT = Names(
@@ -130,20 +122,17 @@ _DISTILBERT = Names(
     heads=(
         *_dense("vocab_transform", "masked_lm/dense"),
         *_norm("vocab_layer_norm", "masked_lm/norm"),
-        *_plain("vocab_projector.weight", "masked_lm/decoder/matrix"),
-        *_plain("vocab_projector.bias", "masked_lm/decoder/bias"),
+        Entry("vocab_projector.weight", ("masked_lm/decoder/matrix",)),
+        Entry("vocab_projector.bias", ("masked_lm/decoder/bias",)),
     ),
     head_prefixes={"masked_lm": ("vocab_",)},
-    embedding="embeddings.word_embeddings.weight",
     tied_copy="vocab_projector.weight",
-    bias_copy=None,
-    ignored=r"embeddings\.position_ids",
     classes=_classes("DistilBertModel", "DistilBertForMaskedLM"),
 )
 _MODERNBERT = Names(
     prefix="model.",
     body=(
-        *_plain("embeddings.tok_embeddings.weight", "embeddings/tokens"),
+        Entry("embeddings.tok_embeddings.weight", ("embeddings/tokens",)),
         *_norm("embeddings.norm", "embeddings/norm"),
         *_dense("layers.{l}.attn.Wqkv", "layer_{l}/query", "layer_{l}/key", "layer_{l}/value"),
         *_dense("layers.{l}.attn.Wo", "layer_{l}/output"),
@@ -156,13 +145,12 @@ _MODERNBERT = Names(
     heads=(
         *_dense("head.dense", "masked_lm/dense"),
         *_norm("head.norm", "masked_lm/norm"),
-        *_plain("decoder.weight", "masked_lm/decoder/matrix"),
-        *_plain("decoder.bias", "masked_lm/decoder/bias"),
+        Entry("decoder.weight", ("masked_lm/decoder/matrix",)),
+        Entry("decoder.bias", ("masked_lm/decoder/bias",)),
     ),
     head_prefixes={"masked_lm": ("head.", "decoder.")},
     embedding="embeddings.tok_embeddings.weight",
     tied_copy="decoder.weight",
-    bias_copy=None,
     ignored=r".*rotary_emb\.inv_freq",
     classes=_classes("ModernBertModel", "ModernBertForMaskedLM"),
 )
@@ -177,23 +165,22 @@ _GPT_LAYER = (
 _GPT2 = Names(
     prefix="transformer.",
     body=(
-        *_plain("wte.weight", "embeddings/tokens"),
-        *_plain("wpe.weight", "embeddings/positions"),
+        Entry("wte.weight", ("embeddings/tokens",)),
+        Entry("wpe.weight", ("embeddings/positions",)),
         *_GPT_LAYER,
         *_norm("ln_f", "final_norm"),
     ),
-    heads=_plain("lm_head.weight", "causal_lm/decoder/matrix"),
+    heads=(Entry("lm_head.weight", ("causal_lm/decoder/matrix",)),),
     head_prefixes={"causal_lm": ("lm_head.",)},
     embedding="wte.weight",
     tied_copy="lm_head.weight",
-    bias_copy=None,
     ignored=r"h\.\d+\.attn\.(masked_)?bias",
     classes={frozenset(): "GPT2Model", frozenset({"causal_lm"}): "GPT2LMHeadModel"},
 )
 _GPT = _GPT2._replace(
     body=(
-        *_plain("tokens_embed.weight", "embeddings/tokens"),
-        *_plain("positions_embed.weight", "embeddings/positions"),
+        Entry("tokens_embed.weight", ("embeddings/tokens",)),
+        Entry("positions_embed.weight", ("embeddings/positions",)),
         *_GPT_LAYER,
     ),
     embedding="tokens_embed.weight",
@@ -202,27 +189,19 @@ _GPT = _GPT2._replace(
 )
 
 
-def names_of(architecture: Architecture) -> Names:
-    """The table of one architecture."""
-    match architecture:
-        case "bert":
-            return _BERT
-        case "roberta":
-            return _ROBERTA
-        case "xlm-roberta":
-            return _ROBERTA._replace(classes=_classes("XLMRobertaModel", "XLMRobertaForMaskedLM"))
-        case "distilbert":
-            return _DISTILBERT
-        case "modernbert":
-            return _MODERNBERT
-        case "gpt2":
-            return _GPT2
-        case "openai-gpt":
-            return _GPT
+NAMES: Mapping[Architecture, Names] = {
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA._replace(classes=_classes("XLMRobertaModel", "XLMRobertaForMaskedLM")),
+    "distilbert": _DISTILBERT,
+    "modernbert": _MODERNBERT,
+    "gpt2": _GPT2,
+    "openai-gpt": _GPT,
+}
 
 
 def canonical(names: Names, name: str) -> str:
-    """A tensor's name without its prefix and with today's norm names.
+    """A tensor's name without its prefix, old norm names replaced.
 
     bert.embeddings.LayerNorm.gamma -> embeddings.LayerNorm.weight
     """
@@ -231,7 +210,7 @@ def canonical(names: Names, name: str) -> str:
 
 
 def expand(entries: tuple[Entry, ...], depth: int, present: set[str]) -> list[Entry]:
-    """The entries of a model of `depth` layers whose parameters are `present`: `{l}` filled in, others left out."""
+    """The entries for `depth` layers, `{l}` filled in; those with a parameter that is not `present` are left out."""
     result = []
     for entry in entries:
         for layer in range(depth) if "{l}" in entry.name else range(1):

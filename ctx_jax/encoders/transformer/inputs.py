@@ -1,19 +1,21 @@
-"""Words or strings to the tokens of a Transformer.
+"""The inputs of a Transformer: words or strings to token ids, and layers of tokens to layers of words.
 
-Letters: B sentences, T words, S tokens of a row (pieces and special tokens).
+Letters: L layers, B sentences, T words, S tokens of a row (pieces and special tokens), D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ctx_jax.encoders.base import padded_shape, rounded
-from ctx_jax.io.errors import InputError
+from ctx_jax.encoders.base import Layers, padded_shape, rounded
+from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.io.files import read_json
 from ctx_jax.tokenizers import subword_files
 from ctx_jax.tokenizers.subwords import Pieces, Subwords
@@ -21,6 +23,9 @@ from ctx_jax.tokenizers.words import Rule
 
 if TYPE_CHECKING:
     from ctx_jax.encoders.transformer.model import Transformer
+
+_TOKENS = ("token_ids", "token_mask")
+_WORDS = ("word_of_token", "word_mask")
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,8 @@ class SubwordInputs:
             word_of_token    -1    0   1      1      -1    -1         int32 [B, S], -1 at tokens of no word
             word_mask        1 1                                      bool  [B, T]
 
-        S is `tokens`; without it `length` fixes S too, to `tokens_for(length)`; without either S is what the sentences
-        need. Raises InputError for a sentence with more tokens, and for `tokens` beyond the model's positions.
+        S is `tokens`, or else `tokens_for(length)`, or without either what the longest sentence needs. Raises
+        InputError for a sentence with more tokens, and for `tokens` beyond the model's positions.
         """
         if tokens is not None and self.longest is not None and tokens > self.longest:
             raise InputError(
@@ -66,14 +71,13 @@ class SubwordInputs:
             tokens = self.tokens_for(length)
         pieces = self.split(sentences)
         height, width = padded_shape(_word_counts(pieces), rows, length, "words")
-        return self._word_arrays(
-            pieces, height, width, max(self.sizes(pieces), default=0) if tokens is None else tokens
-        )
+        tokens = max(self.sizes(pieces), default=0) if tokens is None else tokens
+        return self.pad(pieces, height, width, tokens)
 
     def tokens_for(self, length: int) -> int:
-        """Tokens of a row for `length` words: two a word, the special ones and 16 more, rounded up by
-        `encoders.base.rounded`, but no more than the positions hold. It does not depend on the sentences, so that all
-        their batches have one shape."""
+        """S for rows of T = `length` words: two tokens a word, the special ones and 16 more, rounded up by
+        `encoders.base.rounded`, but at most `longest`. It does not depend on the sentences, so that all batches have
+        one shape."""
         size = rounded(2 * length + self._special_count + 16)
         return size if self.longest is None else min(size, self.longest)
 
@@ -84,12 +88,9 @@ class SubwordInputs:
 
         `length` is S, special tokens included; a string without pieces is an all-False row.
         """
-        if sentences and not isinstance(sentences[0], str):
-            found = [pieces.ids for pieces in self.subwords.tokenize_words(sentences)]
-        else:
-            found = self.subwords.tokenize_text(sentences)  # type: ignore[arg-type]
-        height, width = padded_shape([self._size(ids) for ids in found], rows, length, "tokens")
-        ids, mask = self._tokens(found, height, width)
+        pieces = tokenize(self.subwords, sentences)
+        height, width = padded_shape([self._size(ids) for ids in pieces], rows, length, "tokens")
+        ids, mask = self._tokens(pieces, height, width)
         return {"token_ids": ids, "token_mask": mask}
 
     def split(self, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
@@ -100,13 +101,14 @@ class SubwordInputs:
         """Tokens of every sentence, special ones included."""
         return [self._size(pieces.ids) for pieces in sentences]
 
-    def pad(self, sentences: Sequence[Pieces], rows: int, length: int) -> dict[str, np.ndarray]:
-        """`arrays` of sentences split into pieces, with T = S = `length`: there are no more words than tokens, and one
-        size for both keeps the compiled shapes few."""
-        return self._word_arrays(sentences, rows, length, length)
+    def pad(
+        self, sentences: Sequence[Pieces], rows: int, length: int, tokens: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """`arrays` of sentences split into pieces, with B = `rows`, T = `length` and S = `tokens`, at most `longest`.
 
-    def _word_arrays(self, sentences: Sequence[Pieces], rows: int, length: int, tokens: int) -> dict[str, np.ndarray]:
-        """`arrays` with B = `rows`, T = `length` and S = `tokens`, or as many as the positions hold if fewer."""
+        `tokens` None: S = T, since a sentence has no more words than tokens and this gives fewer compiled shapes.
+        """
+        tokens = length if tokens is None else tokens
         if self.longest is not None:
             tokens = min(tokens, self.longest)
         ids, mask = self._tokens([pieces.ids for pieces in sentences], rows, tokens)
@@ -147,6 +149,13 @@ class SubwordInputs:
         return ids, mask
 
 
+def tokenize(subwords: Subwords, sentences: list[str] | list[list[str]]) -> list[np.ndarray]:
+    """The ids of each sentence's pieces: a string is split by the tokenizer's own rule, a list of words is kept."""
+    if sentences and not isinstance(sentences[0], str):
+        return [pieces.ids for pieces in subwords.tokenize_words(sentences)]
+    return subwords.tokenize_text(sentences)  # type: ignore[arg-type]
+
+
 def _word_counts(sentences: Sequence[Pieces]) -> list[int]:
     return [int(pieces.words[-1]) + 1 if len(pieces.words) else 0 for pieces in sentences]
 
@@ -159,7 +168,7 @@ def read_inputs(model: Transformer, folder: Path, rule: Rule = "whitespace") -> 
     subwords = subword_files.read_folder(folder, model_type, str(config.get("tokenizer_class") or ""))
     size = len(subwords)
     if model_type and model.vocabulary > size:
-        # Some vocabularies are rounded up for speed, others lost words; no file says which of these it is.
+        # The model's rows may have been rounded up for speed, or tokens be lost: no file says which.
         raise InputError(
             f"{folder} has a vocabulary of {model.vocabulary}, its tokenizer one of {size}: rows {size} to "
             f"{model.vocabulary - 1} of the model have no token. If they are unused, give each a name that occurs in "
@@ -174,3 +183,46 @@ def read_inputs(model: Transformer, folder: Path, rule: Rule = "whitespace") -> 
             f"{subwords.pad_id} ({subwords.special.pad}): they do not belong together"
         )
     return SubwordInputs(subwords, model.longest, rule)
+
+
+def checked_arrays(model: Transformer, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The inputs as int32 and bool arrays whose shapes fit each other."""
+    names = set(inputs) if isinstance(inputs, Mapping) else set()
+    if names - {"token_types"} not in (set(_TOKENS), {*_TOKENS, *_WORDS}):
+        found = sorted(names) if isinstance(inputs, Mapping) else type(inputs).__name__
+        raise InputError(
+            f"a Transformer reads inputs {', '.join(_TOKENS)}, and {', '.join(_WORDS)} for words, got {found}: use "
+            "encoder.tokenize"
+        )
+    arrays = {name: jnp.asarray(inputs[name]) for name in inputs}
+    shape = arrays["token_ids"].shape
+    for name, array in arrays.items():
+        fits = array.ndim == 2 and (array.shape == shape or (name == "word_mask" and array.shape[0] == shape[0]))
+        if not fits:
+            needed = "[B, T]" if name == "word_mask" else f"[B, S] like token_ids {shape}"
+            raise InputError(f"{name} must be {needed}, got shape {array.shape}: use encoder.tokenize")
+        dtype = jnp.bool_ if name.endswith("mask") else jnp.integer
+        if not jnp.issubdtype(array.dtype, dtype):
+            raise InputTypeError(f"{name} must be {'bool' if dtype is jnp.bool_ else 'integers'}, got {array.dtype}")
+    if shape[1] > model.longest and shape[0]:
+        raise InputError(
+            f"inputs of {shape[1]} tokens are longer than the model's {model.longest} positions: shorten them"
+        )
+    return {name: array if name.endswith("mask") else array.astype(jnp.int32) for name, array in arrays.items()}
+
+
+def pool_to_words(values: jax.Array, arrays: Mapping[str, jax.Array]) -> Layers:
+    """The mean [L, B, T, D] of `values` [L, B, S, D] over each word's tokens, 0 where the mask is False.
+
+    Without "word_mask" in `arrays` the values stay those of tokens.
+    """
+    if "word_mask" not in arrays:
+        mask = arrays["token_mask"]
+        return Layers(jnp.where(mask[None, :, :, None], values, 0.0), mask)
+    mask = arrays["word_mask"]
+    numbers = jnp.arange(mask.shape[1], dtype=jnp.int32)
+    belongs = (arrays["word_of_token"][:, None, :] == numbers[None, :, None]).astype(jnp.float32)  # [B, T, S]
+    # A product with 0 and 1 instead of a scatter: exact in float32, reproducible, and fast on accelerators.
+    sums = jnp.einsum("bts,lbsd->lbtd", belongs, values, precision=jax.lax.Precision.HIGHEST)
+    means = sums / jnp.maximum(jnp.sum(belongs, axis=2), 1.0)[None, :, :, None]
+    return Layers(jnp.where(mask[None, :, :, None], means, 0.0), mask)

@@ -26,11 +26,11 @@ Rotation = tuple[jax.Array, jax.Array]  # cosine, sine [B or 1, T, 1, E]
 
 
 class LayerKind(NamedTuple):
-    """In what one layer differs from another: Python values in an unrolled stack, arrays in a scanned one."""
+    """The settings in which layers differ: Python values in an unrolled stack, arrays in a scanned one."""
 
     index: Any  # int or int32 []; seeds the layer's dropout
     local: Any  # bool or bool []: attends to a window only
-    normed: Any  # whether a norm precedes the attention of a pre-norm layer
+    normed: Any  # bool or bool []: a norm precedes the attention (pre-norm layers)
 
 
 class LayerContext(NamedTuple):
@@ -40,33 +40,34 @@ class LayerContext(NamedTuple):
     local_mask: AttentionMask
     global_rotation: Rotation | None
     local_rotation: Rotation | None
-    seeds: jax.Array | None  # uint32 [B, 2], of dropout; None without dropout
+    seeds: jax.Array | None  # uint32 [B, 2], the dropout seed of each row; None: no dropout
     maps: bool  # whether to return the attention maps
 
 
 def select(flag: Any, yes: Choice, no: Choice) -> Choice:
-    """`yes` or `no`, by a Python bool or, in a scanned layer, by a bool array over all their leaves."""
+    """`yes` if `flag`, else `no`: two pytrees, of which a traced flag (in a scanned layer) selects leaf by leaf."""
     if isinstance(flag, bool):
         return yes if flag else no
     return jax.tree.map(lambda first, second: jnp.where(flag, first, second), yes, no)
 
 
 def row_seeds(key: jax.Array, rows: jax.Array) -> jax.Array:
-    """Two random words a row, uint32 [B, 2], by threefry from the step's key and the rows' global numbers."""
+    """The seed of each row, two random words, uint32 [B, 2], by threefry from the step's key and the row's global
+    number."""
     return jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row), (2,), jnp.uint32))(rows)
 
 
 def fold_seeds(seeds: jax.Array, number: int | jax.Array) -> jax.Array:
-    """New words [B, 2] for a number (of a layer, or of a dropout within it), as `jax.random.fold_in` of a key."""
+    """New seeds [B, 2] from seeds and the number of a layer, or of a dropout in it, like `jax.random.fold_in`."""
     return _hash(seeds ^ _hash(jnp.asarray(number, jnp.uint32) + jnp.uint32(0x9E3779B9)))
 
 
 def dropout_mask(seeds: jax.Array, number: int, rate: float, shape: tuple[int, ...]) -> jax.Array:
     """True at the values that dropout keeps, bool [B, *shape], a share 1 - rate of them.
 
-    Seeded by row, so that a row's mask depends neither on its index in the batch nor on the device. An integer hash
-    spreads a row's two words over its values: threefry on every value costs several times more to run and, unrolled
-    over the layers, minutes to compile.
+    A row's mask depends on its seed alone, not on its index in the batch or on the device. An integer hash of the seed
+    and of each value's index is used, since threefry for every value is several times slower and, unrolled over the
+    layers, takes minutes to compile.
     """
     words = fold_seeds(seeds, number)
     first, second = (words[:, column].reshape((-1,) + (1,) * len(shape)) for column in range(2))
@@ -89,7 +90,7 @@ def dropout(seeds: jax.Array | None, number: int, rate: float, values: jax.Array
 
 
 def rotation(positions: jax.Array, width: int, theta: float) -> Rotation:
-    """Cosines and sines [B or 1, T, 1, E] of rotary positions (Su et al. 2021), halves paired as (i, i + E / 2)."""
+    """Cosines and sines [B or 1, T, 1, E] of rotary positions (Su et al. 2021); value i is paired with i + E / 2."""
     inverse = 1.0 / theta ** (jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     angles = positions.astype(jnp.float32)[:, :, None] * inverse[None, None, :]
     angles = jnp.concatenate([angles, angles], -1)[:, :, None, :]
@@ -97,7 +98,7 @@ def rotation(positions: jax.Array, width: int, theta: float) -> Rotation:
 
 
 def rotate(values: jax.Array, by: Rotation) -> jax.Array:
-    """Query or key heads [B, T, H, E] rotated by their positions."""
+    """Query or key heads [B, T, H, E], each pair of values rotated by the angle of its position."""
     cosine, sine = by
     first, second = jnp.split(values, 2, axis=-1)
     return values * cosine + jnp.concatenate([-second, first], -1) * sine

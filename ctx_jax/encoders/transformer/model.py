@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from ctx_jax.encoders.base import Layers
-from ctx_jax.encoders.transformer import words
-from ctx_jax.encoders.transformer.init import init
-from ctx_jax.encoders.transformer.inputs import SubwordInputs, read_inputs
+from ctx_jax.encoders.transformer.inputs import SubwordInputs, checked_arrays, pool_to_words, read_inputs
+from ctx_jax.encoders.transformer.network import default_positions, embed_tokens, hidden_states, init
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
 from ctx_jax.ops.attention import Implementation
@@ -29,12 +29,12 @@ from ctx_jax.typing import Carry, Params
 class Transformer:
     """Shape and mathematics of a Transformer; hashable, so it can be a static argument of `jax.jit`.
 
-    The defaults are BERT-base. Differences between layers (local or global attention, no first norm) are fields here:
-    all layers have the same parameters but for that norm.
+    The defaults are BERT-base. All layers have the same parameters, except that `first_attention_norm=False` leaves out
+    one norm of layer 0.
     """
 
     vocabulary: int = 30522
-    """V, rows of the token table; 0, in a training config: the size of the run's tokenizer."""
+    """V, rows of the token table; 0 in a training config means the size of the run's tokenizer."""
     dim: int = 768
     """D, width of a token's vector in every layer."""
     depth: int = 12
@@ -44,22 +44,23 @@ class Transformer:
     feed_forward: int = 3072
     """F, inner width of a layer's feed-forward part."""
     activation: Activation = "gelu"
-    """Of the feed-forward part. `gelu` is the exact one (erf), `gelu_tanh` its approximation."""
+    """Activation of the feed-forward part. `gelu` is exact (erf), `gelu_tanh` its tanh approximation."""
     gated: bool = False
     """GeGLU: down(activation(gate(x)) * up(x)) instead of down(activation(up(x)))."""
     causal: bool = False
     """GPT: a token attends to itself and to earlier tokens only."""
 
     norm: Literal["post", "pre"] = "post"
-    """Layer norms `post`, after each sum (BERT), or `pre`, before each part, with a final norm (GPT-2, ModernBERT)."""
+    """Layer norms come after each residual sum (`post`: BERT), or before attention and feed-forward, with one more at
+    the end (`pre`: GPT-2, ModernBERT)."""
     norm_epsilon: float = 1e-12
-    """What every layer norm adds to the variance before its root."""
+    """Added to the variance in every layer norm."""
     norm_bias: bool = True
-    """Layer norms have a bias beside their scale."""
+    """Layer norms have a bias as well as a scale."""
     embedding_norm: bool = True
     """A layer norm after the sum of the embeddings."""
     first_attention_norm: bool = True
-    """Without it (ModernBERT) layer 0 has no norm before its attention; for `pre` norms only."""
+    """If False (ModernBERT), layer 0 has no norm before its attention; needs `pre` norms."""
     attention_bias: bool = True
     """Query, key, value and attention output have biases."""
     feed_forward_bias: bool = True
@@ -68,18 +69,18 @@ class Transformer:
     positions: Literal["learned", "rotary"] = "learned"
     """`learned`: a table whose rows are added to the embeddings. `rotary`: queries and keys are rotated by position."""
     max_positions: int = 512
-    """P, rows of the position table, or the longest text of rotary positions; RoBERTa's table has pad_id + 1 rows that
-    no token uses."""
+    """P, rows of the position table, or the longest sequence with rotary positions. RoBERTa's table has pad_id + 1
+    rows that no token uses."""
     positions_after_padding: bool = False
     """RoBERTa: the first position is pad_id + 1, and padding has position pad_id."""
     pad_id: int | None = 0
-    """Id of the padding token, by which `positions_after_padding` recognises padding; None: there is none."""
+    """Id of the padding token, by which `positions_after_padding` recognises padding; None: no such token."""
     token_types: int = 2
     """Rows of the segment embedding; 0: none."""
     rotary_theta: float = 160_000.0
-    """Base of the rotary positions' wavelengths: the greater, the longer the longest."""
+    """Base of the rotary positions' wavelengths, theta; the longest wavelength grows with it."""
     local_rotary_theta: float = 10_000.0
-    """The same for `local_layers`."""
+    """Theta of the `local_layers`."""
     local_layers: tuple[int, ...] = ()
     """Layers, counted from 0, whose tokens attend only to tokens at most `window` away; the others attend to all."""
     window: int = 64
@@ -88,13 +89,13 @@ class Transformer:
     embedding_dropout: float = 0.1
     """Dropout rate, in training, of the embedding output."""
     attention_dropout: float = 0.1
-    """Of the attention probabilities; above 0 the fused attention is not used."""
+    """Dropout rate of the attention probabilities; above 0 the fused attention is not used."""
     attention_output_dropout: float = 0.1
-    """Of what attention adds to a layer's input."""
+    """Dropout rate of the attention's output, before the residual sum."""
     feed_forward_inner_dropout: float = 0.0
-    """Inside the feed-forward part, before its last matrix (ModernBERT)."""
+    """Dropout rate inside the feed-forward part, before its last matrix (ModernBERT)."""
     feed_forward_dropout: float = 0.1
-    """Of what the feed-forward part adds."""
+    """Dropout rate of the feed-forward part's output, before the residual sum."""
 
     initial_scale: float = 0.02
     """Standard deviation of the truncated normal that initial kernels and tables are drawn from."""
@@ -105,8 +106,8 @@ class Transformer:
     """`float32`: exact products on every device. `bfloat16`: bf16 operands, all else in float32; faster."""
     attention: Implementation = "auto"
     """`plain`: matrix products and a softmax, supports everything. `fused`: cuDNN's flash attention, for NVIDIA GPUs,
-    in bfloat16, without attention dropout; plain, with a warning, where that is not so. `auto`: fused where possible,
-    else plain. `xla`: the fused call with XLA's own kernels, for comparison."""
+    in bfloat16, without attention dropout; elsewhere plain, with a warning. `auto`: fused where possible, else plain.
+    `xla`: the fused call with XLA's own kernels, for comparison."""
     scan: bool = False
     """One compiled layer, looped: faster to compile, a little slower to run."""
     remat: bool = False
@@ -147,7 +148,7 @@ class Transformer:
 
     @property
     def residual_scale(self) -> float:
-        """`initial_scale` of the kernels that `depth_scaled` makes smaller, a vocabulary head's dense one included."""
+        """Initial scale of the kernels that `depth_scaled` makes smaller, a vocabulary head's dense layer included."""
         return self.initial_scale / (2 * self.depth) ** 0.5 if self.depth_scaled and self.depth else self.initial_scale
 
     @property
@@ -161,23 +162,33 @@ class Transformer:
         return self.dim
 
     def init(self, key: jax.Array) -> dict[str, Any]:
-        """Initial parameters; `encoders.transformer.network` describes their layout."""
+        """Initial parameters; `encoders/transformer/network.py` lists them."""
         return init(self, key)
 
     def layers(self, params: Params, inputs: Mapping[str, Any], *, carry: Carry = None) -> Layers:
-        """Hidden states of the inputs that `SubwordInputs` makes: the mean over each word's tokens, or with
-        "token_ids" and "token_mask" alone every token's.
+        """Hidden states of the inputs that `SubwordInputs` makes: one vector a word, the mean over its tokens, or one
+        vector a token if "token_ids" and "token_mask" are the only inputs.
 
         "token_types" int [B, S] may be added. Raises InputError for inputs of other names or shapes, InputTypeError
         for other types and for a carry.
         """
         if carry is not None:
             raise InputTypeError("a Transformer has no recurrent state: leave carry out")
-        return words.layers(self, params, inputs)
+        arrays = checked_arrays(self, inputs)
+        ids, mask = arrays["token_ids"], arrays["token_mask"]
+        if ids.size == 0:
+            words = arrays.get("word_mask", mask)
+            return Layers(jnp.zeros((self.num_layers, *words.shape, self.width), jnp.float32), jnp.zeros_like(words))
+        states = hidden_states(self, params, ids, mask=mask, token_types=arrays.get("token_types"))
+        return pool_to_words(states, arrays)
 
     def token_layer(self, params: Params, inputs: Mapping[str, Any]) -> jax.Array:
         """Layer 0 alone, [B, T, D]: the embedding output, position and token type included."""
-        return words.token_layer(self, params, inputs)
+        arrays = checked_arrays(self, inputs)
+        ids = arrays["token_ids"]
+        positions = default_positions(self, ids)
+        values = embed_tokens(self, params["embeddings"], ids, positions, arrays.get("token_types"), None)
+        return pool_to_words(values[None], arrays).values[0]
 
     def inputs(self, folder: Path | None = None, *, rule: Rule = "whitespace") -> SubwordInputs:
         """The input processor with the tokenizer of `folder`, a run's directory or a Hugging Face folder.
@@ -213,8 +224,7 @@ class Transformer:
         raise InputError(f"a Transformer of depth {self.depth} has no parameter {name}")
 
     def flops_per_token(self, length: int) -> float:
-        """2 for each weight of a matrix that a token is multiplied with, and 4 T D a layer for attention to a whole row
-        of T = `length` tokens."""
+        """2 for each matrix weight, and 4 T D per layer for attention to a whole row of T = `length` tokens."""
         layer = 4 * self.dim**2 + (3 if self.gated else 2) * self.dim * self.feed_forward
         return float(self.depth * (2 * layer + 4 * length * self.dim))
 

@@ -23,7 +23,7 @@ from ctx_jax.data.batch import TokenRows
 from ctx_jax.encoders.transformer.layers import LayerContext, LayerKind, dropout, layer, rotation, row_seeds
 from ctx_jax.io.errors import InputError
 from ctx_jax.ops.attention import attention_mask
-from ctx_jax.ops.dense import layer_norm
+from ctx_jax.ops.dense import init_dense, init_norm, layer_norm, truncated_normal
 from ctx_jax.ops.linear import lookup
 from ctx_jax.typing import Mask, Params
 
@@ -31,7 +31,55 @@ if TYPE_CHECKING:
     from ctx_jax.encoders.transformer.model import Transformer
 
 Output = Literal["all", "last", "maps"]
-LayerFunction = Callable[..., tuple[jax.Array, jax.Array | None]]  # (values, params, *, kind) -> (values, maps or None)
+LayerFunction = Callable[..., tuple[jax.Array, jax.Array | None]]  # (params, values, *, kind) -> (values, maps or None)
+
+
+def init(model: Transformer, key: jax.Array) -> dict[str, Any]:
+    """Initial parameters.
+
+    Kernels and tables are truncated normal (cut at two standard deviations) of `initial_scale`, as the original BERT's;
+    biases 0, scales 1. With `depth_scaled`, the kernels that write into the residual stream (attention output, down
+    projection) start smaller by sqrt(2 depth), as GPT-2's and ModernBERT's.
+    """
+    params: dict[str, Any] = {"embeddings": _init_embeddings(model, jax.random.fold_in(jax.random.fold_in(key, 0), 0))}
+    for index in range(model.depth):
+        normed = index > 0 or model.first_attention_norm
+        params[f"layer_{index}"] = _init_layer(model, jax.random.fold_in(key, index + 1), normed)
+    if model.norm == "pre":
+        params["final_norm"] = init_norm(model.dim, bias=model.norm_bias)
+    return params
+
+
+def _init_embeddings(model: Transformer, key: jax.Array) -> dict[str, Any]:
+    tokens, positions, types = jax.random.split(key, 3)
+    tables: dict[str, Any] = {"tokens": truncated_normal(tokens, (model.vocabulary, model.dim), model.initial_scale)}
+    if model.positions == "learned":
+        tables["positions"] = truncated_normal(positions, (model.max_positions, model.dim), model.initial_scale)
+    if model.token_types:
+        tables["types"] = truncated_normal(types, (model.token_types, model.dim), model.initial_scale)
+    if model.embedding_norm:
+        tables["norm"] = init_norm(model.dim, bias=model.norm_bias)
+    return tables
+
+
+def _init_layer(model: Transformer, key: jax.Array, normed: bool) -> dict[str, Any]:
+    keys = jax.random.split(key, 7)
+    width, inner, scale, residual = model.dim, model.feed_forward, model.initial_scale, model.residual_scale
+    bias = model.attention_bias
+    params: dict[str, Any] = {
+        name: init_dense(keys[number], width, width, bias=bias, scale=scale)
+        for number, name in enumerate(("query", "key", "value"))
+    }
+    params["output"] = init_dense(keys[3], width, width, bias=bias, scale=residual)
+    bias = model.feed_forward_bias
+    if model.gated:
+        params["gate"] = init_dense(keys[4], width, inner, bias=bias, scale=scale)
+    params["up"] = init_dense(keys[5], width, inner, bias=bias, scale=scale)
+    params["down"] = init_dense(keys[6], inner, width, bias=bias, scale=residual)
+    if normed:
+        params["attention_norm"] = init_norm(width, bias=model.norm_bias)
+    params["feed_forward_norm"] = init_norm(width, bias=model.norm_bias)
+    return params
 
 
 def hidden_states(
@@ -50,13 +98,14 @@ def hidden_states(
     """Every layer of `token_ids` [B, T]: float32 [L, B, T, D], the embedding output first, the last one after the final
     norm (the order of transformers' `hidden_states`).
 
-    mask         bool [B, T], True at real tokens; the others get no attention; None: all are real
-    lengths      int [B], the number of real tokens of rows padded at their end: the same as such a mask, and faster
+    mask         bool [B, T], True at real tokens; no token attends to the others; None: all are real
+    lengths      int [B], the number of real tokens, for rows padded at their end: equivalent to a mask, and faster
                  where attention is fused
     token_types  int [B, T], rows of the segment embedding; None: 0
     positions    int [B, T], rows of the position table; None: `default_positions`
     segments     int [B, T], the number of the packed example: no token attends across examples
-    key          the step's key turns dropout on; `rows` int [B], the rows' global numbers, seed it (None: 0..B-1)
+    key          the step's key; dropout is applied if it is given
+    rows         int [B], the rows' global numbers, which seed dropout together with the key; None: 0..B-1
 
     Values at padding are finite and meaningless. Raises InputError for a sequence longer than the position table and
     for token types that the model does not have. An id or a position outside its table, negative ones included, cannot
@@ -71,43 +120,28 @@ def last_hidden(
     params: Params,
     token_ids: jax.Array,
     *,
-    mask: Mask | None = None,
-    lengths: jax.Array | None = None,
-    token_types: jax.Array | None = None,
-    positions: jax.Array | None = None,
-    segments: jax.Array | None = None,
-    rows: jax.Array | None = None,
     key: jax.Array | None = None,
+    **arrays: jax.Array | None,
 ) -> jax.Array:
-    """The last of `hidden_states`, [B, T, D], without holding the others."""
-    inputs = TokenRows(token_ids, mask, lengths, positions, segments, token_types, rows)
-    return _run(model, params, inputs, key, "last")
+    """The last of `hidden_states`, [B, T, D], without holding the others; it takes the same arguments."""
+    return _run(model, params, TokenRows(token_ids, **arrays), key, "last")
 
 
-def attention_maps(
-    model: Transformer,
-    params: Params,
-    token_ids: jax.Array,
-    *,
-    mask: Mask | None = None,
-    token_types: jax.Array | None = None,
-    positions: jax.Array | None = None,
-    segments: jax.Array | None = None,
-) -> jax.Array:
+def attention_maps(model: Transformer, params: Params, token_ids: jax.Array, **arrays: jax.Array | None) -> jax.Array:
     """Attention probabilities of every layer, float32 [depth, B, H, T, T]: the row of a query sums to 1, or to 0 where
-    it has no key."""
-    inputs = TokenRows(token_ids, mask=mask, positions=positions, segments=segments, token_types=token_types)
-    return _run(model, params, inputs, None, "maps")
+    it has no key. `arrays` as in `hidden_states`."""
+    return _run(model, params, TokenRows(token_ids, **arrays), None, "maps")
 
 
 def default_positions(model: Transformer, token_ids: jax.Array, segments: jax.Array | None = None) -> jax.Array:
     """Position ids of `token_ids` [B, T], int32 [B, T].
 
-    They count from 0, and again from 0 where the segment number changes:
+    Positions count from 0, and start at 0 again where the segment number changes:
 
     segments  1 1 1 2 2      positions  0 1 2 0 1
 
-    RoBERTa's count from pad_id + 1 over what is not padding, and padding has pad_id (ids, not the mask, decide):
+    RoBERTa's positions count real tokens from pad_id + 1, and padding has position pad_id. Padding is recognised by
+    its id, not by the mask:
 
     ids       0 5 6 2 1 1    positions  2 3 4 5 1 1      (pad_id 1)
     """
@@ -131,7 +165,7 @@ def embed_tokens(
     token_types: jax.Array | None,
     seeds: jax.Array | None,
 ) -> jax.Array:
-    """Token, position and segment vectors, summed and normed: float32 [B, T, D]. `params`: the tree "embeddings"."""
+    """Layer norm of the sum of token, position and segment vectors, [B, T, D]; `params` is the tree "embeddings"."""
     values = lookup(params["tokens"], token_ids)
     if model.token_types:
         types = jnp.zeros_like(token_ids) if token_types is None else token_types
@@ -157,21 +191,29 @@ def _run(model: Transformer, params: Params, inputs: TokenRows, key: jax.Array |
     if positions is None:
         positions = default_positions(model, inputs.token_ids, segments)
     values = embed_tokens(model, params["embeddings"], inputs.token_ids, positions, inputs.token_types, seeds)
-    context = _context(model, inputs, positions, seeds, output == "maps")
-
-    def step(values: jax.Array, params: Params, kind: LayerKind) -> tuple[jax.Array, jax.Array | None]:
-        return layer(model, params, values, context, kind)
-
-    outputs, maps = _stack(model, params, values, step, output)
+    step = partial(layer, model, context=_context(model, inputs, positions, seeds, output == "maps"))
+    layers = [params[f"layer_{index}"] for index in range(model.depth)]
+    kinds = [
+        LayerKind(index + 1, index in model.local_layers, index > 0 or model.first_attention_norm)
+        for index in range(model.depth)
+    ]
+    collected: Any = []  # each layer's input or attention maps
+    if model.scan and layers:
+        values, collected = _scan(model, layers, kinds, values, step, output)
+    else:
+        for layer_params, kind in zip(layers, kinds, strict=True):
+            # `kind` is bound by `partial`: as an argument, `jax.checkpoint` would turn its Python bools into arrays.
+            apply = partial(step, kind=kind)
+            outputs, maps = (jax.checkpoint(apply) if model.remat else apply)(layer_params, values)
+            collected.append(maps if output == "maps" else values)
+            values = outputs
     if output == "maps":
-        assert maps is not None
-        return maps
+        return jnp.stack([*collected])
     if model.norm == "pre":
-        last = layer_norm(params["final_norm"], outputs[-1], model.norm_epsilon)
-        outputs = outputs.at[-1].set(last) if isinstance(outputs, jax.Array) else [*outputs[:-1], last]
+        values = layer_norm(params["final_norm"], values, model.norm_epsilon)
     if output == "last":
-        return outputs[-1]
-    return outputs if isinstance(outputs, jax.Array) else jnp.stack(outputs)
+        return values
+    return jnp.stack([*collected, values])
 
 
 def _context(
@@ -183,36 +225,14 @@ def _context(
     everywhere = local = masks()
     if model.local_layers:
         local = masks(window=model.window)
-        if model.scan:  # a scanned layer selects one of two arrays
+        if model.scan:  # a scanned layer selects between the two masks, which needs them as arrays
             everywhere = everywhere.dense(length)
     if model.positions == "learned":
         return LayerContext(everywhere, local, None, None, seeds, maps)
     width = model.dim // model.heads
-    turns = rotation(positions, width, model.rotary_theta)
-    local_turns = rotation(positions, width, model.local_rotary_theta)
-    return LayerContext(everywhere, local, turns, local_turns, seeds, maps)
-
-
-def _stack(
-    model: Transformer, params: Params, values: jax.Array, step: LayerFunction, output: Output
-) -> tuple[jax.Array | list[jax.Array], jax.Array | None]:
-    """All layers in turn: ([embedding output, layer 1, ..., layer depth] or their end, attention maps or None)."""
-    kinds = [
-        LayerKind(index + 1, index in model.local_layers, index > 0 or model.first_attention_norm)
-        for index in range(model.depth)
-    ]
-    if model.scan and model.depth:
-        return _scan(model, [params[f"layer_{index}"] for index in range(model.depth)], kinds, values, step, output)
-    outputs, maps = [values], list[jax.Array]()
-    for index, kind in enumerate(kinds):
-        # The kind is bound, not passed: a checkpointed function would turn its Python bools into arrays.
-        one_layer = partial(step, kind=kind)
-        apply = jax.checkpoint(one_layer) if model.remat else one_layer
-        values, probabilities = apply(values, params[f"layer_{index}"])
-        outputs.append(values)
-        if probabilities is not None:
-            maps.append(probabilities)
-    return outputs, jnp.stack(maps) if output == "maps" else None
+    global_rotation = rotation(positions, width, model.rotary_theta)
+    local_rotation = rotation(positions, width, model.local_rotary_theta)
+    return LayerContext(everywhere, local, global_rotation, local_rotation, seeds, maps)
 
 
 def _scan(
@@ -222,11 +242,20 @@ def _scan(
     values: jax.Array,
     step: LayerFunction,
     output: Output,
-) -> tuple[jax.Array | list[jax.Array], jax.Array | None]:
-    """`_stack` as one compiled layer over stacked parameters. Layers that differ do so by an array of flags; a flag
-    that is the same in all layers stays a Python bool and costs nothing."""
+) -> tuple[jax.Array, Any]:
+    """Run all layers by a `lax.scan` of one compiled layer over stacked parameters: the last layer's output and,
+    stacked, each layer's input ("all") or attention maps ("maps").
+
+    Flags in which the layers differ become arrays; a flag that is equal in all layers stays a Python bool, at no cost.
+    """
     if not model.first_attention_norm and len(layers) > 1:
-        layers = [_with_attention_norm(layers[0], layers[1]), *layers[1:]]
+        # Stacked layers need the same names: layer 0 gets a norm of zeros, which the flag `normed` skips.
+        own = dict(jax.tree_util.tree_leaves_with_path(layers[0]))
+
+        def filled(path: tuple[Any, ...], like: jax.Array) -> jax.Array:
+            return own[path] if path in own else jnp.zeros_like(like)
+
+        layers = [jax.tree_util.tree_map_with_path(filled, layers[1]), *layers[1:]]
     flags: dict[str, Any] = {"index": jnp.array([kind.index for kind in kinds], jnp.int32)}
     same: dict[str, bool] = {}
     for name in ("local", "normed"):
@@ -238,23 +267,8 @@ def _scan(
 
     def body(values: jax.Array, xs: tuple[Params, dict[str, Any]]) -> tuple[jax.Array, jax.Array | None]:
         params, varying = xs
-        values, probabilities = step(values, params, kind=LayerKind(**varying, **same))
-        return values, {"all": values, "last": None, "maps": probabilities}[output]
+        outputs, maps = step(params, values, kind=LayerKind(**varying, **same))
+        return outputs, {"all": values, "last": None, "maps": maps}[output]
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-    last, collected = jax.lax.scan(jax.checkpoint(body) if model.remat else body, values, (stacked, flags))
-    if output == "all":
-        return jnp.concatenate([values[None], collected]), None
-    return [last], collected
-
-
-def _with_attention_norm(first: Params, like: Params) -> Params:
-    """The first layer with an attention norm of zeros, which its flag skips: a stack needs every name in every
-    layer."""
-    own = dict(jax.tree_util.tree_leaves_with_path(first))
-
-    def leaf(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
-        return jnp.zeros_like(value) if path[0].key == "attention_norm" else own[path]
-
-    filled: Params = jax.tree_util.tree_map_with_path(leaf, like)
-    return filled
+    return lax.scan(jax.checkpoint(body) if model.remat else body, values, (stacked, flags))
