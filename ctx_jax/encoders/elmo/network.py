@@ -26,7 +26,7 @@ DIRECTIONS = ("forward", "backward")
 
 
 def zero_carry(model: BiLM, rows: int) -> ElmoCarry:
-    """The state before the first word: per direction and layer `c` [B, D] and `h` [B, P], zeros."""
+    """The state before the first word: zeros."""
 
     def state() -> dict[str, jax.Array]:
         return {"c": jnp.zeros((rows, model.dim), jnp.float32), "h": jnp.zeros((rows, model.projection), jnp.float32)}
@@ -37,8 +37,8 @@ def zero_carry(model: BiLM, rows: int) -> ElmoCarry:
 def token_vectors(model: BiLM, params: Params, ids: jax.Array, *, copies: int = 1) -> jax.Array:
     """Context-free vectors, float32 [..., P], of char_ids [..., C] or of rows of the word table [...].
 
-    An id outside its table gives a NaN vector. `copies`: how often the batch repeats the same words, so that the
-    tables of distinct words can be smaller by this factor.
+    An id outside its table gives a NaN vector. If the batch holds the same words `copies` times, the tables of
+    distinct words are smaller by this factor.
     """
     if model.token_input == "characters":
         return encode_characters(model, params, jnp.asarray(ids), copies)
@@ -61,11 +61,12 @@ def run_directions(
       inputs: {"forward": [B, T, P], "backward": [B, T, P]}.
       carry: the state before the first token; None: zeros.
       mask: bool [B, T], False past the end of a row (state frozen, output 0); None: True everywhere.
-      key: enables dropout; rows: int32 [B], the rows' global numbers, which seed it (None: 0..B-1).
+      key: enables dropout.
+      rows: int32 [B], the rows' global numbers, which select each row's dropout mask; None: 0..B-1.
 
     Returns:
-      {"forward": [L + 1 arrays [B, T, P]], "backward": ...}: the output of each layer, then the last one after
-      dropout, which the softmax reads; and the state after the last token.
+      {"forward": L + 1 arrays [B, T, P], "backward": ...}, the output of each layer and then that of the last layer
+      after dropout, which the softmax reads; and the state after the last token.
     """
     if carry is None:
         carry = zero_carry(model, inputs["forward"].shape[0])
@@ -102,7 +103,7 @@ def _run_layer(
     mask: jax.Array | None,
     states: list[State],
 ) -> tuple[list[jax.Array], list[State]]:
-    """Both directions of one layer, [T, B, P] each, without the residual."""
+    """Run both directions of one layer on [T, B, P] each; the residual is not added here."""
     gates, weights = [], []
     for name, own_values in zip(DIRECTIONS, values, strict=True):
         own = params[f"{name}_{layer}"]
@@ -128,7 +129,7 @@ def _dropout(values: jax.Array, rate: float, key: jax.Array, rows: jax.Array | N
 def sentence_layers(
     model: BiLM, params: Params, ids: jax.Array, mask: Mask, carry: ElmoCarry | None = None
 ) -> tuple[jax.Array, ElmoCarry]:
-    """Every layer of sentences with their markers.
+    """Every layer of sentences that include their markers.
 
     Args:
       ids: char_ids int32 [B, T + 2, C], or rows of the word table [B, T + 2].
@@ -136,8 +137,8 @@ def sentence_layers(
       carry: the state before the sentences; None: zeros.
 
     Returns:
-      values float32 [L + 1, B, T + 2, 2P]: [token, token], then [forward, backward] per LSTM layer, undefined where
-      the mask is False; and the state after the sentences.
+      float32 [L + 1, B, T + 2, 2P], [token, token] and then [forward, backward] of each LSTM layer, undefined where the
+      mask is False; and the state after the sentences.
     """
     vectors = token_vectors(model, params, ids)
     reverse = reversal(jnp.sum(mask, axis=1, dtype=jnp.int32), mask.shape[1])
@@ -149,7 +150,7 @@ def sentence_layers(
 
 
 def reversal(lengths: jax.Array, count: int) -> jax.Array:
-    """int32 [B, T]: the position that position t swaps with when rows of these lengths are reversed; padding stays.
+    """int32 [B, T]: the indices that reverse rows of these lengths and leave padding in place.
 
     >>> reversal(jnp.array([3]), 5)
     Array([[2, 1, 0, 3, 4]], dtype=int32)

@@ -1,7 +1,7 @@
 """The context-free token encoder of a biLM: characters -> CNN -> highways -> projection.
 
-Letters: N words, C characters, e character width, w filter width, n filters of a width, F filters in all, P projection,
-M rows of a table of distinct words.
+Letters: N words, M rows of a table of distinct words, C characters, e character width, w filter width, n filters of a
+width, F filters in all, P projection.
 Source: Kim et al. 2016 (character CNN, highway), Jozefowicz et al. 2016 (projection).
 """
 
@@ -42,14 +42,14 @@ def filter_bank(filters: Sequence[Sequence[jax.Array]]) -> FilterBank:
 
 
 def convolve(filters: FilterBank, characters: jax.Array, pad: jax.Array, occupied: int, compute: Compute) -> jax.Array:
-    """VALID cross-correlation over a word's positions, maximum over them, bias; the activation follows.
+    """VALID cross-correlation over a word's positions, the maximum over positions, plus bias; no activation.
 
-    Windows that start past a word's end see only padding and have one constant value per filter. So only the windows
-    that start on an occupied position are computed, and the constant stands for the others. If a word may be so long
-    that a filter has no window of padding alone, all its windows are computed.
+    Windows that start past a word's end cover only padding, so their value is one constant per filter. Only windows
+    that start on an occupied position are computed; the maximum includes the constant for the others. If words may be
+    so long that some filter has no window of padding alone, all windows are computed.
 
     Args:
-      characters: [M, C, e], of words that occupy at most `occupied` positions.
+      characters: [M, C, e], embeddings of words that occupy at most `occupied` positions.
       pad: [e], the embedding of padding.
 
     Returns:
@@ -59,8 +59,8 @@ def convolve(filters: FilterBank, characters: jax.Array, pad: jax.Array, occupie
     widest = filters.kernel.shape[0] // size
     short = occupied + widest <= length
     starts = occupied if short else length - min(filters.widths) + 1
-    # The last windows of narrow filters start where the widest filter would reach past the word: it reads zeros there,
-    # and `valid` masks its value below.
+    # Narrow filters have windows that start where the widest filter would reach past position C: the input is padded
+    # with zeros there, and `valid` below masks the values of the filters that are too wide.
     reach = jnp.pad(characters[:, : starts + widest - 1], ((0, 0), (0, max(0, starts + widest - 1 - length)), (0, 0)))
     windows = jnp.concatenate([reach[:, i : i + starts] for i in range(widest)], axis=-1)
     values = linear(windows, filters.kernel, compute)  # [M, starts, F]
@@ -72,7 +72,7 @@ def convolve(filters: FilterBank, characters: jax.Array, pad: jax.Array, occupie
 
 
 def occupied_positions(words: jax.Array) -> jax.Array:
-    """int32 [N] of raw ids [N, C]: positions up to the last one that is not padding."""
+    """int32 [N] from raw ids [N, C]: the number of positions up to the last one that is not padding."""
     positions = jnp.arange(1, words.shape[1] + 1, dtype=jnp.int32)
     return jnp.max(jnp.where(words == PAD, 0, positions[None, :]), axis=1, initial=0)
 
@@ -92,11 +92,11 @@ def encode_characters(model: BiLM, params: Params, char_ids: jax.Array, copies: 
     return vectors.reshape(*char_ids.shape[:-1], model.projection)
 
 
-# Both run inside a `lax.cond`, so they take their arrays out of the parameters beforehand.
+# The functions that these two return run inside a `lax.cond`; the parameters are read before it.
 
 
 def _convolution(model: BiLM, params: Params) -> Callable[[jax.Array, int], jax.Array]:
-    """Words [M, C] that occupy at most `occupied` positions -> values of the filters [M, F]."""
+    """The function (words [M, C], occupied) -> filter values [M, F]; the words occupy at most `occupied` positions."""
     table = jnp.asarray(params["characters"]["embedding"])
     filters = filter_bank([_arrays(params[f"convolution_{i}"], "kernel", "bias") for i in range(len(model.filters))])
     activate = jax.nn.relu if model.activation == "relu" else jnp.tanh
@@ -108,11 +108,11 @@ def _convolution(model: BiLM, params: Params) -> Callable[[jax.Array, int], jax.
 
 
 def _highways(model: BiLM, params: Params) -> Callable[[jax.Array], jax.Array]:
-    """Values of the filters [M, F] -> vectors [M, P], by the highways and the projection.
+    """The function filter values [M, F] -> vectors [M, P], by the highways and the projection.
 
         x -> g * relu(x W + b) + (1 - g) * x,  g = sigmoid(x W_g + b_g)
 
-    The original calls the gate "carry" although it gates the transform, and keeps relu even with a tanh CNN.
+    bilm-tf uses relu here even with a tanh CNN.
     """
     names = ("gate_kernel", "gate_bias", "kernel", "bias")
     highways = [_arrays(params[f"highway_{i}"], *names) for i in range(model.highways)]
