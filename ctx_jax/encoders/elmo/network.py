@@ -71,6 +71,8 @@ def run_directions(
     if carry is None:
         carry = zero_carry(model, inputs["forward"].shape[0])
     steps = None if mask is None else mask.T.astype(jnp.float32)
+    recurrence = lstm if model.cell == "lstm" else gru
+    cell = Cell(model.cell_clip, model.projection_clip, model.compute)
 
     def drop(values: list[jax.Array], layer: int) -> list[jax.Array]:
         if key is None or not model.dropout:
@@ -84,7 +86,15 @@ def run_directions(
     for layer in range(model.depth):
         taken = drop(values, layer)
         states = [State(**carry[name][layer]) for name in DIRECTIONS]
-        values, states = _run_layer(model, params, layer, taken, steps, states)
+        gates, weights = [], []
+        for name, own_values in zip(DIRECTIONS, taken, strict=True):
+            own = params[f"{name}_{layer}"]
+            kernel = jnp.asarray(own["kernel"])  # [P + P, 4D], input rows, then recurrent rows
+            products = linear(own_values, kernel[: model.projection], model.compute)
+            gates.append(products + jnp.asarray(own["bias"])[None, None, :])
+            projection = jnp.asarray(own["projection"]) if model.dim != model.projection else None
+            weights.append(Weights(kernel[model.projection :], projection))
+        values, states = recurrence(cell, weights, gates, steps, states)
         if model.residual and layer:
             values = [output + own for output, own in zip(values, taken, strict=True)]
         for name, output, state in zip(DIRECTIONS, values, states, strict=True):
@@ -95,51 +105,25 @@ def run_directions(
     return outputs, new_carry
 
 
-def _run_layer(
-    model: BiLM,
-    params: Params,
-    layer: int,
-    values: list[jax.Array],
-    mask: jax.Array | None,
-    states: list[State],
-) -> tuple[list[jax.Array], list[State]]:
-    """Run both directions of one layer on [T, B, P] each; the residual is not added here."""
-    gates, weights = [], []
-    for name, own_values in zip(DIRECTIONS, values, strict=True):
-        own = params[f"{name}_{layer}"]
-        kernel = jnp.asarray(own["kernel"])  # [P + P, 4D], input rows, then recurrent rows
-        products = linear(own_values, kernel[: model.projection], model.compute)
-        gates.append(products + jnp.asarray(own["bias"])[None, None, :])
-        projection = jnp.asarray(own["projection"]) if model.dim != model.projection else None
-        weights.append(Weights(kernel[model.projection :], projection))
-    recurrence = lstm if model.cell == "lstm" else gru
-    cell = Cell(model.cell_clip, model.projection_clip, model.compute)
-    return recurrence(cell, weights, gates, mask, states)
-
-
 def _dropout(values: jax.Array, rate: float, key: jax.Array, rows: jax.Array | None) -> jax.Array:
     """Dropout of [T, B, P]; the mask depends on the key and the global row alone, not on the device."""
     steps, count, width = values.shape
-    numbers = jnp.arange(count, dtype=jnp.int32) if rows is None else rows
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+    keys = row_keys(key, rows, count)
     dropout_mask = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, (steps, width)), out_axes=1)(keys)
     return jnp.where(dropout_mask, values / (1.0 - rate), 0.0)
+
+
+def row_keys(key: jax.Array, rows: jax.Array | None, count: int) -> jax.Array:
+    """A key for each of B = `count` rows, from the rows' global numbers; None: 0..B-1."""
+    numbers = jnp.arange(count, dtype=jnp.int32) if rows is None else rows
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
 
 
 def sentence_layers(
     model: BiLM, params: Params, ids: jax.Array, mask: Mask, carry: ElmoCarry | None = None
 ) -> tuple[jax.Array, ElmoCarry]:
-    """Every layer of sentences that include their markers.
-
-    Args:
-      ids: char_ids int32 [B, T + 2, C], or rows of the word table [B, T + 2].
-      mask: bool [B, T + 2], True up to the end of a row.
-      carry: the state before the sentences; None: zeros.
-
-    Returns:
-      float32 [L + 1, B, T + 2, 2P], [token, token] and then [forward, backward] of each LSTM layer, undefined where the
-      mask is False; and the state after the sentences.
-    """
+    """`BiLM.layers` with sentence markers: float32 [L + 1, B, T + 2, 2P], undefined where the mask is False, and the
+    state after the sentences."""
     vectors = token_vectors(model, params, ids)
     reverse = reversal(jnp.sum(mask, axis=1, dtype=jnp.int32), mask.shape[1])
     both = {"forward": vectors, "backward": _take(vectors, reverse)}

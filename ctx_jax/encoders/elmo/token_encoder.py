@@ -8,7 +8,7 @@ Source: Kim et al. 2016 (character CNN, highway), Jozefowicz et al. 2016 (projec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -78,48 +78,30 @@ def occupied_positions(words: jax.Array) -> jax.Array:
 
 
 def encode_characters(model: BiLM, params: Params, char_ids: jax.Array, copies: int = 1) -> jax.Array:
-    """Token vectors [..., P] of char_ids [..., C]; each distinct word of the batch is encoded once."""
-    words = raw_ids(char_ids).reshape(math.prod(char_ids.shape[:-1]), char_ids.shape[-1])
-    vectors = once_per_distinct(
-        _convolution(model, params),
-        _highways(model, params),
-        words,
-        occupied_positions(words),
-        model.word_buckets,
-        model.dedup_table_factors,
-        copies,
-    )
-    return vectors.reshape(*char_ids.shape[:-1], model.projection)
+    """Token vectors [..., P] of char_ids [..., C]; each distinct word of the batch is encoded once.
 
-
-# The functions that these two return run inside a `lax.cond`; the parameters are read before it.
-
-
-def _convolution(model: BiLM, params: Params) -> Callable[[jax.Array, int], jax.Array]:
-    """The function (words [M, C], occupied) -> filter values [M, F]; the words occupy at most `occupied` positions."""
-    table = jnp.asarray(params["characters"]["embedding"])
-    filters = filter_bank([_arrays(params[f"convolution_{i}"], "kernel", "bias") for i in range(len(model.filters))])
-    activate = jax.nn.relu if model.activation == "relu" else jnp.tanh
-
-    def convolution(words: jax.Array, occupied: int) -> jax.Array:
-        return activate(convolve(filters, lookup(table, words), table[PAD], occupied, model.compute))
-
-    return convolution
-
-
-def _highways(model: BiLM, params: Params) -> Callable[[jax.Array], jax.Array]:
-    """The function filter values [M, F] -> vectors [M, P], by the highways and the projection.
+    The highway layers are
 
         x -> g * relu(x W + b) + (1 - g) * x,  g = sigmoid(x W_g + b_g)
 
-    bilm-tf uses relu here even with a tanh CNN.
+    with relu even after a tanh CNN, as in bilm-tf.
     """
-    names = ("gate_kernel", "gate_bias", "kernel", "bias")
-    highways = [_arrays(params[f"highway_{i}"], *names) for i in range(model.highways)]
-    projected = model.filter_count != model.projection
-    projection = _arrays(params["projection"], "kernel", "bias") if projected else None
 
-    def finish(values: jax.Array) -> jax.Array:
+    def arrays(module: str, *names: str) -> list[jax.Array]:
+        return [jnp.asarray(params[module][name]) for name in names]
+
+    # `convolution` and `finish` run inside a `lax.cond`, so the parameters are read outside them.
+    (table,) = arrays("characters", "embedding")
+    filters = filter_bank([arrays(f"convolution_{i}", "kernel", "bias") for i in range(len(model.filters))])
+    names = ("gate_kernel", "gate_bias", "kernel", "bias")
+    highways = [arrays(f"highway_{i}", *names) for i in range(model.highways)]
+    projection = arrays("projection", "kernel", "bias") if model.filter_count != model.projection else None
+    activate = jax.nn.relu if model.activation == "relu" else jnp.tanh
+
+    def convolution(words: jax.Array, occupied: int) -> jax.Array:  # [M, C] -> [M, F]
+        return activate(convolve(filters, lookup(table, words), table[PAD], occupied, model.compute))
+
+    def finish(values: jax.Array) -> jax.Array:  # [M, F] -> [M, P]
         for gate_kernel, gate_bias, kernel, bias in highways:
             gate = jax.nn.sigmoid(linear(values, gate_kernel, model.compute) + gate_bias[None, :])
             transformed = jax.nn.relu(linear(values, kernel, model.compute) + bias[None, :])
@@ -128,8 +110,9 @@ def _highways(model: BiLM, params: Params) -> Callable[[jax.Array], jax.Array]:
             return values
         return linear(values, projection[0], model.compute) + projection[1][None, :]
 
-    return finish
-
-
-def _arrays(params: Params, *names: str) -> list[jax.Array]:
-    return [jnp.asarray(params[name]) for name in names]
+    words = raw_ids(char_ids).reshape(math.prod(char_ids.shape[:-1]), char_ids.shape[-1])
+    lengths = occupied_positions(words)
+    vectors = once_per_distinct(
+        convolution, finish, words, lengths, model.word_buckets, model.dedup_table_factors, copies
+    )
+    return vectors.reshape(*char_ids.shape[:-1], model.projection)
