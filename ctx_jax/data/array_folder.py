@@ -1,10 +1,10 @@
-"""Folders of arrays: written part by part, built once, checked, and mapped from the disk.
+"""Folders of arrays on disk: written in appends, built once by one process, verified by digest, memory-mapped.
 
     <folder>/
-      NAME.bin      one array of one dimension, as its bytes
-      meta.json     the type, length and SHA-256 of each array, and facts about them all; written last
+      NAME.bin      the raw bytes of a one-dimensional array
+      meta.json     the dtype, length and SHA-256 of each array, and other metadata (`facts`); written last
 
-The cached text, its tokens and the row index are such folders, named by a digest of what they are made of.
+The cached text, its tokens and the row index are such folders, named by a digest of their sources and settings.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ Log = Callable[[str], object]
 
 
 class ArrayFolder(NamedTuple):
-    """The arrays of a folder, mapped and read-only, their digests, and the facts they were written with."""
+    """The arrays of a folder (memory-mapped, read-only), their digests, and the metadata written with them."""
 
     arrays: dict[str, np.ndarray]
     digests: dict[str, str]
@@ -36,21 +36,21 @@ class ArrayFolder(NamedTuple):
 
 
 class ArrayWriter(NamedTuple):
-    """Appends to the arrays of a new folder. `facts` are written with them."""
+    """Appends to the arrays of a new folder. `facts` is written to its `meta.json`."""
 
     kinds: Mapping[str, DTypeLike]
     files: Mapping[str, BinaryIO]
     facts: dict[str, Any]
 
     def append(self, name: str, values: "np.ndarray | int | bytes") -> None:
-        """Append numbers, one number, or bytes as they are, to the array `name`."""
+        """Append an array, a number or raw bytes to the array `name`."""
         if not isinstance(values, bytes):
             values = np.ascontiguousarray(values, self.kinds[name]).tobytes()
         self.files[name].write(values)
 
 
 def folder_name(name: str, identity: object) -> str:
-    """`name` with a digest of `identity`, which JSON must hold: "wiki_train-5a1c0f..."."""
+    """`name` with a digest of `identity`, which must be JSON-serializable: "wiki_train-5a1c0f..."."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)[:40]}-{digest[:16]}"
 
@@ -58,11 +58,11 @@ def folder_name(name: str, identity: object) -> str:
 def build_arrays(
     target: Path, kinds: Mapping[str, DTypeLike], write: Callable[[ArrayWriter], None], *, again: str, log: Log
 ) -> bool:
-    """Have `write` fill the folder `target` with the arrays `kinds` (name -> type), unless an intact one is there;
-    whether one was.
+    """Build the folder `target` of the arrays `kinds` (name -> dtype) with `write`, unless an intact one exists.
 
-    Several processes may ask at once: one builds, the others wait. The files of a folder that is there are hashed, at
-    about 1 GB/s; a damaged one is named to `log`, with what is done `again`.
+    Returns whether one existed. Several processes may call this at once: one builds, the others wait. An existing
+    folder is verified by hashing its files, at about 1 GB/s. If it is damaged, `log` gets a line that names the file
+    and says what is done `again`, and the folder is rebuilt.
     """
 
     def build(folder: Path) -> None:
@@ -81,8 +81,8 @@ def build_arrays(
 
 
 def open_arrays(folder: Path, *, hashed: bool = False) -> ArrayFolder:
-    """Map the arrays of a folder. Raises MissingFileError or InputError for a file that is not there or has another
-    size or, with `hashed`, another content than was written."""
+    """Map the arrays of a folder. Raises MissingFileError for a missing file, and InputError for a file whose size (or
+    with `hashed`, content) differs from what was written."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         facts = dict(meta["facts"])
@@ -100,6 +100,6 @@ def open_arrays(folder: Path, *, hashed: bool = False) -> ArrayFolder:
             raise InputError(f"{path} has {found} bytes, {kind.itemsize * count} were written: delete {folder}")
         if hashed and file_digest(path) != digest:
             raise InputError(f"{path} does not hold what was written: delete {folder}")
-        # As a plain array: a slice of a memmap takes five times as long. An empty file cannot be mapped.
+        # Viewed as a plain array, since slicing a memmap takes five times as long. An empty file cannot be mapped.
         arrays[name] = (np.memmap(path, kind, mode="r") if count else np.zeros(0, kind)).view(np.ndarray)
     return ArrayFolder(arrays, {name: digest for name, (_, _, digest) in shapes.items()}, facts)

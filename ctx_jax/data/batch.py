@@ -1,7 +1,7 @@
-"""What the data room hands to training: one type for each kind of batch, and the place it leaves the data in.
+"""The types of batches, one for each kind of training data.
 
-A batch is a NamedTuple of numpy arrays, and so a pytree; a field that a kind of data does not have is None. Letters: B
-rows, T tokens, C characters, K predicted positions of a row.
+A batch is a NamedTuple of numpy arrays, and so a pytree; fields that do not apply are None.
+Letters: B rows, T tokens, C characters, K predicted positions of a row.
 """
 
 from typing import Any, NamedTuple
@@ -13,9 +13,9 @@ Array = Any
 
 
 class Batch(NamedTuple):
-    """One fixed-shape batch of this host's rows, and the data's state after it."""
+    """One fixed-shape batch of this host's rows, and the position in the data after it."""
 
-    arrays: Any  # a BiLMBatch, MaskedBatch, CausalBatch or another pytree of arrays with rows in front
+    arrays: Any  # a BiLMBatch, MaskedBatch, CausalBatch or another pytree of arrays with leading axis B
     position: dict[str, np.ndarray]
 
 
@@ -41,8 +41,8 @@ class TokenRows(NamedTuple):
     """Rows of T tokens, as a Transformer reads them."""
 
     token_ids: Array  # int32 [B, T]
-    mask: Array = None  # bool [B, T], True at real tokens; None: everywhere
-    lengths: Array = None  # int32 [B], the number of real tokens, where padding is at the end: quicker than the mask
+    mask: Array = None  # bool [B, T], True at real tokens; None: True everywhere
+    lengths: Array = None  # int32 [B], the number of real tokens if all padding is at the end: faster than `mask`
     positions: Array = None  # int32 [B, T], rows of the position table
     segments: Array = None  # int32 [B, T], the number of the packed example, 0 at padding
     token_types: Array = None  # int32 [B, T], 0 and 1 of a pair
@@ -59,14 +59,14 @@ class MaskedBatch(NamedTuple):
 
     tokens: TokenRows
     predicted_positions: Array  # int32 [B, K]
-    predicted_ids: Array  # int32 [B, K], what stood there
+    predicted_ids: Array  # int32 [B, K], the original tokens
     predicted_weights: Array  # float32 [B, K], 0 where a row has fewer than K
     next_sentence: Array = None  # int32 [B], 1 for a random or swapped second text
     next_sentence_weights: Array = None  # float32 [B]
 
 
 class CausalBatch(NamedTuple):
-    """Rows with the next token of each as its target."""
+    """Rows with the next token as the target of each token."""
 
     tokens: TokenRows
     next_token_ids: Array  # int32 [B, T]

@@ -24,12 +24,12 @@ from ctx_jax.tokenizers.vocabulary import Vocabulary
 
 
 class BPTTBatches(Iterator[Batch]):
-    """An endless iterator of BiLMBatch, determined by the arguments; every batch comes with the position after it.
+    """An endless iterator of BiLMBatch, determined by the arguments alone; each batch holds the position after it.
 
-    Positions (`batch.position`, `batches.position`, for `seek`): `epoch`, `index` and `offset`, int32 [B] each: the
-    sentence a row reads (its place in the epoch's order) and the steps of it already used; with separate directions
-    also `epoch_reverse` and so on. Several hosts' concatenated are the position of all rows, whatever number of hosts
-    goes on from it.
+    A position (`batch.position`, `batches.position`, the argument of `seek`) is `epoch`, `index` and `offset`, int32
+    [B] each: the sentence that a row reads (by its index in the epoch's order) and how many of its steps are used;
+    with separate directions also `epoch_reverse` and so on. The concatenated positions of several hosts are the
+    position of all rows, from which any number of hosts can resume.
 
     Sentences without words are skipped: they would only train `<S>` -> `</S>`.
 
@@ -43,7 +43,8 @@ class BPTTBatches(Iterator[Batch]):
       rows: the rows of this host; None: all.
 
     Raises:
-      ConfigError: rows that are none of the batch. InputError: no sentences; from `next`, empty sentences only.
+      ConfigError: `rows` selects no adjacent rows of the batch.
+      InputError: there are no sentences; from `next`: all sentences are empty.
     """
 
     def __init__(
@@ -85,10 +86,10 @@ class BPTTBatches(Iterator[Batch]):
         return {key + suffix: value for suffix, stream in streams for key, value in stream.state().items()}
 
     def seek(self, position: Mapping[str, np.ndarray]) -> None:
-        """Continue after the batch that has this `position`, without reading what lies between.
+        """Continue after the batch that has this `position`, without reading the text before it.
 
-        Takes the position of all B rows: with several hosts, theirs concatenated in order. InputError for other keys
-        or shapes, and for a position that does not fit the corpus.
+        `position` is that of all B rows: with several hosts, their positions concatenated in order. InputError for
+        other keys or shapes, and for a position that does not fit the corpus.
         """
         shapes = {key: np.shape(value) for key, value in position.items()}
         if shapes != dict.fromkeys(self.position, (self._batch_size,)):
@@ -102,11 +103,11 @@ class BPTTBatches(Iterator[Batch]):
     def __next__(self) -> Batch:
         pieces = {suffix: stream.read(self._steps) for suffix, stream in self._streams.items()}
         forward_inputs, forward_targets = self._arrays(pieces[""])
-        # A step backward is a step forward in the sentence turned round.
-        turned = [
+        # The backward direction reads each sentence reversed.
+        reverse = [
             [piece._replace(tokens=piece.tokens[::-1]) for piece in row] for row in pieces.get("_reverse", pieces[""])
         ]
-        backward_inputs, backward_targets = self._arrays(turned)
+        backward_inputs, backward_targets = self._arrays(reverse)
         arrays = BiLMBatch(forward_inputs, backward_inputs, forward_targets, backward_targets, self._rows.copy())
         return Batch(arrays, self.position)
 

@@ -1,12 +1,12 @@
-"""Text, read once, as an indexed cache on disk: any sentence by its number, in memory that does not grow with the text.
+"""An indexed cache of a text on disk: random access to sentences, in memory that does not grow with the text.
 
     <folder>/<name>-<key>/      see `array_folder`
       text.bin        uint8, sentences in UTF-8, a line each, words joined by one space
       offsets.bin     int64 [N + 1], where each sentence begins in text.bin
       documents.bin   int64 [documents], the number of each document's first sentence
 
-The key is a digest of the source's identity (paths, sizes, times, rules): unchanged text is not read again; the same
-text in another place, or touched since, is.
+The key is a digest of the source's identity (paths, sizes, modification times, rules): unchanged files are not read
+again; the same text at another path, or with another modification time, is.
 """
 
 import hashlib
@@ -26,30 +26,30 @@ from ctx_jax.data.corpora import Source, source_of
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.progress import Progress
 
-VERSION = 4  # of the layout above and of what reading does to text
+VERSION = 4  # of the layout above and of how text is read
 _KINDS = {"text": np.uint8, "offsets": np.int64, "documents": np.int64}
 _LOGGER = logging.getLogger("ctx_jax")
 
 
 class Sentences:
-    """Sentences of a cache: `len`, `[i]` (a list of words) and iteration in order. Safe among threads.
+    """The sentences of a cache: `len`, `[i]` (a list of words) and iteration in order. Thread-safe.
 
     Attributes:
         digest: SHA-256 of words, sentence ends and document ends, in hexadecimal.
-        words: the number of words in all.
+        words: the total number of words.
         documents: int64 [documents], the number of each document's first sentence, mapped from the disk.
-        source: the name of what was read.
+        source: the name of the source.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Opens a cache; of its contents only the sizes are checked (`build_cache` checks every byte)."""
+        """Open a cache. Only file sizes are checked here; `build_cache` verifies the contents."""
         self.folder = Path(folder)
         arrays, digests, facts = open_arrays(self.folder)
         self.digest = hashlib.sha256((digests["text"] + digests["documents"]).encode()).hexdigest()
         self.words: int = facts["words"]
         self.source: str = facts["source"]
         self.documents, self._offsets = arrays["documents"], arrays["offsets"]
-        # Read with pread, not mapped: pages of a mapped text would count as this process's memory.
+        # Read with pread instead of mmap, whose pages would count as this process's memory.
         self._text = os.open(self.folder / "text.bin", os.O_RDONLY)
         weakref.finalize(self, os.close, self._text)
 
@@ -72,18 +72,18 @@ class Sentences:
 def load_sentences(
     config: TextConfig, split: Split, folder: str | Path, *, log: Log = _LOGGER.info
 ) -> Sentences | None:
-    """The sentences of a run's text, cached in `config.cache`, or in `folder` where that is empty.
+    """The sentences of a run's text, cached in `config.cache`, or in `folder` if that is empty.
 
-    None for a validation text that is not there (text files without `valid`).
+    None if there is no validation text (text files without `valid`).
     """
     source = source_of(config, split)
     return None if source is None else build_cache(source, config.cache or folder, log=log)
 
 
 def build_cache(source: Source, folder: str | Path, *, log: Log = _LOGGER.info) -> Sentences:
-    """Reads a source into a cache under `folder`, unless an intact one is there, and opens it.
+    """Read a source into a cache under `folder`, unless an intact one exists, and open it.
 
-    Several processes may ask at once (see `array_folder.build_arrays`). `log` gets a line on counts, rate and size.
+    Several processes may call this at once (see `array_folder.build_arrays`). `log` gets a line of counts and rate.
     Raises InputError for a source that holds no word or is damaged (see `text_files.read_lines`).
     """
     target = Path(folder).expanduser() / folder_name(source.name, {"layout": VERSION, **source.identity()})

@@ -1,8 +1,8 @@
-"""Rows cut from the running text: whole sentences up to the length, or blocks with next-token targets.
+"""Rows cut from a stream of documents: whole sentences up to the row length, or blocks with next-token targets.
 
-Two documents, "a b . / c d ." and "e f .", read as one stream; T = 8, crossing documents:
+Two documents, "a b . / c d ." and "e f .", read as one stream; T = 8, with `cross_documents`:
 
-    stream      | a b . c d . | e f . |             `|` is the end token, which stands before every document
+    stream      | a b . c d . | e f . |             `|` is the end token, before every document and after the last
 
     full_sentences
                 row 0   [CLS] a  b  .  c  d  .  [SEP]        as many sentences as fit
@@ -25,11 +25,11 @@ from ctx_jax.tokenizers.subwords import Subwords
 
 
 class FullSentences(Layout):
-    """`begin ... end` rows of as many neighbouring sentences as fit (RoBERTa's FULL-SENTENCES); one that is longer
-    than a row is cut. With `cross_documents` a row goes on in the next document, after another end token; without, it
-    ends with its document (DOC-SENTENCES). Without `whole_sentences` rows are filled and sentences cut anywhere."""
+    """`begin ... end` rows of as many consecutive sentences as fit (RoBERTa's FULL-SENTENCES); a sentence longer than
+    a row is cut. With `cross_documents` a row continues in the next document, after another end token; without it, a
+    row ends with its document (DOC-SENTENCES). Without `whole_sentences` rows are full, sentences cut anywhere."""
 
-    ARRAYS = ("starts", "counts", "documents")  # of rows, places in the stream; of the stream
+    ARRAYS = ("starts", "counts", "documents")  # each row's start in the stream and length; the end tokens' positions
 
     @staticmethod
     def build_index(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> Index:
@@ -47,7 +47,7 @@ class FullSentences(Layout):
         return len(self.index["starts"])
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
-        """As `Layout` has them; the same in every epoch."""
+        """See `Layout`; the rows are the same in every epoch."""
         columns = np.arange(self.config.length)
         counts = self.index["counts"][examples][:, None]
         inside = (columns > 0) & (columns <= counts)
@@ -62,14 +62,15 @@ class FullSentences(Layout):
 
 
 class CausalBlocks(Layout):
-    """Blocks of T neighbouring tokens, cut anywhere, with what follows each token as its target (GPT): every token,
-    and the end of every document, is a target once. The text's first token follows an end token.
+    """Blocks of T consecutive tokens, cut anywhere, with the next token as each token's target (GPT): every token of
+    the text and every document's end token is a target once. The stream starts with an end token.
 
     Adds `next_token_ids` int32 [B, T] and `weights` float32 [B, T], 0 past the text's end. Without `cross_documents`
-    also `segments`, one for each document of a row (an end token opens the next one's), where positions start again.
+    also `segments`, one for each document of a row, with positions from 0; an end token belongs to the document after
+    it.
     """
 
-    ARRAYS = ("documents",)  # of the stream
+    ARRAYS = ("documents",)  # the end tokens' positions in the stream
 
     @staticmethod
     def build_index(tokens: Tokens, vocabulary: Subwords, config: SequenceConfig, seed: int) -> Index:
@@ -80,7 +81,7 @@ class CausalBlocks(Layout):
         return -(-int(self.index["documents"][-1]) // self.config.length)
 
     def rows(self, examples: np.ndarray, epochs: np.ndarray) -> Rows:
-        """As `Layout` has them, with targets, weights and, without `cross_documents`, segments."""
+        """See `Layout`; with targets, weights and, without `cross_documents`, segments."""
         length, pad, documents = self.config.length, np.int32(self.vocabulary.pad_id), self.index["documents"]
         places = examples[:, None] * length + np.arange(length + 1)
         ids, begins, document = _read_stream(self, np.minimum(places, documents[-1]))
@@ -103,7 +104,7 @@ class CausalBlocks(Layout):
 
 
 def _read_stream(layout: Layout, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids int32, whether a word begins there, and the document's number, of the shape of `places` in the stream."""
+    """At positions `places` of the stream: ids int32, whether a word begins, and the document's number."""
     documents = layout.index["documents"]
     document = np.searchsorted(documents, places, side="right") - 1
     between = documents[document] == places
@@ -113,13 +114,13 @@ def _read_stream(layout: Layout, places: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _document_ends(units: Units) -> np.ndarray:
-    """Where the end tokens before the documents and after the last stand in the stream, int64 [documents + 1]."""
+    """Positions in the stream of the end tokens, before each document and after the last: int64 [documents + 1]."""
     ends: np.ndarray = units.bounds[units.first] + np.arange(len(units.first))
     return ends
 
 
 def _whole_sentences(units: Units, room: int, cross: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Places and counts of blocks of the stream, of whole units and at most `room` long."""
+    """Starts and lengths of blocks of the stream that consist of whole units and have at most `room` tokens."""
     starts = units.bounds[:-1] + units.document + 1
     stops = units.bounds[1:] + units.document + 1
     following = np.searchsorted(stops, starts + room, side="right")
@@ -130,7 +131,7 @@ def _whole_sentences(units: Units, room: int, cross: bool) -> tuple[np.ndarray, 
 
 
 def _filled(ends: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places and counts of blocks of `room`, but for the last, of what lies between each end and the next."""
+    """Starts and lengths of blocks that divide the tokens between consecutive `ends`: `room` tokens, the last fewer."""
     lengths = np.diff(ends) - 1
     pieces = -(-lengths // room)
     before = ranges(np.zeros_like(pieces), pieces) * room
@@ -138,7 +139,7 @@ def _filled(ends: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def follow(following: np.ndarray) -> np.ndarray:
-    """0, following[0], following[following[0]], ... as long as they are places of `following`, which all grow."""
+    """0, following[0], following[following[0]], ... while these are indices of `following`; following[i] > i."""
     places = array("q", [0])
     while (place := int(following[places[-1]])) < len(following):
         places.append(place)

@@ -1,6 +1,6 @@
-"""Dynamic masking: which positions of a row are predicted, and what stands there instead.
+"""Dynamic masking: which positions of a row are predicted, and which tokens replace them.
 
-A row of seven words, masked by words at mask_rate 0.3; `##` goes on with a word, K = 4:
+A row of seven words, masked by whole words at mask_rate 0.3; `##` continues a word, K = 4:
 
     words       [CLS] the  em    ##bed ##ding of   a     word  [SEP]
     ids         2     10   11    12    13     14   15    16    3
@@ -25,18 +25,18 @@ _NEVER = np.uint64(2**64 - 1)
 
 
 class Masking:
-    """Masks rows anew in each epoch, as (seed, epoch, example) alone decides.
+    """Masks rows differently in each epoch, depending on (seed, epoch, example) alone.
 
-    Of a row's n ordinary tokens, count = floor(mask_rate x n + U(0, 1)) are predicted (RoBERTa), at most K.
-    Tokens that are special wherever they stand (padding and unknown words included) are never predicted and never put
-    in at random. By words, the word at the edge of the count is predicted or left as a whole, with the probability that
-    keeps the expected count, and left where K has no room for it. Spans (SpanBERT) are of whole words, their lengths
-    geometric; they do not reach over special tokens, and the last one is cut at the count. A span is drawn by its first
-    word, so that the first words of a text are predicted less often than those behind them.
+    Of a row's n ordinary tokens, count = floor(mask_rate x n + U(0, 1)) are predicted (RoBERTa), at most K. Special
+    tokens, padding and unknown words included, are never predicted and never used as random tokens. With masking
+    "words", a word that the count would cut is predicted or left out as a whole, with the probability that keeps the
+    expected count; it is left out if it does not fit in K. Spans (SpanBERT) consist of whole words and have geometric
+    lengths; they do not cross special tokens, and the last one is cut at the count. A span is drawn by its first word,
+    so the first words of a text are predicted less often than later ones.
     """
 
     def __init__(self, config: SequenceConfig, vocabulary: Subwords, seed: int) -> None:
-        """Raises ConfigError where there is no mask token or no ordinary one."""
+        """Raises ConfigError for a vocabulary without a mask token or without ordinary tokens."""
         ids, size = vocabulary.special_ids, len(vocabulary)
         self._special = np.zeros(size, bool)
         self._special[sorted(ids)] = True
@@ -54,10 +54,10 @@ class Masking:
     def __call__(
         self, token_ids: np.ndarray, begins: np.ndarray, epochs: np.ndarray, examples: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Mask int32 [B, T] rows, given where words begin (bool [B, T]) and the rows' epochs and examples (int [B]).
+        """Mask rows int32 [B, T]; `begins`, bool [B, T], is True at the first token of each word.
 
-        Returns `token_ids` (a new array), `predicted_positions` and `predicted_ids` int32 [B, K], in the order of the
-        row, and `predicted_weights` float32 [B, K], 1 where there is something to predict; the rest is 0.
+        Returns `token_ids` (a new array), `predicted_positions` and `predicted_ids`, int32 [B, K] in the order of the
+        row, and `predicted_weights`, float32 [B, K], 1 at predictions. Unused places of the K are 0.
         """
         most, length = self._config.predictions_per_row, token_ids.shape[1]
         numbers = random_uint32(self._seed, Purpose.MASKING, epochs, examples, 2 + 2 * length + 2 * most)
@@ -88,7 +88,7 @@ class Masking:
     def _choose(
         self, special: np.ndarray, begins: np.ndarray, scores: np.ndarray, lengths: np.ndarray, firsts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Positions in the order of being chosen, int64 [B, T], and how many are, int64 [B]."""
+        """Positions in the order of preference, int64 [B, T], and how many of them are predicted, int64 [B]."""
         first = begins | special | (self._config.masking == "tokens")  # tokens that begin what is masked as a whole
         first[:, 1:] |= special[:, :-1]
         first[:, 0] = True
@@ -96,7 +96,7 @@ class Masking:
         if self._config.masking == "spans":
             scores = self._spread(special, words, scores, lengths)
         scores = np.take_along_axis(scores, words, axis=1)
-        # Sorting whole keys is several times faster than argsort; a tie goes to the earlier position.
+        # Sorting combined keys is several times faster than argsort; ties go to the earlier position.
         size = special.shape[1]
         keys = scores.astype(np.uint64) << np.uint64(32) | np.arange(size, dtype=np.uint64)
         keys[special] = _NEVER
@@ -125,9 +125,9 @@ class Masking:
         return np.where(taken, grown, count - inside)
 
     def _spread(self, special: np.ndarray, words: np.ndarray, scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Of each word, [B, T]: the least score of the spans that cover it. One span begins at each word."""
+        """For each word, [B, T]: the lowest score of the spans that cover it. One span begins at each word."""
         rows = np.arange(len(words))[:, None]
-        ends = np.zeros(words.shape, np.int64)  # of words: how many special tokens stand before or at it
+        ends = np.zeros(words.shape, np.int64)  # for each word: the number of special tokens up to and including it
         ends[rows, words] = np.cumsum(special, axis=1)
         reach = np.searchsorted(self._spans, lengths / ONE, side="right") + 1
         reach[np.nonzero(special)[0], words[special]] = 0

@@ -8,11 +8,11 @@ from ctx_jax.data.counter_rng import seed_sequence
 from ctx_jax.io.errors import InputError
 
 LARGEST_CORPUS = 2**31
-"""Sentences a corpus may hold: a saved position has signed 32 bits."""
+"""Most sentences of a corpus: positions are saved as signed 32-bit integers."""
 
 SMALL = 4096
-"""Epochs of up to so many sentences are sorted by random keys: walking the cipher, which has at least 2**16 places,
-until one of a few sentences comes up would take milliseconds."""
+"""Epochs of at most this many sentences are sorted by random keys. The cipher permutes at least 2**16 numbers, and
+stepping through it until a number below a small count comes up would take milliseconds."""
 
 _ROUNDS = 12
 """Of the Simon cipher. The 4 of TensorFlow and grain are too few: of 16 million sentences whole batches came from one
@@ -23,10 +23,10 @@ _BLOCK = 1024  # neighbouring places are permuted together, in about a microseco
 
 
 def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> int:
-    """The sentence that stands at `position` of the endless stream over `count` sentences.
+    """The index of the sentence at `position` of an endless stream of epochs over `count` sentences.
 
-    Epoch `position // count` is a permutation of its own, drawn from (seed, epoch) alone, so that any place of any
-    epoch is found at once, on every host alike:
+    Each epoch, `position // count`, has its own permutation, determined by (seed, epoch) alone, so any host can compute
+    any position of any epoch directly:
 
         count 3    position   0 1 2 | 3 4 5 | 6 ...
                    sentence   2 0 1 | 0 2 1 | 1 ...       (without shuffle: 0 1 2 | 0 1 2 | 0 ...)

@@ -1,4 +1,4 @@
-"""Demonstration of contextual vectors: the nearest neighbours of an ambiguous word in two of its contexts.
+"""Demonstrate contextual vectors: the nearest neighbours of an ambiguous word in two of its contexts.
 
 Letters: L layers, T words, D width, N words of all sentences.
 """
@@ -15,10 +15,10 @@ CANDIDATES = (
     "name", "function", "method", "import", "return", "character", "list", "number", "code", "time", "form", "bank",
     "right", "left", "state", "point", "field", "case", "part", "record", "play", "run", "match", "second", "close",
 )  # fmt: skip
-OCCURRENCES = 60  # at most this many of a word are compared with each other
-SENTENCES = 300
-SHORTEST, LONGEST = 4, 24  # words of the sentences used
-CONTEXT = 2  # words on either side that must differ between the two contexts
+OCCURRENCES = 60  # most occurrences of a word that are compared with each other
+SENTENCES = 300  # most sentences that are used
+SHORTEST, LONGEST = 4, 24  # length in words of the sentences that are used
+CONTEXT = 2  # number of words on each side that must differ between the two contexts
 
 
 class _Encoder(Protocol):
@@ -44,15 +44,14 @@ def show_neighbours(
     count: int = 4,
     layer: int = -1,
 ) -> str:
-    """Text that shows an ambiguous word in two sentences and the nearest neighbours of its two vectors.
+    """A printable text: an ambiguous word in two sentences, and the nearest neighbours of its two vectors.
 
-    The word is the one of `words` whose vectors differ most between two sentences that share none of the words beside
-    it, or, without such a word, a frequent word of the text. Neighbours are words of other sentences, at most one per
-    sentence and spelling, by the cosine of centred vectors of `layer` (-1: the top layer).
+    The word is the one of `words` whose vectors differ most between two sentences in which the adjacent words differ;
+    if none of `words` occurs in two such sentences, a frequent word of the text is used. Neighbours are words of other
+    sentences, at most one per sentence and spelling, by the cosine of centred vectors of `layer` (-1: the top layer).
 
-    `encoder.encode(sentences, batch=)` must give [L, T, D] per sentence. The first 300 distinct sentences of 4 to 24
-    words are encoded in one batch, so one shape is compiled. A text without a repeated word gives a line that says
-    so.
+    `encoder.encode(sentences, batch=)` must yield [L, T, D] per sentence. The first 300 distinct sentences of 4 to 24
+    words are encoded in one batch, so one shape is compiled. If no word qualifies, the result is a line that says so.
 
         "string" in two sentences, cosine 0.21
           ... returns a [string] that holds ...
@@ -92,7 +91,7 @@ def _read(encoder: _Encoder, sentences: Sequence[Sequence[str]], layer: int) -> 
 
 
 def _frequent(text: _Text) -> list[str]:
-    """The 50 most frequent words of four letters or more, few of which are function words."""
+    """The 50 most frequent words of four letters or more, a length that leaves out most function words."""
     words = (word for sentence in text.sentences for word in sentence)
     counts = Counter(word for word in words if len(word) >= 4 and word.isalpha())
     return sorted(counts, key=lambda word: (-counts[word], word))[:50]
@@ -104,7 +103,7 @@ def _most_different(text: _Text, words: Sequence[str]) -> tuple[float, int, int]
     for number, occurrence in enumerate(text.occurrences):
         numbers = wanted.get(text.sentences[occurrence.sentence][occurrence.word])
         if numbers is not None and len(numbers) < OCCURRENCES and len(_beside(text, number)) > 2:
-            numbers.append(number)  # a word at a sentence's edge differs by its position, not by its sense
+            numbers.append(number)  # at a sentence's edge, a vector differs by its position instead of its sense
     best: tuple[float, int, int] | None = None
     for numbers in wanted.values():
         beside = [_beside(text, number) for number in numbers]

@@ -12,15 +12,15 @@ import numpy as np
 
 from ctx_jax.io.errors import InputError
 
-MAX_TOKENS = 2_500_000  # bounds memory: about 120 bytes a token, 300 MB at the cap; WikiText-2 is below it
-HELD_OUT = 10  # every tenth training sentence fits the interpolation weights
-BUCKETS = 16  # weights depend on floor(log2(count of the history)) + 1; 0: an unseen history
+MAX_TOKENS = 2_500_000  # limits memory to 300 MB, at about 120 bytes per token; WikiText-2 is smaller
+HELD_OUT = 10  # the interpolation weights are fitted on every tenth training sentence
+BUCKETS = 16  # of histories, by floor(log2(count)) + 1; bucket 0: unseen histories
 EM_STEPS = 30
 
 
 @dataclass(frozen=True)
 class Ngram:
-    """An interpolated n-gram model; `keys[k]`, `counts[k]` describe the (k+1)-grams, sorted by key."""
+    """An interpolated n-gram model; `keys[k]`, `counts[k]` are those of the (k+1)-grams, sorted by key."""
 
     size: int
     begin: int
@@ -29,7 +29,7 @@ class Ngram:
     counts: tuple[np.ndarray, ...]
     history_keys: tuple[np.ndarray, ...]
     history_counts: tuple[np.ndarray, ...]
-    weights: np.ndarray  # [order, BUCKETS], share of the maximum-likelihood estimate at each order
+    weights: np.ndarray  # [order, BUCKETS], interpolation weight of the maximum-likelihood estimate at each order
     cut: bool = False  # whether sentences were left out of the fit
 
     @property
@@ -39,7 +39,7 @@ class Ngram:
 
     @property
     def tokens(self) -> int:
-        """Number of targets of the fit: words, <UNK> and </S>."""
+        """Number of targets that were counted: words, <UNK> and </S>."""
         return int(self.counts[0].sum())
 
     def probabilities(self, grams: np.ndarray) -> np.ndarray:
@@ -55,7 +55,7 @@ class Ngram:
         return result
 
     def perplexity(self, sentences: Iterable[Sequence[int] | np.ndarray]) -> float:
-        """exp of the mean nats of a target in the forward direction; every word, <UNK> and </S> counts."""
+        """exp of the mean nats per target, in the forward direction; words, <UNK> and </S> are targets."""
         nats, tokens = 0.0, 0
         for grams in _chunks(sentences, self.order, self.begin, self.end):
             nats -= float(np.log(self.probabilities(grams)).sum())
@@ -74,12 +74,12 @@ def fit_ngram(
     order: int = 3,
     max_tokens: int = MAX_TOKENS,
 ) -> Ngram:
-    """Jelinek-Mercer interpolation, p_k = a ML_k + (1 - a) p_(k-1) down to the uniform 1 / V.
+    """Fit an n-gram model with Jelinek-Mercer interpolation, p_k = a ML_k + (1 - a) p_(k-1), where p_0 = 1 / V.
 
     `sentences` are vocabulary ids without markers; `begin` and `end` the ids of <S> and </S>; `size` is V.
     The weights `a`, one per order and per power of two of the history's count, are fitted by expectation maximisation
-    on every tenth sentence with counts of the others; the returned model has the counts of all sentences. Sentences
-    after the first `max_tokens` targets are not read, which bounds memory; `cut` says whether there were any.
+    on every tenth sentence, with the counts of the others; the returned model has the counts of all sentences. To limit
+    memory, sentences after the first `max_tokens` targets are not read; `cut` of the result tells whether there were.
     Source: Jelinek and Mercer 1980; buckets as in Chen and Goodman 1999, section 2.3.
     """
     if not 1 <= order <= 3:
@@ -159,7 +159,7 @@ def _estimates(model: Ngram, grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _fit_weights(model: Ngram, held_out: np.ndarray) -> np.ndarray:
-    """The share of each order by expectation maximisation, jointly over orders; 0 for unseen histories."""
+    """Fit the weights of all orders jointly by expectation maximisation; unseen histories have weight 0."""
     estimates, buckets = _estimates(model, held_out)
     weights = np.full((model.order, BUCKETS), 0.5)
     weights[:, 0] = 0.0
@@ -173,7 +173,7 @@ def _fit_weights(model: Ngram, held_out: np.ndarray) -> np.ndarray:
             taken = reach * shares[k] * estimates[k] / lower[k + 1]
             used = np.bincount(buckets[k], weights=taken, minlength=BUCKETS)
             seen = np.bincount(buckets[k], weights=reach, minlength=BUCKETS)
-            # A pseudo-observation of one half decides for buckets without held-out data and hardly affects others.
+            # Half a pseudo-observation sets the weight of buckets without held-out data and hardly affects the others.
             weights[k, 1:] = (used[1:] + 0.5) / (seen[1:] + 1.0)
             reach = reach - taken
     return weights

@@ -1,7 +1,4 @@
-"""Perplexity of a biLM in both directions, with every token counted.
-
-Letters: B rows.
-"""
+"""Perplexity of a biLM in both directions."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,9 +15,9 @@ from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.typing import Params
 
 ProtocolName = Literal["sentence", "stream", "bilm-tf"]
-# Steps a call; affects speed only. Short where rows end with their sentences, long where one row goes on.
+# Steps per call; affects speed only. Short where a row ends with its sentence, long where it carries on.
 UNROLL_STEPS: dict[str, int] = {"sentence": 16, "stream": 128, "bilm-tf": 16}
-BATCH = {"sentence": 64, "bilm-tf": 256}  # bilm-tf's own, on which its number depends
+BATCH = {"sentence": 64, "bilm-tf": 256}  # 256 is bilm-tf's own batch size, on which its result depends
 
 
 @dataclass(frozen=True)
@@ -29,15 +26,15 @@ class Perplexity:
 
     protocol: ProtocolName
     loss: float
-    """Mean of both directions, in nats a target."""
+    """Mean of both directions, in nats per target."""
     forward_perplexity: float
     backward_perplexity: float
     tokens: int
-    """Targets counted in either direction: words, <UNK> and one sentence marker a sentence."""
+    """Number of targets in each direction: words, <UNK> and one sentence marker per sentence."""
     unknown: float
     """Share of the targets that are <UNK>."""
     batches: tuple[float, ...] = ()
-    """The perplexity of each batch of one step; protocol bilm-tf alone."""
+    """The perplexity of each one-step batch; protocol bilm-tf only."""
 
     @property
     def perplexity(self) -> float:
@@ -59,21 +56,21 @@ def perplexity(
 ) -> Perplexity:
     """The perplexity of `sentences` (lists of words) with the exact softmax and without dropout.
 
-    - `sentence`: a zero state for each sentence; `batch` and `devices` affect the speed, not the number.
-    - `stream`: the text in its order in one row, state carried: the convention of WikiText-2. `batch` has no effect.
-    - `bilm-tf`: the test of the original trainer in `batch` rows. It stops as soon as a row finds no sentence, so part
-      of the text goes uncounted, and the number depends on `batch`.
+    - `sentence`: each sentence starts from a zero state; `batch` and `devices` affect the speed, not the result.
+    - `stream`: one row reads the text in order, state carried, as is usual for WikiText-2. `batch` has no effect.
+    - `bilm-tf`: bilm-tf's own test, in `batch` rows. It stops as soon as no sentence is left for some row, so part of
+      the text is not counted, and the result depends on `batch`.
 
     Args:
       params: {"encoder": ..., "head": {"softmax": ...}}.
-      batch: rows; 0: the original's 256 with `bilm-tf`, 64 otherwise.
-      unroll_steps: steps of one call, which affect the speed alone; 0: a good number.
-      devices: share the rows (default: all of this machine; as many of them as divide the rows).
+      batch: rows; 0: 256 with `bilm-tf`, 64 otherwise.
+      unroll_steps: steps per call, affects speed only; 0: a default for the protocol.
+      devices: the devices that share the rows; default: as many devices of this machine as divide the rows.
       progress: called with the number of sentences just done.
 
-    Memory does not grow with the text, except for `bilm-tf`'s one number a step.
+    Memory does not grow with the text, except for one number per step with `bilm-tf`.
 
-    Raises InputError for a text without sentences, or with too few for `bilm-tf` to fill its rows once.
+    Raises InputError for a text without sentences, or with fewer sentences than rows for `bilm-tf`.
     """
     scores = _scores(model, params, vocabulary, sentences, protocol, batch, unroll_steps, devices, progress)
     return summarize(scores, protocol)
@@ -93,8 +90,8 @@ def sentence_scores(
 ) -> Iterator[SentenceScore]:
     """The nats of each sentence, in the order of the text.
 
-    The arguments are those of `perplexity`; `summarize` makes the same result of the scores. Protocol bilm-tf cuts
-    sentences off and has no such scores: InputError.
+    Arguments as in `perplexity`; `summarize` of the scores gives its result. Protocol bilm-tf cuts sentences off, so it
+    has no scores of sentences: InputError.
     """
     if protocol not in ("sentence", "stream"):
         raise InputError(f"sentences are scored by protocol sentence or stream, got {protocol!r}")
@@ -130,7 +127,7 @@ def _counted(sentences: Iterable[Sequence[str]], progress: Callable[[int], objec
 
 
 def summarize(scores: Iterable[SentenceScore], protocol: ProtocolName = "sentence") -> Perplexity:
-    """The perplexity of scored sentences, or of the steps of bilm-tf; InputError when there are none."""
+    """The perplexity of scored sentences, or of bilm-tf's scored steps; InputError if there are none."""
     forward = backward = 0.0
     tokens = unknown = 0
     batches: list[float] = []

@@ -1,13 +1,12 @@
-"""Three conventions of how a text is read in rows, and of when the LSTM's state is reset.
+"""Three protocols for scoring a text: how sentences are assigned to rows, and when the LSTM's state is reset.
 
-    text       the cat . | a dog
-    sentence   each sentence from a zero state; batching does not change the result
-    stream     one row reads the sentences in their order; the state is carried from one to the next
-    bilm-tf    B rows, each takes the next sentence when its own ends, state carried; all stop when the first row finds
-               no sentence
+    sentence   each sentence starts from a zero state; batching does not change the result
+    stream     one row reads the sentences in order; the state is carried from one to the next
+    bilm-tf    B rows; each takes the next sentence of the text when its own ends, and carries its state; all stop when
+               no sentence is left for a row
 
-In every protocol a sentence of n words has n + 1 targets in either direction: w1 ... wn </S> and wn ... w1 <S>.
-Letters: B rows, T steps of a call.
+In every protocol a sentence of n words has n + 1 targets in each direction: w1 ... wn </S> and wn ... w1 <S>.
+Letters: B rows, T steps per call.
 """
 
 import heapq
@@ -18,26 +17,25 @@ from typing import NamedTuple
 from ctx_jax.evaluation.scoring import BiLMScorer, ScoredSentence
 from ctx_jax.io.errors import InputError, InputTypeError
 
-READ_AHEAD = 64  # batches of sentences that are sorted by length together
+READ_AHEAD = 64  # number of batches whose sentences are sorted by length together
 
 
 class SentenceScore(NamedTuple):
-    """Nats of one sentence in either direction, minus the logarithm of its probability; of `by_step`, of one step of
-    all rows."""
+    """Nats (-log p) of one sentence in each direction; from `by_step`, of one step of all rows."""
 
-    sentence: int  # its number in the text, from 0; of `by_step`, the step's
+    sentence: int  # number of the sentence in the text, or of the step, from 0
     forward: float
     backward: float
-    tokens: int  # targets in either direction: n + 1; of a step, B
-    unknown: int  # how many forward targets are <UNK>
+    tokens: int  # targets in each direction: n + 1 of a sentence, B of a step
+    unknown: int  # number of forward targets that are <UNK>
 
 
 def by_sentence(
     scorer: BiLMScorer, sentences: Iterable[Sequence[str]], progress: Callable[[int], object]
 ) -> Iterator[SentenceScore]:
-    """Scores every sentence from a zero state, in the order of the text; sentences of any length, T steps a call.
+    """Score every sentence from a zero state, and yield the scores in the order of the text.
 
-    `progress` is called with the number of sentences of each batch as it is done.
+    After each batch, `progress` is called with its number of sentences.
     """
     remaining = _numbered(sentences)
     while chunk := list(islice(remaining, READ_AHEAD * scorer.rows)):
@@ -54,7 +52,7 @@ def by_sentence(
 
 
 def by_stream(scorer: BiLMScorer, sentences: Iterable[Sequence[str]]) -> Iterator[SentenceScore]:
-    """Scores the text in its order in one row, the state carried over sentences and calls."""
+    """Score the text in order in one row; the state is carried over sentences and calls."""
     carry = scorer.zero_carry()
     for rows, start, stop in _assigned_rows(scorer, sentences):
         _, carry = scorer(rows, start, carry)
@@ -62,9 +60,9 @@ def by_stream(scorer: BiLMScorer, sentences: Iterable[Sequence[str]]) -> Iterato
 
 
 def by_step(scorer: BiLMScorer, sentences: Iterable[Sequence[str]]) -> Iterator[SentenceScore]:
-    """bilm-tf's `test`: batches of one step of B rows, until the first row finds no further sentence.
+    """bilm-tf's `test`: batches of one step of B rows, until no sentence is left for some row.
 
-    A call runs T such batches; the state is carried in either case, so the numbers are the same.
+    One call runs T such batches. The state is carried over steps and calls, so T does not affect the result.
     """
     carry, stop = scorer.zero_carry(), 0
     for rows, start, stop in _assigned_rows(scorer, sentences):
@@ -75,17 +73,18 @@ def by_step(scorer: BiLMScorer, sentences: Iterable[Sequence[str]]) -> Iterator[
             yield SentenceScore(start + step, *nats, scorer.rows, int(unknown[step]))
     if not stop:
         raise InputError(
-            f"protocol bilm-tf fills {scorer.rows} rows with a sentence each, and the text has fewer: no batch is "
-            "complete. Set a smaller batch, or take protocol sentence, which counts every token"
+            f"protocol bilm-tf fills {scorer.rows} rows with a sentence each, and the text has fewer: set a smaller "
+            "batch, or take protocol sentence, which counts every token"
         )
 
 
 def _assigned_rows(
     scorer: BiLMScorer, sentences: Iterable[Sequence[str]]
 ) -> Iterator[tuple[list[list[ScoredSentence]], int, int]]:
-    """(sentences of each row, first step, step after the last that every row can fill), by the original's generator.
+    """Assign sentences to rows as bilm-tf does, and yield for each call: (sentences of each row, first step, end step).
 
-    A row whose sentence has ended takes the next one of the text; at the same step the lower row goes first.
+    A row whose sentence has ended takes the next one of the text; at the same step the lower row goes first. At the end
+    of the text, the last call stops at the first step that some row cannot fill.
     """
     remaining = _numbered(sentences)
     rows: list[list[ScoredSentence]] = [[] for _ in range(scorer.rows)]
@@ -114,7 +113,7 @@ def _score(sentence: ScoredSentence, unknown: int) -> SentenceScore:
 
 
 def _numbered(sentences: Iterable[Sequence[str]]) -> Iterator[tuple[int, Sequence[str]]]:
-    """Sentences with their number in the text; InputTypeError for a string instead of a list of words."""
+    """(number, sentence) for each sentence; InputTypeError for a string instead of a list of words."""
     for index, words in enumerate(sentences):
         if isinstance(words, str):
             raise InputTypeError(f"a sentence must be a list of words, sentence {index} is the string {words[:40]!r}")

@@ -1,10 +1,10 @@
-"""Rows of sentences through a biLM: the nats of every target, on one device or several.
+"""Score rows of sentences with a biLM: the nats of every target, on one or several devices.
 
-    row 0   the cat . </S>    a dog </S>      two sentences one after the other, at steps 0 and 4
-    row 1   so </S>                           a row that is done: later steps are scored and discarded
+    row 0   the cat . </S>    a dog </S>      two sentences in succession, at steps 0 and 4
+    row 1   so </S>                           the results of steps 2 to 6 are discarded
     step    0   1   2 3       4 5   6
 
-Letters: B rows, T steps of a call, C characters, n words of a sentence.
+Letters: B rows, T steps per call, C characters, n words of a sentence.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ from ctx_jax.typing import Carry, Params
 
 @dataclass
 class ScoredSentence:
-    """A sentence at its position in a row, and its nats so far; it has n + 1 targets in either direction."""
+    """A sentence at its position in a row, and the sum of its nats so far; it has n + 1 targets in each direction."""
 
     index: int  # its number in the text
     start: int  # the step of its first target
@@ -48,7 +48,7 @@ Rows = Sequence[Sequence[ScoredSentence]]
 
 
 class BiLMScorer:
-    """A model with its parameters on the devices that share B rows; scores T steps a call."""
+    """Scores T = `unroll_steps` steps of B = `rows` rows per call; the devices share the rows."""
 
     def __init__(
         self,
@@ -79,19 +79,19 @@ class BiLMScorer:
         self._params = place({"encoder": params["encoder"], "head": {"softmax": softmax}})
 
     def zero_carry(self) -> Carry:
-        """The state every row starts from."""
+        """The initial state of every row."""
         return zero_carry(self._model, self.rows)
 
     def sentence(self, index: int, words: Sequence[str], start: int = 0) -> ScoredSentence:
-        """Sentence `index` of the text with <S> and </S>, to stand at step `start` of its row."""
+        """Encode sentence `index` of the text, with <S> and </S>, for step `start` of its row."""
         wrapped = [BEGIN, *words, END]
         char_ids = None if self._encode is None else self._encode(wrapped)
         return ScoredSentence(index, start, self._vocabulary.ids(wrapped), char_ids)
 
     def __call__(self, rows: Rows, start: int, carry: Carry) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], Carry]:
-        """Scores steps `start` to `start + T`: (nats forward, nats backward, forward targets) [B, T], and the state.
+        """Score steps `start` to `start + T`: (forward nats, backward nats, forward targets) [B, T], and the state.
 
-        The nats of its targets are added to each sentence; those of steps without a sentence have no meaning.
+        Adds to each sentence the nats of its targets. The nats of steps without a sentence are undefined.
         """
         batch = self._batch(rows, start)
         nats, carry = self._run(self._params, batch, carry)
@@ -107,7 +107,7 @@ class BiLMScorer:
         if self._encode is None:
             inputs = [np.zeros(shape, np.int32) for _ in range(2)]
         else:
-            # Steps without a sentence repeat <S>, which is short and in the batch anyway: no more distinct words.
+            # Steps without a sentence hold <S>, which is in the batch anyway and so adds no distinct word.
             marker = self._encode([BEGIN])[0]
             inputs = [np.broadcast_to(marker, (*shape, len(marker))).copy() for _ in range(2)]
         for row, sentence, steps, own in _overlaps(rows, start, self.unroll_steps):
@@ -121,7 +121,8 @@ class BiLMScorer:
 
 
 def _overlaps(rows: Rows, start: int, steps: int) -> Iterator[tuple[int, ScoredSentence, slice, slice]]:
-    """(row, sentence, its steps of this call, its own steps) for each sentence with targets in this call."""
+    """(row, sentence, slice of the call's steps, slice of the sentence's targets), for sentences with targets in
+    this call."""
     for row, sentences in enumerate(rows):
         for sentence in sentences:
             first, last = max(sentence.start, start), min(sentence.end, start + steps)
@@ -134,7 +135,7 @@ def _overlaps(rows: Rows, start: int, steps: int) -> Iterator[tuple[int, ScoredS
 def _compiled(
     model: BiLM, rows: int, devices: tuple[jax.Device, ...]
 ) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
-    """The compiled scoring function and the function that places parameters, shared by a run's evaluations."""
+    """The compiled scoring function and the function that places parameters; cached, as a run evaluates many times."""
 
     def score(params: Params, batch: BiLMBatch, carry: Carry) -> tuple[dict[str, jax.Array], Carry]:
         return bilm_tokens(model, params, batch, carry)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ctx_jax.data.batch import BiLMBatch
 from ctx_jax.encoders.elmo.model import BiLM
-from ctx_jax.encoders.elmo.network import DIRECTIONS, run_directions, token_vectors
+from ctx_jax.encoders.elmo.network import DIRECTIONS, row_keys, run_directions, token_vectors
 from ctx_jax.heads.vocabulary import VocabularyHead
 from ctx_jax.io.errors import InputError
 from ctx_jax.losses.sampled import draw_negatives, expected_counts, sampled_softmax
@@ -33,26 +33,26 @@ def bilm(
     negatives: int = 0,
     zero_start: float = 0.0,
 ) -> tuple[Terms, Carry]:
-    """Nats of the next token in each direction, over T tokens of every row.
+    """Cross-entropy of the next token in nats, in each direction, over T tokens of every row.
 
     Args:
-      params: {"encoder": ..., "head": {"softmax": {"decoder": {"matrix": [V, P], "bias": [V]}}}}; a head without a
-        matrix is tied to the word table.
-      batch: a BiLMBatch, or a mapping with the names of the original trainer: `tokens_characters` raw ids
-        [B, T, C] (of a model over words `token_ids` [B, T]) and `next_token_id` [B, T], each also with `_reverse`;
-        optionally `row` [B] and `weight` [B, T]. A target of weight 0 must be a valid id all the same.
-      carry: the state before the first token, as `zero_carry` makes it; None: zeros. No gradient flows into it.
+      params: {"encoder": ..., "head": {"softmax": {"decoder": {"matrix": [V, P], "bias": [V]}}}}; without a matrix the
+        head is tied to the word table.
+      batch: a BiLMBatch, or a mapping with bilm-tf's names: `tokens_characters`, raw ids [B, T, C] (for a model over
+        words `token_ids` [B, T]), and `next_token_id` [B, T], each also with the suffix `_reverse`; optionally `row`
+        [B] and `weight` [B, T]. Targets of weight 0 must be valid ids too.
+      carry: the state before the first token, of the form of `zero_carry`; None: zeros. No gradient flows into it.
       key: the step's key, the same on every device. It enables dropout, `negatives` and `zero_start`; None: no dropout,
-        exact softmax, the carry as it is.
-      head: the softmax head; None: untied, or tied where `params` has no matrix.
-      negatives: number of sampled words of the sampled softmax, one set per direction; 0: exact softmax.
-      zero_start: share of the rows whose carry is replaced by zeros.
+        exact softmax, unchanged carry.
+      head: the softmax head; None: untied, or tied if `params` has no matrix.
+      negatives: number of negatives of the sampled softmax, one set per direction; 0: exact softmax.
+      zero_start: probability with which a row's carry is replaced by zeros.
 
     Returns:
       {"forward": (sum, weight), "backward": (sum, weight)} and the state after the last token.
 
     Raises:
-      InputError: `params` has no softmax, or the batch lacks an array; both are named.
+      InputError: `params` has no softmax, or the batch lacks an array.
     """
     batch = _bilm_batch(model, batch)
     if zero_start and key is not None and carry is not None:
@@ -80,7 +80,7 @@ def bilm_tokens(
     *,
     head: VocabularyHead | None = None,
 ) -> tuple[dict[str, jax.Array], Carry]:
-    """Nats of every single target with the exact softmax, for evaluation: {"forward": [B, T], "backward": [B, T]}."""
+    """Cross-entropy of each target with the exact softmax, for evaluation: {"forward": [B, T], "backward": [B, T]}."""
     batch = _bilm_batch(model, batch)
     hidden, matrix, bias, carry = _forward(model, params, batch, carry, None, head)
     nats = {}
@@ -91,7 +91,7 @@ def bilm_tokens(
 
 
 def _bilm_batch(model: BiLM, batch: BiLMBatch | Mapping[str, Any]) -> BiLMBatch:
-    """A mapping under the original trainer's names as a BiLMBatch: raw character ids become char_ids."""
+    """Convert a mapping with bilm-tf's names to a BiLMBatch; raw character ids become char_ids."""
     if isinstance(batch, BiLMBatch):
         return batch
     characters = model.token_input == "characters"
@@ -106,20 +106,18 @@ def _bilm_batch(model: BiLM, batch: BiLMBatch | Mapping[str, Any]) -> BiLMBatch:
 
 
 def _targets(batch: BiLMBatch) -> dict[str, jax.Array]:
-    """[B T] of each direction."""
+    """Flat targets [B T] of each direction."""
     targets = (batch.forward_targets, batch.backward_targets)
     return {name: jnp.reshape(ids, -1) for name, ids in zip(DIRECTIONS, targets, strict=True)}
 
 
 def _reset_rows(carry: Carry, share: float, key: jax.Array, batch: BiLMBatch) -> Carry:
-    """The carry with a share of its rows set to zero, drawn by the rows' global numbers.
+    """Set the carry of a random share of the rows to zero; the choice depends on the rows' global numbers.
 
-    A state that is never reset in training can settle in a region that no sentence reaches from a zero state; the model
-    then fails on single sentences (Melis, Dyer and Blunsom 2018, section 4, reset states for this reason).
+    A state that is never reset in training can drift to a region that is unreachable from a zero state; the model then
+    fails on single sentences (Melis, Dyer and Blunsom 2018, section 4, reset states for this reason).
     """
-    count = jnp.shape(batch.forward_targets)[0]
-    rows = jnp.arange(count, dtype=jnp.int32) if batch.rows is None else batch.rows
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+    keys = row_keys(key, batch.rows, jnp.shape(batch.forward_targets)[0])
     carried = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - share))(keys)
     return jax.tree.map(lambda state: jnp.where(carried[:, None], state, 0.0), carry)
 
@@ -127,7 +125,7 @@ def _reset_rows(carry: Carry, share: float, key: jax.Array, batch: BiLMBatch) ->
 def _forward(
     model: BiLM, params: Params, batch: BiLMBatch, carry: Carry, key: jax.Array | None, head: VocabularyHead | None
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, Carry]:
-    """The softmax's inputs [B T, P] of each direction, its matrix [V, P] and bias [V], and the new state."""
+    """Inputs of the softmax [B T, P] by direction, its matrix [V, P] and bias [V], and the new state."""
     encoder, head_params = params.get("encoder", params), params.get("head", {})
     if "softmax" not in head_params:
         raise InputError(
@@ -136,15 +134,14 @@ def _forward(
         )
     softmax = head_params["softmax"]
     if head is None:
-        # By iteration: `in` takes the array out, since a Mapping looks it up.
-        head = VocabularyHead(transform=False, tied="matrix" not in list(softmax["decoder"]))
+        head = VocabularyHead(transform=False, tied="matrix" not in softmax["decoder"])
     table = None
     if head.tied and model.token_input == "words":
-        # Taken out once for both uses: under FSDP it is gathered here.
+        # Read once for both uses, since FSDP gathers the array at each read.
         table = jnp.asarray(encoder["words"]["embedding"])
         encoder = {**encoder, "words": {"embedding": table}}
     matrix, bias = head.decoder(softmax, table)
-    # Both directions in one call: they hold nearly the same words, and each distinct word is encoded once.
+    # The directions hold nearly the same words, so one call for both encodes each distinct word once.
     inputs = token_vectors(model, encoder, jnp.stack([batch.forward_inputs, batch.backward_inputs]), copies=2)
     outputs, carry = run_directions(
         model,

@@ -1,10 +1,10 @@
-"""The original's sampled softmax (Jean et al. 2015; TensorFlow's `sampled_softmax_loss` with log-uniform candidates).
+"""The sampled softmax of bilm-tf (Jean et al. 2015; TensorFlow's `sampled_softmax_loss`, log-uniform candidates).
 
 Letters: N tokens, P width, V vocabulary, S negatives.
 
 Words are numbered by falling frequency, and word k is drawn with p(k) = log((k + 2) / (k + 1)) / log(V + 1). Words are
-drawn until S of them are distinct; with the number of draws ("tries") the expected count of a word among the negatives
-is 1 - (1 - p)^tries, whose logarithm is subtracted from its logit.
+drawn until S distinct ones are found. With the number of draws ("tries"), the expected count of a word among the
+negatives is 1 - (1 - p)^tries; its logarithm is subtracted from the word's logit.
 """
 
 from typing import NamedTuple
@@ -31,24 +31,23 @@ def log_uniform(ids: jax.Array, vocabulary: int) -> jax.Array:
 
 
 def expected_counts(ids: jax.Array, tries: jax.Array, vocabulary: int) -> jax.Array:
-    """1 - (1 - p)^tries: how often each id is expected among the negatives."""
+    """1 - (1 - p)^tries of each id: its expected count among the negatives, float32."""
     return -jnp.expm1(tries.astype(jnp.float32) * jnp.log1p(-log_uniform(ids, vocabulary)))
 
 
 def draw_log_uniform(key: jax.Array, tries: int, vocabulary: int) -> tuple[jax.Array, jax.Array]:
-    """Words drawn with p(k): ids int32 [tries], and accepted, bool [tries].
+    """Draw words with p(k) by rejection sampling: ids int32 [tries], and whether each is accepted, bool [tries].
 
-    Rejection sampling, because inverting the distribution at one float32 never reaches some words of a large
-    vocabulary: for n = k + 1 an octave 2^e <= n < 2^(e + 1) is drawn uniformly, then n in it, uniformly from e random
-    bits; n is accepted with probability 2^e log(1 + 1 / n), which is at most 1, if n <= V. The acceptance rate is
-    log(V + 1) / (bits of V), about two thirds.
+    Inverting the distribution at one float32 would never reach some words of a large vocabulary. Instead, for
+    n = k + 1, draw an octave 2^e <= n < 2^(e + 1) uniformly, then n in the octave from e random bits. Accept n <= V
+    with probability 2^e log(1 + 1 / n) <= 1. The acceptance rate is log(V + 1) / (bits of V), about two thirds.
     """
     octave, offset, chance = jax.random.bits(key, (3, tries), jnp.uint32)
     least = 1 << ((octave >> 8) * vocabulary.bit_length() >> 24)  # 24 bits of each, as many as a float32 holds
     number = least + (offset & (least - 1))
-    likely = least.astype(jnp.float32) * jnp.log1p(1.0 / number.astype(jnp.float32))
-    drawn = (number <= vocabulary) & ((chance >> 8).astype(jnp.float32) * 2.0**-24 < likely)
-    return (number - 1).astype(jnp.int32), drawn
+    probability = least.astype(jnp.float32) * jnp.log1p(1.0 / number.astype(jnp.float32))
+    accepted = (number <= vocabulary) & ((chance >> 8).astype(jnp.float32) * 2.0**-24 < probability)
+    return (number - 1).astype(jnp.int32), accepted
 
 
 class _Draws(NamedTuple):
@@ -60,10 +59,10 @@ class _Draws(NamedTuple):
 
 
 def draw_negatives(key: jax.Array, count: int, vocabulary: int) -> Negatives:
-    """Draw words log-uniformly, with replacement, until `count` of them are distinct; those, in the order drawn.
+    """Draw words log-uniformly with replacement until `count` distinct ones are found; ids in the order drawn.
 
     Raises:
-      ConfigError: `count` exceeds the vocabulary, so the loop would never end.
+      ConfigError: `count` is below 1 or exceeds the vocabulary (the loop would never end).
     """
     if not 0 < count <= vocabulary:
         raise ConfigError("negatives", f"must be 1 to {vocabulary}, the words of the vocabulary, got {count}")
@@ -72,12 +71,12 @@ def draw_negatives(key: jax.Array, count: int, vocabulary: int) -> Negatives:
     def more(draws: _Draws) -> _Draws:
         key, now = jax.random.split(draws.key)
         drawn, valid = draw_log_uniform(now, block, vocabulary)
-        drawn = jnp.where(valid, drawn, vocabulary)  # a rejected draw is out of bounds in every table below
+        drawn = jnp.where(valid, drawn, vocabulary)  # an index out of bounds: the scatters below drop rejected draws
         positions = jnp.arange(block, dtype=jnp.int32)
         first = jnp.full((vocabulary,), block, jnp.int32).at[drawn].min(positions, mode="drop")
         new = valid & (first.at[drawn].get(mode="clip") == positions) & ~draws.taken.at[drawn].get(mode="clip")
         rank = draws.distinct + jnp.cumsum(new, dtype=jnp.int32)  # distinct words after each draw
-        needed = valid & (rank - new.astype(jnp.int32) < count)  # up to the draw of the last distinct word
+        needed = valid & (rank - new.astype(jnp.int32) < count)  # up to the draw that completes the set
         kept = new & needed
         ids = draws.ids.at[jnp.where(kept, rank - 1, count)].set(drawn, mode="drop")
         taken = draws.taken.at[jnp.where(kept, drawn, vocabulary)].set(True, mode="drop")
@@ -102,7 +101,7 @@ def sampled_softmax(
     weight: jax.Array | None = None,
     compute: Compute = "float32",
 ) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of each label against the negatives, logits corrected by the logs of the expected counts.
+    """Cross-entropy of each label against the negatives; each logit is corrected by the log of its expected count.
 
     A negative equal to a token's label (an accidental hit) is masked for that token.
 
@@ -116,7 +115,7 @@ def sampled_softmax(
       (sum in nats, sum of weights), float32 scalars.
 
     Raises:
-      InputError: the shapes do not match; all are named.
+      InputError: the shapes do not match; the message lists them.
     """
     arrays = (hidden, labels, weights, bias, negatives, true_counts, negative_counts)
     _check_shapes([jnp.shape(array) for array in arrays])

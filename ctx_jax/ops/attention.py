@@ -2,16 +2,16 @@
 
 Letters: B rows, T tokens, H heads, E width of a head.
 
-plain   matrix products and a masked softmax in float32; supports everything
-fused   cuDNN's flash attention through `jax.nn.dot_product_attention`: never holds a [T, T] array per head
-xla     the same call as `fused` with XLA's own kernels instead of cuDNN's: a reference that runs on any machine
-auto    fused where the device and the arguments allow it, else plain
+plain   matrix products and a masked softmax in float32; supports every argument
+fused   cuDNN's flash attention through `jax.nn.dot_product_attention`: no [T, T] array per head in memory
+xla     the same call as `fused` with XLA's kernels instead of cuDNN's: a reference that runs on any machine
+auto    `fused` where the device and the arguments allow it, else `plain`
 """
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, partial, reduce
 from typing import Literal
 
 import jax
@@ -21,15 +21,16 @@ from ctx_jax.ops.hardware import device, platform
 from ctx_jax.ops.linear import Compute, contract
 
 Implementation = Literal["auto", "plain", "fused", "xla"]
+_Backend = Literal["cudnn", "xla"]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["pairs", "lengths"], meta_fields=["causal"])
 @dataclass(frozen=True)
 class AttentionMask:
-    """Which queries attend to which keys, in the forms that the fused kernel distinguishes: it skips what `lengths`
-    and `causal` exclude, and reads every entry of `pairs`. `pairs` and `lengths` are never both set.
+    """Which queries attend to which keys, in the forms that the fused kernel distinguishes: it skips keys excluded by
+    `lengths` and `causal`, but reads every entry of `pairs`. `pairs` and `lengths` are never both set.
 
-    pairs    bool [B or 1, 1, T, T], True where the query may attend to the key; None: everywhere
+    pairs    bool [B or 1, 1, T, T], True where the query may attend to the key; None: True everywhere
     lengths  int32 [B]: keys from this index on are padding; None: no padding
     causal   no query attends to a later key
     """
@@ -39,20 +40,16 @@ class AttentionMask:
     causal: bool
 
     def dense(self, length: int) -> "AttentionMask":
-        """The same mask of T = `length` tokens with `pairs` as an array, all True where nothing is excluded."""
+        """The same mask for T = `length` tokens with `pairs` as an array instead of `lengths`."""
         if self.pairs is not None:
             return self
-        real = jnp.ones((1, length), bool) if self.lengths is None else _mask_of_lengths(self.lengths, length)
-        return AttentionMask(_broadcast(real[:, None, None, :], length), None, self.causal)
+        mask = jnp.ones((1, length), bool) if self.lengths is None else _mask_of_lengths(self.lengths, length)
+        return attention_mask(length, mask=mask, causal=self.causal)
 
 
 def _mask_of_lengths(lengths: jax.Array, length: int) -> jax.Array:
     """bool [B, T]: True at the first `lengths` of T = `length` tokens of each row."""
     return jnp.arange(length)[None, :] < lengths[:, None]
-
-
-def _broadcast(pairs: jax.Array, length: int) -> jax.Array:
-    return jnp.broadcast_to(pairs, (pairs.shape[0], 1, length, length))
 
 
 def attention_mask(
@@ -64,13 +61,13 @@ def attention_mask(
     window: int | None = None,
     causal: bool = False,
 ) -> AttentionMask:
-    """Combine everything that limits attention among T = `length` tokens.
+    """Combine all limits on attention among T = `length` tokens.
 
-    mask      bool [B, T]: False keys get no attention
-    lengths   int [B]: the mask of rows with padding at their end, which costs the fused kernel nothing
+    mask      bool [B, T]: keys that are False get no attention
+    lengths   int [B]: as a mask of padding at the rows' ends; alone, it costs the fused kernel nothing
     segments  int [B, T]: tokens attend only to tokens of their own segment (packed examples)
-    window    tokens attend to |i - j| <= window
-    causal    tokens attend to j <= i
+    window    query i attends only to keys j with |i - j| <= window
+    causal    query i attends only to keys j <= i
 
     segments  1 1 2 2        query 0 attends to  * * . .
     mask      T T T F        query 2 attends to  . . * .
@@ -89,10 +86,8 @@ def attention_mask(
         parts.append((jnp.abs(index[:, None] - index[None, :]) <= window)[None, None])
     if not parts:
         return AttentionMask(None, None, causal)
-    pairs = parts[0]
-    for part in parts[1:]:
-        pairs = pairs & part
-    return AttentionMask(_broadcast(pairs, length), None, causal)
+    pairs = reduce(jnp.logical_and, parts)
+    return AttentionMask(jnp.broadcast_to(pairs, (pairs.shape[0], 1, length, length)), None, causal)
 
 
 def attend(
@@ -109,27 +104,15 @@ def attend(
 ) -> tuple[jax.Array, jax.Array | None]:
     """softmax(query key^T / sqrt(E)) value over the keys that `mask` allows: float32 [B, T, H, E].
 
-    query, key, value are float32 [B, T, H, E]. The result of a query without any key is 0. `dropout_mask`, bool
-    [B, H, T, T], is True at the probabilities that dropout keeps; they are divided by 1 - `dropout_rate`. With `maps`
-    the probabilities before dropout are returned too, float32 [B, H, T, T]; else None.
+    query, key, value are float32 [B, T, H, E]. A query without any key gives 0. `dropout_mask`, bool [B, H, T, T], is
+    True at the probabilities that dropout keeps; they are divided by 1 - `dropout_rate`. With `maps`, the second result
+    is the probabilities before dropout, float32 [B, H, T, T]; else None.
     """
     dropped = dropout_mask is not None
     if implementation != "plain" and _fusible(query.shape, mask, compute, implementation, dropped, maps):
         return _fused(query, key, value, mask, "xla" if implementation == "xla" else "cudnn"), None
-    return _plain(query, key, value, mask, compute, dropout_mask, dropout_rate, maps)
 
-
-def _plain(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    mask: AttentionMask,
-    compute: Compute,
-    dropout_mask: jax.Array | None,
-    dropout_rate: float,
-    maps: bool,
-) -> tuple[jax.Array, jax.Array | None]:
-    # bf16 products of this shape fail at run time on CPUs when differentiated, so they stay float32 there.
+    # On CPUs the gradient of bf16 products of this shape fails at run time, so they are computed in float32 there.
     low = compute == "bfloat16" and platform() != "cpu"
     precision: Compute | None = "bfloat16" if low else "float32" if compute == "float32" else None
     logits = contract("bthe,bshe->bhts", query, key, precision) * query.shape[-1] ** -0.5
@@ -142,7 +125,7 @@ def _plain(
         logits = jnp.where(pairs, logits, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(logits, axis=-1)
     if pairs is not None:
-        # Without this a query that has no key would average all of them.
+        # Without this, a query without any key would average all values.
         probabilities = jnp.where(pairs, probabilities, 0.0)
     weights = probabilities
     if dropout_mask is not None:
@@ -150,64 +133,56 @@ def _plain(
     return contract("bhts,bshe->bthe", weights, value, precision), probabilities if maps else None
 
 
-def _fused(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, implementation: Literal["cudnn", "xla"]
-) -> jax.Array:
+def _fused(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, backend: _Backend) -> jax.Array:
     low = (part.astype(jnp.bfloat16) for part in (query, key, value))
     has_key = None
     if mask.pairs is not None:
         pairs = mask.pairs[:, 0]
         has_key = (jnp.tril(pairs) if mask.causal else pairs).any(-1)  # [B or 1, T]
     elif mask.lengths is not None:
-        # The kernel never gets a row without keys; a query of a row that has keys always attends to key 0.
+        # The kernel needs at least one key a row. In a row with keys, every query attends to key 0.
         has_key = (mask.lengths > 0)[:, None]
         mask = replace(mask, lengths=jnp.maximum(mask.lengths, 1))
-    mixed = _kernel(*low, mask, implementation).astype(jnp.float32)
+    mixed = _kernel(*low, mask, backend).astype(jnp.float32)
     return mixed if has_key is None else jnp.where(has_key[:, :, None, None], mixed, 0.0)
 
 
-def _call(
-    mask: AttentionMask, implementation: Literal["cudnn", "xla"], query: jax.Array, key: jax.Array, value: jax.Array
-) -> jax.Array:
-    # Only keys have lengths: padded queries attend to the same keys as the others, as in the plain implementation.
-    return jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
+_Pullback = Callable[[jax.Array], tuple[jax.Array, ...]]
+
+
+def _bound(mask: AttentionMask, backend: _Backend) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """jax's attention with everything set but query, key and value."""
+    # Queries have no lengths: padded queries attend to the same keys as the others, as in the plain implementation.
+    return partial(
+        jax.nn.dot_product_attention,
         mask=mask.pairs,
         is_causal=mask.causal,
         key_value_seq_lengths=mask.lengths,
-        implementation=implementation,
+        implementation=backend,
     )
 
 
+# jax's own code mixes dtypes, which strict promotion refuses. This custom derivative traces both passes under standard
+# promotion and takes no gradient of the mask. XLA's kernels mix dtypes again when they are lowered, so a caller that
+# takes a gradient through "xla" must set standard promotion for the whole call.
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _kernel(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, implementation: Literal["cudnn", "xla"]
-) -> jax.Array:
+def _kernel(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, backend: _Backend) -> jax.Array:
     with jax.numpy_dtype_promotion("standard"):
-        return _call(mask, implementation, query, key, value)
+        return _bound(mask, backend)(query, key, value)
 
 
 def _kernel_forward(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, implementation: Literal["cudnn", "xla"]
-) -> tuple[jax.Array, Callable[[jax.Array], tuple[jax.Array, ...]]]:
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, backend: _Backend
+) -> tuple[jax.Array, _Pullback]:
     with jax.numpy_dtype_promotion("standard"):
-        return jax.vjp(partial(_call, mask, implementation), query, key, value)
+        return jax.vjp(_bound(mask, backend), query, key, value)
 
 
-def _kernel_backward(
-    implementation: Literal["cudnn", "xla"],
-    pullback: Callable[[jax.Array], tuple[jax.Array, ...]],
-    cotangent: jax.Array,
-) -> tuple[jax.Array | None, ...]:
+def _kernel_backward(backend: _Backend, pullback: _Pullback, cotangent: jax.Array) -> tuple[jax.Array | None, ...]:
     with jax.numpy_dtype_promotion("standard"):
         return (*pullback(cotangent), None)
 
 
-# jax's own code mixes types, which strict promotion refuses. This derivative of our own traces both passes under the
-# standard rules and never asks for a gradient of the mask. XLA's kernels mix types once more when they are lowered, so
-# whoever takes a gradient through "xla" sets the standard rules for the whole call.
 _kernel.defvjp(_kernel_forward, _kernel_backward)
 
 
@@ -219,7 +194,7 @@ def _fusible(
     dropped: bool,
     maps: bool,
 ) -> bool:
-    """Whether the fused kernel supports this call; warns once with the reason where a user may have expected it."""
+    """Whether the fused kernel supports this call; if not, warns once with the reason where a user may expect it."""
     _, length, _, width = shape
     supported = implementation == "xla" or _cuda()
     capability = None if implementation == "xla" or not supported else _capability()
@@ -241,19 +216,19 @@ def _fusible(
         reason = f"with a mask it needs an even length, got {length}"
     if reason is None:
         return True
-    # "auto" is not expected to be fused on a CPU or in float32.
+    # On a CPU or in float32, a user of "auto" expects no fused kernel.
     if implementation != "auto" or (supported and compute == "bfloat16"):
         _warn_once(f"attention uses the plain implementation instead of the fused one: {reason}")
     return False
 
 
 def _cuda() -> bool:
-    # AMD's devices call themselves gpu too.
+    # AMD's devices have the platform "gpu" too.
     return "cuda" in str(device().client.platform_version).lower()
 
 
 def _capability() -> float:
-    """9.0 for an H100."""
+    """CUDA compute capability: 9.0 for an H100."""
     return float(getattr(device(), "compute_capability", 0.0))
 
 

@@ -1,4 +1,4 @@
-"""A dense layer, layer norm and activations: what layers and heads share.
+"""A dense layer, layer norm and activations, shared by encoders and heads.
 
 Letters: I inputs, O outputs, D width.
 """
@@ -38,7 +38,7 @@ def dense(params: Params, values: jax.Array, compute: Compute) -> jax.Array:
 
 
 def activate(activation: Activation, values: jax.Array) -> jax.Array:
-    """The nonlinearity by its name. `gelu` is x Phi(x) by the error function, `gelu_tanh` Hendrycks' formula."""
+    """Apply an activation. `gelu` is x Phi(x) by the error function, `gelu_tanh` its usual approximation."""
     match activation:
         case "gelu":
             return 0.5 * values * (1.0 + lax.erf(values * 0.5**0.5))
@@ -51,7 +51,7 @@ def activate(activation: Activation, values: jax.Array) -> jax.Array:
 
 
 def init_dense(key: jax.Array, inputs: int, outputs: int, *, bias: bool, scale: float) -> dict[str, jax.Array]:
-    """A kernel drawn by `truncated_normal` and a bias of zeros."""
+    """A kernel from `truncated_normal` and a bias of zeros."""
     params = {"kernel": truncated_normal(key, (inputs, outputs), scale)}
     if bias:
         params["bias"] = jnp.zeros(outputs, jnp.float32)
@@ -67,5 +67,5 @@ def init_norm(width: int, *, bias: bool) -> dict[str, jax.Array]:
 
 
 def truncated_normal(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Array:
-    """N(0, scale^2) cut at two standard deviations, as the original BERT's initializer."""
+    """N(0, scale^2) truncated at two standard deviations, as in the original BERT."""
     return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32) * scale

@@ -1,4 +1,4 @@
-"""A projected GRU over T steps: our alternative cell, without a reference.
+"""A projected GRU over T steps: an alternative to ELMo's LSTM, of our own and without published weights.
 
 Letters: T steps, B rows, D state, P projection (P = D without one).
 
@@ -9,13 +9,14 @@ Source: Cho et al. 2014, with the reset gate after the recurrent product (as in 
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ctx_jax.ops.linear import linear
-from ctx_jax.ops.lstm import Cell, State, Weights
+from ctx_jax.ops.lstm import Cell, State, Weights, clip
 
 
 def gru(
@@ -25,18 +26,9 @@ def gru(
     mask: jax.Array | None,
     states: Sequence[State],
 ) -> tuple[list[jax.Array], list[State]]:
-    """Run directions over T steps: as `lstm.lstm`, with gates [T, B, 3D] in the order r, z, candidate."""
-    runs = [_run(cell, *direction, mask) for direction in zip(weights, gates, states, strict=True)]
-    return [outputs for outputs, _ in runs], [state for _, state in runs]
+    """Run several directions over T steps, as `lstm.lstm` does, with gates [T, B, 3D] in the order r, z, candidate."""
 
-
-def _run(
-    cell: Cell, weights: Weights, gates: jax.Array, state: State, mask: jax.Array | None
-) -> tuple[jax.Array, State]:
-    def clip(values: jax.Array, bound: float | None) -> jax.Array:
-        return values if bound is None else jnp.clip(values, -bound, bound)
-
-    def step(state: State, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[State, jax.Array]:
+    def step(weights: Weights, state: State, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[State, jax.Array]:
         gates, mask = inputs
         x_r, x_z, x_c = jnp.split(gates, 3, axis=-1)
         h_r, h_z, h_c = jnp.split(linear(state.h, weights.recurrent, cell.compute), 3, axis=-1)
@@ -50,5 +42,6 @@ def _run(
         real = mask[:, None] > 0.0
         return State(jnp.where(real, c, state.c), jnp.where(real, h, state.h)), jnp.where(real, h, 0.0)
 
-    state, outputs = lax.scan(step, state, (gates, mask))
-    return outputs, state
+    directions = zip(weights, gates, states, strict=True)
+    runs = [lax.scan(partial(step, own), state, (inputs, mask)) for own, inputs, state in directions]
+    return [outputs for _, outputs in runs], [state for state, _ in runs]

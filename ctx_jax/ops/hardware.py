@@ -1,4 +1,4 @@
-"""The device that a computation runs on, and whether a CPU has bf16 instructions."""
+"""The default device, and whether a CPU has bf16 instructions."""
 
 import logging
 import re
@@ -8,14 +8,14 @@ from pathlib import Path
 import jax
 
 _CPU = Path("/proc/cpuinfo")
-_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86's two, ARM's one: Linux's names
+_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # Linux's names: two for x86, one for ARM
 
 
 def device() -> jax.Device:
-    """The device that a call runs on by default: that of `jax.default_device`, else this process's first.
+    """The device that a call runs on by default: `jax.default_device` if set, else this process's first device.
 
-    Models ask for it while they are traced, to choose between implementations that give the same numbers. A program
-    that places its arrays on another kind of device (a GPU's host CPU, say) sets `jax.default_device`.
+    Models read it during tracing, to choose between implementations that give the same numbers. A program that places
+    its arrays on another kind of device (such as the host CPU of a GPU) must set `jax.default_device`.
     """
     chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
     if isinstance(chosen, jax.Device):
@@ -29,7 +29,7 @@ def platform() -> str:
 
 
 def multiplies_bf16(information: str) -> bool | None:
-    """Whether a CPU has instructions for bf16 products, by the text of Linux's /proc/cpuinfo; None if unknown.
+    """Whether a CPU has instructions for bf16 products, from the text of Linux's /proc/cpuinfo; None if unknown.
 
     "flags : fpu avx2 avx512_bf16 ..." -> True, "flags : fpu avx2 ..." -> False, "" -> None
     """
@@ -39,7 +39,7 @@ def multiplies_bf16(information: str) -> bool | None:
 
 @cache
 def warn_of_slow_bf16() -> None:
-    """Log a warning, once in a process, where bf16 products run on a CPU that has no instructions for them."""
+    """Log a warning, once a process, if bf16 products would run on a CPU without instructions for them."""
     if platform() != "cpu":
         return
     if multiplies_bf16(_CPU.read_text() if _CPU.exists() else "") is False:

@@ -1,6 +1,7 @@
 """Matrix products in two precisions, and table lookups.
 
-float32   full float32 products (`Precision.HIGHEST`) on every backend: TF32 and TPU passes would break parity silently
+float32   full float32 products (`Precision.HIGHEST`) on every backend: TF32 and TPU bf16 passes would break parity
+          silently
 bfloat16  bf16 operands, float32 accumulation and result; the cotangent is cast to bf16 too. Fast on GPUs, TPUs and
           CPUs with bf16 instructions; on other CPUs it is slower than float32, and `hardware` logs a warning once
 """
@@ -18,7 +19,7 @@ Compute = Literal["float32", "bfloat16"]
 
 
 def operand(values: jax.Array, compute: Compute) -> jax.Array:
-    """`values` cast to the type of a product's operands; cast outside a loop what every step of it uses."""
+    """`values` cast to the dtype of a product's operands. Cast a loop's constants before the loop."""
     if compute == "bfloat16":
         warn_of_slow_bf16()
         return values.astype(jnp.bfloat16)
@@ -28,8 +29,7 @@ def operand(values: jax.Array, compute: Compute) -> jax.Array:
 def product(left: jax.Array, right: jax.Array, contracting: tuple[int, int], compute: Compute) -> jax.Array:
     """Contract axis `contracting[0]` of `left` with axis `contracting[1]` of `right`; float32 out.
 
-    Not to be differentiated in bf16: autodiff's products would have operands of mixed types, which are slow. Use
-    `linear`."""
+    Differentiate `linear` instead: the gradient of this one in bf16 has slow products of mixed dtypes."""
     return lax.dot_general(
         operand(left, compute),
         operand(right, compute),
@@ -48,9 +48,8 @@ def linear(inputs: jax.Array, kernel: jax.Array, compute: Compute) -> jax.Array:
 def _linear_forward(
     inputs: jax.Array, kernel: jax.Array, compute: Compute
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    inputs_operand = operand(inputs, compute)
     # An empty array carries the input's dtype to the backward pass.
-    return linear(inputs, kernel, compute), (inputs_operand, kernel, jnp.zeros((0,), inputs.dtype))
+    return linear(inputs, kernel, compute), (operand(inputs, compute), kernel, jnp.zeros((0,), inputs.dtype))
 
 
 def _linear_backward(
@@ -67,8 +66,8 @@ linear.defvjp(_linear_forward, _linear_backward)
 
 
 def contract(equation: str, left: jax.Array, right: jax.Array, compute: Compute | None) -> jax.Array:
-    """`jnp.einsum(equation, left, right)` of two float32 arrays, float32 out. Every letter of an operand occurs in the
-    other operand or in the result. `compute` None: float32 operands in the backend's default precision."""
+    """`jnp.einsum(equation, left, right)` of two float32 arrays, float32 out. Every letter of an operand must occur in
+    the other operand or in the result. `compute` None: float32 operands in the backend's default precision."""
     if compute == "bfloat16":
         return _low_contract(equation, left, right)
     precision = lax.Precision.HIGHEST if compute == "float32" else None
@@ -102,6 +101,6 @@ _low_contract.defvjp(_low_contract_forward, _low_contract_backward)
 
 
 def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Rows of `table` [V, D] by number: ids [...] to [..., D]. An id outside 0..V-1, negative ones included, gives NaN
-    instead of another row, so that a mistake shows."""
+    """Rows of `table` [V, D] for ids [...]: [..., D]. Ids outside 0..V-1, negative ones included, give NaN, so that a
+    wrong id is noticed instead of reading another row."""
     return jnp.asarray(table).at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

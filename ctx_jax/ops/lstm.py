@@ -2,13 +2,13 @@
 
 Letters: T steps, B rows, D state, P projection (P = D without one).
 
-    i, j, f, o = x_t W_x + h_{t-1} W_h + b                      (x_t W_x + b arrives as `gates`, one product for all t)
+    i, j, f, o = x_t W_x + h_{t-1} W_h + b             (the caller computes x_t W_x + b, `gates`, for all t at once)
     c_t = clip(sigmoid(f + 1) c_{t-1} + sigmoid(i) tanh(j))
     h_t = clip((sigmoid(o) tanh(c_t)) W_P)
 
-Source: Sak et al. 2014 (projection); gate order, clips and forget bias are those of TensorFlow's LSTMCell, which
-trained ELMo's weights. The backward scan emits gradients of the gates only; the gradients of W_h and W_P are two large
-products after it instead of T small ones each, and autodiff computes W_x's from the gates' gradient in the same way.
+Source: Sak et al. 2014 (projection); gate order, clips and forget bias are those of TensorFlow's LSTMCell, with which
+ELMo's weights were trained. The backward scan computes no gradients of weights: those of W_h and W_P are one large
+product each after the scan, instead of T small ones, and autodiff derives that of W_x from the gradient of `gates`.
 
 A sigmoid is (1 + tanh(x / 2)) / 2, so one tanh computes all four gates.
 """
@@ -48,8 +48,8 @@ class State(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """What the backward pass needs of one step: tanh of the scaled gates and the state after it (at padding the
-    state before it; its gates get no gradient)."""
+    """Residuals of one step for the backward pass: tanh of the scaled gates, and the state after the step, which at
+    padding is the state before it."""
 
     tanh: jax.Array  # [B, 4D]
     c: jax.Array
@@ -67,12 +67,13 @@ def _gates(tanh: jax.Array) -> list[jax.Array]:
     return [0.5 * i + 0.5, j, 0.5 * f + 0.5, 0.5 * o + 0.5]
 
 
-def _clip(values: jax.Array, bound: float | None) -> jax.Array:
+def clip(values: jax.Array, bound: float | None) -> jax.Array:
+    """`values` limited to -bound..bound; None: no limit."""
     return values if bound is None else jnp.clip(values, -bound, bound)
 
 
 def _clip_gradient(values: jax.Array, bound: float | None, gradient: jax.Array) -> jax.Array:
-    """The gradient of `_clip`, by its result."""
+    """The gradient with respect to the input of `clip`; `values` are its results."""
     return gradient if bound is None else jnp.where(jnp.abs(values) < bound, gradient, 0.0)
 
 
@@ -84,22 +85,16 @@ def _step_forward(
     gates = gates + product(state.h, weights.recurrent, (1, 0), cell.compute)
     tanh = jnp.tanh(scale * gates + shift)
     i, j, f, o = _gates(tanh)
-    c = _clip(f * state.c + i * j, cell.cell_clip)
+    c = clip(f * state.c + i * j, cell.cell_clip)
     h = o * jnp.tanh(c)
     if weights.projection is not None:
-        h = _clip(product(h, weights.projection, (1, 0), cell.compute), cell.projection_clip)
+        h = clip(product(h, weights.projection, (1, 0), cell.compute), cell.projection_clip)
     output = h
     if mask is not None:
         real = mask[:, None] > 0.0
         output = jnp.where(real, h, 0.0)
         c, h = jnp.where(real, c, state.c), jnp.where(real, h, state.h)
     return State(c, h), output, _Step(tanh, c, h)
-
-
-def _cast(weights: Weights, compute: Compute) -> Weights:
-    """Weights cast to operands once: at few rows a step is bound by reading them."""
-    projection = weights.projection
-    return Weights(operand(weights.recurrent, compute), None if projection is None else operand(projection, compute))
 
 
 _Loop = tuple[list[jax.Array], list[State]]
@@ -114,17 +109,17 @@ def lstm(
     mask: jax.Array | None,
     states: list[State],
 ) -> _Loop:
-    """Run several directions over T steps in one loop, which keeps the hardware busier than one loop each.
+    """Run several directions over T steps in one loop, which uses the hardware better than one loop each.
+
+    Lists have one entry per direction.
 
     Args:
-      cell: clips and precision.
-      weights: recurrent weights, by direction.
-      gates: [T, B, 4D] by direction, x_t W_x + b, in the direction's reading order.
+      gates: [T, B, 4D], x_t W_x + b, in the direction's reading order.
       mask: float32 [T, B], 1 at tokens, 0 past the end (state frozen, output 0); None: 1 everywhere.
-      states: [B, D] and [B, P] by direction.
+      states: before the first step.
 
     Returns:
-      by direction: outputs [T, B, P], and the state after the last step.
+      outputs [T, B, P], and the states after the last step.
     """
     outputs, last, _ = _scan(cell, weights, gates, mask, states, saving=False)
     return outputs, last
@@ -145,8 +140,9 @@ def _scan(
     states: list[State],
     saving: bool,
 ) -> tuple[list[jax.Array], list[State], list[_Step]]:
-    """Outputs and last states by direction, and with `saving` the residuals of the backward pass."""
-    cast = [_cast(each, cell.compute) for each in weights]
+    """Outputs, last states and, with `saving`, the residuals of the backward pass."""
+    # Cast before the loop: with few rows, reading the weights limits the speed of a step.
+    cast = jax.tree.map(partial(operand, compute=cell.compute), weights)
 
     def step(
         states: list[State], inputs: tuple[list[jax.Array], jax.Array | None]
@@ -169,8 +165,7 @@ def _step_backward(
     step: _Step,
     mask: jax.Array | None,
 ) -> tuple[State, tuple[jax.Array, jax.Array]]:
-    """One step backward, with the transposed weights: gradients of the state before it, of its gates and of its
-    projected output before clipping."""
+    """Gradients of one step's previous state, gates, and projected output before clipping, by transposed weights."""
     dh, dc = gradient.h + output_gradient, gradient.c
     if mask is not None:
         real = mask[:, None]
@@ -199,8 +194,8 @@ def _backward(
         jax.tree.map(lambda first, after: jnp.concatenate([first[None], after[:-1]]), state, State(step.c, step.h))
         for state, step in zip(states, steps, strict=True)
     ]
-    # Transposed once: a product over the last axes of both operands takes 1.5 times as long, at every step.
-    transposed = [jax.tree.map(jnp.transpose, _cast(each, cell.compute)) for each in weights]
+    # Transposed before the loop: a product over the last axes of both operands takes 1.5 times as long.
+    transposed = jax.tree.map(lambda array: operand(array, cell.compute).T, weights)
 
     def step(
         carried: list[State], inputs: tuple[list[jax.Array], list[jax.Array], list[_Step], jax.Array | None]
@@ -223,7 +218,7 @@ def _backward(
 def _weights_gradient(
     cell: Cell, weights: Weights, before: State, steps: _Step, emitted: tuple[jax.Array, jax.Array]
 ) -> Weights:
-    """Gradients of the weights over all steps, from the states before them and what the backward scan emitted."""
+    """Gradients of the weights, summed over all steps; `emitted` is the output of the backward scan."""
 
     def pair(inputs: jax.Array, outputs: jax.Array) -> jax.Array:
         left, right = (values.reshape(-1, values.shape[-1]) for values in (inputs, outputs))

@@ -1,4 +1,4 @@
-"""ELMo: the bidirectional language model, how text becomes its inputs, its published files."""
+"""ELMo: the bidirectional language model, its input processors, and its published files."""
 
 from ctx_jax.encoders.elmo.allennlp import arrays_from_params, model_from_options, params_from_arrays
 from ctx_jax.encoders.elmo.allennlp_files import FAMILY, read_files

@@ -1,7 +1,7 @@
-"""ELMo's published files, `options.json` and an HDF5 of weights, to our model and parameters and back.
+"""Convert ELMo's published files, `options.json` and an HDF5 of weights, to a `BiLM` with parameters, and back.
 
 Names and shapes are those of allenai/bilm-tf, which AllenNLP reads too; kernels are stored [in, out], so nothing is
-transposed. Letters: C characters, F CNN filters in all, P projection, D cell, V vocabulary.
+transposed. Letters: P projection, V vocabulary.
 """
 
 from collections.abc import Mapping
@@ -30,14 +30,13 @@ _TRAINING = SOFTMAX_OPTIONS | {
 _LSTM = {"dim", "projection_dim", "n_layers", "cell_clip", "proj_clip", "use_skip_connections"}
 _CHARACTERS = {"activation", "embedding", "filters", "max_characters_per_token", "n_characters", "n_highway"}
 
-
 _CELL = "RNN/MultiRNNCell/Cell{}/LSTMCell/"
 _NAMES = {
     "characters/embedding": "char_embed",
     "words/embedding": "embedding",
     "convolution/kernel": "CNN/W_cnn_{}",
     "convolution/bias": "CNN/b_cnn_{}",
-    # The original's "carry" gates the transform; our name says so.
+    # bilm-tf's "carry" gate multiplies the transform, hence "gate" here.
     "highway/gate_kernel": "CNN_high_{}/W_carry",
     "highway/gate_bias": "CNN_high_{}/b_carry",
     "highway/kernel": "CNN_high_{}/W_transform",
@@ -51,7 +50,7 @@ _NAMES = {
     "backward/bias": "RNN_1/" + _CELL + "B",
     "backward/projection": "RNN_1/" + _CELL + "W_P_0",
 }
-"""Our module, without its number, and array -> the file's name."""
+"""Our module (without its number) and array -> name in the file."""
 _SOFTMAX = {"softmax/W": "matrix", "softmax/b": "bias"}
 
 _Kind = TypeVar("_Kind", int, float, bool)
@@ -59,12 +58,12 @@ _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def model_from_options(options: Mapping[str, Any]) -> BiLM:
-    """The model that `options.json` describes, in its training form or its inference form.
+    """The model that `options.json` describes; options of training and of inference are both read.
 
-    An absent clip means none, an absent `n_highway` 0. Options without `char_cnn` describe the original's language
+    An absent clip means no clipping, an absent `n_highway` 0. Options without `char_cnn` describe bilm-tf's language
     model over words, whose table has `n_tokens_vocab` rows.
 
-    Raises InputError for keys that are unknown or missing and for values the model cannot express.
+    Raises InputError for unknown or missing keys and for values that the model does not support.
     """
     _check_keys("options", options, _TRAINING | {"lstm", "char_cnn"}, {"lstm"})
     if not _checked(options.get("bidirectional", True), bool, "bidirectional"):
@@ -89,7 +88,7 @@ def model_from_options(options: Mapping[str, Any]) -> BiLM:
 
 
 def options_from_model(model: BiLM) -> dict[str, Any]:
-    """The inference form of `options.json` (`n_characters` 262), as AllenNLP and bilm-tf read it."""
+    """The content of `options.json` for inference (`n_characters` 262), as AllenNLP and bilm-tf read it."""
     if model.token_input != "characters" or model.cell != "lstm":
         raise InputError(
             "AllenNLP's files hold character models with LSTM cells; "
@@ -116,30 +115,29 @@ def options_from_model(model: BiLM) -> dict[str, Any]:
 
 
 def params_from_arrays(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters from arrays under the original's names, float32.
+    """Float32 parameters from arrays under bilm-tf's names.
 
-    Without softmax arrays the encoder's tree. With `softmax/W` [V, P] and `softmax/b` [V] (of a model over words whose
-    softmax is tied, `softmax/b` alone)
+    Without softmax arrays, the result is the encoder's tree. With `softmax/W` [V, P] and `softmax/b` [V] (for a tied
+    softmax of a model over words, `softmax/b` alone) it is
 
         {"encoder": tree, "head": {"softmax": {"decoder": {"matrix": [V, P], "bias": [V]}}}}
 
-    With one layer the original leaves `MultiRNNCell/Cell0` out of the names; both forms are read.
+    For one layer, bilm-tf leaves `MultiRNNCell/Cell0` out of the names; both forms are read.
 
-    Raises one InputError that lists every array that is missing, extra or of a wrong shape.
+    Raises one InputError that lists every array that is missing, extra or of the wrong shape.
     """
     if model.depth == 1:
         arrays = {name.replace("RNN/LSTMCell/", _CELL.format(0)): array for name, array in arrays.items()}
     head = {name for name in arrays if name.startswith("softmax/")}
     specs = _encoder_specs(model) | (_softmax_specs(model, arrays) if head else {})
-    problems = [f"missing: {name} {spec.shape}" for name, spec in specs.items() if name not in arrays]
-    problems += [f"extra: {name} {tuple(array.shape)}" for name, array in arrays.items() if name not in specs]
-    for name, spec in specs.items():
-        if name in arrays and tuple(arrays[name].shape) != spec.shape:
-            shape = tuple(arrays[name].shape)
-            hint = ""
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    problems = [f"missing: {name} {spec.shape}" for name, spec in specs.items() if name not in shapes]
+    problems += [f"extra: {name} {shape}" for name, shape in shapes.items() if name not in specs]
+    for name, shape in shapes.items():
+        if name in specs and shape != specs[name].shape:
+            problems.append(f"wrong shape: {name} is {shape}, the model needs {specs[name].shape}")
             if name == "char_embed" and shape == (CHARACTERS + 1, model.character_dim):
-                hint = " (the zero row of padding is added by readers and must not be in the file)"
-            problems.append(f"wrong shape: {name} is {shape}, the model needs {spec.shape}{hint}")
+                problems[-1] += " (the zero row of padding is added by readers and must not be in the file)"
     if problems:
         raise InputError("the arrays do not fit the model:\n  " + "\n  ".join(problems))
     params: dict[str, Any] = {}
@@ -154,44 +152,40 @@ def params_from_arrays(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, Any]
 
 
 def arrays_from_params(model: BiLM, params: Params) -> dict[str, np.ndarray]:
-    """The inverse of `params_from_arrays`, of either form: arrays under the original's names, float32.
+    """The inverse of `params_from_arrays`: float32 arrays under bilm-tf's names, from either form of `params`.
 
-    Also for any other tree of these arrays, such as gradients. Raises InputError for a model of GRU cells, and where
-    `params` lacks an array of the model or has one of another shape.
+    Trees of the same structure, such as gradients, are converted too. Raises InputError for a model of GRU cells, and
+    where an array of the model is missing from `params` or has another shape.
     """
     if model.cell != "lstm":
         raise InputError(f"the original's files hold LSTM cells; this model has cell={model.cell!r}")
     encoder = params.get("encoder", params)
-    arrays = {name: _array(encoder, spec) for name, spec in _encoder_specs(model).items()}
     decoder = params.get("head", {}).get("softmax", {}).get("decoder", {})
     softmax = {name: decoder[key] for name, key in _SOFTMAX.items() if key in decoder}
-    for name, spec in (_softmax_specs(model, softmax) if softmax else {}).items():
-        arrays[name] = _array(params, spec)
+    arrays = {}
+    for name, spec in (_encoder_specs(model) | (_softmax_specs(model, softmax) if softmax else {})).items():
+        node, path = params if name in _SOFTMAX else encoder, "/".join(spec.path)
+        for key in spec.path:
+            if key not in node:
+                raise InputError(f"params lack {path}, which the model needs")
+            node = node[key]
+        array = np.asarray(node, dtype=np.float32)
+        arrays[name] = array[None] if spec.squeeze else array
+        if arrays[name].shape != spec.shape:
+            raise InputError(f"{path} would be {arrays[name].shape}, the model needs {spec.shape}")
     return arrays
 
 
 class _Spec(NamedTuple):
-    """An array of the file: its path in the parameters and its shape."""
+    """An array of the file."""
 
-    path: tuple[str, ...]
+    path: tuple[str, ...]  # in the parameters
     shape: tuple[int, ...]  # in the file
-    squeeze: bool = False  # the file has a leading axis of 1 (a 2-d convolution's height)
-
-
-def _array(params: Any, spec: _Spec) -> np.ndarray:
-    for key in spec.path:
-        if key not in params:
-            raise InputError(f"params lack {'/'.join(spec.path)}, which the model needs")
-        params = params[key]
-    array = np.asarray(params, dtype=np.float32)
-    array = array[None] if spec.squeeze else array
-    if array.shape != spec.shape:
-        raise InputError(f"{'/'.join(spec.path)} would be {array.shape}, the model needs {spec.shape}")
-    return array
+    squeeze: bool = False  # the file has a leading axis of 1, the height of a 2-d convolution
 
 
 def _softmax_specs(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, _Spec]:
-    """Of a softmax of as many words as these arrays have; tied where a model over words has no `softmax/W`."""
+    """Arrays of the softmax, with V taken from `arrays`; a model over words without `softmax/W` has a tied softmax."""
     tied = model.token_input == "words" and "softmax/W" not in arrays
     sized = arrays.get("softmax/b", arrays.get("softmax/W"))
     vocabulary = model.vocabulary if tied or sized is None else (*np.shape(sized), 0)[0]
@@ -215,7 +209,7 @@ def _encoder_specs(model: BiLM) -> dict[str, _Spec]:
 
 
 def _softmax_words(options: Mapping[str, Any]) -> int:
-    """V of the softmax that training options describe, which is checked; 0 for inference options."""
+    """V of the softmax in training options, after checking them; 0 for inference options."""
     words = _checked(options.get("n_tokens_vocab", 0), int, "n_tokens_vocab")
     if words and _checked(options.get("sample_softmax", True), bool, "sample_softmax"):
         if "n_negative_samples_batch" not in options:
@@ -236,25 +230,32 @@ def _character_fields(options: Mapping[str, Any]) -> dict[str, Any]:
             f"options char_cnn: n_characters must be {CHARACTERS} (training) or {CHARACTERS + 1} (inference), "
             f"got {options['n_characters']}"
         )
-    activation = options.get("activation", "relu")
+    filters, activation = options["filters"], options.get("activation", "relu")
+    if not isinstance(filters, list | tuple) or any(
+        not isinstance(pair, list | tuple) or len(pair) != 2 for pair in filters
+    ):
+        raise InputError(f"options: char_cnn filters must be a list of [width, count] pairs, got {filters!r}")
     if activation not in ("relu", "tanh"):
         raise InputError(f"options char_cnn: activation must be relu or tanh, got {activation!r}")
     return {
         "max_characters": _checked(options["max_characters_per_token"], int, "char_cnn max_characters_per_token"),
         "character_dim": _checked(options["embedding"]["dim"], int, "char_cnn embedding dim"),
-        "filters": _filters(options["filters"]),
+        "filters": tuple(
+            (_checked(width, int, "a filter's width"), _checked(count, int, "a filter's count"))
+            for width, count in filters
+        ),
         "activation": activation,
         "highways": _checked(options.get("n_highway") or 0, int, "char_cnn n_highway"),
     }
 
 
 def _clip(value: Any, key: str) -> float | None:
-    """0 means none, as in the original programs."""
+    """0 means no clipping, as in bilm-tf."""
     return _checked(value, float, key) if value else None
 
 
 def _checked(value: Any, kind: type[_Kind], key: str) -> _Kind:
-    """`value` as an int, float or bool; 0 and 1 are booleans too, and true and false are no numbers."""
+    """`value` converted to `kind`: 0 and 1 pass as booleans, true and false do not pass as numbers."""
     if kind is bool:
         fits = isinstance(value, int) and value in (0, 1)
     else:
@@ -262,16 +263,6 @@ def _checked(value: Any, kind: type[_Kind], key: str) -> _Kind:
     if not fits:
         raise InputError(f"options: {key} must be {_KINDS[kind]}, got {value!r}")
     return kind(value)
-
-
-def _filters(value: Any) -> tuple[tuple[int, int], ...]:
-    if not isinstance(value, list | tuple) or any(
-        not isinstance(pair, list | tuple) or len(pair) != 2 for pair in value
-    ):
-        raise InputError(f"options: char_cnn filters must be a list of [width, count] pairs, got {value!r}")
-    return tuple(
-        (_checked(width, int, "a filter's width"), _checked(count, int, "a filter's count")) for width, count in value
-    )
 
 
 def _check_keys(where: str, options: Any, known: set[str], needed: set[str]) -> None:

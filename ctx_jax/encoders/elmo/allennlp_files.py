@@ -1,4 +1,4 @@
-"""Folders of AllenNLP's ELMo files: find, read and write them."""
+"""Find, read and write folders of AllenNLP's ELMo files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,20 +23,24 @@ from ctx_jax.io.files import atomic_folder, read_json
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.typing import Params
 
-_HDF5 = (".hdf5", ".h5", ".hdf")
-
 
 def find(folder: Path | str) -> tuple[Path, Path] | None:
-    """The options and weights of an AllenNLP folder, or None where the folder lacks either.
+    """Paths of the options and the weights of an AllenNLP folder; None where the folder lacks either.
 
     Options are `options.json` or `*_options.json`, weights the HDF5 file that holds `char_embed`; other files are
     ignored. Two candidates for either are an InputError that names both.
     """
-    # macOS puts a "._x" beside a copied "x".
+    # Hidden files are skipped: macOS writes a "._x" beside a copied "x".
     names = sorted(path for path in Path(folder).iterdir() if path.is_file() and path.name[0] != ".")
     options = [path for path in names if path.name == "options.json" or path.name.endswith("_options.json")]
-    unreadable: list[str] = []
-    weights = [path for path in names if options and path.suffix in _HDF5 and _holds_characters(path, unreadable)]
+    weights, unreadable = [], []  # an unreadable file is no error beside a readable one: it may be another program's
+    for path in names:
+        if options and path.suffix in (".hdf5", ".h5", ".hdf"):
+            try:
+                with h5py.File(path, "r") as file:
+                    weights += [path] if "char_embed" in file else []
+            except OSError as error:
+                unreadable.append(f"{path.name} cannot be read as HDF5 ({error})")
     if options and not weights and unreadable:
         raise InputError(f"{folder} has {options[0].name}, but no weights can be read: {'; '.join(unreadable)}")
     for kind, paths in (("options", options), ("weights", weights)):
@@ -47,10 +51,10 @@ def find(folder: Path | str) -> tuple[Path, Path] | None:
 
 
 def read_files(*, options: Path | str, weights: Path | str) -> Imported:
-    """The encoder of an options and a weights file, and its softmax as head "softmax" where the weights hold one.
+    """Read an encoder from an options and a weights file, with its softmax as head "softmax" where the weights hold it.
 
-    Published weights hold no softmax; the options of one are ignored then. Raises InputError for files that are damaged
-    or do not fit each other, and for a model of words, whose files hold no vocabulary.
+    Published weights hold no softmax; options of a softmax are then ignored. Raises InputError for damaged files, files
+    that do not fit each other, and models over words, whose files hold no vocabulary.
     """
     entries = read_json(Path(options))
     try:
@@ -74,13 +78,13 @@ def read_files(*, options: Path | str, weights: Path | str) -> Imported:
 
 
 def read_folder(folder: Path) -> Imported | None:
-    """The encoder of an AllenNLP folder; None for a folder of another kind."""
+    """Read the encoder of an AllenNLP folder; None for a folder of another kind."""
     try:
         found = find(folder)
     except InputError:
         config = folder / "config.json"
         if config.is_file() and read_json(config).get("model_type") not in (None, "elmo"):
-            return None  # a Hugging Face folder, with other programs' options or weights
+            return None  # a Hugging Face folder whose options or weights belong to other programs
         raise
     return None if found is None else read_files(options=found[0], weights=found[1])
 
@@ -88,9 +92,9 @@ def read_folder(folder: Path) -> Imported | None:
 def write(folder: Path | str, model: BiLM, params: Params, words: Sequence[str] = ()) -> None:
     """Write `options.json` and `weights.hdf5` as AllenNLP's ElmoEmbedder and bilm-tf read them.
 
-    `params` is the encoder's tree or {"encoder", "head"}: then the softmax goes to `softmax.hdf5`. `words`, its
-    vocabulary, go to `vocabulary.txt`, one a line. The folder is written atomically. Raises ExistingFileError if it
-    exists and is not empty.
+    `params` is the encoder's tree, or {"encoder", "head"}, whose softmax is written to `softmax.hdf5`. `words`, the
+    vocabulary, are written to `vocabulary.txt`, one a line. The folder appears atomically. Raises ExistingFileError
+    for a folder that exists and is not empty.
     """
     options = options_from_model(model)
     arrays = arrays_from_params(model, params)
@@ -108,28 +112,18 @@ def write(folder: Path | str, model: BiLM, params: Params, words: Sequence[str] 
 def write_folder(
     folder: Path, model: BiLM, params: Params, heads: Mapping[str, Head], processor: InputProcessor, run_dir: Path
 ) -> None:
-    """A run's encoder, its softmax and the words of its vocabulary, as `write` lays them."""
+    """Export a run's encoder, softmax and vocabulary with `write`."""
     words = Vocabulary.read(existing(run_dir, VOCABULARY)).words
     write(folder, model, {"encoder": params, "head": {name: head.params for name, head in heads.items()}}, words)
 
 
-def _holds_characters(path: Path, unreadable: list[str]) -> bool:
-    """Whether a file holds weights; an unreadable one is added to `unreadable`, since it may be another program's."""
-    try:
-        with h5py.File(path, "r") as file:
-            return "char_embed" in file
-    except OSError as error:
-        unreadable.append(f"{path.name} cannot be read as HDF5 ({error})")
-        return False
-
-
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Every float dataset by name, not read yet: shapes are checked first, as a false header could fill memory."""
+    """Every dataset by name, not read yet: a damaged header could claim a shape that fills memory, so shapes are
+    checked first. Raises InputError for values that are no floats or lie in another file."""
     datasets: dict[str, h5py.Dataset] = {}
 
     def collect(name: str, node: h5py.Dataset | h5py.Group) -> None:
         if isinstance(node, h5py.Dataset):
-            # Either would read another file that the header names.
             if node.is_virtual or node.external:
                 raise InputError(f"dataset {name} takes its values from another file; they must be in this one")
             if not np.issubdtype(node.dtype, np.floating):

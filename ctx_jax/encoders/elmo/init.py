@@ -1,4 +1,4 @@
-"""Fresh parameters of a biLM, drawn as the original trainer draws them.
+"""Initial parameters of a biLM, from the distributions that bilm-tf uses.
 
 Letters: e character width, w filter width, n filters of a width, F filters in all, D cell, P projection, V vocabulary.
 """
@@ -53,7 +53,7 @@ def init(model: BiLM, key: jax.Array) -> dict[str, dict[str, jax.Array]]:
 def init_softmax(
     model: BiLM, key: jax.Array, *, vocabulary: int, tied: bool = False
 ) -> dict[str, dict[str, jax.Array]]:
-    """Parameters of the softmax head: matrix N(0, 1/sqrt(P)), unless tied to the word table, and a bias of zeros."""
+    """Parameters of the softmax head: a matrix N(0, 1/sqrt(P)), absent if tied to the word table, and a zero bias."""
     decoder = {} if tied else {"matrix": _normal(model.projection)(key, (vocabulary, model.projection), jnp.float32)}
     return {"decoder": decoder | {"bias": jnp.zeros(vocabulary, jnp.float32)}}
 
@@ -63,7 +63,7 @@ def _normal(inputs: int) -> Initializer:
 
 
 def _draws(model: BiLM) -> Iterator[tuple[str, Draws]]:
-    """Per module and array: how it is drawn, and its shape."""
+    """Initializer and shape of each array, by module."""
     size, width, dim, projection = model.character_dim, model.filter_count, model.dim, model.projection
     if model.token_input == "words":
         yield "words", {"embedding": (_glorot, (model.vocabulary, projection))}
@@ -73,15 +73,9 @@ def _draws(model: BiLM) -> Iterator[tuple[str, Draws]]:
             draw = _uniform(0.05) if model.activation == "relu" else _normal(span * size)
             yield f"convolution_{index}", {"kernel": (draw, (span, size, count)), "bias": (_zeros, (count,))}
         for index in range(model.highways):
-            yield (
-                f"highway_{index}",
-                {
-                    "gate_kernel": (_normal(width), (width, width)),
-                    "gate_bias": (jax.nn.initializers.constant(-2.0), (width,)),
-                    "kernel": (_normal(width), (width, width)),
-                    "bias": (_zeros, (width,)),
-                },
-            )
+            square, gate_bias = (_normal(width), (width, width)), jax.nn.initializers.constant(-2.0)
+            transform: Draws = {"kernel": square, "bias": (_zeros, (width,))}
+            yield f"highway_{index}", {"gate_kernel": square, "gate_bias": (gate_bias, (width,)), **transform}
         if width != projection:
             yield "projection", {"kernel": (_normal(width), (width, projection)), "bias": (_zeros, (projection,))}
     gates = model.gates * dim

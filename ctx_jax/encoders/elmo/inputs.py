@@ -1,4 +1,4 @@
-"""Words to the inputs of a biLM: char_ids, or rows of the word table (see `encoders.base.InputProcessor`).
+"""Input processors of a biLM: words to char_ids or to rows of the word table (see `encoders.base.InputProcessor`).
 
 Letters: B sentences, T words, C characters.
 """
@@ -19,10 +19,10 @@ from ctx_jax.tokenizers.words import Rule
 
 
 class _WholeWords(ABC):
-    """What both processors share: a token is a word, so splitting does nothing."""
+    """Base of both processors, whose tokens are whole words."""
 
     rule: Rule
-    words_per_row = 32  # layer 0 knows no position
+    words_per_row = 32  # layer 0 does not depend on the position
 
     @abstractmethod
     def pad(
@@ -39,7 +39,7 @@ class _WholeWords(ABC):
     ) -> dict[str, np.ndarray]:
         """The inputs of sentences, with both markers; `rows` and `length` fix B and T."""
         if tokens is not None:
-            raise InputError(f"tokens={tokens} counts pieces of words, which a biLM does not have: leave it out")
+            raise InputError(f"tokens={tokens} counts pieces of words, but a biLM reads whole words: leave it out")
         return self.pad(sentences, rows, length)
 
     def token_arrays(
@@ -49,7 +49,7 @@ class _WholeWords(ABC):
         return self.pad(sentences_to_words(sentences, self.rule), rows, length)
 
     def split(self, sentences: list[list[str]]) -> list[list[str]]:
-        """The words as they are."""
+        """The sentences unchanged."""
         return sentences
 
     def sizes(self, sentences: Sequence[Sequence[str]]) -> list[int]:
@@ -59,7 +59,7 @@ class _WholeWords(ABC):
 
 @dataclass(frozen=True)
 class CharacterInputs(_WholeWords):
-    """Words to {"char_ids": int32 [B, T + 2, C]} with sentence markers; 0 where there is no token."""
+    """Words to {"char_ids": int32 [B, T + 2, C]} with sentence markers; 0 at padding."""
 
     max_characters: int
     rule: Rule = "whitespace"
@@ -70,15 +70,15 @@ class CharacterInputs(_WholeWords):
 
 @dataclass(frozen=True)
 class WordInputs(_WholeWords):
-    """Words to {"token_ids": int32 [B, T + 2]}, rows of the word table, with sentence markers; -1 where there is no
-    token. A word outside the vocabulary is `<UNK>`."""
+    """Words to {"token_ids": int32 [B, T + 2]}, rows of the word table, with sentence markers; -1 at padding. Words
+    outside the vocabulary become `<UNK>`."""
 
     vocabulary: Vocabulary
     rule: Rule = "whitespace"
 
     @classmethod
     def read(cls, folder: Path, size: int, rule: Rule) -> "WordInputs":
-        """With `vocabulary.txt` of a folder; MissingFileError, or InputError if it does not have `size` words."""
+        """Read `vocabulary.txt` of a folder. Raises MissingFileError, and InputError unless it has `size` words."""
         path = existing(Path(folder), VOCABULARY)
         vocabulary = Vocabulary.read(path)
         if len(vocabulary) != size:

@@ -44,10 +44,9 @@ class BiLM:
     """
 
     token_input: Literal["characters", "words"] = "characters"
-    """What a word's vector is made of: its characters, by a CNN, or a row of a word table."""
+    """How token vectors are made: by a CNN over each word's characters, or by lookup in a word table."""
     vocabulary: int = 0
-    """V, rows of the word table of `token_input="words"`. 0 in a training config: as many as the run's vocabulary
-    has."""
+    """V, rows of the word table of `token_input="words"`. 0 in a training config: the size of the run's vocabulary."""
     max_characters: int = 50
     """C, characters of a word, its two markers included; longer words are cut."""
     character_dim: int = 16
@@ -85,20 +84,19 @@ class BiLM:
     """Table sizes to try, as multiples of these shares; a batch that fits none of them encodes every word."""
 
     def __post_init__(self) -> None:
-        for name in ("depth", "dim", "projection", "character_dim"):
-            self._check_minimum(name, 1)
-        self._check_minimum("max_characters", 3)  # begin of word, one character, end of word
-        for name in ("vocabulary", "highways", "long_word_share"):
-            self._check_minimum(name, 0)
+        minimums = dict.fromkeys(("depth", "dim", "projection", "character_dim"), 1)
+        minimums["max_characters"] = 3  # begin of word, one character, end of word
+        minimums |= dict.fromkeys(("vocabulary", "highways", "long_word_share"), 0)
+        for name, minimum in minimums.items():
+            if not getattr(self, name) >= minimum:
+                raise ConfigError(name, f"must be at least {minimum}, got {getattr(self, name)}")
         for name in ("cell_clip", "projection_clip"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ConfigError(name, f"must be above 0, got {getattr(self, name)}")
-        if self.token_input == "characters":
-            self._check_characters()
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError("dropout", f"must be in [0, 1), got {self.dropout}")
-
-    def _check_characters(self) -> None:
+        if self.token_input == "words":
+            return
         widest = max((width for width, _ in self.filters), default=0)
         if not self.filters or widest > self.max_characters or min(map(min, self.filters)) < 1:
             raise ConfigError(
@@ -113,10 +111,6 @@ class BiLM:
                 "characters: leave it out",
             )
 
-    def _check_minimum(self, name: str, minimum: int) -> None:
-        if not getattr(self, name) >= minimum:
-            raise ConfigError(name, f"must be at least {minimum}, got {getattr(self, name)}")
-
     @property
     def filter_count(self) -> int:
         """F, the filters of all widths."""
@@ -124,18 +118,18 @@ class BiLM:
 
     @property
     def gates(self) -> int:
-        """Gates of a cell."""
+        """Number of gates of a cell."""
         return 4 if self.cell == "lstm" else 3
 
     @property
     def word_buckets(self) -> tuple[tuple[int, float], ...]:
-        """`length_buckets` shorter than a word can be, and the bucket of the longest words."""
+        """The `length_buckets` below `max_characters`, and a last one for the longest words."""
         shorter = tuple(bucket for bucket in self.length_buckets if bucket[0] < self.max_characters)
         return (*shorter, (self.max_characters, self.long_word_share))
 
     @property
     def num_layers(self) -> int:
-        """The token layer and the LSTM layers."""
+        """L + 1: the token layer and the LSTM layers."""
         return self.depth + 1
 
     @property
@@ -144,7 +138,7 @@ class BiLM:
         return 2 * self.projection
 
     def init(self, key: jax.Array) -> Params:
-        """Parameters as the original draws them; see `init.init`."""
+        """Initial parameters from bilm-tf's distributions; see `init.init`."""
         params: Params = init(self, key)
         return params
 
@@ -157,17 +151,17 @@ class BiLM:
           inputs: of `inputs().arrays`: {"char_ids": int [B, T + 2, C]} with sentence markers and 0 for padding, or for
             a model over words {"token_ids": int [B, T + 2]} with -1 for padding.
           carry: the LSTM state to start from, one row a sentence: `layers.carry` of an earlier call, or None for zeros.
-          markers: keep the vectors of both sentence markers, values [L, B, T + 2, 2P] and mask [B, T + 2]: word t
-            stands at position t + 1 (`mix(..., layer_norm="allennlp")` needs them). Static under `jax.jit`.
+          markers: keep the vectors of both sentence markers: values [L + 1, B, T + 2, 2P], mask [B, T + 2], and word t
+            at position t + 1 (`mix(..., layer_norm="allennlp")` needs them). Static under `jax.jit`.
 
         Raises (while tracing):
-          InputError: inputs of another kind or shape than the model reads, a carry of another shape.
-          InputTypeError: ids that are no integers.
+          InputError: the inputs have another name or shape than the model reads, or the carry another shape.
+          InputTypeError: ids are no integers.
         """
         ids, present = self._ids(inputs)
         if carry is not None:
             self._check_carry(carry, present.shape[0])
-        # n words and two markers are n + 2 tokens: there is a word t if there is a token t + 2.
+        # A sentence of n words has n + 2 tokens, so word t exists if token t + 2 does.
         mask = present if markers else present[:, 2:]
         values, carry = network.sentence_layers(self, params, ids, present, carry)
         if not markers:
@@ -175,13 +169,13 @@ class BiLM:
         return Layers(jnp.where(mask[None, :, :, None], values, 0.0), mask, carry)
 
     def token_layer(self, params: Params, inputs: Mapping[str, Any]) -> jax.Array:
-        """Layer 0 alone, [B, T, 2P], [token, token], 0 past a sentence's end."""
+        """Layer 0 alone: [B, T, 2P], the token vector twice, 0 past a sentence's end."""
         ids, present = self._ids(inputs)
         vectors = network.token_vectors(self, params, ids[:, 1:-1])
         return jnp.where(present[:, 2:, None], jnp.concatenate([vectors, vectors], axis=-1), 0.0)
 
     def inputs(self, folder: Path | None = None, *, rule: Rule = "whitespace") -> CharacterInputs | WordInputs:
-        """The processor of text. A model over words reads `vocabulary.txt` of `folder`, which must have its size."""
+        """The input processor. A model over words reads `vocabulary.txt` of `folder`, which must have V words."""
         if self.token_input == "characters":
             return CharacterInputs(self.max_characters, rule)
         if folder is None:
@@ -189,7 +183,7 @@ class BiLM:
         return WordInputs.read(folder, self.vocabulary, rule)
 
     def depth_of(self, name: str) -> int:
-        """0 for what makes token vectors, l + 1 for "forward_l/..." and "backward_l/..."."""
+        """0 for parameters of the token layer, l + 1 for "forward_l/..." and "backward_l/..."."""
         match = _MODULE.match(name)
         depth = int(match["layer"]) + 1 if match and match["layer"] else 0
         if not match or depth > self.depth:
@@ -197,8 +191,8 @@ class BiLM:
         return depth
 
     def flops_per_token(self, length: int) -> float:
-        """2 for each weight a token meets, whatever the length; characters once per distinct word of a batch, of which
-        as many are counted as the tables of distinct words hold."""
+        """2 operations for each weight used for a token; independent of the length. The character CNN runs once per row
+        of the tables of distinct words."""
         cell = 2 * self.projection * self.gates * self.dim
         cell += self.dim * self.projection if self.dim != self.projection else 0
         weights = 2.0 * self.depth * cell
@@ -211,7 +205,7 @@ class BiLM:
         return 2.0 * weights
 
     def _ids(self, inputs: Mapping[str, Any]) -> tuple[jax.Array, Mask]:
-        """char_ids [B, T + 2, C] or word ids [B, T + 2], and bool [B, T + 2], True where there is a token."""
+        """char_ids [B, T + 2, C] or word ids [B, T + 2], and the mask of tokens, bool [B, T + 2]."""
         if self.token_input == "characters":
             ids = _integers(inputs, "char_ids", ("B", "T + 2", self.max_characters))
             present = is_token(ids)
@@ -231,12 +225,12 @@ class BiLM:
             if jnp.shape(have) != want.shape:
                 raise InputError(
                     f"carry has a leaf of shape {jnp.shape(have)}, the batch of {rows} rows needs {want.shape}: "
-                    "one row of state a sentence"
+                    "one row of state for each sentence"
                 )
 
 
 def _integers(inputs: Mapping[str, Any], name: str, shape: tuple[str | int, ...]) -> jax.Array:
-    """inputs[name] as int32; raises unless it is the only input, integer, and of `shape`."""
+    """inputs[name] as int32. Raises unless it is the only input and an integer array of `shape`."""
     if not isinstance(inputs, Mapping) or set(inputs) != {name}:
         names = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
         raise InputError(f"this model reads inputs {{{name!r}: ...}}, got {names}: use encoder.tokenize")

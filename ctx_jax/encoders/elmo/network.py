@@ -26,7 +26,7 @@ DIRECTIONS = ("forward", "backward")
 
 
 def zero_carry(model: BiLM, rows: int) -> ElmoCarry:
-    """The state before the first word: per direction and layer `c` [B, D] and `h` [B, P], zeros."""
+    """The state before the first word: zeros."""
 
     def state() -> dict[str, jax.Array]:
         return {"c": jnp.zeros((rows, model.dim), jnp.float32), "h": jnp.zeros((rows, model.projection), jnp.float32)}
@@ -37,8 +37,8 @@ def zero_carry(model: BiLM, rows: int) -> ElmoCarry:
 def token_vectors(model: BiLM, params: Params, ids: jax.Array, *, copies: int = 1) -> jax.Array:
     """Context-free vectors, float32 [..., P], of char_ids [..., C] or of rows of the word table [...].
 
-    An id outside its table gives a NaN vector. `copies`: how often the batch repeats the same words, so that the
-    tables of distinct words can be smaller by this factor.
+    An id outside its table gives a NaN vector. If the batch holds the same words `copies` times, the tables of
+    distinct words are smaller by this factor.
     """
     if model.token_input == "characters":
         return encode_characters(model, params, jnp.asarray(ids), copies)
@@ -61,15 +61,18 @@ def run_directions(
       inputs: {"forward": [B, T, P], "backward": [B, T, P]}.
       carry: the state before the first token; None: zeros.
       mask: bool [B, T], False past the end of a row (state frozen, output 0); None: True everywhere.
-      key: enables dropout; rows: int32 [B], the rows' global numbers, which seed it (None: 0..B-1).
+      key: enables dropout.
+      rows: int32 [B], the rows' global numbers, which select each row's dropout mask; None: 0..B-1.
 
     Returns:
-      {"forward": [L + 1 arrays [B, T, P]], "backward": ...}: the output of each layer, then the last one after
-      dropout, which the softmax reads; and the state after the last token.
+      {"forward": L + 1 arrays [B, T, P], "backward": ...}, the output of each layer and then that of the last layer
+      after dropout, which the softmax reads; and the state after the last token.
     """
     if carry is None:
         carry = zero_carry(model, inputs["forward"].shape[0])
     steps = None if mask is None else mask.T.astype(jnp.float32)
+    recurrence = lstm if model.cell == "lstm" else gru
+    cell = Cell(model.cell_clip, model.projection_clip, model.compute)
 
     def drop(values: list[jax.Array], layer: int) -> list[jax.Array]:
         if key is None or not model.dropout:
@@ -83,7 +86,15 @@ def run_directions(
     for layer in range(model.depth):
         taken = drop(values, layer)
         states = [State(**carry[name][layer]) for name in DIRECTIONS]
-        values, states = _run_layer(model, params, layer, taken, steps, states)
+        gates, weights = [], []
+        for name, own_values in zip(DIRECTIONS, taken, strict=True):
+            own = params[f"{name}_{layer}"]
+            kernel = jnp.asarray(own["kernel"])  # [P + P, 4D], input rows, then recurrent rows
+            products = linear(own_values, kernel[: model.projection], model.compute)
+            gates.append(products + jnp.asarray(own["bias"])[None, None, :])
+            projection = jnp.asarray(own["projection"]) if model.dim != model.projection else None
+            weights.append(Weights(kernel[model.projection :], projection))
+        values, states = recurrence(cell, weights, gates, steps, states)
         if model.residual and layer:
             values = [output + own for output, own in zip(values, taken, strict=True)]
         for name, output, state in zip(DIRECTIONS, values, states, strict=True):
@@ -94,51 +105,25 @@ def run_directions(
     return outputs, new_carry
 
 
-def _run_layer(
-    model: BiLM,
-    params: Params,
-    layer: int,
-    values: list[jax.Array],
-    mask: jax.Array | None,
-    states: list[State],
-) -> tuple[list[jax.Array], list[State]]:
-    """Both directions of one layer, [T, B, P] each, without the residual."""
-    gates, weights = [], []
-    for name, own_values in zip(DIRECTIONS, values, strict=True):
-        own = params[f"{name}_{layer}"]
-        kernel = jnp.asarray(own["kernel"])  # [P + P, 4D], input rows, then recurrent rows
-        products = linear(own_values, kernel[: model.projection], model.compute)
-        gates.append(products + jnp.asarray(own["bias"])[None, None, :])
-        projection = jnp.asarray(own["projection"]) if model.dim != model.projection else None
-        weights.append(Weights(kernel[model.projection :], projection))
-    recurrence = lstm if model.cell == "lstm" else gru
-    cell = Cell(model.cell_clip, model.projection_clip, model.compute)
-    return recurrence(cell, weights, gates, mask, states)
-
-
 def _dropout(values: jax.Array, rate: float, key: jax.Array, rows: jax.Array | None) -> jax.Array:
     """Dropout of [T, B, P]; the mask depends on the key and the global row alone, not on the device."""
     steps, count, width = values.shape
-    numbers = jnp.arange(count, dtype=jnp.int32) if rows is None else rows
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+    keys = row_keys(key, rows, count)
     dropout_mask = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, (steps, width)), out_axes=1)(keys)
     return jnp.where(dropout_mask, values / (1.0 - rate), 0.0)
+
+
+def row_keys(key: jax.Array, rows: jax.Array | None, count: int) -> jax.Array:
+    """A key for each of B = `count` rows, from the rows' global numbers; None: 0..B-1."""
+    numbers = jnp.arange(count, dtype=jnp.int32) if rows is None else rows
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
 
 
 def sentence_layers(
     model: BiLM, params: Params, ids: jax.Array, mask: Mask, carry: ElmoCarry | None = None
 ) -> tuple[jax.Array, ElmoCarry]:
-    """Every layer of sentences with their markers.
-
-    Args:
-      ids: char_ids int32 [B, T + 2, C], or rows of the word table [B, T + 2].
-      mask: bool [B, T + 2], True up to the end of a row.
-      carry: the state before the sentences; None: zeros.
-
-    Returns:
-      values float32 [L + 1, B, T + 2, 2P]: [token, token], then [forward, backward] per LSTM layer, undefined where
-      the mask is False; and the state after the sentences.
-    """
+    """`BiLM.layers` with sentence markers: float32 [L + 1, B, T + 2, 2P], undefined where the mask is False, and the
+    state after the sentences."""
     vectors = token_vectors(model, params, ids)
     reverse = reversal(jnp.sum(mask, axis=1, dtype=jnp.int32), mask.shape[1])
     both = {"forward": vectors, "backward": _take(vectors, reverse)}
@@ -149,7 +134,7 @@ def sentence_layers(
 
 
 def reversal(lengths: jax.Array, count: int) -> jax.Array:
-    """int32 [B, T]: the position that position t swaps with when rows of these lengths are reversed; padding stays.
+    """int32 [B, T]: the indices that reverse rows of these lengths and leave padding in place.
 
     >>> reversal(jnp.array([3]), 5)
     Array([[2, 1, 0, 3, 4]], dtype=int32)

@@ -1,14 +1,14 @@
 """The context-free token encoder of a biLM: characters -> CNN -> highways -> projection.
 
-Letters: N words, C characters, e character width, w filter width, n filters of a width, F filters in all, P projection,
-M rows of a table of distinct words.
+Letters: N words, M rows of a table of distinct words, C characters, e character width, w filter width, n filters of a
+width, F filters in all, P projection.
 Source: Kim et al. 2016 (character CNN, highway), Jozefowicz et al. 2016 (projection).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -42,14 +42,14 @@ def filter_bank(filters: Sequence[Sequence[jax.Array]]) -> FilterBank:
 
 
 def convolve(filters: FilterBank, characters: jax.Array, pad: jax.Array, occupied: int, compute: Compute) -> jax.Array:
-    """VALID cross-correlation over a word's positions, maximum over them, bias; the activation follows.
+    """VALID cross-correlation over a word's positions, the maximum over positions, plus bias; no activation.
 
-    Windows that start past a word's end see only padding and have one constant value per filter. So only the windows
-    that start on an occupied position are computed, and the constant stands for the others. If a word may be so long
-    that a filter has no window of padding alone, all its windows are computed.
+    Windows that start past a word's end cover only padding, so their value is one constant per filter. Only windows
+    that start on an occupied position are computed; the maximum includes the constant for the others. If words may be
+    so long that some filter has no window of padding alone, all windows are computed.
 
     Args:
-      characters: [M, C, e], of words that occupy at most `occupied` positions.
+      characters: [M, C, e], embeddings of words that occupy at most `occupied` positions.
       pad: [e], the embedding of padding.
 
     Returns:
@@ -59,8 +59,8 @@ def convolve(filters: FilterBank, characters: jax.Array, pad: jax.Array, occupie
     widest = filters.kernel.shape[0] // size
     short = occupied + widest <= length
     starts = occupied if short else length - min(filters.widths) + 1
-    # The last windows of narrow filters start where the widest filter would reach past the word: it reads zeros there,
-    # and `valid` masks its value below.
+    # Narrow filters have windows that start where the widest filter would reach past position C: the input is padded
+    # with zeros there, and `valid` below masks the values of the filters that are too wide.
     reach = jnp.pad(characters[:, : starts + widest - 1], ((0, 0), (0, max(0, starts + widest - 1 - length)), (0, 0)))
     windows = jnp.concatenate([reach[:, i : i + starts] for i in range(widest)], axis=-1)
     values = linear(windows, filters.kernel, compute)  # [M, starts, F]
@@ -72,54 +72,36 @@ def convolve(filters: FilterBank, characters: jax.Array, pad: jax.Array, occupie
 
 
 def occupied_positions(words: jax.Array) -> jax.Array:
-    """int32 [N] of raw ids [N, C]: positions up to the last one that is not padding."""
+    """int32 [N] from raw ids [N, C]: the number of positions up to the last one that is not padding."""
     positions = jnp.arange(1, words.shape[1] + 1, dtype=jnp.int32)
     return jnp.max(jnp.where(words == PAD, 0, positions[None, :]), axis=1, initial=0)
 
 
 def encode_characters(model: BiLM, params: Params, char_ids: jax.Array, copies: int = 1) -> jax.Array:
-    """Token vectors [..., P] of char_ids [..., C]; each distinct word of the batch is encoded once."""
-    words = raw_ids(char_ids).reshape(math.prod(char_ids.shape[:-1]), char_ids.shape[-1])
-    vectors = once_per_distinct(
-        _convolution(model, params),
-        _highways(model, params),
-        words,
-        occupied_positions(words),
-        model.word_buckets,
-        model.dedup_table_factors,
-        copies,
-    )
-    return vectors.reshape(*char_ids.shape[:-1], model.projection)
+    """Token vectors [..., P] of char_ids [..., C]; each distinct word of the batch is encoded once.
 
-
-# Both run inside a `lax.cond`, so they take their arrays out of the parameters beforehand.
-
-
-def _convolution(model: BiLM, params: Params) -> Callable[[jax.Array, int], jax.Array]:
-    """Words [M, C] that occupy at most `occupied` positions -> values of the filters [M, F]."""
-    table = jnp.asarray(params["characters"]["embedding"])
-    filters = filter_bank([_arrays(params[f"convolution_{i}"], "kernel", "bias") for i in range(len(model.filters))])
-    activate = jax.nn.relu if model.activation == "relu" else jnp.tanh
-
-    def convolution(words: jax.Array, occupied: int) -> jax.Array:
-        return activate(convolve(filters, lookup(table, words), table[PAD], occupied, model.compute))
-
-    return convolution
-
-
-def _highways(model: BiLM, params: Params) -> Callable[[jax.Array], jax.Array]:
-    """Values of the filters [M, F] -> vectors [M, P], by the highways and the projection.
+    The highway layers are
 
         x -> g * relu(x W + b) + (1 - g) * x,  g = sigmoid(x W_g + b_g)
 
-    The original calls the gate "carry" although it gates the transform, and keeps relu even with a tanh CNN.
+    with relu even after a tanh CNN, as in bilm-tf.
     """
-    names = ("gate_kernel", "gate_bias", "kernel", "bias")
-    highways = [_arrays(params[f"highway_{i}"], *names) for i in range(model.highways)]
-    projected = model.filter_count != model.projection
-    projection = _arrays(params["projection"], "kernel", "bias") if projected else None
 
-    def finish(values: jax.Array) -> jax.Array:
+    def arrays(module: str, *names: str) -> list[jax.Array]:
+        return [jnp.asarray(params[module][name]) for name in names]
+
+    # `convolution` and `finish` run inside a `lax.cond`, so the parameters are read outside them.
+    (table,) = arrays("characters", "embedding")
+    filters = filter_bank([arrays(f"convolution_{i}", "kernel", "bias") for i in range(len(model.filters))])
+    names = ("gate_kernel", "gate_bias", "kernel", "bias")
+    highways = [arrays(f"highway_{i}", *names) for i in range(model.highways)]
+    projection = arrays("projection", "kernel", "bias") if model.filter_count != model.projection else None
+    activate = jax.nn.relu if model.activation == "relu" else jnp.tanh
+
+    def convolution(words: jax.Array, occupied: int) -> jax.Array:  # [M, C] -> [M, F]
+        return activate(convolve(filters, lookup(table, words), table[PAD], occupied, model.compute))
+
+    def finish(values: jax.Array) -> jax.Array:  # [M, F] -> [M, P]
         for gate_kernel, gate_bias, kernel, bias in highways:
             gate = jax.nn.sigmoid(linear(values, gate_kernel, model.compute) + gate_bias[None, :])
             transformed = jax.nn.relu(linear(values, kernel, model.compute) + bias[None, :])
@@ -128,8 +110,9 @@ def _highways(model: BiLM, params: Params) -> Callable[[jax.Array], jax.Array]:
             return values
         return linear(values, projection[0], model.compute) + projection[1][None, :]
 
-    return finish
-
-
-def _arrays(params: Params, *names: str) -> list[jax.Array]:
-    return [jnp.asarray(params[name]) for name in names]
+    words = raw_ids(char_ids).reshape(math.prod(char_ids.shape[:-1]), char_ids.shape[-1])
+    lengths = occupied_positions(words)
+    vectors = once_per_distinct(
+        convolution, finish, words, lengths, model.word_buckets, model.dedup_table_factors, copies
+    )
+    return vectors.reshape(*char_ids.shape[:-1], model.projection)
