@@ -193,8 +193,8 @@ class Loop:
             self.checkpoints.wait()
             last = self.checkpoints.latest()
             raise NonFinite(
-                f"step {bad}: the loss or its gradient is not finite. Its batch is the one after data position {shown}. "
-                "Nothing was saved since; the last good checkpoint is "
+                f"step {bad}: the loss or its gradient is not finite. Its batch is the one after data position {shown}"
+                ". Nothing was saved since; the last good checkpoint is "
                 f"{'none' if last is None else f'step {last}'}. Try a lower optimizer.learning_rate or a "
                 "smaller optimizer.clip_norm in a new run_dir"
             )
