@@ -2,14 +2,14 @@
 nine tenths of the steps at length 128.
 
 Command: ctx-jax train bert_base --data.train 'wikipedia/*.txt,books/*.txt' --data.valid held-out.txt
-Data: prose, one sentence a line, documents apart by empty lines; theirs had 3.3 billion words
+Data: prose, one sentence a line, documents separated by empty lines; theirs had 3.3 billion words
 Hardware: theirs 16 TPU chips; here any number of devices that divides 256 rows, with --devices.micro-batches to fit
 Time: four days there; with this code not measured yet
 Expect: not measured yet; theirs reached 84.6 on GLUE's MNLI after fine-tuning
 
 The optimizer corrects its moments' bias in the first steps, which theirs did not. Dropout is 0.1 everywhere, as theirs.
-On attention's probabilities it keeps the fused attention of GPUs away (a warning says so): --model.attention-dropout 0
-brings it back, at some loss of regularization.
+With dropout on attention probabilities the fused attention of GPUs is not used (a warning says so);
+--model.attention-dropout 0 enables it, with less regularization.
 """
 
 from ctx_jax.data.config import TextConfig
@@ -23,7 +23,6 @@ from ctx_jax.training.optimizer import AdamW
 
 
 def config() -> TrainConfig:
-    """What differs from the defaults."""
     return TrainConfig(
         task=MaskedLMConfig(
             model=Transformer(vocabulary=0, compute="bfloat16"),

@@ -1,14 +1,14 @@
 """BERT-large (335 M parameters), with LAMB and the batches of You et al. (2020), who trained it in 76 minutes.
 
 Command: ctx-jax train bert_large --data.train 'wikipedia/*.txt,books/*.txt' --data.valid held-out.txt
-Data: prose, one sentence a line, documents apart by empty lines; theirs had 3.3 billion words
+Data: prose, one sentence a line, documents separated by empty lines; theirs had 3.3 billion words
 Hardware: theirs 1,024 TPU chips; here any number of devices that divides 8,192 rows, with --devices.micro-batches to
     fit
 Time: 76 minutes there; with this code not measured yet
 Expect: not measured yet
 
-Dropout is 0.1 everywhere, as theirs. On attention's probabilities it keeps the fused attention of GPUs away (a warning
-says so): --model.attention-dropout 0 brings it back, at some loss of regularization.
+Dropout is 0.1 everywhere, as theirs. With dropout on attention probabilities the fused attention of GPUs is not used (a
+warning says so); --model.attention-dropout 0 enables it, with less regularization.
 """
 
 from ctx_jax.data.config import TextConfig
@@ -22,7 +22,6 @@ from ctx_jax.training.optimizer import Lamb
 
 
 def config() -> TrainConfig:
-    """What differs from the defaults."""
     return TrainConfig(
         task=MaskedLMConfig(
             model=Transformer(

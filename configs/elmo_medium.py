@@ -1,9 +1,9 @@
 """ELMo in its published medium size (28.0 M parameters without the softmax), with a modern recipe.
 
 Command: ctx-jax train elmo_medium
-Data: `tfds:lm1b`, the One Billion Word Benchmark; where it is not prepared, the error says how. It is validated on the
-    test split, which chooses the best checkpoint: there is no other
-Hardware: one GPU or more; rows divide by up to 8 devices and beyond
+Data: `tfds:lm1b`, the One Billion Word Benchmark; if it is not prepared, the error says how. It has no
+    validation split, so the test split is used to choose the best checkpoint
+Hardware: one GPU or more; any number that divides 512 rows
 Time: not measured yet
 Expect: not measured yet
 """
@@ -17,7 +17,6 @@ from ctx_jax.training.optimizer import AdamW
 
 
 def config() -> TrainConfig:
-    """What differs from the defaults."""
     return TrainConfig(
         task=BiLMConfig(
             model=BiLM(dim=2048, projection=256, compute="bfloat16"),

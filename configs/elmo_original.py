@@ -1,8 +1,8 @@
 """The published ELMo, trained as its authors did (Peters et al. 2018; allenai/bilm-tf).
 
 Command: ctx-jax train elmo_original
-Data: `tfds:lm1b`, the One Billion Word Benchmark; where it is not prepared, the error says how. It is validated on the
-    test split, which chooses the best checkpoint: there is no other
+Data: `tfds:lm1b`, the One Billion Word Benchmark; if it is not prepared, the error says how. It has no
+    validation split, so the test split is used to choose the best checkpoint
 Hardware: 3 GPUs there; any number that divides 384 rows here
 Time: two weeks on three GTX 1080, about 6,350 tokens/s in all; with this code not measured yet
 Expect: 39.7 held-out perplexity, the average of both directions; with this code not measured yet
@@ -24,10 +24,9 @@ from ctx_jax.training.optimizer import Adagrad
 
 
 def config() -> TrainConfig:
-    """What differs from the defaults."""
     return TrainConfig(
         task=BiLMConfig(
-            # Two separate shuffles share few words: larger tables of distinct ones.
+            # The two directions are shuffled separately and share few words, so a batch has more distinct words.
             model=BiLM(highways=2, dim=4096, projection=512, dedup_table_factors=(1.8, 2.4)),
             negatives=8192,
             data=BiLMData(

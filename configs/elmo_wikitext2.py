@@ -4,7 +4,7 @@ Command: ctx-jax train elmo_wikitext2 --data.train wiki.train.tokens --data.vali
 Data: the word-level WikiText-2 its authors published, https://huggingface.co/datasets/Salesforce/wikitext
     (wikitext-2-v1), as the three files wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens
 Hardware: one GPU
-Time: about ten minutes meant; not measured yet
+Time: meant to take about ten minutes; not measured yet
 Expect: not measured yet. The field's convention is one stream with the state carried:
     ctx-jax evaluate runs/elmo_wikitext2 wiki.test.tokens --protocol stream
 """
@@ -18,7 +18,6 @@ from ctx_jax.training.optimizer import AdamW
 
 
 def config() -> TrainConfig:
-    """What differs from the defaults."""
     return TrainConfig(
         task=BiLMConfig(
             model=BiLM(dim=1024, projection=256, dropout=0.4, compute="bfloat16"),

@@ -1,9 +1,9 @@
 """A masked-LM encoder for 20 to 30 million words of prose, one GPU and ten minutes (38 M parameters).
 
 Command: ctx-jax train mlm_22m --data.train 'books.txt.xz,wikipedia.txt.xz' --data.valid held-out.txt
-Data: prose, one paragraph a line (split into sentences here), documents apart by empty lines
+Data: prose, one paragraph a line (split into sentences here), documents separated by empty lines
 Hardware: one GPU with bfloat16, 24 GB or more
-Time: about ten minutes meant, tokenizer and compilation included; not measured yet
+Time: meant to take about ten minutes, tokenizer and compilation included; not measured yet
 Expect: not measured yet
 
 131,072 tokens a step, 524 million in all. At 1.4 pieces a word (BPE of 16,384, measured on English books and
@@ -24,7 +24,6 @@ from ctx_jax.training.optimizer import Muon
 
 
 def config() -> TrainConfig:
-    """What differs from the defaults."""
     return TrainConfig(
         task=MaskedLMConfig(
             model=Transformer(

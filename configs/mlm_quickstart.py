@@ -22,7 +22,6 @@ from ctx_jax.training.optimizer import Muon
 
 
 def config() -> TrainConfig:
-    """What differs from the defaults."""
     return TrainConfig(
         task=MaskedLMConfig(
             model=Transformer(

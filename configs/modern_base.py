@@ -2,7 +2,7 @@
 part, rotary positions, gated units, no biases, two local layers for each global one.
 
 Command: ctx-jax train modern_base --data.train 'text/*.txt.gz' --data.valid held-out.txt
-Data: prose, one sentence a line, documents apart by empty lines; theirs had 2 trillion tokens
+Data: prose, one sentence a line, documents separated by empty lines; theirs had 2 trillion tokens
 Hardware: theirs 8 H100 GPUs; here any number of devices that divides 4,608 rows, with --devices.micro-batches to fit
 Time: 8 days there, longer contexts and the cool-down left out; with this code not measured yet
 Expect: not measured yet
@@ -24,7 +24,6 @@ LAYERS = 22
 
 
 def config() -> TrainConfig:
-    """What differs from the defaults."""
     return TrainConfig(
         task=MaskedLMConfig(
             model=Transformer(

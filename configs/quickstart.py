@@ -16,7 +16,6 @@ from ctx_jax.training.optimizer import AdamW
 
 
 def config() -> TrainConfig:
-    """What differs from the defaults."""
     return TrainConfig(
         task=BiLMConfig(
             model=BiLM(

@@ -1,14 +1,14 @@
 """RoBERTa-base as its authors trained it (Liu et al. 2019, table 9): full sentences, no pairs, very large batches.
 
 Command: ctx-jax train roberta_base --data.train 'text/*.txt.gz' --data.valid held-out.txt
-Data: prose, one sentence a line, documents apart by empty lines; theirs had 160 GB
+Data: prose, one sentence a line, documents separated by empty lines; theirs had 160 GB
 Hardware: theirs 1,024 V100 GPUs; here any number of devices that divides 8,192 rows, with --devices.micro-batches to
     fit
 Time: about a day there; with this code not measured yet
 Expect: not measured yet; theirs had a validation perplexity of 3.7 after 125,000 steps on 16 GB (table 3)
 
-Dropout is 0.1 everywhere, as theirs. On attention's probabilities it keeps the fused attention of GPUs away (a warning
-says so): --model.attention-dropout 0 brings it back, at some loss of regularization.
+Dropout is 0.1 everywhere, as theirs. With dropout on attention probabilities the fused attention of GPUs is not used (a
+warning says so); --model.attention-dropout 0 enables it, with less regularization.
 """
 
 from ctx_jax.data.config import TextConfig
@@ -23,7 +23,6 @@ from ctx_jax.training.optimizer import AdamW
 
 
 def config() -> TrainConfig:
-    """What differs from the defaults."""
     return TrainConfig(
         task=MaskedLMConfig(
             model=Transformer(

@@ -1,4 +1,4 @@
-"""The command `ctx-jax`: reads the subcommand's name, calls one function, turns our errors into one line."""
+"""The command `ctx-jax`: reads the subcommand's name, calls its `main`, and prints the library's errors as one line."""
 
 import difflib
 import os
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from ctx_jax import __version__
-from ctx_jax.io.errors import ConfigError, CtxJaxError
+from ctx_jax.io.errors import CtxJaxError
 
 USAGE = """usage: ctx-jax COMMAND ...
 
@@ -26,6 +26,19 @@ COMMANDS = ("train", "evaluate", "export", "tokenizer")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (default: this process's) and return its exit status."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            print(end="", flush=True)  # here: when the interpreter exits, a closed pipe can no longer be caught
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        from ctx_jax.training.metrics import discard_stdout
+
+        discard_stdout()
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name, *rest = given or ["--help"]
     try:
@@ -37,59 +50,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CtxJaxError as error:
         if os.environ.get("CTX_JAX_TRACEBACK") == "1":
             raise
-        print(f"error: {_with_flag(error, name)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    except OSError as error:  # of the system, about a path
+    except OSError as error:  # raised by the system; only one about a file can be explained in a line
         if os.environ.get("CTX_JAX_TRACEBACK") == "1" or error.filename is None or not error.strerror:
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
 
 
-def _with_flag(error: CtxJaxError, name: str) -> str:
-    """The error's message; of a setting, with its flag in place of its name."""
-    if not isinstance(error, ConfigError) or name not in COMMANDS:
-        return str(error)
-    from ctx_jax.commands import evaluate, export, tokenizer, train
-    from ctx_jax.commands.flags import with_flag
-
-    command = {"train": train, "evaluate": evaluate, "export": export, "tokenizer": tokenizer}[name]
-    return f"{with_flag(error.field, command.OPTIONS)} {error.message}"
-
-
 def _call(name: str, rest: list[str]) -> int:
-    # Imported where needed, so that no command waits for the imports of another (Orbax, grain).
+    # Each command is imported when it is called, so that none waits for the imports of another (Orbax, grain).
     match name:
         case "train":
-            from ctx_jax.commands import train
-
-            return train.main(rest)
+            from ctx_jax.commands.train import main as command
         case "evaluate":
-            from ctx_jax.commands import evaluate
-
-            return evaluate.main(rest)
+            from ctx_jax.commands.evaluate import main as command
         case "export":
-            from ctx_jax.commands import export
-
-            return export.main(rest)
+            from ctx_jax.commands.export import main as command
         case "tokenizer":
-            from ctx_jax.commands import tokenizer
-
-            return tokenizer.main(rest)
+            from ctx_jax.commands.tokenizer import main as command
         case "-h" | "--help":
             print(USAGE)
             return 0
         case "--version":
             print(f"ctx-jax {__version__}")
             return 0
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    print(f"no command {name!r}" + (f": did you mean {near[0]!r}?" if near else "") + f"\n\n{USAGE}", file=sys.stderr)
-    return 2
+        case _:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            print(f"no command {name!r}{hint}\n\n{USAGE}", file=sys.stderr)
+            return 2
+    return command(rest)
 
 
 @contextmanager
 def _unwound_by_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that partial outputs are removed. Training handles it itself: it saves."""
+    """Turn SIGTERM into SystemExit, so that partial outputs are removed. `train` has its own handler, which saves."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""An encoder and a mix of its layers as Flax modules, Linen and NNX, to put inside your own.
+"""An encoder and a mix of its layers as Flax modules, Linen and NNX, for use inside your own modules.
 
     class Tagger(nn.Module):                                  class Tagger(nnx.Module):
         encoder: ctx_jax.Encoder                                  def __init__(self, encoder, rngs):
@@ -9,8 +9,8 @@
             vectors = LinenMix()(layers.values)                       layers = self.encoder(inputs)
             return nn.Dense(17)(vectors)                              return self.head(self.mix(layers.values))
 
-A frozen encoder's parameters are no `params` (Linen: the collection "frozen"; NNX: `Frozen` variables), so that an
-optimizer does not see them, weight decay included. Letters: L layers, B sentences, T words, D width.
+A frozen encoder's parameters are kept apart from the trainable ones (Linen: in the collection "frozen"; NNX: as
+`Frozen` variables), so that optimizers neither update nor decay them. Letters: L layers, B sentences, T words, D width.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 from flax import nnx
+from flax.core import unfreeze
 
 from ctx_jax.embedding.embed import embed
 from ctx_jax.embedding.encoder import Encoder
@@ -28,13 +29,13 @@ from ctx_jax.typing import Carry, Mask, Params
 
 
 class LinenEncoder(nn.Module):
-    """`embed` as a Linen module. Without `pretrained` a trained encoder starts from `model.init`."""
+    """`embed` as a Linen module."""
 
     model: Model
     pretrained: Params | None = None
-    """The parameters to start from, `encoder.params`."""
+    """Initial parameters, such as `encoder.params`; None: those of `model.init`."""
     frozen: bool = True
-    """Keep them in the collection "frozen" and stop the gradient there; else they are ordinary `params`."""
+    """Keep the parameters in the collection "frozen", without gradient; else in "params"."""
 
     @classmethod
     def of(cls, encoder: Encoder, *, frozen: bool = True, name: str | None = None) -> "LinenEncoder":
@@ -43,7 +44,7 @@ class LinenEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Mapping[str, Any], *, carry: Carry = None) -> Layers:
-        """The layers of what `encoder.tokenize` gives."""
+        """The layers of the arrays that `encoder.tokenize` returns."""
         if self.frozen:
             params = self.variable("frozen", "encoder", lambda: self._initial(self.make_rng("params"))).value
             params = jax.lax.stop_gradient(params)
@@ -52,12 +53,8 @@ class LinenEncoder(nn.Module):
         return embed(self.model, params, inputs, carry=carry)
 
     def _initial(self, key: jax.Array) -> Any:
-        return self.model.init(key) if self.pretrained is None else _unfrozen(self.pretrained)
-
-
-def _unfrozen(params: Params) -> dict[str, Any]:
-    """Linen turns a module's dicts into FrozenDicts; parameters are plain ones."""
-    return {name: _unfrozen(value) if isinstance(value, Mapping) else value for name, value in params.items()}
+        # Linen turns the dicts among a module's fields into FrozenDicts; models take plain ones.
+        return self.model.init(key) if self.pretrained is None else unfreeze(dict(self.pretrained))
 
 
 class LinenMix(nn.Module):
@@ -73,7 +70,7 @@ class LinenMix(nn.Module):
 
 
 class Frozen(nnx.Variable):
-    """A parameter that is not trained: `nnx.Param` filters, which optimizers use, leave it out."""
+    """A parameter that is not trained: optimizers that filter by `nnx.Param` ignore it."""
 
 
 class NNXEncoder(nnx.Module):
@@ -83,11 +80,11 @@ class NNXEncoder(nnx.Module):
         self.model = encoder.model
         self.frozen = frozen
         kind = Frozen if frozen else nnx.Param
-        self.params = nnx.data(jax.tree.map(kind, _unfrozen(encoder.params)))
+        self.params = nnx.data(jax.tree.map(kind, dict(encoder.params)))
 
     def __call__(self, inputs: Mapping[str, Any], *, carry: Carry = None) -> Layers:
-        """The layers of what `encoder.tokenize` gives."""
-        params = jax.tree.map(_value, self.params, is_leaf=_is_variable)
+        """The layers of the arrays that `encoder.tokenize` returns."""
+        params = jax.tree.map(_value, self.params, is_leaf=lambda node: isinstance(node, nnx.Variable))
         return embed(self.model, jax.lax.stop_gradient(params) if self.frozen else params, inputs, carry=carry)
 
 
@@ -102,10 +99,6 @@ class NNXMix(nnx.Module):
     def __call__(self, values: jax.Array, *, mask: Mask | None = None) -> jax.Array:
         """values [L, B, T, D] to [B, T, D]."""
         return mix(values, {"weights": _value(self.weights), "gamma": _value(self.gamma)}, mask=mask)
-
-
-def _is_variable(node: Any) -> bool:
-    return isinstance(node, nnx.Variable)
 
 
 def _value(variable: Any) -> Any:

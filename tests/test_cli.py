@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from toys.sentence_length import LengthRun
 
 from ctx_jax import __version__
 from ctx_jax.cli import main
-from ctx_jax.commands import evaluate, export, tokenizer, train
+from ctx_jax.commands.evaluate import Evaluate
+from ctx_jax.commands.export import Export
 from ctx_jax.commands.flags import with_flag
+from ctx_jax.commands.tokenizer import TrainTokenizer
 from ctx_jax.commands.train import find, load, names, read
 from ctx_jax.io.build_once import locked
 from ctx_jax.io.errors import ConfigError, InputTypeError
@@ -86,6 +89,23 @@ def test_a_task_of_ones_own_has_its_flags(tmp_path: Path) -> None:
     path.write_text("from toys.sentence_length import LengthRun as config\n")
     config = read([str(path), "--task.longer-than", "5", "--task.sentences", "a b", "c", "--steps", "2"])
     assert (config.task.longer_than, config.task.sentences, config.steps) == (5, ("a b", "c"), 2)
+
+
+def test_an_error_names_the_flag_of_the_configuration_that_was_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("from toys.sentence_length import LengthRun as config\n")
+    assert main(["train", str(path), "--run-dir", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().err == "error: --task.sentences must hold a sentence, got none\n"
+
+
+def test_a_closed_pipe_ends_the_help_without_a_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, stdout=writer, stderr=-1, check=False)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 @pytest.mark.parametrize("name", names())
@@ -256,20 +276,22 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 def test_the_flag_of_a_setting() -> None:
     for options, field, flag in (
-        (train, "max_positions", "--model.max-positions"),
-        (train, "data.batch_size", "--data.batch-size"),
-        (train, "dropout", "--model.dropout"),
-        (train, "run_dir", "--run-dir"),
-        (train, "task.negatives", "--negatives"),
-        (train, "tokenizer.size", "--tokenizer.size"),
-        (train, "every", "every"),  # of three settings
-        (train, "wavelet", "wavelet"),
-        (evaluate, "batch", "--batch"),
-        (export, "format", "--format"),
-        (tokenizer, "tokenizer.size", "--size"),
-        (tokenizer, "minimum_count", "--minimum-count"),
+        (TrainConfig, "max_positions", "--model.max-positions"),
+        (TrainConfig, "data.batch_size", "--data.batch-size"),
+        (TrainConfig, "dropout", "--model.dropout"),
+        (TrainConfig, "run_dir", "--run-dir"),
+        (TrainConfig, "task.negatives", "--negatives"),
+        (TrainConfig, "tokenizer.size", "--tokenizer.size"),
+        (TrainConfig, "every", "every"),  # of three settings
+        (TrainConfig, "wavelet", "wavelet"),
+        (LengthRun, "longer_than", "--task.longer-than"),
+        (LengthRun, "task.sentences", "--task.sentences"),
+        (Evaluate, "batch", "--batch"),
+        (Export, "format", "--format"),
+        (TrainTokenizer, "tokenizer.size", "--size"),
+        (TrainTokenizer, "minimum_count", "--minimum-count"),
     ):
-        assert with_flag(field, options.OPTIONS) == flag
+        assert with_flag(field, options) == flag
 
 
 def _configs(kind: Any) -> Iterator[type]:

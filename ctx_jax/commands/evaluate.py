@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from ctx_jax.checkpoints.run_files import CONFIG, existing
+from ctx_jax.commands.flags import naming_flags
 from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.load import CheckpointStep, load
 from ctx_jax.evaluation.perplexity import ProtocolName
@@ -20,59 +22,61 @@ from ctx_jax.tasks.options import EvaluateOptions
 
 @dataclass(frozen=True)
 class Evaluate:
-    """The metrics of a trained run on a text. A biLM's perplexity counts every token: words, <UNK> and the sentence
-    markers. A Transformer is measured on masked tokens, always the same ones (causal: on every token), in the run's
-    sequences; its text is indexed among the system's temporary files, for which TMPDIR names another folder."""
+    """Measure a trained run on a text. A biLM's perplexity counts every token: words, <UNK> and sentence markers. A
+    masked Transformer is measured on a fixed choice of masked tokens, a causal one on every token, in sequences as in
+    the run; their tokens are cached in the system's temporary folder (set TMPDIR for another)."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's directory."""
 
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES...")]
-    """Text, read as the run's own was: files or globs (plain, .gz or .xz), or a corpus by name as in --data.valid,
-    of which the validation split is taken (`python-docs:test` takes the one that no training ever looked at)."""
+    """Text, split into words as in the run: files or globs (plain, .gz or .xz), or a corpus by name as in --data.valid.
+    A corpus gives its validation split; `python-docs:test` gives the test split, which no training uses."""
 
     protocol: ProtocolName = "sentence"
-    """Of a biLM. `sentence`: each sentence from a zero state. `stream`: the text in its order as one stream, state
-    carried (WikiText-2). `bilm-tf`: the original's test, which leaves the end of the text out."""
+    """biLM only. `sentence`: each sentence starts from a zero state. `stream`: the text is one stream and the state is
+    carried (the convention for WikiText-2). `bilm-tf`: as bilm-tf's test, which omits the end of the text."""
 
     step: CheckpointStep = "best"
-    """Which checkpoint: of the lowest validation loss, the last one, or a step's number."""
+    """Which checkpoint: `best` (lowest validation loss), `latest`, or a step number."""
 
     batch: int = 0
-    """Of a biLM: sentences at a time, 0 for 64; with protocol bilm-tf its rows, whose number changes the result, 0 for
-    the original's 256."""
+    """biLM only: sentences per batch; 0: 64. With protocol bilm-tf, the rows of its batch, which change the result; 0:
+    256, as in bilm-tf."""
 
     per_sentence: Path | None = None
-    """Of a biLM: a new file for the log probabilities of each sentence, one JSON object a line (not with bilm-tf)."""
+    """biLM only: a new file for the log probabilities of each sentence, one JSON object a line (not with bilm-tf)."""
 
     pseudo_perplexity: bool = False
-    """Of a masked Transformer, besides: each token of each sentence masked in turn, which takes as many passes."""
+    """Masked Transformer only: also mask each token of each sentence in turn, which takes one pass a token."""
 
     errors: Errors | None = None
-    """What to do with bytes that are not UTF-8: `strict` or `replace`; the run's own setting where it is left out."""
-
-
-OPTIONS = Evaluate
+    """What to do with bytes that are not UTF-8: `strict` or `replace`; default: the run's setting."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print the metrics of the text that the command line names; 0 when done."""
-    print(evaluate(tyro.cli(Evaluate, args=list(arguments), prog="ctx-jax evaluate")))
+    options = tyro.cli(Evaluate, args=list(arguments), prog="ctx-jax evaluate")
+    with naming_flags(Evaluate):
+        print(evaluate(options))
     return 0
 
 
 def evaluate(options: Evaluate) -> str:
-    """The table `main` prints. Raises what loading the run and reading the text raise, with what to change."""
+    """The table that `main` prints. Errors: those of loading the run and of reading the text."""
     if not options.files:
         raise InputError("evaluate needs the text to measure: ctx-jax evaluate RUN FILES...")
     if options.per_sentence and options.protocol == "bilm-tf":
-        raise ConfigError("per_sentence", "needs --protocol sentence or stream: bilm-tf cuts sentences off at its end")
-    if options.per_sentence:
-        _check_new(options.per_sentence)
+        raise ConfigError("per_sentence", "needs --protocol sentence or stream: bilm-tf cuts the last sentences off")
+    if path := options.per_sentence:
+        if path.exists():
+            raise ExistingFileError(f"--per-sentence {path} exists: name a new file, or remove this one")
+        if not path.parent.is_dir():
+            raise MissingFileError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
     if not (options.run / "checkpoints").is_dir():
         raise MissingFileError(
-            f"{options.run} is no run directory: it has no checkpoints/. A Transformer's import is measured once a run "
-            "has started from it: ctx-jax train ... --init FOLDER. AllenNLP's files hold no vocabulary to measure with"
+            f"{options.run} is no run directory: it has no checkpoints/. To measure an imported Transformer, start a "
+            "run from it first: ctx-jax train ... --init FOLDER. AllenNLP's files hold no vocabulary to measure with"
         )
     config = configs.read(existing(options.run, CONFIG), TrainConfig)
     encoder = load(options.run, step=options.step)
@@ -86,19 +90,7 @@ def evaluate(options: Evaluate) -> str:
             per_sentence=options.per_sentence,
             pseudo_perplexity=options.pseudo_perplexity,
             errors=options.errors,
-            log=_to_stderr,
+            log=partial(print, file=sys.stderr, flush=True),
         ),
     )
     return f"{options.run}, step {options.step}{report}"
-
-
-def _check_new(path: Path) -> None:
-    if path.exists():
-        raise ExistingFileError(f"--per-sentence {path} exists: name a new file, or remove this one")
-    if not path.parent.is_dir():
-        raise MissingFileError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
-
-
-def _to_stderr(line: str) -> None:
-    """Progress, which is not part of what the command prints."""
-    print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`ctx-jax export RUN DIR [--flags]`: a trained run as the files other programs read."""
+"""`ctx-jax export RUN DIR [--flags]`: write a trained run as files that other programs read."""
 
 import sys
 import warnings
@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ctx_jax.commands.flags import naming_flags
 from ctx_jax.embedding.load import CheckpointStep, load
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.io.errors import ConfigError
@@ -16,8 +17,8 @@ from ctx_jax.io.errors import ConfigError
 
 @dataclass(frozen=True)
 class Export:
-    """Write a trained biLM as AllenNLP's options.json and weights.hdf5, its softmax and vocabulary beside them; a
-    Transformer as a folder that transformers loads: config.json, model.safetensors, the tokenizer."""
+    """Write a trained biLM as AllenNLP's options.json and weights.hdf5, with its softmax and vocabulary; a Transformer
+    as a folder that transformers loads: config.json, model.safetensors and the tokenizer."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's directory."""
@@ -26,13 +27,10 @@ class Export:
     """A new folder for the files."""
 
     format: Literal["model", "allennlp", "huggingface"] = "model"
-    """Whose files: `allennlp` of a biLM, `huggingface` of a Transformer; `model` takes the one that the model has."""
+    """`allennlp` (biLM) or `huggingface` (Transformer); `model`: whichever fits the model."""
 
     step: CheckpointStep = "best"
-    """Which checkpoint: of the lowest validation loss, the last one, or a step's number."""
-
-
-OPTIONS = Export
+    """Which checkpoint: `best` (lowest validation loss), `latest`, or a step number."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,9 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     encoder = load(options.run, step=options.step)
     family = next(family for family in FAMILIES if isinstance(encoder.model, family.model))
     if options.format not in ("model", family.format):
-        raise ConfigError("format", f"{options.format} has no place for a {type(encoder.model).__name__}: leave it out")
+        with naming_flags(Export):
+            raise ConfigError("format", f"{options.format} cannot hold a {type(encoder.model).__name__}: leave it out")
     assert family.write_folder is not None, "every family of the package has an export"
-    # Python's own format of a warning quotes a line of this package, which does not help the user.
+    # Python's default format of a warning quotes a source line of this package; print the message alone.
     with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught:
         family.write_folder(
             options.folder, encoder.model, encoder.params, encoder.heads, encoder.processor, options.run

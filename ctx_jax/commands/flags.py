@@ -1,8 +1,8 @@
-"""Flags to settings, and from the name of a setting in an error of the library back to its flag."""
+"""Parse flags into settings, and name the flag of a setting in the errors of the library."""
 
 import types
 from collections.abc import Iterator
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, is_dataclass
 from io import StringIO
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -13,28 +13,38 @@ from ctx_jax.io.errors import ConfigError
 
 
 def parse(options: Any, **choices: Any) -> Any:
-    """`tyro.cli`, which exits with status 2 for a wrong flag or value; ConfigError for a value that a setting refuses.
+    """`tyro.cli`: exits with status 2 for a wrong flag or value; ConfigError for a value that a setting refuses.
 
-    tyro turns every ValueError of a config's constructor into a message of its own, which does not name the flag.
+    tyro replaces a ValueError of a config's constructor by a message that does not name the flag. The original error
+    is found in the context of tyro's SystemExit.
     """
     try:
-        with redirect_stderr(StringIO()):  # the value of a setting is reported even without console_outputs
+        with redirect_stderr(StringIO()):  # tyro prints some messages even with console_outputs=False
             return tyro.cli(options, console_outputs=False, **choices)
-    except SystemExit as left:
-        error = left.__context__
+    except SystemExit as stopped:
+        error = stopped.__context__
         while error is not None and not isinstance(error, ConfigError):
             error = error.__context__
     if error is not None:
         raise error
-    return tyro.cli(options, **choices)  # once more, to print the help or what is wrong
+    return tyro.cli(options, **choices)  # again, now printing the help or what is wrong
+
+
+@contextmanager
+def naming_flags(options: type) -> Iterator[None]:
+    """A ConfigError raised inside names the flag of `options` in its text, in place of the field."""
+    try:
+        yield
+    except ConfigError as error:
+        error.args = (f"{with_flag(error.field, options)} {error.message}",)
+        raise
 
 
 def with_flag(field: str, options: type) -> str:
-    """The flag of a setting of the dataclass `options`: "max_positions" is "--model.max-positions".
+    """The flag of a field of the dataclass `options`: "max_positions" gives "--model.max-positions".
 
-    The field may lack dotted parts in front ("max_positions"), or have those of a room whose settings stand at the top
-    of `options` ("task.negatives"; "tokenizer.size" of `ctx-jax tokenizer`). Where no flag, or more than one, fits, the
-    field comes back as it is.
+    The field may lack its first dotted parts ("max_positions"), or have one that the flag lacks ("task.negatives";
+    "tokenizer.size" of `ctx-jax tokenizer`). If no flag fits, or more than one, the field is returned unchanged.
     """
     known = set(_names(options, ""))
     inner = field.partition(".")[2]
@@ -43,7 +53,7 @@ def with_flag(field: str, options: type) -> str:
 
 
 def _names(hint: Any, before: str) -> Iterator[str]:
-    """Dotted names of all settings below a type; the fields of the task stand at the top."""
+    """Dotted names of all settings below a type, as tyro makes flags of them."""
     origin = get_origin(hint)
     if origin is Annotated:
         yield from _names(get_args(hint)[0], before)
@@ -53,6 +63,9 @@ def _names(hint: Any, before: str) -> Iterator[str]:
     elif is_dataclass(hint):
         hints = get_type_hints(hint, include_extras=True)
         for field in fields(hint):
-            name = "" if field.name == "task" else f"{before}.{field.name}".lstrip(".")
-            yield from _names(hints[field.name], name)
+            inner = hints[field.name]
+            # `tyro.conf.arg(name="")` leaves the field's name out of the flags.
+            unnamed = any(getattr(extra, "name", None) == "" for extra in get_args(inner)[1:])
+            name = before if unnamed else f"{before}.{field.name}".lstrip(".")
+            yield from _names(inner, name)
             yield name

@@ -1,4 +1,4 @@
-"""`ctx-jax tokenizer FOLDER [--flags]`: a subword tokenizer from text, or from a file, for runs to share."""
+"""`ctx-jax tokenizer FOLDER [--flags]`: train a subword tokenizer, or convert one, for several runs to use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from ctx_jax.commands.flags import naming_flags
 from ctx_jax.data.corpora import resolve
 from ctx_jax.data.text_files import Errors
 from ctx_jax.io.files import atomic_folder
@@ -38,43 +39,41 @@ class TrainTokenizer:
     the other two differ from training to training."""
 
     size: int = 16_384
-    """Tokens of the vocabulary at most, special tokens included."""
+    """Maximum size of the vocabulary, special tokens included."""
 
     lowercase: bool = False
-    """Make no difference between capitals and small letters."""
+    """Convert text to lower case."""
 
     minimum_count: int = 2
     """How often a pair must occur to become a token (wordpiece, bpe)."""
 
     causal: bool = False
-    """For next-token models: nothing is put around a text, and `<|endoftext|>` is the only special token."""
+    """For next-token models: no special tokens around a text; `<|endoftext|>` is the only one in the vocabulary."""
 
     rule: Rule = "whitespace"
-    """Words as the run will cut them: `whitespace` leaves the text as it is, `prose` cuts punctuation off."""
+    """How the run will split words: `whitespace` leaves the text as it is, `prose` separates punctuation."""
 
     errors: Errors = "strict"
     """What to do with bytes that are not UTF-8."""
 
     convert: str = ""
-    """Instead of training: the tokenizer to write, a vocab.txt, a vocab.json with merges.txt beside it, a folder, or a
-    SentencePiece .model, whose lacking special tokens get new ids at the end."""
+    """Convert this tokenizer instead of training one: a vocab.txt, a vocab.json with merges.txt beside it, a folder, or
+    a SentencePiece .model (special tokens that it lacks get new ids at the end)."""
 
     layout: Layout = "plain"
-    """Of a converted .model: `plain` keeps the file's ids; `xlm-r` gives XLM-R's, which are the file's plus one, with
-    `<s> <pad> </s> <unk>` in front and `<mask>` last."""
-
-
-OPTIONS = TrainTokenizer
+    """Ids of a converted .model. `plain`: as in the file. `xlm-r`: as in XLM-R, the file's plus one, with `<s> <pad>
+    </s> <unk>` first and `<mask>` last."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train and write the tokenizer the command line asks for; 0 when done."""
     options = tyro.cli(TrainTokenizer, args=list(arguments), prog="ctx-jax tokenizer")
-    if options.convert:
-        refuse_options(options, TRAINING, "--convert, which trains nothing")
-    with atomic_folder(options.folder) as folder:  # refused before the text is read
-        subwords, origin = _converted(options) if options.convert else _trained(options)
-        subwords.save(folder)
+    with naming_flags(TrainTokenizer):
+        if options.convert:
+            refuse_options(options, TRAINING, "--convert, which trains nothing")
+        with atomic_folder(options.folder) as folder:  # an existing folder is refused before the text is read
+            subwords, origin = _converted(options) if options.convert else _trained(options)
+            subwords.save(folder)
     print(f"{origin}, {len(subwords):,} tokens, in {options.folder}")
     return 0
 

@@ -1,4 +1,4 @@
-"""`ctx-jax train [NAME|CONFIG.py] [--flags]`: a configuration by name or file, flags over it, one call."""
+"""`ctx-jax train [NAME|CONFIG.py] [--flags]`: read a configuration, override it by flags, train."""
 
 import difflib
 import inspect
@@ -10,44 +10,41 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ctx_jax.commands.flags import parse
+from ctx_jax.commands.flags import naming_flags, parse
 from ctx_jax.configs import __file__ as SHIPPED_PACKAGE
 from ctx_jax.io import configs
 from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
-from ctx_jax.tasks import TrainConfig
 from ctx_jax.training.config import RunConfig
 from ctx_jax.training.run import run
 
-OPTIONS = TrainConfig
 SHIPPED = Path(SHIPPED_PACKAGE).parent
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train or resume the run that the command line describes; 0 when done or stopped on request."""
-    run(read(arguments))
+    config = read(arguments)
+    with naming_flags(type(config)):
+        run(config)
     return 0
 
 
 def read(arguments: Sequence[str]) -> RunConfig:
-    """The configuration a command line names (default: quickstart) with its flags applied.
-
-    Exits with status 2 and a message for a wrong flag or value, as argparse does; ConfigError for a value that a
-    setting refuses.
-    """
+    """The configuration that a command line names (default: quickstart) with its flags applied; errors as `parse`."""
     named = bool(arguments) and not arguments[0].startswith("-")
     for before, word in itertools.pairwise(() if named else arguments):
         if not before.startswith("-") and (word.endswith(".py") or word in names()):
             raise InputError(f"the configuration goes before the flags: ctx-jax train {word} --flags ...")
     path = find(arguments[0] if named else "quickstart")
     config, about = load(path)
-    about = re.sub(r"(?<!\n)\n(?=[A-Z][a-z]+:)", "\n\n", about)  # "Time: ..." keeps a line of its own
-    config = parse(
-        type(config),
-        default=config,
-        args=list(arguments[1:] if named else arguments),
-        prog=f"ctx-jax train {path.stem}",
-        description=f"{about}\n\nConfigurations: {', '.join(names())}, or a file with `config() -> TrainConfig`.",
-    )
+    about = re.sub(r"(?<!\n)\n(?=[A-Z][a-z]+:)", "\n\n", about)  # the help starts a new line at "Time: ..."
+    with naming_flags(type(config)):
+        config = parse(
+            type(config),
+            default=config,
+            args=list(arguments[1:] if named else arguments),
+            prog=f"ctx-jax train {path.stem}",
+            description=f"{about}\n\nConfigurations: {', '.join(names())}, or a file with `config() -> TrainConfig`.",
+        )
     return config if config.run_dir else replace(config, run_dir=f"runs/{path.stem}")
 
 
@@ -57,7 +54,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Path:
-    """The file of a shipped configuration, or the file a path names; FileNotFoundError with the near match."""
+    """The file of a shipped configuration, or of a path ending in .py; MissingFileError suggests the nearest name."""
     path = Path(name)
     if path.suffix == ".py":
         if not path.is_file():
@@ -74,22 +71,19 @@ def find(name: str) -> Path:
 
 def load(path: Path) -> tuple[RunConfig, str]:
     """(configuration, docstring) of a file that defines `config() -> TrainConfig`."""
-    # Run and not imported: a name is data here, and nothing of the file stays behind in sys.modules.
+    # Run, not imported: the package imports nothing by string, and sys.modules keeps nothing of the file.
     try:
         module = runpy.run_path(str(path))
         make = module.get("config")
         config = make() if callable(make) else None
     except Exception as error:
-        raise InputError(f"{path}{_line(error, path)}: {type(error).__name__}: {error}") from error
+        # A syntax error has no frame in the file.
+        lines = [error.lineno] if isinstance(error, SyntaxError) else []
+        lines += [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = f", line {lines[-1]}" if lines else ""
+        raise InputError(f"{path}{line}: {type(error).__name__}: {error}") from error
     if not isinstance(config, RunConfig):
         raise InputTypeError(f"{path} must define config() -> ctx_jax.tasks.TrainConfig, gave {config!r}")
-    configs.from_json(type(config), configs.to_json(config))  # checks every field's type
+    with naming_flags(type(config)):
+        configs.from_json(type(config), configs.to_json(config))  # checks every field's type
     return config, inspect.cleandoc(module.get("__doc__") or "")
-
-
-def _line(error: Exception, path: Path) -> str:
-    """Where in the file it went wrong: `, line 3`, or nothing."""
-    if isinstance(error, SyntaxError):
-        return f", line {error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f", line {lines[-1]}" if lines else ""

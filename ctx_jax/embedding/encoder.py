@@ -1,4 +1,4 @@
-"""A loaded encoder: text to arrays, and the convenience that does the rest.
+"""A loaded encoder: `tokenize` text to arrays, or `encode` it to vectors in one call.
 
 Letters: L layers, B sentences, T words, D width, N words of a list.
 """
@@ -22,20 +22,20 @@ from ctx_jax.typing import Params
 Sentence = str | Sequence[str]
 Level = Literal["words", "tokens"]
 
-_BATCHES_AHEAD = 8  # batches of sentences read before the first comes back, sorted by length among themselves
+_BATCHES_AHEAD = 8  # so many batches of sentences are read at once and sorted by length
 _WORD_BATCH = 1024
-_WORDS = 64  # batches of longer sentences have fewer rows, so that memory does not grow with the longest sentence
+_WORDS = 64  # batches of longer sentences have fewer rows, to bound memory
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """What `load` gives. `model` (a frozen config) and `params` (nested dict of arrays) are all that `embed` needs.
+    """What `load` returns. `embed` needs only `model` (a frozen config) and `params` (nested dict of arrays).
 
-    `processor` makes the model's inputs of text. `heads` are what the file or run holds besides the encoder, by name:
-    "masked_lm", "pooler", "softmax" ..., each a `Head(module, params)`.
+    `processor` makes the model's inputs from text. `heads` are the other modules of the file or run by name
+    ("masked_lm", "pooler", "softmax" ...), each a `Head(module, params)`.
 
-    A run trained in bf16 computes in bf16 when it is loaded, too. To have it in full float32 (parity, a CPU without
-    bf16 instructions): `dataclasses.replace(encoder, model=dataclasses.replace(encoder.model, compute="float32"))`.
+    A run trained in bf16 also computes in bf16 after loading. For full float32 (parity, a CPU without bf16
+    instructions): `dataclasses.replace(encoder, model=dataclasses.replace(encoder.model, compute="float32"))`.
     """
 
     model: Model
@@ -45,7 +45,7 @@ class Encoder:
 
     @property
     def run_params(self) -> dict[str, Any]:
-        """The parameters as losses and tasks take them: {"encoder": ..., "head": {name: ...}}."""
+        """The parameters in the form that losses and tasks take: {"encoder": ..., "head": {name: ...}}."""
         return {"encoder": self.params, "head": {name: head.params for name, head in self.heads.items()}}
 
     def tokenize(
@@ -59,18 +59,18 @@ class Encoder:
     ) -> dict[str, np.ndarray]:
         """Sentences to the `inputs` of `embed`: a dict of arrays with leading axis B.
 
-        A string is split by the encoder's rule: white space for imported encoders, the run's own rule for ours. A list
-        of words is taken as it is. `rows` and `length` (in words) pad B and T to fixed sizes; of a Transformer `length`
-        fixes the tokens of a row as well, with room for two a word and 16 more, and `tokens` sets them where words
-        have more. No sentences give B = 0, an empty sentence an all-False row.
+        A string is split at white space (imported encoders) or by the run's rule; a list of words is used as it is.
+        `rows` and `length` (in words) pad B and T to fixed sizes. For a Transformer `length` also fixes the tokens of
+        a row at 2 x `length` + 16; set `tokens` if the words have more pieces. No sentences give B = 0, an empty
+        sentence gives an all-False row.
 
-        `level="words"` makes `embed` give one vector a word whatever the encoder: a Transformer's pieces are pooled.
-        `level="tokens"` asks for the pieces instead, special tokens in their places; strings are then split by the
-        tokenizer's own rule, and `length` counts tokens. The tokens of an encoder without pieces are its words.
+        With `level="words"` `embed` gives one vector a word for every encoder: a Transformer's pieces are pooled. With
+        `level="tokens"` it gives one a piece, including special tokens; strings are then split by the tokenizer's own
+        rule, and `length` counts tokens. For an encoder without pieces, tokens are words.
 
-        Raises InputError for more sentences than `rows`, longer ones than `length`, than the tokens of a row or than
-        the model's positions hold, for `tokens` where there are no pieces of words; InputTypeError for a bare string,
-        for strings and lists in one call, and for words that are no strings.
+        Raises InputError for more sentences than `rows`, for sentences longer than `length`, the tokens of a row or the
+        model's positions, and for `tokens` with an encoder without pieces; InputTypeError for a bare string, for
+        strings and lists in one call, and for words that are no strings.
         """
         if level == "words":
             words = sentences_to_words(sentences, self.processor.rule)
@@ -94,11 +94,11 @@ class Encoder:
             for vectors in encoder.encode(open("text.txt"), layers="mix", mix=ctx_jax.init_mix(3)):
                 ...
 
-        Reads at most 8 x `batch` sentences ahead, so the input may be an endless generator, and batches those by
-        length, `batch` sentences at a time, in few compiled shapes. Every sentence starts from a zero state.
+        Reads at most 8 x `batch` sentences ahead, so the input may be an endless generator. It sorts them by length
+        into batches of at most `batch` sentences, in few compiled shapes. Every sentence starts from a zero state.
 
-        Raises InputError where `layers="mix"` comes without `mix` (as `init_mix` gives it) or the other way round;
-        otherwise as `tokenize`, when the sentence at fault is reached.
+        Raises InputError if only one of `layers="mix"` and `mix` (from `init_mix`) is given, and the errors of
+        `tokenize` when it reaches the sentence at fault.
         """
         if layers not in ("all", "mix"):
             raise InputError(f'layers must be "all" or "mix", got {layers!r}')
@@ -111,11 +111,11 @@ class Encoder:
         return self._encode(iter(sentences), mix, batch)
 
     def word_vectors(self, words: Iterable[str], *, batch: int = _WORD_BATCH) -> np.ndarray:
-        """Static vectors of single words, float32 [N, D]: layer 0 alone, which knows no context.
+        """Static vectors of single words, float32 [N, D]: layer 0 alone, which does not depend on context.
 
-        For a whole vocabulary, `batch` words at a time; the rows equal `embed(...).values[0]` of the same words.
-        A biLM's layer 0 is the token vector twice, [token, token]; a Transformer's is the embedding output of the word
-        as a sentence of its own, position included, the mean over its pieces.
+        Works on a whole vocabulary, `batch` words at a time; rows equal `embed(...).values[0]` of the same words. A
+        biLM's layer 0 is the token vector twice, [token, token]; a Transformer's is the embedding output of the word as
+        a one-word sentence, including its position, averaged over its pieces.
         """
         if isinstance(words, str | bytes):
             raise InputTypeError("words must be a list of words, got one string: wrap it in a list")
@@ -150,7 +150,7 @@ class Encoder:
 
 
 class Plan(NamedTuple):
-    """One batch: which sentences, and the shape they are padded to."""
+    """One batch: the indices of its sentences, and the shape that they are padded to."""
 
     sentences: tuple[int, ...]
     rows: int
@@ -160,8 +160,8 @@ class Plan(NamedTuple):
 def plan(lengths: Sequence[int], batch: int) -> list[Plan]:
     """Batches of sentences of similar length, longest first; every sentence is in exactly one.
 
-    `plan([3, 40, 5], batch=2)` is `[((1, 2), rows 2, length 48), ((0,), rows 1, length 8)]`. Only the last batch can
-    be short of rows; its number is the next power of two, so that shapes stay few.
+    `plan([3, 40, 5], batch=2)` is `[((1, 2), rows 2, length 48), ((0,), rows 1, length 8)]`. If the last batch is not
+    full, it has the next power of two of rows, so that there are few shapes.
     """
     order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
     plans = []
@@ -174,7 +174,7 @@ def plan(lengths: Sequence[int], batch: int) -> list[Plan]:
 
 
 def _split_batch(numbers: tuple[int, ...], vectors: jax.Array, words: list[list[str]]) -> dict[int, np.ndarray]:
-    """Vectors [..., B, T, D] to one array a sentence, copied, so that no result keeps its whole batch in memory."""
+    """{sentence: its part of vectors [..., B, T, D]}; copies, so that no result keeps its whole batch in memory."""
     batch = np.asarray(vectors)
     return {number: batch[..., row, : len(words[number]), :].copy() for row, number in enumerate(numbers)}
 

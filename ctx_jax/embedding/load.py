@@ -1,4 +1,4 @@
-"""Files to an encoder: our runs, and the folders of other programs that the families read."""
+"""`load`: an encoder from one of our runs or from files of other programs that a family reads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,21 +37,20 @@ def load(
       path: a run directory (`encoder.json`, `checkpoints/`), a folder with one `options.json` or `*_options.json`
         and one HDF5 file that holds `char_embed`, or a Hugging Face folder of an encoder that
         `encoders.transformer.huggingface` reads, with its tokenizer.
-      step: of a run: "best" is the lowest validation loss.
-      options, weights: instead of `path`.
-      families, heads: what may be read; add your own, `families=(*encoders.FAMILIES, mine)`.
+      step: for a run; "best" has the lowest validation loss.
+      options, weights: AllenNLP's two files, instead of `path`.
+      families, heads: the types that may be read; add your own, `families=(*encoders.FAMILIES, mine)`.
 
     Raises:
-      MissingFileError: nothing there, a folder of no family (the error says what was looked for and what is there), a
-        run without a complete checkpoint or without this step.
-      InputError: neither or both of `path` and the two files; a `step` where there is no run; a file that is damaged
-        or does not fit the others; of parameters that are not those of the config, every one that is missing, extra
-        or of another shape.
+      MissingFileError: nothing at the path, a folder that no family reads (the error lists what was looked for and what
+        is there), a run without a complete checkpoint or without this step.
+      InputError: neither or both of `path` and the two files; `step` without a run; a file that is damaged or does not
+        fit the others; parameters that do not fit the config (the error lists all missing, extra and misshapen ones).
     """
     if options is not None or weights is not None:
         if path is not None or options is None or weights is None:
-            given = {"path": path, "options": options, "weights": weights}
-            got = ", ".join(f"{name}={str(value)!r}" for name, value in given.items() if value is not None)
+            arguments = {"path": path, "options": options, "weights": weights}
+            got = ", ".join(f"{name}={str(value)!r}" for name, value in arguments.items() if value is not None)
             raise InputError(f"load needs a path, or both options= and weights= without one; got {got}")
         _refuse_step(step, options)
         return Encoder(*elmo.read_files(options=_file("options", options), weights=_file("weights", weights)))
@@ -74,7 +73,7 @@ def load(
 
 
 def _file(name: str, path: str | Path) -> Path:
-    """The path of an argument; MissingFileError where there is no file."""
+    """The path of an argument; MissingFileError if it is no file."""
     if not Path(path).is_file():
         what = "is a folder; it must be a file: load(folder) finds both" if Path(path).is_dir() else "does not exist"
         raise MissingFileError(f"load({name}=): {path} {what}")
@@ -83,7 +82,7 @@ def _file(name: str, path: str | Path) -> Path:
 
 def _refuse_step(step: CheckpointStep, path: str | Path) -> None:
     if step != "best":
-        raise InputError(f"step is of a run, and {path} is none: leave step={step!r} out")
+        raise InputError(f"step is for a run, and {path} is none: leave step={step!r} out")
 
 
 def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: Sequence[type]) -> Encoder:
@@ -105,5 +104,5 @@ def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: 
             raise MissingFileError(f"{folder} has no complete checkpoint yet: train it longer, then load it")
         shapes: dict[str, Any] = {"encoder": jax.eval_shape(model.init, jax.random.key(0))}
         params = checkpoints.restore_params(number, shapes)
-    own = {name: Head(module, params.get("head", {}).get(name, {})) for name, module in stored.heads.items()}
-    return Encoder(model, params["encoder"], model.inputs(folder, rule=stored.rule), own)
+    own_heads = {name: Head(module, params.get("head", {}).get(name, {})) for name, module in stored.heads.items()}
+    return Encoder(model, params["encoder"], model.inputs(folder, rule=stored.rule), own_heads)

@@ -11,17 +11,18 @@ import jax.numpy as jnp
 from ctx_jax.io.errors import InputError
 
 LayerNorm = Literal["bilm_tf", "allennlp"]
+_EPSILON: dict[LayerNorm, float] = {"bilm_tf": 1e-12, "allennlp": 1e-13}
 
 
 class Mixing(TypedDict):
-    """What a task trains: one weight a layer, before the softmax, and one scale."""
+    """The trainable parameters of a mix: one weight a layer, before the softmax, and one scale."""
 
     weights: jax.Array  # [L]
     gamma: jax.Array  # []
 
 
 def init_mix(count: int) -> Mixing:
-    """The mix to start from: the plain mean of `count` layers.
+    """The initial mix: the plain mean of `count` layers.
 
     >>> init_mix(3)
     {'weights': Array([0., 0., 0.], dtype=float32), 'gamma': Array(1., dtype=float32)}
@@ -40,21 +41,19 @@ def mix(
 ) -> jax.Array:
     """gamma * sum over layers k of softmax(weights)_k * values_k.
 
-    values [L, B, T, D], mixing as `init_mix(L)` gives it, mask [B, T] -> [B, T, D], float32.
-    With a mask, places where it is False come back as 0.
+    values [L, B, T, D], mixing from `init_mix(L)`, mask [B, T] -> [B, T, D], float32. With a mask, the result is 0
+    where it is False.
 
-    `layer_norm` normalises every layer first by one mean and one variance, taken over all real elements of the
-    whole batch, without a learned scale; it needs the mask. "bilm_tf" adds 1e-12 to the variance, "allennlp" 1e-13,
-    as those two programs do. They also differ in what they count: bilm-tf the words, AllenNLP the words and both
-    sentence markers. The statistics here are those of `values` under `mask`, so AllenNLP's numbers need the markers,
-    which are cut off afterwards:
+    `layer_norm` first normalises every layer by one mean and one variance, taken over all real elements of the whole
+    batch, without a learned scale; it needs the mask. "bilm_tf" adds 1e-12 to the variance, "allennlp" 1e-13, as those
+    programs do. bilm-tf takes statistics over words, AllenNLP over words and both sentence markers. Here they are taken
+    over `values` under `mask`, so to get AllenNLP's numbers, include the markers and cut them off afterwards:
 
         layers = model.layers(params, inputs, markers=True)                                  # [L, B, T + 2, D]
         mixed = mix(layers.values, mixing, mask=layers.mask, layer_norm="allennlp")[:, 1:-1]
         vectors = jnp.where(layers.mask[:, 2:, None], mixed, 0)                              # [B, T, D]
 
-    Two special cases need no mix: the top layer alone is `values[-1]`, the plain mean `jnp.mean(values, axis=0)`,
-    which is also what `mix` gives with `init_mix`.
+    For the top layer alone use `values[-1]`.
     """
     values = jnp.asarray(values, jnp.float32)
     weights = jnp.asarray(mixing["weights"], jnp.float32)
@@ -63,13 +62,9 @@ def mix(
     if layer_norm is not None:
         if mask is None:
             raise InputError(f"layer_norm={layer_norm!r} takes statistics over real words: give mask=layers.mask")
-        match layer_norm:
-            case "bilm_tf":
-                values = _normalise(values, mask, 1e-12)
-            case "allennlp":
-                values = _normalise(values, mask, 1e-13)
-            case _:
-                raise InputError(f'layer_norm must be None, "bilm_tf" or "allennlp", got {layer_norm!r}')
+        if layer_norm not in _EPSILON:
+            raise InputError(f'layer_norm must be None, "bilm_tf" or "allennlp", got {layer_norm!r}')
+        values = _normalise(values, mask, _EPSILON[layer_norm])
     mixed = jnp.einsum("l,lbtd->btd", jax.nn.softmax(weights), values, precision=jax.lax.Precision.HIGHEST)
     mixed = gamma * mixed
     return mixed if mask is None else jnp.where(mask[..., None], mixed, 0.0)  # [B, T, D]
@@ -81,7 +76,7 @@ def mix_penalty(mixing: Mixing, scale: float = 1e-3) -> jax.Array:
 
 
 def _normalise(values: jax.Array, mask: jax.Array, epsilon: float) -> jax.Array:
-    """(values - mean) / sqrt(variance + epsilon), one mean and variance a layer; no real element: unchanged zeros."""
+    """(values - mean) / sqrt(variance + epsilon), one mean and variance a layer; 0 where `mask` is False."""
     real = jnp.asarray(mask, jnp.bool_)[None, :, :, None]  # [1, B, T, 1]
     count = jnp.maximum(jnp.sum(real), 1).astype(jnp.float32) * values.shape[-1]
     axes = (1, 2, 3)

@@ -36,8 +36,8 @@ def pool(vectors: jax.Array, mask: jax.Array, how: How = "mean") -> jax.Array:
             largest = jnp.max(jnp.where(real, vectors, -jnp.inf), axis=1)
             return jnp.where(jnp.any(real, axis=1), largest, 0)
         case "first":
-            place = jnp.argmax(mask, axis=1)
+            position = jnp.argmax(mask, axis=1)
         case "last":
-            place = length - 1 - jnp.argmax(mask[:, ::-1], axis=1)
-    chosen = jnp.take_along_axis(vectors, place[:, None, None], axis=1)[:, 0]  # [B, D]
+            position = length - 1 - jnp.argmax(mask[:, ::-1], axis=1)
+    chosen = jnp.take_along_axis(vectors, position[:, None, None], axis=1)[:, 0]  # [B, D]
     return jnp.where(jnp.any(real, axis=1), chosen, 0)

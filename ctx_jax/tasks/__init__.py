@@ -1,4 +1,4 @@
-"""Tasks: one file each, with its config, its data to batches, its loss, its metrics and its evaluators."""
+"""Tasks, one file each: its config, how data becomes batches, its loss, metrics and evaluators."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -11,11 +11,11 @@ from ctx_jax.tasks.masked_lm import MaskedLMConfig
 from ctx_jax.training.config import RunConfig
 
 AnyTask = BiLMConfig | MaskedLMConfig | CausalLMConfig
-"""The tasks of the package. A task is added here and nowhere else outside its file."""
+"""The tasks of the package. A new task is added here; nothing else outside its file changes."""
 
 
 @dataclass(frozen=True)
 class TrainConfig(RunConfig):
-    """One training run. What differs from these defaults is what a file of `configs/` states."""
+    """One training run. A file of `configs/` states what differs from these defaults."""
 
     task: Annotated[AvoidSubcommands[AnyTask], arg(name="")] = field(default_factory=BiLMConfig)

@@ -31,26 +31,26 @@ from ctx_jax.evaluation.perplexity import exp_or_inf, perplexity
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.io.progress import Progress
-from ctx_jax.tasks.options import EvaluateOptions
+from ctx_jax.tasks.options import EvaluateOptions, refuse_options
 from ctx_jax.tasks.setup import EvaluateConfig, prepare_vocabulary, read_texts
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.parameter_groups import ParameterGroup
-from ctx_jax.training.task import Batches, Evaluator, Log, TaskContext
+from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, Log, TaskContext
 from ctx_jax.typing import Carry, Params, Terms
 
-PAGE_SENTENCES = 400  # validation sentences among which a page looks for neighbours
+PAGE_SENTENCES = 400  # validation sentences in which the page of neighbours searches
 
 
 @dataclass(frozen=True)
 class BiLMEvaluate(EvaluateConfig):
-    """When the validation text is measured, and pages for people are shown."""
+    """How often the validation text is measured, and which reports are shown."""
 
     ngrams: int = 0
-    """Steps from one comparison with unigram and trigram models, fitted on the training text, to the next; one more at
-    the end. 0: never."""
+    """Steps between comparisons with unigram and trigram models fitted on the training text, besides one at the end.
+    0: never."""
 
     neighbours: int = 0
-    """Steps from one page of a word's nearest neighbours in two contexts to the next; one more at the end. 0: never."""
+    """Steps between reports of a word's nearest neighbours in two contexts, besides one at the end. 0: never."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,16 @@ class BiLMConfig:
     """Train a biLM (Peters et al. 2018)."""
 
     model: BiLM = field(default_factory=BiLM)
-    """Shape and mathematics of the encoder."""
+    """The encoder."""
     data: BiLMData = field(default_factory=BiLMData)
     evaluate: BiLMEvaluate = field(default_factory=BiLMEvaluate)
 
     tied_softmax: bool = False
-    """The softmax shares the table of words (word inputs only)."""
+    """The softmax uses the word embeddings as its matrix (word inputs only)."""
     negatives: int = 0
-    """Sampled softmax in training, with so many negatives a direction; 0: the exact softmax."""
+    """Negatives per direction of the sampled softmax in training; 0: the exact softmax."""
     zero_start: float = 0.0
-    """Share of a row's batches that start from a zero state in training, as a single sentence does when it is
-    embedded."""
+    """Fraction of a row's batches that start from a zero state in training, as a sentence does when it is embedded."""
 
     def __post_init__(self) -> None:
         if self.negatives < 0:
@@ -78,27 +77,27 @@ class BiLMConfig:
         if self.tied_softmax and self.model.token_input == "characters":
             raise ConfigError(
                 "tied_softmax",
-                "shares the word table, which character inputs lack: set model.token_input to words",
+                "needs word embeddings, which character inputs lack: set model.token_input to words",
             )
 
     def check(self, steps: int) -> None:
-        """Nothing depends on the number of steps."""
+        """Nothing to check: no setting depends on the number of steps."""
 
     def merged(self, old: "BiLMConfig") -> "BiLMConfig":
-        """With the size of the word table that the run found."""
+        """With the vocabulary size that the original run inferred."""
         if self.model.token_input == "characters" or self.model.vocabulary:
             return self
         return replace(self, model=replace(self.model, vocabulary=old.model.vocabulary))
 
     def open(self, context: TaskContext) -> "BiLMTask":
-        """Read the texts and build the vocabulary, or find them."""
+        """Read the texts, and build the vocabulary or read that of a resumed run."""
         train, valid = read_texts(self.data, context)
         vocabulary = prepare_vocabulary(self.data, train, context)
         if self.negatives >= len(vocabulary):
             raise ConfigError(
                 "negatives",
-                f"is {self.negatives}, more than the other words of a vocabulary of {len(vocabulary)}: set fewer, or 0 "
-                "for the exact softmax",
+                f"is {self.negatives}, and must be less than the vocabulary's {len(vocabulary)} words: set fewer, or "
+                "0 for the exact softmax",
             )
         config = self
         if self.model.token_input == "words":
@@ -113,7 +112,7 @@ class BiLMConfig:
 
     def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> str:
         """Perplexities of a text in both directions, as aligned lines."""
-        options.refuse("pseudo_perplexity", what=f"a biLM, which {run_dir} holds")
+        refuse_options(options, ("pseudo_perplexity",), f"a biLM, which {run_dir} holds")
         return f", protocol {options.protocol}\n" + reports.bilm(
             self.model,
             encoder.run_params,
@@ -146,7 +145,7 @@ class BiLMTask:
 
     @property
     def head(self) -> VocabularyHead:
-        """The softmax that both directions share."""
+        """The softmax of both directions."""
         return VocabularyHead(transform=False, tied=self.config.tied_softmax)
 
     @property
@@ -169,21 +168,20 @@ class BiLMTask:
         return self.config.data.prefetch
 
     def init(self, key: jax.Array) -> Params:
-        """The original's initialisation: the softmax matrix N(0, 1 / P)."""
+        """Initialised as in bilm-tf: the softmax matrix N(0, 1 / P)."""
         encoder_key, head_key = jax.random.split(key)
         softmax = init_softmax(self.model, head_key, vocabulary=len(self.vocabulary), tied=self.config.tied_softmax)
         return {"encoder": self.model.init(encoder_key), "head": {"softmax": softmax}}
 
     def initial(self, params: Params) -> Params:
-        """Fresh parameters: a biLM is imported for use, not trained further."""
+        """The fresh parameters: training cannot start from an imported biLM."""
         return params
 
     def zero_carry(self, rows: int) -> Carry:
-        """The LSTMs' state before the first word."""
         return zero_carry(self.model, rows)
 
     def loss(self, params: Params, batch: Any, carry: Carry, key: jax.Array | None) -> tuple[Terms, Carry]:
-        """Nats of the next word in both directions."""
+        """Cross entropy of the next word in both directions, in nats."""
         return losses.bilm(
             self.model,
             params,
@@ -196,7 +194,7 @@ class BiLMTask:
         )
 
     def batches(self, first: int, count: int) -> Batches:
-        """This process's rows of the streams."""
+        """Batches of this process's rows."""
         data, model = self.config.data, self.model
         return BPTTBatches(
             self.train,
@@ -213,13 +211,13 @@ class BiLMTask:
         )
 
     def tokens(self, arrays: Any) -> int:
-        """Targets of one direction that count."""
+        """Targets of one direction, without padding."""
         if arrays.weights is not None:
             return int(np.count_nonzero(arrays.weights))
         return int(arrays.forward_targets.size)
 
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
-        """Half the sum of both directions, and the perplexities."""
+        """The mean loss of both directions, and perplexities."""
         loss = sum(factor * means[name] for name, factor in self.coefficients.items())
         return {
             "loss": loss,
@@ -229,43 +227,33 @@ class BiLMTask:
         }
 
     def flops_per_token(self) -> float:
-        """Forward and twice as much backward; the softmax over all words, or over the negatives and the target."""
+        """Three times the forward pass; the softmax is over all words, or over the negatives and the target."""
         words = self.config.negatives + 1 if self.config.negatives else len(self.vocabulary)
         return 3.0 * (self.model.flops_per_token(self.config.data.unroll_steps) + 4.0 * words * self.model.projection)
 
     @cached_property
     def evaluators(self) -> Sequence[Evaluator]:
-        """Perplexity of the validation text, n-gram models and neighbours beside it."""
         if self.valid is None:
             return ()
-        return (ValidPerplexity(self), NgramPage(self), NeighboursPage(self))
+        settings = self.config.evaluate
+        return (
+            FunctionEvaluator("valid", settings.every, self.valid_metrics),
+            FunctionEvaluator("ngrams", settings.ngrams, self.ngram_page, is_page=True),
+            FunctionEvaluator("neighbours", settings.neighbours, self.neighbours_page, is_page=True),
+        )
 
     def valid_sentences(self) -> Iterator[Sequence[str]]:
-        """The sentences of the validation text that are measured."""
+        """The validation sentences that are measured."""
         assert self.valid is not None
-        for index in range(min(self.config.evaluate.sentences or len(self.valid), len(self.valid))):
-            yield self.valid[index]
+        return islice(self.valid, self.config.evaluate.sentences or None)
 
-
-@dataclass(frozen=True)
-class ValidPerplexity:
-    """Each validation sentence from a zero state, with the exact softmax."""
-
-    task: BiLMTask
-    name = "valid"
-    is_page = False
-
-    @property
-    def every(self) -> int:
-        return self.task.config.evaluate.every
-
-    def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float]:
-        task = self.task
-        assert task.valid is not None
-        total = min(task.config.evaluate.sentences or len(task.valid), len(task.valid))
+    def valid_metrics(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float]:
+        """Perplexity of each validation sentence from a zero state, with the exact softmax."""
+        assert self.valid is not None
+        total = min(self.config.evaluate.sentences or len(self.valid), len(self.valid))
         progress = Progress("evaluating", "sentences", total, log)
         found = perplexity(
-            task.model, params, task.vocabulary, task.valid_sentences(), devices=devices, progress=progress.add
+            self.model, params, self.vocabulary, self.valid_sentences(), devices=devices, progress=progress.add
         )
         return {
             "loss": found.loss,
@@ -274,53 +262,27 @@ class ValidPerplexity:
             "perplexity": found.perplexity,
         }
 
-
-@dataclass(frozen=True)
-class NgramPage:
-    """What counting words reaches on the same text: unigram and interpolated trigram perplexity."""
-
-    task: BiLMTask
-    name = "ngrams"
-    is_page = True
-
-    @property
-    def every(self) -> int:
-        return self.task.config.evaluate.ngrams
-
-    def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> str:
-        task, lines = self.task, list[str]()
-        vocabulary = task.vocabulary
-        size, begin, end = len(vocabulary), vocabulary.begin, vocabulary.end
+    def ngram_page(self, params: Params, devices: Sequence[jax.Device], log: Log) -> str:
+        """Perplexity of unigram and interpolated trigram models on the validation sentences."""
+        vocabulary, lines = self.vocabulary, list[str]()
         for order, name in ((1, "unigram"), (3, "interpolated trigram")):
-            train = (vocabulary.ids(task.train[index]) for index in range(len(task.train)))
+            train = (vocabulary.ids(self.train[index]) for index in range(len(self.train)))
             try:
-                ngram = fit_ngram(train, size, begin=begin, end=end, order=order)
-            except InputError as reason:  # a text too short to be counted does not make the run a failure
+                ngram = fit_ngram(train, len(vocabulary), begin=vocabulary.begin, end=vocabulary.end, order=order)
+            except InputError as reason:  # a text too short to fit an n-gram model must not end the run
                 lines.append(f"no {name} model to compare with: {reason}")
                 continue
             part = f" (fitted on the first {ngram.tokens:,} words)" if ngram.cut else ""
-            found = ngram.perplexity(map(vocabulary.ids, task.valid_sentences()))
+            found = ngram.perplexity(map(vocabulary.ids, self.valid_sentences()))
             lines.append(f"validation perplexity of the {name} model{part}: {found:,.2f}")
         unknown = targets = 0
-        for words in task.valid_sentences():
+        for words in self.valid_sentences():
             ids = vocabulary.ids(words)
             unknown += int(np.count_nonzero(ids == vocabulary.unknown))
             targets += len(ids) + 1
         return "\n".join([*lines, f"<UNK> among the validation targets: {unknown / targets:.2%}"])
 
-
-@dataclass(frozen=True)
-class NeighboursPage:
-    """An ambiguous word in two sentences, and what lies nearest to each of its two vectors."""
-
-    task: BiLMTask
-    name = "neighbours"
-    is_page = True
-
-    @property
-    def every(self) -> int:
-        return self.task.config.evaluate.neighbours
-
-    def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> str:
-        encoder = Encoder(self.task.model, params["encoder"], self.task.processor)
-        return show_neighbours(encoder, list(islice(self.task.valid_sentences(), PAGE_SENTENCES)))
+    def neighbours_page(self, params: Params, devices: Sequence[jax.Device], log: Log) -> str:
+        """An ambiguous word in two validation sentences, and the nearest neighbours of each of its vectors."""
+        encoder = Encoder(self.model, params["encoder"], self.processor)
+        return show_neighbours(encoder, list(islice(self.valid_sentences(), PAGE_SENTENCES)))

@@ -27,7 +27,6 @@ class CausalLMConfig(SubwordLMConfig):
     causal = True
 
     def open(self, context: TaskContext) -> "CausalLMTask":
-        """Read the texts, train or read the tokenizer and cut the texts into tokens, or find all that."""
         return self._open(context, CausalLMTask)
 
 
@@ -36,9 +35,8 @@ class CausalLMTask(SubwordLMTask):
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """`COEFFICIENTS` of its terms."""
         return {name: COEFFICIENTS[name] for name in ("next_token", "accuracy")}
 
     def loss(self, params: Params, batch: Any, carry: Carry, key: jax.Array | None) -> tuple[Terms, Carry]:
-        """Nats of the next token; hits."""
+        """Cross entropy of the next token in nats, and its accuracy."""
         return losses.causal_lm(self.model, params, batch, carry, head=self.config.head, key=key)

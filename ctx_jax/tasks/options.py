@@ -1,4 +1,4 @@
-"""What `ctx-jax evaluate` asks for, whatever the task: the text and how to measure it."""
+"""The options of `ctx-jax evaluate` as tasks read them: the text and how to measure it."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ from ctx_jax.io.errors import ConfigError, InputError
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """A text, and the options of the measures; those that a task does not read must be at their defaults."""
+    """A text, and how to measure it. A task refuses the options that it does not use (`refuse_options`)."""
 
     texts: tuple[str, ...]
     protocol: ProtocolName = "sentence"
@@ -24,26 +24,24 @@ class EvaluateOptions:
     errors: Errors | None = None
     log: Callable[[str], None] = print
 
-    def refuse(self, *names: str, what: str) -> None:
-        """ConfigError for the first of the options `names` that is set, which `what` cannot use."""
-        refuse_options(self, names, what)
-
     def sources(self, data: TextConfig) -> list[Source]:
-        """The texts, split into words by the run's own rule; InputError where one is named twice."""
+        """The texts, split into words by the run's rule; InputError if one is named twice."""
         sources = [
             resolve(spec, "valid", rule=data.word_rule, sentences=data.sentences, errors=self.errors or data.errors)
             for spec in self.texts
         ]
-        read = [
-            each for source in sources for each in (source.files if isinstance(source, TextFiles) else [source.name])
+        names = [
+            str(name)
+            for source in sources
+            for name in (source.files if isinstance(source, TextFiles) else [source.name])
         ]
-        if twice := sorted({str(each) for each in read if read.count(each) > 1}):
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"named twice: {', '.join(twice)}; name each text once")
         return sources
 
 
 def refuse_options(options: Any, names: Iterable[str], what: str) -> None:
-    """ConfigError for the first of a dataclass's fields `names` that is not at its default; `what` cannot use it."""
+    """ConfigError for the first of the fields `names` of a dataclass that is set; `what` has no use for them."""
     defaults = {field.name: field.default for field in fields(options)}
     for name in names:
         if getattr(options, name) != defaults[name]:

@@ -1,7 +1,6 @@
-"""What language-model tasks make of their text before they begin, or find in the run directory: the texts themselves,
-their digests, the vocabulary.
+"""Set-up of language-model tasks: read the texts, check their digests, and build the vocabulary or tokenizer.
 
-Of several processes only the first one builds and writes; the others must come after it
+Only the first process of a job builds and writes; the others must call these functions after it
 (`distributed.processes.first_process_first`).
 """
 
@@ -27,15 +26,14 @@ from ctx_jax.training.task import TaskContext
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """When the validation text is measured."""
+    """How often the validation text is measured, and how much of it."""
 
     every: int = 1000
-    """Steps from one evaluation to the next; one more at the end. 0: none. A run told to stop at such a step is
-    evaluated before it is saved."""
+    """Steps between evaluations, besides one at the end. 0: never."""
 
     sentences: int = 0
-    """The most sentences of the validation text that are read each time; 0: all of them. Losses of other sentences do
-    not compare, and the best checkpoint is chosen by them: leave it as it is when a run is resumed."""
+    """How many sentences of the validation text to use; 0: all. Do not change it when resuming: losses of different
+    sentences do not compare, and the best checkpoint is chosen by them."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -44,8 +42,7 @@ class EvaluateConfig:
 
 
 def read_texts(data: TextConfig, context: TaskContext) -> tuple[Sentences, Sentences | None]:
-    """The cached training text and, where there is one, the validation text; InputError where a resumed run's text is
-    not the one it began with."""
+    """The cached training text and validation text (None without one); ConfigError if a resumed run's text changed."""
     context.run_dir.mkdir(parents=True, exist_ok=True)
     train = load_sentences(data, "train", context.run_dir / "cache", log=context.log)
     assert train is not None, "every source has a training split"
@@ -55,8 +52,8 @@ def read_texts(data: TextConfig, context: TaskContext) -> tuple[Sentences, Sente
 
 
 def _check_texts(context: TaskContext, texts: dict[str, Sentences | None]) -> None:
-    """Compare the texts' digests with those the run began with, which a position in the text depends on; the other
-    processes compare theirs with the first one's."""
+    """Compare the texts' digests with those of the original run, as a data position is only valid for the same text.
+    In a new run the other processes compare theirs with the first one's."""
     digests = {split: None if text is None else text.digest for split, text in texts.items()}
     if not context.resumed and is_first_process():
         atomic_write(context.run_dir / TEXTS, json.dumps(digests) + "\n")
@@ -65,19 +62,19 @@ def _check_texts(context: TaskContext, texts: dict[str, Sentences | None]) -> No
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [split for split, digest in digests.items() if before[split] != digest]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not what this run wrote ({error!r}): begin anew in another run_dir") from error
+        raise InputError(f"{path} is not what this run wrote ({error!r}): start again in another run_dir") from error
     if changed:
         split = changed[0]
         raise ConfigError(
             f"data.{split}",
-            f"is not the text this run began with: digest {before[split]} then, {digests[split]} now. Give the text as "
-            "it was, or choose another run_dir",
+            f"is not the text this run was started with: digest {before[split]} then, {digests[split]} now. Restore "
+            "the text, or choose another run_dir",
         )
 
 
 def prepare_vocabulary(data: BiLMData, train: Sentences, context: TaskContext) -> Vocabulary:
-    """A resumed run keeps its own vocabulary; a new one takes the file it is given, or counts words, and keeps a
-    copy."""
+    """Of a new run, the vocabulary of `data.vocabulary` or of the counted words, copied to the run directory; a resumed
+    run reads that copy."""
     if not context.resumed and is_first_process():
         if data.vocabulary:
             words = Vocabulary.read(data.vocabulary)
@@ -93,9 +90,9 @@ def prepare_vocabulary(data: BiLMData, train: Sentences, context: TaskContext) -
 def prepare_tokenizer(
     wanted: TokenizerConfig, given: Subwords | None, train: Sentences, context: TaskContext, *, causal: bool
 ) -> Subwords:
-    """A resumed run keeps its own tokenizer; a new one takes the one it is given, or trains one, and keeps a copy.
+    """Of a new run, the tokenizer `given` or a trained one, saved to the run directory; a resumed run reads it there.
 
-    By the first process alone: training a tokenizer twice need not give the same one.
+    Only the first process trains it, since two trainings may give different tokenizers.
     """
     if not context.resumed and is_first_process():
         made = given or subword_training.train(
@@ -114,7 +111,7 @@ def prepare_tokenizer(
 
 @contextmanager
 def naming_setting(field: str, value: str = "") -> Iterator[None]:
-    """Errors about what a setting names, with the setting in front."""
+    """Turn FileNotFoundError and ValueError into errors that name the setting `field`."""
     about = f"{value}: " if value else ""
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the language-model tasks of a Transformer share: subword tokenizer, cached tokens, an import to start from.
+"""What the language-model tasks of a Transformer share: subword tokenizer, cached tokens, imported parameters.
 
 Letters: B rows, T tokens of a row.
 """
@@ -36,26 +36,26 @@ from ctx_jax.evaluation.masked_lm_eval import (
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.io.progress import Progress
-from ctx_jax.tasks.options import EvaluateOptions
+from ctx_jax.tasks.options import EvaluateOptions, refuse_options
 from ctx_jax.tasks.setup import EvaluateConfig, naming_setting, prepare_tokenizer, read_texts
 from ctx_jax.tokenizers import subword_files
 from ctx_jax.tokenizers import subwords as subwords_of
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.training.parameter_groups import ParameterGroup
-from ctx_jax.training.task import Batches, Evaluator, Log, TaskContext
+from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, Log, TaskContext
 from ctx_jax.typing import Carry, Params
 
 Opened = TypeVar("Opened", bound="SubwordLMTask")
 
 _KEPT = ("compute", "attention", "scan", "remat", "embedding_dropout", "attention_dropout", "attention_output_dropout",
          "feed_forward_inner_dropout", "feed_forward_dropout")  # fmt: skip
-"""What of `model` stays where a run starts from an import: how it computes, and dropout."""
+"""The fields of `model` that an import does not replace: how to compute, and dropout rates."""
 
 
 @dataclass(frozen=True)
 class SubwordLMConfig:
-    """Settings of a Transformer's language model; a task adds its head and its loss."""
+    """Settings of a Transformer's language model; subclasses add their heads and loss."""
 
     model: Transformer = field(default_factory=Transformer)
     head: VocabularyHead = field(default_factory=VocabularyHead)
@@ -65,12 +65,12 @@ class SubwordLMConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     init: str = ""
-    """A Hugging Face folder or a run of a Transformer to start from: its parameters, tokenizer and shape take the
-    place of those of `model`, `head` and `tokenizer`; of `model` only `compute`, `attention`, `scan`, `remat` and the
-    dropout rates stay. A head that it lacks is new."""
+    """A Hugging Face folder or a Transformer's run to start from. Its parameters, tokenizer and shape replace those of
+    `model`, `head` and `tokenizer`; of `model` only `compute`, `attention`, `scan`, `remat` and the dropout rates are
+    used. Heads that it lacks are newly initialised."""
 
     head_name: ClassVar[str]
-    """The vocabulary head's name among a run's heads."""
+    """The name of the vocabulary head in params["head"]."""
     causal: ClassVar[bool]
     """Whether the task trains causal models."""
 
@@ -79,8 +79,8 @@ class SubwordLMConfig:
         return {self.head_name: self.head}
 
     def check(self, steps: int) -> None:
-        """ConfigError where model and sequences do not fit each other or the number of steps."""
-        if not self.init:  # else its shape is that of the import
+        """ConfigError if model, sequences and number of steps do not fit together."""
+        if not self.init:  # else the import decides the model's shape
             self.check_model()
         if self.sequences.short_steps >= steps:
             raise ConfigError(
@@ -89,12 +89,12 @@ class SubwordLMConfig:
             )
 
     def check_model(self) -> None:
-        """ConfigError where the model cannot be trained on the sequences."""
+        """ConfigError if the model cannot be trained on the sequences."""
         packing = self.sequences.packing
         if self.model.causal != self.causal:
             kinds = {True: "a causal model", False: "a bidirectional model"}
             raise ConfigError(
-                "init" if self.init else "model.causal",  # no setting changes the shape of an import
+                "init" if self.init else "model.causal",  # only another import has another shape
                 f"gives {kinds[self.model.causal]}, and {self.head_name} needs {kinds[self.causal]}",
             )
         if (packing == "causal_blocks") != self.causal:
@@ -108,17 +108,16 @@ class SubwordLMConfig:
             )
 
     def merged(self, old: Self) -> Self:
-        """With the vocabulary's size, the padding and the shape of the import that the run found."""
+        """With the vocabulary size, the padding id and the import's shape that the original run inferred."""
         if self.init and self.init == old.init:
             return replace(self, model=_adapted(self.model, old.model), head=old.head)
         size = self.model.vocabulary or old.model.vocabulary
         return replace(self, model=replace(self.model, vocabulary=size, pad_id=old.model.pad_id))
 
     def _open(self, context: TaskContext, task: "Callable[..., Opened]") -> "Opened":
-        """`task` with the texts read, the tokenizer trained or read and the texts cut into tokens, or all that
-        found."""
+        """Read the texts, train or read the tokenizer, tokenize the texts, and return a `task` of them."""
         config = self
-        # What is given is looked at before the text is read, which may take an hour.
+        # Check import and tokenizer before reading the text, which may take an hour.
         imported: Encoder | None = None
         given: Subwords | None = None
         if self.init and not context.resumed:
@@ -129,7 +128,7 @@ class SubwordLMConfig:
         elif self.tokenizer.file and not context.resumed:
             with naming_setting("tokenizer.file", self.tokenizer.file):
                 given = subword_files.read(self.tokenizer.file)
-                # A causal run puts nothing around a text: texts come with an end token between them.
+                # Causal training adds no special tokens around a text: an end token separates texts.
                 given = given.without_special_tokens() if self.model.causal else given
         if given is not None:
             config.with_tokenizer(given)
@@ -145,7 +144,7 @@ class SubwordLMConfig:
             return cache_tokens(text, subwords, self.data.cache or context.run_dir / "cache", log=context.log)
 
         measured = None if valid is None else first_sentences(tokens(valid), self.evaluate.sentences)
-        if measured is not None and self.evaluate.every:  # now, and not when the first evaluation is due
+        if measured is not None and self.evaluate.every:  # check now, not when the first evaluation is due
             with naming_setting("data.valid", "the validation text cannot be measured"):
                 evaluation_sequences(measured, subwords, config.model, config.sequences)
         origin = (ORIGIN,) if (context.run_dir / ORIGIN).is_file() else ()
@@ -157,13 +156,12 @@ class SubwordLMConfig:
             encoder = load(self.init)
             if not isinstance(encoder.processor, SubwordInputs):
                 raise InputError(f"it holds a {type(encoder.model).__name__}; a Transformer is needed")
-            # On the host: as long as the run lasts, they would take the room of a second set on a device.
+            # Kept on the host: on a device they would use memory for the whole run.
             heads = {name: head._replace(params=jax.device_get(head.params)) for name, head in encoder.heads.items()}
             return replace(encoder, params=jax.device_get(encoder.params), heads=heads), encoder.processor.subwords
 
     def with_tokenizer(self, subwords: Subwords) -> Self:
-        """With the tokenizer's vocabulary and padding; ConfigError where they or the sequences do not fit the
-        model."""
+        """With the tokenizer's vocabulary size and padding id; ConfigError if they do not fit model and sequences."""
         self.check_model()
         if self.model.vocabulary not in (0, len(subwords)):
             raise ConfigError(
@@ -172,9 +170,9 @@ class SubwordLMConfig:
                 "tokenizer.file",
             )
         if self.sequences.packing == "pairs":
-            _ = subwords.pair_layout  # raises for one that pairs are not trained with
+            _ = subwords.pair_layout  # raises if the tokenizer has no layout for pairs
         model = replace(self.model, vocabulary=len(subwords), pad_id=subwords.pad_id)
-        if self.sequences.length > model.longest:  # rotary ones too: files and processors rely on max_positions
+        if self.sequences.length > model.longest:  # also if rotary: files and processors use max_positions
             raise ConfigError(
                 "sequences.length",
                 f"is {self.sequences.length}, longer than the {model.longest} positions of the model: set "
@@ -183,10 +181,10 @@ class SubwordLMConfig:
         return replace(self, model=model)
 
     def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> str:
-        """Means over one fixed mask of the run's sequences, as aligned lines."""
-        options.refuse("protocol", "batch", "per_sentence", what=f"a Transformer, which {run_dir} holds")
+        """Metrics of a text with one fixed mask, as aligned lines."""
+        refuse_options(options, ("protocol", "batch", "per_sentence"), f"a Transformer, which {run_dir} holds")
         if self.model.causal:
-            options.refuse("pseudo_perplexity", what=f"a causal model, which {run_dir} holds")
+            refuse_options(options, ("pseudo_perplexity",), f"a causal model, which {run_dir} holds")
         assert isinstance(encoder.processor, SubwordInputs), "a Transformer's run reads subwords"
         return "\n" + reports.transformer_lm(
             encoder,
@@ -199,13 +197,13 @@ class SubwordLMConfig:
 
 
 def _adapted(wanted: Transformer, imported: Transformer) -> Transformer:
-    """The shape of an import, computed and with the dropout rates as `wanted` says."""
+    """The imported model with the fields `_KEPT` of `wanted`."""
     return replace(imported, **{name: getattr(wanted, name) for name in _KEPT})
 
 
 @dataclass(frozen=True, eq=False)
 class SubwordLMTask:
-    """What `training.task.Task` asks for, but for `loss`."""
+    """`training.task.Task` without `coefficients` and `loss`."""
 
     config: Any
     seed: int
@@ -239,7 +237,6 @@ class SubwordLMTask:
         return self.config.data.prefetch
 
     def init(self, key: jax.Array) -> Params:
-        """Parameters as the original draws them."""
         model, keys = self.model, jax.random.split(key, 1 + len(self.heads))
         head: dict[str, Any] = {}
         for (name, module), head_key in zip(self.heads.items(), keys[1:], strict=True):
@@ -256,7 +253,7 @@ class SubwordLMTask:
         return {"encoder": model.init(keys[0]), "head": head}
 
     def initial(self, params: Params) -> Params:
-        """Those of an import, with fresh heads where it has none."""
+        """The imported parameters, with fresh ones for heads that the import lacks."""
         if self.imported is None:
             return params
         heads = self.imported.heads
@@ -264,18 +261,17 @@ class SubwordLMTask:
         return {"encoder": self.imported.params, "head": head}
 
     def zero_carry(self, rows: int) -> Carry:
-        """Nothing passes from batch to batch."""
         return ()
 
     def batches(self, first: int, count: int) -> Batches:
-        """This process's rows, of the short sequences first where the length schedule has some."""
+        """Batches of this process's rows; short sequences first if the length schedule has them."""
         config = self.config.sequences
         full = self._rows(config, first, count, self.seed)
         short = config.short_phase
         if short is None:
             return full
         parts = short.batch_size // config.batch_size
-        # Seeds of their own, or the full length would read the short sequences' order and masks again.
+        # A different seed, so that order and masks of the short sequences are not repeated at full length.
         return LengthSchedule(
             self._rows(short, first * parts, count * parts, mix_seed(self.seed, 1)), config.short_steps, full
         )
@@ -292,15 +288,14 @@ class SubwordLMTask:
         )
 
     def tokens(self, arrays: Any) -> int:
-        """Real tokens, special ones included."""
+        """Real tokens, including special ones."""
         return int(np.count_nonzero(arrays.tokens.mask))
 
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
-        """Loss, perplexity of the predicted tokens, accuracy."""
         return metrics_of_means(means)
 
     def flops_per_token(self) -> float:
-        """Forward and twice as much backward; the head counts for the share of predicted positions alone."""
+        """Three times the forward pass; the head counts only for the fraction of positions that are predicted."""
         model, sequences = self.model, self.config.sequences
         share = 1.0 if model.causal else sequences.predictions_per_row / sequences.length
         head = self.config.head.flops_per_token(width=model.width, vocabulary=model.vocabulary)
@@ -308,32 +303,20 @@ class SubwordLMTask:
 
     @cached_property
     def evaluators(self) -> Sequence[Evaluator]:
-        """The measures of the validation text."""
-        return () if self.valid is None else (ValidMetrics(self),)
+        if self.valid is None:
+            return ()
+        return (FunctionEvaluator("valid", self.config.evaluate.every, self.valid_metrics),)
 
-
-@dataclass(frozen=True)
-class ValidMetrics:
-    """The training metrics of the validation text, with one fixed mask and without dropout."""
-
-    task: SubwordLMTask
-    name = "valid"
-    is_page = False
-
-    @property
-    def every(self) -> int:
-        return self.task.config.evaluate.every
-
-    def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float]:
-        task = self.task
-        assert task.valid is not None
+    def valid_metrics(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float]:
+        """The training metrics on the validation text, with one fixed mask and without dropout."""
+        assert self.valid is not None
         return masked_lm_metrics(
-            task.model,
+            self.model,
             params,
-            task.valid,
-            task.subwords,
-            task.config.sequences,
-            head=task.config.head,
+            self.valid,
+            self.subwords,
+            self.config.sequences,
+            head=self.config.head,
             devices=devices,
-            progress=Progress("evaluating", "tokens", len(task.valid.ids), log),
+            progress=Progress("evaluating", "tokens", len(self.valid.ids), log),
         )

@@ -1,4 +1,4 @@
-"""The settings of a run that no task changes: frozen dataclasses, whose field names are the command line's flags."""
+"""The settings of a run that every task has: frozen dataclasses, whose field names become flags."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -12,31 +12,30 @@ from ctx_jax.training.optimizer import Adagrad, AdamW, Lamb, Muon
 
 @dataclass(frozen=True)
 class DevicesConfig:
-    """Where the step runs. None of these changes what is computed, beyond rounding."""
+    """Where the step runs. These settings change results by rounding only."""
 
     mode: Literal["shard", "pmap", "fsdp"] = "shard"
     """`shard`: `jit(shard_map)` over all devices, with parameters and optimizer replicated. `pmap`: the same step under
     `jax.pmap`. `fsdp`: parameters, their average and the optimizer's state are sharded over the devices, for a model
-    that leaves too little memory on one. It costs traffic: in every pass of every micro-batch each layer's parameters
-    are gathered where they are used, and each layer's gradient is reduced on its own. With `model.remat` a device
-    holds one layer's parameters at a time, without it all that the forward pass has gathered. An evaluation gathers all
-    parameters."""
+    too large for one. It costs traffic: every pass of every micro-batch gathers each layer's parameters where they are
+    used and reduces each layer's gradient separately. With `model.remat` a device holds one layer's gathered parameters
+    at a time; without it, those of all layers until the backward pass. An evaluation gathers all parameters."""
 
     count: int = 0
     """How many of this machine's devices to use; 0: all of them."""
 
     micro_batches: int = 1
-    """Parts in which each device takes its rows, one after the other, to save memory."""
+    """Each device splits its rows into this many parts and processes them in sequence, to save memory."""
 
     deterministic: Annotated[bool, arg(aliases=["--deterministic"])] = False
-    """On GPUs: only operations that give the same bits every time, and the same choice of kernels when the run is
-    resumed (kept in `autotune/` of the run directory). Slower. CPUs are deterministic anyway. A program that has used
-    jax before it calls `run` is too late for this: it sets XLA_FLAGS itself, as `devices.fix_kernels` does."""
+    """On GPUs: use only operations that give the same bits every time, and the same kernels when the run is resumed
+    (recorded in `autotune/` of the run directory). Slower. CPUs are always deterministic. It has no effect in a program
+    that used jax before it calls `run`; such a program sets XLA_FLAGS itself, as `devices.fix_kernels` does."""
 
     distributed: bool = False
-    """Join the other processes of a job over many hosts (`jax.distributed`): coordinator, process count and number
-    come from Slurm, Kubernetes or the TPU's environment, or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID."""
+    """Join the other processes of a job over many hosts (`jax.distributed`). Coordinator, process count and process
+    number come from Slurm, Kubernetes or the TPU's environment, or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
+    and JAX_PROCESS_ID."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,11 @@ class CheckpointConfig:
     """When the run is saved, and how much of it is kept."""
 
     every: int = 1000
-    """Steps from one checkpoint to the next; one more at the end, where the run is told to stop, and wherever the
-    validation loss is the lowest so far."""
+    """Steps between checkpoints. The run is also saved at the end, when it is stopped, and whenever the validation loss
+    is the lowest so far."""
 
     keep: int = 3
-    """The latest checkpoints kept, beside the one with the lowest validation loss."""
+    """How many of the latest checkpoints to keep, besides the one with the lowest validation loss."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,15 @@ class LogConfig:
     """What is written during the run."""
 
     every: int = 50
-    """Steps from one line of metrics.jsonl to the next; a line holds the means over the steps since the last."""
+    """Steps between lines of metrics.jsonl; a line holds the means over the steps since the previous line."""
 
     tensorboard: bool = False
-    """Write the same numbers for TensorBoard, to `tensorboard/` of the run directory (needs the `[tensorboard]`
-    extra)."""
+    """Also write TensorBoard files to `tensorboard/` of the run directory (needs the `[tensorboard]` extra)."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run of any task. `tasks.TrainConfig` is this with the tasks of the package to choose from."""
+    """One run of any task. `tasks.TrainConfig` restricts `task` to the tasks of the package."""
 
     task: Any
     """A `TaskConfig`."""
@@ -75,17 +73,17 @@ class RunConfig:
     log: LogConfig = field(default_factory=LogConfig)
 
     run_dir: str = ""
-    """Where the run lives; the same command with the same directory resumes it. Empty: runs/<name of the config>."""
+    """The run's directory; the same command with the same directory resumes it. Empty: runs/<name of the config>."""
 
     steps: int = 1000
-    """Batches to train on, counted from the first one; a run that has done them trains nothing."""
+    """Total training steps, including those before a resume."""
 
     seed: int = 0
-    """Decides initial parameters, order of the text, dropout and sampling."""
+    """Seed of initial parameters, text order, dropout and sampling."""
 
 
 def check_config(config: RunConfig) -> None:
-    """ConfigError for settings that no run can follow."""
+    """ConfigError for settings out of range, or that the task refuses."""
     for name, value, least in (
         ("steps", config.steps, 1),
         ("devices.count", config.devices.count, 0),
@@ -102,25 +100,24 @@ def check_config(config: RunConfig) -> None:
 
 
 def check_resume(old: RunConfig, new: RunConfig, differences: list[tuple[str, object, object]]) -> None:
-    """ConfigError where a run would be resumed with other settings than it was begun with.
+    """ConfigError if settings that must stay the same differ from those the run was started with.
 
-    `differences` are (dotted field, old value, new value), as `io.configs.differences` gives them. `steps` may grow
-    where the learning rate does not depend on it.
+    `differences` are (dotted field, old value, new value), from `io.configs.differences`. `steps` may grow if the
+    learning rate does not depend on it.
     """
-    refused = []
-    for name, before, after in differences:
-        if is_free(name):
-            continue
-        if name == "steps" and new.optimizer.schedule == "constant" and new.steps > old.steps:
-            continue
-        refused.append((name.removeprefix("task."), before, after))
+    more_steps = new.optimizer.schedule == "constant" and new.steps > old.steps
+    refused = [
+        (name.removeprefix("task."), before, after)
+        for name, before, after in differences
+        if not is_free(name) and not (name == "steps" and more_steps)
+    ]
     if refused:
         listed = "\n".join(
             f"  {name}: the run has {before!r}, this command {after!r}" for name, before, after in refused
         )
         raise ConfigError(
             refused[0][0],
-            f"differs from what this run directory was begun with:\n{listed}\nRepeat the command it was begun with, or "
-            "choose another run_dir. Only devices, log, checkpoint and evaluate settings may change, and steps may "
-            "grow where the schedule is constant",
+            f"differs from the settings this run was started with:\n{listed}\nRepeat the original command, or choose "
+            "another run_dir. Only devices, log, checkpoint and evaluate settings may change, and steps may grow if "
+            "the schedule is constant",
         )

@@ -1,10 +1,9 @@
-"""The devices of a run: how its state and batches lie on them, and the compiled step in each mode.
+"""The devices of a run: how its state and batches are sharded, and the compiled step in each mode.
 
-Rows of batch and carry are sharded over the devices. Parameters and optimizer are replicated (modes shard and pmap), or
-sharded between the steps (fsdp): then each device gathers a layer's parameters where it uses them, keeps its part of
-the gradient, and the update runs where the parts lie. Outside a running step the state is *logical* in every mode: one
-array a leaf, unreplicated, as on a single device. That is what checkpoints hold, so that a run moves between modes and
-numbers of devices.
+Rows of batch and carry are sharded over the devices. Parameters and optimizer state are replicated (modes shard and
+pmap), or sharded (fsdp): then each device gathers a layer's parameters where it uses them and keeps its shard of the
+gradient, and the update runs on shards. Outside the step the state is *logical* in every mode: one array a leaf, as on
+a single device. Checkpoints hold the logical state, so a run can move between modes and numbers of devices.
 """
 
 import os
@@ -30,31 +29,31 @@ from ctx_jax.distributed.sharding import (
 )
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.training.config import DevicesConfig
-from ctx_jax.training.step import Collectives, GradientOutput, State, TrainingStep
+from ctx_jax.training.step import Collectives, GradientOutput, State, TrainingStep, identity
 from ctx_jax.typing import Params
 
 LAYOUT = State._make(SHARDED_ROWS if part == "carry" else REPLICATED for part in State._fields)
-"""Of the state in the modes shard and pmap."""
+"""How the state is sharded in the modes shard and pmap."""
 SHARDED = ("params", "average", "optimizer")
-"""What fsdp shards of it; frozen parameters too."""
+"""The parts of the state that fsdp shards, besides frozen parameters."""
 
 CompiledStep = Callable[[State, Params, Any], State]
 
 
 def kernels_folder(run_dir: Path) -> Path:
-    """Where a deterministic run keeps its choices of kernels; to be there before the first of them is compiled."""
+    """Where XLA records its choices of kernels; the folder must exist before the first program is compiled."""
     return run_dir / "autotune"
 
 
 def fix_kernels(config: DevicesConfig, run_dir: Path) -> None:
-    """Ask XLA for deterministic operations, before anything else touches jax. Does nothing unless it is asked for.
+    """If `config.deterministic`, ask XLA for deterministic operations. Call it before anything else uses jax.
 
-    XLA times several kernels and keeps the fastest, which can be another one on the next start: its choices are kept.
-    The flags stay in XLA_FLAGS of this process, also when the run is over; XLA reads them once, before its first use.
+    XLA times several kernels and takes the fastest, which may differ at the next start, so its choices are recorded.
+    The flags stay in XLA_FLAGS of this process after the run; XLA reads them once, before its first use.
     """
     if config.deterministic:
         choices = kernels_folder(run_dir).absolute()
-        quote = '"' if "'" in str(choices) else "'"  # without quotes, XLA ends a path at its first space
+        quote = '"' if "'" in str(choices) else "'"  # unquoted, XLA would cut the path at its first space
         flags = [
             "--xla_gpu_deterministic_ops=true",
             f"--xla_gpu_per_fusion_autotune_cache_dir={quote}{choices}{quote}",
@@ -64,12 +63,12 @@ def fix_kernels(config: DevicesConfig, run_dir: Path) -> None:
 
 
 class Devices:
-    """The devices of a run, and the way arrays lie on them."""
+    """The devices of a run, and how arrays are sharded over them."""
 
     def __init__(self, config: DevicesConfig, batch_size: int, available: Sequence[jax.Device] | None = None) -> None:
-        """`batch_size`: rows over all devices; `available`: devices to take in place of jax's own, such as those of a
-        machine that the step is only compiled for. ConfigError where the rows cannot be divided."""
-        # Sorted by process: the rows of a process lie on its own devices. jax's own meshes may reorder them.
+        """`batch_size`: rows over all devices; `available`: devices instead of `jax.devices()`, such as those of a
+        machine that the step is compiled for but does not run on. ConfigError if the rows do not divide."""
+        # Sorted by process, so that a process's rows are on its own devices; jax's meshes may reorder them.
         found = sorted(available or jax.devices(), key=lambda device: (device.process_index, device.id))
         count = config.count or len(found)
         if count > len(found):
@@ -97,7 +96,7 @@ class Devices:
         self.first_row = self.process_rows * jax.process_index()
 
     def _spec(self, leaf: Any) -> PartitionSpec:
-        """How an array of parameters, average or optimizer lies."""
+        """How an array of parameters, average or optimizer is sharded."""
         return fsdp_spec(leaf.shape, len(self.devices)) if self.mode == "fsdp" else REPLICATED
 
     def _sharding(self, part: str, leaf: Any) -> NamedSharding:
@@ -110,11 +109,11 @@ class Devices:
         return State(*(jax.tree.map(partial(self._sharding, name), part) for name, part in parts))
 
     def params_shardings(self, params: Params) -> Any:
-        """How parameters lie, trainable or frozen."""
+        """How parameters, trainable or frozen, are sharded."""
         return jax.tree.map(partial(self._sharding, "params"), params)
 
     def abstract(self, make: Callable[[], tuple[State, Params]]) -> tuple[State, Params]:
-        """The shapes, types and shardings of the logical state and frozen parameters that `make` would make."""
+        """The shapes, types and shardings of the logical state and frozen parameters that `make` returns."""
         state, frozen = jax.eval_shape(make)
         shardings = (self._shardings(state), self.params_shardings(frozen))
 
@@ -124,7 +123,7 @@ class Devices:
         return jax.tree.map(leaf, (state, frozen), shardings)
 
     def create(self, make: Callable[[], tuple[State, Params]]) -> tuple[State, Params]:
-        """The logical state and frozen parameters that `make` makes, computed where they will lie."""
+        """The logical state and frozen parameters that `make` returns, computed directly as shards."""
         state, frozen = jax.eval_shape(make)
         return jax.jit(make, out_shardings=(self._shardings(state), self.params_shardings(frozen)))()
 
@@ -132,14 +131,14 @@ class Devices:
         """`make`, compiled so that every device holds its result."""
         return jax.jit(make, out_shardings=NamedSharding(self.mesh, REPLICATED))
 
-    def lay(self, params: Params) -> Any:
-        """Parameters, the same in every process, laid as the state has them."""
+    def shard(self, params: Params) -> Any:
+        """Put parameters, which every process holds whole, on the devices as the state's are."""
         return jax.device_put(params, self.params_shardings(params))
 
     def local(self, params: Params) -> Any:
-        """Parameters of the state, as whole arrays of this process's first device. All processes call it together."""
+        """Parameters of the state as whole arrays on this process's first device. All processes must call it."""
         if self.mode == "fsdp":
-            params = jax.jit(_same, out_shardings=NamedSharding(self.mesh, REPLICATED))(params)
+            params = jax.jit(identity, out_shardings=NamedSharding(self.mesh, REPLICATED))(params)
         return jax.tree.map(lambda array: array.addressable_data(0), params)
 
     @property
@@ -148,15 +147,15 @@ class Devices:
         return [device for device in self.devices if device.process_index == jax.process_index()]
 
     def whole_position(self, position: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The data position of all rows, from that of this process's."""
+        """The data position of all rows, gathered from every process's own rows."""
         if self.processes == 1:
             return position
         return {name: np.asarray(v) for name, v in multihost_utils.process_allgather(position, tiled=True).items()}
 
     def compile(self, step: TrainingStep) -> CompiledStep:
-        """The step over all devices: (state as `enter` gives it, frozen parameters, batch as `put` gives it) -> state.
+        """The step over all devices: (state from `enter`, frozen parameters, batch from `put`) -> state.
 
-        The state given is donated: use the one that comes back.
+        The state passed in is donated and must not be used again.
         """
         if self.mode == "fsdp":
             return self._compile_fsdp(step)
@@ -168,13 +167,13 @@ class Devices:
         if self.mode == "pmap":
             axes = State._make(None if spec == REPLICATED else 0 for spec in LAYOUT)
             return jax.pmap(one, AXIS, in_axes=(axes, None, 0), out_axes=axes, devices=self.devices, donate_argnums=0)
-        # check_vma would turn the gradient of a replicated parameter into a reduction of its own, once a use.
+        # With check_vma jax would add one reduction per use of a replicated parameter to its gradient.
         specs = (LAYOUT, REPLICATED, SHARDED_ROWS)
         mapped = jax.shard_map(one, mesh=self.mesh, in_specs=specs, out_specs=LAYOUT, check_vma=False)
         return jax.jit(mapped, donate_argnums=0)
 
     def _compile_fsdp(self, step: TrainingStep) -> CompiledStep:
-        """Gradients within `shard_map`, the update (norms, trust ratios) outside it, by its shardings alone."""
+        """Gradients within `shard_map`; the update, whose norms are of whole arrays, outside it under `jit`."""
 
         def gradient_output(state: State, frozen: Params, batch: Any) -> GradientOutput:
             specs = jax.tree.map(self._spec, state.params)
@@ -201,7 +200,7 @@ class Devices:
         return jax.jit(one, donate_argnums=0)
 
     def put(self, arrays: Any) -> Any:
-        """This process's rows of a batch, on their way to the devices."""
+        """Send this process's rows of a batch to the devices."""
         if self.mode == "pmap":
             count = len(self.devices)
             return jax.tree.map(lambda array: array.reshape(count, -1, *array.shape[1:]), arrays)
@@ -209,27 +208,24 @@ class Devices:
         return jax.tree.map(lambda array: jax.make_array_from_process_local_data(rows, array), arrays)
 
     def enter(self, state: State) -> State:
-        """The logical state in the form the compiled step takes: under pmap, rows as [devices, rows of each, ...]."""
+        """The logical state in the form of the compiled step: under pmap, rows as [devices, rows of each, ...]."""
         return state._replace(carry=jax.tree.map(self._divide, state.carry)) if self.mode == "pmap" else state
 
     def leave(self, state: State) -> State:
-        """The logical state again."""
+        """The inverse of `enter`."""
         return state._replace(carry=jax.tree.map(self._join, state.carry)) if self.mode == "pmap" else state
 
     def _divide(self, array: jax.Array) -> jax.Array:
-        shape = (len(self.devices), array.shape[0] // len(self.devices), *array.shape[1:])
-        pieces = [shard.data[None] for shard in array.addressable_shards]
-        return jax.make_array_from_single_device_arrays(shape, NamedSharding(self.mesh, SHARDED_ROWS), pieces)
+        count = len(self.devices)
+        shape = (count, array.shape[0] // count, *array.shape[1:])
+        return self._from_shards(shape, [shard.data[None] for shard in array.addressable_shards])
 
     def _join(self, array: jax.Array) -> jax.Array:
         shape = (array.shape[0] * array.shape[1], *array.shape[2:])
-        pieces = [shard.data[0] for shard in array.addressable_shards]
-        return jax.make_array_from_single_device_arrays(shape, NamedSharding(self.mesh, SHARDED_ROWS), pieces)
+        return self._from_shards(shape, [shard.data[0] for shard in array.addressable_shards])
 
-
-def _same(tree: Any) -> Any:
-    """A function of its own, which `jit` knows again."""
-    return tree
+    def _from_shards(self, shape: tuple[int, ...], shards: list[jax.Array]) -> jax.Array:
+        return jax.make_array_from_single_device_arrays(shape, NamedSharding(self.mesh, SHARDED_ROWS), shards)
 
 
 def _psum(tree: Any) -> Any:

@@ -1,8 +1,8 @@
-"""The loop: batches through the step, and when they are due a line of metrics, evaluations, a checkpoint.
+"""The training loop: runs the step on each batch, and writes metrics, evaluates and saves when due.
 
-A step at which an evaluation is due is evaluated before it is saved, also when the run is told to stop there, and is
-saved where its validation loss is the lowest so far, checkpoint due or not: the best checkpoint is the best step that
-was ever measured. A step saved between two evaluations was not measured, and is not the best.
+An evaluation that is due comes before the save, also when the run is stopped. A step with the lowest validation loss so
+far is saved even if no checkpoint is due, so the best checkpoint is the best step that was evaluated. A step saved
+between two evaluations has no validation loss and is never the best.
 """
 
 import math
@@ -37,16 +37,16 @@ Position = dict[str, np.ndarray]
 
 
 class NonFinite(CtxJaxError, ArithmeticError):
-    """A loss or gradient that is not a number, with the step and the data position it came from."""
+    """A loss or gradient is not finite; the message names the step and the data position."""
 
 
 class Loop:
-    """One run of a task, from wherever its directory says it is to `config.steps`."""
+    """One run of a task, from its latest checkpoint to `config.steps`."""
 
     def __init__(
         self, config: RunConfig, task: Task, checkpoints: RunCheckpoints, files: Mapping[str, str] | None = None
     ) -> None:
-        """`files`: what each checkpoint keeps beside the state, see `RunCheckpoints.save`."""
+        """`files`: {name: text}, copied into each checkpoint."""
         self.config, self.task, self.checkpoints, self.files = config, task, checkpoints, dict(files or {})
         self.devices = Devices(config.devices, task.batch_size)
         self.training_step = TrainingStep(
@@ -61,21 +61,22 @@ class Loop:
         self.frozen: Params = {}
         self.best_loss = math.inf  # validation loss of a step that was saved
         self.compiled_shapes: set[tuple[tuple[int, ...], ...]] = set()  # of batches
-        # Where the data stood before each step not yet known to be finite, and after the last one.
+        # The data position before each step not yet known to be finite, and after the last step.
         self.positions: list[Position] = []
 
     def start(self) -> State:
-        """The state of the last complete checkpoint, or a new one; the data stands where that state left it."""
+        """The state of the latest complete checkpoint, with the batches at its position, or a new state."""
         self.step = broadcast(self.checkpoints.latest()) or 0
         best = self.checkpoints.best()
-        losses = self.checkpoints.metrics(best) if best is not None else None
-        self.best_loss = broadcast(_finite((losses or {}).get("loss", math.inf)))
+        metrics = self.checkpoints.metrics(best) if best is not None else None
+        loss = (metrics or {}).get("loss", math.inf)
+        self.best_loss = broadcast(loss if math.isfinite(loss) else math.inf)
         if self.step == 0:
             state, self.frozen = self.devices.create(self.training_step.initial)
             fresh = params_to_measure(state._replace(average=()), self.frozen)
             given = self.task.initial(fresh)
             if given is not fresh:
-                state, self.frozen = self.training_step.with_params(state, self.devices.lay(given))
+                state, self.frozen = self.training_step.with_params(state, self.devices.shard(given))
             if self.frozen:
                 self.checkpoints.save_frozen(self.frozen)
             return state
@@ -88,7 +89,7 @@ class Loop:
         return state
 
     def run(self, state: State, log: MetricsLog | None, display: Display) -> State | None:
-        """Train to the last step; None when asked to stop before, after saving."""
+        """Train to the last step; None if the run was stopped before that, and saved."""
         config = self.config
         state = self.devices.enter(state)
         with ExitStack() as stack:
@@ -110,14 +111,14 @@ class Loop:
         return self.devices.leave(state)
 
     def _advance(self, state: State, arrays: Any) -> State:
-        """One step. New shapes are compiled here, which is left out of the rate."""
+        """One step. The time to compile a new shape is left out of the rate."""
         shapes = tuple(array.shape for array in jax.tree.leaves(arrays))
         if shapes in self.compiled_shapes:
             return self.compiled(state, self.frozen, self.devices.put(arrays))
         if not self.compiled_shapes:
-            self.speed.restart()  # the first batch is here
+            self.speed.restart()  # leave out the wait for the first batch
         self.compiled_shapes.add(shapes)
-        jax.block_until_ready(state.step)  # the steps before do count
+        jax.block_until_ready(state.step)  # the time of earlier steps counts
         with self.speed.paused():
             return self.compiled(state, self.frozen, self.devices.put(arrays))
 
@@ -125,20 +126,16 @@ class Loop:
         return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
 
     def _evaluate_and_save(self, state: State, log: MetricsLog | None, display: Display, stopping: bool) -> None:
-        """Run the evaluators that are due, then save, where that is due; a run that is told to stop saves."""
+        """Run the evaluators that are due, then save if due, if stopping, or if the validation loss is the lowest."""
         due = [evaluator for evaluator in self.task.evaluators if self._due(evaluator.every)]
         save = self._due(self.config.checkpoint.every) or stopping
         if not (due or save):
             return
         logical = self.devices.leave(state)
-        self._check_finite(logical)  # before the pause: it waits for the steps, whose time counts as their tokens do
+        self._check_finite(logical)  # outside the pause: it waits for the steps, and their time counts
         with self.speed.paused():
             params = self.devices.local(params_to_measure(logical, self.frozen)) if due else {}
-            measured = {
-                evaluator.name: self._measure(evaluator, params, log, display)
-                for evaluator in due
-                if not evaluator.is_page
-            }
+            measured = {one.name: self._measure(one, params, log, display) for one in due if not one.is_page}
             metrics = measured.get(next((one.name for one in self.task.evaluators if not one.is_page), ""))
             if metrics is not None and metrics["loss"] < self.best_loss:
                 self.best_loss, save = metrics["loss"], True
@@ -150,7 +147,7 @@ class Loop:
                     self._show_page(evaluator, params, display)
 
     def _measure(self, evaluator: Evaluator, params: Params, log: MetricsLog | None, display: Display) -> Metrics:
-        """The first process's metrics, the same everywhere."""
+        """Evaluate on every process; the first process's metrics count for all."""
         metrics = evaluator(params, self.devices.local_devices, display.log)
         assert not isinstance(metrics, str), f"{evaluator.name} is no page"
         metrics = broadcast(metrics)
@@ -158,7 +155,7 @@ class Loop:
         return metrics
 
     def _show_page(self, evaluator: Evaluator, params: Params, display: Display) -> None:
-        """Made and shown by the first process while the others wait."""
+        """Let the first process make and show a page while the others wait."""
         on_first_process(lambda: display.log(str(evaluator(params, self.devices.local_devices, display.log))))
 
     def _log(self, state: State, log: MetricsLog | None, display: Display) -> State:
@@ -184,31 +181,24 @@ class Loop:
         display.show(self.step, split, metrics)
 
     def _check_finite(self, state: State) -> None:
-        """Stop at a loss or gradient that is not finite, before it is saved. Waits for the device."""
+        """Raise NonFinite if a loss or gradient since the last check was not finite. Waits for the device."""
         bad = int(state.totals.bad)
         if bad >= 0:
-            # One position a step, and the last one is that of the current step.
+            # One position a step; the last one is after the current step.
             before = self.step - bad + 2
-            position = self.positions[-before] if before <= len(self.positions) else None
+            shown = "0 (the start)"
+            if before <= len(self.positions):
+                position = self.positions[-before].items()
+                shown = "{" + ", ".join(f"{name}: {np.asarray(value).tolist()}" for name, value in position) + "}"
             self.checkpoints.wait()
             last = self.checkpoints.latest()
             raise NonFinite(
-                f"step {bad}: the loss or its gradient is not finite. Its batch is the one after data position "
-                f"{_shown(position)}. Nothing was saved since; the last good checkpoint is "
+                f"step {bad}: the loss or its gradient is not finite. Its batch is the one after data position {shown}"
+                ". Nothing was saved since; the last good checkpoint is "
                 f"{'none' if last is None else f'step {last}'}. Try a lower optimizer.learning_rate or a "
                 "smaller optimizer.clip_norm in a new run_dir"
             )
         self.positions = self.positions[-1:]
-
-
-def _finite(loss: float) -> float:
-    return loss if math.isfinite(loss) else math.inf
-
-
-def _shown(place: Position | None) -> str:
-    if place is None:
-        return "0 (the start)"
-    return "{" + ", ".join(f"{name}: {np.asarray(value).tolist()}" for name, value in place.items()) + "}"
 
 
 def train(
@@ -219,10 +209,9 @@ def train(
     on_start: Callable[[], None] = lambda: None,
     files: Mapping[str, str] | None = None,
 ) -> bool:
-    """Run the loop on an opened run directory; True when the last step is done, False when stopped before.
+    """Run the loop; True when the last step is done, False if stopped before. Raises NonFinite.
 
-    `on_start` is called once the state is on the devices; `files` are kept with each checkpoint. Raises NonFinite, and
-    what data and checkpoints raise.
+    `on_start` is called once the state is on the devices; `files` are copied into each checkpoint.
     """
     shown, log = is_first_process(), None
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, TensorBoard, the progress bar, and how fast it goes."""
+"""Reporting of a run: metrics.jsonl, TensorBoard, the progress bar, tokens per second."""
 
 import json
 import math
@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -22,8 +21,8 @@ from ctx_jax.ops.linear import Compute
 
 Metrics = dict[str, float]
 
-# Kind of device -> dense FLOP/s, of the vendors' data sheets: in bfloat16, and in float32 without TF32, which
-# compute="float32" does not use. A TPU has no float32 products of its own, and sheets of the B200 differ.
+# Kind of device -> dense FLOP/s from the vendors' data sheets: in bfloat16, and in float32 without TF32 (which
+# compute="float32" does not use). None: TPUs have no native float32 products, and data sheets of the B200 disagree.
 PEAKS: dict[str, tuple[float, float | None]] = {
     "B200": (2250e12, None),
     "H200": (989e12, 67e12),
@@ -44,10 +43,9 @@ PEAKS: dict[str, tuple[float, float | None]] = {
 
 
 def peak_flops(kind: str, compute: Compute) -> float | None:
-    """The dense peak in FLOP/s of a kind of device (`jax.Device.device_kind`) in a precision; None where not known.
+    """The peak FLOP/s of a kind of device (`jax.Device.device_kind`) in a precision; None if unknown, as for MIG.
 
-    Names are compared by whole words, and the longest that fits counts: "NVIDIA L40" is no L4, "TPU v5 lite" no v5.
-    Of a part of a GPU (MIG) nothing is known.
+    Whole words of the name must match, and the longest match counts: "NVIDIA L40" is no L4, "TPU v5 lite" no v5.
     """
     words = set(re.findall(r"\w+", kind))
     fitting = [name for name in PEAKS if words.issuperset(name.split())]
@@ -58,9 +56,9 @@ def peak_flops(kind: str, compute: Compute) -> float | None:
 
 
 def cut_after(path: Path, step: int) -> None:
-    """Drop the lines of a metrics.jsonl that a resumed run will write again: steps after `step`, and a torn line.
+    """Remove incomplete lines and those of steps after `step` from a metrics.jsonl: a resumed run writes them again.
 
-    The rest stays as it is, byte for byte. Replaced atomically; a missing file is left missing.
+    The other lines keep their bytes. The file is replaced atomically; a missing file stays missing.
     """
     if not path.is_file():
         return
@@ -70,7 +68,7 @@ def cut_after(path: Path, step: int) -> None:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A whole line of metrics.jsonl; None for a torn one."""
+    """A line of metrics.jsonl; None if it is incomplete."""
     try:
         found = json.loads(line)
         return found if line.endswith(b"\n") and {"step", "split"} <= found.keys() else None
@@ -79,10 +77,10 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 class MetricsLog:
-    """Writes one line of metrics.jsonl at a time, and the same to TensorBoard where it is asked for."""
+    """Writes metrics.jsonl line by line and, if asked to, TensorBoard files."""
 
     def __init__(self, run_dir: Path, step: int, *, tensorboard: bool = False) -> None:
-        """`step`: the one the run goes on from; later lines are cut. ModuleNotFoundError without tensorboardX."""
+        """`step`: the run continues after it, and later lines are removed. MissingPackageError without tensorboardX."""
         self.path = run_dir / METRICS
         cut_after(self.path, step)
         self._file = self.path.open("a", encoding="utf-8")
@@ -94,16 +92,16 @@ class MetricsLog:
                 raise MissingPackageError(
                     "log.tensorboard needs tensorboardX: pip install 'ctx-jax[tensorboard]'"
                 ) from error
-            # Its files are named by the second: without the suffix, a quick restart would write over the last one.
+            # Its files are named by the second: without the suffix, a quick restart would overwrite the previous file.
             suffix = f".from-{step}"
             self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1, filename_suffix=suffix)
 
     def write(self, step: int, split: str, metrics: Metrics) -> None:
-        """One object: step, split, then the metrics; null for one that is not finite, as JSON has no word for it."""
-        said = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        """Write one object: step, split, then the metrics, with null for values that are not finite."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         with naming_full_disk(self.path):
-            self._file.write(json.dumps({"step": step, "split": split, **said}, allow_nan=False) + "\n")
-            self._file.flush()  # what the kernel has outlives a killed process
+            self._file.write(json.dumps({"step": step, "split": split, **finite}, allow_nan=False) + "\n")
+            self._file.flush()  # so that the line survives if the process is killed
         if self._board is not None:
             for name, value in metrics.items():
                 self._board.add_scalar(f"{split}/{name}", value, step)
@@ -111,23 +109,21 @@ class MetricsLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(OSError) if error is not None else nullcontext():  # it would fail on the same line again
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        with suppress(OSError) if error is not None else nullcontext():  # closing would fail on the same line again
             self._file.close()
         if self._board is not None:
             self._board.close()
 
 
 class Speed:
-    """Tokens a second between two lines, the time of evaluations and checkpoints left out."""
+    """Tokens per second between two lines, without the time of evaluations and checkpoints."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new interval."""
+        """Start a new interval."""
         self._since, self._tokens = time.perf_counter(), 0
 
     def count(self, tokens: int) -> None:
@@ -144,22 +140,26 @@ class Speed:
             self._since += time.perf_counter() - before
 
     def rate(self) -> float:
-        """Tokens a second since the last `restart`."""
+        """Tokens per second since the last `restart`."""
         return self._tokens / max(time.perf_counter() - self._since, 1e-9)
 
 
 def print_line(text: str) -> None:
-    """Print a line. Where that fails (a pipe that nobody reads any more, a full disk), the run goes on in silence."""
+    """Print a line. If that fails (a closed pipe, a full disk), later output is discarded and the run continues."""
     try:
         print(text, flush=True)
     except OSError:
-        # What is buffered would fail again, with a message and a status of its own, when the interpreter ends.
-        with suppress(OSError), Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        discard_stdout()
+
+
+def discard_stdout() -> None:
+    """Send standard output to the null device: else flushing its buffer fails again when the interpreter exits."""
+    with suppress(OSError), Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 class Display:
-    """A bar with rate, loss and time left on a terminal; plain lines elsewhere; nothing on the other hosts."""
+    """A progress bar on a terminal, plain lines elsewhere, nothing if not `shown`."""
 
     def __init__(self, steps: int, step: int, *, shown: bool = True) -> None:
         self._steps, self._shown = steps, shown
@@ -180,7 +180,7 @@ class Display:
         self._began, self._first = time.perf_counter(), step
 
     def log(self, text: str) -> None:
-        """A line of its own."""
+        """Show a line."""
         if self._bar is not None:
             with suppress(OSError):
                 self._bar.console.print(text, markup=False, highlight=False)
@@ -188,12 +188,12 @@ class Display:
             print_line(text)
 
     def advance(self, step: int) -> None:
-        """Show that a step is done."""
+        """Show that step `step` is done."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
     def show(self, step: int, split: str, metrics: Metrics) -> None:
-        """Show what was just written to metrics.jsonl."""
+        """Show metrics that were written to metrics.jsonl."""
         numbers = f"loss {metrics['loss']:.4f}"
         if "perplexity" in metrics:
             numbers += f"  perplexity {metrics['perplexity']:,.2f}"
@@ -211,8 +211,6 @@ class Display:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.stop()

@@ -1,7 +1,7 @@
-"""Optimizers: one frozen config each, and the optax chain it stands for.
+"""Optimizers: a frozen config each, and the optax chain made from it.
 
-Every layer has arrays of its own, scanned or not, so that what acts on a whole array or by its name (weight decay,
-trust ratios, Muon, rates by depth) acts on each layer.
+Every layer has its own arrays, whether layers are scanned or not, so that whatever acts on a whole array or by its name
+(weight decay, trust ratios, Muon, learning rates by depth) acts on each layer separately.
 """
 
 import math
@@ -26,123 +26,111 @@ Schedule = Literal["constant", "linear", "cosine", "trapezoid"]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """What every optimizer has: a learning rate and its schedule, clipping, an average of the parameters."""
+    """Settings of every optimizer."""
 
     learning_rate: float = 1e-3
     """The peak learning rate of the run."""
 
     schedule: Schedule = "constant"
-    """After the warm-up: `constant`; `linear` or `cosine`, down to `final` times the learning rate where the run ends
-    (the step after the last would have it); `trapezoid`, constant and then down in a straight line over the last
-    `cooldown` of the run."""
+    """After the warm-up: `constant`; `linear` or `cosine` decay to `final` times the learning rate, reached one step
+    after the last; `trapezoid`: constant, then linear decay over the last `cooldown` of the run."""
 
     warmup: int = 0
-    """Steps in which the learning rate rises from zero, in a straight line."""
+    """Steps of linear warm-up from zero."""
 
     final: float = 0.0
-    """The learning rate at the end of the schedule, as a share of the peak."""
+    """The learning rate at the end of the schedule, as a fraction of the peak."""
 
     cooldown: float = 0.2
-    """`trapezoid`: the share of all steps in which the learning rate falls."""
+    """`trapezoid`: the fraction of all steps in which the learning rate decays."""
 
     clip_norm: float = 0.0
-    """The gradient's global norm is scaled down to this; 0: no clipping."""
+    """Maximum global norm of the gradient; 0: no clipping."""
 
     loss_scale: float = 1.0
-    """What the loss is multiplied with before its gradient is taken; reported losses are not."""
+    """Factor of the loss when its gradient is taken; reported losses are not scaled."""
 
     layer_decay: float = 1.0
-    """Each layer learns at this share of the rate of the one above it, the embeddings at the least. 1: all alike."""
+    """Each layer's learning rate is that of the layer above times this; embeddings come lowest. 1: all equal."""
 
     average: float = 0.0
-    """Decay of an exponential moving average of the parameters, 0.999 or so, less in the first steps; evaluation,
-    `load` and `export` use it. 0: none."""
+    """Decay of an exponential moving average of the parameters, about 0.999 (lower in the first steps); evaluation,
+    `load` and `export` use the average. 0: none."""
 
     groups: Fixed[tuple[ParameterGroup, ...]] = ()
-    """Parameters by patterns of their names, each with its learning-rate factor, weight decay or frozen; the first that
-    meets a name counts, then `parameter_groups.DEFAULT_GROUPS`. Set in a configuration file."""
+    """Learning-rate factor, weight decay or freezing of parameters by patterns of their names. The first group that
+    matches a name counts, then `parameter_groups.DEFAULT_GROUPS`. Set in a configuration file."""
 
     def __post_init__(self) -> None:
         _check(self)
 
 
 @dataclass(frozen=True)
-class AdamW(OptimizerConfig):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), with warm-up and cosine."""
+class _AdamConfig(OptimizerConfig):
+    """What the optimizers with Adam's moments have."""
 
-    schedule: Schedule = "cosine"
     warmup: int = 100
     clip_norm: float = 1.0
     beta1: float = 0.9
-    """How much of the gradient's moving mean each step keeps."""
+    """Decay of the moving mean of the gradient."""
     beta2: float = 0.999
-    """How much of the moving mean of the gradient's squares each step keeps."""
+    """Decay of the moving mean of the squared gradient."""
     epsilon: float = 1e-8
-    """What is added to the root of those squares, by which the mean is divided."""
+    """Added to the divisor of an update, so that it is never zero."""
     weight_decay: float = 0.01
-    """Acts on arrays of two or more axes; biases, norms and other vectors are left alone."""
+    """Acts on arrays of two or more axes, not on biases, norms and other vectors."""
 
 
 @dataclass(frozen=True)
-class Lamb(OptimizerConfig):
-    """LAMB (You et al. 2020): Adam whose step on an array is as long as the array, for very large batches."""
+class AdamW(_AdamConfig):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    schedule: Schedule = "cosine"
+
+
+@dataclass(frozen=True)
+class Lamb(_AdamConfig):
+    """LAMB (You et al. 2020), for very large batches: Adam whose update of each array is scaled to the array's norm."""
 
     learning_rate: float = 2e-3
     schedule: Schedule = "linear"
-    warmup: int = 100
-    clip_norm: float = 1.0
-    beta1: float = 0.9
-    """How much of the gradient's moving mean each step keeps."""
-    beta2: float = 0.999
-    """How much of the moving mean of the gradient's squares each step keeps."""
     epsilon: float = 1e-6
-    """What is added to the root of those squares, by which the mean is divided."""
-    weight_decay: float = 0.01
-    """Acts on arrays of two or more axes; biases, norms and other vectors are left alone."""
 
 
 @dataclass(frozen=True)
-class Muon(OptimizerConfig):
-    """Muon (Jordan 2024) on the layers' matrices: momentum made orthogonal; AdamW on all else.
+class Muon(_AdamConfig):
+    """Muon (Jordan 2024) on the layers' matrices: orthogonalised momentum; AdamW on all other parameters.
 
-    The momentum is optax's: Nesterov's with Adam's correction of the first steps, which Jordan's own code has not.
-    Steps are scaled to the size of AdamW's (Liu et al. 2025, 0.2 sqrt(max(inputs, outputs))), so that one learning rate
-    and one weight decay serve both.
+    optax's momentum is Nesterov's with Adam's bias correction, which Jordan's own code lacks. Updates are scaled to the
+    size of AdamW's (Liu et al. 2025, 0.2 sqrt(max(inputs, outputs))), so that both use one learning rate and one weight
+    decay.
     """
 
     schedule: Schedule = "trapezoid"
-    warmup: int = 100
-    clip_norm: float = 1.0
     momentum: float = 0.95
-    """How much of the matrices' moving gradient each step keeps."""
-    beta1: float = 0.9
-    """How much of the gradient's moving mean each step keeps."""
+    """Decay of the moving mean of a matrix's gradient."""
     beta2: float = 0.95
-    """How much of the moving mean of the gradient's squares each step keeps."""
-    epsilon: float = 1e-8
-    """What is added to divisors, so that none is zero."""
     weight_decay: float = 0.1
-    """Acts on arrays of two or more axes; biases, norms and other vectors are left alone."""
 
 
 @dataclass(frozen=True)
 class Adagrad(OptimizerConfig):
-    """Adagrad (Duchi et al. 2011) as TensorFlow 1 has it: no epsilon beside the accumulator.
+    """Adagrad (Duchi et al. 2011) as in TensorFlow 1: no epsilon besides the accumulator.
 
-    The biLM's published recipe is learning rate 0.2, accumulator 1.0, clip norm 10 and the loss times the unrolled
-    steps (`loss_scale=20`).
+    The published biLM used learning rate 0.2, accumulator 1.0, clip norm 10, and multiplied the loss by the number of
+    unrolled steps (`loss_scale=20`).
     """
 
     learning_rate: float = 0.2
     clip_norm: float = 10.0
     accumulator: float = 1.0
-    """The sum of squares each parameter begins with."""
+    """Initial sum of squares of each parameter."""
 
 
 _FROM_ZERO = ("learning_rate", "warmup", "final", "clip_norm", "weight_decay", "accumulator")
 _ABOVE_ZERO = ("loss_scale", "epsilon")
 _SHARES = ("layer_decay", "average", "cooldown")
-_MEMORIES = ("beta1", "beta2", "momentum")  # 1: nothing new ever enters, and Adam's correction divides by zero
+_MEMORIES = ("beta1", "beta2", "momentum")  # at 1 Adam's bias correction would divide by zero
 
 
 def _check(config: OptimizerConfig) -> None:
@@ -176,7 +164,7 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
             after_warmup = optax.linear_schedule(peak, peak * config.final, falling, transition_begin=rest - falling)
     if config.warmup == 0:
         return after_warmup
-    # From peak / warmup, not from zero: the first step is to do something.
+    # From peak / warmup, not from zero, so that the first step changes the parameters.
     rise = optax.linear_schedule(peak / config.warmup, peak, max(config.warmup - 1, 1))
     return optax.join_schedules([rise, after_warmup], [config.warmup])
 
@@ -184,7 +172,7 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
 def optimizer(config: OptimizerConfig, steps: int, *, model: Model | None = None) -> optax.GradientTransformation:
     """The optax chain of a config: clipping first, then the optimizer with its schedule, then the rate factors.
 
-    `model` counts the layers, for `layer_decay` and Muon. The chain is for trainable parameters alone; see
+    `layer_decay` and Muon need the layers of `model`. The chain is for trainable parameters only, see
     `parameter_groups.split_frozen`.
     """
     rate = learning_rate_schedule(config, steps)
@@ -205,8 +193,7 @@ def optimizer(config: OptimizerConfig, steps: int, *, model: Model | None = None
             core = _muon(config, rate, mask, model)
         case _:
             raise InputTypeError(f"no optimizer for {type(config).__name__}: give AdamW, Lamb, Muon or Adagrad")
-    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    parts.append(core)
+    parts = [optax.clip_by_global_norm(config.clip_norm), core] if config.clip_norm else [core]
     if config.layer_decay != 1.0 or any(group.learning_rate_factor != 1.0 for group in config.groups):
         parts.append(optax.stateless(lambda updates, _: _scaled(updates, config, model)))
     return optax.chain(*parts) if len(parts) > 1 else core
@@ -225,7 +212,7 @@ def _muon(
         weight_decay_mask=mask,
         consistent_rms=0.2,
     )
-    # contrib.muon's own AdamW for the rest has no mask for its weight decay.
+    # The AdamW built into contrib.muon has no mask for its weight decay.
     rest = optax.adamw(rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=mask)
 
     def labels(params: Params) -> Any:
@@ -244,8 +231,8 @@ def apply_gradients(
 ) -> tuple[Params, optax.OptState]:
     """One update: (new params, new state).
 
-    optax's Adam family mixes Python-made float32 and weak types in a way that strict promotion refuses, so its calls
-    run under the standard one, here and nowhere else.
+    optax's Adam mixes float32 and weak types in a way that strict promotion refuses, so the call runs under standard
+    promotion.
     """
     with jax.numpy_dtype_promotion("standard"):
         updates, state = chain.update(gradients, state, params)
@@ -255,7 +242,7 @@ def apply_gradients(
 def averaged(config: OptimizerConfig, average: Params, params: Params, step: jax.Array) -> Params:
     """The moving average after step `step` (0 for the first): decay * average + (1 - decay) * params.
 
-    The decay rises as (1 + step) / (10 + step) up to `config.average`, so that the first parameters are soon forgotten.
+    The decay rises as (1 + step) / (10 + step) up to `config.average`, so that the initial parameters soon lose weight.
     """
     count = step.astype(jnp.float32)
     decay = jnp.minimum(config.average, (1.0 + count) / (10.0 + count))

@@ -1,7 +1,7 @@
-"""Which parameters learn, at what rate, and with weight decay: groups by the names of the parameters.
+"""Learning-rate factors, weight decay and freezing, set for groups of parameters by patterns of their names.
 
-A parameter's name is its path in the tree, "encoder/layer_0/query/kernel". The first group whose pattern is found in
-the name decides; a name that no pattern meets is an error.
+A parameter's name is its path in the tree, such as "encoder/layer_0/query/kernel". The first group whose pattern is
+found in the name applies; a name that no pattern matches is an error.
 """
 
 import re
@@ -18,23 +18,23 @@ from ctx_jax.typing import Params
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """What the parameters that a pattern meets have in common."""
+    """Settings of the parameters whose names match a pattern."""
 
     pattern: str
-    """Regular expression, searched for in the parameter's name."""
+    """Regular expression, searched for in the name."""
     learning_rate_factor: float = 1.0
-    """Their learning rate is the optimizer's times this."""
+    """Multiplies the optimizer's learning rate."""
     weight_decay: bool = True
     """Whether the optimizer's weight decay acts on them."""
     frozen: bool = False
-    """They do not change: no gradient, no optimizer state, saved once and not at every checkpoint."""
+    """Never updated: no gradient, no optimizer state, saved once instead of in every checkpoint."""
 
     def __post_init__(self) -> None:
         try:
             re.compile(self.pattern)
         except re.error as error:
             raise ConfigError(
-                "optimizer.groups", f"has the pattern {self.pattern!r}, no regular expression: {error}"
+                "optimizer.groups", f"has the pattern {self.pattern!r}, which is no regular expression: {error}"
             ) from error
         if not 0 <= self.learning_rate_factor < float("inf"):
             raise ConfigError(
@@ -47,8 +47,8 @@ DEFAULT_GROUPS = (
     ParameterGroup(r"(^|/)mix/(weights|gamma)$", weight_decay=False),
     ParameterGroup(r"(^|/)((\w+_)?kernel|projection|embedding|tokens|positions|types|matrix)$"),
 )
-"""The names that every family and head of the package uses: matrices and tables decay, biases, norms and mixes do
-not."""
+"""For the names that the package's families and heads use: weight decay on matrices and tables, none on biases, norms
+and mixes."""
 
 
 def named(params: Params) -> dict[str, Any]:
@@ -66,18 +66,18 @@ def map_named(function: Callable[[str, Any], Any], params: Params) -> Any:
 
 
 def group_of(name: str, groups: Sequence[ParameterGroup]) -> ParameterGroup:
-    """The first of `groups`, then of `DEFAULT_GROUPS`, that meets the name; ConfigError where none does."""
+    """The first of `groups`, then of `DEFAULT_GROUPS`, that matches the name; ConfigError if none does."""
     for group in (*groups, *DEFAULT_GROUPS):
         if re.search(group.pattern, name):
             return group
     raise ConfigError(
         "optimizer.groups",
-        f"has no pattern that meets the parameter {name!r}: add a ParameterGroup that says how it learns",
+        f"has no pattern that matches the parameter {name!r}: add a ParameterGroup for it",
     )
 
 
 def split_frozen(params: Params, groups: Sequence[ParameterGroup]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(trainable, frozen) parameters; `checkpoints.frozen.merge_params` joins them again."""
+    """(trainable, frozen) parameters; `checkpoints.frozen.merge_params` is the inverse."""
     frozen = map_named(lambda name, _: group_of(name, groups).frozen, params)
     return _kept(params, frozen, False), _kept(params, frozen, True)
 
@@ -99,17 +99,17 @@ def decayed(params: Params, groups: Sequence[ParameterGroup] = ()) -> Any:
 
 
 def depth_of(name: str, model: Model) -> int:
-    """The depth of a run's parameter: the model's own count, heads at the top."""
-    room, _, inner = name.partition("/")
-    if room == "head":
+    """The depth of a run's parameter: `model.depth_of` in the encoder, `model.num_layers` in a head."""
+    part, _, inner = name.partition("/")
+    if part == "head":
         return model.num_layers
-    if room != "encoder":
+    if part != "encoder":
         raise InputError(f"a run's parameters are under 'encoder' and 'head', got {name!r}")
     return model.depth_of(inner)
 
 
 def rate_factors(params: Params, groups: Sequence[ParameterGroup], layer_decay: float, model: Model | None) -> Any:
-    """The factor on each parameter's learning rate, a float: its group's times layer_decay ** (layers above it).
+    """The factor of each parameter's learning rate: its group's times layer_decay ** (layers above it).
 
     embeddings              layer_decay ** num_layers
     layer i = 1, 2, ...     layer_decay ** (num_layers - i)
@@ -121,7 +121,7 @@ def rate_factors(params: Params, groups: Sequence[ParameterGroup], layer_decay: 
         if layer_decay == 1.0:
             return own
         if model is None:
-            raise ConfigError("optimizer.layer_decay", "needs the model, whose layers it counts: give model=")
+            raise ConfigError("optimizer.layer_decay", "needs the number of layers: give model=")
         return own * float(layer_decay ** (model.num_layers - depth_of(name, model)))
 
     return map_named(factor, params)

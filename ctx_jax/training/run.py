@@ -1,4 +1,4 @@
-"""One call from a configuration to a trained run directory: opened, compared with what it holds, trained on."""
+"""`run(config)`: open the run directory, compare the settings with those of an earlier start, and train."""
 
 import errno
 import fcntl
@@ -23,19 +23,18 @@ from ctx_jax.training.loop import train
 from ctx_jax.training.metrics import print_line
 from ctx_jax.training.task import Log, Task, TaskContext
 
-_MORE = "For more steps set steps, for another run run_dir"
-
 
 def run(config: RunConfig) -> bool:
-    """Train `config` in `config.run_dir`, from where the last complete checkpoint left it, to `config.steps`.
+    """Train `config` in `config.run_dir` from its latest complete checkpoint, if any, to `config.steps`.
 
-    True when the last step is done (also where it was done before), False when SIGTERM or Ctrl-C stopped it, saved.
-    A run that was stopped before its first checkpoint begins anew.
+    True when the last step is done (also if it was done before), False if SIGTERM or Ctrl-C stopped the run, which is
+    saved. A run that was stopped before its first checkpoint starts again.
 
-    Raises ConfigError for settings that do not fit each other, the machine or the run begun in the directory,
-    RunError while another process trains there or when another process of the job has stopped, OSError for a
-    directory or disk that cannot be written to or that the job's processes do not share, `loop.NonFinite` for a
-    diverged run, and what data and checkpoints raise.
+    Raises:
+      ConfigError: settings that do not fit each other, the machine or the run in the directory.
+      RunError: another process trains in the directory, or another process of the job has stopped.
+      OSError: a directory or disk that cannot be written to, or that the job's processes do not share.
+      loop.NonFinite: a diverged run.
     """
     if not config.run_dir:
         raise ConfigError("run_dir", "is needed: name a directory for the run")
@@ -45,12 +44,12 @@ def run(config: RunConfig) -> bool:
     fix_kernels(config.devices, run_dir)
     if config.devices.distributed:
         processes.join()
-    log: Log = print_line if is_first_process() else _quiet
+    log: Log = print_line if is_first_process() else _ignore
     with ExitStack() as stack:
         stack.enter_context(_advising_full_disk())
         with stop_together():
             processes.check_same(config)
-            check_config(config)  # a process that refused its settings before it joined would leave the others waiting
+            check_config(config)  # after joining: a process that stopped before would leave the others waiting
             stack.enter_context(_locked(run_dir))
             processes.check_disk(run_dir)
             if config.devices.deterministic:
@@ -73,9 +72,9 @@ def run(config: RunConfig) -> bool:
 def _open(
     config: RunConfig, run_dir: Path, checkpoints: RunCheckpoints, log: Log
 ) -> tuple[RunConfig, Task, dict[str, str]] | None:
-    """The completed config, the task, and the files that each checkpoint keeps; None where all steps are done."""
+    """The completed config, the task, and the files that each checkpoint keeps; None if all steps are done."""
     latest = processes.broadcast(checkpoints.latest())
-    # Read also where nothing was trained yet: somebody else's config.json is not written over.
+    # Read even without a checkpoint, so that another program's config.json is refused and not overwritten.
     if latest is not None or (run_dir / CONFIG).is_file():
         old = configs.read(run_files.existing(run_dir, CONFIG), type(config))
     if latest is not None:
@@ -83,7 +82,10 @@ def _open(
             config = replace(config, task=config.task.merged(old.task))
         check_resume(old, config, configs.differences(old, config))
         if latest >= config.steps:
-            log(f"resumed from step {latest}\nnothing to train: all {config.steps} steps are done. {_MORE}")
+            log(
+                f"resumed from step {latest}\nnothing to train: all {config.steps} steps are done. "
+                "For more steps set steps, for another run run_dir"
+            )
             return None
     context = TaskContext(run_dir, config.seed, config.steps, latest is not None, log)
     task = processes.first_process_first(lambda: config.task.open(context))
@@ -96,11 +98,12 @@ def _open(
 
 @contextmanager
 def _advising_full_disk() -> Iterator[None]:
+    """Errors of a full disk say which setting names another one."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if full and error.filename not in (None, tempfile.gettempdir()):  # for which TMPDIR is named already
+        if full and error.filename not in (None, tempfile.gettempdir()):  # its error names TMPDIR already
             where = f"{error.strerror}, or set another run_dir (for the text alone, data.cache)"
             raise OSError(error.errno, where, error.filename) from error
         raise
@@ -108,10 +111,10 @@ def _advising_full_disk() -> Iterator[None]:
 
 @contextmanager
 def _locked(run_dir: Path) -> Iterator[None]:
-    """RunError while another process trains in the directory: each would remove what the other has not finished."""
+    """Lock the directory; RunError while another process trains there, as each would remove the other's files."""
     with ExitStack() as stack:
 
-        def lock() -> None:  # by the first process, for the whole job
+        def lock() -> None:
             try:
                 run_dir.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(run_dir / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
@@ -124,9 +127,9 @@ def _locked(run_dir: Path) -> Iterator[None]:
                 reason = f"{run_dir} cannot be written to or locked ({error.strerror})"
                 raise DiskError(f"a run needs a directory of its own, and {reason}: set another run_dir") from None
 
-        on_first_process(lock)
+        on_first_process(lock)  # for the whole job
         yield
 
 
-def _quiet(text: str) -> None:
-    """The other processes print nothing."""
+def _ignore(line: str) -> None:
+    """The log of all processes but the first."""

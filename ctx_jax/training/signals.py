@@ -1,9 +1,9 @@
-"""SIGTERM and Ctrl-C as a question the loop can ask between two steps."""
+"""Record SIGTERM and Ctrl-C, so that the loop can stop and save between two steps."""
 
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 import jax
@@ -12,10 +12,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequests:
-    """While entered, the first SIGTERM or Ctrl-C only sets `asked`; a second one acts as it would without us.
+    """Context in which the first SIGTERM or Ctrl-C only sets `asked`; a second one has its usual effect.
 
-    In a job of several processes jax has to see SIGTERM itself (`devices.stop_agreed`): the first Ctrl-C is handed on
-    as one, and `asked` stays False. Does nothing outside the main thread, where Python allows no handlers.
+    In a job of several processes jax's own handler must receive SIGTERM (`distributed.processes.stop_requested`), so
+    the first Ctrl-C is sent on as a SIGTERM and `asked` stays False. Does nothing outside the main thread, where Python
+    allows no handlers.
     """
 
     def __init__(self) -> None:
@@ -27,10 +28,10 @@ class StopRequests:
             if jax.process_count() == 1:
                 self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
             else:
-                self._before = {signal.SIGINT: signal.signal(signal.SIGINT, self._hand_on)}
+                self._before = {signal.SIGINT: signal.signal(signal.SIGINT, self._send_sigterm)}
         return self
 
-    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+    def _send_sigterm(self, number: int, frame: FrameType | None) -> None:
         self._restore()
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -43,7 +44,5 @@ class StopRequests:
             signal.signal(number, handler)
         self._before = {}
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._restore()

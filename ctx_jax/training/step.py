@@ -1,6 +1,6 @@
-"""The training step: one body, free of collectives, for any objective, device mode and number of micro-batches.
+"""The training step: one function for any objective, device mode and number of micro-batches.
 
-Letters: B rows of a device's part of the batch, M micro-batches.
+Its only collectives are the functions of `Collectives`. Letters: B rows of a batch on one device, M micro-batches.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from ctx_jax.typing import Carry, Params, Terms
 Arrays = dict[str, jax.Array]
 
 INIT = 2**32 - 1
-"""What the seed is folded with for the initial parameters: a number no step reaches."""
+"""Folded into the seed for the initial parameters; larger than any step number."""
 
 
 class Totals(NamedTuple):
-    """What a line of metrics.jsonl is made of: sums since the line before, kept on the device so that no step waits."""
+    """Sums since the last line of metrics.jsonl, kept on the device so that no step waits for them."""
 
     terms: Terms
     gradient_norm: jax.Array  # of the last step, before clipping
@@ -33,7 +33,7 @@ class Totals(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that a step writes; a checkpoint holds exactly this, unreplicated. Frozen parameters are apart from it."""
+    """All that a step updates, and what a checkpoint holds. Frozen parameters are kept separately."""
 
     step: jax.Array  # int32, steps done
     params: Params  # the trainable ones
@@ -44,31 +44,32 @@ class State(NamedTuple):
 
 
 class GradientOutput(NamedTuple):
-    """Gradients, loss sums and weights over all devices, and the new carry of the rows given."""
+    """Gradients, loss sums and weights over all devices, and the new carry of this device's rows."""
 
-    gradients: Any  # of what is minimised, a tree like the trainable parameters
-    sums: Arrays  # of each term
-    weights: Arrays  # of each term
+    gradients: Any  # a tree like the trainable parameters
+    sums: Arrays  # {term: sum}
+    weights: Arrays  # {term: weight}
     carry: Carry
 
 
-def _identity(tree: Any) -> Any:
+def identity(tree: Any) -> Any:
+    """The same tree. A named function, so that `jit` finds what it compiled before."""
     return tree
 
 
 class Collectives(NamedTuple):
-    """What joins the devices of a step; the defaults are those of a single device."""
+    """What the step calls to communicate between devices; the defaults are for a single device."""
 
-    psum: Callable[[Any], Any] = _identity
+    psum: Callable[[Any], Any] = identity
     """The sum of a tree over the devices."""
     view: Callable[[Params, Params], Params] = merge_params
-    """(trainable, frozen) parameters, as a device holds them, to what the model reads."""
+    """(trainable, frozen) parameters as stored on a device -> the parameters that the model reads."""
     sum_gradients: Callable[[Any], Any] | None = None
-    """The sum over the devices of a gradient with respect to what a device holds; None: `psum`."""
+    """The sum over the devices of a gradient with respect to a device's shards; None: `psum`."""
 
 
 def params_to_measure(state: State, frozen: Params) -> Params:
-    """The parameters that evaluators see: the average where there is one, and the frozen ones."""
+    """The parameters that evaluators get: the average if there is one, else the current ones, and the frozen ones."""
     return merge_params(state.average or state.params, frozen)
 
 
@@ -76,13 +77,13 @@ class TrainingStep:
     """The step of a task under an optimizer: gradients of a device's rows, then the update."""
 
     def __init__(self, task: Task, config: OptimizerConfig, steps: int, seed: int, micro_batches: int = 1) -> None:
-        """`steps`: of the whole run, by which the learning rate goes."""
+        """`steps`: of the whole run, which the learning rate schedule depends on."""
         self.task, self.steps, self.seed, self.micro_batches = task, steps, seed, micro_batches
         self.config = replace(config, groups=(*config.groups, *task.groups))
         self.chain = optimizer(self.config, steps, model=task.model)
 
     def zero_totals(self) -> Totals:
-        """Of no steps."""
+        """The totals of no steps."""
         return Totals(
             {name: (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)) for name in self.task.coefficients},
             gradient_norm=jnp.zeros((), jnp.float32),
@@ -105,9 +106,9 @@ class TrainingStep:
         return state, frozen
 
     def with_params(self, state: State, params: Params) -> tuple[State, Params]:
-        """A first state and frozen parameters with the values of `params`."""
+        """An initial state and frozen parameters with the values of `params`."""
         params, frozen = split_frozen(params, self.config.groups)
-        # A copy: the step donates its state, and no buffer can be given away twice.
+        # A copy: the step donates its state, and a buffer can be donated only once.
         average = jax.tree.map(jnp.copy, params) if state.average else ()
         return state._replace(params=params, average=average), frozen
 
@@ -118,19 +119,19 @@ class TrainingStep:
     def gradient_output(
         self, params: Params, frozen: Params, batch: Any, carry: Carry, key: jax.Array, collectives: Collectives
     ) -> GradientOutput:
-        """Of this device's rows; `params` and `frozen` as it holds them."""
-        objective, coefficients = self.task, self.task.coefficients
-        # Only the weights of this loss are used; XLA drops the rest of its work.
-        terms, _ = objective.loss(collectives.view(params, frozen), batch, carry, key)
+        """Gradients and sums of this device's rows; `params` and `frozen` as stored on the device."""
+        coefficients = self.task.coefficients
+        # Only the weights of this first loss are used; XLA removes the rest of the computation.
+        terms, _ = self.task.loss(collectives.view(params, frozen), batch, carry, key)
         weights = collectives.psum({name: terms[name][1] for name in coefficients})
         scales = {
-            # A term without a single target is 0, not 0 / 0.
+            # A term without targets counts as 0, not 0 / 0.
             name: self.config.loss_scale * factor / jnp.where(weights[name] > 0, weights[name], 1.0)
             for name, factor in coefficients.items()
         }
 
         def scaled(params: Params, batch: Any, carry: Carry) -> tuple[jax.Array, tuple[Arrays, Carry]]:
-            terms, carry = objective.loss(collectives.view(params, frozen), batch, carry, key)
+            terms, carry = self.task.loss(collectives.view(params, frozen), batch, carry, key)
             total = sum((scales[name] * terms[name][0] for name in scales), start=jnp.zeros((), jnp.float32))
             return total, ({name: terms[name][0] for name in scales}, carry)
 
@@ -159,7 +160,7 @@ class TrainingStep:
         return State(state.step + 1, params, average, moments, output.carry, Totals(terms, norm, bad))
 
     def __call__(self, state: State, frozen: Params, batch: Any, collectives: Collectives = Collectives()) -> State:  # noqa: B008
-        """One step over the rows given."""
+        """One step over this device's rows."""
         output = self.gradient_output(state.params, frozen, batch, state.carry, self.key(state), collectives)
         return self.update(state, output)
 
@@ -167,7 +168,7 @@ class TrainingStep:
 def _accumulated(
     gradient: Callable[..., Any], params: Params, batch: Any, carry: Carry, terms: list[str], micro_batches: int
 ) -> tuple[Any, Arrays, Carry]:
-    """(gradient, {term: sum}, new carry) of B rows, taken in M micro-batches whose gradients add up."""
+    """(gradient, {term: sum}, new carry) of B rows, summed over M micro-batches."""
     if micro_batches == 1:
         gradients, (sums, carry) = gradient(params, batch, carry)
         return gradients, sums, carry
@@ -176,15 +177,15 @@ def _accumulated(
         if array.shape[0] % micro_batches:
             raise ConfigError(
                 "devices.micro_batches",
-                f"is {micro_batches}, into which the {array.shape[0]} rows of a device do not divide: set batch_size "
-                "to a multiple of devices x micro_batches",
+                f"is {micro_batches}, which does not divide the {array.shape[0]} rows of a device: set batch_size to a "
+                "multiple of devices x micro_batches",
             )
         return array.reshape(micro_batches, array.shape[0] // micro_batches, *array.shape[1:])  # [M, B / M, ...]
 
-    def one(so_far: tuple[Any, Arrays], part: tuple[Any, Carry]) -> tuple[tuple[Any, Arrays], Carry]:
+    def add(totals: tuple[Any, Arrays], part: tuple[Any, Carry]) -> tuple[tuple[Any, Arrays], Carry]:
         gradients, (sums, carry) = gradient(params, *part)
-        return jax.tree.map(jnp.add, so_far, (gradients, sums)), carry
+        return jax.tree.map(jnp.add, totals, (gradients, sums)), carry
 
     zeros = (jax.tree.map(jnp.zeros_like, params), {name: jnp.zeros((), jnp.float32) for name in terms})
-    (gradients, sums), carry = jax.lax.scan(one, zeros, jax.tree.map(divide, (batch, carry)))
+    (gradients, sums), carry = jax.lax.scan(add, zeros, jax.tree.map(divide, (batch, carry)))
     return gradients, sums, jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), carry)

@@ -1,4 +1,4 @@
-"""What a task gives the trainer: protocols, behind which every task looks alike."""
+"""The protocols that `training/` needs of a task and of its settings."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ctx_jax.training.parameter_groups import ParameterGroup
 from ctx_jax.typing import Carry, Params, Terms
 
 Log = Callable[[str], None]
-"""Takes a line for the user."""
+"""Shows a line to the user."""
 
 
 class Objective(Protocol):
@@ -22,8 +22,8 @@ class Objective(Protocol):
 
     @property
     def coefficients(self) -> Mapping[str, float]:
-        """The factor on each term's mean in what is minimised, which is reported as `loss`. A term without one is
-        neither trained on nor counted, one with 0 is counted."""
+        """The factor of each term's mean in the total loss. A term with factor 0 is reported but not trained on; a term
+        that is not listed is ignored."""
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters {"encoder": ..., "head": {name: ...}}."""
@@ -32,14 +32,14 @@ class Objective(Protocol):
         """The carry before the first batch."""
 
     def loss(self, params: Params, batch: Any, carry: Carry, key: jax.Array | None) -> tuple[Terms, Carry]:
-        """Sums and weights over the rows of `batch`; `key` is the step's, the same for every part of a batch."""
+        """({term: (sum, weight)} over the rows of `batch`, new carry); all parts of a step's batch have one `key`."""
 
 
 class Batches(Protocol):
-    """Batches without end, from any position on."""
+    """An endless iterator of batches that can start from any position."""
 
     def seek(self, position: dict[str, np.ndarray]) -> None:
-        """Go on after the batch that left this position."""
+        """Continue after the batch whose `position` this is."""
 
     def __iter__(self) -> Iterator[Batch]: ...
 
@@ -47,33 +47,46 @@ class Batches(Protocol):
 
 
 class Evaluator(Protocol):
-    """Something that looks at the parameters now and then."""
+    """Measures the parameters, or makes a report from them, every few steps."""
 
     @property
     def name(self) -> str:
-        """Its split in metrics.jsonl."""
+        """The `split` of its lines in metrics.jsonl."""
 
     @property
     def every(self) -> int:
-        """Steps from one evaluation to the next; one more at the end. 0: never."""
+        """Steps between evaluations, besides one at the end. 0: never."""
 
     @property
     def is_page(self) -> bool:
-        """Whether it makes a page for people, which the first process alone does, instead of metrics."""
+        """Whether it gives a text to show (called on the first process only) instead of metrics."""
 
     def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float] | str:
-        """Metrics, or the page. `log` takes lines about how far a long evaluation is."""
+        """Metrics, or the text. `log` shows the progress of a long evaluation."""
+
+
+@dataclass(frozen=True)
+class FunctionEvaluator:
+    """An `Evaluator` made from a function of (params, devices, log)."""
+
+    name: str
+    every: int
+    function: Callable[[Params, Sequence[jax.Device], Log], dict[str, float] | str]
+    is_page: bool = False
+
+    def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float] | str:
+        return self.function(params, devices, log)
 
 
 class Task(Objective, Protocol):
     """An objective together with its data and its evaluators.
 
-    The first evaluator that gives metrics decides which step is the best, by their lowest `loss`.
+    The best step is the one with the lowest `loss` of the first evaluator that gives metrics.
     """
 
     @property
     def config(self) -> "TaskConfig":
-        """The task's settings with what opening it has found out, such as the size of the vocabulary."""
+        """The task's settings, completed by `TaskConfig.open`: the size of the vocabulary, for example."""
 
     @property
     def model(self) -> Model:
@@ -81,20 +94,19 @@ class Task(Objective, Protocol):
 
     @property
     def heads(self) -> Mapping[str, Any]:
-        """What stands on the encoder, by the names of params["head"]."""
+        """The heads' modules, by the names of params["head"]."""
 
     @property
     def processor(self) -> InputProcessor:
-        """How text becomes the encoder's inputs."""
+        """Makes the encoder's inputs from text."""
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Files of the run directory, by name, that say what the model's inputs stand for; each checkpoint keeps a
-        copy."""
+        """Names of files in the run directory that each checkpoint keeps a copy of, such as the vocabulary."""
 
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:
-        """The task's own parameter groups, behind those of the optimizer's settings and before the defaults."""
+        """The task's parameter groups, tried after those of the optimizer's settings and before the defaults."""
 
     @property
     def batch_size(self) -> int:
@@ -102,23 +114,23 @@ class Task(Objective, Protocol):
 
     @property
     def prefetch(self) -> int:
-        """Batches made ready ahead of the one being trained on."""
+        """How many batches to prepare in advance."""
 
     @property
     def evaluators(self) -> Sequence[Evaluator]:
-        """What looks at the parameters during the run."""
+        """What evaluates the parameters during the run."""
 
     def initial(self, params: Params) -> Params:
-        """The parameters of the first step, given fresh ones: those of an import in their place."""
+        """The parameters of the first step: imported ones, or the fresh `params` themselves."""
 
     def batches(self, first: int, count: int) -> Batches:
         """The training batches of the rows first .. first + count - 1, from the start of the run."""
 
     def tokens(self, arrays: Any) -> int:
-        """Real tokens of a batch, each counted once."""
+        """The number of real tokens in a batch."""
 
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
-        """What is reported of the terms' means: `loss` first."""
+        """What to report, from the terms' means: `loss` first."""
 
     def flops_per_token(self) -> float:
         """Floating-point operations of a training step per token that `tokens` counts."""
@@ -126,13 +138,13 @@ class Task(Objective, Protocol):
 
 @dataclass(frozen=True)
 class TaskContext:
-    """What a task is opened with."""
+    """What `TaskConfig.open` is told of the run."""
 
     run_dir: Path
     seed: int
     steps: int
     resumed: bool
-    """The run directory holds a checkpoint: vocabulary and the like are read there, not made."""
+    """The run directory holds a checkpoint, so the vocabulary is read from there and not built."""
     log: Log
 
 
@@ -140,13 +152,13 @@ class TaskConfig(Protocol):
     """A task's settings, a frozen dataclass: `config.task` of a run chooses what is trained."""
 
     def check(self, steps: int) -> None:
-        """ConfigError for settings that do not fit each other or a run of so many steps."""
+        """ConfigError for settings that do not fit each other or a run of `steps` steps."""
 
     def merged(self, old: Any) -> Any:
-        """These settings with the values that the run being resumed, of settings `old`, had inferred."""
+        """These settings, merged with the values that the original run (of settings `old`) inferred."""
 
     def open(self, context: TaskContext) -> Task:
-        """The task, its text read and its vocabulary built, or found in the directory of a resumed run.
+        """Read the text, build the vocabulary (a resumed run reads it from its directory), and return the task.
 
-        Of several processes the first one builds and writes, and the others call this after it.
+        In a job of several processes the others call this after the first one, which alone writes.
         """
