@@ -37,12 +37,10 @@ LAYOUT = State._make(SHARDED_ROWS if part == "carry" else REPLICATED for part in
 SHARDED = ("params", "average", "optimizer")
 """The parts of the state that fsdp shards, besides frozen parameters."""
 
+KERNELS = "autotune"
+"""The folder of a run for XLA's choices of kernels; it must exist before the first program is compiled."""
+
 CompiledStep = Callable[[State, Params, Any], State]
-
-
-def kernels_folder(run_dir: Path) -> Path:
-    """Where XLA records its choices of kernels; the folder must exist before the first program is compiled."""
-    return run_dir / "autotune"
 
 
 def fix_kernels(config: DevicesConfig, run_dir: Path) -> None:
@@ -52,7 +50,7 @@ def fix_kernels(config: DevicesConfig, run_dir: Path) -> None:
     The flags stay in XLA_FLAGS of this process after the run; XLA reads them once, before its first use.
     """
     if config.deterministic:
-        choices = kernels_folder(run_dir).absolute()
+        choices = (run_dir / KERNELS).absolute()
         quote = '"' if "'" in str(choices) else "'"  # unquoted, XLA would cut the path at its first space
         flags = [
             "--xla_gpu_deterministic_ops=true",

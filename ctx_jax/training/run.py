@@ -18,7 +18,7 @@ from ctx_jax.io.build_once import locked
 from ctx_jax.io.errors import ConfigError, DiskError, RunError
 from ctx_jax.io.files import atomic_write
 from ctx_jax.training.config import RunConfig, check_config, check_resume
-from ctx_jax.training.devices import fix_kernels, kernels_folder
+from ctx_jax.training.devices import KERNELS, fix_kernels
 from ctx_jax.training.loop import train
 from ctx_jax.training.metrics import print_line
 from ctx_jax.training.task import Log, Task, TaskContext
@@ -53,7 +53,7 @@ def run(config: RunConfig) -> bool:
             stack.enter_context(_locked(run_dir))
             processes.check_disk(run_dir)
             if config.devices.deterministic:
-                kernels_folder(run_dir).mkdir(exist_ok=True)
+                (run_dir / KERNELS).mkdir(exist_ok=True)
             folder = run_dir / "checkpoints"
             checkpoints = stack.enter_context(RunCheckpoints(folder, keep=config.checkpoint.keep, clean=True))
             opened = _open(config, run_dir, checkpoints, log)
