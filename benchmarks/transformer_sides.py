@@ -210,7 +210,7 @@ class Torch:
         return torch.compile(function) if self.compiled else function
 
     def inputs(self, read: "Read") -> Iterator[tuple[torch.Tensor | None, ...]]:
-        """Token ids, the mask (None where all is real) and what `read` takes of each batch, on the device, in a cycle."""
+        """Token ids, the mask (None where all is real) and what `read` takes of each batch, on the device, for ever."""
         full = self.full
         return itertools.cycle(
             [

@@ -60,7 +60,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _call(name: str, rest: list[str]) -> int:
-    # Each command is imported when it is called, so that none waits for the imports of another (Orbax, grain).
+    # Each command is imported when it is called, so that none waits for the imports of another (Orbax takes seconds).
     match name:
         case "train":
             from ctx_jax.commands.train import main as command

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 from flax import linen as nn
 from flax import nnx
-from flax.core import unfreeze
 
 from ctx_jax.embedding.embed import embed
 from ctx_jax.embedding.encoder import Encoder
@@ -53,8 +52,16 @@ class LinenEncoder(nn.Module):
         return embed(self.model, params, inputs, carry=carry)
 
     def _initial(self, key: jax.Array) -> Any:
-        # Linen turns the dicts among a module's fields into FrozenDicts; models take plain ones.
-        return self.model.init(key) if self.pretrained is None else unfreeze(dict(self.pretrained))
+        return self.model.init(key) if self.pretrained is None else plain_params(self.pretrained)
+
+
+def plain_params(params: Params) -> dict[str, Any]:
+    """The same arrays in plain dicts, which Linen's `apply` takes alone.
+
+    Call it on a Linen head's parameters inside a task's loss: under fsdp they are a mapping that gathers each array as
+    it is taken out.
+    """
+    return {name: plain_params(value) if isinstance(value, Mapping) else value for name, value in params.items()}
 
 
 class LinenMix(nn.Module):

@@ -1,6 +1,6 @@
 """The types that every room shares."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,3 +17,6 @@ Mask = jax.Array
 
 Carry = Any
 """State that passes from one batch to the next, a pytree of arrays with rows in front; `()` or None without any."""
+
+Log = Callable[[str], object]
+"""Shows a line to the user."""

@@ -1,6 +1,7 @@
 """A family, a head and a task of somebody's own (`toys/`) go through load, embed, training, resume and evaluation
 without a line changed inside the package."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from toys.linear_head import LinearHead
 from toys.sentence_length import LengthConfig, LengthRun, LengthTask
 
 import ctx_jax
+from ctx_jax.checkpoints.frozen import frozen_digests
 from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.commands.evaluate import Evaluate, evaluate
+from ctx_jax.commands.flags import parse
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.heads import HEADS
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
+from ctx_jax.training.loop import Loop
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.run import run
 from ctx_jax.training.step import TrainingStep
@@ -127,6 +132,43 @@ def test_a_parameter_that_no_group_meets_is_named() -> None:
 
     with pytest.raises(ConfigError, match="encoder/layer_0/wavelet"):
         TrainingStep(Odd(CONFIG.task, 0), AdamW(), 1, 0).initial()
+
+
+def test_a_run_killed_before_its_first_step_leaves_no_frozen_parameters_behind(tmp_path: Path) -> None:
+    config = replace(CONFIG, run_dir=str(tmp_path), steps=2)
+
+    class Killed(Exception):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    frozen = replace(config, task=replace(config.task, frozen=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "run", kill)
+        with pytest.raises(Killed):
+            run(frozen)
+    assert frozen_digests(tmp_path) and not (tmp_path / "checkpoints" / "2").exists()
+    run(config)  # nothing is frozen now
+    assert not frozen_digests(tmp_path)
+    load(tmp_path)  # refuses frozen parameters that the step was not saved with
+
+
+def test_evaluate_reports_a_run_of_ones_own(trained: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(SENTENCES) + "\n")
+    options = Evaluate(trained, (str(text),), step="latest")
+    table = evaluate(options, LengthRun, (*FAMILIES, FAMILY), (*HEADS, LinearHead))
+    with RunCheckpoints(trained / "checkpoints") as checkpoints:
+        metrics = checkpoints.metrics(4)
+    assert metrics is not None
+    number = float(re.findall(r"accuracy\s+(\S+)", table)[0])
+    np.testing.assert_allclose(number, metrics["accuracy"], atol=6e-4)
+
+
+def test_its_settings_are_flags() -> None:
+    read = parse(LengthRun, args=["--longer-than", "5", "--frozen"])
+    assert read.task == LengthConfig(longer_than=5, frozen=True)
 
 
 def test_bad_settings_name_their_field(tmp_path: Path) -> None:

@@ -68,18 +68,19 @@ class RunCheckpoints(StepFolder):
     def save_frozen(self, params: Params) -> None:
         """Save the frozen parameters before the first step; returns when they are complete. All processes call it.
 
-        With complete steps it does nothing: those that the steps were saved with stay. InputError if there are none.
+        If there are none, it removes those of a run that was killed before its first step. With complete steps it does
+        nothing: those that the steps were saved with stay. InputError if `params` has some and the steps have none.
         """
         latest, folder = broadcast(self.latest()), self.run_dir / FROZEN
 
         def prepare() -> None:
             if latest is None:
                 remove_step(folder / "0")
-            elif not frozen_digests(self.run_dir):
+            elif params and not frozen_digests(self.run_dir):
                 raise InputError(f"step {latest} of {self.folder} was saved without frozen parameters")
 
         on_first_process(prepare)
-        if latest is None:
+        if latest is None and params:
             with StepFolder(folder, writable=True) as steps:
                 steps.save_items(0, {STATE: ocp.args.PyTreeSave(params)})
 

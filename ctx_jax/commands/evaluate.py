@@ -13,11 +13,15 @@ from ctx_jax.checkpoints.run_files import CONFIG, existing
 from ctx_jax.commands.flags import naming_flags
 from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.load import CheckpointStep, load
+from ctx_jax.encoders import FAMILIES
+from ctx_jax.encoders.base import Family
 from ctx_jax.evaluation.perplexity import ProtocolName
+from ctx_jax.heads import HEADS
 from ctx_jax.io import configs
 from ctx_jax.io.errors import ConfigError, ExistingFileError, InputError, MissingFileError
 from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.options import EvaluateOptions
+from ctx_jax.training.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def evaluate(options: Evaluate) -> str:
-    """The table that `main` prints. Errors: those of loading the run and of reading the text."""
+def evaluate(
+    options: Evaluate,
+    config_type: type[RunConfig] = TrainConfig,
+    families: Sequence[Family] = FAMILIES,
+    heads: Sequence[type] = HEADS,
+) -> str:
+    """The table that `main` prints. For a run of your own task, `config_type` is the type of its configuration, and
+    `families` and `heads` are as in `load`. Errors: those of loading the run and of reading the text."""
     if not options.files:
         raise InputError("evaluate needs the text to measure: ctx-jax evaluate RUN FILES...")
     if options.per_sentence and options.protocol == "bilm-tf":
@@ -78,8 +88,8 @@ def evaluate(options: Evaluate) -> str:
             f"{options.run} is no run directory: it has no checkpoints/. To measure an imported Transformer, start a "
             "run from it first: ctx-jax train ... --init FOLDER. AllenNLP's files hold no vocabulary to measure with"
         )
-    config = configs.read(existing(options.run, CONFIG), TrainConfig)
-    encoder = load(options.run, step=options.step)
+    config = configs.read(existing(options.run, CONFIG), config_type)
+    encoder = load(options.run, step=options.step, families=families, heads=heads)
     report = config.task.report(
         encoder,
         options.run,

@@ -5,14 +5,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from ctx_jax.commands.flags import naming_flags
 from ctx_jax.embedding.load import CheckpointStep, load
 from ctx_jax.encoders import FAMILIES
-from ctx_jax.io.errors import ConfigError
+from ctx_jax.io.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Export:
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """A new folder for the files."""
 
-    format: Literal["model", "allennlp", "huggingface"] = "model"
+    format: str = "model"
     """`allennlp` (biLM) or `huggingface` (Transformer); `model`: whichever fits the model."""
 
     step: CheckpointStep = "best"
@@ -38,10 +38,15 @@ def main(arguments: Sequence[str]) -> int:
     options = tyro.cli(Export, args=list(arguments), prog="ctx-jax export")
     encoder = load(options.run, step=options.step)
     family = next(family for family in FAMILIES if isinstance(encoder.model, family.model))
+    name = type(encoder.model).__name__
     if options.format not in ("model", family.format):
         with naming_flags(Export):
-            raise ConfigError("format", f"{options.format} cannot hold a {type(encoder.model).__name__}: leave it out")
-    assert family.write_folder is not None, "every family of the package has an export"
+            formats = ", ".join(family.format for family in FAMILIES if family.format)
+            raise ConfigError(
+                "format", f"{options.format} cannot hold a {name}: leave it out (the formats are {formats})"
+            )
+    if family.write_folder is None:
+        raise InputError(f"{options.run} holds a {name}, which no format of other programs can hold")
     # Python's default format of a warning quotes a source line of this package; print the message alone.
     with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught:
         family.write_folder(

@@ -21,10 +21,9 @@ from numpy.typing import DTypeLike
 from ctx_jax.io.build_once import build_once
 from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.io.files import file_digest
+from ctx_jax.typing import Log
 
 BUFFER = 1 << 20  # bytes
-
-Log = Callable[[str], object]
 
 
 class ArrayFolder(NamedTuple):

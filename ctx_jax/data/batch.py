@@ -13,7 +13,7 @@ Array = Any
 
 
 class Batch(NamedTuple):
-    """One fixed-shape batch of this host's rows, and the position in the data after it."""
+    """One fixed-shape batch of this process's rows, and the position in the data after it."""
 
     arrays: Any  # a BiLMBatch, MaskedBatch, CausalBatch or another pytree of arrays with leading axis B
     position: dict[str, np.ndarray]
@@ -33,7 +33,7 @@ class BiLMBatch(NamedTuple):
     backward_inputs: Array
     forward_targets: Array  # int32 [B, T], ids of the vocabulary
     backward_targets: Array
-    rows: Array = None  # int32 [B], the rows' numbers among all hosts' rows, which seed dropout; None: 0..B-1
+    rows: Array = None  # int32 [B], the rows' numbers among all processes' rows, which seed dropout; None: 0..B-1
     weights: Array = None  # float32 [B, T], 0 where a target does not count; None: 1 everywhere
 
 
@@ -46,7 +46,7 @@ class TokenRows(NamedTuple):
     positions: Array = None  # int32 [B, T], rows of the position table
     segments: Array = None  # int32 [B, T], the number of the packed example, 0 at padding
     token_types: Array = None  # int32 [B, T], 0 and 1 of a pair
-    rows: Array = None  # int32 [B], the rows' numbers among all hosts' rows, which seed dropout; None: 0..B-1
+    rows: Array = None  # int32 [B], the rows' numbers among all processes' rows, which seed dropout; None: 0..B-1
 
 
 class MaskedBatch(NamedTuple):

@@ -28,8 +28,8 @@ class BPTTBatches(Iterator[Batch]):
 
     A position (`batch.position`, `batches.position`, the argument of `seek`) is `epoch`, `index` and `offset`, int32
     [B] each: the sentence that a row reads (by its index in the epoch's order) and how many of its steps are used;
-    with separate directions also `epoch_reverse` and so on. The concatenated positions of several hosts are the
-    position of all rows, from which any number of hosts can resume.
+    with separate directions also `epoch_reverse` and so on. The concatenated positions of several processes are the
+    position of all rows, from which any number of processes can resume.
 
     Sentences without words are skipped: they would only train `<S>` -> `</S>`.
 
@@ -40,7 +40,7 @@ class BPTTBatches(Iterator[Batch]):
       seed: of the shuffles.
       max_characters: C.
       token_input: "characters": inputs are char_ids [B, T, C]; "words": ids of the vocabulary [B, T].
-      rows: the rows of this host; None: all.
+      rows: the rows of this process; None: all.
 
     Raises:
       ConfigError: `rows` selects no adjacent rows of the batch.
@@ -64,7 +64,7 @@ class BPTTBatches(Iterator[Batch]):
     ) -> None:
         own = range(batch_size)[slice(None) if rows is None else rows]
         if not len(own) or own.step != 1:
-            raise ConfigError("batch_size", f"{batch_size} gives a host no adjacent rows {rows}: set a larger one")
+            raise ConfigError("batch_size", f"{batch_size} gives a process no adjacent rows {rows}: set a larger one")
         if len(sentences) == 0:
             raise InputError("training needs at least one sentence, and the corpus has none")
         self._vocabulary = vocabulary
@@ -88,14 +88,14 @@ class BPTTBatches(Iterator[Batch]):
     def seek(self, position: Mapping[str, np.ndarray]) -> None:
         """Continue after the batch that has this `position`, without reading the text before it.
 
-        `position` is that of all B rows: with several hosts, their positions concatenated in order. InputError for
+        `position` is that of all B rows: with several processes, their positions concatenated in order. InputError for
         other keys or shapes, and for a position that does not fit the corpus.
         """
         shapes = {key: np.shape(value) for key, value in position.items()}
         if shapes != dict.fromkeys(self.position, (self._batch_size,)):
             raise InputError(
                 f"a position needs {', '.join(self.position)}, each of shape ({self._batch_size},), got {shapes}: "
-                "directions and batch_size must be those it was saved with, and hosts' positions concatenated"
+                "directions and batch_size must be those it was saved with, and the processes' positions concatenated"
             )
         for suffix, stream in self._streams.items():
             stream.restore({key: np.asarray(position[key + suffix]) for key in ("epoch", "index", "offset")})

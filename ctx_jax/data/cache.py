@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from ctx_jax.data import array_folder
-from ctx_jax.data.array_folder import ArrayWriter, Log, build_arrays, folder_name, open_arrays
+from ctx_jax.data.array_folder import ArrayWriter, build_arrays, folder_name, open_arrays
 from ctx_jax.data.config import Split, TextConfig
 from ctx_jax.data.corpora import Source, source_of
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.progress import Progress
+from ctx_jax.typing import Log
 
 VERSION = 4  # of the layout above and of how text is read
 _KINDS = {"text": np.uint8, "offsets": np.int64, "documents": np.int64}

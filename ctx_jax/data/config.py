@@ -79,8 +79,8 @@ class BiLMData(TextConfig):
     """`shared`: both directions of a batch read the same sentences. `separate`: the original's two shuffles."""
 
     assignment: Assignment = "rows"
-    """`rows`: row b of B reads sentences b, b + B, b + 2 B ... of the order, so that a host reads only its own.
-    `shared`: the original's generator, where a row whose sentence ends takes the next one; every host then reads the
+    """`rows`: row b of B reads sentences b, b + B, b + 2 B ... of the order, so that a process reads only its own.
+    `shared`: the original's generator, where a row whose sentence ends takes the next one; every process then reads the
     whole corpus."""
 
     def __post_init__(self) -> None:

@@ -55,7 +55,7 @@ class ShardedRows:
         """See `Layout.rows`."""
         number = np.searchsorted(self._first, examples, side="right") - 1
         rows: Rows = {}
-        for shard in np.unique(number).tolist() or [0]:  # a host may have no row of the last batch
+        for shard in np.unique(number).tolist() or [0]:  # a process may have no row of the last batch
             own = number == shard
             for name, array in self.shards[shard].rows(examples[own] - self._first[shard], epochs[own]).items():
                 if name not in rows:

@@ -25,8 +25,8 @@ _BLOCK = 1024  # neighbouring places are permuted together, in about a microseco
 def permuted(position: int, count: int, seed: int, *, shuffle: bool = True) -> int:
     """The index of the sentence at `position` of an endless stream of epochs over `count` sentences.
 
-    Each epoch, `position // count`, has its own permutation, determined by (seed, epoch) alone, so any host can compute
-    any position of any epoch directly:
+    Each epoch, `position // count`, has its own permutation, determined by (seed, epoch) alone, so any process can
+    compute any position of any epoch directly:
 
         count 3    position   0 1 2 | 3 4 5 | 6 ...
                    sentence   2 0 1 | 0 2 1 | 1 ...       (without shuffle: 0 1 2 | 0 1 2 | 0 ...)

@@ -94,7 +94,7 @@ class SentenceStreams:
         return bool(words)
 
     def state(self) -> dict[str, np.ndarray]:
-        """The positions of `rows`, int32 [rows] each (32 bits, so that jax can gather them from all hosts)."""
+        """The positions of `rows`, int32 [rows] each (32 bits, so that jax can gather them from all processes)."""
         own = slice(self._rows.start, self._rows.stop)
         epoch, index = np.divmod(np.array(self._positions[own], np.int64), self._count)
         state = {"epoch": epoch, "index": index, "offset": np.array(self._offsets[own])}

@@ -2,8 +2,8 @@
 (seed, position) alone.
 
 The text is cut into examples, which have numbers, before the first batch. An epoch is a permutation of them; row b of
-batch n reads the n B + b-th place of the endless stream of epochs. So a host reads the text of its own rows only, and
-any place of any epoch is found at once.
+batch n reads the n B + b-th place of the endless stream of epochs. So a process reads the text of its own rows only,
+and any place of any epoch is found at once.
 
 Letters: B rows, T tokens, K predicted positions of a row.
 """
@@ -25,7 +25,7 @@ from ctx_jax.tokenizers.subwords import Subwords
 class Sequences(Iterator[Batch]):
     """An iterator of a Transformer's batches; every batch comes with the position after it.
 
-    `batch.arrays` is a MaskedBatch, or a CausalBatch of packing "causal_blocks". Leading axis: this host's rows, of
+    `batch.arrays` is a MaskedBatch, or a CausalBatch of packing "causal_blocks". Leading axis: this process's rows, of
     the same shapes in every batch. Of the fields that not all batches have:
 
         tokens.lengths        all but packed rows and causal blocks without cross_documents, which have
@@ -34,15 +34,15 @@ class Sequences(Iterator[Batch]):
         next_sentence, next_sentence_weights      "pairs" with a label
 
     Positions of the data (`batch.position`, `sequences.position`, for `seek`): `epoch` and `index`, int32 [B]: the
-    place in the epoch's order of each row's last example. Several hosts' concatenated are the position of all rows,
-    whatever number of hosts goes on from it.
+    place in the epoch's order of each row's last example. Several processes' concatenated are the position of all rows,
+    whatever number of processes goes on from it.
 
     Args:
         tokens: the text; see `tokens.cache_tokens`.
         vocabulary: the tokenizer's special tokens and size.
         config: packing, shape and masking.
         seed: of order, packing, pairing and masks. Two sources of one run (a length schedule) need different ones.
-        rows: the rows of this host; None: all.
+        rows: the rows of this process; None: all.
         epochs: how often the text is read; None: without end. The last batch is filled up with rows of padding, whose
             weights are 0.
         shuffle: a permutation per epoch; without it the text's order.
@@ -90,14 +90,14 @@ class Sequences(Iterator[Batch]):
     def seek(self, position: Mapping[str, np.ndarray]) -> None:
         """Go on after the batch whose `position` this is; nothing in between is read.
 
-        Takes the position of all B rows, in their order: with several hosts, theirs concatenated. Raises InputError
+        Takes the position of all B rows, in their order: with several processes, theirs concatenated. Raises InputError
         for other keys or shapes, and for a position that is not one of this text in this packing.
         """
         shapes = {key: np.shape(value) for key, value in position.items()}
         if shapes != {"epoch": (self._rows,), "index": (self._rows,)}:
             raise InputError(
                 f"a position needs epoch and index, each of shape ({self._rows},), got {shapes}: the batch size must "
-                "be the one it was saved with, and hosts' positions concatenated"
+                "be the one it was saved with, and the processes' positions concatenated"
             )
         epoch, index = (np.asarray(position[key], np.int64) for key in ("epoch", "index"))
         last = epoch * len(self._layout) + index

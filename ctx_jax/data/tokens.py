@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ctx_jax.data.array_folder import ArrayWriter, Log, build_arrays, folder_name, open_arrays
+from ctx_jax.data.array_folder import ArrayWriter, build_arrays, folder_name, open_arrays
 from ctx_jax.data.cache import Sentences
 from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers.subwords import Subwords
+from ctx_jax.typing import Log
 
 VERSION = 3  # of the layout above
 BLOCK = 4096  # sentences tokenized at once

@@ -1,7 +1,7 @@
 """Evaluate a text and return the metrics as aligned lines of text."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,9 +17,7 @@ from ctx_jax.evaluation.pseudo_perplexity import pseudo_perplexity
 from ctx_jax.io.files import atomic_file, temporary_folder
 from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers.vocabulary import Vocabulary
-from ctx_jax.typing import Params
-
-Log = Callable[[str], None]
+from ctx_jax.typing import Log, Params
 
 
 def bilm(

@@ -35,8 +35,8 @@ from ctx_jax.tasks.options import EvaluateOptions, refuse_options
 from ctx_jax.tasks.setup import EvaluateConfig, prepare_vocabulary, read_texts
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.parameter_groups import ParameterGroup
-from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, Log, TaskContext
-from ctx_jax.typing import Carry, Params, Terms
+from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, TaskContext
+from ctx_jax.typing import Carry, Log, Params, Terms
 
 PAGE_SENTENCES = 400  # validation sentences in which the page of neighbours searches
 

@@ -43,8 +43,8 @@ from ctx_jax.tokenizers import subwords as subwords_of
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.training.parameter_groups import ParameterGroup
-from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, Log, TaskContext
-from ctx_jax.typing import Carry, Params
+from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, TaskContext
+from ctx_jax.typing import Carry, Log, Params
 
 Opened = TypeVar("Opened", bound="SubwordLMTask")
 
@@ -95,7 +95,8 @@ class SubwordLMConfig:
             kinds = {True: "a causal model", False: "a bidirectional model"}
             raise ConfigError(
                 "init" if self.init else "model.causal",  # only another import has another shape
-                f"gives {kinds[self.model.causal]}, and {self.head_name} needs {kinds[self.causal]}",
+                f"gives {kinds[self.model.causal]}, and {self.head_name} needs {kinds[self.causal]}: start from the "
+                f"configuration {'gpt_quickstart' if self.model.causal else 'mlm_quickstart'}",
             )
         if (packing == "causal_blocks") != self.causal:
             needed = "causal_blocks" if self.causal else "full_sentences, pairs or packed"

@@ -30,8 +30,8 @@ from ctx_jax.training.metrics import Display, Metrics, MetricsLog, Speed, peak_f
 from ctx_jax.training.optimizer import learning_rate_schedule
 from ctx_jax.training.signals import StopRequests
 from ctx_jax.training.step import State, TrainingStep, params_to_measure
-from ctx_jax.training.task import Evaluator, Log, Task
-from ctx_jax.typing import Params
+from ctx_jax.training.task import Evaluator, Task
+from ctx_jax.typing import Log, Params
 
 Position = dict[str, np.ndarray]
 
@@ -77,8 +77,7 @@ class Loop:
             given = self.task.initial(fresh)
             if given is not fresh:
                 state, self.frozen = self.training_step.with_params(state, self.devices.shard(given))
-            if self.frozen:
-                self.checkpoints.save_frozen(self.frozen)
+            self.checkpoints.save_frozen(self.frozen)
             return state
         abstract, abstract_frozen = self.devices.abstract(self.training_step.initial)
         state, position = self.checkpoints.restore(self.step, abstract)

@@ -227,16 +227,16 @@ def _scaled(updates: Params, config: OptimizerConfig, model: Model | None) -> Pa
 
 
 def apply_gradients(
-    chain: optax.GradientTransformation, gradients: Params, state: optax.OptState, params: Params
+    chain: optax.GradientTransformation, gradients: Params, moments: optax.OptState, params: Params
 ) -> tuple[Params, optax.OptState]:
-    """One update: (new params, new state).
+    """One update of the parameters and of the optimizer's state: (new params, new moments).
 
     optax's Adam mixes float32 and weak types in a way that strict promotion refuses, so the call runs under standard
     promotion.
     """
     with jax.numpy_dtype_promotion("standard"):
-        updates, state = chain.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
+        updates, moments = chain.update(gradients, moments, params)
+        return optax.apply_updates(params, updates), moments
 
 
 def averaged(config: OptimizerConfig, average: Params, params: Params, step: jax.Array) -> Params:

@@ -130,8 +130,4 @@ def rate_factors(params: Params, groups: Sequence[ParameterGroup], layer_decay: 
 def matrices_of_layers(params: Params, model: Model) -> Any:
     """Whether a parameter is a matrix inside a layer, a bool for each: what Muon acts on."""
 
-    def is_matrix(name: str, array: Any) -> bool:
-        inside = 0 < depth_of(name, model) < model.num_layers
-        return inside and array.ndim == 2 and name.rpartition("/")[2] in ("kernel", "projection")
-
-    return map_named(is_matrix, params)
+    return map_named(lambda name, array: array.ndim == 2 and 0 < depth_of(name, model) < model.num_layers, params)

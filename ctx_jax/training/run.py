@@ -21,7 +21,8 @@ from ctx_jax.training.config import RunConfig, check_config, check_resume
 from ctx_jax.training.devices import KERNELS, fix_kernels
 from ctx_jax.training.loop import train
 from ctx_jax.training.metrics import print_line
-from ctx_jax.training.task import Log, Task, TaskContext
+from ctx_jax.training.task import Task, TaskContext
+from ctx_jax.typing import Log
 
 
 def run(config: RunConfig) -> bool:

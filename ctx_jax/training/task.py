@@ -11,10 +11,7 @@ import numpy as np
 from ctx_jax.data.batch import Batch
 from ctx_jax.encoders.base import InputProcessor, Model
 from ctx_jax.training.parameter_groups import ParameterGroup
-from ctx_jax.typing import Carry, Params, Terms
-
-Log = Callable[[str], None]
-"""Shows a line to the user."""
+from ctx_jax.typing import Carry, Log, Params, Terms
 
 
 class Objective(Protocol):
@@ -161,4 +158,11 @@ class TaskConfig(Protocol):
         """Read the text, build the vocabulary (a resumed run reads it from its directory), and return the task.
 
         In a job of several processes the others call this after the first one, which alone writes.
+        """
+
+    def report(self, encoder: Any, run_dir: Path, options: Any) -> str:
+        """What `ctx-jax evaluate` prints below the run's name: the metrics of a trained run on a text.
+
+        `encoder`: a `ctx_jax.Encoder`; `options`: a `tasks.options.EvaluateOptions`. ConfigError for an option that the
+        task has no use for.
         """

@@ -1,24 +1,28 @@
-"""A toy task: is a sentence longer than `longer_than` words? With any encoder, frozen or trained.
+"""A toy task: is a sentence longer than `longer_than` words? With the toy encoder, frozen or trained.
 
 Letters: B sentences of a batch, T words, D width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
+import ctx_jax
 from ctx_jax import pool
 from ctx_jax.data.batch import Batch
 from ctx_jax.data.permutation import permuted
 from ctx_jax.embedding.embed import embed
+from ctx_jax.flax import plain_params
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.training.config import RunConfig
 from ctx_jax.training.parameter_groups import ParameterGroup
-from ctx_jax.training.task import Evaluator, Log, TaskContext
+from ctx_jax.training.task import Evaluator, FunctionEvaluator, TaskContext
 from ctx_jax.typing import Carry, Params, Terms
 from toys.bag_of_characters import BagOfCharacters, ByteInputs
 from toys.linear_head import LinearHead
@@ -54,12 +58,20 @@ class LengthConfig:
     def open(self, context: TaskContext) -> "LengthTask":
         return LengthTask(self, context.seed)
 
+    def report(self, encoder: ctx_jax.Encoder, run_dir: Path, options: Any) -> str:
+        """The accuracy on sentences, one a line of the files."""
+        sentences = [line for name in options.texts for line in Path(name).read_text().splitlines()]
+        task = LengthTask(self, seed=0)
+        metrics = task.evaluated(encoder.run_params, sentences)
+        return f"\naccuracy  {metrics['accuracy']:.3f}  of {len(sentences)} sentences"
+
 
 @dataclass(frozen=True)
 class LengthRun(RunConfig):
     """A run of this task: what a configuration file of one's own would return."""
 
-    task: LengthConfig = field(default_factory=LengthConfig)
+    # Without the name the flags are --sentences and --frozen, not --task.sentences and --task.frozen.
+    task: Annotated[LengthConfig, tyro.conf.arg(name="")] = field(default_factory=LengthConfig)
 
 
 @dataclass
@@ -114,7 +126,17 @@ class LengthTask:
 
     @property
     def evaluators(self) -> Sequence[Evaluator]:
-        return (LengthAccuracy(self),)
+        sentences = self.config.sentences  # the training sentences once
+        return (
+            FunctionEvaluator(
+                "valid", self.config.evaluate_every, lambda params, *_: self.evaluated(params, sentences)
+            ),
+        )
+
+    def evaluated(self, params: Params, sentences: Sequence[str]) -> dict[str, float]:
+        """The metrics of sentences."""
+        terms, _ = self.loss(params, self.batch(sentences), (), None)
+        return self.metrics({name: float(total / weight) for name, (total, weight) in terms.items()})
 
     def init(self, key: jax.Array) -> Params:
         encoder, head = jax.random.split(key)
@@ -132,7 +154,7 @@ class LengthTask:
 
     def loss(self, params: Params, batch: Any, carry: Carry, key: jax.Array | None) -> tuple[Terms, Carry]:
         layers = embed(self.model, params["encoder"], batch.inputs)
-        head = jax.tree.map(jnp.asarray, _plain(params["head"]["longer"]))
+        head = plain_params(params["head"]["longer"])
         logits = LinearHead(2).apply({"params": head}, pool(layers.values[-1], layers.mask))
         weight = jnp.float32(len(batch.labels))
         nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch.labels[:, None], axis=1)
@@ -155,25 +177,3 @@ class LengthTask:
 
     def flops_per_token(self) -> float:
         return 3.0 * self.model.flops_per_token(LENGTH)
-
-
-def _plain(params: Params) -> dict[str, Any]:
-    """Linen takes plain dicts alone: each array is taken out by name."""
-    return {name: _plain(value) if isinstance(value, Mapping) else value for name, value in params.items()}
-
-
-@dataclass(frozen=True)
-class LengthAccuracy:
-    """The training sentences once."""
-
-    task: LengthTask
-    name = "valid"
-    is_page = False
-
-    @property
-    def every(self) -> int:
-        return self.task.config.evaluate_every
-
-    def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float]:
-        terms, _ = self.task.loss(params, self.task.batch(self.task.config.sentences), (), None)
-        return self.task.metrics({name: float(total / weight) for name, (total, weight) in terms.items()})
