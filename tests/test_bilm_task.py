@@ -108,6 +108,7 @@ def test_bfloat16_goes_the_same_way_within_its_precision(one_device: tuple[State
     assert np.linalg.norm(update - expected) < 0.05 * np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 def test_zero_start_begins_some_rows_from_a_zero_state() -> None:
     model = BiLM(token_input="words", vocabulary=16, dim=4, projection=3, depth=1, dropout=0.0)
     ids = jnp.ones((8, 1), jnp.int32)

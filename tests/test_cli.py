@@ -87,7 +87,7 @@ def test_a_file_is_a_configuration(tmp_path: Path) -> None:
 def test_a_task_of_ones_own_has_its_flags(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("from toys.sentence_length import LengthRun as config\n")
-    config = read([str(path), "--task.longer-than", "5", "--task.sentences", "a b", "c", "--steps", "2"])
+    config = read([str(path), "--longer-than", "5", "--sentences", "a b", "c", "--steps", "2"])
     assert (config.task.longer_than, config.task.sentences, config.steps) == (5, ("a b", "c"), 2)
 
 
@@ -97,7 +97,7 @@ def test_an_error_names_the_flag_of_the_configuration_that_was_read(
     path = tmp_path / "mine.py"
     path.write_text("from toys.sentence_length import LengthRun as config\n")
     assert main(["train", str(path), "--run-dir", str(tmp_path / "run")]) == 1
-    assert capsys.readouterr().err == "error: --task.sentences must hold a sentence, got none\n"
+    assert capsys.readouterr().err == "error: --sentences must hold a sentence, got none\n"
 
 
 def test_a_closed_pipe_ends_the_help_without_a_traceback() -> None:
@@ -284,8 +284,8 @@ def test_the_flag_of_a_setting() -> None:
         (TrainConfig, "tokenizer.size", "--tokenizer.size"),
         (TrainConfig, "every", "every"),  # of three settings
         (TrainConfig, "wavelet", "wavelet"),
-        (LengthRun, "longer_than", "--task.longer-than"),
-        (LengthRun, "task.sentences", "--task.sentences"),
+        (LengthRun, "longer_than", "--longer-than"),
+        (LengthRun, "task.sentences", "--sentences"),
         (Evaluate, "batch", "--batch"),
         (Export, "format", "--format"),
         (TrainTokenizer, "tokenizer.size", "--size"),

@@ -113,6 +113,7 @@ def test_markers_may_stay_and_allennlp_counts_them(params: Params, layers: ctx_j
     assert (none.values.shape, none.mask.shape) == ((3, 0, 6, 10), (0, 6))
 
 
+@pytest.mark.slow
 def test_the_state_is_an_argument(params: Params, layers: ctx_jax.Layers) -> None:
     started = EMBED(TINY, params, inputs_of(SENTENCES), carry=zero_carry(TINY, ROWS))
     same(started, layers)
@@ -145,6 +146,7 @@ def test_scan_carries_the_state(params: Params) -> None:
     same(carry, looped)
 
 
+@pytest.mark.slow
 def test_forward_mode_is_refused(params: Params) -> None:
     one = jax.tree.map(jnp.ones_like, params)
     with pytest.raises(TypeError, match="forward-mode"):

@@ -251,6 +251,7 @@ def test_the_pooler_beside_a_lone_head_is_left_out_with_a_warning(folder: Path, 
     _equal((same, _trees(left)), (params, _trees(heads)))
 
 
+@pytest.mark.slow
 def test_a_headless_file_of_gpt_has_its_tied_head(tmp_path: Path) -> None:
     model = Transformer(
         23, dim=8, depth=1, heads=2, feed_forward=12, max_positions=16, causal=True, norm="pre", embedding_norm=False,

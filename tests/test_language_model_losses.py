@@ -90,6 +90,7 @@ def test_masked_lm_is_the_mean_over_predicted_positions_of_the_whole_softmax() -
     assert set(terms) == {"masked", "accuracy", "next_sentence", "next_sentence_accuracy"}
 
 
+@pytest.mark.slow
 def test_only_predicted_positions_have_a_gradient() -> None:
     model = replace(MODEL, depth=0)  # no attention mixes positions
     head = replace(model.default_head(), tied=False)
@@ -121,6 +122,7 @@ def test_causal_lm_is_the_mean_over_all_next_tokens() -> None:
     assert_terms(terms, "next_token", expected)
 
 
+@pytest.mark.slow
 def test_lengths_stand_for_the_mask_and_rows_seed_dropout() -> None:
     params = params_of(MODEL, "masked_lm", MODEL.default_head())
     loss = jax.jit(partial(losses.masked_lm, MODEL))

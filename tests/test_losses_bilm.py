@@ -113,6 +113,7 @@ def test_dropout_and_zero_start_depend_on_the_global_row(cell: str, token_input:
     assert any(not np.allclose(a, b) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(plain), strict=True))
 
 
+@pytest.mark.slow
 def test_dropout_applies_to_every_layers_input_and_to_the_top_and_scales_the_rest() -> None:
     model, params, batch = tiny(token_input="words", dropout=0.25)
     encoder = params["encoder"]
@@ -143,6 +144,7 @@ def test_targets_of_weight_zero_do_not_count() -> None:
     assert float(weighted["backward"][1]) == 12.0
 
 
+@pytest.mark.slow
 def test_a_tied_softmax_scores_by_the_word_table() -> None:
     model, params, batch = tiny(token_input="words", tied=True, depth=1, dim=5, residual=False)
     encoder, table = params["encoder"], params["encoder"]["words"]["embedding"]

@@ -72,8 +72,8 @@ def test_values_and_gradients_equal_autodiff(
         outputs, last = run(cell, weights, gates, mask, state)
         return jnp.sum(outputs * directions) + jnp.sum(last.c**2) + jnp.sum(jnp.sin(last.h))
 
-    ours = jax.value_and_grad(lambda *a: total(partial(single, lstm), *a), (0, 1, 2))(weights, gates, state)
-    reference = jax.value_and_grad(lambda *a: total(plain, *a), (0, 1, 2))(weights, gates, state)
+    ours = jax.jit(jax.value_and_grad(lambda *a: total(partial(single, lstm), *a), (0, 1, 2)))(weights, gates, state)
+    reference = jax.jit(jax.value_and_grad(lambda *a: total(plain, *a), (0, 1, 2)))(weights, gates, state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, reference)
 
 
@@ -100,6 +100,7 @@ def test_directions_together_equal_each_alone(run: Callable[..., Any]) -> None:
     assert not np.allclose(alone[0][0], alone[1][0])
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_near_and_has_a_gradient() -> None:
     weights, gates, state = random_weights(2, True)
     weights = jax.tree.map(lambda a: 0.3 * a, weights)

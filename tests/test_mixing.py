@@ -84,6 +84,7 @@ def test_layer_norm_counts_real_elements_alone(variant: str, epsilon: float, sca
     assert not np.asarray(again)[:, 5:].any()
 
 
+@pytest.mark.slow
 def test_a_batch_without_words_has_finite_values_and_gradients() -> None:
     values, mask = np.zeros((2, 1, 3, 4), np.float32), np.zeros((1, 3), bool)
 

@@ -143,6 +143,7 @@ def test_sentences_give_one_number_for_any_batch_steps_order_and_devices(
         np.testing.assert_allclose(found.forward_perplexity, expected.forward_perplexity, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stream_gives_one_number_for_any_unroll_steps(tiny: Any) -> None:
     one, seven = (perplexity(*tiny, TEXT, protocol="stream", unroll_steps=steps, devices=ONE) for steps in (1, 7))
     assert one.tokens == seven.tokens == sum(len(words) + 1 for words in TEXT)
@@ -168,6 +169,7 @@ def test_a_sentence_of_three_thousand_words(tiny: Any) -> None:
     np.testing.assert_allclose([found.forward, found.backward], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["sentence", "stream", "bilm-tf"])
 def test_progress_counts_sentences(tiny: Any, protocol: Any) -> None:
     counts: list[int] = []
@@ -175,6 +177,7 @@ def test_progress_counts_sentences(tiny: Any, protocol: Any) -> None:
     assert sum(counts) == len(TEXT)
 
 
+@pytest.mark.slow
 def test_a_model_over_words_with_a_tied_softmax(tiny: Any) -> None:
     _, _, vocabulary = tiny
     model = BiLM("words", len(WORDS), dim=7, projection=5, depth=1)

@@ -90,6 +90,7 @@ def loss(params: Any, rows: jax.Array, *, scanned: bool) -> jax.Array:
     return jnp.sum(jnp.sin(hidden @ head["kernel"] @ head["odd"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scanned", [False, True])
 def test_gradients_of_local_shards_are_those_of_one_device(scanned: bool) -> None:
     """Plain nested dicts of shards in, plain nested dicts of summed shards out."""

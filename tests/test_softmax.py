@@ -139,6 +139,7 @@ def test_negatives_are_distinct_and_tries_are_counted() -> None:
     assert sorted(np.asarray(everything).tolist()) == list(range(40))
 
 
+@pytest.mark.slow
 def test_drawing_does_not_depend_on_how_many_are_drawn_at_once() -> None:
     """Ids and tries equal a sequential walk over the draws, block after block, until S are distinct."""
     for count, vocabulary in ((5, 30), (29, 30)):  # in one block, in several

@@ -130,6 +130,7 @@ def test_words_whose_hashes_collide_stay_apart(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(vectors[:, 0], words.sum(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token_input", ["characters", "words"])
 def test_a_word_with_an_id_outside_its_table_is_nan_and_no_other(token_input: Literal["characters", "words"]) -> None:
     words, shape = token_input == "words", {"max_characters": 6, "character_dim": 2, "filters": ((1, 3), (2, 2))}

@@ -113,6 +113,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_is_saved_once(tmp_path: Path, mode:
     np.testing.assert_array_equal(load(tmp_path).params["layer_0"]["kernel"], last["['encoder']['layer_0']['kernel']"])
 
 
+@pytest.mark.slow
 def test_frozen_parameters_of_another_run_are_refused(tmp_path: Path) -> None:
     config = replace(CONFIG, task=replace(CONFIG.task, frozen=True), steps=2)
     run(replace(config, run_dir=str(tmp_path / "one")))

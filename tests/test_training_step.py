@@ -128,6 +128,7 @@ def reference() -> State:
     return train(DevicesConfig(count=1), ADAMW, batches())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -160,6 +161,7 @@ def test_norms_and_trust_ratios_are_of_whole_arrays_under_fsdp() -> None:
     assert_close(sharded, one)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_fewer_devices_and_in_the_other_modes(reference: State) -> None:
     data = batches()
     state = train(DevicesConfig("shard", 8), ADAMW, data[:2])

@@ -166,6 +166,7 @@ def test_a_causal_model_attends_to_no_later_token_and_a_local_layer_to_no_far_on
     assert (maps[:, :, far] == 0).all() and (maps[:, :, ~far] > 0).all()
 
 
+@pytest.mark.slow
 def test_dropout_belongs_to_the_row_and_not_to_its_index() -> None:
     model, rows = replace(BERT, depth=1), jnp.array([7, 3, 5])
     run = partial(_hidden, model, _params(model), key=jax.random.key(1))
