@@ -22,7 +22,7 @@ from flax import nnx
 
 from ctx_jax.embedding.embed import embed
 from ctx_jax.embedding.encoder import Encoder
-from ctx_jax.embedding.mixing import init_mix, mix
+from ctx_jax.embedding.mixing import LayerNorm, Mixing, init_mix, mix
 from ctx_jax.encoders.base import Layers, Model
 from ctx_jax.typing import Carry, Mask, Params
 
@@ -67,13 +67,16 @@ def plain_params(params: Params) -> dict[str, Any]:
 class LinenMix(nn.Module):
     """`mix` as a Linen module: parameters "weights" [L] and "gamma" []."""
 
+    layer_norm: LayerNorm | None = None
+    """As in `mix`."""
+
     @nn.compact
     def __call__(self, values: jax.Array, *, mask: Mask | None = None) -> jax.Array:
         """values [L, B, T, D] to [B, T, D]."""
         start = init_mix(len(values))
         weights = self.param("weights", lambda key: start["weights"])
         gamma = self.param("gamma", lambda key: start["gamma"])
-        return mix(values, {"weights": weights, "gamma": gamma}, mask=mask)
+        return mix(values, {"weights": weights, "gamma": gamma}, mask=mask, layer_norm=self.layer_norm)
 
 
 class Frozen(nnx.Variable):
@@ -98,14 +101,15 @@ class NNXEncoder(nnx.Module):
 class NNXMix(nnx.Module):
     """`mix` as an NNX module."""
 
-    def __init__(self, count: int) -> None:
-        """`count`: L, `model.num_layers`."""
-        start = init_mix(count)
+    def __init__(self, count: int, *, layer_norm: LayerNorm | None = None) -> None:
+        """`count`: L, `model.num_layers`; `layer_norm` as in `mix`."""
+        start, self.layer_norm = init_mix(count), layer_norm
         self.weights, self.gamma = nnx.Param(start["weights"]), nnx.Param(start["gamma"])
 
     def __call__(self, values: jax.Array, *, mask: Mask | None = None) -> jax.Array:
         """values [L, B, T, D] to [B, T, D]."""
-        return mix(values, {"weights": _value(self.weights), "gamma": _value(self.gamma)}, mask=mask)
+        mixing: Mixing = {"weights": _value(self.weights), "gamma": _value(self.gamma)}
+        return mix(values, mixing, mask=mask, layer_norm=self.layer_norm)
 
 
 def _value(variable: Any) -> Any:

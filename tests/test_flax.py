@@ -179,6 +179,9 @@ def test_a_mix_hides_what_the_mask_hides(encoder: ctx_jax.Encoder) -> None:
     expected = jnp.where(mask[..., None], values.mean(0), 0)
     same(linen.apply(variables, values, mask=mask), expected)
     same(NNXMix(3)(values, mask=mask), expected)
+    normed = ctx_jax.mix(values, ctx_jax.init_mix(3), mask=mask, layer_norm="allennlp")
+    same(LinenMix(layer_norm="allennlp").apply(variables, values, mask=mask), normed)
+    same(NNXMix(3, layer_norm="allennlp")(values, mask=mask), normed)
     with pytest.raises(InputError, match="3"):
         NNXMix(2)(values)
 
