@@ -11,7 +11,6 @@ Expect: not measured yet
 from dataclasses import replace
 
 from ctx_jax.configs import elmo_small
-
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.tasks import TrainConfig
 

@@ -12,10 +12,11 @@ the usual for text read about 15 times or more; set it to 0 for text read a few 
 have none: the fused kernel of GPUs does not take it.
 """
 
+from dataclasses import replace
+
+from ctx_jax.configs._modern import MODERN
 from ctx_jax.data.config import TextConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.encoders.transformer import Transformer
-from ctx_jax.heads import VocabularyHead
 from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMEvaluate
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
@@ -24,29 +25,20 @@ from ctx_jax.training.optimizer import Muon
 
 
 def config() -> TrainConfig:
+    model = replace(
+        MODERN,
+        dim=512,
+        depth=12,
+        heads=8,
+        feed_forward=1024,
+        attention_dropout=0.0,
+        depth_scaled=True,
+        compute="bfloat16",
+    )
     return TrainConfig(
         task=MaskedLMConfig(
-            model=Transformer(
-                vocabulary=0,
-                dim=512,
-                depth=12,
-                heads=8,
-                feed_forward=1024,
-                gated=True,
-                norm="pre",
-                norm_epsilon=1e-5,
-                norm_bias=False,
-                first_attention_norm=False,
-                attention_bias=False,
-                feed_forward_bias=False,
-                positions="rotary",
-                rotary_theta=10_000.0,
-                token_types=0,
-                attention_dropout=0.0,
-                depth_scaled=True,
-                compute="bfloat16",
-            ),
-            head=VocabularyHead(bias=False, norm_epsilon=1e-5, norm_bias=False),
+            model=model,
+            head=model.default_head(),
             data=TextConfig(train="train.txt", valid="valid.txt", sentences="split"),
             sequences=SequenceConfig(length=128, batch_size=1024, mask_rate=0.2, whole_sentences=False),
             tokenizer=TokenizerConfig(kind="bpe", size=16_384),

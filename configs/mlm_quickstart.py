@@ -10,10 +10,11 @@ Rotary positions, norms before each part and Muon, because so little text is rea
 learns little more than the words' frequencies in that time.
 """
 
+from dataclasses import replace
+
+from ctx_jax.configs._modern import MODERN
 from ctx_jax.data.config import TextConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.encoders.transformer import Transformer
-from ctx_jax.heads import VocabularyHead
 from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMEvaluate
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
@@ -22,30 +23,21 @@ from ctx_jax.training.optimizer import Muon
 
 
 def config() -> TrainConfig:
+    model = replace(
+        MODERN,
+        dim=128,
+        depth=4,
+        heads=4,
+        feed_forward=256,
+        embedding_dropout=0.0,
+        attention_dropout=0.0,
+        attention_output_dropout=0.0,
+        feed_forward_dropout=0.0,
+    )
     return TrainConfig(
         task=MaskedLMConfig(
-            model=Transformer(
-                vocabulary=0,
-                dim=128,
-                depth=4,
-                heads=4,
-                feed_forward=256,
-                gated=True,
-                norm="pre",
-                norm_epsilon=1e-5,
-                norm_bias=False,
-                first_attention_norm=False,
-                attention_bias=False,
-                feed_forward_bias=False,
-                positions="rotary",
-                rotary_theta=10_000.0,
-                token_types=0,
-                embedding_dropout=0.0,
-                attention_dropout=0.0,
-                attention_output_dropout=0.0,
-                feed_forward_dropout=0.0,
-            ),
-            head=VocabularyHead(bias=False, norm_epsilon=1e-5, norm_bias=False),
+            model=model,
+            head=model.default_head(),
             data=TextConfig(train="python-docs"),
             sequences=SequenceConfig(length=64, batch_size=32, mask_rate=0.2),
             tokenizer=TokenizerConfig(kind="wordpiece", size=4096, lowercase=True),

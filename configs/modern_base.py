@@ -10,10 +10,11 @@ Expect: not measured yet
 Muon takes the place of their StableAdamW.
 """
 
+from dataclasses import replace
+
+from ctx_jax.configs._modern import MODERN
 from ctx_jax.data.config import TextConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.encoders.transformer import Transformer
-from ctx_jax.heads import VocabularyHead
 from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMEvaluate
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
@@ -24,32 +25,23 @@ LAYERS = 22
 
 
 def config() -> TrainConfig:
+    model = replace(
+        MODERN,
+        depth=LAYERS,
+        feed_forward=1152,
+        max_positions=1024,
+        local_layers=tuple(layer for layer in range(LAYERS) if layer % 3),
+        embedding_dropout=0.0,
+        attention_dropout=0.0,
+        attention_output_dropout=0.0,
+        feed_forward_dropout=0.0,
+        depth_scaled=True,
+        compute="bfloat16",
+    )
     return TrainConfig(
         task=MaskedLMConfig(
-            model=Transformer(
-                vocabulary=0,
-                depth=LAYERS,
-                feed_forward=1152,
-                gated=True,
-                norm="pre",
-                norm_epsilon=1e-5,
-                norm_bias=False,
-                first_attention_norm=False,
-                attention_bias=False,
-                feed_forward_bias=False,
-                positions="rotary",
-                max_positions=1024,
-                rotary_theta=10_000.0,
-                local_layers=tuple(layer for layer in range(LAYERS) if layer % 3),
-                token_types=0,
-                embedding_dropout=0.0,
-                attention_dropout=0.0,
-                attention_output_dropout=0.0,
-                feed_forward_dropout=0.0,
-                depth_scaled=True,
-                compute="bfloat16",
-            ),
-            head=VocabularyHead(bias=False, norm_epsilon=1e-5, norm_bias=False),
+            model=model,
+            head=model.default_head(),
             data=TextConfig(train="train.txt", valid="valid.txt"),
             sequences=SequenceConfig(length=1024, batch_size=4608, mask_rate=0.3, whole_sentences=False),
             tokenizer=TokenizerConfig(kind="bpe", size=50_368),

@@ -2,61 +2,24 @@
 
 import json
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import pytest
+from tiny_transformers import BERT_ENTRIES, random_params
 
-from ctx_jax.encoders.transformer import Transformer, huggingface
+from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.encoders.transformer.huggingface_config import config_from_model, head_from_config, model_from_config
-from ctx_jax.heads import Head, Pooler, SequenceHead
-
-BERT: dict[str, Any] = {
-    "model_type": "bert",
-    "vocab_size": 23,
-    "hidden_size": 8,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 12,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "max_position_embeddings": 16,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-    "pad_token_id": 0,
-}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A whole folder of a tiny BERT with every head, written by us."""
-    model = model_from_config(BERT)
-    params, heads = _random(model)
+    model = model_from_config(BERT_ENTRIES)
+    params, heads = random_params(model)
     huggingface.write(tmp_path / "bert", model, params, heads=heads)
     return tmp_path / "bert"
-
-
-def _random(model: Transformer) -> tuple[Any, dict[str, Head]]:
-    """Random parameters of a BERT and of all its heads."""
-    random = np.random.default_rng(0)
-
-    def draw(init: Callable[[jax.Array], Any]) -> Any:
-        shapes = jax.eval_shape(init, jax.random.key(0))
-        return jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes)
-
-    vocabulary, pooler, label = head_from_config(BERT, model), Pooler(), SequenceHead()
-    sizes = {"width": model.width}
-    return draw(model.init), {
-        "masked_lm": Head(vocabulary, draw(partial(vocabulary.init, **sizes, vocabulary=model.vocabulary))),
-        "pooler": Head(pooler, draw(partial(pooler.init, **sizes))),
-        "next_sentence": Head(label, draw(partial(label.init, **sizes))),
-    }
 
 
 def _configure(folder: Path, **entries: Any) -> None:
@@ -96,24 +59,26 @@ def test_configs_that_cannot_be_expressed(entries: dict[str, Any], says: str, fo
 
 def test_keys_that_change_nothing_are_no_reason_to_refuse() -> None:
     harmless = {"chunk_size_feed_forward": 3, "position_embedding_type": None, "pruned_heads": None}
-    assert model_from_config(BERT | harmless | {"is_encoder_decoder": None}) == model_from_config(BERT)
+    assert model_from_config(BERT_ENTRIES | harmless | {"is_encoder_decoder": None}) == model_from_config(BERT_ENTRIES)
 
 
 def test_missing_keys_are_not_guessed() -> None:
     with pytest.raises(ValueError, match=r"needed and missing: \['hidden_act', 'layer_norm_eps'\]"):
-        model_from_config({key: value for key, value in BERT.items() if key not in ("hidden_act", "layer_norm_eps")})
-    without = {key: value for key, value in BERT.items() if key != "pad_token_id"}
+        model_from_config(
+            {key: value for key, value in BERT_ENTRIES.items() if key not in ("hidden_act", "layer_norm_eps")}
+        )
+    without = {key: value for key, value in BERT_ENTRIES.items() if key != "pad_token_id"}
     assert model_from_config(without).pad_id is None
     with pytest.raises(ValueError, match=r"roberta: these keys are needed and missing: \['pad_token_id'\]"):
         model_from_config(without | {"model_type": "roberta"})
     with pytest.raises(ValueError, match="pad_token_id needs a int, got None"):
-        model_from_config(BERT | {"model_type": "roberta", "pad_token_id": None})
+        model_from_config(BERT_ENTRIES | {"model_type": "roberta", "pad_token_id": None})
 
 
 def test_modernbert_configs_old_and_new_are_one() -> None:
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
     modern = {
-        **{key: BERT[key] for key in (*sizes, "vocab_size", "pad_token_id")},
+        **{key: BERT_ENTRIES[key] for key in (*sizes, "vocab_size", "pad_token_id")},
         **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias"), False),
         **dict.fromkeys(("embedding_dropout", "attention_dropout", "mlp_dropout"), 0.0),
         "model_type": "modernbert",
@@ -155,8 +120,8 @@ def test_modernbert_configs_old_and_new_are_one() -> None:
 
 
 def test_a_model_no_file_can_express_is_refused(tmp_path: Path) -> None:
-    model = model_from_config(BERT)
-    params, heads = _random(replace(model, norm="pre"))
+    model = model_from_config(BERT_ENTRIES)
+    params, heads = random_params(replace(model, norm="pre"))
     with pytest.raises(ValueError, match=r"no bert file .*: norm is 'pre', there it would be 'post'"):
         huggingface.write(tmp_path / "no", replace(model, norm="pre"), params)
     other = {"masked_lm": heads["masked_lm"]._replace(module=replace(heads["masked_lm"].module, activation="relu"))}
@@ -171,11 +136,11 @@ def test_a_model_no_file_can_express_is_refused(tmp_path: Path) -> None:
 def test_dropout_is_no_reason_to_refuse_and_is_said_once() -> None:
     """The rates of a model written as each architecture are the nearest that its keys can say."""
     rates = {"embedding_dropout": 0.3, "attention_dropout": 0.1, "attention_output_dropout": 0.2}
-    model = replace(model_from_config(BERT), **rates, feed_forward_dropout=0.2)
+    model = replace(model_from_config(BERT_ENTRIES), **rates, feed_forward_dropout=0.2)
     with pytest.warns(UserWarning, match=r"further training alone: embedding_dropout is 0.3, there it would be 0.2$"):
         config = config_from_model(model)
     assert (config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]) == (0.2, 0.1)
-    distil = replace(model_from_config(BERT), token_types=0)
+    distil = replace(model_from_config(BERT_ENTRIES), token_types=0)
     with pytest.warns(UserWarning, match="attention_output_dropout is 0.1, there it would be 0.0") as said:
         config = config_from_model(distil, "distilbert")
     assert config["dropout"] == 0.1 and len(said) == 1

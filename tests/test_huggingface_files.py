@@ -4,7 +4,6 @@ import json
 import struct
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,54 +12,22 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny_transformers import BERT_ENTRIES, random_params
 
 from ctx_jax.encoders.transformer import Transformer, huggingface
-from ctx_jax.encoders.transformer.huggingface_config import head_from_config, model_from_config
-from ctx_jax.heads import Head, Pooler, SequenceHead
+from ctx_jax.encoders.transformer.huggingface_config import model_from_config
+from ctx_jax.heads import Head
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.subwords import Subwords
-
-BERT: dict[str, Any] = {
-    "model_type": "bert",
-    "vocab_size": 23,
-    "hidden_size": 8,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 12,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "max_position_embeddings": 16,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-    "pad_token_id": 0,
-}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A whole folder of a tiny BERT with every head, written by us."""
-    model = model_from_config(BERT)
-    params, heads = _random(model)
+    model = model_from_config(BERT_ENTRIES)
+    params, heads = random_params(model)
     huggingface.write(tmp_path / "bert", model, params, heads=heads)
     return tmp_path / "bert"
-
-
-def _random(model: Transformer) -> tuple[Any, dict[str, Head]]:
-    """Random parameters of a BERT and of all its heads."""
-    random = np.random.default_rng(0)
-
-    def draw(init: Callable[[jax.Array], Any]) -> Any:
-        shapes = jax.eval_shape(init, jax.random.key(0))
-        return jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes)
-
-    vocabulary, pooler, label = head_from_config(BERT, model), Pooler(), SequenceHead()
-    sizes = {"width": model.width}
-    return draw(model.init), {
-        "masked_lm": Head(vocabulary, draw(partial(vocabulary.init, **sizes, vocabulary=model.vocabulary))),
-        "pooler": Head(pooler, draw(partial(pooler.init, **sizes))),
-        "next_sentence": Head(label, draw(partial(label.init, **sizes))),
-    }
 
 
 def _equal(one: Any, two: Any) -> None:
@@ -101,7 +68,7 @@ def test_written_and_read_again_is_the_same(folder: Path, tmp_path: Path) -> Non
     again = huggingface.read(tmp_path / "again")
     assert again.model == model and _modules(again.heads) == _modules(heads)
     _equal((again.params, _trees(again.heads)), (params, _trees(heads)))
-    written, written_heads = _random(model)
+    written, written_heads = random_params(model)
     _equal((params, _trees(heads)), (written, _trees(written_heads)))
 
 

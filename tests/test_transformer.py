@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
+from tiny_transformers import BERT, MODERN
 
 from ctx_jax.encoders.transformer import (
     Transformer,
@@ -22,20 +23,6 @@ from ctx_jax.encoders.transformer import (
 from ctx_jax.encoders.transformer.layers import dropout_mask, fold_seeds, row_seeds
 from ctx_jax.encoders.transformer.network import embed_tokens
 
-BERT = Transformer(vocabulary=20, dim=8, heads=2, depth=2, feed_forward=12, max_positions=16)
-MODERN = replace(
-    BERT,
-    norm="pre",
-    gated=True,
-    norm_bias=False,
-    attention_bias=False,
-    positions="rotary",
-    token_types=0,
-    first_attention_norm=False,
-    local_layers=(1,),
-    window=2,
-    feed_forward_inner_dropout=0.1,
-)
 GPT = replace(BERT, causal=True, norm="pre", embedding_norm=False, token_types=0)
 ROBERTA = replace(BERT, positions_after_padding=True, pad_id=1, token_types=1)
 IDS = jnp.array([[2, 5, 9, 4, 7, 3, 8], [2, 6, 3, 11, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]])
@@ -236,19 +223,6 @@ def test_bfloat16_is_near_and_trains_on_this_machine() -> None:
     loss = jax.jit(jax.grad(lambda model, params: last_hidden(model, params, IDS).std(), 1), static_argnums=0)
     for ours, theirs in zip(jax.tree.leaves(loss(low, params)), jax.tree.leaves(loss(model, params)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-2)
-
-
-MODERNBERT = Transformer(
-    vocabulary=50368,
-    depth=22,
-    feed_forward=1152,
-    gated=True,
-    norm="pre",
-    positions="rotary",
-    token_types=0,
-    first_attention_norm=False,
-    **dict.fromkeys(("norm_bias", "attention_bias", "feed_forward_bias"), False),
-)
 
 
 @pytest.mark.parametrize("model", [BERT, MODERN], ids=["bert", "modern"])

@@ -6,27 +6,12 @@ from typing import Any
 
 import jax
 import pytest
+from tiny_transformers import BERT, MODERN
 
-from ctx_jax.encoders.transformer import (
-    Transformer,
-)
+from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.heads import Pooler, VocabularyHead
 from ctx_jax.io.errors import ConfigError
 
-BERT = Transformer(vocabulary=20, dim=8, heads=2, depth=2, feed_forward=12, max_positions=16)
-MODERN = replace(
-    BERT,
-    norm="pre",
-    gated=True,
-    norm_bias=False,
-    attention_bias=False,
-    positions="rotary",
-    token_types=0,
-    first_attention_norm=False,
-    local_layers=(1,),
-    window=2,
-    feed_forward_inner_dropout=0.1,
-)
 MODERNBERT = Transformer(
     vocabulary=50368,
     depth=22,
