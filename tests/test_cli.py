@@ -97,7 +97,8 @@ def test_an_error_names_the_flag_of_the_configuration_that_was_read(
     path = tmp_path / "mine.py"
     path.write_text("from toys.sentence_length import LengthRun as config\n")
     assert main(["train", str(path), "--run-dir", str(tmp_path / "run")]) == 1
-    assert capsys.readouterr().err == "error: --sentences must hold a sentence, got none\n"
+    error = capsys.readouterr().err
+    assert "--sentences" in error and error.count("\n") == 1
 
 
 def test_a_closed_pipe_ends_the_help_without_a_traceback() -> None:
