@@ -20,8 +20,8 @@ from ctx_jax.encoders.transformer import (
     hidden_states,
     last_hidden,
 )
-from ctx_jax.encoders.transformer.layers import dropout_mask, fold_seeds, row_seeds
 from ctx_jax.encoders.transformer.network import embed_tokens
+from ctx_jax.ops.dropout import dropout_mask, fold_seeds, row_seeds
 
 GPT = replace(BERT, causal=True, norm="pre", embedding_norm=False, token_types=0)
 ROBERTA = replace(BERT, positions_after_padding=True, pad_id=1, token_types=1)

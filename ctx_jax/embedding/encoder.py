@@ -14,13 +14,12 @@ import numpy as np
 from ctx_jax.distributed.sharding import pipelined
 from ctx_jax.embedding import mixing
 from ctx_jax.embedding.embed import embed
-from ctx_jax.encoders.base import InputProcessor, Model, checked, rounded, sentences_to_words
+from ctx_jax.encoders.base import InputProcessor, Level, Model, checked, rounded, sentences_to_words
 from ctx_jax.heads import Head
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.typing import Params
 
 Sentence = str | Sequence[str]
-Level = Literal["words", "tokens"]
 
 _BATCHES_AHEAD = 8  # so many batches of sentences are read at once and sorted by length
 _WORD_BATCH = 1024

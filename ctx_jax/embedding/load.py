@@ -1,6 +1,6 @@
 """`load`: an encoder from one of our runs or from files of other programs that a family reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders import FAMILIES, elmo
 from ctx_jax.encoders.base import Family
 from ctx_jax.heads import HEADS, Head
-from ctx_jax.io.errors import InputError, MissingFileError
+from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
 
 CheckpointStep = Literal["best", "latest"] | int
 
@@ -25,6 +25,7 @@ def load(
     weights: str | Path | None = None,
     families: Sequence[Family] = FAMILIES,
     heads: Sequence[type] = HEADS,
+    **choices: Any,
 ) -> Encoder:
     """An encoder from a run directory, an AllenNLP or a Hugging Face folder, or from AllenNLP's two files by name.
 
@@ -39,6 +40,8 @@ def load(
         `encoders.transformer.huggingface` reads, with its tokenizer.
       step: for a run; "best" has the lowest validation loss.
       options, weights: AllenNLP's two files, instead of `path`.
+      choices: options of the family that reads the path, such as `lowercase` and `unknown` of a table of word vectors
+        (`encoders.static.read`).
       families, heads: the types that may be read; add your own, `families=(*encoders.FAMILIES, mine)`.
 
     Raises:
@@ -58,15 +61,19 @@ def load(
         got = "nothing" if path is None else "''"
         raise InputError(f"load needs a path, or both options= and weights=; got {got}")
     folder = Path(path)
+    if (folder / "checkpoints").is_dir() and ((folder / ENCODER).is_file() or (folder / CONFIG).is_file()):
+        _refuse_choices(choices, (), folder)
+        return _run(folder, step, families, heads)
+    if folder.exists():
+        _refuse_step(step, folder)
+    for family in families:
+        own = {name: value for name, value in choices.items() if name in family.options}
+        if (found := family.read(folder, **own)) is not None:
+            _refuse_choices(choices, family.options, folder)
+            return Encoder(*found)
     if not folder.is_dir():
         what = "is a file; load needs its folder, or options= and weights=" if folder.exists() else "does not exist"
         raise MissingFileError(f"{folder} {what}")
-    if (folder / "checkpoints").is_dir() and ((folder / ENCODER).is_file() or (folder / CONFIG).is_file()):
-        return _run(folder, step, families, heads)
-    _refuse_step(step, folder)
-    for family in families:
-        if (found := family.read_folder(folder)) is not None:
-            return Encoder(*found)
     listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
     looked_for = "; ".join(["encoder.json and checkpoints/ (a run)", *(family.looks_for for family in families)])
     raise MissingFileError(f"{folder} is no encoder: looked for {looked_for}; found {listed}")
@@ -83,6 +90,11 @@ def _file(name: str, path: str | Path) -> Path:
 def _refuse_step(step: CheckpointStep, path: str | Path) -> None:
     if step != "best":
         raise InputError(f"step is for a run, and {path} is none: leave step={step!r} out")
+
+
+def _refuse_choices(choices: Mapping[str, Any], known: Sequence[str], path: Path) -> None:
+    if unknown := [name for name in choices if name not in known]:
+        raise InputTypeError(f"load({path}) has no option {unknown[0]!r}: leave it out")
 
 
 def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: Sequence[type]) -> Encoder:

@@ -8,7 +8,7 @@ Letters: L layers, B sentences, T words, S tokens of a row, D width.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import jax
 import numpy as np
@@ -18,6 +18,12 @@ from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.ops.linear import Compute
 from ctx_jax.tokenizers.words import Rule, split_words
 from ctx_jax.typing import Carry, Mask, Params
+
+Level = Literal["words", "tokens"]
+"""What one vector stands for: a word of the caller, or a token (a piece of a word, or a special token)."""
+
+WordPieces = Literal["mean", "first", "last"]
+"""Which of a word's pieces give its vector."""
 
 
 class Layers(NamedTuple):
@@ -31,13 +37,21 @@ class Layers(NamedTuple):
 class InputProcessor(Protocol):
     """How text becomes the inputs of a model: a dict of numpy arrays, each with leading axis B.
 
-    `arrays` and `token_arrays` make all inputs in one call. `split`, `sizes` and `pad` do what `arrays` does in three
-    steps, so that the caller can batch sentences of similar length.
+    `arrays` and `token_arrays` make all inputs in one call. `split`, `sizes` and `pad` do the same in three steps, so
+    that the caller can batch sentences of similar length.
     """
 
     @property
     def rule(self) -> Rule:
         """How a string is split into words."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of all that the inputs depend on besides the text."""
+
+    @property
+    def longest(self) -> int | None:
+        """The largest of `sizes` that the model takes; None: any."""
 
     @property
     def words_per_row(self) -> int:
@@ -59,14 +73,25 @@ class InputProcessor(Protocol):
     ) -> dict[str, np.ndarray]:
         """Inputs for one vector a token, special tokens included; strings are split by the tokenizer's own rule."""
 
-    def split(self, sentences: list[list[str]]) -> Sequence[Any]:
-        """Each sentence as `sizes` and `pad` take it: its words or its subword pieces."""
+    def split(self, sentences: list[str] | list[list[str]], level: Level = "words") -> Sequence[Any]:
+        """Each sentence as `sizes`, `cut` and `pad` take it: its words or its subword pieces. Strings are for the level
+        "tokens"."""
 
     def sizes(self, sentences: Sequence[Any]) -> list[int]:
         """The row length that each split sentence needs, in words or tokens."""
 
+    def cut(self, sentence: Any, length: int) -> Any:
+        """The beginning of a split sentence, of a size of at most `length`."""
+
     def pad(self, sentences: Sequence[Any], rows: int, length: int) -> dict[str, np.ndarray]:
         """The inputs of split sentences: B = `rows`, each row of `length` words or tokens."""
+
+    def with_pieces(self, pieces: WordPieces) -> Self:
+        """The processor whose inputs give a word the vector of these of its pieces; itself where words have none."""
+
+    def save(self, folder: Path) -> tuple[str, ...]:
+        """Write the files from which `Model.inputs(folder)` makes the same processor. Returns the names of those that
+        every checkpoint should keep a copy of."""
 
 
 class Model(Protocol):
@@ -87,8 +112,20 @@ class Model(Protocol):
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters; `jax.eval_shape(model.init, key)` gives their shapes and allocates nothing."""
 
-    def layers(self, params: Params, inputs: Mapping[str, Any], *, carry: Carry = None) -> Layers:
-        """Every layer for inputs made by the model's input processor. Pure, so that jax's transformations work."""
+    def layers(
+        self,
+        params: Params,
+        inputs: Mapping[str, Any],
+        *,
+        carry: Carry = None,
+        key: jax.Array | None = None,
+        rows: jax.Array | None = None,
+    ) -> Layers:
+        """Every layer for inputs made by the model's input processor. Pure, so that jax's transformations work.
+
+        `key` is the step's key, for training with dropout; `rows` [B] are the rows' global numbers, which select each
+        row's dropout (None: 0..B-1).
+        """
 
     def token_layer(self, params: Params, inputs: Mapping[str, Any]) -> jax.Array:
         """Layer 0 alone, [B, T, D], without running the layers above it."""
@@ -120,13 +157,15 @@ class Family(NamedTuple):
     model: type
     """The frozen dataclass; a run's `encoder.json` holds its name."""
     looks_for: str
-    """The files that `read_folder` looks for, as error messages name them."""
-    read_folder: Callable[[Path], Imported | None]
-    """The encoder of a folder; None for a folder of another kind. InputError for one that is damaged."""
+    """The files that `read` looks for, as error messages name them."""
+    read: Callable[..., Imported | None]
+    """(path, **options): the encoder of a folder or file, None for one of another kind; InputError for a damaged one."""
     format: str = ""
     """The name of the format that `write_folder` writes."""
     write_folder: Callable[[Path, Any, Params, Mapping[str, Head], InputProcessor, Path], None] | None = None
     """(new folder, model, params, heads, processor, run directory); None for a family without an export."""
+    options: tuple[str, ...] = ()
+    """The names of the options of `read`, keyword arguments of `load`."""
 
 
 def sentences_to_words(sentences: Iterable[str | Sequence[str]], rule: Rule) -> list[list[str]]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctx_jax.encoders.base import Family, Layers, padded_shape
+from ctx_jax.encoders.base import Family, Layers, Level, WordPieces, padded_shape
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.ops.dense import init_dense
 from ctx_jax.ops.linear import Compute, linear, lookup
@@ -28,6 +28,8 @@ class ByteInputs:
 
     rule: Rule = "whitespace"
     words_per_row: int = 8
+    longest: int | None = None
+    digest = "the bytes of words"
 
     def arrays(
         self,
@@ -51,17 +53,25 @@ class ByteInputs:
     def token_arrays(
         self, sentences: list[str] | list[list[str]], *, rows: int | None = None, length: int | None = None
     ) -> dict[str, np.ndarray]:
-        words = [one.split() if isinstance(one, str) else one for one in sentences]
-        return self.arrays(words, rows=rows, length=length)
+        return self.arrays(self.split(sentences), rows=rows, length=length)
 
-    def split(self, sentences: list[list[str]]) -> Sequence[Any]:
-        return sentences
+    def split(self, sentences: list[str] | list[list[str]], level: Level = "words") -> Sequence[Any]:
+        return [one.split() if isinstance(one, str) else one for one in sentences]
 
     def sizes(self, sentences: Sequence[Any]) -> list[int]:
         return [len(sentence) for sentence in sentences]
 
+    def cut(self, sentence: Any, length: int) -> Any:
+        return sentence[:length]
+
     def pad(self, sentences: Sequence[Any], rows: int, length: int) -> dict[str, np.ndarray]:
         return self.arrays(sentences, rows=rows, length=length)
+
+    def with_pieces(self, pieces: WordPieces) -> "ByteInputs":
+        return self
+
+    def save(self, folder: Path) -> tuple[str, ...]:
+        return ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,15 @@ class BagOfCharacters:
         means = jnp.sum(vectors, axis=2) / jnp.maximum(jnp.sum(real, axis=2), 1.0)
         return jnp.where(mask[..., None], means, 0.0)
 
-    def layers(self, params: Params, inputs: Mapping[str, Any], *, carry: Carry = None) -> Layers:
+    def layers(
+        self,
+        params: Params,
+        inputs: Mapping[str, Any],
+        *,
+        carry: Carry = None,
+        key: jax.Array | None = None,
+        rows: jax.Array | None = None,
+    ) -> Layers:
         if carry is not None:
             raise InputTypeError("this encoder has no state to carry")
         mask = jnp.asarray(inputs["word_mask"])

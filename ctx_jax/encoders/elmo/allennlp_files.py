@@ -78,7 +78,9 @@ def read_files(*, options: Path | str, weights: Path | str) -> Imported:
 
 
 def read_folder(folder: Path) -> Imported | None:
-    """Read the encoder of an AllenNLP folder; None for a folder of another kind."""
+    """Read the encoder of an AllenNLP folder; None for a path of another kind."""
+    if not folder.is_dir():
+        return None
     try:
         found = find(folder)
     except InputError:

@@ -143,7 +143,14 @@ class BiLM:
         return params
 
     def layers(
-        self, params: Params, inputs: Mapping[str, Any], *, carry: Carry = None, markers: bool = False
+        self,
+        params: Params,
+        inputs: Mapping[str, Any],
+        *,
+        carry: Carry = None,
+        key: jax.Array | None = None,
+        rows: jax.Array | None = None,
+        markers: bool = False,
     ) -> Layers:
         """[token, token], then [forward, backward] of each LSTM layer, 0 past a sentence's end.
 
@@ -151,6 +158,7 @@ class BiLM:
           inputs: of `inputs().arrays`: {"char_ids": int [B, T + 2, C]} with sentence markers and 0 for padding, or for
             a model over words {"token_ids": int [B, T + 2]} with -1 for padding.
           carry: the LSTM state to start from, one row a sentence: `layers.carry` of an earlier call, or None for zeros.
+          key, rows: the step's key, for dropout, and the rows' global numbers (see `encoders.base.Model`).
           markers: keep the vectors of both sentence markers: values [L + 1, B, T + 2, 2P], mask [B, T + 2], and word t
             at position t + 1 (`mix(..., layer_norm="allennlp")` needs them). Static under `jax.jit`.
 
@@ -163,7 +171,7 @@ class BiLM:
             self._check_carry(carry, present.shape[0])
         # A sentence of n words has n + 2 tokens, so word t exists if token t + 2 does.
         mask = present if markers else present[:, 2:]
-        values, carry = network.sentence_layers(self, params, ids, present, carry)
+        values, carry = network.sentence_layers(self, params, ids, present, carry, key=key, rows=rows)
         if not markers:
             values = values[:, :, 1:-1]
         return Layers(jnp.where(mask[None, :, :, None], values, 0.0), mask, carry)

@@ -120,14 +120,21 @@ def row_keys(key: jax.Array, rows: jax.Array | None, count: int) -> jax.Array:
 
 
 def sentence_layers(
-    model: BiLM, params: Params, ids: jax.Array, mask: Mask, carry: ElmoCarry | None = None
+    model: BiLM,
+    params: Params,
+    ids: jax.Array,
+    mask: Mask,
+    carry: ElmoCarry | None = None,
+    *,
+    key: jax.Array | None = None,
+    rows: jax.Array | None = None,
 ) -> tuple[jax.Array, ElmoCarry]:
     """`BiLM.layers` with sentence markers: float32 [L + 1, B, T + 2, 2P], undefined where the mask is False, and the
     state after the sentences."""
     vectors = token_vectors(model, params, ids)
     reverse = reversal(jnp.sum(mask, axis=1, dtype=jnp.int32), mask.shape[1])
     both = {"forward": vectors, "backward": _take(vectors, reverse)}
-    outputs, carry = run_directions(model, params, both, carry, mask=mask)
+    outputs, carry = run_directions(model, params, both, carry, mask=mask, key=key, rows=rows)
     backward = [_take(values, reverse) for values in outputs["backward"][:-1]]
     pairs = [(vectors, vectors), *zip(outputs["forward"][:-1], backward, strict=True)]
     return jnp.stack([jnp.concatenate(pair, axis=-1) for pair in pairs]), carry

@@ -278,7 +278,7 @@ def record_architecture(run_dir: str | PathLike[str], architecture: Architecture
 
 
 def read_folder(folder: Path) -> Imported | None:
-    """The encoder of a Hugging Face folder, its tokenizer included; None for a folder of another kind."""
+    """The encoder of a Hugging Face folder, its tokenizer included; None for a path of another kind."""
     if not (folder / "config.json").is_file() or "model_type" not in read_json(folder / "config.json"):
         return None
     found = read(folder)

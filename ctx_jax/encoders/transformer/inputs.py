@@ -5,8 +5,9 @@ Letters: L layers, B sentences, T words, S tokens of a row (pieces and special t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctx_jax.encoders.base import Layers, padded_shape, rounded
+from ctx_jax.encoders.base import Layers, Level, WordPieces, padded_shape, rounded
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.io.files import read_json
-from ctx_jax.tokenizers import subword_files
+from ctx_jax.tokenizers import subword_files, subwords
 from ctx_jax.tokenizers.subwords import Pieces, Subwords
 from ctx_jax.tokenizers.words import Rule
 
@@ -32,12 +33,20 @@ _WORDS = ("word_of_token", "word_mask")
 class SubwordInputs:
     """The input processor of a Transformer (`encoders.base.InputProcessor`).
 
-    `longest` is how many tokens, special ones included, the model's positions hold; None: any number.
+    `longest` is how many tokens, special ones included, the model's positions hold; None: any number. `pieces` says
+    which of its pieces give a word its vector.
     """
 
     subwords: Subwords
     longest: int | None = None
     rule: Rule = "whitespace"
+    pieces: WordPieces = "mean"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tokenizer and the settings."""
+        parts = (self.subwords.digest, str(self.longest), self.rule, self.pieces)
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     @property
     def words_per_row(self) -> int:
@@ -88,18 +97,33 @@ class SubwordInputs:
 
         `length` is S, special tokens included; a string without pieces is an all-False row.
         """
-        pieces = tokenize(self.subwords, sentences)
-        height, width = padded_shape([self._size(ids) for ids in pieces], rows, length, "tokens")
-        ids, mask = self._tokens(pieces, height, width)
-        return {"token_ids": ids, "token_mask": mask}
+        ids = tokenize(self.subwords, sentences)
+        height, width = padded_shape([self._size(each) for each in ids], rows, length, "tokens")
+        return self._token_arrays(ids, height, width)
 
-    def split(self, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
-        """The pieces of every sentence's words."""
+    def split(self, sentences: Sequence[str] | Sequence[Sequence[str]], level: Level = "words") -> list[Pieces]:
+        """The pieces of every sentence; at the level "tokens" `Pieces.words` is empty."""
+        if level == "tokens":
+            return [Pieces(ids, np.zeros(0, np.int32)) for ids in tokenize(self.subwords, sentences)]
         return self.subwords.tokenize_words(sentences)
 
     def sizes(self, sentences: Sequence[Pieces]) -> list[int]:
         """Tokens of every sentence, special ones included."""
         return [self._size(pieces.ids) for pieces in sentences]
+
+    def cut(self, sentence: Pieces, length: int) -> Pieces:
+        """The first pieces, so many that with the special tokens there are `length`."""
+        kept = max(length - self._special_count, 0)
+        return Pieces(sentence.ids[:kept], sentence.words[:kept])
+
+    def with_pieces(self, pieces: WordPieces) -> SubwordInputs:
+        """With another choice of `pieces`."""
+        return replace(self, pieces=pieces)
+
+    def save(self, folder: Path) -> tuple[str, ...]:
+        """Writes `tokenizer.json` and `tokenizer_config.json`."""
+        self.subwords.save(folder)
+        return subwords.FILE, subwords.CONFIG
 
     def pad(
         self, sentences: Sequence[Pieces], rows: int, length: int, tokens: int | None = None
@@ -107,18 +131,29 @@ class SubwordInputs:
         """`arrays` of sentences split into pieces, with B = `rows`, T = `length` and S = `tokens`, at most `longest`.
 
         `tokens` None: S = T, since a sentence has no more words than tokens and this gives fewer compiled shapes.
+        Pieces of the level "tokens" give the inputs of `token_arrays`.
         """
         tokens = length if tokens is None else tokens
         if self.longest is not None:
             tokens = min(tokens, self.longest)
-        ids, mask = self._tokens([pieces.ids for pieces in sentences], rows, tokens)
+        arrays = self._token_arrays([pieces.ids for pieces in sentences], rows, tokens)
+        if any(len(pieces.words) < len(pieces.ids) for pieces in sentences):  # the level "tokens"
+            return arrays
         word_of_token = np.full((rows, tokens), -1, np.int32)
         word_mask = np.zeros((rows, length), bool)
         before = len(self.subwords.before)
         for row, (pieces, words) in enumerate(zip(sentences, _word_counts(sentences), strict=True)):
-            word_of_token[row, before : before + len(pieces.ids)] = pieces.words
+            word_of_token[row, before : before + len(pieces.ids)] = self._chosen(pieces.words)
             word_mask[row, :words] = True
-        return {"token_ids": ids, "token_mask": mask, "word_of_token": word_of_token, "word_mask": word_mask}
+        return arrays | {"word_of_token": word_of_token, "word_mask": word_mask}
+
+    def _chosen(self, words: np.ndarray) -> np.ndarray:
+        """The word of each piece, -1 at the pieces that give their word nothing."""
+        if self.pieces == "mean" or not len(words):
+            return words
+        new = words[1:] != words[:-1]
+        kept = np.append(True, new) if self.pieces == "first" else np.append(new, True)
+        return np.where(kept, words, -1)
 
     @property
     def _special_count(self) -> int:
@@ -127,7 +162,7 @@ class SubwordInputs:
     def _size(self, ids: np.ndarray) -> int:
         return len(ids) + self._special_count if len(ids) else 0
 
-    def _tokens(self, sentences: Sequence[np.ndarray], rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    def _token_arrays(self, sentences: Sequence[np.ndarray], rows: int, width: int) -> dict[str, np.ndarray]:
         """Ids and mask [rows, width] of sentences' ids, special tokens added."""
         ids = np.full((rows, width), self.subwords.pad_id, np.int32)
         mask = np.zeros((rows, width), bool)
@@ -146,10 +181,10 @@ class SubwordInputs:
             if size:
                 ids[row, :size] = self.subwords.add_special_tokens(pieces)
                 mask[row, :size] = True
-        return ids, mask
+        return {"token_ids": ids, "token_mask": mask}
 
 
-def tokenize(subwords: Subwords, sentences: list[str] | list[list[str]]) -> list[np.ndarray]:
+def tokenize(subwords: Subwords, sentences: Sequence[str] | Sequence[Sequence[str]]) -> list[np.ndarray]:
     """The ids of each sentence's pieces: a string is split by the tokenizer's own rule, a list of words is kept."""
     if sentences and not isinstance(sentences[0], str):
         return [pieces.ids for pieces in subwords.tokenize_words(sentences)]
@@ -165,8 +200,8 @@ def read_inputs(model: Transformer, folder: Path, rule: Rule = "whitespace") -> 
     as `Transformer.inputs`."""
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     model_type = str(config.get("model_type") or "")  # a run's own config has none
-    subwords = subword_files.read_folder(folder, model_type, str(config.get("tokenizer_class") or ""))
-    size = len(subwords)
+    tokenizer = subword_files.read_folder(folder, model_type, str(config.get("tokenizer_class") or ""))
+    size = len(tokenizer)
     if model_type and model.vocabulary > size:
         # The model's rows may have been rounded up for speed, or tokens be lost: no file says which.
         raise InputError(
@@ -176,13 +211,13 @@ def read_inputs(model: Transformer, folder: Path, rule: Rule = "whitespace") -> 
             "added_tokens_decoder, there; or drop the rows past the tokenizer's from the word embeddings, the decoder "
             f"and its bias, and set vocab_size to {size}. Else use the tokenizer the model was trained with"
         )
-    subwords.check_vocabulary(model.vocabulary, str(folder))
-    if model.positions_after_padding and model.pad_id != subwords.pad_id:
+    tokenizer.check_vocabulary(model.vocabulary, str(folder))
+    if model.positions_after_padding and model.pad_id != tokenizer.pad_id:
         raise InputError(
             f"{folder}: the model counts positions after pad_id={model.pad_id}, its tokenizer pads with "
-            f"{subwords.pad_id} ({subwords.special.pad}): they do not belong together"
+            f"{tokenizer.pad_id} ({tokenizer.special.pad}): they do not belong together"
         )
-    return SubwordInputs(subwords, model.longest, rule)
+    return SubwordInputs(tokenizer, model.longest, rule)
 
 
 def checked_arrays(model: Transformer, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:

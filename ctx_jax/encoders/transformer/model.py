@@ -165,7 +165,15 @@ class Transformer:
         """Initial parameters; `encoders/transformer/network.py` lists them."""
         return init(self, key)
 
-    def layers(self, params: Params, inputs: Mapping[str, Any], *, carry: Carry = None) -> Layers:
+    def layers(
+        self,
+        params: Params,
+        inputs: Mapping[str, Any],
+        *,
+        carry: Carry = None,
+        key: jax.Array | None = None,
+        rows: jax.Array | None = None,
+    ) -> Layers:
         """Hidden states of the inputs that `SubwordInputs` makes: one vector a word, the mean over its tokens, or one
         vector a token if "token_ids" and "token_mask" are the only inputs.
 
@@ -179,7 +187,8 @@ class Transformer:
         if ids.size == 0:
             words = arrays.get("word_mask", mask)
             return Layers(jnp.zeros((self.num_layers, *words.shape, self.width), jnp.float32), jnp.zeros_like(words))
-        states = hidden_states(self, params, ids, mask=mask, token_types=arrays.get("token_types"))
+        types = arrays.get("token_types")
+        states = hidden_states(self, params, ids, mask=mask, token_types=types, key=key, rows=rows)
         return pool_to_words(states, arrays)
 
     def token_layer(self, params: Params, inputs: Mapping[str, Any]) -> jax.Array:

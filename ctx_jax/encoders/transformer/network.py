@@ -20,10 +20,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from ctx_jax.data.batch import TokenRows
-from ctx_jax.encoders.transformer.layers import LayerContext, LayerKind, dropout, layer, rotation, row_seeds
+from ctx_jax.encoders.transformer.layers import LayerContext, LayerKind, layer, rotation
 from ctx_jax.io.errors import InputError
 from ctx_jax.ops.attention import attention_mask
 from ctx_jax.ops.dense import init_dense, init_norm, layer_norm, truncated_normal
+from ctx_jax.ops.dropout import dropout, row_seeds
 from ctx_jax.ops.linear import lookup
 from ctx_jax.typing import Mask, Params
 

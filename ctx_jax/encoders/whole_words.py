@@ -1,0 +1,64 @@
+"""The base of input processors whose tokens are whole words, as a biLM's and a table's are.
+
+Letters: B sentences, T words.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from ctx_jax.encoders.base import Level, WordPieces, sentences_to_words
+from ctx_jax.io.errors import InputError
+from ctx_jax.tokenizers.words import Rule
+
+
+class WholeWordInputs(ABC):
+    """An `encoders.base.InputProcessor` without `digest`, `pad` and `save`: a split sentence is its list of words."""
+
+    rule: Rule
+    words_per_row = 32  # layer 0 does not depend on the position
+    longest: int | None = None
+
+    @abstractmethod
+    def pad(
+        self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None
+    ) -> dict[str, np.ndarray]: ...
+
+    def arrays(
+        self,
+        sentences: Sequence[Sequence[str]],
+        *,
+        rows: int | None = None,
+        length: int | None = None,
+        tokens: int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The inputs of sentences; `rows` and `length` fix B and T."""
+        if tokens is not None:
+            raise InputError(
+                f"tokens={tokens} counts pieces of words, but this encoder reads whole words: leave it out"
+            )
+        return self.pad(sentences, rows, length)
+
+    def token_arrays(
+        self, sentences: list[str] | list[list[str]], *, rows: int | None = None, length: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """As `arrays`; strings are split by `rule`."""
+        return self.pad(self.split(sentences), rows, length)
+
+    def split(self, sentences: list[str] | list[list[str]], level: Level = "words") -> list[list[str]]:
+        """The words of every sentence, at both levels; strings are split by `rule`."""
+        return sentences_to_words(sentences, self.rule)
+
+    def sizes(self, sentences: Sequence[Sequence[str]]) -> list[int]:
+        """Words of each sentence."""
+        return [len(sentence) for sentence in sentences]
+
+    def cut(self, sentence: list[str], length: int) -> list[str]:
+        """The first `length` words."""
+        return sentence[:length]
+
+    def with_pieces(self, pieces: WordPieces) -> Self:
+        """Itself: a word is one piece."""
+        return self
