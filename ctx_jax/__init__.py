@@ -1,6 +1,7 @@
 """Contextual word embeddings in JAX: train them, load them, mix their layers."""
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from ctx_jax import encoders, losses
 from ctx_jax.embedding.embed import Layers, embed
@@ -22,6 +23,16 @@ __all__ = [
     "mix_penalty",
     "pool",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`ctx_jax.tasks`, imported when it is first used: it brings Orbax and the command line's packages."""
+    if name != "tasks":
+        raise AttributeError(f"module 'ctx_jax' has no attribute {name!r}")
+    import ctx_jax.tasks as tasks
+
+    return tasks
+
 
 try:
     __version__ = version("ctx-jax")

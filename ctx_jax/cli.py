@@ -13,15 +13,16 @@ from ctx_jax.io.errors import CtxJaxError
 
 USAGE = """usage: ctx-jax COMMAND ...
 
-  train [NAME|CONFIG.py] [--flags]     train a model; the same command again resumes it
+  train [NAME|TASK|CONFIG.py] [--flags]  train a model; the same command again resumes it
   evaluate RUN FILES [--flags]         measure a trained run on text: perplexity, accuracy
+  predict RUN [FILE]                   labels of texts or words, by a run of `classify` or `tag`
   export RUN DIR [--flags]             write a trained run as files other programs read
   tokenizer FOLDER [--flags]           train a subword tokenizer from text
 
 ctx-jax COMMAND --help lists its flags; ctx-jax --version prints the version.
 CTX_JAX_TRACEBACK=1 in the environment shows where in the code an error arose."""
 
-COMMANDS = ("train", "evaluate", "export", "tokenizer")
+COMMANDS = ("train", "evaluate", "predict", "export", "tokenizer")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +67,8 @@ def _call(name: str, rest: list[str]) -> int:
             from ctx_jax.commands.train import main as command
         case "evaluate":
             from ctx_jax.commands.evaluate import main as command
+        case "predict":
+            from ctx_jax.commands.predict import main as command
         case "export":
             from ctx_jax.commands.export import main as command
         case "tokenizer":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -28,6 +28,7 @@ from ctx_jax.io.build_once import locked
 from ctx_jax.io.errors import ConfigError, InputTypeError
 from ctx_jax.io.files import atomic_write
 from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.tasks.bilm import BiLMConfig
 from ctx_jax.tasks.masked_lm import MaskedLMConfig
 from ctx_jax.tokenizers import subwords
@@ -279,7 +280,8 @@ def test_the_flag_of_a_setting() -> None:
     for options, field, flag in (
         (TrainConfig, "max_positions", "--model.max-positions"),
         (TrainConfig, "data.batch_size", "--data.batch-size"),
-        (TrainConfig, "dropout", "--model.dropout"),
+        (TrainConfig(), "dropout", "--model.dropout"),
+        (TrainConfig(task=TagConfig()), "dropout", "--dropout"),
         (TrainConfig, "run_dir", "--run-dir"),
         (TrainConfig, "task.negatives", "--negatives"),
         (TrainConfig, "tokenizer.size", "--tokenizer.size"),
@@ -314,7 +316,8 @@ def _explained(config: type) -> Iterator[str]:
 def test_every_flag_of_a_run_has_help() -> None:
     for config in dict.fromkeys(_configs(TrainConfig)):
         # A field that is itself a configuration has its class's docstring.
-        flags = {name for name, kind in get_type_hints(config).items() if kind is not Any and not list(_configs(kind))}
+        hints = {field.name: get_type_hints(config)[field.name] for field in fields(config)}
+        flags = {name for name, kind in hints.items() if kind is not Any and not list(_configs(kind))}
         missing = sorted(flags - set(_explained(config)))
         assert not missing, f"{config.__name__}: write a docstring below {missing}"
 

@@ -27,6 +27,7 @@ from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
 from ctx_jax.training.devices import Devices
 from ctx_jax.training.loop import Loop, NonFinite, train
 from ctx_jax.training.optimizer import AdamW
+from ctx_jax.training.task import Selection
 
 WORDS = Vocabulary(("<S>", "</S>", "<UNK>", *"abcdefghijklm"))
 STEPS = 6
@@ -262,6 +263,7 @@ class Recorded(NamedTuple):
     every: int
     is_page: bool
     calls: list[dict]
+    selection: Selection = Selection()
 
     def __call__(self, params: dict, devices: object, log: Callable[[str], None]) -> dict[str, float] | str:
         self.calls.append(params)

@@ -30,6 +30,8 @@ TEXTS = "texts.json"
 """The digests of the texts."""
 METRICS = "metrics.jsonl"
 """In no checkpoint: it grows with every logged line."""
+SELECTION = "selection"
+"""The metric of a checkpoint that the best step has the least of."""
 FROZEN = "frozen"
 """The folder of the frozen parameters; checkpoints keep its digest files (`checkpoints.frozen`)."""
 

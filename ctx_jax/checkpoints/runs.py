@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from ctx_jax.checkpoints import digests, run_files
 from ctx_jax.checkpoints.frozen import check_frozen, frozen_digests, merge_params
 from ctx_jax.checkpoints.orbax_manager import FILES, METRICS, POSITION, STATE
-from ctx_jax.checkpoints.run_files import FROZEN
+from ctx_jax.checkpoints.run_files import FROZEN, SELECTION
 from ctx_jax.checkpoints.steps import LOGGER, StepFolder, check_arrays, listed, named_leaves, remove_step, unsharded
 from ctx_jax.distributed.processes import broadcast, on_first_process
 from ctx_jax.io.errors import InputError
@@ -101,14 +101,15 @@ class RunCheckpoints(StepFolder):
                     LOGGER.warning("an old step could not be removed: %s", error)
 
     def best(self) -> int | None:
-        """The complete step with the lowest finite `metrics["loss"]`, the later of equals.
+        """The complete step with the lowest finite `metrics["selection"]` (else "loss"), the earlier of equals.
 
         If no step has one, the last step; None if there is no step.
         """
         steps = self.steps()
-        losses = [((self.metrics(step) or {}).get("loss", math.nan), -step) for step in steps]
-        finite = [pair for pair in losses if math.isfinite(pair[0])]
-        return -min(finite)[1] if finite else max(steps, default=None)
+        metrics = {step: self.metrics(step) or {} for step in steps}
+        values = [(each.get(SELECTION, each.get("loss", math.nan)), step) for step, each in metrics.items()]
+        finite = [pair for pair in values if math.isfinite(pair[0])]
+        return min(finite)[1] if finite else max(steps, default=None)
 
     def metrics(self, step: int) -> dict[str, float] | None:
         """The metrics a step was saved with; None if it has none, or they cannot be read."""

@@ -1,5 +1,6 @@
 """`ctx-jax evaluate RUN FILES... [--flags]`: the metrics of a trained run on a text."""
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Annotated
 
 import tyro
 
-from ctx_jax.checkpoints.run_files import CONFIG, existing
 from ctx_jax.commands.flags import naming_flags
 from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.load import CheckpointStep, load
@@ -17,16 +17,16 @@ from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import Family
 from ctx_jax.evaluation.perplexity import ProtocolName
 from ctx_jax.heads import HEADS
-from ctx_jax.io import configs
 from ctx_jax.io.errors import ConfigError, ExistingFileError, InputError, MissingFileError
-from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks import TrainConfig, read_config
 from ctx_jax.tasks.options import EvaluateOptions
 from ctx_jax.training.config import RunConfig
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained run on a text. A biLM's perplexity counts every token: words, <UNK> and sentence markers. A
+    """Measure a trained run. A run with labels gives accuracy, F1 (of spans for BIO labels, else the mean over labels)
+    and loss on labelled files. A biLM's perplexity counts every token: words, <UNK> and sentence markers. A
     masked Transformer is measured on a fixed choice of masked tokens, a causal one on every token, in sequences as in
     the run; their tokens are cached in the system's temporary folder (set TMPDIR for another)."""
 
@@ -34,7 +34,8 @@ class Evaluate:
     """The run's directory."""
 
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES...")]
-    """Text, split into words as in the run: files or globs (plain, .gz or .xz), or a corpus by name as in --data.valid.
+    """Labelled files with the run's columns. Of a language model, text, split into words as in the run: files or globs
+    (plain, .gz or .xz), or a corpus by name as in --data.valid.
     A corpus gives its validation split; `python-docs:test` gives the test split, which no training uses."""
 
     protocol: ProtocolName = "sentence"
@@ -54,6 +55,9 @@ class Evaluate:
     pseudo_perplexity: bool = False
     """Masked Transformer only: also mask each token of each sentence in turn, which takes one pass a token."""
 
+    json: bool = False
+    """Print the metrics as one JSON object, and nothing else."""
+
     errors: Errors | None = None
     """What to do with bytes that are not UTF-8: `strict` or `replace`; default: the run's setting."""
 
@@ -72,7 +76,7 @@ def evaluate(
     families: Sequence[Family] = FAMILIES,
     heads: Sequence[type] = HEADS,
 ) -> str:
-    """The table that `main` prints. For a run of your own task, `config_type` is the type of its configuration, and
+    """What `main` prints. For a run of your own task, `config_type` is the type of its configuration, and
     `families` and `heads` are as in `load`. Errors: those of loading the run and of reading the text."""
     if not options.files:
         raise InputError("evaluate needs the text to measure: ctx-jax evaluate RUN FILES...")
@@ -83,12 +87,7 @@ def evaluate(
             raise ExistingFileError(f"--per-sentence {path} exists: name a new file, or remove this one")
         if not path.parent.is_dir():
             raise MissingFileError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
-    if not (options.run / "checkpoints").is_dir():
-        raise MissingFileError(
-            f"{options.run} is no run directory: it has no checkpoints/. To measure an imported Transformer, start a "
-            "run from it first: ctx-jax train ... --init FOLDER. AllenNLP's files hold no vocabulary to measure with"
-        )
-    config = configs.read(existing(options.run, CONFIG), config_type)
+    config = read_config(options.run, config_type)
     encoder = load(options.run, step=options.step, families=families, heads=heads)
     report = config.task.report(
         encoder,
@@ -103,4 +102,6 @@ def evaluate(
             log=partial(print, file=sys.stderr, flush=True),
         ),
     )
-    return f"{options.run}, step {options.step}{report}"
+    if options.json:
+        return json.dumps(report.metrics)
+    return f"{options.run}, step {options.step}\n{report.text}"

@@ -31,8 +31,8 @@ def parse(options: Any, **choices: Any) -> Any:
 
 
 @contextmanager
-def naming_flags(options: type) -> Iterator[None]:
-    """A ConfigError raised inside names the flag of `options` in its text, in place of the field."""
+def naming_flags(options: Any) -> Iterator[None]:
+    """A ConfigError raised inside names the flag of `options`, a dataclass or an instance, in place of the field."""
     try:
         yield
     except ConfigError as error:
@@ -40,20 +40,23 @@ def naming_flags(options: type) -> Iterator[None]:
         raise
 
 
-def with_flag(field: str, options: type) -> str:
-    """The flag of a field of the dataclass `options`: "max_positions" gives "--model.max-positions".
+def with_flag(field: str, options: Any) -> str:
+    """The flag of a field of the dataclass `options`: "max_positions" gives "--model.max-positions". Of an instance only
+    the flags of the dataclasses that it holds count, not all that its types allow.
 
     The field may lack its first dotted parts ("max_positions"), or have one that the flag lacks ("task.negatives";
     "tokenizer.size" of `ctx-jax tokenizer`). If no flag fits, or more than one, the field is returned unchanged.
     """
-    known = set(_names(options, ""))
+    known = set(_names(options, "") if isinstance(options, type) else _names(type(options), "", options))
     inner = field.partition(".")[2]
     found = {field} & known or {name for name in known if name.endswith(f".{field}")} or {inner or field} & known
     return f"--{found.pop().replace('_', '-')}" if len(found) == 1 else field
 
 
-def _names(hint: Any, before: str) -> Iterator[str]:
-    """Dotted names of all settings below a type, as tyro makes flags of them."""
+def _names(hint: Any, before: str, value: Any = None) -> Iterator[str]:
+    """Dotted names of all settings below a type, or below a value of it, as tyro makes flags of them."""
+    if is_dataclass(value):
+        hint = type(value)
     origin = get_origin(hint)
     if origin is Annotated:
         yield from _names(get_args(hint)[0], before)
@@ -67,5 +70,5 @@ def _names(hint: Any, before: str) -> Iterator[str]:
             # `tyro.conf.arg(name="")` leaves the field's name out of the flags.
             unnamed = any(getattr(extra, "name", None) == "" for extra in get_args(inner)[1:])
             name = before if unnamed else f"{before}.{field.name}".lstrip(".")
-            yield from _names(inner, name)
+            yield from _names(inner, name, getattr(value, field.name, None))
             yield name

@@ -1,4 +1,4 @@
-"""`ctx-jax train [NAME|CONFIG.py] [--flags]`: read a configuration, override it by flags, train."""
+"""`ctx-jax train [NAME|TASK|CONFIG.py] [--flags]`: read a configuration, override it by flags, train."""
 
 import difflib
 import inspect
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ctx_jax import tasks
 from ctx_jax.commands.flags import naming_flags, parse
 from ctx_jax.configs import __file__ as SHIPPED_PACKAGE
 from ctx_jax.io import configs
@@ -23,7 +24,7 @@ SHIPPED = Path(SHIPPED_PACKAGE).parent
 def main(arguments: Sequence[str]) -> int:
     """Train or resume the run that the command line describes; 0 when done or stopped on request."""
     config = read(arguments)
-    with naming_flags(type(config)):
+    with naming_flags(config):
         run(config)
     return 0
 
@@ -32,20 +33,27 @@ def read(arguments: Sequence[str]) -> RunConfig:
     """The configuration that a command line names (default: quickstart) with its flags applied; errors as `parse`."""
     named = bool(arguments) and not arguments[0].startswith("-")
     for before, word in itertools.pairwise(() if named else arguments):
-        if not before.startswith("-") and (word.endswith(".py") or word in names()):
+        if not before.startswith("-") and (word.endswith(".py") or word in (*names(), *tasks.named())):
             raise InputError(f"the configuration goes before the flags: ctx-jax train {word} --flags ...")
-    path = find(arguments[0] if named else "quickstart")
-    config, about = load(path)
+    name = arguments[0] if named else "quickstart"
+    if name in tasks.named():
+        config: RunConfig = tasks.named()[name]
+        about = inspect.cleandoc(type(config.task).__doc__ or "")
+    else:
+        path = find(name)
+        name = path.stem
+        config, about = load(path)
     about = re.sub(r"(?<!\n)\n(?=[A-Z][a-z]+:)", "\n\n", about)  # the help starts a new line at "Time: ..."
-    with naming_flags(type(config)):
+    with naming_flags(config):
         config = parse(
             type(config),
             default=config,
             args=list(arguments[1:] if named else arguments),
-            prog=f"ctx-jax train {path.stem}",
-            description=f"{about}\n\nConfigurations: {', '.join(names())}, or a file with `config() -> TrainConfig`.",
+            prog=f"ctx-jax train {name}",
+            description=f"{about}\n\nConfigurations: {', '.join(names())}, or a file with `config() -> TrainConfig`. "
+            f"Tasks with their defaults: {', '.join(tasks.named())}.",
         )
-    return config if config.run_dir else replace(config, run_dir=f"runs/{path.stem}")
+    return config if config.run_dir else replace(config, run_dir=f"runs/{name}")
 
 
 def names() -> list[str]:
@@ -61,10 +69,11 @@ def find(name: str) -> Path:
             raise MissingFileError(f"no configuration file {path}")
         return path
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
+        known = [*names(), *tasks.named()]
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise MissingFileError(
-            f"no configuration {name!r}: {hint}There are {', '.join(names())}; a file of your own ends in .py"
+            f"no configuration or task {name!r}: {hint}There are {', '.join(known)}; a file of your own ends in .py"
         )
     return SHIPPED / f"{name}.py"
 
@@ -84,6 +93,6 @@ def load(path: Path) -> tuple[RunConfig, str]:
         raise InputError(f"{path}{line}: {type(error).__name__}: {error}") from error
     if not isinstance(config, RunConfig):
         raise InputTypeError(f"{path} must define config() -> ctx_jax.tasks.TrainConfig, gave {config!r}")
-    with naming_flags(type(config)):
+    with naming_flags(config):
         configs.from_json(type(config), configs.to_json(config))  # checks every field's type
     return config, inspect.cleandoc(module.get("__doc__") or "")

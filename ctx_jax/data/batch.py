@@ -15,7 +15,7 @@ Array = Any
 class Batch(NamedTuple):
     """One fixed-shape batch of this process's rows, and the position in the data after it."""
 
-    arrays: Any  # a BiLMBatch, MaskedBatch, CausalBatch or another pytree of arrays with leading axis B
+    arrays: Any  # a BiLMBatch, MaskedBatch, CausalBatch, LabelBatch or another pytree of arrays with leading axis B
     position: dict[str, np.ndarray]
 
 
@@ -63,6 +63,15 @@ class MaskedBatch(NamedTuple):
     predicted_weights: Array  # float32 [B, K], 0 where a row has fewer than K
     next_sentence: Array = None  # int32 [B], 1 for a random or swapped second text
     next_sentence_weights: Array = None  # float32 [B]
+
+
+class LabelBatch(NamedTuple):
+    """Texts, or the words of sentences, with their labels."""
+
+    inputs: dict[str, Any]  # of the encoder, or its stored vectors (`embedding.vector_cache`)
+    labels: Array  # int32 [B], or [B, T] for words
+    weights: Array  # float32, like labels: 0 at padding
+    rows: Array  # int32 [B], the rows' numbers among all processes' rows, which seed dropout
 
 
 class CausalBatch(NamedTuple):

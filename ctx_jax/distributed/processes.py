@@ -108,6 +108,11 @@ def stop_together() -> Iterator[None]:
     gather(None)
 
 
+def own_share(items: Sequence[Value]) -> Sequence[Value]:
+    """Every n-th of `items`, n processes: each process gets its own."""
+    return items[jax.process_index() :: jax.process_count()]
+
+
 def on_first_process(act: Callable[[], object]) -> None:
     """Call `act` on process 0 while the others wait; an exception stops all of them."""
     with stop_together():

@@ -65,9 +65,14 @@ def mix(
         if layer_norm not in _EPSILON:
             raise InputError(f'layer_norm must be None, "bilm_tf" or "allennlp", got {layer_norm!r}')
         values = _normalise(values, mask, _EPSILON[layer_norm])
-    mixed = jnp.einsum("l,lbtd->btd", jax.nn.softmax(weights), values, precision=jax.lax.Precision.HIGHEST)
+    mixed = jnp.einsum("l,lbtd->btd", softmax_weights(mixing), values, precision=jax.lax.Precision.HIGHEST)
     mixed = gamma * mixed
     return mixed if mask is None else jnp.where(mask[..., None], mixed, 0.0)  # [B, T, D]
+
+
+def softmax_weights(mixing: Mixing) -> jax.Array:
+    """The share of each layer in a mix, [L], summing to 1."""
+    return jax.nn.softmax(jnp.asarray(mixing["weights"], jnp.float32))
 
 
 def mix_penalty(mixing: Mixing, scale: float = 1e-3) -> jax.Array:

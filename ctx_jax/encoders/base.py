@@ -89,9 +89,12 @@ class InputProcessor(Protocol):
     def with_pieces(self, pieces: WordPieces) -> Self:
         """The processor whose inputs give a word the vector of these of its pieces; itself where words have none."""
 
-    def save(self, folder: Path) -> tuple[str, ...]:
-        """Write the files from which `Model.inputs(folder)` makes the same processor. Returns the names of those that
-        every checkpoint should keep a copy of."""
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the files that `save` writes and every checkpoint keeps a copy of."""
+
+    def save(self, folder: Path) -> None:
+        """Write the files from which `Model.inputs(folder)` makes the same processor."""
 
 
 class Model(Protocol):
@@ -159,7 +162,7 @@ class Family(NamedTuple):
     looks_for: str
     """The files that `read` looks for, as error messages name them."""
     read: Callable[..., Imported | None]
-    """(path, **options): the encoder of a folder or file, None for one of another kind; InputError for a damaged one."""
+    """(path, **options): the encoder of a folder or file, None for another kind; InputError for a damaged one."""
     format: str = ""
     """The name of the format that `write_folder` writes."""
     write_folder: Callable[[Path, Any, Params, Mapping[str, Head], InputProcessor, Path], None] | None = None

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from ctx_jax.data.cache import build_cache
 from ctx_jax.data.corpora import Source
@@ -20,6 +20,13 @@ from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.typing import Log, Params
 
 
+class Report(NamedTuple):
+    """What was measured: as a table of lines, and as numbers."""
+
+    text: str
+    metrics: dict[str, float]
+
+
 def bilm(
     model: BiLM,
     params: Params,
@@ -30,7 +37,7 @@ def bilm(
     batch: int,
     log: Log,
     per_sentence: Path | None = None,
-) -> str:
+) -> Report:
     """Perplexities of a text in both directions. Sentences are counted first, so that `log` shows the time left.
 
     `batch` is that of `perplexity`; `per_sentence` is a new file for the log probabilities of each sentence.
@@ -58,7 +65,7 @@ def transformer_lm(
     *,
     with_pseudo_perplexity: bool,
     log: Log,
-) -> str:
+) -> Report:
     """The metrics of `masked_lm_metrics` and, if asked for, the pseudo-perplexity.
 
     `encoder` is a loaded Transformer, `head_name` its vocabulary head. The text and its tokens are cached in the
@@ -77,12 +84,15 @@ def transformer_lm(
             progress = Progress("pseudo-perplexity", "sentences", len(sentences), log)
             result = pseudo_perplexity(model, params, subwords, sentences, head=head, progress=progress)
             rows += [("pseudo-perplexity", f"{result.perplexity:,.4f}"), ("of tokens", f"{result.tokens:,}")]
-    return _aligned(rows)
+            metrics = metrics | {"pseudo_perplexity": result.perplexity}
+    return Report(aligned(rows), metrics)
 
 
-def _perplexities(found: Perplexity) -> str:
-    return _aligned(
+def _perplexities(found: Perplexity) -> Report:
+    names = ("loss", "perplexity", "forward_perplexity", "backward_perplexity", "tokens", "unknown")
+    table = aligned(
         [
+            ("protocol", found.protocol),
             ("targets in either direction", f"{found.tokens:,}"),
             ("of them <UNK>", f"{found.unknown:.2%}"),
             ("loss, nats a target", f"{found.loss:.4f}"),
@@ -91,9 +101,11 @@ def _perplexities(found: Perplexity) -> str:
             ("backward perplexity", f"{found.backward_perplexity:,.2f}"),
         ]
     )
+    return Report(table, {name: getattr(found, name) for name in names})
 
 
-def _aligned(rows: Sequence[tuple[str, str]]) -> str:
+def aligned(rows: Iterable[tuple[str, str]]) -> str:
+    """A table of names and values."""
     return "\n".join(f"  {name:<28}{value:>14}" for name, value in rows)
 
 

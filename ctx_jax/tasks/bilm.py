@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -28,11 +28,12 @@ from ctx_jax.evaluation import reports
 from ctx_jax.evaluation.neighbours import show_neighbours
 from ctx_jax.evaluation.ngrams import fit_ngram
 from ctx_jax.evaluation.perplexity import exp_or_inf, perplexity
+from ctx_jax.evaluation.reports import Report
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.io.progress import Progress
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
-from ctx_jax.tasks.setup import EvaluateConfig, prepare_vocabulary, read_texts
+from ctx_jax.tasks.setup import EvaluateConfig, check_steps, prepare_vocabulary, read_texts
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.parameter_groups import ParameterGroup
 from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, TaskContext
@@ -80,8 +81,16 @@ class BiLMConfig:
                 "needs word embeddings, which character inputs lack: set model.token_input to words",
             )
 
+    name: ClassVar[str] = "bilm"
+
+    @staticmethod
+    def run_defaults() -> dict[str, Any]:
+        """None: a biLM's own settings are those of a configuration."""
+        return {}
+
     def check(self, steps: int) -> None:
-        """Nothing to check: no setting depends on the number of steps."""
+        """ConfigError for no steps."""
+        check_steps(steps)
 
     def merged(self, old: "BiLMConfig") -> "BiLMConfig":
         """With the vocabulary size that the original run inferred."""
@@ -110,10 +119,10 @@ class BiLMConfig:
             config = replace(self, model=replace(self.model, vocabulary=len(vocabulary)))
         return BiLMTask(config, context.seed, train, valid, vocabulary)
 
-    def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> str:
+    def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> Report:
         """Perplexities of a text in both directions, as aligned lines."""
         refuse_options(options, ("pseudo_perplexity",), f"a biLM, which {run_dir} holds")
-        return f", protocol {options.protocol}\n" + reports.bilm(
+        return reports.bilm(
             self.model,
             encoder.run_params,
             Vocabulary.read(existing(run_dir, VOCABULARY)),
@@ -138,6 +147,7 @@ class BiLMTask:
     coefficients = dict.fromkeys(DIRECTIONS, 0.5)
     files = (VOCABULARY, TEXTS)
     groups: tuple[ParameterGroup, ...] = ()
+    default_steps = 0
 
     @property
     def model(self) -> BiLM:

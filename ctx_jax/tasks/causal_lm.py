@@ -23,7 +23,7 @@ class CausalLMConfig(SubwordLMConfig):
     head: VocabularyHead = field(default_factory=lambda: VocabularyHead(transform=False, decoder_bias=False))
     sequences: SequenceConfig = field(default_factory=lambda: SequenceConfig(packing="causal_blocks"))
 
-    head_name = "causal_lm"
+    name = "causal_lm"
     causal = True
 
     def open(self, context: TaskContext) -> "CausalLMTask":

@@ -32,13 +32,13 @@ class MaskedLMConfig(SubwordLMConfig):
 
     evaluate: MaskedLMEvaluate = field(default_factory=MaskedLMEvaluate)
 
-    head_name = "masked_lm"
+    name = "masked_lm"
     causal = False
 
     def heads(self) -> dict[str, Any]:
         """The vocabulary head; for labelled pairs also the pooler and the next-sentence head."""
         label = {"pooler": Pooler(), "next_sentence": SequenceHead()} if self.sequences.has_pair_label else {}
-        return {self.head_name: self.head, **label}
+        return {self.name: self.head, **label}
 
     def check_model(self) -> None:
         """Also refuses pair labels for RoBERTa, whose files have no next-sentence head."""

@@ -41,34 +41,40 @@ class EvaluateConfig:
                 raise ConfigError(f"evaluate.{name}", f"must be at least 0, got {value}")
 
 
+def check_steps(steps: int) -> None:
+    """ConfigError for a run without a number of steps."""
+    if steps < 1:
+        raise ConfigError("steps", f"must be at least 1, got {steps}: a language model has no number of epochs")
+
+
 def read_texts(data: TextConfig, context: TaskContext) -> tuple[Sentences, Sentences | None]:
     """The cached training text and validation text (None without one); ConfigError if a resumed run's text changed."""
     context.run_dir.mkdir(parents=True, exist_ok=True)
     train = load_sentences(data, "train", context.run_dir / "cache", log=context.log)
     assert train is not None, "every source has a training split"
     valid = load_sentences(data, "valid", context.run_dir / "cache", log=context.log)
-    _check_texts(context, {"train": train, "valid": valid})
+    texts = {"data.train": train, "data.valid": valid}
+    check_digests(context, {field: None if text is None else text.digest for field, text in texts.items()})
     return train, valid
 
 
-def _check_texts(context: TaskContext, texts: dict[str, Sentences | None]) -> None:
-    """Compare the texts' digests with those of the original run, as a data position is only valid for the same text.
-    In a new run the other processes compare theirs with the first one's."""
-    digests = {split: None if text is None else text.digest for split, text in texts.items()}
+def check_digests(context: TaskContext, digests: dict[str, str | None]) -> None:
+    """Compare the digests of what settings name, {setting: digest}, with those of the original run: a data position is
+    only valid for the same text. In a new run the other processes compare theirs with the first one's."""
     if not context.resumed and is_first_process():
         atomic_write(context.run_dir / TEXTS, json.dumps(digests) + "\n")
     path = existing(context.run_dir, TEXTS)
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [split for split, digest in digests.items() if before[split] != digest]
+        changed = [field for field, digest in digests.items() if before[field] != digest]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not what this run wrote ({error!r}): start again in another run_dir") from error
     if changed:
-        split = changed[0]
+        field = changed[0]
         raise ConfigError(
-            f"data.{split}",
-            f"is not the text this run was started with: digest {before[split]} then, {digests[split]} now. Restore "
-            "the text, or choose another run_dir",
+            field,
+            f"is not the one this run was started with: digest {before[field]} then, {digests[field]} now. Restore "
+            "it, or choose another run_dir",
         )
 
 

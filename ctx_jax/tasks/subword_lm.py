@@ -33,11 +33,12 @@ from ctx_jax.evaluation.masked_lm_eval import (
     masked_lm_metrics,
     metrics_of_means,
 )
+from ctx_jax.evaluation.reports import Report
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.io.progress import Progress
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
-from ctx_jax.tasks.setup import EvaluateConfig, naming_setting, prepare_tokenizer, read_texts
+from ctx_jax.tasks.setup import EvaluateConfig, check_steps, naming_setting, prepare_tokenizer, read_texts
 from ctx_jax.tokenizers import subword_files
 from ctx_jax.tokenizers import subwords as subwords_of
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
@@ -69,17 +70,23 @@ class SubwordLMConfig:
     `model`, `head` and `tokenizer`; of `model` only `compute`, `attention`, `scan`, `remat` and the dropout rates are
     used. Heads that it lacks are newly initialised."""
 
-    head_name: ClassVar[str]
-    """The name of the vocabulary head in params["head"]."""
+    name: ClassVar[str]
+    """The name of the task, and of its vocabulary head in params["head"]."""
     causal: ClassVar[bool]
     """Whether the task trains causal models."""
 
+    @staticmethod
+    def run_defaults() -> dict[str, Any]:
+        """None: a language model's own settings are those of a configuration."""
+        return {}
+
     def heads(self) -> dict[str, Any]:
         """All heads of the task, by name."""
-        return {self.head_name: self.head}
+        return {self.name: self.head}
 
     def check(self, steps: int) -> None:
         """ConfigError if model, sequences and number of steps do not fit together."""
+        check_steps(steps)
         if not self.init:  # else the import decides the model's shape
             self.check_model()
         if self.sequences.short_steps >= steps:
@@ -95,12 +102,12 @@ class SubwordLMConfig:
             kinds = {True: "a causal model", False: "a bidirectional model"}
             raise ConfigError(
                 "init" if self.init else "model.causal",  # only another import has another shape
-                f"gives {kinds[self.model.causal]}, and {self.head_name} needs {kinds[self.causal]}: start from the "
+                f"gives {kinds[self.model.causal]}, and {self.name} needs {kinds[self.causal]}: start from the "
                 f"configuration {'gpt_quickstart' if self.model.causal else 'mlm_quickstart'}",
             )
         if (packing == "causal_blocks") != self.causal:
             needed = "causal_blocks" if self.causal else "full_sentences, pairs or packed"
-            raise ConfigError("sequences.packing", f"is {packing}, and {self.head_name} needs {needed}")
+            raise ConfigError("sequences.packing", f"is {packing}, and {self.name} needs {needed}")
         if packing == "pairs" and self.model.token_types < 2:
             raise ConfigError(
                 "sequences.packing",
@@ -124,7 +131,7 @@ class SubwordLMConfig:
         if self.init and not context.resumed:
             imported, given = self._import()
             shape: Any = imported.model
-            head = imported.heads[self.head_name].module if self.head_name in imported.heads else shape.default_head()
+            head = imported.heads[self.name].module if self.name in imported.heads else shape.default_head()
             config = replace(config, model=_adapted(self.model, shape), head=head)
         elif self.tokenizer.file and not context.resumed:
             with naming_setting("tokenizer.file", self.tokenizer.file):
@@ -181,15 +188,15 @@ class SubwordLMConfig:
             )
         return replace(self, model=model)
 
-    def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> str:
+    def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> Report:
         """Metrics of a text with one fixed mask, as aligned lines."""
         refuse_options(options, ("protocol", "batch", "per_sentence"), f"a Transformer, which {run_dir} holds")
         if self.model.causal:
             refuse_options(options, ("pseudo_perplexity",), f"a causal model, which {run_dir} holds")
         assert isinstance(encoder.processor, SubwordInputs), "a Transformer's run reads subwords"
-        return "\n" + reports.transformer_lm(
+        return reports.transformer_lm(
             encoder,
-            self.head_name,
+            self.name,
             self.sequences,
             Several(tuple(options.sources(self.data))),
             with_pseudo_perplexity=options.pseudo_perplexity,
@@ -216,6 +223,7 @@ class SubwordLMTask:
     imported: Encoder | None = None
 
     groups: tuple[ParameterGroup, ...] = ()
+    default_steps = 0
 
     @property
     def model(self) -> Transformer:

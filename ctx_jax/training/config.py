@@ -76,7 +76,8 @@ class RunConfig:
     """The run's directory; the same command with the same directory resumes it. Empty: runs/<name of the config>."""
 
     steps: int = 1000
-    """Total training steps, including those before a resume."""
+    """Total training steps, including those before a resume. 0: as many as the number of epochs takes, where there
+    is one (`classify`, `tag`)."""
 
     seed: int = 0
     """Seed of initial parameters, text order, dropout and sampling."""
@@ -85,7 +86,7 @@ class RunConfig:
 def check_config(config: RunConfig) -> None:
     """ConfigError for settings out of range, or that the task refuses."""
     for name, value, least in (
-        ("steps", config.steps, 1),
+        ("steps", config.steps, 0),
         ("devices.count", config.devices.count, 0),
         ("devices.micro_batches", config.devices.micro_batches, 1),
         ("checkpoint.every", config.checkpoint.every, 1),

@@ -1,8 +1,8 @@
 """The training loop: runs the step on each batch, and writes metrics, evaluates and saves when due.
 
-An evaluation that is due comes before the save, also when the run is stopped. A step with the lowest validation loss so
-far is saved even if no checkpoint is due, so the best checkpoint is the best step that was evaluated. A step saved
-between two evaluations has no validation loss and is never the best.
+An evaluation that is due comes before the save, also when the run is stopped. The best step so far, by the metric that
+the task selects, is saved even if no checkpoint is due, so the best checkpoint is the best step that was evaluated. A
+step saved between two evaluations has no metrics and is never the best.
 """
 
 import math
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ctx_jax.checkpoints.run_files import SELECTION
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.prefetch import prefetch
 from ctx_jax.distributed.processes import (
@@ -59,7 +60,9 @@ class Loop:
         self.speed = Speed()
         self.step = 0
         self.frozen: Params = {}
-        self.best_loss = math.inf  # validation loss of a step that was saved
+        self.evaluator = next((each for each in task.evaluators if not each.is_page), None)
+        self.best: float = math.inf  # of the evaluator's `selection`, and its step, which was saved
+        self.best_step = 0
         self.compiled_shapes: set[tuple[tuple[int, ...], ...]] = set()  # of batches
         # The data position before each step not yet known to be finite, and after the last step.
         self.positions: list[Position] = []
@@ -67,10 +70,12 @@ class Loop:
     def start(self) -> State:
         """The state of the latest complete checkpoint, with the batches at its position, or a new state."""
         self.step = broadcast(self.checkpoints.latest()) or 0
-        best = self.checkpoints.best()
-        metrics = self.checkpoints.metrics(best) if best is not None else None
-        loss = (metrics or {}).get("loss", math.inf)
-        self.best_loss = broadcast(loss if math.isfinite(loss) else math.inf)
+        best = self.checkpoints.best() or 0
+        metrics = (self.checkpoints.metrics(best) if best else None) or {}
+        if self.evaluator is not None and self.evaluator.selection.metric in metrics:
+            value = self.evaluator.selection.value(metrics)
+            self.best, self.best_step = (value, best) if math.isfinite(value) else (math.inf, 0)
+        self.best, self.best_step = broadcast((self.best, self.best_step))
         if self.step == 0:
             state, self.frozen = self.devices.create(self.training_step.initial)
             fresh = params_to_measure(state._replace(average=()), self.frozen)
@@ -94,7 +99,7 @@ class Loop:
         with ExitStack() as stack:
             stop = stack.enter_context(StopRequests())
             ready = stack.enter_context(prefetch(iter(self.batches), self.task.prefetch))
-            while self.step < config.steps:
+            while self.step < config.steps and not self.stopped_early:
                 batch = next(ready)
                 state = self._advance(state, batch.arrays)
                 self.step += 1
@@ -108,6 +113,15 @@ class Loop:
                 if stopping:
                     return None
         return self.devices.leave(state)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the evaluations since the best step are as many as the task's patience. It follows from the
+        checkpoints alone, so a resumed run decides as an uninterrupted one."""
+        if self.evaluator is None or self.best_step == 0:
+            return False
+        longest = self.evaluator.selection.patience * self.evaluator.every
+        return 0 < longest <= self.step - self.best_step
 
     def _advance(self, state: State, arrays: Any) -> State:
         """One step. The time to compile a new shape is left out of the rate."""
@@ -125,7 +139,7 @@ class Loop:
         return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
 
     def _evaluate_and_save(self, state: State, log: MetricsLog | None, display: Display, stopping: bool) -> None:
-        """Run the evaluators that are due, then save if due, if stopping, or if the validation loss is the lowest."""
+        """Run the evaluators that are due, then save if due, if stopping, or if the step is the best so far."""
         due = [evaluator for evaluator in self.task.evaluators if self._due(evaluator.every)]
         save = self._due(self.config.checkpoint.every) or stopping
         if not (due or save):
@@ -135,10 +149,12 @@ class Loop:
         with self.speed.paused():
             params = self.devices.local(params_to_measure(logical, self.frozen)) if due else {}
             measured = {one.name: self._measure(one, params, log, display) for one in due if not one.is_page}
-            metrics = measured.get(next((one.name for one in self.task.evaluators if not one.is_page), ""))
-            if metrics is not None and metrics["loss"] < self.best_loss:
-                self.best_loss, save = metrics["loss"], True
-            if save:
+            metrics = measured.get(self.evaluator.name) if self.evaluator else None
+            if self.evaluator and metrics:
+                metrics |= {SELECTION: self.evaluator.selection.value(metrics)}
+                if metrics[SELECTION] < self.best:
+                    self.best, self.best_step, save = metrics[SELECTION], self.step, True
+            if save or self.stopped_early:
                 position = self.devices.whole_position(self.positions[-1])
                 self.checkpoints.save(self.step, logical, position, metrics, self.files)
             for evaluator in () if stopping else due:
@@ -226,6 +242,12 @@ def train(
         display = stack.enter_context(Display(config.steps, loop.step, shown=shown))
         final = loop.run(state, log, display)
     checkpoints.wait()
+    if loop.stopped_early and loop.step < config.steps and loop.evaluator is not None:
+        chosen = loop.evaluator.selection
+        log_line(
+            f"stopped early at step {loop.step} of {config.steps}: {chosen.patience} evaluations were no better by "
+            f"{chosen.metric} than step {loop.best_step}"
+        )
     if final is None:
         log_line(f"stopped at step {loop.step} of {config.steps} and saved; the same command resumes it")
         return False

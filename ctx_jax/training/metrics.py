@@ -197,6 +197,7 @@ class Display:
         numbers = f"loss {metrics['loss']:.4f}"
         if "perplexity" in metrics:
             numbers += f"  perplexity {metrics['perplexity']:,.2f}"
+        numbers += "".join(f"  {name} {metrics[name]:.2%}" for name in ("accuracy", "f1") if name in metrics)
         if "tokens_per_second" in metrics:
             numbers += f"  {metrics['tokens_per_second']:,.0f} tokens/s"
         if self._bar is not None and split == "train":

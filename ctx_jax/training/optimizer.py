@@ -35,8 +35,8 @@ class OptimizerConfig:
     """After the warm-up: `constant`; `linear` or `cosine` decay to `final` times the learning rate, reached one step
     after the last; `trapezoid`: constant, then linear decay over the last `cooldown` of the run."""
 
-    warmup: int = 0
-    """Steps of linear warm-up from zero."""
+    warmup: int | float = 0
+    """Steps of linear warm-up from zero; below 1: a share of all steps."""
 
     final: float = 0.0
     """The learning rate at the end of the schedule, as a fraction of the peak."""
@@ -69,7 +69,7 @@ class OptimizerConfig:
 class _AdamConfig(OptimizerConfig):
     """What the optimizers with Adam's moments have."""
 
-    warmup: int = 100
+    warmup: int | float = 100
     clip_norm: float = 1.0
     beta1: float = 0.9
     """Decay of the moving mean of the gradient."""
@@ -151,7 +151,8 @@ def _check(config: OptimizerConfig) -> None:
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """step (0 for the first) -> learning rate, for a run of `steps` steps."""
-    peak, rest = config.learning_rate, max(steps - config.warmup, 1)
+    warmup = round(config.warmup * steps) if config.warmup < 1 else int(config.warmup)
+    peak, rest = config.learning_rate, max(steps - warmup, 1)
     match config.schedule:
         case "constant":
             after_warmup: optax.Schedule = optax.constant_schedule(peak)
@@ -162,11 +163,11 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
         case "trapezoid":
             falling = min(max(round(config.cooldown * steps), 1), rest)
             after_warmup = optax.linear_schedule(peak, peak * config.final, falling, transition_begin=rest - falling)
-    if config.warmup == 0:
+    if warmup == 0:
         return after_warmup
     # From peak / warmup, not from zero, so that the first step changes the parameters.
-    rise = optax.linear_schedule(peak / config.warmup, peak, max(config.warmup - 1, 1))
-    return optax.join_schedules([rise, after_warmup], [config.warmup])
+    rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+    return optax.join_schedules([rise, after_warmup], [warmup])
 
 
 def optimizer(config: OptimizerConfig, steps: int, *, model: Model | None = None) -> optax.GradientTransformation:

@@ -80,7 +80,7 @@ def _open(
         old = configs.read(run_files.existing(run_dir, CONFIG), type(config))
     if latest is not None:
         if type(old.task) is type(config.task):
-            config = replace(config, task=config.task.merged(old.task))
+            config = replace(config, task=config.task.merged(old.task), steps=config.steps or old.steps)
         check_resume(old, config, configs.differences(old, config))
         if latest >= config.steps:
             log(
@@ -90,7 +90,7 @@ def _open(
             return None
     context = TaskContext(run_dir, config.seed, config.steps, latest is not None, log)
     task = processes.first_process_first(lambda: config.task.open(context))
-    config = replace(config, task=task.config)
+    config = replace(config, task=task.config, steps=config.steps or task.default_steps)
     log(f"{type(task.model).__name__} in {run_dir}, {config.steps} steps")
     encoder = EncoderFile(task.model, dict(task.heads), task.processor.rule)
     files = {CONFIG: configs.text(config), ENCODER: configs.text(encoder)}

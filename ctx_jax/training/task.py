@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -43,6 +43,20 @@ class Batches(Protocol):
     def __next__(self) -> Batch: ...
 
 
+@dataclass(frozen=True)
+class Selection:
+    """By which metric of an evaluator the best step is chosen, and when a run that no longer improves stops."""
+
+    metric: str = "loss"
+    larger_is_better: bool = False
+    patience: int = 0
+    """Evaluations without a better one after which the run stops; 0: it does all its steps."""
+
+    def value(self, metrics: Mapping[str, float]) -> float:
+        """The number that the best step has the least of."""
+        return -metrics[self.metric] if self.larger_is_better else metrics[self.metric]
+
+
 class Evaluator(Protocol):
     """Measures the parameters, or makes a report from them, every few steps."""
 
@@ -58,6 +72,10 @@ class Evaluator(Protocol):
     def is_page(self) -> bool:
         """Whether it gives a text to show (called on the first process only) instead of metrics."""
 
+    @property
+    def selection(self) -> Selection:
+        """How the best step is chosen, if this is the first evaluator of its task that gives metrics."""
+
     def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float] | str:
         """Metrics, or the text. `log` shows the progress of a long evaluation."""
 
@@ -70,6 +88,7 @@ class FunctionEvaluator:
     every: int
     function: Callable[[Params, Sequence[jax.Device], Log], dict[str, float] | str]
     is_page: bool = False
+    selection: Selection = Selection()
 
     def __call__(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float] | str:
         return self.function(params, devices, log)
@@ -78,7 +97,8 @@ class FunctionEvaluator:
 class Task(Objective, Protocol):
     """An objective together with its data and its evaluators.
 
-    The best step is the one with the lowest `loss` of the first evaluator that gives metrics.
+    The first evaluator that gives metrics decides by its `selection` which step is the best: by default the one with
+    the lowest loss.
     """
 
     @property
@@ -108,6 +128,10 @@ class Task(Objective, Protocol):
     @property
     def batch_size(self) -> int:
         """Rows of a batch (B), over all devices and processes."""
+
+    @property
+    def default_steps(self) -> int:
+        """Steps of a run whose settings say 0; 0: the settings must say how many."""
 
     @property
     def prefetch(self) -> int:
@@ -145,8 +169,32 @@ class TaskContext:
     log: Log
 
 
+class Predictor(Protocol):
+    """A trained run that answers for new texts."""
+
+    @property
+    def encoder(self) -> Any:
+        """The run's `ctx_jax.Encoder`."""
+
+    def predict(self, items: Sequence[Any]) -> list[dict[str, Any]]:
+        """One answer an item, in their order, as JSON."""
+
+    def read(self, path: str) -> Iterator[Any]:
+        """The items of a file; "-" is standard input."""
+
+
 class TaskConfig(Protocol):
-    """A task's settings, a frozen dataclass: `config.task` of a run chooses what is trained."""
+    """A task's settings, a frozen dataclass: `config.task` of a run chooses what is trained.
+
+    A task that predicts also has `predictor(encoder) -> Predictor`.
+    """
+
+    name: ClassVar[str]
+    """What `ctx-jax train` calls it."""
+
+    @staticmethod
+    def run_defaults() -> dict[str, Any]:
+        """The settings of a run whose defaults the task changes, such as the optimizer."""
 
     def check(self, steps: int) -> None:
         """ConfigError for settings that do not fit each other or a run of `steps` steps."""
@@ -160,8 +208,8 @@ class TaskConfig(Protocol):
         In a job of several processes the others call this after the first one, which alone writes.
         """
 
-    def report(self, encoder: Any, run_dir: Path, options: Any) -> str:
-        """What `ctx-jax evaluate` prints below the run's name: the metrics of a trained run on a text.
+    def report(self, encoder: Any, run_dir: Path, options: Any) -> Any:
+        """What `ctx-jax evaluate` prints: an `evaluation.reports.Report` of a trained run on a text.
 
         `encoder`: a `ctx_jax.Encoder`; `options`: a `tasks.options.EvaluateOptions`. ConfigError for an option that the
         task has no use for.

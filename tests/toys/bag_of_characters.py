@@ -30,6 +30,7 @@ class ByteInputs:
     words_per_row: int = 8
     longest: int | None = None
     digest = "the bytes of words"
+    files = ()
 
     def arrays(
         self,
@@ -70,8 +71,8 @@ class ByteInputs:
     def with_pieces(self, pieces: WordPieces) -> "ByteInputs":
         return self
 
-    def save(self, folder: Path) -> tuple[str, ...]:
-        return ()
+    def save(self, folder: Path) -> None:
+        pass
 
 
 @dataclass(frozen=True)

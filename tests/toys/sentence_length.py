@@ -6,7 +6,7 @@ Letters: B sentences of a batch, T words, D width.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from ctx_jax import pool
 from ctx_jax.data.batch import Batch
 from ctx_jax.data.permutation import permuted
 from ctx_jax.embedding.embed import embed
+from ctx_jax.evaluation.reports import Report
 from ctx_jax.flax import plain_params
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.training.config import RunConfig
@@ -48,6 +49,12 @@ class LengthConfig:
     frozen: bool = False
     evaluate_every: int = 2
 
+    name: ClassVar[str] = "sentence_length"
+
+    @staticmethod
+    def run_defaults() -> dict[str, Any]:
+        return {}
+
     def check(self, steps: int) -> None:
         if not self.sentences:
             raise ConfigError("sentences", "must hold a sentence, got none")
@@ -58,12 +65,12 @@ class LengthConfig:
     def open(self, context: TaskContext) -> "LengthTask":
         return LengthTask(self, context.seed)
 
-    def report(self, encoder: ctx_jax.Encoder, run_dir: Path, options: Any) -> str:
+    def report(self, encoder: ctx_jax.Encoder, run_dir: Path, options: Any) -> Report:
         """The accuracy on sentences, one a line of the files."""
         sentences = [line for name in options.texts for line in Path(name).read_text().splitlines()]
         task = LengthTask(self, seed=0)
         metrics = task.evaluated(encoder.run_params, sentences)
-        return f"\naccuracy  {metrics['accuracy']:.3f}  of {len(sentences)} sentences"
+        return Report(f"accuracy  {metrics['accuracy']:.3f}  of {len(sentences)} sentences", metrics)
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,7 @@ class LengthTask:
     processor = ByteInputs()
     files: tuple[str, ...] = ()
     prefetch = 2
+    default_steps = 0
 
     @property
     def model(self) -> BagOfCharacters:

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,15 +26,15 @@ class CharacterInputs(WholeWordInputs):
 
     max_characters: int
     rule: Rule = "whitespace"
+    files: ClassVar[tuple[str, ...]] = ()
 
     @property
     def digest(self) -> str:
         """SHA-256 of the settings."""
         return hashlib.sha256(repr(self).encode()).hexdigest()
 
-    def save(self, folder: Path) -> tuple[str, ...]:
+    def save(self, folder: Path) -> None:
         """Writes nothing: the model has all settings."""
-        return ()
 
     def pad(self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None) -> dict[str, np.ndarray]:
         return {"char_ids": char_ids(sentences, self.max_characters, rows=rows, length=length)}
@@ -46,6 +47,7 @@ class WordInputs(WholeWordInputs):
 
     vocabulary: Vocabulary
     rule: Rule = "whitespace"
+    files: ClassVar[tuple[str, ...]] = (VOCABULARY,)
 
     @classmethod
     def read(cls, folder: Path, size: int, rule: Rule) -> "WordInputs":
@@ -61,10 +63,9 @@ class WordInputs(WholeWordInputs):
         """SHA-256 of the vocabulary and the rule."""
         return hashlib.sha256("\n".join((self.rule, *self.vocabulary.words)).encode()).hexdigest()
 
-    def save(self, folder: Path) -> tuple[str, ...]:
+    def save(self, folder: Path) -> None:
         """Writes `vocabulary.txt`."""
         self.vocabulary.write(folder / VOCABULARY)
-        return (VOCABULARY,)
 
     def pad(self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None) -> dict[str, np.ndarray]:
         height, width = padded_shape(self.sizes(sentences), rows, length, "words")

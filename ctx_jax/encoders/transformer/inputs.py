@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ import numpy as np
 from ctx_jax.encoders.base import Layers, Level, WordPieces, padded_shape, rounded
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.io.files import read_json
-from ctx_jax.tokenizers import subword_files, subwords
-from ctx_jax.tokenizers.subwords import Pieces, Subwords
+from ctx_jax.tokenizers import subword_files
+from ctx_jax.tokenizers.subwords import CONFIG, FILE, Pieces, Subwords
 from ctx_jax.tokenizers.words import Rule
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class SubwordInputs:
     longest: int | None = None
     rule: Rule = "whitespace"
     pieces: WordPieces = "mean"
+    files: ClassVar[tuple[str, ...]] = (FILE, CONFIG)
 
     @property
     def digest(self) -> str:
@@ -120,10 +121,9 @@ class SubwordInputs:
         """With another choice of `pieces`."""
         return replace(self, pieces=pieces)
 
-    def save(self, folder: Path) -> tuple[str, ...]:
+    def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`."""
         self.subwords.save(folder)
-        return subwords.FILE, subwords.CONFIG
 
     def pad(
         self, sentences: Sequence[Pieces], rows: int, length: int, tokens: int | None = None

@@ -1,0 +1,43 @@
+"""`ctx-jax predict RUN [FILE]`: the labels that a trained run gives texts or words, as JSON lines."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ctx_jax import tasks
+from ctx_jax.data.labelled import STANDARD_INPUT
+from ctx_jax.embedding.load import CheckpointStep
+
+AT_ONCE = 1024  # texts or sentences
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Label texts or words by a run of `classify` or `tag`. Prints one JSON object a line, in the order of the input:
+    {"label": ..., "probabilities": {label: p}} for a text, {"words": [...], "labels": [...]} for a sentence."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run's directory."""
+
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")] = STANDARD_INPUT
+    """A file like those the run was trained on, whose labels may be missing; `-` is standard input: a text a line, or
+    a word a line with an empty line after each sentence."""
+
+    step: CheckpointStep = "best"
+    """Which checkpoint: `best`, `latest`, or a step number."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the predictions that the command line asks for; 0 when done."""
+    options = tyro.cli(Predict, args=list(arguments), prog="ctx-jax predict")
+    predictor = tasks.load(options.run, step=options.step)
+    items = predictor.read(options.file)
+    while some := list(islice(items, AT_ONCE)):
+        for answer in predictor.predict(some):
+            print(json.dumps(answer, ensure_ascii=False))
+    return 0

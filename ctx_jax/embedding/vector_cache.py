@@ -1,0 +1,167 @@
+"""The layers of a frozen encoder for many texts, computed once and kept on disk.
+
+    <folder>/vectors-<key>/0 ...    a few thousand texts each (`data.array_folder`)
+      vectors.bin      float32, the texts' words or tokens one after the other, all layers of each: [words, L, D]
+      offsets.bin      int64 [texts + 1], the first word of each text
+
+The key is a digest of the encoder, its input processor and the texts. A part appears complete or not at all, so a run
+that was stopped goes on with the next one.
+
+Letters: L layers, B texts of a batch, T words or tokens, D width.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctx_jax.data.array_folder import ArrayWriter, build_arrays, folder_name, open_arrays
+from ctx_jax.distributed.processes import gather, own_share
+from ctx_jax.distributed.sharding import pipelined, shard_batch
+from ctx_jax.embedding.embed import embed
+from ctx_jax.embedding.encoder import Encoder, plan
+from ctx_jax.embedding.pooling import How, pool
+from ctx_jax.io import configs
+from ctx_jax.io.errors import ConfigError
+from ctx_jax.io.progress import Progress
+from ctx_jax.typing import Log, Params
+
+VERSION = 1  # of the layout above
+PART_BYTES = 1 << 26
+_KINDS = {"vectors": np.float32, "offsets": np.int64}
+_BATCH = 32
+
+
+def encoder_digest(encoder: Encoder) -> str:
+    """SHA-256 of an encoder's model, parameters and input processor, in hexadecimal."""
+    found = hashlib.sha256(configs.text(encoder.model).encode())
+    found.update(encoder.processor.digest.encode())
+    for path, leaf in jax.tree.leaves_with_path(encoder.params):
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape}".encode())
+        found.update(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    return found.hexdigest()
+
+
+class StoredVectors:
+    """The stored layers of N texts. `sizes` [N] are their words or tokens; 1 where they were pooled."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        parts = [open_arrays(folder).arrays for folder in folders]
+        self._parts = [part["vectors"] for part in parts]
+        self._offsets = [part["offsets"] for part in parts]
+        self._first = np.cumsum([0, *(len(offsets) - 1 for offsets in self._offsets)])  # text of each part
+        self.sizes = np.concatenate([np.diff(offsets) for offsets in self._offsets])
+
+    def batch(self, texts: Sequence[int], rows: int, length: int, shape: tuple[int, int], layer: int | None) -> Any:
+        """{"vectors": float32 [B, L, T, D], "mask": bool [B, T]} of some texts: B = `rows`, T = `length`, `shape` is
+        (L, D). With a `layer`, of that one alone (L = 1)."""
+        layers, width = shape
+        chosen = slice(None) if layer is None else slice(layer, layer + 1)
+        vectors = np.zeros((rows, layers if layer is None else 1, length, width), np.float32)
+        mask = np.zeros((rows, length), bool)
+        for row, text in enumerate(texts):
+            part = int(np.searchsorted(self._first, text, side="right")) - 1
+            start, stop = self._offsets[part][text - self._first[part] :][:2]
+            words = self._parts[part].reshape(-1, layers, width)[start:stop, chosen]  # [T, L, D]
+            vectors[row, :, : len(words)] = words.swapaxes(0, 1)
+            mask[row, : len(words)] = True
+        return {"vectors": vectors, "mask": mask}
+
+
+def store_vectors(
+    encoder: Encoder, texts: Sequence[Any], identity: Any, folder: Path, *, pooling: How | None, log: Log
+) -> StoredVectors:
+    """The layers of `texts`, split by the encoder's processor, in `folder`; computed where they are not there yet.
+
+    `identity` (JSON) says what the texts and the encoder are. With `pooling` a text has one vector a layer. All
+    processes of a job call it and share the work. ConfigError for a disk without room.
+    """
+    sizes = encoder.processor.sizes(texts)
+    shape = encoder.model.num_layers, encoder.model.width
+    item = 4 * shape[0] * shape[1]
+    lengths = [min(size, 1) if pooling else size for size in sizes]
+    target = folder / folder_name("vectors", {"layout": VERSION, "pooling": pooling, "identity": identity})
+    parts = _parts(lengths, item)
+    names = [target / str(number) for number in range(len(parts))]
+    missing = [number for number, name in enumerate(names) if not name.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    needed, free = sum(lengths[i] for number in missing for i in parts[number]) * item, shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigError(
+            "data.cache_vectors",
+            f"needs {needed / 1e9:.1f} GB in {folder}, which has {free / 1e9:.1f} GB: set data.cache to a folder on "
+            "another disk, or data.cache_vectors to False",
+        )
+    total = sum(sizes[i] for number in missing for i in parts[number])
+    progress = Progress("computing vectors", "tokens", total, log)
+    for number in own_share(range(len(parts))):
+        write = partial(_write, encoder, texts, sizes, parts[number], pooling, progress)
+        build_arrays(names[number], _KINDS, write, again="computing it again", log=log)
+    gather(None)  # all parts are there
+    return StoredVectors(names)
+
+
+def _parts(lengths: Sequence[int], item: int) -> list[range]:
+    """Neighbouring texts, of about `PART_BYTES` together."""
+    parts, start, size = [], 0, 0
+    for number, length in enumerate(lengths):
+        size += length * item
+        if size >= PART_BYTES:
+            parts.append(range(start, number + 1))
+            start, size = number + 1, 0
+    return [*parts, range(start, len(lengths))] if start < len(lengths) or not parts else parts
+
+
+def _write(
+    encoder: Encoder,
+    texts: Sequence[Any],
+    sizes: Sequence[int],
+    part: range,
+    pooling: How | None,
+    progress: Progress,
+    writer: ArrayWriter,
+) -> None:
+    """Compute and write the vectors of one part's texts."""
+    found: dict[int, np.ndarray] = {}
+    placed: dict[int, Params] = {}  # by number of rows, which decides the devices
+
+    def running() -> Any:
+        for chosen, rows, length in plan([sizes[i] for i in part], _BATCH):
+            model: Any = encoder.model
+            compute, replicate = _compiled(model, pooling, rows)
+            if rows not in placed:
+                placed[rows] = replicate(encoder.params)
+            inputs = encoder.processor.pad([texts[part[i]] for i in chosen], rows, length)
+            yield chosen, compute(placed[rows], inputs, np.arange(rows))
+
+    for chosen, (vectors, mask) in pipelined(running()):
+        batch, counts = np.asarray(vectors), np.asarray(mask).sum(axis=1)
+        for row, number in enumerate(chosen):
+            # A copy, so that no text keeps its whole batch in memory.
+            found[number] = batch[row, : min(counts[row], 1) if pooling else counts[row]].copy()  # [T, L, D]
+            progress.add(sizes[part[number]])
+    size = 0
+    for number in range(len(part)):
+        writer.append("offsets", size)
+        writer.append("vectors", found[number])
+        size += len(found[number])
+    writer.append("offsets", size)
+
+
+@lru_cache(maxsize=64)
+def _compiled(model: Any, pooling: How | None, rows: int) -> tuple[Any, Any]:
+    def vectors(params: Params, inputs: Any, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+        layers = embed(model, params, inputs)
+        if pooling is None:
+            return jnp.moveaxis(layers.values, 0, 2), layers.mask  # [B, T, L, D]
+        pooled = jax.vmap(lambda values: pool(values, layers.mask, pooling))(layers.values)  # [L, B, D]
+        return jnp.moveaxis(pooled, 0, 1)[:, None], layers.mask
+
+    return shard_batch(vectors, rows)

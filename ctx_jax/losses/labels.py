@@ -1,0 +1,33 @@
+"""The cross-entropy of labels.
+
+Letters: K labels.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctx_jax.typing import Terms
+
+
+def label_loss(logits: jax.Array, labels: jax.Array, weights: jax.Array, class_weights: np.ndarray) -> Terms:
+    """Cross-entropy in nats and accuracy of logits [..., K] for labels int [...].
+
+        label      sum over examples of w(label) * -log softmax(logits)[label], and the sum of w(label)
+        accuracy   hits, and the number of examples
+
+    `weights` [...] are 0 at padding and 1 elsewhere; `class_weights` [K] are w, as in torch's `CrossEntropyLoss`.
+    """
+    nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+    weighted = weights * jnp.asarray(class_weights, jnp.float32)[labels]
+    hits = (jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels).astype(jnp.float32)
+    return {
+        "label": (jnp.sum(nats * weighted), jnp.sum(weighted)),
+        "accuracy": (jnp.sum(hits * weights), jnp.sum(weights)),
+    }
+
+
+def balanced_weights(counts: np.ndarray) -> np.ndarray:
+    """w(k) = N / (K * counts(k)) for N examples of K labels, so that every label weighs the same in sum (King and Zeng
+    2001; scikit-learn's "balanced")."""
+    return np.asarray(counts.sum() / (len(counts) * counts), np.float32)

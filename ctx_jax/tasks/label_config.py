@@ -1,0 +1,318 @@
+"""The settings of tasks with labels, how a run of them is opened, measured and asked for predictions.
+
+Letters: B rows, K labels.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import jax
+import numpy as np
+
+from ctx_jax.checkpoints.run_files import TEXTS, read_encoder
+from ctx_jax.data.labelled import Columns, Example, LabelledData, digest
+from ctx_jax.distributed.processes import is_first_process
+from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.load import load
+from ctx_jax.embedding.pooling import How
+from ctx_jax.embedding.vector_cache import encoder_digest
+from ctx_jax.encoders import FAMILIES
+from ctx_jax.encoders.base import InputProcessor
+from ctx_jax.evaluation.reports import Report, aligned
+from ctx_jax.heads import HEADS
+from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.losses.labels import balanced_weights
+from ctx_jax.ops.linear import Compute
+from ctx_jax.tasks.label_network import LABELS, LabelNetwork, LayerChoice
+from ctx_jax.tasks.label_rows import Labelled, SplitRows, join_rows, measure, scores_of_rows
+from ctx_jax.tasks.label_task import LabelTask, mix_metrics
+from ctx_jax.tasks.options import EvaluateOptions, refuse_options
+from ctx_jax.tasks.setup import check_digests, naming_setting
+from ctx_jax.training.optimizer import AdamW
+from ctx_jax.training.task import TaskContext
+from ctx_jax.typing import Log
+
+_LOGGER = logging.getLogger("ctx_jax")
+_LANGUAGE_MODELS_ONLY = ("protocol", "batch", "per_sentence", "pseudo_perplexity", "errors")
+
+
+@dataclass(frozen=True)
+class LabelEvaluate:
+    """How often the validation file is measured, and what follows from it."""
+
+    every: int | None = None
+    """Steps between evaluations, besides one at the end; None: once an epoch. 0: never."""
+
+    metric: Literal["accuracy", "f1", "loss"] = "accuracy"
+    """The metric that chooses the best step. `f1` is that of spans for BIO labels, else the mean over labels."""
+
+    patience: int = 3
+    """The run ends after so many evaluations that are no better than the best one; 0: it does all its steps."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "patience"):
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"evaluate.{name}", f"must be at least 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How a table of word vectors is read; without effect on other encoders."""
+
+    lowercase: bool = False
+    """Words of the text are looked up in lower case."""
+
+    unknown: Literal["zero", "mean", "error"] = "zero"
+    """Words that the table lacks: the vector 0, the mean of the table, or an error."""
+
+
+@dataclass(frozen=True)
+class LabelConfig(ABC):
+    """Settings of a task with labels; subclasses say what is labelled."""
+
+    encoder: str = ""
+    """What `ctx_jax.load` takes: a run, an AllenNLP or Hugging Face folder, or a table of word vectors."""
+
+    frozen: bool = False
+    """The encoder stays as it is; only the mix and the head are trained."""
+
+    data: LabelledData = field(default_factory=LabelledData)
+    layers: LayerChoice = "mix"
+    """`mix`: a learned mix of all layers; `last`, or the number of one, 0 first."""
+
+    dropout: float = 0.1
+    """Dropout rate of the vectors that the head reads. The encoder's own rates are those of its files."""
+
+    encoder_dropout: bool = True
+    """An encoder that is trained drops out at its own rates."""
+
+    batch_size: int = 32
+    """Rows of a batch (B), over all devices."""
+
+    epochs: int = 0
+    """How often the training file is read if `steps` is 0. 0: 20 with a frozen encoder, else 3."""
+
+    length: int = 0
+    """The longest row, in tokens, special ones included; 0: what the encoder takes."""
+
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: a label's loss is weighted by N / (K x its count), so that rare labels count as much as others."""
+
+    encoder_rate: float = 0.05
+    """The learning rate of the encoder's parameters, as a share of the head's."""
+
+    mix_rate: float = 10.0
+    """The learning rate of the mix, as a multiple of the head's."""
+
+    compute: Compute = "float32"
+    """Precision of the encoder's matrix products."""
+
+    table: TableOptions = field(default_factory=TableOptions)
+    evaluate: LabelEvaluate = field(default_factory=LabelEvaluate)
+
+    item: ClassVar[str]
+    """The name of the column of what is labelled."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ConfigError("dropout", f"must be in [0, 1), got {self.dropout}")
+        for name, least in (("batch_size", 1), ("epochs", 0), ("length", 0), ("encoder_rate", 0), ("mix_rate", 0)):
+            if not getattr(self, name) >= least:
+                raise ConfigError(name, f"must be at least {least}, got {getattr(self, name)}")
+
+    @staticmethod
+    def run_defaults() -> dict[str, Any]:
+        """The settings of a run that differ from `RunConfig`'s."""
+        return {"optimizer": AdamW(schedule="linear", warmup=0.1, layer_decay=0.9), "steps": 0}
+
+    @property
+    def text_pooling(self) -> How | None:
+        """How a text's vectors become one; None where words are labelled."""
+        return None
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of the files."""
+        return Columns.parse(self.data.columns, self.item)
+
+    @abstractmethod
+    def read(self, path: str, *, labels: bool = True) -> Iterator[Example]:
+        """The examples of a file; unless `labels` are needed, they may be missing."""
+
+    @abstractmethod
+    def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:
+        """Texts or sentences as `split` takes them; InputTypeError for anything else."""
+
+    @abstractmethod
+    def split(self, processor: InputProcessor, items: Sequence[Any], log: Log) -> list[list[tuple[Any, int]]]:
+        """The rows of each text or sentence: (split by the processor, number of labels)."""
+
+    @abstractmethod
+    def answer(self, item: Any, labels: tuple[str, ...], scores: np.ndarray) -> dict[str, Any]:
+        """A prediction as JSON, of log probabilities [K] of a text, [words, K] of a sentence."""
+
+    def processed(self, processor: InputProcessor) -> InputProcessor:
+        """The encoder's processor as the task uses it."""
+        return processor
+
+    def network(self, model: Any, labels: tuple[str, ...]) -> LabelNetwork:
+        """The pure functions of the task."""
+        drops = self.encoder_dropout and not self.frozen
+        return LabelNetwork(model, labels, self.layers, self.text_pooling, self.dropout, drops)
+
+    def check(self, steps: int) -> None:
+        """ConfigError for settings that are missing, or that do not name columns."""
+        for name, value, what in (
+            ("encoder", self.encoder, "name a run, a folder or a table of word vectors"),
+            ("data.train", self.data.train, "name the training file"),
+        ):
+            if not value:
+                raise ConfigError(name, f"is needed: {what}")
+        _ = self.columns
+
+    def merged(self, old: Self) -> Self:
+        """These settings: a run infers none of them."""
+        return self
+
+    def open(self, context: TaskContext) -> LabelTask:
+        """Load the encoder (a resumed run's from its own directory), read the files, and collect the labels."""
+        encoder, encoder_key = self._encoder(context)
+        files = {"train": self._examples("train")} | ({"valid": self._examples("valid")} if self.data.valid else {})
+        context.run_dir.mkdir(parents=True, exist_ok=True)
+        digests = {f"data.{name}": digest(files[name]) if name in files else None for name in ("train", "valid")}
+        check_digests(context, digests | ({"encoder": encoder_key} if encoder_key else {}))
+        labels, counts = self._labels(files, context.log)
+        network = self.network(encoder.model, labels)
+        _ = network.layer  # raises for a layer that the encoder lacks
+        if not context.resumed and is_first_process():
+            encoder.processor.save(context.run_dir)
+        names = (*encoder.processor.files, TEXTS)
+        encoder = replace(encoder, processor=self.processed(encoder.processor))
+        own_key = encoder_digest(encoder) if self.frozen else ""
+        return LabelTask(
+            config=self,
+            seed=context.seed,
+            encoder=encoder,
+            network=network,
+            labelled={name: self.labelled(encoder, examples, labels, context.log) for name, examples in files.items()},
+            class_weights=balanced_weights(counts) if self.class_weights == "balanced" else np.ones_like(counts),
+            identities={
+                name: {"encoder": own_key, "texts": digest(examples, labels=False), "length": self.length}
+                for name, examples in files.items()
+            },
+            files=names,
+            cache=Path(self.data.cache) if self.data.cache else context.run_dir / "cache",
+            log=context.log,
+        )
+
+    def _encoder(self, context: TaskContext) -> tuple[Encoder, str | None]:
+        """The encoder on the host, and its digest. A resumed run reads its own copy, without parameters unless they are
+        frozen, and the digest is None if the path it came from is gone."""
+        if not context.resumed or Path(self.encoder).exists():
+            encoder = self._load(self.encoder)
+            key = encoder_digest(encoder)
+            if not context.resumed:
+                return encoder, key
+        else:
+            key = None
+        if self.frozen:
+            return load(context.run_dir, step="latest"), key
+        stored = read_encoder(context.run_dir, [family.model for family in FAMILIES], HEADS)
+        return Encoder(stored.model, {}, stored.model.inputs(context.run_dir, rule=stored.rule)), key
+
+    def _load(self, path: str) -> Encoder:
+        options = {name: value for name, value in asdict(self.table).items() if value != getattr(TableOptions, name)}
+        with naming_setting("encoder", path):
+            encoder = load(path, **options)
+        model: Any = encoder.model
+        params = jax.device_get(encoder.params)  # on a device they would use memory for the whole run
+        return Encoder(replace(model, compute=self.compute), params, encoder.processor)
+
+    def _examples(self, split: Literal["train", "valid"]) -> list[Example]:
+        path = getattr(self.data, split)
+        with naming_setting(f"data.{split}"):
+            examples = list(self.read(path))
+            if not examples:
+                raise InputError(f"{path} holds no example")
+        return examples
+
+    def _labels(self, files: Mapping[str, Sequence[Example]], log: Log) -> tuple[tuple[str, ...], np.ndarray]:
+        """The names of the labels in the training file, sorted, and their counts [K]."""
+        counts = {
+            name: Counter(label for each in examples for label in _list(each)) for name, examples in files.items()
+        }
+        labels = tuple(sorted(counts["train"]))
+        if len(labels) < 2:
+            raise ConfigError(
+                "data.train", f"has the label {labels[0]!r} alone; two are needed. Is data.columns the file's order?"
+            )
+        if unseen := sorted(counts.get("valid", {}).keys() - {*labels}):
+            listed = ", ".join(map(repr, unseen[:10]))
+            if len(unseen) == len(counts["valid"]):
+                raise ConfigError("data.valid", f"has none of the training file's labels, but {listed}")
+            log(f"labels of data.valid that training has not seen, and which count as wrong: {listed}")
+        log(
+            f"{len(files['train']):,} examples, {sum(counts['train'].values()):,} labels of {len(labels)} kinds"
+            + (f"; {len(files['valid']):,} examples for validation" if "valid" in files else "")
+        )
+        return labels, np.array([counts["train"][label] for label in labels], np.float32)
+
+    def labelled(self, encoder: Encoder, examples: Sequence[Example], labels: tuple[str, ...], log: Log) -> Labelled:
+        """The rows of examples, split by the encoder's processor, with the numbers of their labels."""
+        return Labelled.of(examples, self.split(encoder.processor, [each.item for each in examples], log), labels)
+
+    def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> Report:
+        """Accuracy, F1 and loss of labelled files, and the mix."""
+        refuse_options(options, _LANGUAGE_MODELS_ONLY, f"{run_dir}, a run with labels")
+        predictor = self.predictor(encoder)
+        examples = [each for path in options.texts for each in self.read(path)]
+        if not examples:
+            raise InputError(f"{', '.join(options.texts)}: no example to measure")
+        labelled = self.labelled(predictor.encoder, examples, predictor.network.labels, options.log)
+        rows = SplitRows(predictor.encoder.processor, labelled.texts)
+        found = measure(predictor.network, encoder.run_params, labelled, rows, self.batch_size)
+        table = [(name, f"{value:.4f}") for name, value in (found.metrics | mix_metrics(encoder.run_params)).items()]
+        table.append(("examples", f"{found.labels:,}"))
+        return Report(aligned(table), found.metrics | {"examples": found.labels})
+
+    def predictor(self, encoder: Encoder) -> "LabelPredictor":
+        """Predictions of a loaded run."""
+        network = self.network(encoder.model, encoder.heads[LABELS].module.labels)
+        return LabelPredictor(replace(encoder, processor=self.processed(encoder.processor)), self, network)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelPredictor:
+    """A trained run that labels texts or sentences."""
+
+    encoder: Encoder
+    config: LabelConfig
+    network: LabelNetwork
+
+    def predict(self, items: Sequence[Any]) -> list[dict[str, Any]]:
+        """One answer an item, in their order (`LabelConfig.answer`). InputTypeError for items of another type."""
+        items = self.config.checked(items, self.encoder.processor)
+        rows = self.config.split(self.encoder.processor, items, _LOGGER.info)
+        starts = np.cumsum([0, *map(len, rows)])
+        counts = [count for own in rows for _, count in own]
+        source = SplitRows(self.encoder.processor, [text for own in rows for text, _ in own])
+        scores = {
+            number: found.reshape(-1, len(self.network.labels))[: counts[number]]
+            for number, found in scores_of_rows(self.network, self.encoder.run_params, source, self.config.batch_size)
+        }
+        joined = join_rows(scores, starts)
+        return [self.config.answer(item, self.network.labels, own) for item, own in zip(items, joined, strict=True)]
+
+    def read(self, path: str) -> Iterator[Any]:
+        """The texts or sentences of a file, whose labels may be missing."""
+        return (example.item for example in self.config.read(path, labels=False))
+
+
+def _list(example: Example) -> list[str]:
+    """The labels of an example."""
+    return [example.label] if isinstance(example.label, str) else example.label or []

@@ -1,0 +1,90 @@
+"""An encoder with a mix of its layers and a linear head: from inputs to the scores of labels, for texts and for words.
+
+Letters: L layers, B rows, T words or tokens, D width, K labels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from ctx_jax.embedding.embed import embed
+from ctx_jax.embedding.mixing import init_mix, mix
+from ctx_jax.embedding.pooling import How, pool
+from ctx_jax.flax import plain_params
+from ctx_jax.heads import LabelHead, LayerMix
+from ctx_jax.io.errors import ConfigError
+from ctx_jax.ops.dropout import dropout, fold_seeds, row_seeds
+from ctx_jax.typing import Params
+
+LayerChoice = Literal["mix", "last"] | int
+MIX, LABELS = "mix", "labels"  # names of the heads
+
+
+@dataclass(frozen=True)
+class LabelNetwork:
+    """Pure functions of inputs and parameters; hashable."""
+
+    model: Any
+    labels: tuple[str, ...]
+    layers: LayerChoice = "mix"
+    pooling: How | None = None
+    """How a text's vectors become one; None: every word has its own label."""
+    dropout: float = 0.0
+    encoder_dropout: bool = True
+    """The encoder drops out at its own rates where a key is given."""
+
+    @property
+    def layer(self) -> int | None:
+        """The number of the layer that alone is used; None for a mix."""
+        match self.layers:
+            case "mix":
+                return None
+            case "last":
+                return int(self.model.num_layers) - 1
+            case number if 0 <= number < self.model.num_layers:
+                return number
+        raise ConfigError("layers", f"must be mix, last or 0..{self.model.num_layers - 1}, got {self.layers}")
+
+    @property
+    def heads(self) -> dict[str, Any]:
+        """The heads' modules by name."""
+        own = {MIX: LayerMix(self.model.num_layers)} if self.layer is None else {}
+        return {LABELS: LabelHead(self.labels)} | own
+
+    def init_heads(self, key: jax.Array) -> dict[str, Params]:
+        """Fresh parameters of the heads: a plain mean of the layers, and small random scores."""
+        vectors = jnp.zeros((1, self.model.width), jnp.float32)
+        own: dict[str, Any] = {MIX: dict(init_mix(self.model.num_layers))} if self.layer is None else {}
+        return {LABELS: LabelHead(self.labels).init(key, vectors)["params"]} | own
+
+    def logits(
+        self,
+        params: Params,
+        inputs: Mapping[str, Any],
+        *,
+        rows: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Scores [B, K] of texts, [B, T, K] of words. `inputs` are the encoder's or those of `StoredVectors.batch`;
+        `key` enables dropout, by the rows' global numbers."""
+        if "vectors" in inputs:  # of the chosen layer alone, if there is one
+            values, mask = jnp.moveaxis(inputs["vectors"], 1, 0), inputs["mask"]
+        else:
+            found = (
+                embed(self.model, params["encoder"], inputs)
+                if key is None or not self.encoder_dropout
+                else self.model.layers(params["encoder"], inputs, key=key, rows=rows)
+            )
+            values, mask = found.values if self.layer is None else found.values[self.layer][None], found.mask
+        heads = params["head"]
+        vectors = mix(values, plain_params(heads[MIX])) if self.layer is None else values[0]  # type: ignore[arg-type]
+        if self.pooling is not None:
+            vectors = pool(vectors, mask, self.pooling)
+        if key is not None and self.dropout:
+            numbers = jnp.arange(len(vectors)) if rows is None else rows
+            vectors = dropout(fold_seeds(row_seeds(key, numbers), 1), 0, self.dropout, vectors)
+        scores: Any = LabelHead(self.labels).apply({"params": plain_params(heads[LABELS])}, vectors)
+        return jnp.asarray(scores)

@@ -1,0 +1,199 @@
+"""Labelled rows: texts, or parts of sentences, with the numbers of their labels, batched and measured.
+
+An example is a text or a sentence; a sentence longer than the encoder takes is several rows.
+
+Letters: N rows, B rows of a batch, T words or tokens, K labels.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from ctx_jax.data.labelled import Example
+from ctx_jax.distributed.sharding import pipelined, shard_batch
+from ctx_jax.embedding.encoder import plan
+from ctx_jax.embedding.vector_cache import StoredVectors
+from ctx_jax.encoders.base import InputProcessor, rounded
+from ctx_jax.evaluation.label_scores import accuracy, is_bio, macro_f1, span_f1
+from ctx_jax.io.errors import InputError
+from ctx_jax.tasks.label_network import LabelNetwork
+from ctx_jax.typing import Params
+
+UNKNOWN = -1  # the number of a label that training has not seen
+
+
+class Rows(Protocol):
+    """Rows that can be batched by their numbers."""
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The length of each row, [N], in what its encoder counts."""
+
+    def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, np.ndarray]:
+        """The inputs of `LabelNetwork.logits`: B = `rows`, T = `length`."""
+
+
+class SplitRows(NamedTuple):
+    """Rows of texts split by an input processor."""
+
+    processor: InputProcessor
+    texts: Sequence[Any]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """See `Rows`."""
+        return np.array(self.processor.sizes(self.texts), np.int64)
+
+    def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, np.ndarray]:
+        """See `Rows`."""
+        return self.processor.pad([self.texts[number] for number in numbers], rows, length)
+
+
+class StoredRows(NamedTuple):
+    """Rows of a frozen encoder's stored vectors."""
+
+    vectors: StoredVectors
+    shape: tuple[int, int]  # L, D
+    layer: int | None
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """See `Rows`."""
+        return self.vectors.sizes
+
+    def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, np.ndarray]:
+        """See `Rows`."""
+        return self.vectors.batch(numbers, rows, length, self.shape, self.layer)
+
+
+class Labelled(NamedTuple):
+    """The rows of a file's examples, with their labels."""
+
+    examples: Sequence[Example]
+    texts: Sequence[Any]  # of the rows, split by the encoder's processor
+    labels: Sequence[np.ndarray]  # of the rows: int32, one number for a text, one a word for a sentence
+    starts: np.ndarray  # [examples + 1], the first row of each example
+
+    @classmethod
+    def of(
+        cls, examples: Sequence[Example], rows: Sequence[Sequence[tuple[Any, int]]], names: Sequence[str]
+    ) -> "Labelled":
+        """From the rows of each example, (split text, number of labels), and the K names of the labels."""
+        numbers = {name: number for number, name in enumerate(names)}
+        labels = []
+        for example, own in zip(examples, rows, strict=True):
+            known = [example.label] if isinstance(example.label, str) else example.label or []
+            ids = np.array([numbers.get(name, UNKNOWN) for name in known], np.int32)
+            ends = np.cumsum([count for _, count in own])
+            labels += [ids[stop - count : stop] for stop, (_, count) in zip(ends, own, strict=True)]
+        texts = [text for own in rows for text, _ in own]
+        return cls(examples, texts, labels, np.cumsum([0, *map(len, rows)]))
+
+    def label_arrays(self, numbers: Sequence[int], rows: int, length: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Labels int32 and weights float32 of some rows, [B] of texts, [B, T] of words with T = `length`; the weight is
+        0 where there is no label or an unknown one."""
+        labels = np.full((rows, 1 if length is None else length), UNKNOWN, np.int32)
+        for row, number in enumerate(numbers):
+            labels[row, : len(self.labels[number])] = self.labels[number]
+        labels = labels[:, 0] if length is None else labels
+        return np.maximum(labels, 0), (labels >= 0).astype(np.float32)
+
+
+class Measured(NamedTuple):
+    """The metrics of examples, and how many labels were measured."""
+
+    metrics: dict[str, float]
+    labels: int
+
+
+def measure(
+    network: LabelNetwork,
+    params: Params,
+    labelled: Labelled,
+    rows: Rows,
+    batch_size: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> Measured:
+    """Loss (nats a label), accuracy and F1 of labelled rows.
+
+    F1 is that of spans for words with BIO labels (`span_f1`), else the mean over labels. A label that training has not
+    seen counts as wrong and is left out of the loss.
+    """
+    predicted: dict[int, np.ndarray] = {}
+    nats, known = 0.0, 0
+    for number, scores in scores_of_rows(network, params, rows, batch_size, devices):
+        ids = labelled.labels[number]
+        scores = scores.reshape(-1, len(network.labels))[: len(ids)]
+        predicted[number] = scores.argmax(axis=1)
+        seen = np.flatnonzero(ids != UNKNOWN)
+        nats -= float(scores[seen, ids[seen]].sum(dtype=np.float64))
+        known += len(seen)
+    found = [[network.labels[k] for k in ids] for ids in join_rows(predicted, labelled.starts)]
+    wanted = [[each.label] if isinstance(each.label, str) else each.label or [] for each in labelled.examples]
+    true, given = ([label for labels in side for label in labels] for side in (wanted, found))
+    spans = network.pooling is None and is_bio(network.labels)
+    metrics = {
+        "loss": nats / max(known, 1),
+        "accuracy": accuracy(true, given),
+        "f1": span_f1(wanted, found) if spans else macro_f1(true, given),
+    }
+    return Measured(metrics, len(true))
+
+
+def join_rows(rows: dict[int, np.ndarray], starts: np.ndarray) -> Iterator[np.ndarray]:
+    """The arrays of each example's rows, one after the other."""
+    for first, stop in pairwise(starts.tolist()):
+        yield np.concatenate([rows[number] for number in range(first, stop)])
+
+
+def scores_of_rows(
+    network: LabelNetwork,
+    params: Params,
+    rows: Rows,
+    batch_size: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, log probabilities) of every row: [K] of a text, [T, K] of words; longest rows first."""
+    placed: dict[int, Params] = {}  # by the number of rows, which decides the devices
+
+    def running() -> Iterator[tuple[Any, jax.Array]]:
+        for chosen, height, length in plan(rows.sizes.tolist(), batch_size):
+            compute, replicate = _compiled(network, height, tuple(devices or ()))
+            if height not in placed:
+                placed[height] = replicate(params)
+            inputs = rows.batch(chosen, height, length)
+            yield chosen, compute(placed[height], inputs, np.arange(height, dtype=np.int32))
+
+    for chosen, scores in pipelined(running()):
+        yield from zip(chosen, np.asarray(scores), strict=False)
+
+
+@lru_cache(maxsize=64)
+def _compiled(network: LabelNetwork, rows: int, devices: tuple[jax.Device, ...]) -> tuple[Any, Any]:
+    def scores(params: Params, inputs: Any, numbers: jax.Array) -> jax.Array:
+        return jax.nn.log_softmax(network.logits(params, inputs, rows=numbers))
+
+    return shard_batch(scores, rows, devices or None)
+
+
+def row_length(sizes: np.ndarray, longest: int | None) -> int:
+    """The length of a batch's rows: that of the longest, rounded up so that few shapes are compiled."""
+    length = rounded(int(sizes.max(initial=0)))
+    return length if longest is None else min(length, longest)
+
+
+def split_to_fit(processor: InputProcessor, words: list[str], longest: int | None) -> list[list[str]]:
+    """A sentence as parts that fit a row of `longest`, cut in halves as often as needed: a word's vector then sees its
+    part alone. InputError for a single word that does not fit."""
+    if longest is None or processor.sizes(processor.split([words]))[0] <= longest:
+        return [words]
+    if len(words) == 1:
+        raise InputError(
+            f"the word {words[0][:40]!r}... has more pieces than the {longest} tokens of a row: shorten it"
+        )
+    middle = len(words) // 2
+    return [part for half in (words[:middle], words[middle:]) for part in split_to_fit(processor, half, longest)]

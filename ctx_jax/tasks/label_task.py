@@ -1,0 +1,177 @@
+"""The training of a task with labels: batches, loss, metrics and evaluator (see `training.task.Task`).
+
+Letters: B rows, T words or tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ctx_jax.data.batch import LabelBatch
+from ctx_jax.data.epochs import Epochs
+from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.mixing import softmax_weights
+from ctx_jax.embedding.vector_cache import store_vectors
+from ctx_jax.encoders.base import InputProcessor
+from ctx_jax.losses.labels import label_loss
+from ctx_jax.tasks.label_network import MIX, LabelNetwork
+from ctx_jax.tasks.label_rows import Labelled, Rows, SplitRows, StoredRows, measure, row_length
+from ctx_jax.training.parameter_groups import DEFAULT_GROUPS, ParameterGroup
+from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, Selection
+from ctx_jax.typing import Carry, Log, Params, Terms
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTask:
+    """See `training.task.Task`."""
+
+    config: Any  # a LabelConfig
+    seed: int
+    encoder: Encoder  # of a resumed run only its shapes, unless it is frozen
+    network: LabelNetwork
+    labelled: Mapping[str, Labelled]  # of "train" and, if there is a file, "valid"
+    class_weights: np.ndarray
+    identities: Mapping[str, Any]  # of the vectors of "train" and "valid"
+    files: tuple[str, ...]
+    cache: Path
+    log: Log
+
+    coefficients = {"label": 1.0, "accuracy": 0.0}  # noqa: RUF012
+
+    @property
+    def model(self) -> Any:
+        return self.network.model
+
+    @property
+    def heads(self) -> Mapping[str, Any]:
+        return self.network.heads
+
+    @property
+    def processor(self) -> InputProcessor:
+        return self.encoder.processor
+
+    @property
+    def groups(self) -> tuple[ParameterGroup, ...]:
+        """The encoder frozen, or slower than the head; the mix faster than it."""
+        mix = ParameterGroup("^head/mix/", learning_rate_factor=self.config.mix_rate, weight_decay=False)
+        if self.config.frozen:
+            return ParameterGroup("^encoder/", frozen=True), mix
+        slower = (
+            replace(
+                group,
+                pattern=rf"^(?=encoder/)(?=.*(?:{group.pattern}))",
+                learning_rate_factor=self.config.encoder_rate,
+            )
+            for group in DEFAULT_GROUPS
+        )
+        return *slower, mix
+
+    @property
+    def batch_size(self) -> int:
+        return int(self.config.batch_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that hold every training row once."""
+        return -(-len(self.labelled["train"].texts) // self.batch_size)
+
+    @property
+    def default_steps(self) -> int:
+        epochs = self.config.epochs or (20 if self.config.frozen else 3)
+        return int(epochs * self.steps_per_epoch)
+
+    @property
+    def prefetch(self) -> int:
+        return int(self.config.data.prefetch)
+
+    def init(self, key: jax.Array) -> Params:
+        encoder, heads = jax.random.split(key)
+        return {"encoder": self.model.init(encoder), "head": self.network.init_heads(heads)}
+
+    def initial(self, params: Params) -> Params:
+        return {"encoder": self.encoder.params, "head": params["head"]}
+
+    def zero_carry(self, rows: int) -> Carry:
+        return ()
+
+    def loss(self, params: Params, batch: Any, carry: Carry, key: jax.Array | None) -> tuple[Terms, Carry]:
+        """Cross-entropy in nats and accuracy of a `LabelBatch`."""
+        logits = self.network.logits(params, batch.inputs, rows=batch.rows, key=key)
+        return label_loss(logits, batch.labels, batch.weights, self.class_weights), carry
+
+    @cached_property
+    def _rows(self) -> dict[str, Rows]:
+        """The rows of both files: split texts, or stored vectors, which all processes compute together."""
+        if not (self.config.frozen and self.config.data.cache_vectors):
+            return {name: SplitRows(self.processor, each.texts) for name, each in self.labelled.items()}
+        shape = (self.model.num_layers, self.model.width)
+        pooling = None if self.network.pooling == "max" else self.network.pooling  # the others commute with a mix
+        return {
+            name: StoredRows(
+                store_vectors(
+                    self.encoder, each.texts, self.identities[name], self.cache, pooling=pooling, log=self.log
+                ),
+                shape,
+                self.network.layer,
+            )
+            for name, each in self.labelled.items()
+        }
+
+    def batches(self, first: int, count: int) -> Batches:
+        """Shuffled epochs of the training rows; the length of a batch is that of its longest row, rounded up."""
+        rows, sizes = self._rows["train"], self._rows["train"].sizes
+
+        def make(examples: np.ndarray, own: range) -> LabelBatch:
+            length = row_length(sizes[examples], self.config.length or self.processor.longest)
+            numbers = examples[own.start : own.stop].tolist()
+            labels, weights = self.labelled["train"].label_arrays(
+                numbers, len(own), length if self.network.pooling is None else None
+            )
+            inputs = rows.batch(numbers, len(own), length)
+            return LabelBatch(inputs, labels, weights, np.arange(own.start, own.stop, dtype=np.int32))
+
+        return Epochs(len(sizes), self.batch_size, range(first, first + count), self.seed, make)
+
+    def tokens(self, arrays: Any) -> int:
+        """Words or tokens that the encoder read; of stored vectors those that the head reads."""
+        masks = ("mask", "token_mask", "word_mask")
+        mask = next((arrays.inputs[name] for name in masks if name in arrays.inputs), arrays.weights)
+        return int(np.count_nonzero(mask))
+
+    def metrics(self, means: dict[str, float]) -> dict[str, float]:
+        return {"loss": means["label"], "accuracy": means["accuracy"]}
+
+    def flops_per_token(self) -> float:
+        """Three times a forward pass, or the head's alone with stored vectors."""
+        head = 6.0 * self.model.width * len(self.network.labels)
+        if self.config.frozen:
+            return head
+        return 3.0 * self.model.flops_per_token(row_length(self._rows["train"].sizes, self.processor.longest)) + head
+
+    @cached_property
+    def evaluators(self) -> Sequence[Evaluator]:
+        if "valid" not in self.labelled:
+            return ()
+        chosen = self.config.evaluate
+        every = self.steps_per_epoch if chosen.every is None else chosen.every
+        selection = Selection(chosen.metric, chosen.metric != "loss", chosen.patience)
+        return (FunctionEvaluator("valid", every, self.valid_metrics, selection=selection),)
+
+    def valid_metrics(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float]:
+        """Loss, accuracy and F1 of the validation file, and the mix: its weights after the softmax, and gamma."""
+        found = measure(self.network, params, self.labelled["valid"], self._rows["valid"], self.batch_size, devices)
+        return found.metrics | mix_metrics(params)
+
+
+def mix_metrics(params: Params) -> dict[str, float]:
+    """{"mix_0": weight of layer 0, ..., "gamma": gamma} of a learned mix; {} without one."""
+    if MIX not in params["head"]:
+        return {}
+    mixing = params["head"][MIX]
+    weights = np.asarray(softmax_weights(mixing))
+    return {f"mix_{layer}": float(weight) for layer, weight in enumerate(weights)} | {"gamma": float(mixing["gamma"])}

@@ -1,0 +1,56 @@
+"""A label for each word: one vector a word, from a mix of an encoder's layers, and a linear layer.
+
+ctx-jax train tag --encoder minilm --frozen --data.train train.conllu --data.valid dev.conllu --run-dir runs/upos
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ctx_jax.data.labelled import Example, LabelledData, read_sentences
+from ctx_jax.encoders.base import InputProcessor, WordPieces, sentences_to_words
+from ctx_jax.tasks.label_config import LabelConfig
+from ctx_jax.tasks.label_rows import split_to_fit
+from ctx_jax.typing import Log
+
+
+@dataclass(frozen=True)
+class TagConfig(LabelConfig):
+    """Train a tagger of words."""
+
+    data: LabelledData = field(default_factory=lambda: LabelledData(columns="form,upos"))
+
+    pieces: WordPieces = "mean"
+    """Which of a word's pieces give its vector; without effect on encoders of whole words."""
+
+    name: ClassVar[str] = "tag"
+    item: ClassVar[str] = "form"
+
+    def processed(self, processor: InputProcessor) -> InputProcessor:
+        return processor.with_pieces(self.pieces)
+
+    def read(self, path: str, *, labels: bool = True) -> Iterator[Example]:
+        return read_sentences(path, self.columns, prefix=self.data.strip_prefix, labels=labels)
+
+    def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:
+        return sentences_to_words(items, processor.rule)
+
+    def split(self, processor: InputProcessor, items: Sequence[list[str]], log: Log) -> list[list[tuple[Any, int]]]:
+        """A row a sentence; one longer than the encoder takes is several rows, which `log` says once."""
+        longest, split = self.length or processor.longest, processor.split(list(items))
+        rows = []
+        for words, text, size in zip(items, split, processor.sizes(split), strict=True):
+            if longest is None or size <= longest:
+                rows.append([(text, len(words))])
+            else:
+                parts = split_to_fit(processor, words, longest)
+                rows.append([(processor.split([part])[0], len(part)) for part in parts])
+        if long := sum(len(own) > 1 for own in rows):
+            log(f"{long:,} of {len(rows):,} sentences are longer than {longest} tokens: their parts are tagged apart")
+        return rows
+
+    def answer(self, item: list[str], labels: tuple[str, ...], scores: np.ndarray) -> dict[str, Any]:
+        """{"words": [...], "labels": [...]}."""
+        return {"words": item, "labels": [labels[number] for number in scores.argmax(axis=1)]}
