@@ -28,9 +28,9 @@ from ctx_jax.io.build_once import locked
 from ctx_jax.io.errors import ConfigError, InputTypeError
 from ctx_jax.io.files import atomic_write
 from ctx_jax.tasks import TrainConfig
-from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.tasks.bilm import BiLMConfig
 from ctx_jax.tasks.masked_lm import MaskedLMConfig
+from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.tokenizers import subwords
 from ctx_jax.training.config import check_config
 from ctx_jax.training.optimizer import Adagrad
