@@ -41,8 +41,8 @@ def naming_flags(options: Any) -> Iterator[None]:
 
 
 def with_flag(field: str, options: Any) -> str:
-    """The flag of a field of the dataclass `options`: "max_positions" gives "--model.max-positions". Of an instance only
-    the flags of the dataclasses that it holds count, not all that its types allow.
+    """The flag of a field of the dataclass `options`: "max_positions" gives "--model.max-positions". Of an instance
+    only the flags of the dataclasses that it holds count, not all that its types allow.
 
     The field may lack its first dotted parts ("max_positions"), or have one that the flag lacks ("task.negatives";
     "tokenizer.size" of `ctx-jax tokenizer`). If no flag fits, or more than one, the field is returned unchanged.
