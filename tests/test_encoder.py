@@ -219,7 +219,7 @@ def test_another_models_config_is_refused_with_every_array_that_does_not_fit(tmp
 def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="nowhere"):
         ctx_jax.load(tmp_path / "nowhere")
-    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "notes.txt").write_text("prose")
     with pytest.raises(MissingFileError, match=r"encoder\.json.*options\.json.*config\.json.*found notes\.txt"):
         ctx_jax.load(tmp_path)
     with pytest.raises(MissingFileError, match=r"notes\.txt is a file"):

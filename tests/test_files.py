@@ -12,6 +12,7 @@ import pytest
 
 from ctx_jax.io import files
 from ctx_jax.io.files import (
+    atomic_binary_file,
     atomic_file,
     atomic_folder,
     atomic_write,
@@ -56,6 +57,8 @@ def test_what_fails_leaves_the_old_and_no_rest(tmp_path: Path) -> None:
     before = file_digest(tmp_path / "a.txt")
     with pytest.raises(TypeError), atomic_file(tmp_path / "a.txt") as file:
         file.write(file.write("new"))  # type: ignore[arg-type]
+    with pytest.raises(TypeError), atomic_binary_file(tmp_path / "a.txt") as binary_file:
+        binary_file.write("new")  # type: ignore[arg-type]
     with atomic_folder(tmp_path / "made") as partial:
         assert leftovers(tmp_path, "made") == [partial] and not leftovers(tmp_path, "a.*")
     (tmp_path / "made").rmdir()

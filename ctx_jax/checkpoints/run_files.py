@@ -24,6 +24,8 @@ ENCODER = "encoder.json"
 """An `EncoderFile`."""
 VOCABULARY = "vocabulary.txt"
 """The words of a biLM's softmax."""
+WORDS = "words.txt"
+"""The words of a table of word vectors. In no checkpoint: `encoder.json` holds its digest."""
 ORIGIN = "import.json"
 """The model_type of the import that a run began with."""
 TEXTS = "texts.json"
@@ -35,7 +37,7 @@ SELECTION = "selection"
 FROZEN = "frozen"
 """The folder of the frozen parameters; checkpoints keep its digest files (`checkpoints.frozen`)."""
 
-_ATOMIC = (CONFIG, ENCODER, VOCABULARY, subwords.FILE, subwords.CONFIG, TEXTS, ORIGIN, METRICS)
+_ATOMIC = (CONFIG, ENCODER, VOCABULARY, WORDS, subwords.FILE, subwords.CONFIG, TEXTS, ORIGIN, METRICS)
 
 FREE = ("devices", "checkpoint", "log", "run_dir", "task.evaluate")
 """The settings that a resumed run may change: they say where and how often, not what is computed."""

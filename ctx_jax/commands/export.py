@@ -18,7 +18,8 @@ from ctx_jax.io.errors import ConfigError, InputError
 @dataclass(frozen=True)
 class Export:
     """Write a trained biLM as AllenNLP's options.json and weights.hdf5, with its softmax and vocabulary; a Transformer
-    as a folder that transformers loads: config.json, model.safetensors and the tokenizer."""
+    as a folder that transformers loads: config.json, model.safetensors and the tokenizer; a table of word vectors as
+    table.vec and table.bin, word2vec's text and binary."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's directory."""
@@ -27,7 +28,7 @@ class Export:
     """A new folder for the files."""
 
     format: str = "model"
-    """`allennlp` (biLM) or `huggingface` (Transformer); `model`: whichever fits the model."""
+    """`allennlp` (biLM), `huggingface` (Transformer) or `word2vec` (word vectors); `model`: whichever fits it."""
 
     step: CheckpointStep = "best"
     """Which checkpoint: `best` (lowest validation loss), `latest`, or a step number."""

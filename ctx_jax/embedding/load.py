@@ -27,21 +27,21 @@ def load(
     heads: Sequence[type] = HEADS,
     **choices: Any,
 ) -> Encoder:
-    """An encoder from a run directory, an AllenNLP or a Hugging Face folder, or from AllenNLP's two files by name.
+    """An encoder from a run directory, an AllenNLP or Hugging Face folder, AllenNLP's files, or word vectors.
 
         load("runs/elmo")                                   # step="best", "latest" or a number
         load("elmo_2x4096_512_2048cnn_2xhighway")           # a folder with options and weights
         load("bert-base-uncased")                           # config.json, model.safetensors, tokenizer files
+        load("glove.6B.300d.txt", lowercase=True)           # GloVe, word2vec, fastText's .vec; gzip, xz or zip too
         load(options="options.json", weights="weights.hdf5")
 
     Args:
       path: a run directory (`encoder.json`, `checkpoints/`), a folder with one `options.json` or `*_options.json`
-        and one HDF5 file that holds `char_embed`, or a Hugging Face folder of an encoder that
-        `encoders.transformer.huggingface` reads, with its tokenizer.
+        and one HDF5 file that holds `char_embed`, a Hugging Face folder of an encoder that
+        `encoders.transformer.huggingface` reads, with its tokenizer, or a file that `encoders.static.read` reads.
       step: for a run; "best" has the lowest validation loss.
       options, weights: AllenNLP's two files, instead of `path`.
-      choices: options of the family that reads the path, such as `lowercase` and `unknown` of a table of word vectors
-        (`encoders.static.read`).
+      choices: options of the family that reads the path: `lowercase` and `unknown` of a table of word vectors.
       families, heads: the types that may be read; add your own, `families=(*encoders.FAMILIES, mine)`.
 
     Raises:
@@ -70,13 +70,18 @@ def load(
         own = {name: value for name, value in choices.items() if name in family.options}
         if (found := family.read(folder, **own)) is not None:
             _refuse_choices(choices, family.options, folder)
+            _refuse_step(step, folder)  # a member of an archive is no path that exists
             return Encoder(*found)
+    raise _nothing_found(folder, families)
+
+
+def _nothing_found(folder: Path, families: Sequence[Family]) -> MissingFileError:
     if not folder.is_dir():
-        what = "is a file; load needs its folder, or options= and weights=" if folder.exists() else "does not exist"
-        raise MissingFileError(f"{folder} {what}")
+        needed = "is a file, but holds no word vectors; load needs its folder, or options= and weights="
+        return MissingFileError(f"{folder} {needed if folder.exists() else 'does not exist'}")
     listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
     looked_for = "; ".join(["encoder.json and checkpoints/ (a run)", *(family.looks_for for family in families)])
-    raise MissingFileError(f"{folder} is no encoder: looked for {looked_for}; found {listed}")
+    return MissingFileError(f"{folder} is no encoder: looked for {looked_for}; found {listed}")
 
 
 def _file(name: str, path: str | Path) -> Path:

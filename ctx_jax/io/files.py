@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from ctx_jax.io.errors import ExistingFileError, InputError, MissingFileError
 
@@ -45,15 +45,16 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[TextIO]:
     """A temporary text file beside `path` to write into; renamed to `path` on success, removed on an error."""
-    partial = _partial(path)
-    try:
-        with naming_full_disk(path):
-            with partial.open("x", encoding="utf-8", newline="") as file:  # line ends are written as given
-                yield file
-            fsync(partial)
-            _rename(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Line ends are written as given.
+    with _renamed(path) as partial, partial.open("x", encoding="utf-8", newline="") as file:
+        yield file
+
+
+@contextmanager
+def atomic_binary_file(path: Path) -> Iterator[BinaryIO]:
+    """As `atomic_file`, for bytes."""
+    with _renamed(path) as partial, partial.open("xb") as file:
+        yield file
 
 
 @contextmanager
@@ -127,6 +128,19 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """The name of a file to write; forced to disk and renamed to `path` on success, removed on an error."""
+    partial = _partial(path)
+    try:
+        with naming_full_disk(path):
+            yield partial
+            fsync(partial)
+            _rename(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _partial(path: Path) -> Path:
