@@ -75,8 +75,8 @@ class Network(torch.nn.Module):
 
 
 def pooled(layers: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Means [L, N, D] of layers [L, B, T, D]: of each text's tokens, with weights [B, T], or of each word's pieces, with
-    weights [N, B * T]."""
+    """Means [L, N, D] of layers [L, B, T, D]: of each text's tokens, with weights [B, T], or of each word's pieces,
+    with weights [N, B * T]."""
     if weights.ndim == 2 and weights.shape == layers.shape[1:3]:
         return torch.einsum("lbtd,bt->lbd", layers, weights / weights.sum(1, keepdim=True))
     flat = layers.flatten(1, 2)
