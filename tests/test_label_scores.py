@@ -1,0 +1,93 @@
+"""Scores of labels against scikit-learn and seqeval, and by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ctx_jax.evaluation.label_scores import accuracy, is_bio, macro_f1, span_f1, spans
+from ctx_jax.losses.labels import balanced_weights, label_loss
+
+BIO = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+
+
+def drawn(seed: int, count: int, labels: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """True labels, and predictions of which some are right."""
+    random = np.random.default_rng(seed)
+    true = random.choice(labels, count)
+    return true.tolist(), np.where(random.random(count) < 0.6, true, random.choice(labels, count)).tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_accuracy_and_macro_f1_are_scikit_learns(seed: int) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    true, predicted = drawn(seed, 30, ("a", "b", "c", "d", "e", "f", "g"))
+    predicted[0] = "never true"
+    assert accuracy(true, predicted) == pytest.approx(metrics.accuracy_score(true, predicted))
+    assert macro_f1(true, predicted) == pytest.approx(
+        metrics.f1_score(true, predicted, average="macro", zero_division=0)
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_span_f1_is_seqevals(seed: int) -> None:
+    """Of any sequence, illegal ones too."""
+    metrics = pytest.importorskip("seqeval.metrics")
+    random = np.random.default_rng(seed)
+    sentences = [drawn(int(random.integers(2**31)), int(random.integers(0, 12)), BIO) for _ in range(6)]
+    true, predicted = [one for one, _ in sentences], [other for _, other in sentences]
+    assert span_f1(true, predicted) == pytest.approx(metrics.f1_score(true, predicted, zero_division=0))
+
+
+def test_spans_by_hand() -> None:
+    assert spans(["B-A", "I-A", "I-B", "O", "I-A", "B-A", "I-A"]) == [
+        ("A", 0, 2),
+        ("B", 2, 3),
+        ("A", 4, 5),
+        ("A", 5, 7),
+    ]
+    assert spans([]) == spans(["O"]) == []
+    assert span_f1([["B-A"]], [["B-A"]]) == 1.0 and span_f1([["O"]], [["O"]]) == 0.0
+    assert math.isnan(accuracy([], [])) and math.isnan(macro_f1([], []))
+
+
+@pytest.mark.parametrize(
+    "labels, expected",
+    [(["O", "B-X", "I-X"], True), (["B-X"], True), (["O"], False), (["O", "I-X"], False), (["B-", "O"], False),
+     (["NOUN", "B-X"], False), (["B-X", "E-X", "O"], False)],
+)  # fmt: skip
+def test_what_are_bio_labels(labels: list[str], expected: bool) -> None:
+    assert is_bio(labels) is expected
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 4)])
+def test_the_loss_is_a_weighted_mean_of_log_probabilities(shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(*shape, 3)).astype(np.float32)
+    labels, weights = random.integers(0, 3, shape).astype(np.int32), (random.random(shape) < 0.7).astype(np.float32)
+    by_class = np.float32([0.5, 1.0, 2.0])
+    terms = label_loss(logits, labels, weights, by_class)
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    own = np.take_along_axis(logs, labels[..., None], -1)[..., 0]
+    counted = weights * by_class[labels]
+    np.testing.assert_allclose(terms["label"], (-(own * counted).sum(), counted.sum()), rtol=1e-5)
+    np.testing.assert_allclose(terms["accuracy"], (((logits.argmax(-1) == labels) * weights).sum(), weights.sum()))
+
+
+def test_the_weighted_loss_is_torchs() -> None:
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(1)
+    logits, labels = random.normal(size=(8, 3)).astype(np.float32), random.integers(0, 3, 8).astype(np.int32)
+    by_class = balanced_weights(np.bincount(labels, minlength=3).astype(np.float32))
+    total, weight = label_loss(logits, labels, np.ones(8, np.float32), by_class)["label"]
+    theirs = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits), torch.from_numpy(labels).long(), torch.from_numpy(by_class)
+    )
+    np.testing.assert_allclose(total / weight, theirs, rtol=1e-5)
+
+
+def test_balanced_weights_are_scikit_learns() -> None:
+    utils = pytest.importorskip("sklearn.utils.class_weight")
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    expected = utils.compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(balanced_weights(np.bincount(labels).astype(np.float32)), expected)

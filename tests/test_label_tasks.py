@@ -1,0 +1,367 @@
+"""Runs of `classify` and `tag` on a small BERT and on a table: frozen and fine-tuned, stopped and resumed, on one and
+on eight devices, and what they refuse."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import ctx_jax
+from ctx_jax import cli, tasks
+from ctx_jax.checkpoints.run_files import TEXTS
+from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.data.labelled import LabelledData
+from ctx_jax.encoders.static import write_text
+from ctx_jax.encoders.transformer import Transformer, huggingface
+from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.classify import ClassifyConfig
+from ctx_jax.tasks.label_config import LabelEvaluate
+from ctx_jax.tasks.tag import TagConfig
+from ctx_jax.tokenizers.subword_training import train as train_tokenizer
+from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
+from ctx_jax.training.optimizer import AdamW
+from ctx_jax.training.run import run
+
+GOOD, BAD, OTHER = ("good", "great", "fine"), ("bad", "awful", "poor"), ("film", "plot", "it", "was", "the")
+TAGS = {**dict.fromkeys(GOOD, "B-GOOD"), **dict.fromkeys(BAD, "I-BAD")}
+
+
+def sentence(random: np.random.Generator, words: tuple[str, ...]) -> list[str]:
+    found = random.choice(OTHER, random.integers(1, 7)).tolist()
+    found.insert(int(random.integers(len(found) + 1)), str(random.choice(words)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled files, a small BERT with random weights, and a table of word vectors."""
+    folder, random = tmp_path_factory.mktemp("labelled"), np.random.default_rng(0)
+    lines: list[str] = []
+    for name, count in (("train", 40), ("dev", 16)):
+        texts = [
+            (sentence(random, words), label) for _ in range(count // 2) for words, label in ((GOOD, "1"), (BAD, "0"))
+        ]
+        lines += [" ".join(words) for words, _ in texts]
+        (folder / f"{name}.tsv").write_text("".join(f"{' '.join(words)}\t{label}\n" for words, label in texts))
+        (folder / f"{name}.txt").write_text(
+            "\n".join("".join(f"{word} {TAGS.get(word, 'O')}\n" for word in words) for words, _ in texts)
+        )
+    subwords = train_tokenizer([line for line in lines for _ in range(3)], "wordpiece", 40)
+    model = Transformer(len(subwords), dim=16, depth=2, heads=2, feed_forward=24, max_positions=24)
+    huggingface.write(folder / "bert", model, model.init(jax.random.key(0)), subwords=subwords)
+    vocabulary = sorted({*GOOD, *BAD, *OTHER})
+    write_text(folder / "table.vec", vocabulary, random.normal(size=(len(vocabulary), 8)).astype(np.float32))
+    return folder
+
+
+def config(
+    place: Path, run_dir: Path, kind: type = ClassifyConfig, encoder: str = "bert", **changes: Any
+) -> TrainConfig:
+    suffix, columns = ("tsv", "text,label") if kind is ClassifyConfig else ("txt", "form,ner")
+    settings = {
+        "encoder": str(place / encoder),
+        "data": LabelledData(str(place / f"train.{suffix}"), str(place / f"dev.{suffix}"), columns),
+        "batch_size": 8,
+        "evaluate": LabelEvaluate(every=2),
+        **changes,
+    }
+    return TrainConfig(
+        task=kind(**settings),
+        optimizer=AdamW(learning_rate=0.01, schedule="constant", warmup=0, layer_decay=0.9),
+        devices=DevicesConfig(count=1),
+        checkpoint=CheckpointConfig(every=2, keep=9),
+        log=LogConfig(every=1),
+        run_dir=str(run_dir),
+        steps=4,
+    )
+
+
+def arrays(run_dir: Path, step: int) -> dict[str, np.ndarray]:
+    with RunCheckpoints(run_dir / "checkpoints") as checkpoints:
+        params = checkpoints.restore_params(step)
+    return {jax.tree_util.keystr(name): np.asarray(leaf) for name, leaf in jax.tree.leaves_with_path(params)}
+
+
+def lines(run_dir: Path, split: str) -> list[dict[str, float]]:
+    found = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if line["split"] == split]
+
+
+def with_task(settings: TrainConfig, **changes: Any) -> TrainConfig:
+    return replace(settings, task=replace(settings.task, **changes))
+
+
+KINDS = pytest.mark.parametrize("kind", [ClassifyConfig, TagConfig])
+
+
+@KINDS
+@pytest.mark.parametrize("frozen", [True, False])
+def test_stopped_and_resumed_is_uninterrupted(place: Path, tmp_path: Path, kind: type, frozen: bool) -> None:
+    whole = config(place, tmp_path / "whole", kind, frozen=frozen)
+    parts = replace(whole, run_dir=str(tmp_path / "parts"))
+    assert run(whole) and run(replace(parts, steps=2)) and run(parts)
+    expected, found = arrays(tmp_path / "whole", 4), arrays(tmp_path / "parts", 4)
+    assert expected.keys() == found.keys() and all(np.array_equal(expected[name], found[name]) for name in expected)
+    for split in ("train", "valid"):
+        clocks = {"tokens_per_second"}
+        both = [
+            [
+                {name: value for name, value in line.items() if name not in clocks}
+                for line in lines(tmp_path / side, split)
+            ]
+            for side in ("whole", "parts")
+        ]
+        assert both[0] == both[1]
+
+
+@KINDS
+@pytest.mark.parametrize("mode, frozen", [("shard", False), ("fsdp", False), ("shard", True)])
+@pytest.mark.slow
+def test_eight_devices_are_one(place: Path, tmp_path: Path, kind: type, mode: Any, frozen: bool) -> None:
+    one = config(place, tmp_path / "one", kind, frozen=frozen)
+    assert run(one) and run(replace(one, run_dir=str(tmp_path / "eight"), devices=DevicesConfig(mode, 8)))
+    expected, found = arrays(tmp_path / "one", 4), arrays(tmp_path / "eight", 4)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], atol=2e-4, err_msg=name)
+    for one_line, eight in zip(*(lines(tmp_path / side, "train") for side in ("one", "eight")), strict=True):
+        assert eight["loss"] == pytest.approx(one_line["loss"], rel=1e-4)
+
+
+@KINDS
+def test_frozen_parameters_stay_and_are_in_no_checkpoint(place: Path, tmp_path: Path, kind: type) -> None:
+    assert run(config(place, tmp_path, kind, frozen=True))
+    original = ctx_jax.load(place / "bert")
+    trained = ctx_jax.load(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, trained.params, original.params)
+    assert {*trained.heads} == {"labels", "mix"}
+    with RunCheckpoints(tmp_path / "checkpoints") as checkpoints:
+        assert set(checkpoints.tree(4)["params"]) == {"head"}
+
+
+@KINDS
+@pytest.mark.parametrize("layers", ["mix", 1])
+def test_stored_vectors_give_the_losses_of_computed_ones(place: Path, tmp_path: Path, kind: type, layers: Any) -> None:
+    stored = config(place, tmp_path / "stored", kind, frozen=True, layers=layers)
+    computed = with_task(
+        replace(stored, run_dir=str(tmp_path / "computed")), data=replace(stored.task.data, cache_vectors=False)
+    )
+    assert run(stored) and run(computed)
+    for split in ("train", "valid"):
+        for one, other in zip(lines(tmp_path / "stored", split), lines(tmp_path / "computed", split), strict=True):
+            for name in ("loss", "accuracy"):
+                assert one[name] == pytest.approx(other[name], rel=1e-5), name
+    assert [*(tmp_path / "stored" / "cache").glob("vectors-*")] and not (tmp_path / "computed" / "cache").exists()
+
+
+def test_a_run_learns_what_it_is_told_and_keeps_its_best_step(place: Path, tmp_path: Path) -> None:
+    for kind, encoder in ((ClassifyConfig, "table.vec"), (TagConfig, "table.vec")):
+        run_dir = tmp_path / kind.name
+        settings = replace(config(place, run_dir, kind, encoder, frozen=True, dropout=0.0), steps=150)
+        optimizer = replace(settings.optimizer, learning_rate=0.05)
+        assert run(replace(settings, optimizer=optimizer, checkpoint=CheckpointConfig(every=100, keep=1)))
+        measured = lines(run_dir, "valid")
+        best = max(line["accuracy"] for line in measured)
+        assert best == 1.0
+        first = next(line["step"] for line in measured if line["accuracy"] == best)
+        with RunCheckpoints(run_dir / "checkpoints") as checkpoints:
+            assert checkpoints.best() == first
+            assert checkpoints.latest() < 150, "three evaluations that are no better end the run"
+        assert measured[-1]["step"] == first + 3 * 2
+
+
+def test_a_run_that_stopped_early_stays_stopped(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rate of zero: nothing becomes better after the first evaluation."""
+    settings = config(place, tmp_path, encoder="table.vec", frozen=True, evaluate=LabelEvaluate(every=2, patience=2))
+    settings = replace(settings, optimizer=replace(settings.optimizer, learning_rate=0.0), steps=50)
+    assert run(settings)
+    with RunCheckpoints(tmp_path / "checkpoints") as checkpoints:
+        assert (checkpoints.best(), checkpoints.latest()) == (2, 6)
+    written = (tmp_path / "metrics.jsonl").read_bytes()
+    assert run(settings)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == written
+    assert capsys.readouterr().out.count("stopped early at step 6") == 2
+
+
+def test_without_steps_a_run_does_its_epochs(place: Path, tmp_path: Path) -> None:
+    settings = config(place, tmp_path, encoder="table.vec", frozen=True, epochs=3, evaluate=LabelEvaluate(patience=0))
+    assert run(replace(settings, steps=0))
+    assert [line["step"] for line in lines(tmp_path, "valid")] == [5, 10, 15], "40 texts are 5 batches"
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "first", "last"])
+def test_a_classifier_computes_mix_pooling_and_a_linear_layer(place: Path, tmp_path: Path, pooling: Any) -> None:
+    assert run(replace(config(place, tmp_path, pooling=pooling, frozen=True), steps=2))
+    predictor = tasks.load(tmp_path)
+    encoder, texts = predictor.encoder, ["the film was good", "", "bad"]
+    layers = ctx_jax.embed(encoder.model, encoder.params, encoder.tokenize(texts, level="tokens"))
+    vectors = ctx_jax.pool(ctx_jax.mix(layers.values, encoder.heads["mix"].params), layers.mask, pooling)
+    scores = encoder.heads["labels"].params["scores"]
+    logits = np.asarray(vectors) @ np.asarray(scores["kernel"]) + np.asarray(scores["bias"])
+    odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    answers = predictor.predict(texts)
+    assert [answer["label"] for answer in answers] == ["01"[number] for number in odds.argmax(1)]
+    found = [[answer["probabilities"][label] for label in "01"] for answer in answers]
+    np.testing.assert_allclose(found, odds, atol=1e-5)
+
+
+@pytest.mark.parametrize("pieces", ["mean", "first", "last"])
+def test_a_tagger_reads_the_pieces_it_is_told(place: Path, tmp_path: Path, pieces: Any) -> None:
+    encoder = ctx_jax.load(place / "bert")
+    words = ["film", "awfulplot", "it"]
+    split = encoder.processor.split([words])[0]
+    assert len(split.ids) > 4, "a word has several pieces"
+    tokens = ctx_jax.embed(encoder.model, encoder.params, encoder.tokenize([words], level="tokens")).values[:, 0, 1:-1]
+    chosen = encoder.processor.with_pieces(pieces)
+    inputs = chosen.pad(chosen.split([words]), 1, 16)
+    found = ctx_jax.embed(encoder.model, encoder.params, inputs).values[:, 0]
+    for number in range(3):
+        own = np.asarray(tokens)[:, split.words == number]
+        expected = {"mean": own.mean(1), "first": own[:, 0], "last": own[:, -1]}[pieces]
+        np.testing.assert_allclose(found[:, number], expected, atol=1e-5)
+
+
+def test_a_sentence_longer_than_the_encoder_is_tagged_in_parts(place: Path, tmp_path: Path) -> None:
+    assert run(replace(config(place, tmp_path, TagConfig, frozen=True), steps=2))
+    tagger, words = tasks.load(tmp_path), ["the", "film", "was", "good"] * 9
+    (answer,) = tagger.predict([words])
+    assert answer["words"] == words and len(answer["labels"]) == 36
+    assert tagger.predict([[]]) == [{"words": [], "labels": []}] and tagger.predict([]) == []
+    with pytest.raises(InputError, match="shorten it"):
+        tagger.predict([["awful" * 12]])
+    (string,) = tagger.predict(["the film was good"])
+    assert string["words"] == words[:4]
+
+
+def test_a_text_longer_than_the_encoder_is_cut(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert run(replace(config(place, tmp_path, frozen=True), steps=2))
+    predictor = tasks.load(tmp_path)
+    with caplog.at_level("INFO", "ctx_jax"):
+        long, short = predictor.predict(["film " * 50, "film " * 22])
+    assert long == short and "1 of 2 texts" in caplog.text
+    for wrong in ("a bare string", [["words"]], [3]):
+        with pytest.raises(InputTypeError):
+            predictor.predict(wrong)  # type: ignore[arg-type]
+
+
+def test_class_weights_are_those_of_the_training_file(place: Path, tmp_path: Path) -> None:
+    rows = (place / "train.tsv").read_text().splitlines()
+    (tmp_path / "train.tsv").write_text("\n".join([row for row in rows if row.endswith("1")] + rows[1:6:2]) + "\n")
+    settings = config(place, tmp_path / "run", encoder="table.vec", frozen=True, class_weights="balanced", dropout=0.0)
+    settings = with_task(settings, data=replace(settings.task.data, train=str(tmp_path / "train.tsv")))
+    assert run(replace(settings, steps=1, log=LogConfig(every=1)))
+    # Before the first step the scores are nearly equal, so every mean of losses is about log 2 whatever its weights.
+    assert lines(tmp_path / "run", "train")[0]["loss"] == pytest.approx(np.log(2), abs=0.05)
+
+
+def test_the_commands_word_for_word(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir, data = (
+        str(tmp_path / "run"),
+        ["--data.train", str(place / "train.tsv"), "--data.valid", str(place / "dev.tsv")],
+    )
+    encoder = ["--encoder", str(place / "table.vec"), "--frozen"]
+    assert cli.main(["train", "classify", *data, *encoder, "--run-dir", run_dir, "--steps", "60", "--seed", "1"]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", run_dir, str(place / "dev.tsv"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {*found} == {"accuracy", "f1", "loss", "examples"} and found["examples"] == 16
+    assert cli.main(["predict", run_dir, str(place / "dev.tsv")]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    wanted = [row[-1] for row in (place / "dev.tsv").read_text().splitlines()]
+    share = np.mean([answer["label"] == label for answer, label in zip(answers, wanted, strict=True)])
+    assert share == found["accuracy"]
+    assert all(sum(answer["probabilities"].values()) == pytest.approx(1) for answer in answers)
+
+
+def test_tagging_by_the_commands(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir, dev = str(tmp_path / "run"), str(place / "dev.txt")
+    flags = [
+        "--data.train",
+        str(place / "train.txt"),
+        "--data.valid",
+        dev,
+        "--data.columns",
+        "form,ner",
+        "--steps",
+        "9",
+    ]
+    assert cli.main(["train", "tag", "--encoder", str(place / "table.vec"), "--run-dir", run_dir, *flags]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", run_dir, dev, "--json"]) == 0
+    words = sum(bool(line) for line in Path(dev).read_text().splitlines())
+    assert json.loads(capsys.readouterr().out)["examples"] == words
+    bare = tmp_path / "bare.txt"
+    bare.write_text("the\nfilm\n\nit\n")
+    assert cli.main(["predict", run_dir, str(bare)]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["words"] for answer in answers] == [["the", "film"], ["it"]]
+    assert [len(answer["labels"]) for answer in answers] == [2, 1]
+
+
+def edited(place: Path, folder: Path, name: str, edit: Callable[[str], str]) -> str:
+    path = folder / name
+    path.write_text(edit((place / name).read_text()))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "field, changes",
+    [
+        ("encoder", {"encoder": ""}),
+        ("encoder", {"encoder": "nowhere"}),
+        ("data.train", {"data": LabelledData()}),
+        ("data.columns", {"data": LabelledData("x.tsv", columns="text,text")}),
+        ("layers", {"layers": 7}),
+        ("data.train", {"data": LabelledData("nowhere.tsv")}),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(place: Path, tmp_path: Path, field: str, changes: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run(with_task(config(place, tmp_path), **changes))
+    assert caught.value.field == field
+
+
+def test_labels_that_training_has_not_seen(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = config(place, tmp_path / "run", encoder="table.vec", frozen=True)
+    odd = edited(place, tmp_path, "dev.tsv", lambda text: text + "the film\t2\nthe plot\t2\n")
+    assert run(with_task(replace(settings, steps=2), data=replace(settings.task.data, valid=odd)))
+    assert "'2'" in capsys.readouterr().out
+    alien = edited(place, tmp_path, "dev.tsv", lambda text: text.replace("\t", "\tlabel "))
+    for name, path in (
+        ("valid", alien),
+        ("train", edited(place, tmp_path, "train.tsv", lambda text: text.replace("\t1", "\t0"))),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            run(
+                with_task(
+                    replace(settings, run_dir=str(tmp_path / name)), data=replace(settings.task.data, **{name: path})
+                )
+            )
+        assert caught.value.field == f"data.{name}"
+
+
+def test_a_resumed_run_refuses_another_text_and_another_encoder(place: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "bert"
+    shutil.copytree(place / "bert", copy)
+    settings = config(place, tmp_path / "run", encoder=str(copy), frozen=True)
+    assert run(replace(settings, steps=2))
+    assert {*json.loads((tmp_path / "run" / TEXTS).read_text())} == {"data.train", "data.valid", "encoder"}
+    with pytest.raises(ConfigError) as caught:
+        run(with_task(settings, encoder=str(place / "bert")))  # another path
+    assert caught.value.field == "encoder"
+    model = ctx_jax.load(copy)
+    shutil.rmtree(copy)
+    huggingface.write(copy, model.model, model.model.init(jax.random.key(1)), subwords=model.processor.subwords)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="digest") as caught:
+        run(settings)
+    assert caught.value.field == "encoder"
+    shutil.rmtree(copy)
+    assert run(settings), "the run has its own copy"

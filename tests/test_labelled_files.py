@@ -1,0 +1,157 @@
+"""Files of labelled texts and words, in each format, against what they say."""
+
+import gzip
+import io
+import lzma
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ctx_jax.data.labelled import Columns, Example, digest, read_sentences, read_texts
+from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
+
+TEXTS = Columns.parse("text,label", "text")
+WORDS = Columns.parse("form,upos", "form")
+CONLLU = """# text = don't go
+1-2\tdon't\t_\t_\t_\t_\t_\t_\t_\t_
+1\tdo\tdo\tAUX\t_\t_\t0\troot\t_\t_
+2\tn't\tnot\tPART\t_\t_\t1\tadvmod\t_\t_
+2.1\tgone\tgo\tVERB\t_\t_\t_\t_\t_\t_
+3\tgo\tgo\tVERB\t_\t_\t1\txcomp\t_\t_
+
+1\tNo\tno\tINTJ\t_\t_\t0\troot\t_\t_
+"""
+SENTENCES = [(["do", "n't", "go"], ["AUX", "PART", "VERB"]), (["No"], ["INTJ"])]
+
+
+def put(folder: Path, name: str, text: str) -> str:
+    path = folder / name
+    opened = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    with opened(path, "wb") as file:
+        file.write(text.encode())
+    return str(path)
+
+
+def pairs(examples: "list[Example] | object") -> list[tuple[object, object]]:
+    return [(each.item, each.label) for each in examples]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("compression", ["", ".gz", ".xz"])
+@pytest.mark.parametrize(
+    "name, columns, text",
+    [
+        ("a.tsv", "text,label", 'a "great" film\tpos\nno, thanks\tneg\n'),
+        ("a.tsv", "label,_,text", 'pos\t1\ta "great" film\r\n\nneg\t2\tno, thanks\r\n'),
+        ("a.tsv", "text,label", 'label\tid\ttext\npos\t7\ta "great" film\nneg\t8\tno, thanks\n'),
+        ("a.csv", "text,label", '"a ""great"" film",pos\r\n"no, thanks",neg\r\n'),
+        ("a.csv", "text,label", 'label,text\npos,"a ""great"" film"\nneg,"no, thanks"\n'),
+        ("a.txt", "text,label", 'a "great" film pos\nno, thanks neg\n'),
+        ("a", "_,label,text", '1 pos a "great" film\n2  neg  no, thanks\n'),
+    ],
+)
+def test_texts_of_every_format(tmp_path: Path, compression: str, name: str, columns: str, text: str) -> None:
+    path = put(tmp_path, name + compression, text)
+    found = read_texts(path, Columns.parse(columns, "text"))
+    assert pairs(found) == [('a "great" film', "pos"), ("no, thanks", "neg")]
+
+
+@pytest.mark.parametrize("compression", ["", ".gz", ".xz"])
+@pytest.mark.parametrize(
+    "name, columns, text",
+    [
+        ("a.conllu", "form,upos", CONLLU),
+        ("a.txt", "form,upos", "do AUX\nn't PART\ngo VERB\n\n\nNo INTJ"),
+        ("a", "_,form,_,ner", "1 do - AUX\n2 n't - PART\n3 go - VERB\n \n1 No - INTJ\n"),
+        ("a.tsv", "upos,form", "AUX\tdo\nPART\tn't\nVERB\tgo\n\nINTJ\tNo\n"),
+        ("a.csv", "form,upos", "upos,form\nAUX,do\nPART,n't\nVERB,go\n\nINTJ,No\n"),
+    ],
+)
+def test_sentences_of_every_format(tmp_path: Path, compression: str, name: str, columns: str, text: str) -> None:
+    path = put(tmp_path, name + compression, text)
+    assert pairs(read_sentences(path, Columns.parse(columns, "form"))) == SENTENCES
+
+
+def test_a_csv_field_may_hold_line_ends_and_be_long(tmp_path: Path) -> None:
+    long = "word " * 50_000
+    path = put(tmp_path, "a.csv", f'"two\nlines",a\n"{long}",b\n')
+    assert pairs(read_texts(path, TEXTS)) == [("two\nlines", "a"), (long, "b")]
+
+
+def test_a_prefix_is_stripped(tmp_path: Path) -> None:
+    path = put(tmp_path, "a", "en:New B-LOC\nen:en:York I-LOC\nplain O\n")
+    (example,) = read_sentences(path, Columns.parse("form,ner", "form"), prefix="en:")
+    assert example.item == ["New", "en:York", "plain"]
+
+
+def test_a_first_row_is_a_header_only_if_it_holds_every_name(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.tsv", "text\tpositive\nlabel\ttext\n")
+    assert pairs(read_texts(path, TEXTS)) == [("text", "positive"), ("label", "text")]
+
+
+@pytest.mark.parametrize(
+    "name, text", [("a.tsv", "one two\nthree\n"), ("a.tsv", "text\none two\nthree\n"), ("a.txt", "one two\n\nthree\n")]
+)
+def test_texts_may_lack_labels_where_none_are_needed(tmp_path: Path, name: str, text: str) -> None:
+    assert pairs(read_texts(put(tmp_path, name, text), TEXTS, labels=False)) == [("one two", None), ("three", None)]
+
+
+def test_words_may_lack_labels_where_none_are_needed(tmp_path: Path) -> None:
+    path = put(tmp_path, "a", "one\ntwo\n\nthree\n")
+    assert pairs(read_sentences(path, WORDS, labels=False)) == [(["one", "two"], None), (["three"], None)]
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def given(text: str) -> None:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
+
+    given("a text\nanother\tpos\n")
+    assert [each.item for each in read_texts("-", TEXTS, labels=False)] == ["a text", "another"]
+    given("a\nb\n\nc\n")
+    assert [each.item for each in read_sentences("-", WORDS, labels=False)] == [["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    "name, text, said",
+    [
+        ("a.tsv", "one\tpos\ntwo\n", "line 2"),
+        ("a.tsv", "one\tpos\ntwo\tneg\tmore\n", "line 2"),
+        ("a.tsv", "one\tpos\ntwo\t\n", "line 2"),
+        ("a.csv", 'one,pos\n"two,neg\n', "line 2"),
+        ("a.csv", 'one,pos\n"two" x,neg\n', "line 2"),
+        ("a.conllu", CONLLU, "CoNLL-U"),
+        ("a.tsv", "", "empty"),
+        ("a.txt", "one pos\ntwo\n", "line 2"),
+    ],
+)
+def test_what_is_wrong_with_a_file_of_texts_is_said_with_its_line(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    path = put(tmp_path, name, text)
+    with pytest.raises(InputError, match=said) as caught:
+        list(read_texts(path, TEXTS))
+    assert path in str(caught.value)
+
+
+def test_what_is_wrong_with_a_file_of_words_is_said_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="line 2"):
+        list(read_sentences(put(tmp_path, "a.conllu", "1\tdo\tdo\tAUX\t_\t_\t0\troot\t_\t_\n2\tgo\n"), WORDS))
+    with pytest.raises(ConfigError, match="wordclass"):
+        list(read_sentences(put(tmp_path, "b.conllu", CONLLU), Columns.parse("form,wordclass", "form")))
+    with pytest.raises(InputError, match="line 1"):
+        list(read_sentences(put(tmp_path, "a.txt", "one two three\n"), WORDS))
+    with pytest.raises(MissingFileError):
+        list(read_sentences(str(tmp_path / "none.conllu"), WORDS))
+
+
+@pytest.mark.parametrize("columns", ["", "text", "label,other", "text,text", "text,label,more", "form,upos"])
+def test_columns_that_do_not_name_a_text_and_a_label_are_refused(columns: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Columns.parse(columns, "text")
+    assert caught.value.field == "data.columns"
+
+
+def test_the_digest_is_of_texts_and_labels() -> None:
+    one, other = Example("a", "x", ""), Example("a", "y", "elsewhere")
+    assert digest([one]) != digest([other]) and digest([one], labels=False) == digest([other], labels=False)
+    assert digest([one, other]) != digest([other, one])
