@@ -151,7 +151,7 @@ def test_old_names_missing_prefixes_shards_copies_and_half_precision(folder: Pat
 def test_all_problems_of_the_tensors_are_listed_in_one_error(folder: Path) -> None:
     def spoil(tensors: dict[str, np.ndarray]) -> None:
         del tensors["bert.encoder.layer.1.output.dense.bias"]
-        tensors["classifier.weight"] = np.zeros((3, 8), np.float32)
+        tensors["bert.encoder.layer.0.adapter.weight"] = np.zeros((3, 8), np.float32)
         tensors["bert.pooler.dense.weight"] = np.zeros((8, 9), np.float32)
         tensors["bert.pooler.dense.bias"] = np.zeros(8, np.int32)
 
@@ -160,7 +160,7 @@ def test_all_problems_of_the_tensors_are_listed_in_one_error(folder: Path) -> No
         huggingface.read(folder)
     for line in (
         "missing encoder.layer.1.output.dense.bias",
-        "unexpected classifier.weight [3, 8]",
+        "unexpected encoder.layer.0.adapter.weight [3, 8]",
         "misshapen pooler.dense.weight: the config needs [8, 8], it is [8, 9]",
         "mistyped pooler.dense.bias: floating point is needed, it is int32",
     ):

@@ -6,13 +6,13 @@ Linen modules, which users write themselves.
 
 from typing import Any, NamedTuple
 
-from ctx_jax.heads.sequence import Pooler, SequenceHead
+from ctx_jax.heads.sequence import ClassificationHead, Pooler, SequenceHead
 from ctx_jax.heads.vocabulary import VocabularyHead
 from ctx_jax.typing import Params
 
-__all__ = ["HEADS", "Head", "Pooler", "SequenceHead", "VocabularyHead"]
+__all__ = ["HEADS", "ClassificationHead", "Head", "Pooler", "SequenceHead", "VocabularyHead"]
 
-HEADS = (VocabularyHead, Pooler, SequenceHead)
+HEADS = (VocabularyHead, Pooler, SequenceHead, ClassificationHead)
 """The head types that a run's `encoder.json` may name."""
 
 
