@@ -152,6 +152,13 @@ def test_floats_of_another_format_are_refused(folder: Path) -> None:
             ctx_jax.load(folder)
 
 
+def test_a_name_that_is_not_utf_8_is_refused(folder: Path) -> None:
+    with h5py.File(folder / "small_weights.hdf5", "a") as file:
+        h5py.h5g.create(file.id, b"other\xff")
+    with pytest.raises(ValueError, match=r"small_weights\.hdf5: the name b'other.*' is not UTF-8"):
+        ctx_jax.load(folder)
+
+
 def test_counts_are_compared_with_the_weights_before_anything_is_built(folder: Path) -> None:
     options = folder / "small_options.json"
     for part, key, held in (("lstm", "n_layers", 2), ("char_cnn", "n_highway", 1)):

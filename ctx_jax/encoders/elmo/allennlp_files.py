@@ -137,8 +137,10 @@ def _datasets(file: h5py.File, path: Path | str) -> dict[str, h5py.Dataset]:
     datasets: dict[str, h5py.Dataset] = {}
     visited = [0]
 
-    def collect(name: str, node: h5py.Dataset | h5py.Group) -> str | None:
+    def collect(name: str | bytes, node: h5py.Dataset | h5py.Group) -> str | bytes | None:
         visited[0] += 1
+        if isinstance(name, bytes):  # what h5py gives of a name that is not UTF-8
+            raise InputError(f"{path}: the name {brief(name)} is not UTF-8")
         if visited[0] > MOST_OBJECTS:
             return name
         if isinstance(node, h5py.Dataset):
