@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctx_jax.encoders.elmo import BiLM, allennlp
+from ctx_jax.encoders.elmo import BiLM, allennlp, model_from_options
 from ctx_jax.encoders.elmo.init import init_softmax
 
 TINY = BiLM(filters=((1, 4), (2, 3)), character_dim=3, highways=1, dim=6, projection=5, max_characters=9, dropout=0.0)
@@ -46,19 +46,19 @@ def arrays_of(model: BiLM, vocabulary: int = 0) -> dict[str, np.ndarray]:
 
 
 def test_options_of_both_forms() -> None:
-    model = allennlp.model_from_options(OPTIONS)
+    model = model_from_options(OPTIONS)
     assert model == TINY
     assert isinstance(hash(model), int)
-    assert allennlp.model_from_options(OPTIONS | TRAINING) == replace(TINY, dropout=0.1)
+    assert model_from_options(OPTIONS | TRAINING) == replace(TINY, dropout=0.1)
     bare = copy.deepcopy(OPTIONS)
     for key in ("cell_clip", "proj_clip", "use_skip_connections"):
         del bare["lstm"][key]
     del bare["char_cnn"]["n_highway"]
     bare["char_cnn"]["n_characters"] = 261
-    model = allennlp.model_from_options(bare)
+    model = model_from_options(bare)
     assert (model.cell_clip, model.projection_clip, model.residual, model.highways) == (None, None, False, 0)
     options = {"lstm": OPTIONS["lstm"]} | TRAINING | {"share_embedding_softmax": True}
-    words = allennlp.model_from_options(options)
+    words = model_from_options(options)
     assert (words.token_input, words.vocabulary) == ("words", 40)
 
 
@@ -80,6 +80,13 @@ def test_options_of_both_forms() -> None:
         (("lstm", "n_layers"), True, "n_layers must be a whole number"),
         (("lstm", "use_skip_connections"), "yes", "use_skip_connections must be true or false"),
         (("lstm", "cell_clip"), -1, "cell_clip must be above 0"),
+        *((("lstm", "cell_clip"), wrong, "lstm cell_clip must be") for wrong in ({}, [], "", False, 10**400, 1e999)),
+        (("lstm", "n_layers"), 10**20, "lstm n_layers must be in"),
+        (("lstm", "n_layers"), 0, "lstm n_layers must be at least 1"),
+        *((("char_cnn", "n_highway"), wrong, "n_highway must be") for wrong in ({}, "", False, -1)),
+        (("char_cnn", "max_characters_per_token"), 10**20, "max_characters_per_token must be in"),
+        (("char_cnn", "max_characters_per_token"), 10**6, "max_characters_per_token must be at most 10000"),
+        (("n_tokens_vocab",), -1, "n_tokens_vocab must be in"),
         (("lstm", "proj_clip"), "3", "proj_clip must be a number"),
         (("char_cnn", "filters"), [[1, 4, 5]], "filters must be a list of .width, count. pairs"),
         (("char_cnn", "filters"), "abc", "filters must be a list of .width, count. pairs"),
@@ -95,7 +102,7 @@ def test_options_that_fit_no_model_are_refused(path: tuple[str, ...], value: Any
     if value is None:
         del node[path[-1]]
     with pytest.raises(ValueError, match=message):
-        allennlp.model_from_options(options)
+        model_from_options(options)
 
 
 def test_the_published_sizes_are_read() -> None:
@@ -108,7 +115,7 @@ def test_the_published_sizes_are_read() -> None:
                 "filters": [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256], [6, 512], [7, 1024]],
             },
         }  # fmt: skip
-        specs = allennlp._encoder_specs(allennlp.model_from_options(options))
+        specs = allennlp._encoder_specs(model_from_options(options))
         assert round(sum(int(np.prod(spec.shape)) for spec in specs.values()) / 1e6, 1) == millions
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ctx_jax.data import python_docs
+from ctx_jax.data import python_docs, text_files
 from ctx_jax.data.cache import build_cache
 from ctx_jax.data.config import TextConfig
 from ctx_jax.data.corpora import PythonDocs, Several, TextFiles, resolve, source_of
@@ -115,6 +115,19 @@ def test_an_empty_file_and_a_damaged_archive_are_named(tmp_path: Path) -> None:
     for name in ("cut.gz", "no.xz"):
         with pytest.raises(ValueError, match=f"{name}.*damaged archive"):
             _read(tmp_path / name)
+
+
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "LONGEST_LINE", 1000)
+    for name, opened in (("a.txt", open), ("a.gz", gzip.open), ("a.xz", lzma.open)):
+        with opened(tmp_path / name, "wb") as file:
+            file.write(b"x" * 999 + b"\n" + b"y" * 3_000_000)
+        lines = read_lines(tmp_path / name, "strict")
+        assert len(next(lines)) == 999
+        with pytest.raises(ValueError, match=rf"{name}, line 2: over 1000 bytes without a line end"):
+            next(lines)
 
 
 @pytest.mark.parametrize("rule", ["whitespace", "prose"])

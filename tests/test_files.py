@@ -103,7 +103,13 @@ def test_a_disk_that_takes_no_more_is_named_and_nothing_half_written_stays(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"{", "is not JSON"), (b'{"a": "\xff"}', "is not JSON"), (b"[1]", "a JSON object, got a list")],
+    [
+        (b"{", "is not JSON"),
+        (b'{"a": "\xff"}', "is not JSON"),
+        (b"[1]", "a JSON object, got a list"),
+        (b'{"a": ' + b"[" * 3000 + b"]" * 3000 + b"}", "is nested too deep"),
+        (b'{"a": ' + b"1" * 5001 + b"}", "is not JSON"),
+    ],
 )
 def test_json_that_is_no_object_is_refused_by_file(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "options.json"

@@ -30,6 +30,15 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "XLMRobertaForMaskedLM",
         {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "type_vocab_size": 1},
     ),
+    "camembert": (
+        "CamembertForMaskedLM",
+        {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "type_vocab_size": 1},
+    ),
+    "electra": ("ElectraForMaskedLM", {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "embedding_size": 8}),
+    "electra headless": (
+        "ElectraModel",
+        {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "embedding_size": 8, "hidden_act": "relu"},
+    ),
     "distilbert": (
         "DistilBertForMaskedLM",
         {"vocab_size": 23, "max_position_embeddings": 16, "dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12},

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_transformers import BERT_ENTRIES, random_params
 
+import ctx_jax
 from ctx_jax.encoders.transformer import Transformer, huggingface
 from ctx_jax.encoders.transformer.huggingface_config import model_from_config
 from ctx_jax.heads import Head
@@ -151,7 +152,7 @@ def test_old_names_missing_prefixes_shards_copies_and_half_precision(folder: Pat
 def test_all_problems_of_the_tensors_are_listed_in_one_error(folder: Path) -> None:
     def spoil(tensors: dict[str, np.ndarray]) -> None:
         del tensors["bert.encoder.layer.1.output.dense.bias"]
-        tensors["classifier.weight"] = np.zeros((3, 8), np.float32)
+        tensors["bert.encoder.layer.0.adapter.weight"] = np.zeros((3, 8), np.float32)
         tensors["bert.pooler.dense.weight"] = np.zeros((8, 9), np.float32)
         tensors["bert.pooler.dense.bias"] = np.zeros(8, np.int32)
 
@@ -160,7 +161,7 @@ def test_all_problems_of_the_tensors_are_listed_in_one_error(folder: Path) -> No
         huggingface.read(folder)
     for line in (
         "missing encoder.layer.1.output.dense.bias",
-        "unexpected classifier.weight [3, 8]",
+        "unexpected encoder.layer.0.adapter.weight [3, 8]",
         "misshapen pooler.dense.weight: the config needs [8, 8], it is [8, 9]",
         "mistyped pooler.dense.bias: floating point is needed, it is int32",
     ):
@@ -186,6 +187,79 @@ def test_damaged_files_are_named(folder: Path) -> None:
         huggingface.read(folder)
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"needs config.json"):
+        huggingface.read(folder)
+
+
+def _raw(folder: Path, tensors: dict[str, tuple[str, int]]) -> None:
+    """A safetensors file of zeros, 8 values each, from name -> (type, bytes)."""
+    header, end = {}, 0
+    for name, (kind, size) in tensors.items():
+        header[name] = {"dtype": kind, "shape": [8], "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+
+
+def test_types_that_numpy_lacks_are_read_or_refused_by_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    params = _everything(folder)
+    kinds = {ml_dtypes.float8_e4m3fn: "F8_E4M3", ml_dtypes.float8_e5m2: "F8_E5M2"}
+    for kind, stored in kinds.items():
+        low = {name: tensor.astype(kind) for name, tensor in tensors.items()}
+        save_file({name: tensor.view(np.uint8) for name, tensor in low.items()}, folder / "model.safetensors")
+        path = folder / "model.safetensors"
+        length = struct.unpack("<Q", path.read_bytes()[:8])[0]
+        header, data = path.read_bytes()[8 : 8 + length], path.read_bytes()[8 + length :]
+        text = header.replace(b'"U8"', f'"{stored}"'.encode())
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+        _equal(_everything(folder), jax.tree.map(lambda leaf, kind=kind: np.asarray(leaf).astype(kind), params))
+    for kind, size in (("F8_E8M0", 8), ("F4", 4), ("F6_E2M3", 6)):
+        _raw(folder, {"fine": ("F32", 32), "odd": (kind, size)})
+        with pytest.raises(ValueError, match=rf"model.safetensors: tensor 'odd' is of type '{kind}'; these are read"):
+            huggingface.read(folder)
+
+
+def test_counts_of_layers_and_tensors_are_bounded(folder: Path) -> None:
+    _configure(folder, num_hidden_layers=9999)
+    with pytest.raises(ValueError, match="num_hidden_layers of config.json is 9999, the tensors are those of 2 layers"):
+        huggingface.read(folder)
+    _configure(folder, num_hidden_layers=1)
+    _change(folder, lambda tensors: tensors.update({f"encoder.layer.0.x{n}": np.zeros(0) for n in range(60)}))
+    with pytest.raises(ValueError, match="and 26 more$"):  # 60, and 16 of the second layer
+        huggingface.read(folder)
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    text = json.dumps({f"encoder.layer.{n}.x": empty for n in range(100_001)}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(ValueError, match="model.safetensors: holds 100001 tensors"):
+        huggingface.read(folder)
+
+
+def test_a_config_without_model_type_is_told_so(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({key: config[key] for key in config if key != "model_type"}))
+    with pytest.raises(ValueError, match="the key model_type is missing"):
+        ctx_jax.load(folder)
+
+
+def test_buffers_of_old_files_are_no_tensors_of_the_model(folder: Path) -> None:
+    params = _everything(folder)
+    names = ("embeddings.position_ids", "bert.embeddings.token_type_ids")
+    _change(folder, lambda tensors: tensors.update({name: np.zeros((1, 16), np.int64) for name in names}))
+    _equal(_everything(folder), params)
+
+
+def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    name = next(iter(tensors))
+    save_file({name: tensors[name] + 1, "x": tensors[name]}, folder / "b.safetensors")
+    weight_map = dict.fromkeys(tensors, "a.safetensors") | {"x": "b.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match=f"b.safetensors: holds '{name}', which another shard holds too"):
+        huggingface.read(folder)
+    weight_map["x"] = "b" * 5000
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(FileNotFoundError, match="names files that are not there"):
         huggingface.read(folder)
 
 

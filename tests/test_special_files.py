@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from ctx_jax.encoders.transformer.huggingface_config import special_ids
+from ctx_jax.encoders.transformer.huggingface_export import special_ids
 from ctx_jax.tokenizers.subword_files import read, read_folder
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.subwords import Subwords

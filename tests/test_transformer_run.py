@@ -13,7 +13,7 @@ import ctx_jax
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, names
 from ctx_jax.encoders.transformer import Transformer, huggingface
-from ctx_jax.encoders.transformer.huggingface_config import config_from_model
+from ctx_jax.encoders.transformer.huggingface_export import config_from_model
 from ctx_jax.tasks.subword_lm import SubwordLMConfig
 
 pytestmark = pytest.mark.slow

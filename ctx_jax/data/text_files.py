@@ -17,6 +17,8 @@ from ctx_jax.tokenizers.words import LineRule, Rule, split_sentences, split_word
 Errors = Literal["strict", "replace"]
 
 COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
+LONGEST_LINE = 2**27
+"""Bytes of a line, 128 MiB: room for a corpus on one line (text8), not for an archive that unpacks to gigabytes."""
 _REPLACING = "with errors set to replace, which puts U+FFFD there"
 
 
@@ -67,17 +69,24 @@ def list_files(patterns: str) -> tuple[Path, ...]:
 def read_lines(path: Path, errors: Errors) -> Iterator[str]:
     """Lines of a UTF-8 file, without their ends; `.gz` and `.xz` are unpacked on the way.
 
-    A byte order mark at the start is dropped. Only `\\n` ends a line. Memory holds one line.
+    A byte order mark at the start is dropped. Only `\\n` ends a line. Memory holds one line of at most `LONGEST_LINE`
+    bytes.
 
     Raises:
         MissingFileError: the file is not there (any more).
-        InputError: a damaged archive, an empty file, and as `decode`.
+        InputError: a damaged archive, an empty file, a longer line, and as `decode`.
     """
     offset = 0  # bytes of the unpacked text before this line
     number = 0
     try:
         with COMPRESSED.get(path.suffix, open)(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
+            while line := file.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(line) > LONGEST_LINE:
+                    raise InputError(
+                        f"{path}, line {number}: over {LONGEST_LINE} bytes without a line end; put a sentence or a "
+                        "paragraph on each line"
+                    )
                 if number == 1 and line.startswith(BOM_UTF8):
                     offset, line = 3, line[3:]
                 yield decode(line, errors, f"{path}, line {number}", offset).removesuffix("\n")

@@ -1,14 +1,15 @@
-"""One vector for a sequence, and the scores of a sequence's labels: BERT's pooler and next-sentence head.
+"""One vector for a sequence, and the scores of labels: BERT's pooler, linear heads, RoBERTa's classification head.
 
 Letters: B rows, T tokens, D width, K labels.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from ctx_jax.ops.dense import dense, init_dense
+from ctx_jax.ops.dense import activate, dense, init_dense
 from ctx_jax.ops.linear import Compute
 from ctx_jax.typing import Params
 
@@ -28,15 +29,42 @@ class Pooler:
 
 @dataclass(frozen=True)
 class SequenceHead:
-    """A linear layer on a sequence's vector; parameters {kernel [D, K], bias [K]}. In BERT's next-sentence head label
-    0 is the real next sentence and 1 a random one."""
+    """A linear layer on a sequence's or each token's vector; parameters {kernel [D, K], bias [K]}. In BERT's
+    next-sentence head label 0 is the real next sentence and 1 a random one."""
 
     labels: int = 2
+    """K."""
+    bias: bool = True
+    """The layer has a bias; GPT-2's has none."""
 
     def init(self, key: jax.Array, *, width: int, scale: float = 0.02) -> Params:
         """A truncated normal kernel and a bias of zeros."""
-        return init_dense(key, width, self.labels, bias=True, scale=scale)
+        return init_dense(key, width, self.labels, bias=self.bias, scale=scale)
 
     def logits(self, params: Params, vectors: jax.Array, *, compute: Compute = "float32") -> jax.Array:
-        """[B, K] of the pooled vectors [B, D]."""
+        """[..., K] of the vectors [..., D]."""
         return dense(params, vectors, compute)
+
+
+@dataclass(frozen=True)
+class ClassificationHead:
+    """out(activation(dense(x))) of a sequence's first token: how RoBERTa (tanh), DistilBERT (relu) and ELECTRA (gelu)
+    classify sequences. Parameters {dense {kernel [D, D], bias [D]}, out {kernel [D, K], bias [K]}}."""
+
+    labels: int = 2
+    """K."""
+    activation: Literal["tanh", "relu", "gelu"] = "tanh"
+
+    def init(self, key: jax.Array, *, width: int, scale: float = 0.02) -> Params:
+        """Truncated normal kernels and biases of zeros."""
+        first, second = jax.random.split(key)
+        return {
+            "dense": init_dense(first, width, width, bias=True, scale=scale),
+            "out": init_dense(second, width, self.labels, bias=True, scale=scale),
+        }
+
+    def logits(self, params: Params, vectors: jax.Array, *, compute: Compute = "float32") -> jax.Array:
+        """[..., K] of the vectors [..., D]."""
+        values = dense(params["dense"], vectors, compute)
+        values = jnp.tanh(values) if self.activation == "tanh" else activate(self.activation, values)
+        return dense(params["out"], values, compute)

@@ -40,8 +40,8 @@ class VocabularyHead:
     """The decoder's matrix is the encoder's token table; otherwise the head has its own."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.norm_epsilon < float("inf"):
-            raise ConfigError("head.norm_epsilon", f"must be at least 0, got {self.norm_epsilon}")
+        if not 0 <= self.norm_epsilon < 1:
+            raise ConfigError("head.norm_epsilon", f"must be in [0, 1), got {self.norm_epsilon}")
 
     @property
     def has_params(self) -> bool:

@@ -1,7 +1,16 @@
 """The errors of the library: each is also the built-in error that fits it, and its message is written for the user.
 
-The command line prints a `CtxJaxError` as one line; any other exception keeps its traceback.
+The command line prints a `CtxJaxError` as one line; any other exception keeps its traceback. `brief` and `listed` keep
+a message short whatever a damaged file holds.
 """
+
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict = 4, 10, 10, 10
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 120
 
 
 class CtxJaxError(Exception):
@@ -53,3 +62,19 @@ class RunError(CtxJaxError, RuntimeError):
 
 class DiskError(CtxJaxError, OSError):
     """A directory that cannot be written to, or that the processes of a job do not share."""
+
+
+def brief(value: Any) -> str:
+    """The repr of a value of a file for a message, cut where it is long or deep."""
+    return _SHORT.repr(value)
+
+
+def listed(names: Iterable[Any], most: int = 20) -> str:
+    """The names as a list for a message, at most `most` of them and the number of the others.
+
+    >>> listed("abc", 2)
+    "['a', 'b'] and 1 more"
+    """
+    names = list(names)
+    shown = ", ".join(brief(name) for name in names[:most])
+    return f"[{shown}] and {len(names) - most} more" if len(names) > most else f"[{shown}]"

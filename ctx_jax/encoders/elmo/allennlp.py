@@ -1,34 +1,23 @@
-"""Convert ELMo's published files, `options.json` and an HDF5 of weights, to a `BiLM` with parameters, and back.
+"""Convert ELMo's published weights, arrays of an HDF5 file, to the parameters of a `BiLM`, and back.
 
 Names and shapes are those of allenai/bilm-tf, which AllenNLP reads too; kernels are stored [in, out], so nothing is
 transposed. Letters: P projection, V vocabulary.
 """
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctx_jax.encoders.elmo.allennlp_options import KEYS
 from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.io.errors import InputError
 from ctx_jax.tokenizers.characters import CHARACTERS
 from ctx_jax.typing import Params
-
-SOFTMAX_OPTIONS = {"n_tokens_vocab", "n_negative_samples_batch", "sample_softmax", "share_embedding_softmax"}
-_TRAINING = SOFTMAX_OPTIONS | {
-    "bidirectional",
-    "dropout",
-    "all_clip_norm_val",
-    "n_epochs",
-    "n_train_tokens",
-    "batch_size",
-    "unroll_steps",
-    "learning_rate",
-}
-_LSTM = {"dim", "projection_dim", "n_layers", "cell_clip", "proj_clip", "use_skip_connections"}
-_CHARACTERS = {"activation", "embedding", "filters", "max_characters_per_token", "n_characters", "n_highway"}
 
 _CELL = "RNN/MultiRNNCell/Cell{}/LSTMCell/"
 _NAMES = {
@@ -53,65 +42,17 @@ _NAMES = {
 """Our module (without its number) and array -> name in the file."""
 _SOFTMAX = {"softmax/W": "matrix", "softmax/b": "bias"}
 
-_Kind = TypeVar("_Kind", int, float, bool)
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+_Value = TypeVar("_Value")
+_MOST_PROBLEMS = 50  # that one error lists
 
 
-def model_from_options(options: Mapping[str, Any]) -> BiLM:
-    """The model that `options.json` describes; options of training and of inference are both read.
+class _Spec(NamedTuple):
+    """An array of the file."""
 
-    An absent clip means no clipping, an absent `n_highway` 0. Options without `char_cnn` describe bilm-tf's language
-    model over words, whose table has `n_tokens_vocab` rows.
-
-    Raises InputError for unknown or missing keys and for values that the model does not support.
-    """
-    _check_keys("options", options, _TRAINING | {"lstm", "char_cnn"}, {"lstm"})
-    if not _checked(options.get("bidirectional", True), bool, "bidirectional"):
-        raise InputError("options: bidirectional is false; only bidirectional models are read")
-    lstm = options["lstm"]
-    _check_keys("options lstm", lstm, _LSTM, {"dim", "projection_dim", "n_layers"})
-    words = _softmax_words(options)
-    fields: dict[str, Any] = {
-        "dim": _checked(lstm["dim"], int, "lstm dim"),
-        "projection": _checked(lstm["projection_dim"], int, "lstm projection_dim"),
-        "depth": _checked(lstm["n_layers"], int, "lstm n_layers"),
-        "cell_clip": _clip(lstm.get("cell_clip"), "lstm cell_clip"),
-        "projection_clip": _clip(lstm.get("proj_clip"), "lstm proj_clip"),
-        "residual": _checked(lstm.get("use_skip_connections", False), bool, "lstm use_skip_connections"),
-        "dropout": _checked(options.get("dropout", 0.0), float, "dropout"),
-    }
-    if "char_cnn" in options:
-        return BiLM(**fields, **_character_fields(options["char_cnn"]))
-    if not words:
-        raise InputError("options: without char_cnn the model reads words and needs n_tokens_vocab")
-    return BiLM(token_input="words", vocabulary=words, **fields)
-
-
-def options_from_model(model: BiLM) -> dict[str, Any]:
-    """The content of `options.json` for inference (`n_characters` 262), as AllenNLP and bilm-tf read it."""
-    if model.token_input != "characters" or model.cell != "lstm":
-        raise InputError(
-            "AllenNLP's files hold character models with LSTM cells; "
-            f"this one has token_input={model.token_input!r}, cell={model.cell!r}"
-        )
-    return {
-        "lstm": {
-            "use_skip_connections": model.residual,
-            "projection_dim": model.projection,
-            "cell_clip": model.cell_clip,
-            "proj_clip": model.projection_clip,
-            "dim": model.dim,
-            "n_layers": model.depth,
-        },
-        "char_cnn": {
-            "activation": model.activation,
-            "filters": [list(pair) for pair in model.filters],
-            "n_highway": model.highways,
-            "embedding": {"dim": model.character_dim},
-            "n_characters": CHARACTERS + 1,  # inference ids are one higher
-            "max_characters_per_token": model.max_characters,
-        },
-    }
+    path: tuple[str, ...]  # in the parameters
+    shape: tuple[int, ...]  # in the file
+    squeeze: bool = False  # the file has a leading axis of 1, the height of a 2-d convolution
 
 
 def params_from_arrays(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,29 +67,57 @@ def params_from_arrays(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, Any]
 
     Raises one InputError that lists every array that is missing, extra or of the wrong shape.
     """
-    if model.depth == 1:
-        arrays = {name.replace("RNN/LSTMCell/", _CELL.format(0)): array for name, array in arrays.items()}
-    head = {name for name in arrays if name.startswith("softmax/")}
-    specs = _encoder_specs(model) | (_softmax_specs(model, arrays) if head else {})
-    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    arrays = _with_cell_names(model, arrays)
+    specs = _checked_specs(model, {name: tuple(array.shape) for name, array in arrays.items()})
+    head = any(name.startswith("softmax/") for name in arrays)
+    params: dict[str, Any] = {}
+    for name, spec in specs.items():
+        node = params
+        path = spec.path if not head or spec.path[0] == "head" else ("encoder", *spec.path)
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        array = np.asarray(arrays[name], dtype=np.float32)
+        node[path[-1]] = jnp.asarray(array[0] if spec.squeeze else array)
+    return params
+
+
+def check_shapes(model: BiLM, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise the InputError of `params_from_arrays` for the shapes of arrays, before any is read."""
+    _checked_specs(model, _with_cell_names(model, shapes))
+
+
+def _with_cell_names(model: BiLM, arrays: Mapping[str, _Value]) -> dict[str, _Value]:
+    """The arrays by name, the cell's name added where bilm-tf leaves it out."""
+    if model.depth > 1:
+        return dict(arrays)
+    return {name.replace("RNN/LSTMCell/", _CELL.format(0)): array for name, array in arrays.items()}
+
+
+def _checked_specs(model: BiLM, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Spec]:
+    """The arrays of the model, after a check that `shapes` are theirs."""
+    # Counts first: the options may ask for more layers than could be listed.
+    for field, wanted, pattern in (
+        ("depth", model.depth, r"RNN_[01]/RNN/MultiRNNCell/Cell(\d{1,9})/"),
+        ("highways", model.highways if model.token_input == "characters" else 0, r"CNN_high_(\d{1,9})/"),
+        ("filters", len(model.filters) if model.token_input == "characters" else 0, r"CNN/[Wb]_cnn_(\d{1,9})$"),
+    ):
+        numbers = {int(match[1]) for name in shapes if (match := re.match(pattern, name))}
+        if wanted > max(numbers, default=-1) + 1:
+            held = max(numbers, default=-1) + 1
+            raise InputError(f"options: {KEYS[field]} asks for {wanted}, the weights hold {held}")
+    head = {name: shape for name, shape in shapes.items() if name.startswith("softmax/")}
+    specs = _encoder_specs(model) | (_softmax_specs(model, head) if head else {})
     problems = [f"missing: {name} {spec.shape}" for name, spec in specs.items() if name not in shapes]
-    problems += [f"extra: {name} {shape}" for name, shape in shapes.items() if name not in specs]
+    problems += [f"extra: {name[:200]} {shape}" for name, shape in shapes.items() if name not in specs]
     for name, shape in shapes.items():
         if name in specs and shape != specs[name].shape:
             problems.append(f"wrong shape: {name} is {shape}, the model needs {specs[name].shape}")
             if name == "char_embed" and shape == (CHARACTERS + 1, model.character_dim):
                 problems[-1] += " (the zero row of padding is added by readers and must not be in the file)"
     if problems:
-        raise InputError("the arrays do not fit the model:\n  " + "\n  ".join(problems))
-    params: dict[str, Any] = {}
-    for name, spec in specs.items():
-        node = params
-        path = spec.path if name in head or not head else ("encoder", *spec.path)
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        array = np.asarray(arrays[name], dtype=np.float32)
-        node[path[-1]] = jnp.asarray(array[0] if spec.squeeze else array)
-    return params
+        more = [f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
+        raise InputError("the arrays do not fit the model:\n  " + "\n  ".join(problems[:_MOST_PROBLEMS] + more))
+    return specs
 
 
 def arrays_from_params(model: BiLM, params: Params) -> dict[str, np.ndarray]:
@@ -163,7 +132,8 @@ def arrays_from_params(model: BiLM, params: Params) -> dict[str, np.ndarray]:
     decoder = params.get("head", {}).get("softmax", {}).get("decoder", {})
     softmax = {name: decoder[key] for name, key in _SOFTMAX.items() if key in decoder}
     arrays = {}
-    for name, spec in (_encoder_specs(model) | (_softmax_specs(model, softmax) if softmax else {})).items():
+    shapes = {name: np.shape(array) for name, array in softmax.items()}
+    for name, spec in (_encoder_specs(model) | (_softmax_specs(model, shapes) if shapes else {})).items():
         node, path = params if name in _SOFTMAX else encoder, "/".join(spec.path)
         for key in spec.path:
             if key not in node:
@@ -176,19 +146,12 @@ def arrays_from_params(model: BiLM, params: Params) -> dict[str, np.ndarray]:
     return arrays
 
 
-class _Spec(NamedTuple):
-    """An array of the file."""
-
-    path: tuple[str, ...]  # in the parameters
-    shape: tuple[int, ...]  # in the file
-    squeeze: bool = False  # the file has a leading axis of 1, the height of a 2-d convolution
-
-
-def _softmax_specs(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, _Spec]:
-    """Arrays of the softmax, with V taken from `arrays`; a model over words without `softmax/W` has a tied softmax."""
-    tied = model.token_input == "words" and "softmax/W" not in arrays
-    sized = arrays.get("softmax/b", arrays.get("softmax/W"))
-    vocabulary = model.vocabulary if tied or sized is None else (*np.shape(sized), 0)[0]
+def _softmax_specs(model: BiLM, given: Mapping[str, tuple[int, ...]]) -> dict[str, _Spec]:
+    """Arrays of the softmax, with V taken from the shapes `given`; a model over words without `softmax/W` has a tied
+    softmax."""
+    tied = model.token_input == "words" and "softmax/W" not in given
+    sized = given.get("softmax/b", given.get("softmax/W"))
+    vocabulary = model.vocabulary if tied or sized is None else (*sized, 0)[0]
     shapes = {"softmax/W": (vocabulary, model.projection), "softmax/b": (vocabulary,)}
     return {
         name: _Spec(("head", "softmax", "decoder", _SOFTMAX[name]), shape)
@@ -199,75 +162,16 @@ def _softmax_specs(model: BiLM, arrays: Mapping[str, Any]) -> dict[str, _Spec]:
 
 def _encoder_specs(model: BiLM) -> dict[str, _Spec]:
     specs: dict[str, _Spec] = {}
-    for module, arrays in jax.eval_shape(model.init, jax.random.key(0)).items():
+    # Layers of one kind have the same shapes: one of each is traced.
+    small = jax.eval_shape(replace(model, depth=1, highways=min(model.highways, 1)).init, jax.random.key(0))
+    modules = dict(small)
+    for kind, count in (("highway", model.highways), ("forward", model.depth), ("backward", model.depth)):
+        if f"{kind}_0" in small:
+            modules |= {f"{kind}_{number}": small[f"{kind}_0"] for number in range(count)}
+    for module, arrays in modules.items():
         kind, _, number = module.partition("_")
         for array, like in arrays.items():
             name = _NAMES[f"{kind}/{array}"].format(number)
             squeeze = (kind, array) == ("convolution", "kernel")
             specs[name] = _Spec((module, array), (1, *like.shape) if squeeze else like.shape, squeeze)
     return specs
-
-
-def _softmax_words(options: Mapping[str, Any]) -> int:
-    """V of the softmax in training options, after checking them; 0 for inference options."""
-    words = _checked(options.get("n_tokens_vocab", 0), int, "n_tokens_vocab")
-    if words and _checked(options.get("sample_softmax", True), bool, "sample_softmax"):
-        if "n_negative_samples_batch" not in options:
-            raise InputError("options: sampled softmax needs n_negative_samples_batch, or sample_softmax false")
-        _checked(options["n_negative_samples_batch"], int, "n_negative_samples_batch")
-    tied = _checked(options.get("share_embedding_softmax", False), bool, "share_embedding_softmax")
-    if tied and "char_cnn" in options:
-        raise InputError("options: share_embedding_softmax shares a word table, which a model with char_cnn lacks")
-    return words
-
-
-def _character_fields(options: Mapping[str, Any]) -> dict[str, Any]:
-    needed = {"embedding", "filters", "max_characters_per_token", "n_characters"}
-    _check_keys("options char_cnn", options, _CHARACTERS, needed)
-    _check_keys("options char_cnn embedding", options["embedding"], {"dim"}, {"dim"})
-    if options["n_characters"] not in (CHARACTERS, CHARACTERS + 1):
-        raise InputError(
-            f"options char_cnn: n_characters must be {CHARACTERS} (training) or {CHARACTERS + 1} (inference), "
-            f"got {options['n_characters']}"
-        )
-    filters, activation = options["filters"], options.get("activation", "relu")
-    if not isinstance(filters, list | tuple) or any(
-        not isinstance(pair, list | tuple) or len(pair) != 2 for pair in filters
-    ):
-        raise InputError(f"options: char_cnn filters must be a list of [width, count] pairs, got {filters!r}")
-    if activation not in ("relu", "tanh"):
-        raise InputError(f"options char_cnn: activation must be relu or tanh, got {activation!r}")
-    return {
-        "max_characters": _checked(options["max_characters_per_token"], int, "char_cnn max_characters_per_token"),
-        "character_dim": _checked(options["embedding"]["dim"], int, "char_cnn embedding dim"),
-        "filters": tuple(
-            (_checked(width, int, "a filter's width"), _checked(count, int, "a filter's count"))
-            for width, count in filters
-        ),
-        "activation": activation,
-        "highways": _checked(options.get("n_highway") or 0, int, "char_cnn n_highway"),
-    }
-
-
-def _clip(value: Any, key: str) -> float | None:
-    """0 means no clipping, as in bilm-tf."""
-    return _checked(value, float, key) if value else None
-
-
-def _checked(value: Any, kind: type[_Kind], key: str) -> _Kind:
-    """`value` converted to `kind`: 0 and 1 pass as booleans, true and false do not pass as numbers."""
-    if kind is bool:
-        fits = isinstance(value, int) and value in (0, 1)
-    else:
-        fits = isinstance(value, int | kind) and not isinstance(value, bool)
-    if not fits:
-        raise InputError(f"options: {key} must be {_KINDS[kind]}, got {value!r}")
-    return kind(value)
-
-
-def _check_keys(where: str, options: Any, known: set[str], needed: set[str]) -> None:
-    if not isinstance(options, Mapping):
-        raise InputError(f"{where} must be an object with {sorted(needed)}, got {type(options).__name__}")
-    missing, extra = sorted(needed - set(options)), sorted(set(options) - known)
-    if missing or extra:
-        raise InputError(f"{where}: missing keys {missing}, unknown keys {extra}; known are {sorted(known)}")

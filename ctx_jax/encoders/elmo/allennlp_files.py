@@ -1,7 +1,8 @@
 """Find, read and write folders of AllenNLP's ELMo files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -9,19 +10,33 @@ import numpy as np
 
 from ctx_jax.checkpoints.run_files import VOCABULARY, existing
 from ctx_jax.encoders.base import Family, Imported, InputProcessor
-from ctx_jax.encoders.elmo.allennlp import (
-    SOFTMAX_OPTIONS,
-    arrays_from_params,
-    model_from_options,
-    options_from_model,
-    params_from_arrays,
-)
+from ctx_jax.encoders.elmo.allennlp import arrays_from_params, check_shapes, params_from_arrays
+from ctx_jax.encoders.elmo.allennlp_options import SOFTMAX_OPTIONS, model_from_options, options_from_model
 from ctx_jax.encoders.elmo.model import BiLM
 from ctx_jax.heads import Head, VocabularyHead
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import CtxJaxError, InputError, brief
 from ctx_jax.io.files import atomic_folder, read_json
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.typing import Params
+
+MOST_OBJECTS = 10_000
+"""Groups and datasets of a file; the greatest published one has 24 datasets."""
+_FLOATS = tuple(
+    getattr(h5py.h5t, f"IEEE_F{bits}{order}") for bits in (16, 32, 64) for order in ("LE", "BE")
+)  # fmt: skip
+_MOST_COMPRESSED = 1100  # HDF5's gzip makes values at most about a thousand times smaller
+
+
+@contextmanager
+def _open(path: Path | str) -> Iterator[h5py.File]:
+    """An HDF5 file to read, whatever h5py raises for a damaged one as an InputError that names it."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (CtxJaxError, FileNotFoundError):
+        raise
+    except Exception as error:  # OSError, RuntimeError, KeyError, TypeError, ValueError and others, by what is damaged
+        raise InputError(f"{path} cannot be read as HDF5: {error}") from error
 
 
 def find(folder: Path | str) -> tuple[Path, Path] | None:
@@ -37,10 +52,10 @@ def find(folder: Path | str) -> tuple[Path, Path] | None:
     for path in names:
         if options and path.suffix in (".hdf5", ".h5", ".hdf"):
             try:
-                with h5py.File(path, "r") as file:
+                with _open(path) as file:
                     weights += [path] if "char_embed" in file else []
-            except OSError as error:
-                unreadable.append(f"{path.name} cannot be read as HDF5 ({error})")
+            except InputError as error:
+                unreadable.append(str(error))
     if options and not weights and unreadable:
         raise InputError(f"{folder} has {options[0].name}, but no weights can be read: {'; '.join(unreadable)}")
     for kind, paths in (("options", options), ("weights", weights)):
@@ -57,19 +72,18 @@ def read_files(*, options: Path | str, weights: Path | str) -> Imported:
     that do not fit each other, and models over words, whose files hold no vocabulary.
     """
     entries = read_json(Path(options))
+    with _open(weights) as file:
+        shapes = {name: dataset.shape for name, dataset in _datasets(file, weights).items()}
+    if "char_cnn" in entries and not any(name.startswith("softmax/") for name in shapes):
+        entries = {key: value for key, value in entries.items() if key not in SOFTMAX_OPTIONS}
     try:
-        with h5py.File(weights, "r") as file:
-            arrays = _datasets(file)
-            if "char_cnn" in entries and not any(name.startswith("softmax/") for name in arrays):
-                entries = {key: value for key, value in entries.items() if key not in SOFTMAX_OPTIONS}
-            model = model_from_options(entries)
-            params = params_from_arrays(model, arrays)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise InputError(f"{weights} cannot be read as HDF5: {error}") from error
+        model = model_from_options(entries)
+        check_shapes(model, shapes)
     except ValueError as error:
         raise InputError(f"{weights} with {options}: {error}") from error
+    with _open(weights) as file:
+        arrays = {name: dataset[()] for name, dataset in _datasets(file, weights).items()}
+    params = params_from_arrays(model, arrays)
     if model.token_input == "words":
         raise InputError(f"{options} describes a model of words, whose files hold no vocabulary: load the run instead")
     head = VocabularyHead(transform=False, tied=False)
@@ -119,21 +133,44 @@ def write_folder(
     write(folder, model, {"encoder": params, "head": {name: head.params for name, head in heads.items()}}, words)
 
 
-def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+def _datasets(file: h5py.File, path: Path | str) -> dict[str, h5py.Dataset]:
     """Every dataset by name, not read yet: a damaged header could claim a shape that fills memory, so shapes are
-    checked first. Raises InputError for values that are no floats or lie in another file."""
+    checked first. Raises InputError naming `path` for a dataset that is not one of IEEE floats held in this file."""
     datasets: dict[str, h5py.Dataset] = {}
+    visited = [0]
 
-    def collect(name: str, node: h5py.Dataset | h5py.Group) -> None:
+    def collect(name: str | bytes, node: h5py.Dataset | h5py.Group) -> str | bytes | None:
+        visited[0] += 1
+        if isinstance(name, bytes):  # what h5py gives of a name that is not UTF-8
+            raise InputError(f"{path}: the name {brief(name)} is not UTF-8")
+        if visited[0] > MOST_OBJECTS:
+            return name
         if isinstance(node, h5py.Dataset):
-            if node.is_virtual or node.external:
-                raise InputError(f"dataset {name} takes its values from another file; they must be in this one")
-            if not np.issubdtype(node.dtype, np.floating):
-                raise InputError(f"dataset {name} holds {node.dtype}, needed are floats")
+            if (problem := _problem(node)) is not None:
+                raise InputError(f"{path}: dataset {brief(name)} {problem}")
             datasets[name] = node
+        return None
 
-    file.visititems(collect)
+    if file.visititems(collect) is not None:
+        raise InputError(f"{path}: holds over {MOST_OBJECTS} groups and datasets, a biLM's weights are some dozens")
     return datasets
+
+
+def _problem(dataset: h5py.Dataset) -> str | None:
+    """Why a dataset's values cannot be used; None where they can."""
+    if dataset.is_virtual or dataset.external:
+        return "takes its values from another file; they must be in this one"
+    if not np.issubdtype(dataset.dtype, np.floating):
+        return f"holds {dataset.dtype}, needed are floats"
+    kind = dataset.id.get_type()
+    if not any(kind.equal(standard) for standard in _FLOATS):
+        return f"holds floats of {dataset.dtype.itemsize} bytes that are no IEEE ones, as in a damaged file"
+    if dataset.shape is None:
+        return "is empty"
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > 2**20 and dataset.nbytes > _MOST_COMPRESSED * stored:
+        return f"claims {dataset.nbytes} bytes, the file holds {stored} of it"
+    return None
 
 
 def _write_hdf5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

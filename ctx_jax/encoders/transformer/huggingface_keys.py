@@ -10,13 +10,17 @@ READ = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python": "gelu",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
 }
 WRITTEN = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
-# GPT's "gelu" means the tanh formula.
-GPT_READ = {**READ, "gelu": "gelu_tanh"}
+# GPT has names of its own, and its "gelu" means the tanh formula.
+GPT_READ = {"gelu": "gelu_tanh", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
 GPT_WRITTEN = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}
 
 
@@ -27,7 +31,21 @@ class Keys(NamedTuple):
     activations: Mapping[str, str]  # key of an activation -> field
     fixed: Mapping[str, Any] = {}  # fields that are the same in every model of the architecture
     constant: Mapping[str, Any] = {}  # optional keys that must have this value if present
+    defaults: Mapping[str, Any] = {}  # keys of `required` that may be absent, as files older than the key are
+    aliases: Mapping[str, str] = {}  # transformers' second name of a key -> that key
+    same: Mapping[str, str] = {}  # keys that must be there and equal another one
 
+
+# Features that none of our models has, whatever the architecture.
+EVERYWHERE: Mapping[str, Any] = {
+    "pruned_heads": {},
+    "is_encoder_decoder": False,
+    "per_layer_config": None,  # other sizes layer by layer
+    "quantization_config": None,  # weights that need a library of their own
+    "tie_last_hidden_states": True,  # False: the last hidden state without the final norm
+}
+# null means the default for these; transformers refuses it for others.
+NULLABLE = (*EVERYWHERE, "position_embedding_type", "is_causal", "head_dim")
 
 _SIZES = {
     "vocab_size": ("vocabulary",),
@@ -47,9 +65,16 @@ _BERT = Keys(
         "attention_probs_dropout_prob": ("attention_dropout",),
     },
     activations={"hidden_act": "activation"},
-    constant={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
+    constant={
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+        "add_cross_attention": False,
+        "is_causal": False,
+    },
+    defaults={"layer_norm_eps": 1e-12, "pad_token_id": None},
 )
-_ROBERTA = _BERT._replace(fixed={"positions_after_padding": True})
+_ROBERTA = _BERT._replace(fixed={"positions_after_padding": True}, defaults={"layer_norm_eps": 1e-12})
+_ELECTRA = _BERT._replace(same={"embedding_size": "hidden_size"})  # else a projection follows the embeddings
 _DISTILBERT = Keys(
     required={
         "vocab_size": ("vocabulary",),
@@ -64,6 +89,9 @@ _DISTILBERT = Keys(
     },
     activations={"activation": "activation"},
     fixed={"token_types": 0, "norm_epsilon": 1e-12, "attention_output_dropout": 0.0},
+    constant={"is_causal": False},
+    defaults={"pad_token_id": None},
+    aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
 )
 _MODERNBERT = Keys(
     required={
@@ -87,6 +115,7 @@ _MODERNBERT = Keys(
         "feed_forward_dropout": 0.0,
         "depth_scaled": True,
     },
+    constant={"is_causal": False},
 )
 _GPT2 = Keys(
     required={
@@ -106,12 +135,19 @@ _GPT2 = Keys(
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
         "add_cross_attention": False,
+        "is_causal": True,
+    },
+    aliases={
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "max_position_embeddings": "n_positions",
     },
 )
 _GPT = _GPT2._replace(
     activations={"afn": "activation"},
     fixed={"causal": True, "embedding_norm": False, "token_types": 0},
-    constant={},
+    constant={"is_causal": True},
 )
 
 
@@ -119,6 +155,8 @@ KEYS: Mapping[Architecture, Keys] = {
     "bert": _BERT,
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "electra": _ELECTRA,
     "distilbert": _DISTILBERT,
     "modernbert": _MODERNBERT,
     "gpt2": _GPT2,

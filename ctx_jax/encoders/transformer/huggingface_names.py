@@ -9,7 +9,17 @@ its file, so the tables need no variants. Linear weights are [out, in] in the fi
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-Architecture = Literal["bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "gpt2", "openai-gpt"]
+Architecture = Literal[
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "distilbert",
+    "modernbert",
+    "gpt2",
+    "openai-gpt",
+]
 
 
 class Entry(NamedTuple):
@@ -20,6 +30,29 @@ class Entry(NamedTuple):
     transposed: bool = False
 
 
+class LabelHead(NamedTuple):
+    """A head of labels, recognised by its tensors: a linear layer, or one after a dense layer and its activation."""
+
+    head: str  # name in `encoder.heads`
+    out: str  # the linear layer's module in the file
+    bias: bool = True
+    dense: str = ""  # the module of the dense layer before it, of `ClassificationHead`
+    activation: Literal["tanh", "relu", "gelu"] = "tanh"
+
+    @property
+    def tensors(self) -> frozenset[str]:
+        """The names of its tensors."""
+        names = {f"{self.out}.weight", *([f"{self.out}.bias"] if self.bias else [])}
+        return frozenset(names | ({f"{self.dense}.weight", f"{self.dense}.bias"} if self.dense else set()))
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Its tensors and their parameters."""
+        if not self.dense:
+            return _dense(self.out, self.head)
+        return (*_dense(self.dense, f"{self.head}/dense"), *_dense(self.out, f"{self.head}/out"))
+
+
 class Names(NamedTuple):
     """The tensors of one architecture."""
 
@@ -27,11 +60,18 @@ class Names(NamedTuple):
     body: tuple[Entry, ...]
     heads: tuple[Entry, ...]
     head_prefixes: Mapping[str, tuple[str, ...]]  # head -> its tensors' names start with one of these
-    classes: Mapping[frozenset[str], str]  # heads -> transformers' class with exactly these
+    classes: Mapping[frozenset[str], str]  # heads -> transformers' class with exactly these; DENSE marks some
+    labels: tuple[LabelHead, ...]
     tied_copy: str  # the decoder's tensor, which tied files may hold as a copy of `embedding`
+    shared_by_labels: tuple[str, ...] = ()  # with tensors that start so, those of "masked_lm" belong to another head
     bias_copy: tuple[str, str] | None = None  # the decoder's bias: (its name in tied files, the name of its copy)
     embedding: str = "embeddings.word_embeddings.weight"
-    ignored: str = r"embeddings\.position_ids"  # regular expression of buffers that old files hold
+    ignored: str = r"embeddings\.(position|token_type)_ids"  # regular expression of buffers that old files hold
+
+    @property
+    def above(self) -> tuple[Entry, ...]:
+        """The tensors of all heads."""
+        return self.heads + tuple(entry for form in self.labels for entry in form.entries)
 
 
 def _dense(name: str, *paths: str, transposed: bool = True) -> tuple[Entry, ...]:
@@ -45,10 +85,24 @@ def _norm(name: str, path: str) -> tuple[Entry, ...]:
     return (Entry(f"{name}.weight", (f"{path}/scale",)), Entry(f"{name}.bias", (f"{path}/bias",)))
 
 
-def _classes(base: str, masked_lm: str) -> dict[frozenset[str], str]:
-    return {frozenset(): base, frozenset({"pooler"}): base, frozenset({"masked_lm"}): masked_lm}
+DENSE = "+dense"
+"""Follows the name of a `ClassificationHead` in `Names.classes`: "classifier+dense"."""
 
 
+def _classes(start: str, *sequence: str) -> dict[frozenset[str], str]:
+    """The classes whose names begin with `start`, such as "Bert"; `sequence` are the heads that classify sequences."""
+    return {
+        frozenset(): f"{start}Model",
+        frozenset({"pooler"}): f"{start}Model",
+        frozenset({"masked_lm"}): f"{start}ForMaskedLM",
+        frozenset({"classifier"}): f"{start}ForTokenClassification",
+        frozenset({"qa_outputs"}): f"{start}ForQuestionAnswering",
+        frozenset(sequence or {f"classifier{DENSE}"}): f"{start}ForSequenceClassification",
+    }
+
+
+_LINEAR = (LabelHead("classifier", "classifier"), LabelHead("qa_outputs", "qa_outputs"))
+_DENSE = LabelHead("classifier", "classifier.out_proj", dense="classifier.dense")
 _EMBEDDINGS = (
     Entry("embeddings.word_embeddings.weight", ("embeddings/tokens",)),
     Entry("embeddings.position_embeddings.weight", ("embeddings/positions",)),
@@ -84,10 +138,9 @@ _BERT = Names(
     },
     tied_copy="cls.predictions.decoder.weight",
     bias_copy=("cls.predictions.bias", "cls.predictions.decoder.bias"),
+    labels=_LINEAR,
     classes={
-        frozenset(): "BertModel",
-        frozenset({"pooler"}): "BertModel",
-        frozenset({"masked_lm"}): "BertForMaskedLM",
+        **_classes("Bert", "pooler", "classifier"),
         frozenset({"masked_lm", "pooler", "next_sentence"}): "BertForPreTraining",
         frozenset({"pooler", "next_sentence"}): "BertForNextSentencePrediction",
     },
@@ -104,7 +157,23 @@ _ROBERTA = Names(
     head_prefixes={"masked_lm": ("lm_head.",), "pooler": ("pooler.",)},
     tied_copy="lm_head.decoder.weight",
     bias_copy=("lm_head.bias", "lm_head.decoder.bias"),
-    classes=_classes("RobertaModel", "RobertaForMaskedLM"),
+    labels=(*_LINEAR, _DENSE),
+    classes=_classes("Roberta"),
+)
+_ELECTRA = _ROBERTA._replace(
+    prefix="electra.",
+    body=tuple(entry for entry in _BERT_BODY if not entry.name.startswith("pooler")),
+    heads=(
+        *_dense("generator_predictions.dense", "masked_lm/dense"),
+        *_norm("generator_predictions.LayerNorm", "masked_lm/norm"),
+        Entry("generator_lm_head.weight", ("masked_lm/decoder/matrix",)),
+        Entry("generator_lm_head.bias", ("masked_lm/decoder/bias",)),
+    ),
+    head_prefixes={"masked_lm": ("generator_",)},
+    tied_copy="generator_lm_head.weight",
+    bias_copy=None,
+    labels=(*_LINEAR, _DENSE._replace(activation="gelu")),
+    classes=_classes("Electra"),
 )
 _DISTILBERT = Names(
     prefix="distilbert.",
@@ -127,7 +196,8 @@ _DISTILBERT = Names(
     ),
     head_prefixes={"masked_lm": ("vocab_",)},
     tied_copy="vocab_projector.weight",
-    classes=_classes("DistilBertModel", "DistilBertForMaskedLM"),
+    labels=(LabelHead("classifier", "classifier", dense="pre_classifier", activation="relu"), *_LINEAR),
+    classes=_classes("DistilBert"),
 )
 _MODERNBERT = Names(
     prefix="model.",
@@ -152,7 +222,9 @@ _MODERNBERT = Names(
     embedding="embeddings.tok_embeddings.weight",
     tied_copy="decoder.weight",
     ignored=r".*rotary_emb\.inv_freq",
-    classes=_classes("ModernBertModel", "ModernBertForMaskedLM"),
+    labels=(),
+    shared_by_labels=("classifier.", "qa_outputs."),
+    classes={frozenset(): "ModernBertModel", frozenset({"masked_lm"}): "ModernBertForMaskedLM"},
 )
 _GPT_LAYER = (
     *_dense("h.{l}.attn.c_attn", "layer_{l}/query", "layer_{l}/key", "layer_{l}/value", transposed=False),
@@ -175,7 +247,12 @@ _GPT2 = Names(
     embedding="wte.weight",
     tied_copy="lm_head.weight",
     ignored=r"h\.\d+\.attn\.(masked_)?bias",
-    classes={frozenset(): "GPT2Model", frozenset({"causal_lm"}): "GPT2LMHeadModel"},
+    labels=(LabelHead("score", "score", bias=False),),
+    classes={
+        frozenset(): "GPT2Model",
+        frozenset({"causal_lm"}): "GPT2LMHeadModel",
+        frozenset({"score"}): "GPT2ForSequenceClassification",
+    },
 )
 _GPT = _GPT2._replace(
     body=(
@@ -185,14 +262,20 @@ _GPT = _GPT2._replace(
     ),
     embedding="tokens_embed.weight",
     ignored=r"h\.\d+\.attn\.bias|position_ids",
-    classes={frozenset(): "OpenAIGPTModel", frozenset({"causal_lm"}): "OpenAIGPTLMHeadModel"},
+    classes={
+        frozenset(): "OpenAIGPTModel",
+        frozenset({"causal_lm"}): "OpenAIGPTLMHeadModel",
+        frozenset({"score"}): "OpenAIGPTForSequenceClassification",
+    },
 )
 
 
 NAMES: Mapping[Architecture, Names] = {
     "bert": _BERT,
     "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA._replace(classes=_classes("XLMRobertaModel", "XLMRobertaForMaskedLM")),
+    "xlm-roberta": _ROBERTA._replace(classes=_classes("XLMRoberta")),
+    "camembert": _ROBERTA._replace(classes=_classes("Camembert")),
+    "electra": _ELECTRA,
     "distilbert": _DISTILBERT,
     "modernbert": _MODERNBERT,
     "gpt2": _GPT2,

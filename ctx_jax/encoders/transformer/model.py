@@ -3,7 +3,6 @@
 Letters: V vocabulary, D width, F feed-forward width, P rows of the position table, H heads, T tokens of a row.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -239,8 +238,9 @@ class Transformer:
 
 
 _FROM_ONE = ("dim", "heads", "feed_forward", "max_positions")
-_FROM_ZERO = ("depth", "vocabulary", "token_types", "window", "pad_id", "norm_epsilon", "initial_scale")
+_FROM_ZERO = ("depth", "vocabulary", "token_types", "window", "pad_id", "initial_scale")
 _POSITIVE = ("rotary_theta", "local_rotary_theta")
+_FLOAT_MAX = 3.4028234e38  # of float32
 
 
 def number_problem(field: str, value: Any) -> str | None:
@@ -249,10 +249,12 @@ def number_problem(field: str, value: Any) -> str | None:
         return None
     if field in _FROM_ONE and not value >= 1:
         return "must be at least 1"
-    if field in _FROM_ZERO and not 0 <= value < math.inf:
+    if field in _FROM_ZERO and not value >= 0:
         return "must be at least 0"
-    if field in _POSITIVE and not 0 < value < math.inf:
+    if field in _POSITIVE and not value > 0:
         return "must be above 0"
-    if field.endswith("_dropout") and not 0 <= value < 1:
+    if field in ("initial_scale", *_POSITIVE) and value > _FLOAT_MAX:
+        return f"must be at most {_FLOAT_MAX}, float32's greatest"
+    if (field.endswith("_dropout") or field == "norm_epsilon") and not 0 <= value < 1:
         return "must be in [0, 1)"
     return None
