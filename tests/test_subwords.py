@@ -3,10 +3,11 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, processors
+from tokenizers import AddedToken, Tokenizer, processors
 
 from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.tokenizers.special_files import Settings
@@ -57,12 +58,12 @@ def test_the_example_of_berts_readme(uncased: Subwords) -> None:
     assert pieces.words.tolist() == [0, 1, 1, 2, 2, 3]
 
 
-def test_a_cased_vocabulary_is_lower_cased_only_on_request(files: Path, tmp_path: Path) -> None:
+def test_a_cased_vocabulary_is_lower_cased_unless_its_configuration_says_otherwise(files: Path, tmp_path: Path) -> None:
+    """As in transformers, whatever capitals the vocabulary has."""
     path = unpack(files / "bert_base_cased_vocab.txt.gz", tmp_path / "vocab.txt")
-    cased = read(path)
+    assert "Paris" not in (lowered := read(path)).tokens(lowered.tokenize_text(["Paris"])[0])
+    cased = read_wordpiece(path, Settings({"do_lower_case": False}))
     assert cased.tokens(cased.tokenize_text(["Paris É"])[0]) == ["Paris", "É"]
-    lowered = read_wordpiece(path, Settings({"do_lower_case": True}))
-    assert "Paris" not in lowered.tokens(lowered.tokenize_text(["Paris"])[0])
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true, "strip_accents": false}')
     stripped = read_folder(tmp_path)
     assert stripped.tokens(stripped.tokenize_text(["É"])[0]) == ["é"]
@@ -223,6 +224,28 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(MissingFileError, match=r"merges\.txt"):
         read(tmp_path / "vocab.json")
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+def test_an_added_token_counts_for_its_own_word_alone(kind: Any, tmp_path: Path) -> None:
+    """Whatever white space it takes; the pieces are those of the text, without unknown tokens between them."""
+    subwords = train(TEXT, kind, 300)
+    spaces = {"rstrip": True, "lstrip": True}
+    added = [AddedToken("[E1]", **spaces), AddedToken("[E2]", rstrip=True), AddedToken("New York")]
+    subwords.tokenizer.add_tokens(added)
+    subwords = Subwords(subwords.tokenizer, subwords.special)
+    for words, owners in [
+        (["the", "[E1]", "cat"], {0, 1, 2}),
+        (["[E2]", "[E1]", "[E2]", "cat"], {0, 1, 2, 3}),
+        (["the [E2]", "cat"], {0, 1}),
+        (["New", "York", "cat"], {1, 2}),  # it reaches over two words; the last one owns it
+        (["New", "Yorks"], {1}),
+    ]:
+        pieces = subwords.tokenize_words([words])[0]
+        assert set(pieces.words.tolist()) == owners and (np.diff(pieces.words) >= 0).all()
+        assert pieces.ids.tolist() == subwords.tokenize_text([" ".join(words)])[0].tolist()
+    pieces = subwords.tokenize_words([["a", "[E2]", "", "cat"]])[0]
+    assert pieces.ids[pieces.words == 2].tolist() == [subwords.unknown_id]
 
 
 def test_half_a_surrogate_pair_is_named() -> None:

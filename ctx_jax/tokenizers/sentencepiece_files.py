@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from ctx_jax.io.errors import InputError, MissingPackageError
-from ctx_jax.tokenizers.special_files import Settings, complete
-from ctx_jax.tokenizers.subwords import Subwords
-from ctx_jax.tokenizers.templates import BERT, ROBERTA
+from ctx_jax.tokenizers.special_files import Settings
+from ctx_jax.tokenizers.subwords import Subwords, naming
+from ctx_jax.tokenizers.templates import BERT, ONE_END, ROBERTA, TWO_ENDS, add_post_processor
 
 SUFFIXES = (".model", ".spm")
 Layout = Literal["plain", "xlm-r"]
@@ -60,21 +60,28 @@ def read_sentencepiece(
     elif kinds[:3].count(_NORMAL):
         raise InputError(f"{path}: XLM-R's layout needs <unk>, <s>, </s> as the first three pieces, got {names[:3]}")
     else:
-        special = ROBERTA
+        special = settings.special(ROBERTA, names, [["bos_token"], ["eos_token"]], of_class=True, fallback=False)
+        if special != ROBERTA:
+            raise InputError(f"{settings.file}: XLM-R's layout needs {ROBERTA}, got {special}")
     pieces = _pieces(path, proto, {*special.roles().values(), *settings.tokens})
     if layout == "xlm-r":
         pieces = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")] + pieces[3:] + [("<mask>", 0.0)]
         unknown = 3
     tokenizer = Tokenizer(_model(path, proto, pieces, unknown))
     _add_normalizer(tokenizer, proto)
-    settings.add_tokens(tokenizer)
+    settings.add_tokens(tokenizer, special)
     if (missing := special.missing(tokenizer)) and not add_missing:
         raise InputError(
             f"{path} lacks special tokens: {', '.join(missing)}; convert it with `ctx-jax tokenizer`, which gives them "
             "new ids at the end, or XLM-R's ids, and use the folder that it writes. From Python: read_sentencepiece "
             "with add_missing=True, layout='xlm-r', or Settings(roles=...) if they have other names"
         )
-    return complete(tokenizer, special, path, mask_takes_space=True, add_missing=True)
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    new = {role: token for role, token in special.roles().items() if token not in known}
+    tokenizer.add_special_tokens([AddedToken(token, lstrip=role == "mask") for role, token in new.items()])
+    with naming(path):
+        add_post_processor(tokenizer, special, ONE_END if special.begin == BERT.begin else TWO_ENDS)
+        return Subwords(tokenizer, special)
 
 
 def _parse(path: Path) -> Any:
