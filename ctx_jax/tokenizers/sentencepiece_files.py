@@ -12,6 +12,7 @@ from typing import Any, Literal
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from ctx_jax.io.errors import InputError, MissingPackageError
+from ctx_jax.tokenizers.character_map import mapping_normalizers
 from ctx_jax.tokenizers.special_files import Settings
 from ctx_jax.tokenizers.subwords import Subwords, naming
 from ctx_jax.tokenizers.templates import BERT, ONE_END, ROBERTA, TWO_ENDS, add_post_processor
@@ -68,7 +69,7 @@ def read_sentencepiece(
         pieces = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")] + pieces[3:] + [("<mask>", 0.0)]
         unknown = 3
     tokenizer = Tokenizer(_model(path, proto, pieces, unknown))
-    _add_normalizer(tokenizer, proto)
+    _add_normalizer(tokenizer, path, proto)
     settings.add_tokens(tokenizer, special)
     if (missing := special.missing(tokenizer)) and not add_missing:
         raise InputError(
@@ -119,8 +120,7 @@ def _check(path: Path, proto: Any) -> None:
 
 def _pieces(path: Path, proto: Any, roles: set[str]) -> list[tuple[str, float]]:
     """Pieces and scores; a piece that SentencePiece never finds in text gets a name that no text has."""
-    charsmap = proto.normalizer_spec.precompiled_charsmap
-    normalize = normalizers.Precompiled(charsmap).normalize_str if charsmap else str
+    normalize = normalizers.Sequence(_mapping(path, proto)).normalize_str
     pieces = []
     for piece in proto.pieces:
         name, score = piece.piece, piece.score
@@ -166,12 +166,18 @@ def _merges(pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tuple[
     return [(left, right) for *_, left, right in sorted(found)]
 
 
-def _add_normalizer(tokenizer: Tokenizer, proto: Any) -> None:
+def _mapping(path: Path, proto: Any) -> list[Any]:
+    """The normalizers of the file's character map."""
+    try:
+        return list(mapping_normalizers(proto.normalizer_spec.precompiled_charsmap))
+    except ValueError as error:
+        raise InputError(f"{path}: its character map (precompiled_charsmap) cannot be used: {error}") from error
+
+
+def _add_normalizer(tokenizer: Tokenizer, path: Path, proto: Any) -> None:
     """Add the normalizer, the splitting at spaces and the decoder that the file's settings ask for."""
     spec = proto.normalizer_spec
-    steps: list[Any] = []
-    if spec.precompiled_charsmap:
-        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    steps = _mapping(path, proto)
     scheme: Literal["first", "never"] = "never"
     splits: list[Any] = []
     if spec.remove_extra_whitespaces:  # U+0020 alone; \A and \z, as ^ and $ are the ends of each line

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.files import read_json
-from ctx_jax.tokenizers.character_map import check_character_map
+from ctx_jax.tokenizers.character_map import character_map
 from ctx_jax.tokenizers.special_files import Settings
 from ctx_jax.tokenizers.subwords import CONFIG, FILE, Subwords, naming
 from ctx_jax.tokenizers.templates import BERT, GPT2, ROBERTA, SpecialTokens, template
@@ -130,7 +130,7 @@ def _is_piece(entry: Any) -> bool:
 def _character_map(text: Any, path: Path) -> bytes:
     try:
         content = base64.b64decode(text, validate=True) if text else b""
-        check_character_map(content)
+        character_map(content)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: the character map (precompiled_charsmap) is damaged: {error}") from error
     return content
