@@ -44,7 +44,7 @@ class Settings:
 
     entries: Mapping[str, Any] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
-    named: Mapping[str, AddedToken] = field(default_factory=dict)  # "pad_token" and the like
+    named: Mapping[str, AddedToken | None] = field(default_factory=dict)  # "pad_token" and the like; None: null
     added: tuple[Added, ...] = ()  # in the order of their ids
     extra: tuple[AddedToken, ...] = ()  # further special tokens
     file: Path = Path(CONFIG)
@@ -53,7 +53,10 @@ class Settings:
     def tokens(self) -> set[str]:
         """The named and added tokens as they stand in text."""
         added = [token.token for token in self.added]
-        return {token.content for token in (*added, *self.named.values(), *self.extra)}
+        return {token.content for token in (*added, *self._named().values(), *self.extra)}
+
+    def _named(self) -> dict[str, AddedToken]:
+        return {key: token for key, token in self.named.items() if token is not None}
 
     @property
     def class_name(self) -> str:
@@ -90,7 +93,8 @@ class Settings:
         """
         keys = {"pad": ["pad_token"], "unknown": ["unk_token"], "begin": ends[0], "end": ends[1]}
         keys["mask"] = ["mask_token"]
-        found = {role: [self.named[key].content for key in names if key in self.named] for role, names in keys.items()}
+        given = self._named()
+        found = {role: [given[key].content for key in names if key in given] for role, names in keys.items()}
         named = {role: tokens[0] for role, tokens in found.items() if tokens} | dict(self.roles)
         if not of_class:
             family = next((known for known in (BERT, ROBERTA) if known.begin == named.get("begin")), family)
@@ -113,7 +117,7 @@ class Settings:
 
     def _special(self, added: Sequence[Added]) -> tuple[Added, ...]:
         """The named ones among the added tokens are special, whatever their own flag says."""
-        names = {token.content for token in self.named.values()}
+        names = {token.content for token in self._named().values()}
         for token, *_ in added:
             token.special = token.special or token.content in names
         return tuple(added)
@@ -130,11 +134,15 @@ class Settings:
         tokens = [added.token for added in self.added if repr(added.token) not in present]
         tokenizer.add_tokens(tokens)
         known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-        named = dict(defaults or {}) | dict(self.named)
+        named = dict(defaults or {}) | self._named()
         order = [*_NAMED, *(key for key in named if key not in _NAMED)]
-        new = {token.content: token for token in (*(named[key] for key in order if key in named), *self.extra)}
-        missing = {token for token in special.roles().values() if tokenizer.token_to_id(token) is None}
-        tokenizer.add_tokens([token for content, token in new.items() if content not in known | missing])
+        known |= {token for token in special.roles().values() if tokenizer.token_to_id(token) is None}
+        # Of tokens with one content the last counts, but of those with flags, and of those without, the first.
+        new: dict[tuple[str, bool], AddedToken] = {}
+        for token in (*(named[key] for key in order if key in named), *self.extra):
+            if token.content not in known:
+                new.setdefault((token.content, repr(token) == repr(AddedToken(token.content, special=True))), token)
+        tokenizer.add_tokens(list(new.values()))
         for token, number, source in self.added:
             actual = tokenizer.token_to_id(token.content)
             if number != actual:
@@ -152,7 +160,8 @@ def read_settings(folder: Path) -> Settings:
     )
     if _DECODER in config:
         map_, ids = {}, {}
-    named = _named(config, file, further=True) | _named(map_, folder / _MAP)
+    own = _named(config, file, "__type")
+    named = own | _named(map_, folder / _MAP, "content") | {key: own[key] for key in own if key not in _NAMED}
     extra = _extra(config, file)
     more = _extra({key: map_.get(key) for key in _EXTRA[: 1 if extra else 2]}, folder / _MAP)
     settings = Settings(config, {}, named, (), tuple({token.content: token for token in extra + more}.values()), file)
@@ -176,12 +185,18 @@ def read_settings(folder: Path) -> Settings:
     return replace(settings, added=settings._special(added))
 
 
-def _named(entries: Mapping[str, Any], file: Path, *, further: bool = False) -> dict[str, AddedToken]:
-    """The special tokens that are named; with `further` also under names that transformers does not know."""
-    keys = [key for key in _NAMED if entries.get(key) is not None]
-    if further:
-        keys += [key for key, value in entries.items() if key.endswith("_token") and isinstance(value, str)]
-    return {key: _token(entries[key], f"{file}, {key}", special=True) for key in keys if entries[key] != ""}
+def _named(entries: Mapping[str, Any], file: Path, mark: str) -> dict[str, AddedToken | None]:
+    """The special tokens that are named, also under names that transformers does not know; `mark` is the entry by
+    which it tells a token from other objects."""
+    further = [
+        key
+        for key, value in entries.items()
+        if key.endswith("_token") and (isinstance(value, str) or _get(value, mark) is not None)
+    ]
+    return {
+        key: None if entries[key] is None else _token(entries[key], f"{file}, {key}", special=True)
+        for key in (*(key for key in _NAMED if key in entries), *further)
+    }
 
 
 def _extra(entries: Mapping[str, Any], file: Path) -> list[AddedToken]:

@@ -75,11 +75,11 @@ def build(
     """The tokenizer that the class `name` makes of the vocabulary in `path`.
 
     `post_processor` is a tokenizer.json's, for a class without one of its own. With `mask_takes_space` the mask
-    swallows the space before it, unless a file gives its flags.
+    swallows the space before it, unless a file names it.
     """
     kind = CLASSES[name]
     keys = {"unk_token": "unknown", "pad_token": "pad", kind.ends[0]: "begin", kind.ends[1]: "end"}
-    if kind.around and (absent := [key for key in keys if settings.entries.get(key, "") is None]):
+    if kind.around and (absent := [key for key in keys if key in settings.named and settings.named[key] is None]):
         raise InputError(
             f"{settings.file}: {absent[0]} is null, but a {name} needs one: name it, or leave the entry out"
         )
@@ -90,8 +90,11 @@ def build(
     with naming(path):
         tokenizer = kind.build(parts, flags, special)
     tokens = {key: getattr(special, role) for key, role in keys.items()} | {"mask_token": special.mask}
+    if kind.around == TWO_ENDS:  # these have both names of either end
+        begin, end = kind.special.begin, kind.special.end
+        tokens = {"bos_token": begin, "eos_token": end, "cls_token": begin, "sep_token": end} | tokens
     tokens |= {token: token for token in kind.extra}
-    lstrip = kind.mask_takes_space or mask_takes_space
+    lstrip = kind.mask_takes_space or (mask_takes_space and special.mask not in settings.tokens)
     defaults = {
         key: AddedToken(token, special=True, lstrip=lstrip and key == "mask_token")
         for key, token in tokens.items()

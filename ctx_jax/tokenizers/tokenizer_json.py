@@ -70,8 +70,8 @@ def _rebuilt(name: str, parts: VocabularyParts, state: Mapping[str, Any], settin
 def _as_it_is(parts: VocabularyParts, state: Mapping[str, Any], settings: Settings, path: Path) -> Subwords:
     model = state["model"]
     unknown = model.get("unk_token")
-    added = {token.token.content for token in settings.added}
-    if _kind(model) != "Unigram" and unknown is not None and unknown not in parts.ids and unknown not in added:
+    added = [token.token.content for token in settings.added]
+    if _kind(model) != "Unigram" and unknown is not None and unknown not in [*parts.ids, *added]:
         raise InputError(f"{path}: unk_token is {unknown!r}, which the vocabulary does not have")
     for part in _components(state):
         if part.get("type") in ("Replace", "Split") and "" in _values(part.get("pattern")):
@@ -106,8 +106,8 @@ def _parts(state: Mapping[str, Any], path: Path) -> VocabularyParts:
         merges = model.get("merges") or []
         if not isinstance(merges, list):
             raise InputError(f"{path}: merges must be a list of pairs of tokens")
-        pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else pair for pair in merges]
-        if odd := [pair for pair in pairs if len(pair) != 2 or not all(isinstance(token, str) for token in pair)]:
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
+        if odd := [pair for pair in pairs if not (isinstance(pair, list) and len(pair) == 2 and _are_text(*pair))]:
             raise InputError(f"{path}: every merge must be of two tokens, got {odd[0]!r}")
         return VocabularyParts(checked_ids(vocabulary, path), [(left, right) for left, right in pairs])
     scores: list[tuple[str, float]] = []
@@ -119,6 +119,10 @@ def _parts(state: Mapping[str, Any], path: Path) -> VocabularyParts:
             raise InputError(f"{path}: the piece {entry[0]!r} has the ids {ids[entry[0]]} and {number}; it needs one")
         scores.append((entry[0], float(entry[1])))
     return VocabularyParts(ids, scores=scores, character_map=character_map)
+
+
+def _are_text(*values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _is_piece(entry: Any) -> bool:
