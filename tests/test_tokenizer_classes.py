@@ -1,11 +1,15 @@
 """Tokenizer classes: each cut as transformers cuts it, from vocabulary files and from tokenizer.json, or refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_transformers import BERT, random_params
 
+import ctx_jax
+from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.tokenizers import tokenizer_classes as classes
 from ctx_jax.tokenizers.subword_files import read, read_folder
 from ctx_jax.tokenizers.subwords import Subwords
@@ -154,6 +158,20 @@ def test_tokenizer_json_is_what_transformers_makes_of_it(
         names = {"cls_token": "<s>", "sep_token": "</s>"}
         files["tokenizer_config.json"] = config | names
     compare(put(tmp_path / "folder", files), model_type, (*TEXTS, "the [E1] cat[E1]s"))
+
+
+def test_a_bert_with_xlm_rs_tokenizer_and_more_rows(tmp_path: Path) -> None:
+    """As multilingual-e5-small is published."""
+    model = replace(BERT, vocabulary=len(PIECES) + 24)
+    huggingface.write(tmp_path / "model", model, random_params(model)[0])
+    config = {"tokenizer_class": "XLMRobertaTokenizer", "cls_token": "<s>", "sep_token": "</s>"}
+    state = tokenizer_json(tmp_path, "unigram", "xlm-roberta")
+    put(tmp_path / "model", {"tokenizer.json": state, "tokenizer_config.json": config})
+    transformers = pytest.importorskip("transformers")
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path / "model"), ctx_jax.load(tmp_path / "model")
+    assert ours.model.vocabulary == len(PIECES) + 24 > len(theirs)
+    for text in TEXTS:
+        assert ours.tokenize([text], level="tokens")["token_ids"][0].tolist() == theirs(text)["input_ids"]
 
 
 def test_the_tokens_of_a_configuration_come_before_tokenizer_jsons(tmp_path: Path) -> None:
