@@ -228,6 +228,21 @@ def test_classes_that_do_not_take_tokenizer_json_as_it_is_are_refused_by_name(tm
         read(tmp_path)
 
 
+def test_ids_that_a_class_takes_for_granted_are_refused_elsewhere(tmp_path: Path) -> None:
+    files = vocabulary_files("ends")
+    files["vocab.json"] |= {"<s>": 2, "</s>": 0}
+    put(tmp_path / "bpe", files | {"tokenizer_config.json": {"tokenizer_class": "HerbertTokenizer"}})
+    with pytest.raises(ValueError, match=r"vocab\.json gives '<s>' the id 2"):
+        read(tmp_path / "bpe" / "vocab.json")
+    state = tokenizer_json(tmp_path, "unigram", "xlm-roberta")
+    vocabulary = state["model"]["vocab"]
+    vocabulary[3], vocabulary[4] = vocabulary[4], vocabulary[3]
+    state |= {"model": state["model"] | {"unk_id": 4}, "added_tokens": []}
+    put(tmp_path, {"tokenizer.json": state, "tokenizer_config.json": {"tokenizer_class": "XLMRobertaTokenizer"}})
+    with pytest.raises(ValueError, match=r"tokenizer\.json gives '<unk>' the id 4"):
+        read(tmp_path)
+
+
 def test_ends_of_words_under_bytes_are_refused(tmp_path: Path) -> None:
     put(tmp_path, vocabulary_files("ends"))
     for name in ("", "RobertaTokenizer"):

@@ -5,6 +5,8 @@ Its kinds map to Unigram, BPE and WordLevel. Ids stay SentencePiece's own, or mo
 compiled protobuf module on the path.
 """
 
+import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -97,6 +99,10 @@ def _parse(path: Path) -> Any:
         proto.ParseFromString(content)
     except Exception as error:  # protobuf's DecodeError, whose module moved between versions
         raise InputError(f"{path} is no SentencePiece model: {error}") from error
+    if not (proto.HasField("trainer_spec") and proto.HasField("normalizer_spec")):
+        raise InputError(f"{path} is cut: it has no settings (trainer_spec, normalizer_spec) behind its pieces")
+    if not all(isinstance(piece.piece, str) and piece.piece for piece in proto.pieces):  # bytes: not UTF-8
+        raise InputError(f"{path} is damaged: it has pieces that are empty or not UTF-8")
     if not any(piece.type == _UNKNOWN for piece in proto.pieces):
         raise InputError(f"{path} is no SentencePiece model: it has no unknown piece")
     return proto
@@ -104,6 +110,8 @@ def _parse(path: Path) -> Any:
 
 def _check(path: Path, proto: Any) -> None:
     """Refuses the settings under which `tokenizers`, which splits at spaces first, would give other pieces."""
+    normal = {piece.piece for piece in proto.pieces if piece.type == _NORMAL}
+    letters = {letter for piece in normal for letter in piece} | {_SPACE}
     across = [piece.piece for piece in proto.pieces if _SPACE in piece.piece[1:] or " " in piece.piece]
     if proto.trainer_spec.treat_whitespace_as_suffix:
         wrong = "puts the space behind a word (treat_whitespace_as_suffix)"
@@ -113,6 +121,14 @@ def _check(path: Path, proto: Any) -> None:
         wrong = f"has pieces that span a space: {', '.join(map(repr, across[:3]))}"
     elif any(piece.type == _UNUSED for piece in proto.pieces):
         wrong = "marks pieces as unused"
+    elif twice := [piece for piece, count in Counter(piece.piece for piece in proto.pieces).items() if count > 1]:
+        wrong = f"has the piece {twice[0]!r} more than once"
+    elif proto.trainer_spec.model_type in (1, 2) and _SPACE not in normal:
+        wrong = f"has no piece for the space, {_SPACE}"
+    elif proto.trainer_spec.model_type == 2 and letters - normal:
+        wrong = f"has no piece for {min(letters - normal)!r}, of which others consist"
+    elif not all(math.isfinite(piece.score) for piece in proto.pieces):
+        wrong = "has scores that are no numbers"
     else:
         return
     raise InputError(f"{path} {wrong}, which is not supported where text is cut word by word: use a model without it")

@@ -56,6 +56,9 @@ class TokenizerClass:
     ends: tuple[str, str] = ("cls_token", "sep_token")
     extra: tuple[str, ...] = ()
     mask_takes_space: bool = False  # the mask swallows the space before it
+    fixed: tuple[
+        tuple[str, int], ...
+    ] = ()  # roles and the ids that transformers gives them whatever the vocabulary says
 
     @property
     def byte_level(self) -> bool:
@@ -86,6 +89,9 @@ def build(
     vocabulary = {*parts.ids, *settings.tokens}
     ends = [[key] for key in kind.ends]
     special = settings.special(kind.special, vocabulary, ends, of_class=True, fallback=kind.around is None)
+    for role, number in kind.fixed:
+        if (actual := parts.ids.get(token := getattr(special, role))) not in (None, number):
+            raise InputError(f"{path} gives {token!r} the id {actual}; a {name} needs {number} for its {role} token")
     flags = settings.flags(kind.flags)
     with naming(path):
         tokenizer = kind.build(parts, flags, special)
@@ -193,9 +199,9 @@ CLASSES: Mapping[str, TokenizerClass] = {
     **dict.fromkeys(("RobertaTokenizer", "BartTokenizer", "LEDTokenizer", "LongformerTokenizer"), _ROBERTA),
     "GPT2Tokenizer": TokenizerClass("BPE", GPT2, _byte_level, _PREFIX, ends=_OWN_ENDS),
     "OpenAIGPTTokenizer": TokenizerClass("BPE", GPT, _gpt, ends=_OWN_ENDS),
-    "HerbertTokenizer": TokenizerClass("BPE", ROBERTA, _herbert, around=ONE_END),
+    "HerbertTokenizer": TokenizerClass("BPE", ROBERTA, _herbert, around=ONE_END, fixed=(("begin", 0), ("end", 2))),
     "XLMRobertaTokenizer": TokenizerClass(
-        "Unigram", ROBERTA, _unigram, {"add_prefix_space": True}, TWO_ENDS, _OWN_ENDS
+        "Unigram", ROBERTA, _unigram, {"add_prefix_space": True}, TWO_ENDS, _OWN_ENDS, fixed=(("unknown", 3),)
     ),
     "CamembertTokenizer": TokenizerClass(
         "Unigram", ROBERTA, _unigram, {"add_prefix_space": True}, TWO_ENDS, _OWN_ENDS, _NOT_USED, mask_takes_space=True
