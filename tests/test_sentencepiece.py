@@ -3,6 +3,7 @@
 import gzip
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,38 @@ def test_a_damaged_character_map_is_named(files: Path, tmp_path: Path) -> None:
         path.write_bytes(proto.SerializeToString())
         with pytest.raises(ValueError, match=r"damaged\.model.*precompiled_charsmap"):
             read_sentencepiece(path, add_missing=True)
+
+
+def without(proto: Any, name: str) -> None:
+    proto.pieces.remove(next(piece for piece in proto.pieces if piece.piece == name))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda proto: proto.pieces.add(piece="the", score=-1.0), "'the'"),
+        (lambda proto: setattr(proto.pieces[20], "score", float("nan")), "scores"),
+        (lambda proto: setattr(proto.pieces[20], "piece", ""), "empty"),
+        (lambda proto: setattr(proto.pieces[20], "score", proto.pieces[21].score), "the same score"),
+        (lambda proto: [proto.pieces.remove(piece) for piece in list(proto.pieces) if piece.piece == "e"], "'e'"),
+        (
+            lambda proto: [proto.pieces.remove(piece) for piece in list(proto.pieces) if piece.piece == "\u2581"],
+            "\u2581",
+        ),
+        (lambda proto: proto.ClearField("normalizer_spec"), "normalizer_spec"),
+    ],
+)
+def test_damaged_sentencepiece_files_are_named(
+    change: Callable[[Any], Any], message: str, botchan: list[str], tmp_path: Path
+) -> None:
+    library = pytest.importorskip("sentencepiece")
+    path = trained(library, botchan, tmp_path, model_type="bpe", normalization_rule_name="identity")
+    proto = proto_of(path)
+    proto.pieces.add(piece="the", score=-999.0)
+    change(proto)
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match=rf"own\.model.*{message}"):
+        read_sentencepiece(path, add_missing=True)
 
 
 @pytest.mark.parametrize(

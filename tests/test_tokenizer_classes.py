@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_tokenizers import BYTES, ENDS, PIECES, WORDS, put
 from tiny_transformers import BERT, random_params
 
 import ctx_jax
@@ -14,40 +15,8 @@ from ctx_jax.tokenizers import tokenizer_classes as classes
 from ctx_jax.tokenizers.subword_files import read, read_folder
 from ctx_jax.tokenizers.subwords import Subwords
 
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "the",
-    "cat",
-    "The",
-    "##s",
-    "é",
-    "e",
-    "<",
-    "s",
-    ">",
-    "/",
-    "東",
-    "京",
-]
-BYTES = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>", "a", "b", "Ġ", "Ġa", "Ġb", "<", ">", "[", "]"]
-ENDS = [*BYTES[:5], "t", "h", "e", "the</w>", "cat</w>", "c", "a", "t</w>", "e</w>", "th", "ca", "é</w>", "e", "东</w>"]
-PIECES = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁the", -2.0), ("▁", -3.0), ("t", -4.0),
-          ("▁cat", -2.5), ("s", -3.5), ("<s>NOTUSED", 0.0), ("</s>NOTUSED", 0.0), ("<unk>NOTUSED", -100.0),
-          ("<mask>", 0.0)]  # fmt: skip
 TEXTS = ("the cats", "The  cat é", "the東京", " a b", "ab<mask> a", "[MASK] the[CLS]", "<s> the</s>", "théa", "cat s")
 LOWER_OFF = {"do_lower_case": False}
-
-
-def put(folder: Path, files: dict[str, Any]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name, content in files.items():
-        text = content if isinstance(content, str) else json.dumps(content)
-        (folder / name).write_text(text, encoding="utf-8")
-    return folder
 
 
 def vocabulary_files(kind: str) -> dict[str, Any]:

@@ -127,11 +127,22 @@ def _check(path: Path, proto: Any) -> None:
         wrong = f"has no piece for the space, {_SPACE}"
     elif proto.trainer_spec.model_type == 2 and letters - normal:
         wrong = f"has no piece for {min(letters - normal)!r}, of which others consist"
+    elif proto.trainer_spec.model_type == 2 and (tied := _of_one_score(proto)):
+        wrong = f"gives {tied} the same score"
     elif not all(math.isfinite(piece.score) for piece in proto.pieces):
         wrong = "has scores that are no numbers"
     else:
         return
     raise InputError(f"{path} {wrong}, which is not supported where text is cut word by word: use a model without it")
+
+
+def _of_one_score(proto: Any) -> str:
+    """Two pieces of several characters, which SentencePiece merges from the left, or ""."""
+    scores: dict[float, str] = {}
+    for piece in (piece for piece in proto.pieces if piece.type == _NORMAL and len(piece.piece) > 1):
+        if (other := scores.setdefault(piece.score, piece.piece)) != piece.piece:
+            return f"{other!r} and {piece.piece!r}"
+    return ""
 
 
 def _pieces(path: Path, proto: Any, roles: set[str]) -> list[tuple[str, float]]:
