@@ -1,13 +1,17 @@
 """SentencePiece files: cut as the sentencepiece package cuts, or refused."""
 
 import gzip
+import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import normalizers
 
 from ctx_jax.cli import main
+from ctx_jax.tokenizers.character_map import character_map, mapping_normalizers
 from ctx_jax.tokenizers.sentencepiece_files import read_sentencepiece
 from ctx_jax.tokenizers.subword_files import read
 from ctx_jax.tokenizers.templates import SpecialTokens
@@ -49,9 +53,16 @@ def trained(library: Any, botchan: list[str], folder: Path, **options: Any) -> P
     return folder / "own.model"
 
 
+def proto_of(path: Path) -> Any:
+    proto = pytest.importorskip("sentencepiece.sentencepiece_model_pb2").ModelProto()
+    proto.ParseFromString(path.read_bytes())
+    return proto
+
+
 KEPT = {"remove_extra_whitespaces": False}
 ODD = [
     *("Hello  world", " lead", "trail ", "a\tb", "\ta\r", "a \n b", "  ", "\u2581x a\u2581b", "cafe\u0301 \uff26"),
+    *("\uff8c\uff9f\uff9b \uff76\uff9e", "\uff21\u0301 \u304b\u3099", "\u1100\u1161\u11a8 \u3131\u314f", "a\r\nb"),
     *("a\u200bb", "<x>tag", "a<x>b <x> c", "the other", "(a) - \u00a35", "[CTL] a[CTL]", "<0x41> a<0x41>b"),
 ]
 
@@ -81,6 +92,84 @@ def test_sentencepiece_settings_cut_as_sentencepiece_does(
     words = ["a", "<mask>", "b"]  # the space before a word is its own, whatever stands before it
     assert ours.tokenize_words([words])[0].words.tolist()[-2:] in ([1, 2], [2, 2])
     assert ours.tokenize_text(["a <mask> b"])[0].tolist() == ours.tokenize_words([words])[0].ids.tolist()
+
+
+PLAIN = ["a", "Z", " ", "\t", "\r", "\n", "~", "\uff5e", "\u0130", "\ufeff", "\u00ad", "\u0600", "\u200d", "\U0001f3fb"]
+
+
+@pytest.mark.parametrize("rule", ["nmt_nfkc", "nmt_nfkc_cf"])
+def test_character_maps_do_what_sentencepiece_does(rule: str, botchan: list[str], tmp_path: Path) -> None:
+    """On random texts of the map's own keys, marks, kana and jamo, of one character and of several."""
+    library = pytest.importorskip("sentencepiece")
+    content = proto_of(trained(library, botchan, tmp_path, normalization_rule_name=rule))
+    charsmap = content.normalizer_spec.precompiled_charsmap
+    ours = normalizers.Sequence(list(mapping_normalizers(charsmap)))
+    theirs = library.SentencePieceNormalizer(
+        rule_name=rule, add_dummy_prefix=False, escape_whitespaces=False, remove_extra_whitespaces=False
+    )
+    keys = list(character_map(charsmap))
+    blocks = [(0x300, 0x370), (0x3040, 0x3100), (0xFF61, 0xFFA0), (0x1100, 0x1200), (0x3131, 0x3190)]
+    pools = [keys, [key for key in keys if len(key) == 1], PLAIN, PLAIN]
+    pools += [[chr(number) for number in range(*block)] for block in blocks]
+    draw = random.Random(0)
+    texts = ["".join(draw.choice(draw.choice(pools)) for _ in range(draw.randint(1, 10))) for _ in range(1000)]
+    for text in texts:
+        assert ours.normalize_str(text) == theirs.normalize(text), ascii(text)
+
+
+def test_half_width_katakana_stays_with_its_word(files: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    subwords = read_sentencepiece(files / "curated_toy.model", add_missing=True)
+    words = ["\uff8c\uff9f", "cat", "\uff76\uff9e\uff76\uff9e", "e\u0301", "\u1100\u1161\u11a8"]
+    pieces = subwords.tokenize_words([words])[0]
+    assert set(pieces.words.tolist()) == set(range(len(words)))
+    for number, word in enumerate(words):
+        alone = subwords.tokenize_text([word])[0]
+        assert pieces.ids[pieces.words == number].tolist() == alone.tolist()
+
+
+def test_a_damaged_character_map_is_named(files: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    proto = proto_of(files / "spm_example.model")
+    whole = proto.normalizer_spec.precompiled_charsmap
+    for damaged in (b"\xff" * 8, whole[:100_000], whole[:4] + bytes([0, 0xFF, 0xFF, 0xFF]) + whole[8:], whole[:2]):
+        proto.normalizer_spec.precompiled_charsmap = damaged
+        path = tmp_path / "damaged.model"
+        path.write_bytes(proto.SerializeToString())
+        with pytest.raises(ValueError, match=r"damaged\.model.*precompiled_charsmap"):
+            read_sentencepiece(path, add_missing=True)
+
+
+def without(proto: Any, name: str) -> None:
+    proto.pieces.remove(next(piece for piece in proto.pieces if piece.piece == name))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda proto: proto.pieces.add(piece="the", score=-1.0), "'the'"),
+        (lambda proto: setattr(proto.pieces[20], "score", float("nan")), "scores"),
+        (lambda proto: setattr(proto.pieces[20], "piece", ""), "empty"),
+        (lambda proto: setattr(proto.pieces[20], "score", proto.pieces[21].score), "the same score"),
+        (lambda proto: [proto.pieces.remove(piece) for piece in list(proto.pieces) if piece.piece == "e"], "'e'"),
+        (
+            lambda proto: [proto.pieces.remove(piece) for piece in list(proto.pieces) if piece.piece == "\u2581"],
+            "\u2581",
+        ),
+        (lambda proto: proto.ClearField("normalizer_spec"), "normalizer_spec"),
+    ],
+)
+def test_damaged_sentencepiece_files_are_named(
+    change: Callable[[Any], Any], message: str, botchan: list[str], tmp_path: Path
+) -> None:
+    library = pytest.importorskip("sentencepiece")
+    path = trained(library, botchan, tmp_path, model_type="bpe", normalization_rule_name="identity")
+    proto = proto_of(path)
+    proto.pieces.add(piece="the", score=-999.0)
+    change(proto)
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match=rf"own\.model.*{message}"):
+        read_sentencepiece(path, add_missing=True)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,63 @@ def test_family_classes_follow_the_configuration_and_generic_ones_the_json(made_
     assert ("é" in found.tokens(found.tokenize_text(["é"])[0].tolist())) == (made_by != "BertTokenizer")
 
 
+BOS = {"content": "<s>", "lstrip": True, "rstrip": False, "single_word": False, "normalized": False}
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("begin", ["<s>", "e", BOS])
+def test_bos_and_eos_take_no_place_of_berts_ends(name: str, begin: Any, tmp_path: Path) -> None:
+    """They are special tokens of their own, at new ids where the vocabulary lacks them; pad and unknown stay."""
+    typed = begin | {"__type": "AddedToken"} if isinstance(begin, dict) and "config" in name else begin
+    folder = bert(tmp_path, **{name.replace(".json", "_json"): {"bos_token": typed, "eos_token": "</s>"}})
+    ours = read_as_transformers(folder, "bert", "a <s> b</s>", "[CLS] e a", "x y")
+    assert (ours.begin_id, ours.end_id, ours.pad_id, ours.unknown_id, ours.mask_id) == (3, 4, 0, 2, 5)
+    new = len(WORDS) + (1 if begin == "e" else 2)
+    assert len(ours) == new and {new - 1} <= ours.special_ids
+
+
+def test_special_tokens_map_comes_before_tokenizer_config(tmp_path: Path) -> None:
+    config, map_ = {"mask_token": "[unused1]", "extra_special_tokens": ["e"]}, {"mask_token": "a", "foo_token": "é"}
+    files = {"tokenizer_config_json": config, "special_tokens_map_json": map_ | {"additional_special_tokens": ["b"]}}
+    assert read_as_transformers(bert(tmp_path / "both", **files), "bert", "beaé [unused1] [MASK]").mask_id == 6
+    files["tokenizer_config_json"] |= {"added_tokens_decoder": {}}
+    assert read_as_transformers(bert(tmp_path / "one", **files), "bert", "beaé [unused1] [MASK]").mask_id == 1
+
+
+def test_an_added_token_with_a_capital_changes_no_lower_casing(tmp_path: Path) -> None:
+    ours = read_as_transformers(bert(tmp_path, added_tokens_json={"[E1]": len(WORDS)}), "bert", "A [E1] É [e1]b")
+    assert ours.tokens(ours.tokenize_text(["A"])[0]) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"add_prefix_space": "false"},
+        {"strip_accents": "false"},
+        {"do_lower_case": 1},
+        {"do_lower_case": None},
+        {"tokenize_chinese_chars": []},
+        {"split_special_tokens": True},
+        {"split_special_tokens": "no"},
+        {"cls_token": 5},
+        {"cls_token": None},
+        {"sep_token": ""},
+        {"foo_token": "\ud800"},
+        {"tokenizer_class": ["BertTokenizer"]},
+        {"added_tokens_decoder": {"9" * 5000: {"content": "x"}}},
+    ],
+    ids=lambda entries: f"{next(iter(entries))}-{str(next(iter(entries.values())))[:9]!r}",
+)
+def test_entries_that_cannot_be_used_are_named(entries: dict[str, Any], tmp_path: Path) -> None:
+    key = next(iter(entries))
+    if key == "add_prefix_space":
+        folder = byte_bpe(tmp_path, "roberta", BYTES, tokenizer_config_json=entries)
+    else:
+        folder = bert(tmp_path, tokenizer_config_json=entries)
+    with pytest.raises(ValueError, match=rf"tokenizer_config\.json.*{key}"):
+        read_folder(folder, "roberta" if key == "add_prefix_space" else "bert")
+
+
 def test_a_vocabulary_file_is_read_with_the_files_beside_it(tmp_path: Path) -> None:
     byte_bpe(tmp_path / "bytes", "roberta", BYTES, tokenizer_config_json={"add_prefix_space": True})
     for path in (tmp_path / "bytes" / "vocab.json", tmp_path / "bytes" / "merges.txt"):

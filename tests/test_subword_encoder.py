@@ -16,7 +16,7 @@ from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.encoders.transformer import SubwordInputs, Transformer, huggingface
 from ctx_jax.evaluation.fill_mask import fill_mask
 from ctx_jax.io import configs
-from ctx_jax.io.errors import InputError, InputTypeError
+from ctx_jax.io.errors import CtxJaxError, InputError, InputTypeError
 from ctx_jax.tokenizers.subword_training import train
 
 TEXT = ["the cat sat on the mat", "a dog and a cat", "the dogs sat", "mats and cats"] * 5
@@ -71,6 +71,16 @@ def test_what_does_not_fit_is_refused(encoder: ctx_jax.Encoder) -> None:
         encoder.tokenize(["a"], level="pieces")  # type: ignore[arg-type]
     with pytest.raises(InputTypeError, match="wrap it in a list"):
         encoder.tokenize("the cat", level="tokens")
+
+
+@pytest.mark.parametrize("number", [0, 5, 20])
+def test_encode_names_the_sentence_as_the_caller_counts(encoder: ctx_jax.Encoder, number: int) -> None:
+    """Though it reads ahead and sorts by length: 16 sentences at a time here."""
+    for bad in (["cat"] * 30, ["a \ud83d"], ["a", 3]):
+        sentences: list[Any] = [["cat"] * (1 + i % 3) for i in range(24)]
+        sentences[number] = bad
+        with pytest.raises(CtxJaxError, match=rf"sentence {number} "):
+            list(encoder.encode(sentences, batch=2))
 
 
 def write_folder(folder: Path, params: Any) -> Path:

@@ -1,16 +1,17 @@
 """A Transformer's inputs: arrays of words and tokens, layers of either, the tokenizer of a folder, bad input."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from ctx_jax.encoders.transformer import SubwordInputs, Transformer, hidden_states, huggingface
+from ctx_jax.encoders.transformer.inputs import pool_to_words
 from ctx_jax.tokenizers.subword_training import train
 
 TEXT = ["the cat sat on the mat", "a dog and a cat", "the dogs sat", "mats and cats"] * 5
@@ -109,6 +110,14 @@ def test_words_are_means_of_their_tokens(params: Any) -> None:
     np.testing.assert_allclose(token_layer(TINY, params, tokens), states[0], atol=1e-6)
 
 
+def test_a_token_over_two_words_is_the_vector_of_both() -> None:
+    words, mask = np.array([[-1, 1, 1, 2, -1]], np.int32), np.ones((1, 4), bool)
+    mask[0, 3] = False
+    values = np.arange(10, dtype=np.float32).reshape(1, 1, 5, 2)
+    pooled = pool_to_words(jnp.asarray(values), {"word_of_token": jnp.asarray(words), "word_mask": jnp.asarray(mask)})
+    assert np.asarray(pooled.values)[0, 0].tolist() == [[3, 4], [3, 4], [6, 7], [0, 0]]
+
+
 def test_no_words_give_no_vectors(params: Any) -> None:
     assert TINY.layers(params, INPUTS.arrays([])).values.shape == (3, 0, 0, 8)
     assert TINY.layers(params, INPUTS.arrays([[], []])).values.shape == (3, 2, 0, 8)
@@ -155,7 +164,7 @@ def test_the_tokenizer_of_a_folder_makes_the_same_inputs(folder: Path, params: A
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(folder: Path) -> None:
-    other = train(TEXT, "bpe", 270)
+    other = train(TEXT, "bpe", 270)  # more tokens than the model has rows
     other.save(folder)
     with pytest.raises(ValueError, match=rf"vocabulary of {TINY.vocabulary}, its tokenizer one of {len(other)}"):
         TINY.inputs(folder)
@@ -165,29 +174,20 @@ def test_a_tokenizer_that_does_not_fit_is_refused(folder: Path) -> None:
         TINY.inputs(folder)
 
 
-def test_rows_without_a_token_are_refused_until_they_are_named_or_dropped(params: Any, tmp_path: Path) -> None:
-    """The two ways out that the error names."""
+def test_rows_without_a_token_are_never_made_and_exported_unchanged(params: Any, tmp_path: Path) -> None:
     size, more = TINY.vocabulary, TINY.vocabulary + 2
     tables = params["embeddings"]
     rows = np.concatenate([np.asarray(tables["tokens"]), np.ones((2, 8), np.float32)])
-    folder, model = tmp_path / "bert", replace(TINY, vocabulary=more)
-    huggingface.write(folder, model, params | {"embeddings": tables | {"tokens": rows}}, subwords=SUBWORDS)
-    with pytest.raises(ValueError, match=rf"rows {size} to {more - 1} of the model have no token") as raised:
-        model.inputs(folder)
-    assert f'added_tokens.json ({{"<unused {size}>": {size}, ...}})' in str(raised.value)
-    names = {f"<unused {number}>": number for number in range(size, more)}
-    (folder / "added_tokens.json").write_text(json.dumps(names))
-    named = model.inputs(folder).arrays(SENTENCES)
-    np.testing.assert_array_equal(named["token_ids"], INPUTS.arrays(SENTENCES)["token_ids"])
-    (folder / "added_tokens.json").unlink()
-    tensors = load_file(folder / "model.safetensors")
-    tensors["embeddings.word_embeddings.weight"] = tensors["embeddings.word_embeddings.weight"][:size]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": size}))
-    found = huggingface.read(folder)
-    assert found.model.inputs(folder).longest == 20
-    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    model = replace(TINY, vocabulary=more)
+    given = params | {"embeddings": tables | {"tokens": rows}}
+    huggingface.write(tmp_path / "first", model, given, subwords=SUBWORDS)
+    read = huggingface.read(tmp_path / "first")
+    inputs = read.model.inputs(tmp_path / "first")
+    assert read.model.vocabulary == more and len(inputs.subwords) == size
+    np.testing.assert_array_equal(inputs.arrays(SENTENCES)["token_ids"], INPUTS.arrays(SENTENCES)["token_ids"])
+    huggingface.write(tmp_path / "second", read.model, read.params, subwords=inputs.subwords)
+    for name, array in load_file(tmp_path / "first" / "model.safetensors").items():
+        np.testing.assert_array_equal(load_file(tmp_path / "second" / "model.safetensors")[name], array)
 
 
 def test_padding_ids_must_agree_where_positions_follow_them(params: Any, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Subword tokenizers from files of the original systems: ids, special tokens, the alignment of pieces with words."""
 
+import base64
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, processors
+from tokenizers import AddedToken, Tokenizer, processors
 
 from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.tokenizers.special_files import Settings
@@ -57,12 +60,12 @@ def test_the_example_of_berts_readme(uncased: Subwords) -> None:
     assert pieces.words.tolist() == [0, 1, 1, 2, 2, 3]
 
 
-def test_a_cased_vocabulary_is_lower_cased_only_on_request(files: Path, tmp_path: Path) -> None:
+def test_a_cased_vocabulary_is_lower_cased_unless_its_configuration_says_otherwise(files: Path, tmp_path: Path) -> None:
+    """As in transformers, whatever capitals the vocabulary has."""
     path = unpack(files / "bert_base_cased_vocab.txt.gz", tmp_path / "vocab.txt")
-    cased = read(path)
+    assert "Paris" not in (lowered := read(path)).tokens(lowered.tokenize_text(["Paris"])[0])
+    cased = read_wordpiece(path, Settings({"do_lower_case": False}))
     assert cased.tokens(cased.tokenize_text(["Paris É"])[0]) == ["Paris", "É"]
-    lowered = read_wordpiece(path, Settings({"do_lower_case": True}))
-    assert "Paris" not in lowered.tokens(lowered.tokenize_text(["Paris"])[0])
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true, "strip_accents": false}')
     stripped = read_folder(tmp_path)
     assert stripped.tokens(stripped.tokenize_text(["É"])[0]) == ["é"]
@@ -223,6 +226,87 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(MissingFileError, match=r"merges\.txt"):
         read(tmp_path / "vocab.json")
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+def test_an_added_token_counts_for_its_own_word_alone(kind: Any, tmp_path: Path) -> None:
+    """Whatever white space it takes; the pieces are those of the text, without unknown tokens between them."""
+    subwords = train(TEXT, kind, 300)
+    spaces = {"rstrip": True, "lstrip": True}
+    added = [AddedToken("[E1]", **spaces), AddedToken("[E2]", rstrip=True), AddedToken("New York")]
+    subwords.tokenizer.add_tokens(added)
+    subwords = Subwords(subwords.tokenizer, subwords.special)
+    for words, owners in [
+        (["the", "[E1]", "cat"], {0, 1, 2}),
+        (["[E2]", "[E1]", "[E2]", "cat"], {0, 1, 2, 3}),
+        (["the [E2]", "cat"], {0, 1}),
+        (["New", "York", "cat"], {1, 2}),  # it reaches over two words; the last one owns it
+        (["New", "Yorks"], {1}),
+    ]:
+        pieces = subwords.tokenize_words([words])[0]
+        assert set(pieces.words.tolist()) == owners and (np.diff(pieces.words) >= 0).all()
+        assert pieces.ids.tolist() == subwords.tokenize_text([" ".join(words)])[0].tolist()
+    pieces = subwords.tokenize_words([["a", "[E2]", "", "cat"]])[0]
+    assert pieces.ids[pieces.words == 2].tolist() == [subwords.unknown_id]
+
+
+def state_of(tmp_path: Path) -> dict[str, Any]:
+    train(TEXT, "wordpiece", 60).save(tmp_path)
+    state: dict[str, Any] = json.loads((tmp_path / "tokenizer.json").read_text())
+    return state
+
+
+REPLACE = {"type": "Replace", "pattern": {"String": ""}, "content": "x"}
+NO_MAP = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\x04\0\0\0" + b"\xff" * 8).decode()}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda state: state["model"]["vocab"].update({"x": 3}), "'x'.* 3"),
+        (lambda state: state["model"]["vocab"].update({"x": 1.0}), "an id of its own"),
+        (lambda state: state["model"]["vocab"].update({"x": -1}), "an id of its own"),
+        (lambda state: state["added_tokens"].append(dict(state["added_tokens"][0], content="x")), "'x'.* 0"),
+        (lambda state: state["model"].update(unk_token="[GONE]"), r"unk_token is '\[GONE\]'"),
+        (lambda state: state["model"].update(unk_token=["a"]), "unk_token"),
+        (lambda state: state["model"].update(max_input_chars_per_word=10**20), "100000000000000000000|1e20|1e\\+20"),
+        (lambda state: state["post_processor"]["special_tokens"].pop("[CLS]"), ""),
+        (lambda state: state.update(normalizer=REPLACE), "empty pattern"),
+        (lambda state: state.update(normalizer={"type": "Sequence", "normalizers": [REPLACE]}), "empty pattern"),
+        (lambda state: state.update(normalizer=NO_MAP), "precompiled_charsmap"),
+        (lambda state: state["model"].update(type="BPE", merges=[5]), "merge"),
+        (lambda state: state.update(model={"type": "Unigram", "vocab": [["a", 0.0], ["a", 1.0]]}), "'a'"),
+        (lambda state: state.update(model={"type": "Unigram", "vocab": [["a", True]]}), "scores"),
+        (lambda state: state["model"]["vocab"].update({"\ud800": 999}), ""),
+    ],
+)
+def test_damage_in_a_tokenizer_json_is_named(change: Callable[[Any], Any], named: str, tmp_path: Path) -> None:
+    """Also where the library panics, at reading or at the first text."""
+    state = state_of(tmp_path)
+    change(state)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    with pytest.raises(InputError, match=rf"tokenizer\.json.*{named}"):
+        read(tmp_path)
+
+
+def test_texts_that_a_tokenizer_fails_at_are_named(tmp_path: Path) -> None:
+    """A search that never ends, and an unknown piece that nothing stands for."""
+    state = state_of(tmp_path)
+    endless = {"type": "Split", "pattern": {"Regex": "((b|b)+)+$"}, "behavior": "Isolated", "invert": False}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state | {"pre_tokenizer": endless}))
+    with pytest.raises(InputError, match="sentence 1 .*bbbb"):
+        read(tmp_path).tokenize_text(["the", "b" * 40 + "c"])
+    pieces = [*state["model"]["vocab"], "▁"]
+    model = {"type": "Unigram", "unk_id": None, "vocab": [[piece, -1.0] for piece in pieces]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state | {"model": model, "normalizer": None}))
+    with pytest.raises(InputError, match="sentence 1 .*\u6771"):
+        read(tmp_path).tokenize_words([["the"], ["\u6771"]])
+
+
+def test_a_line_twice_in_a_vocabulary_is_named(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join([*BERT.roles().values(), "a", "b", "a"]) + "\n")
+    with pytest.raises(InputError, match=r"vocab\.txt: lines 6 and 8 are both 'a'"):
+        read(tmp_path)
 
 
 def test_half_a_surrogate_pair_is_named() -> None:

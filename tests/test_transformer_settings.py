@@ -96,6 +96,14 @@ def test_settings_that_do_not_fit_a_transformer_are_refused_by_field(field: str,
     assert error.value.field == field
 
 
+def test_an_import_keeps_its_rows_without_tokens(subwords: Subwords) -> None:
+    more = replace(MODEL, vocabulary=len(subwords) + 3)
+    config = MaskedLMConfig(model=more, sequences=PLAIN, init="folder").with_tokenizer(subwords)
+    assert config.model.vocabulary == len(subwords) + 3
+    with pytest.raises(ConfigError, match=str(len(subwords))):
+        fitted(subwords, PLAIN, more)  # a new model has no reason for them
+
+
 def test_a_vocabulary_of_another_size_than_the_tokenizers_is_refused(subwords: Subwords) -> None:
     with pytest.raises(ConfigError, match=r"\b7\b") as error:
         fitted(subwords, PLAIN, replace(MODEL, vocabulary=7))

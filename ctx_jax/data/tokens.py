@@ -16,6 +16,7 @@ import numpy as np
 
 from ctx_jax.data.array_folder import ArrayWriter, build_arrays, folder_name, open_arrays
 from ctx_jax.data.cache import Sentences
+from ctx_jax.io.errors import numbering_sentences
 from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.typing import Log
@@ -86,8 +87,11 @@ def _blocks(
     sentences: Iterator[Sequence[str]], tokenizer: Subwords
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """ids int32 [n], begins uint8 [n] and the sentences' counts int64 of `BLOCK` sentences at a time."""
+    first = 0
     while block := list(islice(sentences, BLOCK)):
-        pieces = tokenizer.tokenize_words(block)
+        with numbering_sentences(range(first, first + len(block))):
+            pieces = tokenizer.tokenize_words(block)
+        first += len(block)
         counts = np.array([len(piece.ids) for piece in pieces], np.int64)
         words = np.concatenate([piece.words for piece in pieces])
         # Word 0 of a sentence may follow word 0 of the one before.

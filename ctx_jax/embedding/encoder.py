@@ -16,7 +16,7 @@ from ctx_jax.embedding import mixing
 from ctx_jax.embedding.embed import embed
 from ctx_jax.encoders.base import InputProcessor, Level, Model, checked, rounded, sentences_to_words
 from ctx_jax.heads import Head
-from ctx_jax.io.errors import InputError, InputTypeError
+from ctx_jax.io.errors import InputError, InputTypeError, numbering_sentences
 from ctx_jax.typing import Params
 
 Sentence = str | Sequence[str]
@@ -124,8 +124,9 @@ class Encoder:
         vectors = [np.zeros((0, self.model.width), np.float32)]
         for start in range(0, len(words), height * row):
             part = words[start : start + height * row]
-            split = self.processor.split([part[i : i + row] for i in range(0, len(part), row)])
-            inputs = self.processor.pad(split, height, rounded(max(self.processor.sizes(split)), least=row))
+            with numbering_sentences(range(start, start + len(part), row)):  # the first word of each row
+                split = self.processor.split([part[i : i + row] for i in range(0, len(part), row)])
+                inputs = self.processor.pad(split, height, rounded(max(self.processor.sizes(split)), least=row))
             layer = np.asarray(_token_layer(self.model, self.params, inputs))[:, :row]  # [B, T, D]
             vectors.append(layer.reshape(height * row, -1)[: len(part)])
         return np.concatenate(vectors)
@@ -133,19 +134,26 @@ class Encoder:
     def _encode(
         self, sentences: Iterator[Sentence], mixing: Mapping[str, Any] | None, batch: int
     ) -> Iterator[np.ndarray]:
-        processor = self.processor
+        processor, first = self.processor, 0  # `first`: the number of the chunk's first sentence
         while chunk := list(islice(sentences, _BATCHES_AHEAD * batch)):
-            words = sentences_to_words(chunk, processor.rule)
-            split = processor.split(words)
+            with numbering_sentences(range(first, first + len(chunk))):
+                words = sentences_to_words(chunk, processor.rule, first=first)
+                split = processor.split(words)
             by_sentence: dict[int, np.ndarray] = {}
+
+            def inputs(plan: Plan, split: Sequence[Any] = split, first: int = first) -> dict[str, np.ndarray]:
+                with numbering_sentences([first + number for number in plan.sentences]):
+                    return processor.pad([split[number] for number in plan.sentences], plan.rows, plan.length)
+
             running = (
-                (chosen, _vectors(self.model, self.params, mixing, processor.pad([split[i] for i in chosen], *shape)))
-                for chosen, *shape in plan(processor.sizes(split), batch)
+                (batch_plan.sentences, _vectors(self.model, self.params, mixing, inputs(batch_plan)))
+                for batch_plan in plan(processor.sizes(split), batch)
             )
             for chosen, vectors in pipelined(running):
                 by_sentence |= _split_batch(chosen, vectors, words)
             for number in range(len(words)):
                 yield by_sentence.pop(number)
+            first += len(chunk)
 
 
 class Plan(NamedTuple):

@@ -171,15 +171,17 @@ class Family(NamedTuple):
     """The names of the options of `read`, keyword arguments of `load`."""
 
 
-def sentences_to_words(sentences: Iterable[str | Sequence[str]], rule: Rule) -> list[list[str]]:
+def sentences_to_words(sentences: Iterable[str | Sequence[str]], rule: Rule, *, first: int = 0) -> list[list[str]]:
     """Words of every sentence: strings are split by `rule`, lists of words taken as they are.
 
-    Raises InputTypeError for a bare string, for strings and lists in one call, and for words that are no strings.
+    `first` is the number of the first sentence in errors. Raises InputTypeError for a bare string, for strings and
+    lists in one call, and for words that are no strings.
     """
-    return [split_words(sentence, rule) if isinstance(sentence, str) else sentence for sentence in checked(sentences)]
+    given = checked(sentences, first=first)
+    return [split_words(sentence, rule) if isinstance(sentence, str) else sentence for sentence in given]
 
 
-def checked(sentences: Iterable[str | Sequence[str]]) -> list[str] | list[list[str]]:
+def checked(sentences: Iterable[str | Sequence[str]], *, first: int = 0) -> list[str] | list[list[str]]:
     """The sentences, all strings or all lists of words; raises as `sentences_to_words`."""
     if isinstance(sentences, str | bytes):
         raise InputTypeError(
@@ -190,13 +192,13 @@ def checked(sentences: Iterable[str | Sequence[str]]) -> list[str] | list[list[s
     if all(strings):
         return sentences  # type: ignore[return-value]
     if any(strings):
-        first, second = strings.index(True), strings.index(False)
+        string, other = strings.index(True), strings.index(False)
         raise InputTypeError(
-            f"sentences must be all strings or all lists of words; number {first} is a string, "
-            f"number {second} is a {type(sentences[second]).__name__}"
+            f"sentences must be all strings or all lists of words; number {first + string} is a string, "
+            f"number {first + other} is a {type(sentences[other]).__name__}"
         )
     result: list[list[str]] = []
-    for number, sentence in enumerate(sentences):
+    for number, sentence in enumerate(sentences, start=first):
         if isinstance(sentence, bytes) or not hasattr(sentence, "__iter__"):
             kind = type(sentence).__name__
             raise InputTypeError(f"sentence {number} must be a string or a list of words, got {kind}")

@@ -103,6 +103,7 @@ def _fillings(
             ids[row, : len(text)], mask[row, : len(text)], positions[row, : len(masked)] = text, True, masked
         scores = np.array(_probabilities(model, head.module, params, head.params, ids, mask, positions))
         scores[:, :, special] = 0.0
+        scores[:, :, len(subwords) :] = 0.0  # rows of the model without a token
         for row, masked in enumerate(places):
             found.append([_likeliest(subwords, scores[row, number], top) for number in range(len(masked))])
     return found

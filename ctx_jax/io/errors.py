@@ -5,7 +5,8 @@ a message short whatever a damaged file holds.
 """
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 _SHORT = reprlib.Repr()
@@ -34,6 +35,27 @@ class ConfigError(InputError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field} {message}")
         self.field, self.message = field, message
+
+
+class SentenceError(InputError):
+    """A sentence that cannot be used, by its number among those given.
+
+    >>> str(SentenceError(3, "has 20 tokens"))
+    'sentence 3 has 20 tokens'
+    """
+
+    def __init__(self, sentence: int, message: str) -> None:
+        super().__init__(f"sentence {sentence} {message}")
+        self.sentence, self.message = sentence, message
+
+
+@contextmanager
+def numbering_sentences(numbers: Sequence[int]) -> Iterator[None]:
+    """SentenceErrors with the caller's numbers: that of the sentence i of a batch is `numbers[i]`."""
+    try:
+        yield
+    except SentenceError as error:
+        raise SentenceError(numbers[error.sentence], error.message) from error.__cause__
 
 
 class InputTypeError(CtxJaxError, TypeError):

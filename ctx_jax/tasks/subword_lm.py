@@ -171,7 +171,9 @@ class SubwordLMConfig:
     def with_tokenizer(self, subwords: Subwords) -> Self:
         """With the tokenizer's vocabulary size and padding id; ConfigError if they do not fit model and sequences."""
         self.check_model()
-        if self.model.vocabulary not in (0, len(subwords)):
+        # An import may have more rows than its tokenizer has tokens: they stay, and no text reaches them.
+        spare = bool(self.init) and self.model.vocabulary > len(subwords)
+        if self.model.vocabulary not in (0, len(subwords)) and not spare:
             raise ConfigError(
                 "model.vocabulary",
                 f"is {self.model.vocabulary}, and the tokenizer has {len(subwords)} tokens: set 0, or another "
@@ -179,7 +181,8 @@ class SubwordLMConfig:
             )
         if self.sequences.packing == "pairs":
             _ = subwords.pair_layout  # raises if the tokenizer has no layout for pairs
-        model = replace(self.model, vocabulary=len(subwords), pad_id=subwords.pad_id)
+        vocabulary = self.model.vocabulary if spare else len(subwords)
+        model = replace(self.model, vocabulary=vocabulary, pad_id=subwords.pad_id)
         if self.sequences.length > model.longest:  # also if rotary: files and processors use max_positions
             raise ConfigError(
                 "sequences.length",

@@ -5,16 +5,19 @@ Its kinds map to Unigram, BPE and WordLevel. Ids stay SentencePiece's own, or mo
 compiled protobuf module on the path.
 """
 
+import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from ctx_jax.io.errors import InputError, MissingPackageError
-from ctx_jax.tokenizers.special_files import Settings, complete
-from ctx_jax.tokenizers.subwords import Subwords
-from ctx_jax.tokenizers.templates import BERT, ROBERTA
+from ctx_jax.tokenizers.character_map import mapping_normalizers
+from ctx_jax.tokenizers.special_files import Settings
+from ctx_jax.tokenizers.subwords import Subwords, naming
+from ctx_jax.tokenizers.templates import BERT, ONE_END, ROBERTA, TWO_ENDS, add_post_processor
 
 SUFFIXES = (".model", ".spm")
 Layout = Literal["plain", "xlm-r"]
@@ -60,21 +63,28 @@ def read_sentencepiece(
     elif kinds[:3].count(_NORMAL):
         raise InputError(f"{path}: XLM-R's layout needs <unk>, <s>, </s> as the first three pieces, got {names[:3]}")
     else:
-        special = ROBERTA
+        special = settings.special(ROBERTA, names, [["bos_token"], ["eos_token"]], of_class=True, fallback=False)
+        if special != ROBERTA:
+            raise InputError(f"{settings.file}: XLM-R's layout needs {ROBERTA}, got {special}")
     pieces = _pieces(path, proto, {*special.roles().values(), *settings.tokens})
     if layout == "xlm-r":
         pieces = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")] + pieces[3:] + [("<mask>", 0.0)]
         unknown = 3
     tokenizer = Tokenizer(_model(path, proto, pieces, unknown))
-    _add_normalizer(tokenizer, proto)
-    settings.add_tokens(tokenizer)
+    _add_normalizer(tokenizer, path, proto)
+    settings.add_tokens(tokenizer, special)
     if (missing := special.missing(tokenizer)) and not add_missing:
         raise InputError(
             f"{path} lacks special tokens: {', '.join(missing)}; convert it with `ctx-jax tokenizer`, which gives them "
             "new ids at the end, or XLM-R's ids, and use the folder that it writes. From Python: read_sentencepiece "
             "with add_missing=True, layout='xlm-r', or Settings(roles=...) if they have other names"
         )
-    return complete(tokenizer, special, path, mask_takes_space=True, add_missing=True)
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    new = {role: token for role, token in special.roles().items() if token not in known}
+    tokenizer.add_special_tokens([AddedToken(token, lstrip=role == "mask") for role, token in new.items()])
+    with naming(path):
+        add_post_processor(tokenizer, special, ONE_END if special.begin == BERT.begin else TWO_ENDS)
+        return Subwords(tokenizer, special)
 
 
 def _parse(path: Path) -> Any:
@@ -89,6 +99,10 @@ def _parse(path: Path) -> Any:
         proto.ParseFromString(content)
     except Exception as error:  # protobuf's DecodeError, whose module moved between versions
         raise InputError(f"{path} is no SentencePiece model: {error}") from error
+    if not (proto.HasField("trainer_spec") and proto.HasField("normalizer_spec")):
+        raise InputError(f"{path} is cut: it has no settings (trainer_spec, normalizer_spec) behind its pieces")
+    if not all(isinstance(piece.piece, str) and piece.piece for piece in proto.pieces):  # bytes: not UTF-8
+        raise InputError(f"{path} is damaged: it has pieces that are empty or not UTF-8")
     if not any(piece.type == _UNKNOWN for piece in proto.pieces):
         raise InputError(f"{path} is no SentencePiece model: it has no unknown piece")
     return proto
@@ -96,6 +110,8 @@ def _parse(path: Path) -> Any:
 
 def _check(path: Path, proto: Any) -> None:
     """Refuses the settings under which `tokenizers`, which splits at spaces first, would give other pieces."""
+    normal = {piece.piece for piece in proto.pieces if piece.type == _NORMAL}
+    letters = {letter for piece in normal for letter in piece} | {_SPACE}
     across = [piece.piece for piece in proto.pieces if _SPACE in piece.piece[1:] or " " in piece.piece]
     if proto.trainer_spec.treat_whitespace_as_suffix:
         wrong = "puts the space behind a word (treat_whitespace_as_suffix)"
@@ -105,15 +121,33 @@ def _check(path: Path, proto: Any) -> None:
         wrong = f"has pieces that span a space: {', '.join(map(repr, across[:3]))}"
     elif any(piece.type == _UNUSED for piece in proto.pieces):
         wrong = "marks pieces as unused"
+    elif twice := [piece for piece, count in Counter(piece.piece for piece in proto.pieces).items() if count > 1]:
+        wrong = f"has the piece {twice[0]!r} more than once"
+    elif proto.trainer_spec.model_type in (1, 2) and _SPACE not in normal:
+        wrong = f"has no piece for the space, {_SPACE}"
+    elif proto.trainer_spec.model_type == 2 and letters - normal:
+        wrong = f"has no piece for {min(letters - normal)!r}, of which others consist"
+    elif proto.trainer_spec.model_type == 2 and (tied := _of_one_score(proto)):
+        wrong = f"gives {tied} the same score"
+    elif not all(math.isfinite(piece.score) for piece in proto.pieces):
+        wrong = "has scores that are no numbers"
     else:
         return
     raise InputError(f"{path} {wrong}, which is not supported where text is cut word by word: use a model without it")
 
 
+def _of_one_score(proto: Any) -> str:
+    """Two pieces of several characters, which SentencePiece merges from the left, or ""."""
+    scores: dict[float, str] = {}
+    for piece in (piece for piece in proto.pieces if piece.type == _NORMAL and len(piece.piece) > 1):
+        if (other := scores.setdefault(piece.score, piece.piece)) != piece.piece:
+            return f"{other!r} and {piece.piece!r}"
+    return ""
+
+
 def _pieces(path: Path, proto: Any, roles: set[str]) -> list[tuple[str, float]]:
     """Pieces and scores; a piece that SentencePiece never finds in text gets a name that no text has."""
-    charsmap = proto.normalizer_spec.precompiled_charsmap
-    normalize = normalizers.Precompiled(charsmap).normalize_str if charsmap else str
+    normalize = normalizers.Sequence(_mapping(path, proto)).normalize_str
     pieces = []
     for piece in proto.pieces:
         name, score = piece.piece, piece.score
@@ -159,12 +193,18 @@ def _merges(pieces: list[tuple[str, float]], ids: dict[str, int]) -> list[tuple[
     return [(left, right) for *_, left, right in sorted(found)]
 
 
-def _add_normalizer(tokenizer: Tokenizer, proto: Any) -> None:
+def _mapping(path: Path, proto: Any) -> list[Any]:
+    """The normalizers of the file's character map."""
+    try:
+        return list(mapping_normalizers(proto.normalizer_spec.precompiled_charsmap))
+    except ValueError as error:
+        raise InputError(f"{path}: its character map (precompiled_charsmap) cannot be used: {error}") from error
+
+
+def _add_normalizer(tokenizer: Tokenizer, path: Path, proto: Any) -> None:
     """Add the normalizer, the splitting at spaces and the decoder that the file's settings ask for."""
     spec = proto.normalizer_spec
-    steps: list[Any] = []
-    if spec.precompiled_charsmap:
-        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    steps = _mapping(path, proto)
     scheme: Literal["first", "never"] = "never"
     splits: list[Any] = []
     if spec.remove_extra_whitespaces:  # U+0020 alone; \A and \z, as ^ and $ are the ends of each line

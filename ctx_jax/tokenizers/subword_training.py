@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tokenizers.subwords import Subwords
-from ctx_jax.tokenizers.templates import BERT, GPT2, ROBERTA, add_post_processor
+from ctx_jax.tokenizers.templates import BERT, GPT2, ROBERTA, PairLayout, add_post_processor
 
 Kind = Literal["wordpiece", "bpe", "unigram"]
 
@@ -80,7 +80,7 @@ def train(
     tokenizer.train_from_iterator(chain([first], filled), trainer)
     if not causal:
         # Pairs get token types of their own, unlike in RoBERTa's files: a model with one type ignores them.
-        add_post_processor(tokenizer, special, second_type=1)
+        add_post_processor(tokenizer, special, PairLayout(1 if kind == "wordpiece" else 2, second_type=1))
     subwords = Subwords(tokenizer, special)
     if len(subwords) > size:
         raise ConfigError(

@@ -1,34 +1,29 @@
 """Subword tokenizers: strings or words to pieces, with the word that every piece belongs to.
 
-Hugging Face `tokenizers` does the work; this module adds the roles of the special tokens and the alignment of the
-pieces with the caller's words. Letters: S pieces of a sentence, V vocabulary.
+Hugging Face `tokenizers` does the work; this module adds the roles of the special tokens, and `alignment` the words
+that pieces belong to. Letters: S pieces of a sentence, V vocabulary.
 """
 
 import copy
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import InputError, SentenceError
 from ctx_jax.io.files import atomic_write
+from ctx_jax.tokenizers.alignment import Pieces, align
 from ctx_jax.tokenizers.templates import PairLayout, SpecialTokens, pair_layout, template
 
 FILE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
-
-
-class Pieces(NamedTuple):
-    """The pieces of a sentence, without special tokens around them."""
-
-    ids: np.ndarray  # int32 [S]
-    words: np.ndarray  # int32 [S], the index of the word of each piece, never falling; every word has a piece
 
 
 class Subwords:
@@ -46,7 +41,10 @@ class Subwords:
         tokenizer.no_padding()
         self.tokenizer, self.special = tokenizer, special
         self.before, self.after = template(tokenizer)
-        self._size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        ids = tokenizer.get_vocab(with_added_tokens=True).values()
+        self._size = 1 + max(ids, default=-1)
+        if len(set(ids)) < len(ids):
+            raise InputError(f"the tokenizer gives one id to two tokens: {_of_one_id(tokenizer)}")
         missing = special.missing(tokenizer)
         if (self.before or self.after) and special.mask is None:
             missing.append("mask")
@@ -137,22 +135,10 @@ class Subwords:
         kept = [[number for number, word in enumerate(words) if word.strip()] for words in sentences]
         texts = [" ".join([words[i] for i in numbers]) for words, numbers in zip(sentences, kept, strict=True)]
         encodings = self._encode(texts, offsets=True)
-        return list(map(self._pieces, sentences, kept, encodings))
-
-    def _pieces(self, words: Sequence[str], numbers: list[int], encoding: Encoding) -> Pieces:
-        """Aligns an encoding of the words `numbers`, joined by spaces, with the words it was made of.
-
-        A piece belongs to the word of its last character; a space belongs to the word after it.
-        """
-        word_of = [i for i in numbers for _ in range(len(words[i]) + 1)][1:] + numbers[-1:]  # of every character
-        ids, offsets = (encoding.ids, encoding.offsets) if numbers else ([], [])
-        owners = [word_of[max(stop - 1, start)] for start, stop in offsets]
-        pieces = Pieces(np.array(ids, np.int32), np.array(owners, np.int32))
-        if len(covered := set(owners)) == len(words):
-            return pieces
-        empty = [number for number in range(len(words)) if number not in covered]
-        places = np.searchsorted(pieces.words, empty)
-        return Pieces(np.insert(pieces.ids, places, self.unknown_id), np.insert(pieces.words, places, empty))
+        return [
+            align(words, numbers, encoding, self.unknown_id)
+            for words, numbers, encoding in zip(sentences, kept, encodings, strict=True)
+        ]
 
     def _encode(self, texts: Sequence[str], *, offsets: bool) -> list[Encoding]:
         encode = self.tokenizer.encode_batch if offsets else self.tokenizer.encode_batch_fast
@@ -160,6 +146,17 @@ class Subwords:
             return encode(list(texts), add_special_tokens=False)
         except TypeError:  # raised for half of a surrogate pair as well, without naming it
             _check_unicode(texts)
+            raise
+        except BaseException as error:
+            if not is_rust(error):
+                raise
+            for number, text in enumerate(texts):
+                try:
+                    encode([text], add_special_tokens=False)
+                except BaseException as error:
+                    if not is_rust(error):
+                        raise
+                    raise SentenceError(number, f"cannot be cut by the tokenizer ({error}): {text[:60]!r}") from error
             raise
 
     def add_special_tokens(self, ids: np.ndarray) -> np.ndarray:
@@ -178,8 +175,11 @@ class Subwords:
         return str(self.tokenizer.decode([int(number) for number in ids]))
 
     def check_vocabulary(self, size: int, place: str) -> None:
-        """Raises InputError unless a model of V = `size` and this tokenizer agree; `place` names the model."""
-        if size != len(self):
+        """Raises InputError if this tokenizer has tokens beyond the V = `size` rows of a model, which `place` names.
+
+        A model may have more rows, rounded up for speed or for tokens that were never added: no text reaches them.
+        """
+        if size < len(self):
             raise InputError(
                 f"{place} has a vocabulary of {size}, its tokenizer one of {len(self)}: they do not belong together; "
                 "use the tokenizer the model was trained with"
@@ -203,14 +203,40 @@ class Subwords:
         atomic_write(folder / FILE, self.tokenizer.to_str(pretty=True))
 
 
+@contextmanager
+def naming(what: str | Path) -> Iterator[None]:
+    """Errors of a file's tokenizer as InputError with `what` in front."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_rust(error):
+            raise
+        raise InputError(f"{what}: {error}") from error
+
+
+def is_rust(error: BaseException) -> bool:
+    """Whether `tokenizers` may have raised it: the Rust side raises plain `Exception`, and its panics are not even
+    that."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _of_one_id(tokenizer: Tokenizer) -> str:
+    tokens: dict[int, str] = {}
+    for token, number in tokenizer.get_vocab(with_added_tokens=True).items():
+        if (other := tokens.setdefault(number, token)) != token:
+            return f"{other!r} and {token!r} are both {number}"
+    return ""
+
+
 def _check_unicode(texts: Sequence[str]) -> None:
-    """InputError quoting the text that holds half of a surrogate pair."""
-    for text in texts:
+    """SentenceError quoting the text that holds half of a surrogate pair."""
+    for number, text in enumerate(texts):
         try:
             _ = text.encode() if isinstance(text, str) else b""
         except UnicodeEncodeError as error:
             around = text[max(0, error.start - 20) : error.end + 20]
-            raise InputError(
-                f"{text[error.start]!r} in {around!r}, at character {error.start} of its text, is half of a surrogate "
-                "pair, which no tokenizer reads: decode the text's bytes anew, or replace it"
+            raise SentenceError(
+                number,
+                f"cannot be read: {text[error.start]!r} in {around!r}, at character {error.start} of its text, is half "
+                "of a surrogate pair, which no tokenizer reads: decode the text's bytes anew, or replace it",
             ) from None

@@ -41,6 +41,10 @@ class PairLayout(NamedTuple):
     second_type: int  # the token type of B and of the end after it; the tokens before are of type 0
 
 
+ONE_END = PairLayout(separators=1, second_type=1)  # BERT's
+TWO_ENDS = PairLayout(separators=2, second_type=0)  # RoBERTa's
+
+
 def template(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(ids before, ids after) that the tokenizer's post-processor puts around one text."""
     count = tokenizer.num_special_tokens_to_add(False)
@@ -72,17 +76,12 @@ def pair_layout(tokenizer: Tokenizer, begin: int, end: int) -> PairLayout:
     return layout
 
 
-def add_post_processor(tokenizer: Tokenizer, special: SpecialTokens, *, second_type: int = 0) -> None:
-    """Put begin and end around texts, as the family does for one text and for two.
-
-    `[CLS] A [SEP] B [SEP]` with B of type 1 for BERT's tokens, else RoBERTa's `<s> A </s> </s> B </s>` with B of
-    `second_type`, which is 0 in RoBERTa's own files.
-    """
+def add_post_processor(tokenizer: Tokenizer, special: SpecialTokens, layout: PairLayout) -> None:
+    """Put begin and end around one text, and around two as `layout` says: `[CLS] A [SEP] B [SEP]`."""
     begin, end = special.begin, special.end
-    if begin == BERT.begin:
-        pair = f"{begin} $A {end} $B:1 {end}:1"
-    else:
-        pair = f"{begin} $A {end} {end} $B:{second_type} {end}:{second_type}"
-    ids = [(token, tokenizer.token_to_id(token)) for token in (begin, end)]
-    # `processors.RobertaProcessing` has no token types, so one template serves both families.
-    tokenizer.post_processor = processors.TemplateProcessing(f"{begin} $A {end}", pair, ids)
+    ids = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys((begin, end))]
+    # By pieces and not as one string, which is split at the spaces that a token may have. And not
+    # `processors.RobertaProcessing`, which has no token types.
+    single = [begin, "$A", end]
+    pair = [*single, *[end] * (layout.separators - 1), f"$B:{layout.second_type}", f"{end}:{layout.second_type}"]
+    tokenizer.post_processor = processors.TemplateProcessing(single, pair, ids)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctx_jax.encoders.base import Layers, Level, WordPieces, padded_shape, rounded
-from ctx_jax.io.errors import InputError, InputTypeError
+from ctx_jax.io.errors import InputError, InputTypeError, SentenceError
 from ctx_jax.io.files import read_json
 from ctx_jax.tokenizers import subword_files
 from ctx_jax.tokenizers.subwords import CONFIG, FILE, Pieces, Subwords
@@ -169,14 +169,14 @@ class SubwordInputs:
         for row, pieces in enumerate(sentences):
             size = self._size(pieces)
             if self.longest is not None and size > self.longest:
-                raise InputError(
-                    f"sentence {row} has {size} tokens, the model's positions hold {self.longest}: split it into "
-                    "shorter ones"
+                raise SentenceError(
+                    row, f"has {size} tokens, the model's positions hold {self.longest}: split it into shorter ones"
                 )
             if size > width:
-                raise InputError(
-                    f"sentence {row} has {size} tokens, there is room for {width} in a row: set tokens={size} or "
-                    "more, or split the sentence"
+                raise SentenceError(
+                    row,
+                    f"has {size} tokens, there is room for {width} in a row: set tokens={size} or more, or split the "
+                    "sentence",
                 )
             if size:
                 ids[row, :size] = self.subwords.add_special_tokens(pieces)
@@ -201,16 +201,6 @@ def read_inputs(model: Transformer, folder: Path, rule: Rule = "whitespace") -> 
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     model_type = str(config.get("model_type") or "")  # a run's own config has none
     tokenizer = subword_files.read_folder(folder, model_type, str(config.get("tokenizer_class") or ""))
-    size = len(tokenizer)
-    if model_type and model.vocabulary > size:
-        # The model's rows may have been rounded up for speed, or tokens be lost: no file says which.
-        raise InputError(
-            f"{folder} has a vocabulary of {model.vocabulary}, its tokenizer one of {size}: rows {size} to "
-            f"{model.vocabulary - 1} of the model have no token. If they are unused, give each a name that occurs in "
-            f'no text, in added_tokens.json ({{"<unused {size}>": {size}, ...}}) or, where tokenizer_config.json has '
-            "added_tokens_decoder, there; or drop the rows past the tokenizer's from the word embeddings, the decoder "
-            f"and its bias, and set vocab_size to {size}. Else use the tokenizer the model was trained with"
-        )
     tokenizer.check_vocabulary(model.vocabulary, str(folder))
     if model.positions_after_padding and model.pad_id != tokenizer.pad_id:
         raise InputError(
@@ -249,14 +239,17 @@ def checked_arrays(model: Transformer, inputs: Mapping[str, Any]) -> dict[str, j
 def pool_to_words(values: jax.Array, arrays: Mapping[str, jax.Array]) -> Layers:
     """The mean [L, B, T, D] of `values` [L, B, S, D] over each word's tokens, 0 where the mask is False.
 
-    Without "word_mask" in `arrays` the values stay those of tokens.
+    A word without tokens of its own has those of the next word: an added token reaches over both. Without "word_mask"
+    in `arrays` the values stay those of tokens.
     """
     if "word_mask" not in arrays:
         mask = arrays["token_mask"]
         return Layers(jnp.where(mask[None, :, :, None], values, 0.0), mask)
     mask = arrays["word_mask"]
-    numbers = jnp.arange(mask.shape[1], dtype=jnp.int32)
-    belongs = (arrays["word_of_token"][:, None, :] == numbers[None, :, None]).astype(jnp.float32)  # [B, T, S]
+    words, numbers = arrays["word_of_token"][:, None, :], jnp.arange(mask.shape[1], dtype=jnp.int32)[None, :, None]
+    beyond = mask.shape[1]
+    owners = jnp.min(jnp.where(words >= numbers, words, beyond), axis=2, keepdims=True, initial=beyond)  # [B, T, 1]
+    belongs = (words == owners).astype(jnp.float32)  # [B, T, S]
     # A product with 0 and 1 instead of a scatter: exact in float32, reproducible, and fast on accelerators.
     sums = jnp.einsum("bts,lbsd->lbtd", belongs, values, precision=jax.lax.Precision.HIGHEST)
     means = sums / jnp.maximum(jnp.sum(belongs, axis=2), 1.0)[None, :, :, None]
