@@ -25,7 +25,7 @@ from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.evaluation.reports import Report, aligned
 from ctx_jax.heads import HEADS
-from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
 from ctx_jax.losses.labels import balanced_weights
 from ctx_jax.ops.linear import Compute
 from ctx_jax.tasks.label_network import LABELS, LabelNetwork, LayerChoice
@@ -213,13 +213,15 @@ class LabelConfig(ABC):
     def _encoder(self, context: TaskContext) -> tuple[Encoder, str | None]:
         """The encoder on the host, and its digest. A resumed run reads its own copy, without parameters unless they are
         frozen, and the digest is None if the path it came from is gone."""
-        if not context.resumed or Path(self.encoder).exists():
+        key: str | None = None
+        try:
             encoder = self._load(self.encoder)
             key = encoder_digest(encoder)
+        except MissingFileError:
             if not context.resumed:
-                return encoder, key
-        else:
-            key = None
+                raise
+        if not context.resumed:
+            return encoder, key
         if self.frozen:
             return load(context.run_dir, step="latest"), key
         stored = read_encoder(context.run_dir, [family.model for family in FAMILIES], HEADS)
