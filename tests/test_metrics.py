@@ -19,6 +19,24 @@ def test_cutting_keeps_whole_lines_byte_for_byte(tmp_path: Path) -> None:
     assert path.read_text() == kept
 
 
+def test_lines_that_no_run_wrote_do_not_block_a_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    kept = b'{"step": 1, "split": "train"}\n'
+    wrong = (
+        b'{"step": "2", "split": "train"}',
+        b"[]",
+        b"\xff",
+        b'{"step": true, "split": "train"}',
+        b'{"step": 1}',
+        b"",
+    )
+    for line in (*wrong, b'{"step": ' + b"9" * 5000 + b"}", b"[" * 5000):
+        path.write_bytes(kept + line + b"\n" + kept)
+        cut_after(path, 2)
+        assert path.read_bytes() == kept + kept
+    assert f"{path}: 1 damaged" in caplog.text and "line 2" in caplog.text
+
+
 def test_whoever_stops_reading_does_not_stop_the_run() -> None:
     code = (
         "from ctx_jax.training.metrics import print_line\nfor _ in range(3): print_line('x')\nopen(2, 'w').write('on')"

@@ -47,7 +47,7 @@ TWO_PROCESSES = textwrap.dedent("""
         checkpoints.save_frozen(frozen)
         for step in (1, 2):
             array = jax.make_array_from_callback((8,), rows, lambda index: carry[index] * step)
-            checkpoints.save(step, {"params": {"w": array}}, {"next": np.array(step)}, {"loss": 1.0})
+            checkpoints.save(step, {"params": {"w": array}}, {"next": np.array(step)}, {"loss": 3.0 - step})
         checkpoints.wait()
         assert checkpoints.steps() == [2], checkpoints.steps()
         abstract = jax.ShapeDtypeStruct((8,), np.float32, sharding=rows)

@@ -33,6 +33,9 @@ METRICS = "metrics.jsonl"
 FROZEN = "frozen"
 """The folder of the frozen parameters; checkpoints keep its digest files (`checkpoints.frozen`)."""
 
+_TOKENS = ("special_tokens_map.json", "added_tokens.json")
+"""Read beside a tokenizer (`tokenizers.special_files`), and in no run."""
+
 _ATOMIC = (CONFIG, ENCODER, VOCABULARY, subwords.FILE, subwords.CONFIG, TEXTS, ORIGIN, METRICS)
 
 FREE = ("devices", "checkpoint", "log", "run_dir", "task.evaluate")
@@ -92,15 +95,22 @@ def check(run_dir: Path, kept: Mapping[str, str], step: int) -> None:
     """InputError, naming the file, if a file of the run directory differs from the copy that step `step` keeps.
 
     Of `config.json` the settings of `FREE` may differ, and `steps`. A file that is gone is reported by whoever reads
-    it: a model that reads characters is loaded without a vocabulary.
+    it: a model that reads characters is loaded without a vocabulary. MissingFileError for `import.json`, without which
+    another run is meant. InputError for a file that the step does not keep, and that would change what is read.
     """
+    if ORIGIN in kept:
+        existing(run_dir, ORIGIN)
+    unknown = [name for name in (ORIGIN, *_TOKENS) if subwords.FILE in kept and name not in kept]
+    for name in unknown:
+        if (run_dir / name).is_file():
+            raise InputError(f"{run_dir / name} is none of the files that step {step} was saved with: remove it")
     present = read(run_dir, [name for name in kept if (run_dir / name).is_file()])
     for name, after in present.items():
         path, before = run_dir / name, kept[name]
         if name == CONFIG:
             changes = [
                 f"{field} was {old!r}, is {new!r}"
-                for field, old, new in configs.differences(json.loads(before), read_json(path))
+                for field, old, new in configs.differences(_kept_config(run_dir, before, step), read_json(path))
                 if field != "steps" and not is_free(field)
             ]
         else:
@@ -111,3 +121,11 @@ def check(run_dir: Path, kept: Mapping[str, str], step: int) -> None:
                 f"{path} is not the one that step {step} was saved with: {'; '.join(changes)}. Restore it; the "
                 f"step's own copy is an entry of {run_dir / 'checkpoints' / str(step) / 'files'}"
             )
+
+
+def _kept_config(run_dir: Path, text: str, step: int) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        path = run_dir / "checkpoints" / str(step) / "files" / "files"
+        raise InputError(f"{path} does not hold the {CONFIG} of the run ({error}): use another step") from error

@@ -4,8 +4,8 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from ctx_jax.checkpoints import digests
 from ctx_jax.checkpoints.orbax_manager import SAVE_SECONDS, STATE, drop_orbax_log, open_manager, without_orbax_log
 from ctx_jax.distributed.processes import barrier, on_first_process, stop_together
-from ctx_jax.io.errors import InputError, MissingFileError, RunError
+from ctx_jax.io.errors import CtxJaxError, InputError, MissingFileError, RunError
 from ctx_jax.io.files import leftovers
 
 NAME = re.compile(r"(?P<step>0|[1-9]\d*)((?P<temporary>\.orbax-checkpoint-tmp.*)|\.sha256(\.\d+)?\.json)?")
@@ -151,11 +151,17 @@ class StepFolder:
 
     def tree(self, step: int) -> dict[str, Any]:
         """The stored state's nested dict, with shapes and dtypes as leaves."""
-        return self._manager.item_metadata(step)[STATE].tree
+        with _naming(self.path(step) / STATE / "_METADATA"):
+            tree = self._manager.item_metadata(step)[STATE].tree
+            for leaf in named_leaves(tree).values():
+                if not all(type(length) is int and length >= 0 for length in leaf.shape) or leaf.dtype is None:
+                    raise ValueError(f"an array of shape {leaf.shape} and type {leaf.dtype}")
+            return dict(tree)
 
     def restore_items(self, step: int, items: Mapping[str, Any]) -> Any:
         """Entries of a step by Orbax's arguments; the caller has verified the step."""
-        return self._manager.restore(step, args=ocp.args.Composite(**items))
+        with _naming(self.path(step) / STATE):
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def sharded(self, step: int, abstract: Any) -> ocp.args.PyTreeRestore:
         """Orbax's argument to restore a state like `abstract`; InputError if the stored one differs from it."""
@@ -179,17 +185,32 @@ class StepFolder:
             self._verify(step)
 
     def _verify(self, step: int) -> None:
-        steps = self.steps()
-        if step not in steps:
-            raise MissingFileError(f"{self.folder} needs a complete step {step}; it has {listed(steps)}")
+        self._need(step)
         try:
             digests.verify(self.path(step))
         except digests.DamagedFile as damage:
+            self._need(step)  # training may have removed it
             raise InputError(f"step {step} is damaged: {damage}. {self._remedy(step)}") from damage
+
+    def _need(self, step: int) -> None:
+        steps = self.steps()
+        if step not in steps:
+            raise MissingFileError(f"{self.folder} needs a complete step {step}; it has {listed(steps)}")
 
     def _remedy(self, step: int) -> str:
         """What to do about a damaged step."""
         return f"Copy {self.path(step)} from a backup"
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file or folder `path` in errors of Orbax, which has as many kinds as there are kinds of damage."""
+    try:
+        yield
+    except (CtxJaxError, MemoryError, jax.errors.JaxRuntimeError):  # the last is of the devices
+        raise
+    except Exception as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}: {error!s:.500})") from error
 
 
 def unsharded(tree: Any) -> ocp.args.PyTreeRestore:

@@ -79,6 +79,7 @@ def _open(
     if latest is not None or (run_dir / CONFIG).is_file():
         old = configs.read(run_files.existing(run_dir, CONFIG), type(config))
     if latest is not None:
+        checkpoints.check_files(latest)  # before anything is read from them
         if type(old.task) is type(config.task):
             config = replace(config, task=config.task.merged(old.task))
         check_resume(old, config, configs.differences(old, config))
