@@ -212,7 +212,9 @@ def test_every_file_of_a_step_is_guarded(folder: Path) -> None:
             digests.verify(step)
 
 
-def test_a_step_without_digest_does_not_count_and_only_training_removes_it(folder: Path) -> None:
+def test_a_step_without_digest_does_not_count_and_only_training_removes_it(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     digests.path_of(folder / "3").unlink()
     shutil.copytree(folder / "2", folder / "4.orbax-checkpoint-tmp")
     shutil.copytree(folder / "2", folder / "2.orbax-checkpoint-tmp-77")
@@ -228,7 +230,9 @@ def test_a_step_without_digest_does_not_count_and_only_training_removes_it(folde
         with pytest.raises(ValueError, match="clean=True"):
             reading.save(4, {"params": jnp.ones(2)}, {})
     assert tree(folder) == before
+    assert caplog.text.count("incomplete step 3") == 1
     with RunCheckpoints(folder, clean=True) as training:
+        assert caplog.text.count("incomplete step 3") == 2
         names = sorted(path.name for path in folder.iterdir())
         assert names == ["1", "1.sha256.json", "2", "2.sha256.json", "notes.txt"]
         training.save(3, make(3), position(3))

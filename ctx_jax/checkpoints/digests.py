@@ -7,17 +7,15 @@ checkpoints/
   40.sha256.1.json      process 1's
 ```
 Orbax gives each process a folder of its own, `ocdbt.process_<i>`; process 0 writes everything else. Each digest file
-ends with the digest of its own text before that, so that damage to it is not taken for damage to another file.
+ends with its own digest (`io.sealed_json`), so that damage to it is not taken for damage to another file.
 """
 
-import hashlib
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.files import atomic_write, file_digest, fsync
+from ctx_jax.io.sealed_json import read_sealed, sealed_text
 
 _PROCESS_FOLDER = re.compile(r"(?:^|/)ocdbt\.process_(\d+)/")
 
@@ -50,33 +48,20 @@ def write(step_folder: Path, *, process: int = 0, processes: int = 1) -> Path:
             fsync(path)  # the data must be on disk before its digest
             entries[name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
     target = path_of(step_folder, process)
-    atomic_write(target, _text(processes, entries))
+    atomic_write(target, sealed_text({"processes": processes, "files": entries}))
     return target
 
 
-def _text(processes: int, entries: dict[str, dict[str, Any]]) -> str:
-    content: dict[str, Any] = {"processes": processes, "files": entries}
-    own = hashlib.sha256(json.dumps(content, indent=1).encode()).hexdigest()
-    return json.dumps(content | {"sha256": own}, indent=1) + "\n"
-
-
 def _read(path: Path) -> tuple[int, dict[str, tuple[int, str]]]:
-    """The number of processes, and (size, digest) by file; DamagedFile unless the text is exactly what was written."""
+    """The number of processes, and (size, digest) by file; DamagedFile unless the file is as it was written."""
     try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text)
-        processes, entries = data["processes"], data["files"]
-        files = {name: (entry["size"], entry["sha256"]) for name, entry in entries.items()}
-    except FileNotFoundError:
-        raise DamagedFile(f"{path}: missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedFile(f"{path}: is not a digest file ({type(error).__name__}: {error})") from error
-    if text != _text(processes, entries):
-        raise DamagedFile(f"{path}: changed; it does not end with the digest of its own text")
-    typed = all(type(size) is int and type(digest) is str for size, digest in files.values())
-    if type(processes) is not int or processes < 1 or not typed:
-        raise DamagedFile(f"{path}: is not a digest file (wrong types)")
-    return processes, files
+        content = read_sealed(path)
+        files = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in content["files"].items()}
+        return int(content["processes"]), files
+    except (ValueError, FileNotFoundError) as error:
+        raise DamagedFile(str(error)) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedFile(f"{path}: is not a digest file ({error!r})") from error
 
 
 def is_complete(step_folder: Path) -> bool:

@@ -51,6 +51,8 @@ class StepFolder:
             opened.enter_context(without_orbax_log())
             if writable:  # before any process lists the folder
                 on_first_process(lambda: _clean(self.folder))
+            else:
+                _warn_of_incomplete(self.folder, "left out")
             self._manager = open_manager(self.folder, writable=writable)
             opened.callback(self._close_manager)
             self._opened = opened.pop_all()
@@ -250,8 +252,18 @@ def listed(steps: list[int]) -> str:
     return ", ".join(map(str, steps)) or "none"
 
 
+def _warn_of_incomplete(folder: Path, what: str) -> None:
+    """Log the steps without a digest file: a save that is going on or was killed, or a lost file."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.isdecimal() and not digests.is_complete(path):
+            LOGGER.warning(
+                "step %s is %s: %s is missing, so it is not complete", path.name, what, digests.path_of(path)
+            )
+
+
 def _clean(folder: Path) -> None:
     """Remove what a killed run left: steps without digests, digests without a step, temporary folders and files."""
+    _warn_of_incomplete(folder, "removed")
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = NAME.fullmatch(path.name)
         if match is None or (digests.is_complete(folder / match["step"]) and match["temporary"] is None):

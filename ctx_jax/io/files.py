@@ -113,10 +113,13 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds; InputError naming the file if it is not JSON or not an object."""
+    """The object that a JSON file holds; InputError naming the file if it is not JSON, nested hundreds of levels deep,
+    or not an object. NaN and infinity pass, as in Python's own reader: whoever reads a number checks it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deep to be read: copy the file again") from error
+    except ValueError as error:  # no JSON, no UTF-8, or an integer of more than 4,300 digits
         raise InputError(f"{path} is not JSON ({error}): copy the file again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a JSON object, got a {type(content).__name__}")
