@@ -17,7 +17,7 @@ from ctx_jax.checkpoints import digests
 from ctx_jax.checkpoints.orbax_manager import SAVE_SECONDS, STATE, drop_orbax_log, open_manager, without_orbax_log
 from ctx_jax.distributed.processes import barrier, on_first_process, stop_together
 from ctx_jax.io.errors import CtxJaxError, InputError, MissingFileError, RunError
-from ctx_jax.io.files import leftovers
+from ctx_jax.io.files import is_same, leftovers
 
 NAME = re.compile(r"(?P<step>0|[1-9]\d*)((?P<temporary>\.orbax-checkpoint-tmp.*)|\.sha256(\.\d+)?\.json)?")
 
@@ -55,6 +55,7 @@ class StepFolder:
                 _warn_of_incomplete(self.folder, "left out")
             self._manager = open_manager(self.folder, writable=writable)
             opened.callback(self._close_manager)
+            self._stat = self.folder.stat() if writable else None
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -67,11 +68,13 @@ class StepFolder:
     def save_items(self, step: int, items: Mapping[str, Any]) -> None:
         """Save Orbax's arguments by entry in the background; returns when the arrays are copied.
 
-        Waits for the save before it, and raises its error. A step that exists is left as it is.
+        Waits for the save before it, and raises its error. A step that exists is left as it is. RunError if the folder
+        was removed: Orbax would make it again, without the run's other files.
         """
         if not self.writable:
             raise InputError(f"{self.folder} was opened for reading: open it with clean=True to save")
         self.wait()
+        on_first_process(self._check_folder)
         if step in self._manager.all_steps():
             return
         try:
@@ -80,6 +83,10 @@ class StepFolder:
             raise self._save_error(step, error) from error
         self._finishing = threading.Thread(target=self._finish, args=(step,))
         self._finishing.start()
+
+    def _check_folder(self) -> None:
+        if self._stat is None or not is_same(self.folder, self._stat):
+            raise RunError(f"{self.folder} was removed or replaced while the run wrote to it: nothing more is saved")
 
     def _finish(self, step: int) -> None:
         try:
@@ -256,9 +263,7 @@ def _warn_of_incomplete(folder: Path, what: str) -> None:
     """Log the steps without a digest file: a save that is going on or was killed, or a lost file."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.name.isdecimal() and not digests.is_complete(path):
-            LOGGER.warning(
-                "step %s is %s: %s is missing, so it is not complete", path.name, what, digests.path_of(path)
-            )
+            LOGGER.warning("incomplete step %s is %s: there is no %s", path.name, what, digests.path_of(path))
 
 
 def _clean(folder: Path) -> None:

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ctx_jax.checkpoints.run_files import METRICS
-from ctx_jax.io.errors import MissingPackageError
-from ctx_jax.io.files import atomic_write, naming_full_disk
+from ctx_jax.io.errors import MissingPackageError, RunError
+from ctx_jax.io.files import atomic_write, is_same, naming_full_disk
 from ctx_jax.ops.linear import Compute
 
 Metrics = dict[str, float]
@@ -104,7 +104,16 @@ class MetricsLog:
             self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1, filename_suffix=suffix)
 
     def write(self, step: int, split: str, metrics: Metrics) -> None:
-        """Write one object: step, split, then the metrics, with null for values that are not finite."""
+        """Write one object: step, split, then the metrics, with null for values that are not finite.
+
+        Continues in a new file if this one was removed or replaced; RunError if the directory was removed.
+        """
+        if not is_same(self.path, os.fstat(self._file.fileno())):
+            if not self.path.parent.is_dir():
+                raise RunError(f"{self.path.parent} was removed while the run wrote to it")
+            LOGGER.warning("%s was removed or replaced: what it holds now is kept, and written on", self.path)
+            self._file.close()
+            self._file = self.path.open("a", encoding="utf-8")
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         with naming_full_disk(self.path):
             self._file.write(json.dumps({"step": step, "split": split, **finite}, allow_nan=False) + "\n")

@@ -33,7 +33,8 @@ def run(config: RunConfig) -> bool:
 
     Raises:
       ConfigError: settings that do not fit each other, the machine or the run in the directory.
-      RunError: another process trains in the directory, or another process of the job has stopped.
+      RunError: another process trains in the directory, another process of the job has stopped, or the directory was
+        removed.
       OSError: a directory or disk that cannot be written to, or that the job's processes do not share.
       loop.NonFinite: a diverged run.
     """
@@ -48,6 +49,7 @@ def run(config: RunConfig) -> bool:
     log: Log = print_line if is_first_process() else _ignore
     with ExitStack() as stack:
         stack.enter_context(_advising_full_disk())
+        stack.enter_context(_naming_removed(run_dir))
         with stop_together():
             processes.check_same(config)
             check_config(config)  # after joining: a process that stopped before would leave the others waiting
@@ -108,6 +110,17 @@ def _advising_full_disk() -> Iterator[None]:
         if full and error.filename not in (None, tempfile.gettempdir()):  # its error names TMPDIR already
             where = f"{error.strerror}, or set another run_dir (for the text alone, data.cache)"
             raise OSError(error.errno, where, error.filename) from error
+        raise
+
+
+@contextmanager
+def _naming_removed(run_dir: Path) -> Iterator[None]:
+    """Turn the error of a missing file into a RunError if the whole run directory has been removed."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if not run_dir.is_dir():
+            raise RunError(f"{run_dir} was removed while the run used it ({error})") from error
         raise
 
 
