@@ -95,11 +95,12 @@ def check(run_dir: Path, kept: Mapping[str, str], step: int) -> None:
     """InputError, naming the file, if a file of the run directory differs from the copy that step `step` keeps.
 
     Of `config.json` the settings of `FREE` may differ, and `steps`. A file that is gone is reported by whoever reads
-    it: a model that reads characters is loaded without a vocabulary. MissingFileError for `import.json`, without which
-    another run is meant. InputError for a file that the step does not keep, and that would change what is read.
+    it: a model that reads characters is loaded without a vocabulary. MissingFileError for those without which another
+    tokenizer or run would be read; InputError for one that the step does not keep, and that would be read as well.
     """
-    if ORIGIN in kept:
-        existing(run_dir, ORIGIN)
+    for name in (subwords.FILE, subwords.CONFIG, ORIGIN):
+        if name in kept:
+            existing(run_dir, name)
     unknown = [name for name in (ORIGIN, *_TOKENS) if subwords.FILE in kept and name not in kept]
     for name in unknown:
         if (run_dir / name).is_file():

@@ -172,7 +172,7 @@ class RunCheckpoints(StepFolder):
         path = self.path(step) / POSITION / POSITION
         try:
             return {name: _array_from_json(entry) for name, entry in read_json(path).items()}
-        except (KeyError, TypeError, OverflowError, ValueError) as error:
+        except (FileNotFoundError, KeyError, TypeError, OverflowError, ValueError) as error:
             raise InputError(f"{path} does not hold the position of the data ({error!r})") from error
 
     def restore_params(self, step: int, abstract_params: Any = None) -> Any:

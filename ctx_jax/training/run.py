@@ -13,6 +13,7 @@ from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.distributed import processes
 from ctx_jax.distributed.processes import is_first_process, on_first_process, stop_together
+from ctx_jax.distributed.watch import ending_others, watching
 from ctx_jax.io import configs
 from ctx_jax.io.build_once import locked
 from ctx_jax.io.errors import ConfigError, DiskError, RunError
@@ -50,6 +51,7 @@ def run(config: RunConfig) -> bool:
     with ExitStack() as stack:
         stack.enter_context(_advising_full_disk())
         stack.enter_context(_naming_removed(run_dir))
+        stack.enter_context(watching())
         with stop_together():
             processes.check_same(config)
             check_config(config)  # after joining: a process that stopped before would leave the others waiting
@@ -69,7 +71,8 @@ def run(config: RunConfig) -> bool:
                 for name in (CONFIG, ENCODER):
                     atomic_write(run_dir / name, files[name])
 
-        return train(config, task, checkpoints, log, on_start=on_start, files=files)
+        with ending_others():
+            return train(config, task, checkpoints, log, on_start=on_start, files=files)
 
 
 def _open(
