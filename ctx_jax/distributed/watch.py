@@ -61,9 +61,9 @@ def ending_others() -> Iterator[None]:
     except BaseException as error:
         if jax.process_count() == 1 or processes.has_stopped_together():
             raise
-        ocp.multihost.get_jax_distributed_client().key_value_set(
-            f"{_FAILED}{jax.process_index()}", type(error).__name__
-        )
+        with suppress(jax.errors.JaxRuntimeError):  # the coordinator has ended, or counts this process as dead
+            client = ocp.multihost.get_jax_distributed_client()
+            client.key_value_set(f"{_FAILED}{jax.process_index()}", type(error).__name__)
         if isinstance(error, jax.errors.JaxRuntimeError) and _UNREACHABLE.search(str(error)):
             message = (
                 "another process of the job has ended, or cannot be reached: its own output, or the log of its "
