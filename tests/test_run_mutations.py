@@ -148,7 +148,7 @@ def resume(config: TrainConfig) -> Any:
     began: list[Any] = []
 
     def stop(self: loop.Loop, state: Any, *_: object) -> None:  # before the first step
-        began.append([self.step, self.positions, self.best_loss, jax.device_get((state, self.frozen))])
+        began.append([self.step, self.positions, self.checkpoints.best(), jax.device_get((state, self.frozen))])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Loop, "run", stop)

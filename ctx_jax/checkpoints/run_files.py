@@ -30,16 +30,18 @@ TEXTS = "texts.json"
 """The digests of the texts."""
 METRICS = "metrics.jsonl"
 """In no checkpoint: it grows with every logged line."""
+SELECTION = "selection"
+"""The metric of a checkpoint that the best step has the least of."""
 FROZEN = "frozen"
 """The folder of the frozen parameters; checkpoints keep its digest files (`checkpoints.frozen`)."""
-
-_TOKENS = ("special_tokens_map.json", "added_tokens.json")
-"""Read beside a tokenizer (`tokenizers.special_files`), and in no run."""
 
 _ATOMIC = (CONFIG, ENCODER, VOCABULARY, subwords.FILE, subwords.CONFIG, TEXTS, ORIGIN, METRICS)
 
 FREE = ("devices", "checkpoint", "log", "run_dir", "task.evaluate")
 """The settings that a resumed run may change: they say where and how often, not what is computed."""
+
+_TOKENS = ("special_tokens_map.json", "added_tokens.json")
+"""Read beside a tokenizer (`tokenizers.special_files`), and in no run."""
 
 
 @dataclass(frozen=True)

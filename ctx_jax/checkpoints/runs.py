@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from ctx_jax.checkpoints import digests, run_files
 from ctx_jax.checkpoints.frozen import check_frozen, frozen_digests, merge_params
 from ctx_jax.checkpoints.orbax_manager import FILES, METRICS, POSITION, STATE
-from ctx_jax.checkpoints.run_files import FROZEN
+from ctx_jax.checkpoints.run_files import FROZEN, SELECTION
 from ctx_jax.checkpoints.steps import LOGGER, StepFolder, check_arrays, listed, named_leaves, remove_step, unsharded
 from ctx_jax.distributed.processes import broadcast, on_first_process
 from ctx_jax.io.errors import InputError, MissingFileError
@@ -234,7 +234,7 @@ class RunCheckpoints(StepFolder):
 def selection_of(metrics: Mapping[str, float] | None) -> float:
     """What the best step has least of: its `selection`, else its `loss`; NaN if it has neither."""
     metrics = metrics or {}
-    return metrics.get("selection", metrics.get("loss", math.nan))
+    return metrics.get(SELECTION, metrics.get("loss", math.nan))
 
 
 def _array_to_json(array: np.ndarray) -> dict[str, Any]:

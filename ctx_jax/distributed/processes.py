@@ -115,16 +115,16 @@ def stop_together() -> Iterator[None]:
     gather(None)
 
 
-def has_stopped_together() -> bool:
-    """Whether an exception has left a `stop_together` block of this process, so that the others stop as well."""
-    return _has_stopped
-
-
 def on_first_process(act: Callable[[], object]) -> None:
     """Call `act` on process 0 while the others wait; an exception stops all of them."""
     with stop_together():
         if is_first_process():
             act()
+
+
+def has_stopped_together() -> bool:
+    """Whether an exception has left a `stop_together` block of this process, so that the others stop as well."""
+    return _has_stopped
 
 
 def first_process_first(make: Callable[[], Value]) -> Value:
