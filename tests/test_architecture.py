@@ -115,6 +115,7 @@ HOSTS = {"devices", "local_devices", "device_count", "local_device_count"}
 HOSTS |= {"process_count", "process_index", "multihost_utils"}
 ASKED = {  # file -> what it may ask jax about devices and processes
     "distributed/processes.py": {"process_count", "process_index", "local_device_count", "multihost_utils"},
+    "distributed/watch.py": {"process_count", "process_index"},
     "distributed/sharding.py": MESHES | {"local_devices"},
     "training/devices.py": MESHES | HOSTS,
     "training/signals.py": {"process_count"},  # whether jax has to see SIGTERM itself

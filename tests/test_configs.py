@@ -137,6 +137,7 @@ def change(path: str, value: Any) -> dict[str, Any]:
         ("optimizer.rate", KeyError, ["missing", "Optimizer"]),
         ("optimizer.rate", "fast", ["float", "'fast'"]),
         ("optimizer.rate", True, ["float", "True"]),
+        ("optimizer.rate", -(10**400), ["float", "range"]),
         ("optimizer.decay", "x", ["float", "'x'"]),
         ("optimizer.warmup", False, ["int or float", "False"]),
         ("optimizer.kind", "adagard", ["'adagrad'", "did you mean"]),

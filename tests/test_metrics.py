@@ -1,13 +1,16 @@
 """What a run reports: metrics.jsonl across a resume, TensorBoard's files, the peaks of devices."""
 
+import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ctx_jax.io.errors import RunError
 from ctx_jax.training.metrics import Display, MetricsLog, cut_after, peak_flops
 
 
@@ -17,6 +20,42 @@ def test_cutting_keeps_whole_lines_byte_for_byte(tmp_path: Path) -> None:
     path.write_text(kept + '{"step": 3, "split": "train"}\n{"step": 2, "split": "tr')
     cut_after(path, 2)
     assert path.read_text() == kept
+
+
+def test_lines_that_no_run_wrote_do_not_block_a_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    kept = b'{"step": 1, "split": "train"}\n'
+    wrong = (
+        b'{"step": "2", "split": "train"}',
+        b"[]",
+        b"\xff",
+        b'{"step": true, "split": "train"}',
+        b'{"step": 1}',
+        b"",
+    )
+    for line in (*wrong, b'{"step": ' + b"9" * 5000 + b"}", b"[" * 5000):
+        path.write_bytes(kept + line + b"\n" + kept)
+        cut_after(path, 2)
+        assert path.read_bytes() == kept + kept
+    assert f"{path}: 1 damaged" in caplog.text and "line 2" in caplog.text
+
+
+def test_a_removed_file_is_begun_again_and_a_removed_directory_is_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    with MetricsLog(run_dir, 0) as log:
+        for step in (1, 2, 3):
+            log.write(step, "train", {"loss": 1.0})
+            if step == 1:
+                log.path.unlink()
+        assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [2, 3]
+        assert caplog.text.count(str(log.path)) == 1
+        shutil.rmtree(run_dir)
+        with pytest.raises(RunError, match=str(run_dir)):
+            log.write(4, "train", {"loss": 1.0})
+    assert not run_dir.exists()
 
 
 def test_whoever_stops_reading_does_not_stop_the_run() -> None:

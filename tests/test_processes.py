@@ -189,3 +189,29 @@ def test_what_one_process_alone_refuses_stops_the_other(number: int, part: str, 
     outputs = job(tmp_path, change=change, where=number)
     assert "no such text" in outputs[number]
     assert f"process {number} of the job has stopped" in outputs[1 - number]
+
+
+WATCHED = textwrap.dedent("""
+    import os, time
+    from ctx_jax.distributed import processes, watch
+    watch.SECONDS, watch.MISSED = 0.2, 20
+    processes.join()
+    with watch.watching(), watch.ending_others():
+        if processes.is_first_process():
+            time.sleep(100)
+        {act}
+""")
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_or_fails_alone_ends_the_other_with_a_sentence(tmp_path: Path) -> None:
+    def outputs(act: str) -> list[tuple[int, str]]:
+        return two_processes(tmp_path, [["-c", WATCHED.format(act=act)]] * 2)
+
+    (status, output), (killed, _) = outputs("os.kill(os.getpid(), 9)")
+    assert (status, killed) == (1, -9)
+    assert "process 1 of the job has died" in output and "stack trace" not in output
+    (status, output), (other_status, its_output) = outputs("raise KeyError('only here')")
+    assert (status, other_status) == (1, 1)
+    assert "process 1 of the job has failed" in output and "KeyError: 'only here'" in its_output
+    assert "stack trace" not in output + its_output

@@ -163,15 +163,6 @@ def test_an_old_step_that_cannot_be_removed_is_logged_and_the_new_one_complete(
         assert checkpoints.steps() == [3]
 
 
-def test_without_metrics_the_best_is_the_last(tmp_path: Path) -> None:
-    with RunCheckpoints(tmp_path / "c", keep=1, clean=True) as checkpoints:
-        assert (checkpoints.steps(), checkpoints.latest(), checkpoints.best()) == ([], None, None)
-        for step in (3, 10):
-            checkpoints.save(step, {"params": jnp.ones(2)}, {})
-        checkpoints.wait()
-        assert (checkpoints.steps(), checkpoints.best()) == ([10], 10)
-
-
 def largest(folder: Path) -> Path:
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
@@ -211,12 +202,19 @@ def test_every_file_of_a_step_is_guarded(folder: Path) -> None:
             digests.verify(step)
         assert str(path) in str(error.value)
         path.write_bytes(whole)
-    digests.path_of(step).write_text("{")
-    with pytest.raises(digests.DamagedFile, match=r"3\.sha256\.json"):
-        digests.verify(step)
+    listing = digests.path_of(step)
+    whole = listing.read_text()
+    content = json.loads(whole)
+    del content["files"]["state/_METADATA"]
+    for text in ("{", json.dumps(content, indent=1) + "\n", whole.replace("a", "b", 1), whole + "\n"):
+        listing.write_text(text)
+        with pytest.raises(digests.DamagedFile, match=r"3\.sha256\.json:"):
+            digests.verify(step)
 
 
-def test_a_step_without_digest_does_not_count_and_only_training_removes_it(folder: Path) -> None:
+def test_a_step_without_digest_does_not_count_and_only_training_removes_it(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     digests.path_of(folder / "3").unlink()
     shutil.copytree(folder / "2", folder / "4.orbax-checkpoint-tmp")
     shutil.copytree(folder / "2", folder / "2.orbax-checkpoint-tmp-77")
@@ -232,7 +230,9 @@ def test_a_step_without_digest_does_not_count_and_only_training_removes_it(folde
         with pytest.raises(ValueError, match="clean=True"):
             reading.save(4, {"params": jnp.ones(2)}, {})
     assert tree(folder) == before
+    assert caplog.text.count("incomplete step 3") == 1
     with RunCheckpoints(folder, clean=True) as training:
+        assert caplog.text.count("incomplete step 3") == 2
         names = sorted(path.name for path in folder.iterdir())
         assert names == ["1", "1.sha256.json", "2", "2.sha256.json", "notes.txt"]
         training.save(3, make(3), position(3))
@@ -333,9 +333,9 @@ def test_digests_of_several_processes_make_a_step_complete_only_together(folder:
     digests.remove(step)
     theirs = step / "state" / "ocdbt.process_1"
     shutil.copytree(step / "state" / "ocdbt.process_0", theirs)
-    digests.write(step, process=0, processes=2)
-    assert not digests.is_complete(step)
     digests.write(step, process=1, processes=2)
+    assert not digests.is_complete(step)
+    digests.write(step, process=0, processes=2)
     assert digests.is_complete(step)
     mine, others = (json.loads(path.read_text())["files"] for path in digests.all_paths(step))
     assert not mine.keys() & others.keys()
@@ -343,4 +343,8 @@ def test_digests_of_several_processes_make_a_step_complete_only_together(folder:
     digests.verify(step)
     flip(largest(theirs))
     with pytest.raises(digests.DamagedFile, match="process_1"):
+        digests.verify(step)
+    digests.path_of(step, 1).unlink()
+    assert digests.is_complete(step), "it was complete once: not to be left out in silence"
+    with pytest.raises(digests.DamagedFile, match=r"3\.sha256\.1\.json: missing"):
         digests.verify(step)

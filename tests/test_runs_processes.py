@@ -1,6 +1,8 @@
-"""Checkpoints across processes: one that ends, two that write together, and one that is killed in mid-save."""
+"""Checkpoints across processes: one that ends, two that write together, one that is killed in mid-save, and a folder
+that is removed under a run."""
 
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ import pytest
 
 from ctx_jax.checkpoints import digests
 from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.io.errors import RunError
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +50,7 @@ TWO_PROCESSES = textwrap.dedent("""
         checkpoints.save_frozen(frozen)
         for step in (1, 2):
             array = jax.make_array_from_callback((8,), rows, lambda index: carry[index] * step)
-            checkpoints.save(step, {"params": {"w": array}}, {"next": np.array(step)}, {"loss": 1.0})
+            checkpoints.save(step, {"params": {"w": array}}, {"next": np.array(step)}, {"loss": 3.0 - step})
         checkpoints.wait()
         assert checkpoints.steps() == [2], checkpoints.steps()
         abstract = jax.ShapeDtypeStruct((8,), np.float32, sharding=rows)
@@ -141,3 +144,13 @@ def test_killed_in_mid_save_the_last_complete_step_is_whole(tmp_path: Path) -> N
                 assert left == {"next": complete}
                 assert all(np.all(np.asarray(leaf) == complete) for leaf in jax.tree.leaves(state))
     assert torn > 0, "no kill hit a save: nothing was tested"
+
+
+def test_a_folder_that_is_removed_under_a_run_is_not_made_again(tmp_path: Path) -> None:
+    with RunCheckpoints(tmp_path / "c", clean=True) as training:
+        training.save(1, {"params": jnp.ones(2)}, {})
+        training.wait()
+        shutil.rmtree(tmp_path / "c")
+        with pytest.raises(RunError, match=str(tmp_path / "c")):
+            training.save(2, {"params": jnp.ones(2)}, {})
+    assert not (tmp_path / "c").exists()

@@ -67,6 +67,15 @@ def start(config: Path, run_dir: Path, *flags: str, **environment: str) -> subpr
     )
 
 
+def start_two(config: Path, run_dir: Path, *flags: str, devices: int) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    both = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": str(devices)}
+    flags = (*flags, "--devices.distributed")
+    return [start(config, run_dir, *flags, JAX_PROCESS_ID=number, **both) for number in ("0", "1")]
+
+
 @pytest.fixture(scope="module")
 def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run, on one device."""
@@ -151,14 +160,8 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_bit_for_bit(
 def test_two_processes_stop_together_and_one_goes_on_with_the_same_losses(
     config: Path, whole: Path, tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    both = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "2"}
     long = ("--steps", "120", "--checkpoint.every", "50")  # the signal takes a moment to reach every process
-    processes = [
-        start(config, tmp_path, *long, "--devices.distributed", JAX_PROCESS_ID=number, **both) for number in ("0", "1")
-    ]
+    processes = start_two(config, tmp_path, *long, devices=2)
     try:
         wait_for(processes[0], tmp_path, 4)
         processes[1].send_signal(signal.SIGINT)  # which becomes the SIGTERM that jax sees
@@ -174,3 +177,20 @@ def test_two_processes_stop_together_and_one_goes_on_with_the_same_losses(
     assert "resumed from step" in printed[0]
     mine, reference = ([line["loss"] for line in lines(run_dir)] for run_dir in (tmp_path, whole))
     np.testing.assert_allclose(mine[: len(reference)], reference, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_when_one_of_two_processes_is_killed_the_other_ends_with_a_sentence(config: Path, tmp_path: Path) -> None:
+    # In a save, or with more devices, which wait for each other, the other only misses the signs of life: 3 minutes.
+    rare = ("--checkpoint.every", "100000", "--evaluate.every", "0")
+    processes = start_two(config, tmp_path, "--steps", "100000", *rare, devices=1)
+    try:
+        wait_for(processes[0], tmp_path, 4)
+        processes[1].kill()
+        printed = processes[0].communicate(timeout=120)[0]
+    finally:
+        for process in processes:
+            process.kill()
+    assert processes[0].returncode == 1, printed
+    assert "error: another process of the job has ended" in printed
+    assert "Traceback" not in printed and "stack trace" not in printed

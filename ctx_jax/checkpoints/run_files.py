@@ -42,6 +42,9 @@ _ATOMIC = (CONFIG, ENCODER, VOCABULARY, WORDS, subwords.FILE, subwords.CONFIG, T
 FREE = ("devices", "checkpoint", "log", "run_dir", "task.evaluate")
 """The settings that a resumed run may change: they say where and how often, not what is computed."""
 
+_TOKENS = ("special_tokens_map.json", "added_tokens.json")
+"""Read beside a tokenizer (`tokenizers.special_files`), and in no run."""
+
 
 @dataclass(frozen=True)
 class EncoderFile:
@@ -96,15 +99,23 @@ def check(run_dir: Path, kept: Mapping[str, str], step: int) -> None:
     """InputError, naming the file, if a file of the run directory differs from the copy that step `step` keeps.
 
     Of `config.json` the settings of `FREE` may differ, and `steps`. A file that is gone is reported by whoever reads
-    it: a model that reads characters is loaded without a vocabulary.
+    it: a model that reads characters is loaded without a vocabulary. MissingFileError for those without which another
+    tokenizer or run would be read; InputError for one that the step does not keep, and that would be read as well.
     """
+    for name in (subwords.FILE, subwords.CONFIG, ORIGIN):
+        if name in kept:
+            existing(run_dir, name)
+    unknown = [name for name in (ORIGIN, *_TOKENS) if subwords.FILE in kept and name not in kept]
+    for name in unknown:
+        if (run_dir / name).is_file():
+            raise InputError(f"{run_dir / name} is none of the files that step {step} was saved with: remove it")
     present = read(run_dir, [name for name in kept if (run_dir / name).is_file()])
     for name, after in present.items():
         path, before = run_dir / name, kept[name]
         if name == CONFIG:
             changes = [
                 f"{field} was {old!r}, is {new!r}"
-                for field, old, new in configs.differences(json.loads(before), read_json(path))
+                for field, old, new in configs.differences(_kept_config(run_dir, before, step), read_json(path))
                 if field != "steps" and not is_free(field)
             ]
         else:
@@ -115,3 +126,11 @@ def check(run_dir: Path, kept: Mapping[str, str], step: int) -> None:
                 f"{path} is not the one that step {step} was saved with: {'; '.join(changes)}. Restore it; the "
                 f"step's own copy is an entry of {run_dir / 'checkpoints' / str(step) / 'files'}"
             )
+
+
+def _kept_config(run_dir: Path, text: str, step: int) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        path = run_dir / "checkpoints" / str(step) / "files" / "files"
+        raise InputError(f"{path} does not hold the {CONFIG} of the run ({error}): use another step") from error

@@ -4,7 +4,7 @@
 checkpoints/
   40/state/             the state's arrays
   40/position/          where step 40 left the data, as JSON
-  40/metrics/           as JSON, if the step has any
+  40/metrics/           as JSON, if the step has any; they decide which step is the best
   40/files/             the run's config, vocabulary and so on, as JSON: {"config.json": text, ...} (`run_files`)
   40.sha256.json        digests
 frozen/                 the frozen parameters, if any, saved once (`frozen`)
@@ -12,6 +12,7 @@ frozen/                 the frozen parameters, if any, saved once (`frozen`)
 """
 
 import math
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from ctx_jax.checkpoints.orbax_manager import FILES, METRICS, POSITION, STATE
 from ctx_jax.checkpoints.run_files import FROZEN, SELECTION
 from ctx_jax.checkpoints.steps import LOGGER, StepFolder, check_arrays, listed, named_leaves, remove_step, unsharded
 from ctx_jax.distributed.processes import broadcast, on_first_process
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import InputError, MissingFileError
+from ctx_jax.io.files import read_json
 from ctx_jax.typing import Params
 
 
@@ -92,31 +94,63 @@ class RunCheckpoints(StepFolder):
 
     def _on_complete(self) -> None:
         steps = self.steps()
-        kept = {*steps[-self.keep :], self.best()}
-        for step in steps:
-            if step not in kept:
-                try:
+        if len(steps) <= self.keep:
+            return
+        try:
+            kept = {*steps[-self.keep :], self._best()}
+            for step in steps:
+                if step not in kept:
                     remove_step(self.path(step))
-                except OSError as error:  # the new step is complete all the same
-                    LOGGER.warning("an old step could not be removed: %s", error)
+        except (OSError, InputError) as error:  # the new step is complete all the same
+            LOGGER.warning("an old step could not be removed: %s", error)
 
     def best(self) -> int | None:
-        """The complete step with the lowest finite `metrics["selection"]` (else "loss"), the earlier of equals.
+        """The complete step with the lowest finite `selection_of(metrics)`, the earlier of equals.
 
-        If no step has one, the last step; None if there is no step.
+        If no step has one, the last step; None if there is no step. Opened for training, all processes call it, and
+        process 0 reads for all. InputError, naming the file, if the metrics of a step are not those it was saved with:
+        another step would be chosen.
         """
-        steps = self.steps()
-        metrics = {step: self.metrics(step) or {} for step in steps}
-        values = [(each.get(SELECTION, each.get("loss", math.nan)), step) for step, each in metrics.items()]
-        finite = [pair for pair in values if math.isfinite(pair[0])]
-        return min(finite)[1] if finite else max(steps, default=None)
+        if not self.writable:
+            return self._best()
+        found: list[int | None] = []
+        on_first_process(lambda: found.append(self._best()))
+        return broadcast(found[0] if found else None)
+
+    def _best(self) -> int | None:
+        values = {step: value for step in self.steps() if (value := self._selection(step)) is not None}
+        finite = [(value, step) for step, value in values.items() if math.isfinite(value)]
+        return min(finite)[1] if finite else max(values, default=None)
+
+    def _selection(self, step: int) -> float | None:
+        """`selection_of` a step; None if training has removed the step in the meantime."""
+        try:
+            return selection_of(self.metrics(step))
+        except MissingFileError:
+            return None
 
     def metrics(self, step: int) -> dict[str, float] | None:
-        """The metrics a step was saved with; None if it has none, or they cannot be read."""
+        """The metrics a step was saved with, None if it has none. InputError, naming the file, if it is damaged."""
+        found, path = self._entry(step, METRICS), self.path(step) / METRICS / METRICS
         try:
-            return self._manager.metrics(step)
-        except ValueError:
-            return None
+            return None if found is None else {name: operator.truediv(value, 1) for name, value in found.items()}
+        except (TypeError, OverflowError) as error:
+            raise InputError(f"{path} must hold numbers by name, got {found!s:.200}") from error
+
+    def _entry(self, step: int, name: str) -> dict[str, Any] | None:
+        """The JSON object of a step's entry, verified by its own digest and no other; None if the step has none.
+
+        InputError, naming the file, if it is damaged; MissingFileError if the step is gone.
+        """
+        folder = self.path(step)
+        try:
+            return read_json(folder / name / name) if digests.verify_entry(folder, name) else None
+        except (InputError, FileNotFoundError) as damage:
+            self._need(step)  # training may have removed it
+            raise InputError(
+                f"step {step} is damaged: {damage}. Its {name} are needed to choose a step or to use it: restore the "
+                f"file, ask for another step by number, or remove both {folder} and {digests.path_of(folder)}"
+            ) from damage
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, np.ndarray]]:
         """The state of a step with the shardings of `abstract_state`, and where that step left the data.
@@ -129,9 +163,17 @@ class RunCheckpoints(StepFolder):
         """
         self.verify(step)
         state = self.sharded(step, abstract_state)
-        self._check_files(step)
-        found = self.restore_items(step, {STATE: state, POSITION: ocp.args.JsonRestore()})
-        return found[STATE], {name: _array_from_json(entry) for name, entry in found[POSITION].items()}
+        self.check_files(step)
+        with self.stopping_together():
+            position = self._position(step)
+        return self.restore_items(step, {STATE: state})[STATE], position
+
+    def _position(self, step: int) -> dict[str, np.ndarray]:
+        path = self.path(step) / POSITION / POSITION
+        try:
+            return {name: _array_from_json(entry) for name, entry in read_json(path).items()}
+        except (FileNotFoundError, KeyError, TypeError, OverflowError, ValueError) as error:
+            raise InputError(f"{path} does not hold the position of the data ({error!r})") from error
 
     def restore_params(self, step: int, abstract_params: Any = None) -> Any:
         """The parameters of a step, trained and frozen in one tree, on the default device of this process.
@@ -145,7 +187,7 @@ class RunCheckpoints(StepFolder):
         if "params" not in tree:
             raise InputError(f"{self.path(step)}: needs `params` at the top of the state, holds {', '.join(tree)}")
         name = "average" if tree.get("average") else "params"
-        self._check_files(step)
+        self.check_files(step)
         params = self.restore_items(step, {STATE: unsharded({name: tree[name]})})[STATE][name]
         if frozen_digests(self.run_dir):
             with StepFolder(self.run_dir / FROZEN, writable=False) as folder:
@@ -156,13 +198,24 @@ class RunCheckpoints(StepFolder):
             check_arrays(named_leaves({name: abstract_params}), named_leaves({name: known}), self.path(step))
         return jax.device_put(params)
 
+    def check_files(self, step: int) -> None:
+        """Compare the files of the run directory with the copies in step `step`, whose digests are verified.
+
+        Raises as `restore` does, but reads nothing else of the step: call it before the files are used. Opened for
+        training, all processes call it, and process 0 reads for all.
+        """
+        if self.writable:
+            on_first_process(lambda: self._check_files(step))
+        else:
+            self._check_files(step)
+
     def _check_files(self, step: int) -> None:
-        kept: dict[str, str] = {}
-        if (self.path(step) / FILES).is_dir():
-            kept = self.restore_items(step, {FILES: ocp.args.JsonRestore()})[FILES]
-        with self.stopping_together():
-            check_frozen(self.run_dir, kept, step)
-            run_files.check(self.run_dir, kept, step)
+        kept = self._entry(step, FILES) or {}
+        for name, text in kept.items():
+            if not isinstance(text, str):
+                raise InputError(f"{self.path(step) / FILES / FILES} holds no text of {name}, got {text!r:.60}")
+        check_frozen(self.run_dir, kept, step)
+        run_files.check(self.run_dir, kept, step)
 
     def _remedy(self, damaged: int) -> str:
         steps = self.steps()
@@ -176,6 +229,12 @@ class RunCheckpoints(StepFolder):
                 f"{self.path(damaged)} and {digests.path_of(self.path(damaged))}"
             )
         return f"No intact step comes before it (complete: {listed(steps)})"
+
+
+def selection_of(metrics: Mapping[str, float] | None) -> float:
+    """What the best step has least of: its `selection`, else its `loss`; NaN if it has neither."""
+    metrics = metrics or {}
+    return metrics.get(SELECTION, metrics.get("loss", math.nan))
 
 
 def _array_to_json(array: np.ndarray) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +16,8 @@ import orbax.checkpoint as ocp
 from ctx_jax.checkpoints import digests
 from ctx_jax.checkpoints.orbax_manager import SAVE_SECONDS, STATE, drop_orbax_log, open_manager, without_orbax_log
 from ctx_jax.distributed.processes import barrier, on_first_process, stop_together
-from ctx_jax.io.errors import InputError, MissingFileError, RunError
-from ctx_jax.io.files import leftovers
+from ctx_jax.io.errors import CtxJaxError, InputError, MissingFileError, RunError
+from ctx_jax.io.files import is_same, leftovers
 
 NAME = re.compile(r"(?P<step>0|[1-9]\d*)((?P<temporary>\.orbax-checkpoint-tmp.*)|\.sha256(\.\d+)?\.json)?")
 
@@ -51,8 +51,11 @@ class StepFolder:
             opened.enter_context(without_orbax_log())
             if writable:  # before any process lists the folder
                 on_first_process(lambda: _clean(self.folder))
+            else:
+                _warn_of_incomplete(self.folder, "left out")
             self._manager = open_manager(self.folder, writable=writable)
             opened.callback(self._close_manager)
+            self._stat = self.folder.stat() if writable else None
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -65,11 +68,13 @@ class StepFolder:
     def save_items(self, step: int, items: Mapping[str, Any]) -> None:
         """Save Orbax's arguments by entry in the background; returns when the arrays are copied.
 
-        Waits for the save before it, and raises its error. A step that exists is left as it is.
+        Waits for the save before it, and raises its error. A step that exists is left as it is. RunError if the folder
+        was removed: Orbax would make it again, without the run's other files.
         """
         if not self.writable:
             raise InputError(f"{self.folder} was opened for reading: open it with clean=True to save")
         self.wait()
+        on_first_process(self._check_folder)
         if step in self._manager.all_steps():
             return
         try:
@@ -78,6 +83,10 @@ class StepFolder:
             raise self._save_error(step, error) from error
         self._finishing = threading.Thread(target=self._finish, args=(step,))
         self._finishing.start()
+
+    def _check_folder(self) -> None:
+        if self._stat is None or not is_same(self.folder, self._stat):
+            raise RunError(f"{self.folder} was removed or replaced while the run wrote to it: nothing more is saved")
 
     def _finish(self, step: int) -> None:
         try:
@@ -151,11 +160,17 @@ class StepFolder:
 
     def tree(self, step: int) -> dict[str, Any]:
         """The stored state's nested dict, with shapes and dtypes as leaves."""
-        return self._manager.item_metadata(step)[STATE].tree
+        with _naming(self.path(step) / STATE / "_METADATA"):
+            tree = self._manager.item_metadata(step)[STATE].tree
+            for leaf in named_leaves(tree).values():
+                if not all(type(length) is int and length >= 0 for length in leaf.shape) or leaf.dtype is None:
+                    raise ValueError(f"an array of shape {leaf.shape} and type {leaf.dtype}")
+            return dict(tree)
 
     def restore_items(self, step: int, items: Mapping[str, Any]) -> Any:
         """Entries of a step by Orbax's arguments; the caller has verified the step."""
-        return self._manager.restore(step, args=ocp.args.Composite(**items))
+        with _naming(self.path(step) / STATE):
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def sharded(self, step: int, abstract: Any) -> ocp.args.PyTreeRestore:
         """Orbax's argument to restore a state like `abstract`; InputError if the stored one differs from it."""
@@ -179,17 +194,32 @@ class StepFolder:
             self._verify(step)
 
     def _verify(self, step: int) -> None:
-        steps = self.steps()
-        if step not in steps:
-            raise MissingFileError(f"{self.folder} needs a complete step {step}; it has {listed(steps)}")
+        self._need(step)
         try:
             digests.verify(self.path(step))
         except digests.DamagedFile as damage:
+            self._need(step)  # training may have removed it
             raise InputError(f"step {step} is damaged: {damage}. {self._remedy(step)}") from damage
+
+    def _need(self, step: int) -> None:
+        steps = self.steps()
+        if step not in steps:
+            raise MissingFileError(f"{self.folder} needs a complete step {step}; it has {listed(steps)}")
 
     def _remedy(self, step: int) -> str:
         """What to do about a damaged step."""
         return f"Copy {self.path(step)} from a backup"
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file or folder `path` in errors of Orbax, which has as many kinds as there are kinds of damage."""
+    try:
+        yield
+    except (CtxJaxError, MemoryError, jax.errors.JaxRuntimeError):  # the last is of the devices
+        raise
+    except Exception as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}: {error!s:.500})") from error
 
 
 def unsharded(tree: Any) -> ocp.args.PyTreeRestore:
@@ -229,8 +259,16 @@ def listed(steps: list[int]) -> str:
     return ", ".join(map(str, steps)) or "none"
 
 
+def _warn_of_incomplete(folder: Path, what: str) -> None:
+    """Log the steps without a digest file: a save that is going on or was killed, or a lost file."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.isdecimal() and not digests.is_complete(path):
+            LOGGER.warning("incomplete step %s is %s: there is no %s", path.name, what, digests.path_of(path))
+
+
 def _clean(folder: Path) -> None:
     """Remove what a killed run left: steps without digests, digests without a step, temporary folders and files."""
+    _warn_of_incomplete(folder, "removed")
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = NAME.fullmatch(path.name)
         if match is None or (digests.is_complete(folder / match["step"]) and match["temporary"] is None):

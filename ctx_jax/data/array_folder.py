@@ -2,7 +2,7 @@
 
     <folder>/
       NAME.bin      the raw bytes of a one-dimensional array
-      meta.json     the dtype, length and SHA-256 of each array, and other metadata (`facts`); written last
+      meta.json     the dtype, length and SHA-256 of each array, other metadata (`facts`), its own digest; written last
 
 The cached text, its tokens and the row index are such folders, named by a digest of their sources and settings.
 """
@@ -21,6 +21,7 @@ from numpy.typing import DTypeLike
 from ctx_jax.io.build_once import build_once
 from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.io.files import file_digest
+from ctx_jax.io.sealed_json import read_sealed, sealed_text
 from ctx_jax.typing import Log
 
 BUFFER = 1 << 20  # bytes
@@ -74,7 +75,7 @@ def build_arrays(
             name: [np.dtype(kind).str, paths[name].stat().st_size // np.dtype(kind).itemsize, file_digest(paths[name])]
             for name, kind in kinds.items()
         }
-        (folder / "meta.json").write_text(json.dumps({"arrays": arrays, "facts": facts}, indent=1))
+        (folder / "meta.json").write_text(sealed_text({"arrays": arrays, "facts": facts}))
 
     return build_once(target, lambda folder: open_arrays(folder, hashed=True), build, again=again, log=log)
 
@@ -83,7 +84,7 @@ def open_arrays(folder: Path, *, hashed: bool = False) -> ArrayFolder:
     """Map the arrays of a folder. Raises MissingFileError for a missing file, and InputError for a file whose size (or
     with `hashed`, content) differs from what was written."""
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = read_sealed(folder / "meta.json")
         facts = dict(meta["facts"])
         shapes = {name: (np.dtype(kind), int(count), digest) for name, (kind, count, digest) in meta["arrays"].items()}
     except FileNotFoundError as error:

@@ -27,6 +27,9 @@ DISK_SECONDS = 90.0  # in which a shared disk must show a file of another proces
 _EXCHANGE, _EXCHANGES = "ctx_jax/exchange_", itertools.count()
 _STOPPED = "stopped"  # no JSON
 _regions = 0  # nested `stop_together` blocks
+_has_stopped = False
+
+HEARTBEAT_SECONDS = 300  # jax's abort of all processes when one is silent; `watch` ends them before that
 
 Value = TypeVar("Value")
 
@@ -44,7 +47,9 @@ def join() -> None:
     if not jax.distributed.is_initialized():
         count, number = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
         jax.distributed.initialize(
-            num_processes=None if count is None else int(count), process_id=None if number is None else int(number)
+            num_processes=None if count is None else int(count),
+            process_id=None if number is None else int(number),
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
 
 
@@ -91,15 +96,17 @@ def stop_together() -> Iterator[None]:
     """An exception on any process inside the block stops every process, at its next exchange or at the block's end.
 
     A process that ended alone would leave the others waiting. A process that waits for devices instead is ended by
-    jax's heartbeat.
+    `watch`.
     """
-    global _regions
+    global _regions, _has_stopped
     _regions += 1
     try:
         yield
     except OtherProcessStopped:
+        _has_stopped = True
         raise
     except BaseException:
+        _has_stopped = True
         if _regions == 1 and jax.process_count() > 1:  # else the outer block publishes it
             _publish(next(_EXCHANGES), _STOPPED)
         raise
@@ -118,6 +125,11 @@ def on_first_process(act: Callable[[], object]) -> None:
     with stop_together():
         if is_first_process():
             act()
+
+
+def has_stopped_together() -> bool:
+    """Whether an exception has left a `stop_together` block of this process, so that the others stop as well."""
+    return _has_stopped
 
 
 def first_process_first(make: Callable[[], Value]) -> Value:

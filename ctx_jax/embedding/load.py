@@ -119,6 +119,7 @@ def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: 
                 raise InputError(f'step must be "best", "latest" or a number, got {step!r}')
         if number is None:
             raise MissingFileError(f"{folder} has no complete checkpoint yet: train it longer, then load it")
+        checkpoints.check_files(number)  # before a model is built from them
         shapes: dict[str, Any] = {"encoder": jax.eval_shape(model.init, jax.random.key(0))}
         params = checkpoints.restore_params(number, shapes)
     own_heads = {name: Head(module, params.get("head", {}).get(name, {})) for name, module in stored.heads.items()}

@@ -14,6 +14,7 @@ rule here would still be a hook of ours, and the error paths a translation of it
 
 import difflib
 import json
+import sys
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -119,6 +120,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin in (dict, Mapping) and isinstance(value, Mapping):
         return {key: _value(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is float and type(value) is int:
+        if abs(value) > sys.float_info.max:
+            raise ConfigError(where, "needs a float, got an integer beyond the range of one")
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)

@@ -127,6 +127,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def is_same(path: Path, before: os.stat_result) -> bool:
+    """Whether a path still names the file or folder that it named when `before` was its `stat`."""
+    try:
+        return os.path.samestat(path.stat(), before)
+    except FileNotFoundError:
+        return False
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

@@ -1,6 +1,7 @@
 """Reporting of a run: metrics.jsonl, TensorBoard, the progress bar, tokens per second."""
 
 import json
+import logging
 import math
 import os
 import re
@@ -15,11 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ctx_jax.checkpoints.run_files import METRICS
-from ctx_jax.io.errors import MissingPackageError
-from ctx_jax.io.files import atomic_write, naming_full_disk
+from ctx_jax.io.errors import MissingPackageError, RunError
+from ctx_jax.io.files import atomic_write, is_same, naming_full_disk
 from ctx_jax.ops.linear import Compute
 
 Metrics = dict[str, float]
+
+LOGGER = logging.getLogger("ctx_jax")
 
 # Kind of device -> dense FLOP/s from the vendors' data sheets: in bfloat16, and in float32 without TF32 (which
 # compute="float32" does not use). None: TPUs have no native float32 products, and data sheets of the B200 disagree.
@@ -58,21 +61,25 @@ def peak_flops(kind: str, compute: Compute) -> float | None:
 def cut_after(path: Path, step: int) -> None:
     """Remove incomplete lines and those of steps after `step` from a metrics.jsonl: a resumed run writes them again.
 
-    The other lines keep their bytes. The file is replaced atomically; a missing file stays missing.
+    The other lines keep their bytes. The file is replaced atomically; a missing file stays missing. A warning tells of
+    lines that no run wrote, besides the last one, which a killed process leaves incomplete.
     """
     if not path.is_file():
         return
-    lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if (found := _parsed(line)) is not None and found["step"] <= step]
-    atomic_write(path, b"".join(kept).decode())
+    lines = path.read_bytes().split(b"\n")
+    steps = [_step_of(line) for line in lines[:-1]]
+    if damaged := [number for number, found in enumerate(steps, start=1) if found is None]:
+        LOGGER.warning("%s: %d damaged lines are removed, the first is line %d", path, len(damaged), damaged[0])
+    kept = [line for line, found in zip(lines, steps, strict=False) if found is not None and found <= step]
+    atomic_write(path, b"".join(line + b"\n" for line in kept).decode())
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics.jsonl; None if it is incomplete."""
+def _step_of(line: bytes) -> int | None:
+    """The step of a line of metrics.jsonl; None if no run wrote it."""
     try:
-        found = json.loads(line)
-        return found if line.endswith(b"\n") and {"step", "split"} <= found.keys() else None
-    except (ValueError, AttributeError):
+        found = json.loads(line.decode())
+        return found["step"] if type(found["step"]) is int and type(found["split"]) is str else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -97,7 +104,16 @@ class MetricsLog:
             self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1, filename_suffix=suffix)
 
     def write(self, step: int, split: str, metrics: Metrics) -> None:
-        """Write one object: step, split, then the metrics, with null for values that are not finite."""
+        """Write one object: step, split, then the metrics, with null for values that are not finite.
+
+        Continues in a new file if this one was removed or replaced; RunError if the directory was removed.
+        """
+        if not is_same(self.path, os.fstat(self._file.fileno())):
+            if not self.path.parent.is_dir():
+                raise RunError(f"{self.path.parent} was removed while the run wrote to it")
+            LOGGER.warning("%s was removed or replaced: what it holds now is kept, and written on", self.path)
+            self._file.close()
+            self._file = self.path.open("a", encoding="utf-8")
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         with naming_full_disk(self.path):
             self._file.write(json.dumps({"step": step, "split": split, **finite}, allow_nan=False) + "\n")

@@ -13,6 +13,7 @@ from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.distributed import processes
 from ctx_jax.distributed.processes import is_first_process, on_first_process, stop_together
+from ctx_jax.distributed.watch import ending_others, watching
 from ctx_jax.io import configs
 from ctx_jax.io.build_once import locked
 from ctx_jax.io.errors import ConfigError, DiskError, RunError
@@ -33,7 +34,8 @@ def run(config: RunConfig) -> bool:
 
     Raises:
       ConfigError: settings that do not fit each other, the machine or the run in the directory.
-      RunError: another process trains in the directory, or another process of the job has stopped.
+      RunError: another process trains in the directory, another process of the job has stopped, or the directory was
+        removed.
       OSError: a directory or disk that cannot be written to, or that the job's processes do not share.
       loop.NonFinite: a diverged run.
     """
@@ -48,6 +50,8 @@ def run(config: RunConfig) -> bool:
     log: Log = print_line if is_first_process() else _ignore
     with ExitStack() as stack:
         stack.enter_context(_advising_full_disk())
+        stack.enter_context(_naming_removed(run_dir))
+        stack.enter_context(watching())
         with stop_together():
             processes.check_same(config)
             check_config(config)  # after joining: a process that stopped before would leave the others waiting
@@ -67,7 +71,8 @@ def run(config: RunConfig) -> bool:
                 for name in (CONFIG, ENCODER):
                     atomic_write(run_dir / name, files[name])
 
-        return train(config, task, checkpoints, log, on_start=on_start, files=files)
+        with ending_others():
+            return train(config, task, checkpoints, log, on_start=on_start, files=files)
 
 
 def _open(
@@ -79,6 +84,7 @@ def _open(
     if latest is not None or (run_dir / CONFIG).is_file():
         old = configs.read(run_files.existing(run_dir, CONFIG), type(config))
     if latest is not None:
+        checkpoints.check_files(latest)  # before anything is read from them
         if type(old.task) is type(config.task):
             config = replace(config, task=config.task.merged(old.task), steps=config.steps or old.steps)
         check_resume(old, config, configs.differences(old, config))
@@ -107,6 +113,17 @@ def _advising_full_disk() -> Iterator[None]:
         if full and error.filename not in (None, tempfile.gettempdir()):  # its error names TMPDIR already
             where = f"{error.strerror}, or set another run_dir (for the text alone, data.cache)"
             raise OSError(error.errno, where, error.filename) from error
+        raise
+
+
+@contextmanager
+def _naming_removed(run_dir: Path) -> Iterator[None]:
+    """Turn the error of a missing file into a RunError if the whole run directory has been removed."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if not run_dir.is_dir():
+            raise RunError(f"{run_dir} was removed while the run used it ({error})") from error
         raise
 
 
