@@ -1,9 +1,6 @@
-"""Runs of `classify` and `tag` on a small BERT and on a table: frozen and fine-tuned, stopped and resumed, on one and
-on eight devices, and what they refuse."""
+"""Training of `classify` and `tag` on a small BERT and on a table: frozen and fine-tuned, stopped and resumed, on one
+and on eight devices; and what the trained runs predict."""
 
-import json
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,98 +8,29 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from label_runs import arrays, config, lines, make_place, with_task
 
 import ctx_jax
-from ctx_jax import cli, tasks
-from ctx_jax.checkpoints.run_files import TEXTS
+from ctx_jax import tasks
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.data.labelled import LabelledData
-from ctx_jax.encoders.static import write_text
-from ctx_jax.encoders.transformer import Transformer, huggingface
-from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
-from ctx_jax.tasks import TrainConfig
+from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.label_config import LabelEvaluate
 from ctx_jax.tasks.tag import TagConfig
-from ctx_jax.tokenizers.subword_training import train as train_tokenizer
 from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
-from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.run import run
-
-GOOD, BAD, OTHER = ("good", "great", "fine"), ("bad", "awful", "poor"), ("film", "plot", "it", "was", "the")
-TAGS = {**dict.fromkeys(GOOD, "B-GOOD"), **dict.fromkeys(BAD, "I-BAD")}
-
-
-def sentence(random: np.random.Generator, words: tuple[str, ...]) -> list[str]:
-    found = random.choice(OTHER, random.integers(1, 7)).tolist()
-    found.insert(int(random.integers(len(found) + 1)), str(random.choice(words)))
-    return found
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Labelled files, a small BERT with random weights, and a table of word vectors."""
-    folder, random = tmp_path_factory.mktemp("labelled"), np.random.default_rng(0)
-    lines: list[str] = []
-    for name, count in (("train", 40), ("dev", 16)):
-        texts = [
-            (sentence(random, words), label) for _ in range(count // 2) for words, label in ((GOOD, "1"), (BAD, "0"))
-        ]
-        lines += [" ".join(words) for words, _ in texts]
-        (folder / f"{name}.tsv").write_text("".join(f"{' '.join(words)}\t{label}\n" for words, label in texts))
-        (folder / f"{name}.txt").write_text(
-            "\n".join("".join(f"{word} {TAGS.get(word, 'O')}\n" for word in words) for words, _ in texts)
-        )
-    subwords = train_tokenizer([line for line in lines for _ in range(3)], "wordpiece", 40)
-    model = Transformer(len(subwords), dim=16, depth=2, heads=2, feed_forward=24, max_positions=24)
-    huggingface.write(folder / "bert", model, model.init(jax.random.key(0)), subwords=subwords)
-    vocabulary = sorted({*GOOD, *BAD, *OTHER})
-    write_text(folder / "table.vec", vocabulary, random.normal(size=(len(vocabulary), 8)).astype(np.float32))
-    return folder
-
-
-def config(
-    place: Path, run_dir: Path, kind: type = ClassifyConfig, encoder: str = "bert", **changes: Any
-) -> TrainConfig:
-    suffix, columns = ("tsv", "text,label") if kind is ClassifyConfig else ("txt", "form,ner")
-    settings = {
-        "encoder": str(place / encoder),
-        "data": LabelledData(str(place / f"train.{suffix}"), str(place / f"dev.{suffix}"), columns),
-        "batch_size": 8,
-        "evaluate": LabelEvaluate(every=2),
-        **changes,
-    }
-    return TrainConfig(
-        task=kind(**settings),
-        optimizer=AdamW(learning_rate=0.01, schedule="constant", warmup=0, layer_decay=0.9),
-        devices=DevicesConfig(count=1),
-        checkpoint=CheckpointConfig(every=2, keep=9),
-        log=LogConfig(every=1),
-        run_dir=str(run_dir),
-        steps=4,
-    )
-
-
-def arrays(run_dir: Path, step: int) -> dict[str, np.ndarray]:
-    with RunCheckpoints(run_dir / "checkpoints") as checkpoints:
-        params = checkpoints.restore_params(step)
-    return {jax.tree_util.keystr(name): np.asarray(leaf) for name, leaf in jax.tree.leaves_with_path(params)}
-
-
-def lines(run_dir: Path, split: str) -> list[dict[str, float]]:
-    found = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in found if line["split"] == split]
-
-
-def with_task(settings: TrainConfig, **changes: Any) -> TrainConfig:
-    return replace(settings, task=replace(settings.task, **changes))
+    return make_place(tmp_path_factory.mktemp("labelled"))
 
 
 KINDS = pytest.mark.parametrize("kind", [ClassifyConfig, TagConfig])
 
 
 @KINDS
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_stopped_and_resumed_is_uninterrupted(place: Path, tmp_path: Path, kind: type, frozen: bool) -> None:
     whole = config(place, tmp_path / "whole", kind, frozen=frozen)
     parts = replace(whole, run_dir=str(tmp_path / "parts"))
@@ -261,108 +189,3 @@ def test_class_weights_are_those_of_the_training_file(place: Path, tmp_path: Pat
     assert run(replace(settings, steps=1, log=LogConfig(every=1)))
     # Before the first step the scores are nearly equal, so every mean of losses is about log 2 whatever its weights.
     assert lines(tmp_path / "run", "train")[0]["loss"] == pytest.approx(np.log(2), abs=0.05)
-
-
-def test_the_commands_word_for_word(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_dir, data = (
-        str(tmp_path / "run"),
-        ["--data.train", str(place / "train.tsv"), "--data.valid", str(place / "dev.tsv")],
-    )
-    encoder = ["--encoder", str(place / "table.vec"), "--frozen"]
-    assert cli.main(["train", "classify", *data, *encoder, "--run-dir", run_dir, "--steps", "60", "--seed", "1"]) == 0
-    capsys.readouterr()
-    assert cli.main(["evaluate", run_dir, str(place / "dev.tsv"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert {*found} == {"accuracy", "f1", "loss", "examples"} and found["examples"] == 16
-    assert cli.main(["predict", run_dir, str(place / "dev.tsv")]) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    wanted = [row[-1] for row in (place / "dev.tsv").read_text().splitlines()]
-    share = np.mean([answer["label"] == label for answer, label in zip(answers, wanted, strict=True)])
-    assert share == found["accuracy"]
-    assert all(sum(answer["probabilities"].values()) == pytest.approx(1) for answer in answers)
-
-
-def test_tagging_by_the_commands(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_dir, dev = str(tmp_path / "run"), str(place / "dev.txt")
-    flags = [
-        "--data.train",
-        str(place / "train.txt"),
-        "--data.valid",
-        dev,
-        "--data.columns",
-        "form,ner",
-        "--steps",
-        "9",
-    ]
-    assert cli.main(["train", "tag", "--encoder", str(place / "table.vec"), "--run-dir", run_dir, *flags]) == 0
-    capsys.readouterr()
-    assert cli.main(["evaluate", run_dir, dev, "--json"]) == 0
-    words = sum(bool(line) for line in Path(dev).read_text().splitlines())
-    assert json.loads(capsys.readouterr().out)["examples"] == words
-    bare = tmp_path / "bare.txt"
-    bare.write_text("the\nfilm\n\nit\n")
-    assert cli.main(["predict", run_dir, str(bare)]) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [answer["words"] for answer in answers] == [["the", "film"], ["it"]]
-    assert [len(answer["labels"]) for answer in answers] == [2, 1]
-
-
-def edited(place: Path, folder: Path, name: str, edit: Callable[[str], str]) -> str:
-    path = folder / name
-    path.write_text(edit((place / name).read_text()))
-    return str(path)
-
-
-@pytest.mark.parametrize(
-    "field, changes",
-    [
-        ("encoder", {"encoder": ""}),
-        ("encoder", {"encoder": "nowhere"}),
-        ("data.train", {"data": LabelledData()}),
-        ("data.columns", {"data": LabelledData("x.tsv", columns="text,text")}),
-        ("layers", {"layers": 7}),
-        ("data.train", {"data": LabelledData("nowhere.tsv")}),
-    ],
-)
-def test_settings_that_cannot_be_used_are_named(place: Path, tmp_path: Path, field: str, changes: Any) -> None:
-    with pytest.raises(ConfigError) as caught:
-        run(with_task(config(place, tmp_path), **changes))
-    assert caught.value.field == field
-
-
-def test_labels_that_training_has_not_seen(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = config(place, tmp_path / "run", encoder="table.vec", frozen=True)
-    odd = edited(place, tmp_path, "dev.tsv", lambda text: text + "the film\t2\nthe plot\t2\n")
-    assert run(with_task(replace(settings, steps=2), data=replace(settings.task.data, valid=odd)))
-    assert "'2'" in capsys.readouterr().out
-    alien = edited(place, tmp_path, "dev.tsv", lambda text: text.replace("\t", "\tlabel "))
-    for name, path in (
-        ("valid", alien),
-        ("train", edited(place, tmp_path, "train.tsv", lambda text: text.replace("\t1", "\t0"))),
-    ):
-        with pytest.raises(ConfigError) as caught:
-            run(
-                with_task(
-                    replace(settings, run_dir=str(tmp_path / name)), data=replace(settings.task.data, **{name: path})
-                )
-            )
-        assert caught.value.field == f"data.{name}"
-
-
-def test_a_resumed_run_refuses_another_text_and_another_encoder(place: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "bert"
-    shutil.copytree(place / "bert", copy)
-    settings = config(place, tmp_path / "run", encoder=str(copy), frozen=True)
-    assert run(replace(settings, steps=2))
-    assert {*json.loads((tmp_path / "run" / TEXTS).read_text())} == {"data.train", "data.valid", "encoder"}
-    with pytest.raises(ConfigError) as caught:
-        run(with_task(settings, encoder=str(place / "bert")))  # another path
-    assert caught.value.field == "encoder"
-    model = ctx_jax.load(copy)
-    shutil.rmtree(copy)
-    huggingface.write(copy, model.model, model.model.init(jax.random.key(1)), subwords=model.processor.subwords)  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="digest") as caught:
-        run(settings)
-    assert caught.value.field == "encoder"
-    shutil.rmtree(copy)
-    assert run(settings), "the run has its own copy"

@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from label_runs import config, make_place
 
 from ctx_jax.checkpoints.run_files import ENCODER, EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.io import configs
+from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.tokenizers.subword_training import train
+from ctx_jax.training.run import run
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 TEXT = ["the bank of the river", "a bank lends money"]
@@ -44,13 +47,19 @@ def test_the_python_of_the_readme_runs_and_gives_what_it_says(tmp_path: Path, mo
     model = Transformer(len(subwords), dim=8, depth=2, heads=2, feed_forward=12, max_positions=32)
     write_run(Path("runs/law"), model, {"masked_lm": model.default_head()})
     subwords.save(Path("runs/law"))
-    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert run(config(make_place(tmp_path), Path("runs/upos"), TagConfig, "table.vec"))
+    first, labels, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
     names: dict[str, Any] = {}
     exec(first, names)
     assert names["layers"].values.shape == (3, 2, 5, 10) and names["layers"].mask.shape == (2, 5)
     assert names["ctx_jax"].mix(names["layers"].values, names["mixing"]).shape == (2, 5, 10)
     assert names["vectors"].shape == (3, 4, 10), "the last sentence of the file"
+
+    names = {"ctx_jax": names["ctx_jax"]}
+    exec(labels, names)
+    assert names["tagger"].predict([["the", "film"]])[0]["words"] == ["the", "film"]
+    assert names["encoder"].heads["mix"].params["weights"].shape == (1,)
 
     names = {"ctx_jax": names["ctx_jax"]}
     exec(second, names)

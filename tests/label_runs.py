@@ -1,0 +1,87 @@
+"""Small runs of tasks with labels, for several test files."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.data.labelled import LabelledData
+from ctx_jax.encoders.static import write_text
+from ctx_jax.encoders.transformer import Transformer, huggingface
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.classify import ClassifyConfig
+from ctx_jax.tasks.label_config import LabelEvaluate
+from ctx_jax.tokenizers.subword_training import train as train_tokenizer
+from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
+from ctx_jax.training.optimizer import AdamW
+
+GOOD, BAD, OTHER = ("good", "great", "fine"), ("bad", "awful", "poor"), ("film", "plot", "it", "was", "the")
+TAGS = {**dict.fromkeys(GOOD, "B-GOOD"), **dict.fromkeys(BAD, "I-BAD")}
+
+
+def sentence(random: np.random.Generator, words: tuple[str, ...]) -> list[str]:
+    found = random.choice(OTHER, random.integers(1, 7)).tolist()
+    found.insert(int(random.integers(len(found) + 1)), str(random.choice(words)))
+    return found
+
+
+def make_place(folder: Path) -> Path:
+    """Labelled files, a small BERT with random weights, and a table of word vectors."""
+    random = np.random.default_rng(0)
+    lines: list[str] = []
+    for name, count in (("train", 40), ("dev", 16)):
+        texts = [
+            (sentence(random, words), label) for _ in range(count // 2) for words, label in ((GOOD, "1"), (BAD, "0"))
+        ]
+        lines += [" ".join(words) for words, _ in texts]
+        (folder / f"{name}.tsv").write_text("".join(f"{' '.join(words)}\t{label}\n" for words, label in texts))
+        (folder / f"{name}.txt").write_text(
+            "\n".join("".join(f"{word} {TAGS.get(word, 'O')}\n" for word in words) for words, _ in texts)
+        )
+    subwords = train_tokenizer([line for line in lines for _ in range(3)], "wordpiece", 40)
+    model = Transformer(len(subwords), dim=16, depth=2, heads=2, feed_forward=24, max_positions=24)
+    huggingface.write(folder / "bert", model, model.init(jax.random.key(0)), subwords=subwords)
+    vocabulary = sorted({*GOOD, *BAD, *OTHER})
+    write_text(folder / "table.vec", vocabulary, random.normal(size=(len(vocabulary), 8)).astype(np.float32))
+    return folder
+
+
+def config(
+    place: Path, run_dir: Path, kind: type = ClassifyConfig, encoder: str = "bert", **changes: Any
+) -> TrainConfig:
+    suffix, columns = ("tsv", "text,label") if kind is ClassifyConfig else ("txt", "form,ner")
+    settings = {
+        "encoder": str(place / encoder),
+        "data": LabelledData(str(place / f"train.{suffix}"), str(place / f"dev.{suffix}"), columns),
+        "batch_size": 8,
+        "evaluate": LabelEvaluate(every=2),
+        **changes,
+    }
+    return TrainConfig(
+        task=kind(**settings),
+        optimizer=AdamW(learning_rate=0.01, schedule="constant", warmup=0, layer_decay=0.9),
+        devices=DevicesConfig(count=1),
+        checkpoint=CheckpointConfig(every=2, keep=9),
+        log=LogConfig(every=1),
+        run_dir=str(run_dir),
+        steps=4,
+    )
+
+
+def arrays(run_dir: Path, step: int) -> dict[str, np.ndarray]:
+    with RunCheckpoints(run_dir / "checkpoints") as checkpoints:
+        params = checkpoints.restore_params(step)
+    return {jax.tree_util.keystr(name): np.asarray(leaf) for name, leaf in jax.tree.leaves_with_path(params)}
+
+
+def lines(run_dir: Path, split: str) -> list[dict[str, float]]:
+    found = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if line["split"] == split]
+
+
+def with_task(settings: TrainConfig, **changes: Any) -> TrainConfig:
+    return replace(settings, task=replace(settings.task, **changes))
