@@ -53,7 +53,7 @@ def test_spans_by_hand() -> None:
 
 @pytest.mark.parametrize(
     "labels, expected",
-    [(["O", "B-X", "I-X"], True), (["B-X"], True), (["O"], False), (["O", "I-X"], False), (["B-", "O"], False),
+    [(["O", "B-X", "I-X"], True), (["B-X"], True), (["O"], False), (["O", "I-X"], True), (["B-", "O"], False),
      (["NOUN", "B-X"], False), (["B-X", "E-X", "O"], False)],
 )  # fmt: skip
 def test_what_are_bio_labels(labels: list[str], expected: bool) -> None:

@@ -13,7 +13,7 @@ from label_runs import arrays, config, lines, make_place, with_task
 import ctx_jax
 from ctx_jax import tasks
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.io.errors import InputError, InputTypeError
+from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.label_config import LabelEvaluate
 from ctx_jax.tasks.tag import TagConfig
@@ -91,18 +91,15 @@ def test_stored_vectors_give_the_losses_of_computed_ones(place: Path, tmp_path: 
 def test_a_run_learns_what_it_is_told_and_keeps_its_best_step(place: Path, tmp_path: Path) -> None:
     for kind, encoder in ((ClassifyConfig, "table.vec"), (TagConfig, "table.vec")):
         run_dir = tmp_path / kind.name
-        chosen = LabelEvaluate(every=2, patience=15)
-        settings = replace(config(place, run_dir, kind, encoder, frozen=True, dropout=0.0, evaluate=chosen), steps=150)
+        settings = replace(config(place, run_dir, kind, encoder, frozen=True, dropout=0.0), steps=60)
         optimizer = replace(settings.optimizer, learning_rate=0.05)
         assert run(replace(settings, optimizer=optimizer, checkpoint=CheckpointConfig(every=100, keep=1)))
         measured = lines(run_dir, "valid")
         best = max(line["accuracy"] for line in measured)
         assert best == 1.0
-        first = next(line["step"] for line in measured if line["accuracy"] == best)
+        first = min(measured, key=lambda line: (-line["accuracy"], line["loss"]))["step"]
         with RunCheckpoints(run_dir / "checkpoints") as checkpoints:
-            assert checkpoints.best() == first
-            assert checkpoints.latest() < 150, "evaluations that are no better end the run"
-        assert measured[-1]["step"] == first + 15 * 2
+            assert checkpoints.best() == first, "of equal accuracy the one with less loss"
 
 
 def test_a_run_that_stopped_early_stays_stopped(
@@ -121,9 +118,25 @@ def test_a_run_that_stopped_early_stays_stopped(
 
 
 def test_without_steps_a_run_does_its_epochs(place: Path, tmp_path: Path) -> None:
-    settings = config(place, tmp_path, encoder="table.vec", frozen=True, epochs=3, evaluate=LabelEvaluate(patience=0))
+    settings = config(place, tmp_path, encoder="table.vec", frozen=True, epochs=6, evaluate=LabelEvaluate(patience=0))
     assert run(replace(settings, steps=0))
-    assert [line["step"] for line in lines(tmp_path, "valid")] == [5, 10, 15], "40 texts are 5 batches"
+    assert [line["step"] for line in lines(tmp_path, "valid")] == [5, 10, 15, 20, 25, 30], "40 texts are 5 batches"
+
+
+def test_only_a_run_without_steps_stops_early_unless_it_is_told_to(place: Path, tmp_path: Path) -> None:
+    settings = config(
+        place, tmp_path / "a", encoder="table.vec", frozen=True, epochs=6, evaluate=LabelEvaluate(every=5)
+    )
+    still = replace(settings, optimizer=replace(settings.optimizer, learning_rate=0.0))
+    for name, steps, last in (("a", 0, 20), ("b", 30, 30)):
+        assert run(replace(still, steps=steps, run_dir=str(tmp_path / name)))
+        assert lines(tmp_path / name, "valid")[-1]["step"] == last
+    assert run(replace(still, steps=0)), "resumed, it stays as it is"
+    assert lines(tmp_path / "a", "valid")[-1]["step"] == 20
+    other = with_task(still, evaluate=LabelEvaluate(every=5, metric="loss"))
+    with pytest.raises(ConfigError) as caught:
+        run(replace(other, steps=0))
+    assert caught.value.field == "evaluate.metric"
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "first", "last"])

@@ -48,6 +48,7 @@ def pairs(examples: "list[Example] | object") -> list[tuple[object, object]]:
         ("a.csv", "text,label", 'label,text\npos,"a ""great"" film"\nneg,"no, thanks"\n'),
         ("a.txt", "text,label", 'a "great" film pos\nno, thanks neg\n'),
         ("a", "_,label,text", '1 pos a "great" film\n2  neg  no, thanks\n'),
+        ("a", "text,label", 'label id text\npos 1 a "great" film\nneg 2 no, thanks\n'),
     ],
 )
 def test_texts_of_every_format(tmp_path: Path, compression: str, name: str, columns: str, text: str) -> None:
@@ -90,10 +91,24 @@ def test_a_first_row_is_a_header_only_if_it_holds_every_name(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "name, text", [("a.tsv", "one two\nthree\n"), ("a.tsv", "text\none two\nthree\n"), ("a.txt", "one two\n\nthree\n")]
+    "name, columns, text",
+    [
+        ("a.tsv", "text,label", "one two\n\nthree\n"),
+        ("a.tsv", "text,label", "text\none two\n\nthree\n"),
+        ("a.csv", "label,_,text", "one two\n\nthree\n"),
+        ("a.csv", "_,label,text", "id,text\n1,one two\n2,\n3,three\n"),
+        ("a.csv", "text,label", "one two,\n,pos\nthree,\n"),
+        ("a.txt", "text,label", "one two\n\nthree\n"),
+        ("a.txt", "label,text", "pos one two\n\npos three\n"),
+        ("a.txt", "text,label", "label text\npos one two\n\npos three\n"),
+    ],
 )
-def test_texts_may_lack_labels_where_none_are_needed(tmp_path: Path, name: str, text: str) -> None:
-    assert pairs(read_texts(put(tmp_path, name, text), TEXTS, labels=False)) == [("one two", None), ("three", None)]
+def test_texts_may_lack_labels_where_none_are_needed_and_an_empty_row_is_a_text(
+    tmp_path: Path, name: str, columns: str, text: str
+) -> None:
+    path = put(tmp_path, name, text)
+    found = read_texts(path, Columns.parse(columns, "text"), labels=False, known={"pos"})
+    assert [each.item for each in found] == ["one two", "", "three"]
 
 
 def test_words_may_lack_labels_where_none_are_needed(tmp_path: Path) -> None:
@@ -105,8 +120,10 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     def given(text: str) -> None:
         monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
 
-    given("a text\nanother\tpos\n")
-    assert [each.item for each in read_texts("-", TEXTS, labels=False)] == ["a text", "another"]
+    given("a text\n\nanother\tpos\ntext\n")
+    assert [each.item for each in read_texts("-", TEXTS, labels=False)] == ["a text", "", "another", "text"]
+    given(CONLLU)
+    assert pairs(read_sentences("-", WORDS, kind=".conllu")) == SENTENCES
     given("a\nb\n\nc\n")
     assert [each.item for each in read_sentences("-", WORDS, labels=False)] == [["a", "b"], ["c"]]
 
@@ -122,6 +139,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a.conllu", CONLLU, "CoNLL-U"),
         ("a.tsv", "", "empty"),
         ("a.txt", "one pos\ntwo\n", "line 2"),
+        ("a.tsv", "text\tlabel\tlabel\none\ta\tb\n", "line 1"),
     ],
 )
 def test_what_is_wrong_with_a_file_of_texts_is_said_with_its_line(
@@ -140,6 +158,10 @@ def test_what_is_wrong_with_a_file_of_words_is_said_with_its_line(tmp_path: Path
         list(read_sentences(put(tmp_path, "b.conllu", CONLLU), Columns.parse("form,wordclass", "form")))
     with pytest.raises(InputError, match="line 1"):
         list(read_sentences(put(tmp_path, "a.txt", "one two three\n"), WORDS))
+    with pytest.raises(InputError, match="line 2"):
+        list(read_sentences(put(tmp_path, "b.txt", "en:a X\nen: Y\n"), WORDS, prefix="en:"))
+    (odd,) = read_sentences(put(tmp_path, "c.txt", "10\u00a0000 NUM\n"), WORDS)
+    assert odd.item == ["10\u00a0000"]
     with pytest.raises(MissingFileError):
         list(read_sentences(str(tmp_path / "none.conllu"), WORDS))
 

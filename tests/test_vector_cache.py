@@ -19,7 +19,6 @@ from ctx_jax.io.errors import ConfigError
 MODEL = BiLM(filters=((1, 8), (2, 8)), character_dim=4, dim=16, projection=8, max_characters=9)
 ENCODER = Encoder(MODEL, MODEL.init(jax.random.key(0)), MODEL.inputs())
 TEXTS = [["the", "cat"], [], ["a"], ["dogs", "and", "cats", "sat", "here"], ["the"]] * 3
-SHAPE = (MODEL.num_layers, MODEL.width)
 
 
 def stored(folder: Path, pooling: Any = None, encoder: Encoder = ENCODER, identity: Any = "texts") -> Any:
@@ -34,7 +33,7 @@ def test_stored_layers_are_the_encoders(
     monkeypatch.setattr(vector_cache, "PART_BYTES", part_bytes)
     vectors = stored(tmp_path, pooling)
     numbers = [3, 1, 14, 0]
-    found = vectors.batch(numbers, 6, 5, SHAPE, None)
+    found = vectors.batch(numbers, 6, 5)
     layers = ctx_jax.embed(MODEL, ENCODER.params, ENCODER.tokenize([TEXTS[i] for i in numbers], rows=6, length=5))
     values, mask = np.asarray(layers.values), np.asarray(layers.mask)
     if pooling:
@@ -44,7 +43,7 @@ def test_stored_layers_are_the_encoders(
     np.testing.assert_allclose(found["vectors"].swapaxes(0, 1), values, atol=1e-6)
     np.testing.assert_array_equal(found["mask"], mask)
     assert vectors.sizes.tolist() == [min(len(text), 1) if pooling else len(text) for text in TEXTS]
-    one = vectors.batch(numbers, 6, 5, SHAPE, 2)
+    one = vectors.batch(numbers, 6, 5, 2)
     np.testing.assert_array_equal(one["vectors"], found["vectors"][:, 2:3])
 
 
@@ -62,17 +61,17 @@ def test_what_was_stored_is_read_and_what_was_not_is_computed(tmp_path: Path, mo
     again = stored(tmp_path)
     assert times == {part: (part / "vectors.bin").stat().st_mtime_ns for part in times}, "the others were not computed"
     for number in range(len(TEXTS)):
-        one, other = (vectors.batch([number], 1, 5, SHAPE, None)["vectors"] for vectors in (first, again))
+        one, other = (vectors.batch([number], 1, 5)["vectors"] for vectors in (first, again))
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_damaged_part_is_computed_again(tmp_path: Path) -> None:
-    before = stored(tmp_path).batch([3], 1, 5, SHAPE, None)["vectors"]
+    before = stored(tmp_path).batch([3], 1, 5)["vectors"]
     (path,) = tmp_path.rglob("vectors.bin")
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)
-    np.testing.assert_array_equal(stored(tmp_path).batch([3], 1, 5, SHAPE, None)["vectors"], before)
+    np.testing.assert_array_equal(stored(tmp_path).batch([3], 1, 5)["vectors"], before)
 
 
 def test_the_digest_is_of_model_parameters_and_inputs() -> None:

@@ -39,8 +39,14 @@ FROZEN = "frozen"
 
 _ATOMIC = (CONFIG, ENCODER, VOCABULARY, WORDS, subwords.FILE, subwords.CONFIG, TEXTS, ORIGIN, METRICS)
 
-FREE = ("devices", "checkpoint", "log", "run_dir", "task.evaluate")
+FREE = (
+    *("devices", "checkpoint", "log", "run_dir", "task.evaluate"),
+    *("task.data.cache", "task.data.cache_vectors", "task.data.prefetch"),
+)
 """The settings that a resumed run may change: they say where and how often, not what is computed."""
+
+FIXED = ("task.evaluate.metric",)
+"""Those below `FREE` that it may not: the best step is chosen by comparing checkpoints, all by one metric."""
 
 _TOKENS = ("special_tokens_map.json", "added_tokens.json")
 """Read beside a tokenizer (`tokenizers.special_files`), and in no run."""
@@ -69,7 +75,7 @@ def read_encoder(run_dir: Path, models: Sequence[type], heads: Sequence[type]) -
 
 def is_free(field: str) -> bool:
     """Whether a dotted field, "devices.count" say, is one of `FREE` or below it."""
-    return any(f"{field}.".startswith(f"{free}.") for free in FREE)
+    return field not in FIXED and any(f"{field}.".startswith(f"{free}.") for free in FREE)
 
 
 def existing(run_dir: Path, name: str) -> Path:

@@ -1,6 +1,7 @@
 """`ctx-jax evaluate RUN FILES... [--flags]`: the metrics of a trained run on a text."""
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Evaluate:
     carried (the convention for WikiText-2). `bilm-tf`: as bilm-tf's test, which omits the end of the text."""
 
     step: CheckpointStep = "best"
-    """Which checkpoint: `best` (lowest validation loss), `latest`, or a step number."""
+    """Which checkpoint: `best` (by the metric that the run chose), `latest`, or a step number."""
 
     batch: int = 0
     """biLM only: sentences per batch; 0: 64. With protocol bilm-tf, the rows of its batch, which change the result; 0:
@@ -103,5 +104,6 @@ def evaluate(
         ),
     )
     if options.json:
-        return json.dumps(report.metrics)
+        finite = {name: value if math.isfinite(value) else None for name, value in report.metrics.items()}
+        return json.dumps(finite)
     return f"{options.run}, step {options.step}\n{report.text}"

@@ -31,7 +31,7 @@ class Export:
     """`allennlp` (biLM), `huggingface` (Transformer) or `word2vec` (word vectors); `model`: whichever fits it."""
 
     step: CheckpointStep = "best"
-    """Which checkpoint: `best` (lowest validation loss), `latest`, or a step number."""
+    """Which checkpoint: `best` (by the metric that the run chose), `latest`, or a step number."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -72,6 +72,7 @@ class LabelBatch(NamedTuple):
     labels: Array  # int32 [B], or [B, T] for words
     weights: Array  # float32, like labels: 0 at padding
     rows: Array  # int32 [B], the rows' numbers among all processes' rows, which seed dropout
+    lengths: Array  # int32 [B], the tokens that the encoder or the head reads in each row
 
 
 class CausalBatch(NamedTuple):

@@ -13,8 +13,9 @@ In files of words each line is a word, and an empty line ends a sentence. `-` is
 import csv
 import hashlib
 import json
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,12 +23,14 @@ from typing import NamedTuple
 
 from ctx_jax.data.config import check_at_least
 from ctx_jax.data.text_files import COMPRESSED, decode, read_lines
-from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 STANDARD_INPUT = "-"
 SKIPPED = "_"
 LONGEST_FIELD = 2**31 - 1  # characters of a CSV field
+_WHITE_SPACE = re.compile(r"[ \t]+")  # a no-break space belongs to its word
+_WORD = re.compile(r"[^ \t]+")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,12 @@ class Example(NamedTuple):
 
     item: str | list[str]
     label: str | list[str] | None
-    place: str  # file and line, for errors
+    location: str  # file and line, for errors
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of a text, or those of a sentence's words."""
+        return [self.label] if isinstance(self.label, str) else self.label or []
 
 
 class Columns(NamedTuple):
@@ -94,40 +102,54 @@ class Columns(NamedTuple):
         return tuple(name for name in self.names if name != self.label)
 
 
-def read_texts(path: str, columns: Columns, *, prefix: str = "", labels: bool = True) -> Iterator[Example]:
-    """The labelled texts of a file, one a row. Unless `labels` are needed, their column may be missing.
+def read_texts(
+    path: str, columns: Columns, *, prefix: str = "", labels: bool = True, known: Collection[str] = ()
+) -> Iterator[Example]:
+    """The labelled texts of a file, one a row.
+
+    Unless `labels` are needed, their column may be missing, and an empty row is an empty text. In a file of columns
+    between white space they are then taken for a part of the text, unless all rows have one of the `known` labels in
+    their place.
 
     Raises MissingFileError; InputError, naming file and line, for a row with another number of columns, an empty label,
     damage, and .conllu, which has no column of texts.
     """
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind == ".conllu":
         raise InputError(f"{path}: CoNLL-U holds words, not texts: give .tsv or .csv")
-    rows = _rows(path, kind) if kind else _texts_in_lines(path, columns, labels)
-    for place, fields in _named(rows, columns, labels):
+    rows = _rows(path, kind) if kind else _texts_in_lines(path, columns, labels, known)
+    for location, fields in _named(rows, columns, labels, tabular=bool(kind)):
         if fields is not None:
-            yield Example(fields[columns.item].removeprefix(prefix), fields.get(columns.label), place)
+            yield Example(fields[columns.item].removeprefix(prefix), fields.get(columns.label), location)
+        elif not labels:
+            yield Example("", None, location)
 
 
-def read_sentences(path: str, columns: Columns, *, prefix: str = "", labels: bool = True) -> Iterator[Example]:
-    """The labelled sentences of a file of words; raises as `read_texts`."""
-    if _kind(path) == ".conllu":
+def read_sentences(
+    path: str, columns: Columns, *, prefix: str = "", labels: bool = True, kind: str | None = None
+) -> Iterator[Example]:
+    """The labelled sentences of a file of words; raises as `read_texts`. `kind`: the suffix of another file that says
+    how standard input is read."""
+    kind = kind_of(path) if kind is None else kind
+    if kind == ".conllu":
         if unknown := [name for name in (columns.item, columns.label) if name not in CONLLU]:
             raise ConfigError("data.columns", f"names {unknown[0]!r}, and CoNLL-U has {', '.join(CONLLU)}")
-        rows = _named(_conllu(path), columns._replace(names=CONLLU), labels=True)
+        rows = _named(_conllu(path), columns._replace(names=CONLLU), labels=True, tabular=False)
     else:
-        rows = _named(_rows(path, _kind(path)), columns, labels)
+        rows = _named(_rows(path, kind), columns, labels, tabular=bool(kind))
     words: list[str] = []
     tags: list[str] = []
     first = ""
-    for place, fields in chain(rows, [("", None)]):
+    for location, fields in chain(rows, [("", None)]):
         if fields is None:
             if words:
                 yield Example(words, tags or None, first)
             words, tags = [], []
             continue
-        first = first if words else place
+        first = first if words else location
         words.append(fields[columns.item].removeprefix(prefix))
+        if not words[-1]:
+            raise InputError(f"{location}: the {columns.item} is empty")
         tags += [fields[columns.label]] if columns.label in fields else []
 
 
@@ -139,7 +161,7 @@ def digest(examples: Iterable[Example], *, labels: bool = True) -> str:
     return found.hexdigest()
 
 
-def _kind(path: str) -> str:
+def kind_of(path: str) -> str:
     """ ".tsv", ".csv", ".conllu", or "" for columns between white space."""
     file = Path(path)
     suffix = Path(file.stem).suffix if file.suffix in COMPRESSED else file.suffix
@@ -147,9 +169,11 @@ def _kind(path: str) -> str:
 
 
 def _lines(path: str) -> Iterator[tuple[str, str]]:
-    """(place, line) of a file or of standard input."""
+    """(location, line) of a file or of standard input."""
     if path == STANDARD_INPUT:
         name, lines = "standard input", _decoded(sys.stdin.buffer)
+    elif not Path(path).is_file():
+        raise MissingFileError(f"{path} {'is a folder' if Path(path).is_dir() else 'does not exist'}")
     else:
         name, lines = path, read_lines(Path(path), "strict")
     return ((f"{name}, line {number}", line.removesuffix("\r")) for number, line in enumerate(lines, start=1))
@@ -160,16 +184,16 @@ def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
         yield decode(line, "strict", f"standard input, line {number}").removesuffix("\n")
 
 
-Row = tuple[str, list[str] | None]  # place and fields; None: an empty line
+Row = tuple[str, list[str] | None]  # location and fields; None: an empty line
 
 
 def _rows(path: str, kind: str) -> Iterator[Row]:
     if kind == ".csv":
         yield from _csv(path)
         return
-    for place, line in _lines(path):
-        fields = line.split("\t") if kind == ".tsv" else line.split()
-        yield place, fields if line.strip() else None
+    for location, line in _lines(path):
+        fields = line.split("\t") if kind == ".tsv" else _WHITE_SPACE.split(line.strip(" \t"))
+        yield location, fields if line.strip() else None
 
 
 def _csv(path: str) -> Iterator[Row]:
@@ -185,54 +209,87 @@ def _csv(path: str) -> Iterator[Row]:
 
 
 def _conllu(path: str) -> Iterator[Row]:
-    for place, line in _lines(path):
+    for location, line in _lines(path):
         if line.startswith("#"):
             continue
         fields = line.split("\t") if line.strip() else None
         if fields is not None and len(fields) != len(CONLLU):
-            raise InputError(f"{place}: CoNLL-U has {len(CONLLU)} columns between tabs, this line {len(fields)}")
+            raise InputError(f"{location}: CoNLL-U has {len(CONLLU)} columns between tabs, this line {len(fields)}")
         if fields is None or fields[0].isdecimal():  # else a range of words or an empty node
-            yield place, fields
+            yield location, fields
 
 
-def _texts_in_lines(path: str, columns: Columns, labels: bool) -> Iterator[Row]:
-    """The columns of lines of which the text takes all that the others leave. Where labels are not needed, a line is a
-    text, unless it holds tabs."""
-    before = columns.names.index(columns.item)
-    after = len(columns.names) - before - 1
-    for place, line in _lines(path):
+def _texts_in_lines(path: str, columns: Columns, labels: bool, known: Collection[str]) -> Iterator[Row]:
+    """The columns of lines of which the text takes all that the others leave (see `read_texts`). Where labels are not
+    needed, a line is a text; if it holds tabs, columns between them."""
+    lines: Iterable[tuple[str, str]] = _lines(path)
+    if not labels and path != STANDARD_INPUT:
+        lines = list(lines)
+        labels = _all_labelled([line for _, line in lines], columns, known)
+    names, first = columns.names, True
+    for location, line in lines:
         if not line.strip():
-            yield place, None
-        elif not labels:
-            yield place, line.split("\t")
-        else:
-            left = line.split(maxsplit=before)
-            right = left[before].rsplit(maxsplit=after) if len(left) > before else []
-            yield place, [*left[:before], *right]
-
-
-def _named(rows: Iterable[Row], columns: Columns, labels: bool) -> Iterator[tuple[str, dict[str, str] | None]]:
-    """The fields of rows by name, without those that are skipped; a header's order takes the place of the columns'."""
-    shapes = [columns.names] if labels else [columns.names, columns.without_label]
-    needed = {columns.item, columns.label} if labels else {columns.item}
-    first = True
-    for place, fields in rows:
-        if fields is None:
-            yield place, None
+            yield location, None
             continue
-        if first and needed <= {*fields}:
+        header = _WHITE_SPACE.split(line.strip(" \t"))
+        if first and {columns.item, columns.label} <= {*header}:
+            names = tuple(header)
+            yield location, header
+        else:
+            yield location, _split_around(line, names.index(columns.item), len(names)) if labels else line.split("\t")
+        first = False
+
+
+def _all_labelled(lines: Sequence[str], columns: Columns, known: Collection[str]) -> bool:
+    """Whether the label's column of every line, but for a header, holds one of the `known` labels."""
+    filled = [line for line in lines if line.strip()]
+    names = columns.names
+    if filled and {columns.item, columns.label} <= {*(header := _WHITE_SPACE.split(filled[0].strip(" \t")))}:
+        filled, names = filled[1:], tuple(header)
+    rows = [_split_around(line, names.index(columns.item), len(names)) for line in filled]
+    return all(len(row) == len(names) and row[names.index(columns.label)] in known for row in rows)
+
+
+def _split_around(line: str, before: int, count: int) -> list[str]:
+    """`count` columns between white space: `before` of them from the left, the others from the right, and in between
+    the text, which may hold white space. Fewer if the line has fewer."""
+    words = [(match.start(), match.end()) for match in _WORD.finditer(line)]
+    after = count - before - 1
+    if len(words) < count:
+        return [line[start:stop] for start, stop in words]
+    inner = words[before : len(words) - after]
+    text = (inner[0][0], inner[-1][1])
+    return [line[start:stop] for start, stop in (*words[:before], text, *words[len(words) - after :])]
+
+
+def _named(
+    rows: Iterable[Row], columns: Columns, labels: bool, *, tabular: bool
+) -> Iterator[tuple[str, dict[str, str] | None]]:
+    """The fields of rows by name, without those that are skipped; a header's order takes the place of the columns'.
+
+    Where labels are not needed, the header of a table may lack theirs.
+    """
+    shapes = [columns.names] if labels else [columns.names, columns.without_label, (columns.item,)]
+    first = True
+    for location, fields in rows:
+        if fields is None:
+            yield location, None
+            continue
+        complete = {columns.item, columns.label} <= {*fields}
+        elsewhere = columns.item in fields and fields.index(columns.item) != columns.names.index(columns.item)
+        if first and (complete or (not labels and tabular and (elsewhere or fields == [columns.item]))):
+            if fields.count(columns.item) > 1 or fields.count(columns.label) > 1:
+                raise InputError(f"{location}: the header has {columns.item} or {columns.label} twice")
             shapes, first = [tuple(fields)], False
             continue
         first = False
         names = next((shape for shape in shapes if len(shape) == len(fields)), None)
         if names is None:
             raise InputError(
-                f"{place}: needs the {len(shapes[0])} columns {', '.join(shapes[0])}, has {len(fields)}: "
+                f"{location}: needs the {len(shapes[0])} columns {', '.join(shapes[0])}, has {len(fields)}: "
                 f"{' | '.join(fields)[:80]!r}. Set data.columns"
             )
-        found = {
-            name: field for name, field in zip(names, fields, strict=True) if name in (columns.item, columns.label)
-        }
-        if not found.get(columns.label, "label"):
-            raise InputError(f"{place}: the {columns.label} is empty")
-        yield place, found
+        kept = {name: field for name, field in zip(names, fields, strict=True) if name in (columns.item, columns.label)}
+        if labels and not kept[columns.label]:
+            raise InputError(f"{location}: the {columns.label} is empty")
+        yield location, kept

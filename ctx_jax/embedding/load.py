@@ -39,7 +39,7 @@ def load(
       path: a run directory (`encoder.json`, `checkpoints/`), a folder with one `options.json` or `*_options.json`
         and one HDF5 file that holds `char_embed`, a Hugging Face folder of an encoder that
         `encoders.transformer.huggingface` reads, with its tokenizer, or a file that `encoders.static.read` reads.
-      step: for a run; "best" has the lowest validation loss.
+      step: for a run; "best" is so by the metric that the run chose, mostly its validation loss.
       options, weights: AllenNLP's two files, instead of `path`.
       choices: options of the family that reads the path: `lowercase` and `unknown` of a table of word vectors.
       families, heads: the types that may be read; add your own, `families=(*encoders.FAMILIES, mine)`.

@@ -1,6 +1,6 @@
 """The layers of a frozen encoder for many texts, computed once and kept on disk.
 
-    <folder>/vectors-<key>/0 ...    a few thousand texts each (`data.array_folder`)
+    <folder>/vectors-<key>/0 ...    neighbouring texts, 64 MiB each (`data.array_folder`)
       vectors.bin      float32, the texts' words or tokens one after the other, all layers of each: [words, L, D]
       offsets.bin      int64 [texts + 1], the first word of each text
 
@@ -13,6 +13,7 @@ Letters: L layers, B texts of a batch, T words or tokens, D width.
 import hashlib
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -52,17 +53,19 @@ def encoder_digest(encoder: Encoder) -> str:
 class StoredVectors:
     """The stored layers of N texts. `sizes` [N] are their words or tokens; 1 where they were pooled."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], shape: tuple[int, int]) -> None:
+        """`shape`: (L, D)."""
+        self.shape = shape
         parts = [open_arrays(folder).arrays for folder in folders]
         self._parts = [part["vectors"] for part in parts]
         self._offsets = [part["offsets"] for part in parts]
         self._first = np.cumsum([0, *(len(offsets) - 1 for offsets in self._offsets)])  # text of each part
         self.sizes = np.concatenate([np.diff(offsets) for offsets in self._offsets])
 
-    def batch(self, texts: Sequence[int], rows: int, length: int, shape: tuple[int, int], layer: int | None) -> Any:
-        """{"vectors": float32 [B, L, T, D], "mask": bool [B, T]} of some texts: B = `rows`, T = `length`, `shape` is
-        (L, D). With a `layer`, of that one alone (L = 1)."""
-        layers, width = shape
+    def batch(self, texts: Sequence[int], rows: int, length: int, layer: int | None = None) -> dict[str, np.ndarray]:
+        """{"vectors": float32 [B, L, T, D], "mask": bool [B, T]} of some texts: B = `rows`, T = `length`. With a
+        `layer`, of that one alone (L = 1)."""
+        layers, width = self.shape
         chosen = slice(None) if layer is None else slice(layer, layer + 1)
         vectors = np.zeros((rows, layers if layer is None else 1, length, width), np.float32)
         mask = np.zeros((rows, length), bool)
@@ -101,11 +104,13 @@ def store_vectors(
         )
     total = sum(sizes[i] for number in missing for i in parts[number])
     progress = Progress("computing vectors", "tokens", total, log)
+    # On the device once; `placed` then copies only to further devices.
+    encoder, placed = replace(encoder, params=jax.device_put(encoder.params)), dict[int, Params]()
     for number in own_share(range(len(parts))):
-        write = partial(_write, encoder, texts, sizes, parts[number], pooling, progress)
+        write = partial(_write, encoder, placed, texts, sizes, parts[number], pooling, progress)
         build_arrays(names[number], _KINDS, write, again="computing it again", log=log)
     gather(None)  # all parts are there
-    return StoredVectors(names)
+    return StoredVectors(names, shape)
 
 
 def _parts(lengths: Sequence[int], item: int) -> list[range]:
@@ -121,6 +126,7 @@ def _parts(lengths: Sequence[int], item: int) -> list[range]:
 
 def _write(
     encoder: Encoder,
+    placed: dict[int, Params],
     texts: Sequence[Any],
     sizes: Sequence[int],
     part: range,
@@ -128,9 +134,9 @@ def _write(
     progress: Progress,
     writer: ArrayWriter,
 ) -> None:
-    """Compute and write the vectors of one part's texts."""
+    """Compute and write the vectors of one part's texts. `placed`: the parameters on the devices that a number of rows
+    is shared by."""
     found: dict[int, np.ndarray] = {}
-    placed: dict[int, Params] = {}  # by number of rows, which decides the devices
 
     def running() -> Any:
         for chosen, rows, length in plan([sizes[i] for i in part], _BATCH):

@@ -20,11 +20,9 @@ def macro_f1(true: Sequence[str], predicted: Sequence[str]) -> float:
 
 
 def is_bio(labels: Iterable[str]) -> bool:
-    """Whether labels mark spans: each is "O", "B-type" or "I-type", and one begins a span."""
-    found = {*labels}
-    return any(label[:2] == "B-" for label in found) and all(
-        label == "O" or (label[:2] in ("B-", "I-") and len(label) > 2) for label in found
-    )
+    """Whether labels mark spans: each is "O", "B-type" or "I-type", and not all are "O"."""
+    marks = {*labels} - {"O"}
+    return bool(marks) and all(label[:2] in ("B-", "I-") and len(label) > 2 for label in marks)
 
 
 def spans(labels: Sequence[str]) -> list[Span]:

@@ -3,7 +3,7 @@
 ctx-jax train classify --encoder minilm --frozen --data.train train.tsv --data.valid dev.tsv --run-dir runs/sst2
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from ctx_jax.embedding.pooling import How
 from ctx_jax.encoders.base import InputProcessor, checked
 from ctx_jax.io.errors import InputTypeError
 from ctx_jax.tasks.label_config import LabelConfig
+from ctx_jax.tasks.label_rows import row_limit
 from ctx_jax.typing import Log
 
 
@@ -31,8 +32,9 @@ class ClassifyConfig(LabelConfig):
     def text_pooling(self) -> How:
         return self.pooling
 
-    def read(self, path: str, *, labels: bool = True) -> Iterator[Example]:
-        return read_texts(path, self.columns, prefix=self.data.strip_prefix, labels=labels)
+    def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
+        prefix = self.data.strip_prefix
+        return read_texts(path, self.columns, prefix=prefix, labels=known is None, known=known or ())
 
     def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:
         texts = checked(items)
@@ -42,7 +44,7 @@ class ClassifyConfig(LabelConfig):
 
     def split(self, processor: InputProcessor, items: Sequence[str], log: Log) -> list[list[tuple[Any, int]]]:
         """One row a text, cut where it is longer than the encoder takes, which `log` says once."""
-        texts, longest = processor.split(list(items), "tokens"), self.length or processor.longest
+        texts, longest = processor.split(list(items), "tokens"), row_limit(processor, self.length)
         if longest is not None and (long := sum(size > longest for size in processor.sizes(texts))):
             log(f"{long:,} of {len(texts):,} texts are longer than {longest} tokens: what is beyond is cut off")
             texts = [processor.cut(text, longest) for text in texts]

@@ -6,7 +6,7 @@ Letters: B rows, K labels.
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -25,7 +25,7 @@ from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.evaluation.reports import Report, aligned
 from ctx_jax.heads import HEADS
-from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
+from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, MissingFileError, SentenceError, listed
 from ctx_jax.losses.labels import balanced_weights
 from ctx_jax.ops.linear import Compute
 from ctx_jax.tasks.label_network import LABELS, LabelNetwork, LayerChoice
@@ -51,8 +51,9 @@ class LabelEvaluate:
     metric: Literal["accuracy", "f1", "loss"] = "accuracy"
     """The metric that chooses the best step. `f1` is that of spans for BIO labels, else the mean over labels."""
 
-    patience: int = 3
-    """The run ends after so many evaluations that are no better than the best one; 0: it does all its steps."""
+    patience: int | None = None
+    """The run ends after so many evaluations that are no better than the best one; 0: it does all its steps. None: 3 if
+    `steps` is 0, else 0."""
 
     def __post_init__(self) -> None:
         for name in ("every", "patience"):
@@ -62,7 +63,7 @@ class LabelEvaluate:
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How a table of word vectors is read; without effect on other encoders."""
+    """How a table of word vectors is read; for no other encoder."""
 
     lowercase: bool = False
     """Words of the text are looked up in lower case."""
@@ -141,8 +142,8 @@ class LabelConfig(ABC):
         return Columns.parse(self.data.columns, self.item)
 
     @abstractmethod
-    def read(self, path: str, *, labels: bool = True) -> Iterator[Example]:
-        """The examples of a file; unless `labels` are needed, they may be missing."""
+    def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
+        """The examples of a file. Where the labels of a trained run are `known`, the file's may be missing."""
 
     @abstractmethod
     def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:
@@ -176,8 +177,14 @@ class LabelConfig(ABC):
         _ = self.columns
 
     def merged(self, old: Self) -> Self:
-        """These settings: a run infers none of them."""
-        return self
+        """With the patience that the original run inferred."""
+        return self._with_patience(old.evaluate.patience or 0)
+
+    def _with_patience(self, patience: int) -> Self:
+        """With this patience where the settings have none."""
+        if self.evaluate.patience is not None:
+            return self
+        return replace(self, evaluate=replace(self.evaluate, patience=patience))
 
     def open(self, context: TaskContext) -> LabelTask:
         """Load the encoder (a resumed run's from its own directory), read the files, and collect the labels."""
@@ -193,9 +200,12 @@ class LabelConfig(ABC):
             encoder.processor.save(context.run_dir)
         names = (*encoder.processor.files, TEXTS)
         encoder = replace(encoder, processor=self.processed(encoder.processor))
+        least = encoder.processor.sizes(encoder.processor.split(["a"], "tokens"))[0]
+        if 0 < self.length < least:
+            raise ConfigError("length", f"must be at least {least}, or 0, got {self.length}")
         own_key = encoder_digest(encoder) if self.frozen else ""
         return LabelTask(
-            config=self,
+            config=self._with_patience(0 if context.steps else 3),
             seed=context.seed,
             encoder=encoder,
             network=network,
@@ -230,7 +240,10 @@ class LabelConfig(ABC):
     def _load(self, path: str) -> Encoder:
         options = {name: value for name, value in asdict(self.table).items() if value != getattr(TableOptions, name)}
         with naming_setting("encoder", path):
-            encoder = load(path, **options)
+            try:
+                encoder = load(path, **options)
+            except InputTypeError as error:
+                raise ConfigError(f"table.{next(iter(options))}", f"is for tables of word vectors: {error}") from error
         model: Any = encoder.model
         params = jax.device_get(encoder.params)  # on a device they would use memory for the whole run
         return Encoder(replace(model, compute=self.compute), params, encoder.processor)
@@ -246,7 +259,7 @@ class LabelConfig(ABC):
     def _labels(self, files: Mapping[str, Sequence[Example]], log: Log) -> tuple[tuple[str, ...], np.ndarray]:
         """The names of the labels in the training file, sorted, and their counts [K]."""
         counts = {
-            name: Counter(label for each in examples for label in _list(each)) for name, examples in files.items()
+            name: Counter(label for each in examples for label in each.labels) for name, examples in files.items()
         }
         labels = tuple(sorted(counts["train"]))
         if len(labels) < 2:
@@ -254,10 +267,9 @@ class LabelConfig(ABC):
                 "data.train", f"has the label {labels[0]!r} alone; two are needed. Is data.columns the file's order?"
             )
         if unseen := sorted(counts.get("valid", {}).keys() - {*labels}):
-            listed = ", ".join(map(repr, unseen[:10]))
             if len(unseen) == len(counts["valid"]):
-                raise ConfigError("data.valid", f"has none of the training file's labels, but {listed}")
-            log(f"labels of data.valid that training has not seen, and which count as wrong: {listed}")
+                raise ConfigError("data.valid", f"has none of the training file's labels, but {listed(unseen)}")
+            log(f"labels of data.valid that training has not seen, and which count as wrong: {listed(unseen)}")
         log(
             f"{len(files['train']):,} examples, {sum(counts['train'].values()):,} labels of {len(labels)} kinds"
             + (f"; {len(files['valid']):,} examples for validation" if "valid" in files else "")
@@ -266,7 +278,11 @@ class LabelConfig(ABC):
 
     def labelled(self, encoder: Encoder, examples: Sequence[Example], labels: tuple[str, ...], log: Log) -> Labelled:
         """The rows of examples, split by the encoder's processor, with the numbers of their labels."""
-        return Labelled.of(examples, self.split(encoder.processor, [each.item for each in examples], log), labels)
+        try:
+            rows = self.split(encoder.processor, [each.item for each in examples], log)
+        except SentenceError as error:
+            raise InputError(f"{examples[error.sentence].location}: {error.message}") from error
+        return Labelled.of(examples, rows, labels)
 
     def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> Report:
         """Accuracy, F1 and loss of labelled files, and the mix."""
@@ -275,7 +291,10 @@ class LabelConfig(ABC):
         examples = [each for path in options.texts for each in self.read(path)]
         if not examples:
             raise InputError(f"{', '.join(options.texts)}: no example to measure")
-        labelled = self.labelled(predictor.encoder, examples, predictor.network.labels, options.log)
+        labels = predictor.network.labels
+        if unseen := sorted({label for each in examples for label in each.labels} - {*labels}):
+            options.log(f"labels that training has not seen, and which count as wrong: {listed(unseen)}")
+        labelled = self.labelled(predictor.encoder, examples, labels, options.log)
         rows = SplitRows(predictor.encoder.processor, labelled.texts)
         found = measure(predictor.network, encoder.run_params, labelled, rows, self.batch_size)
         table = [(name, f"{value:.4f}") for name, value in (found.metrics | mix_metrics(encoder.run_params)).items()]
@@ -299,7 +318,7 @@ class LabelPredictor:
     def predict(self, items: Sequence[Any]) -> list[dict[str, Any]]:
         """One answer an item, in their order (`LabelConfig.answer`). InputTypeError for items of another type."""
         items = self.config.checked(items, self.encoder.processor)
-        rows = self.config.split(self.encoder.processor, items, _LOGGER.info)
+        rows = self.config.split(self.encoder.processor, items, _LOGGER.warning)
         starts = np.cumsum([0, *map(len, rows)])
         counts = [count for own in rows for _, count in own]
         source = SplitRows(self.encoder.processor, [text for own in rows for text, _ in own])
@@ -312,9 +331,4 @@ class LabelPredictor:
 
     def read(self, path: str) -> Iterator[Any]:
         """The texts or sentences of a file, whose labels may be missing."""
-        return (example.item for example in self.config.read(path, labels=False))
-
-
-def _list(example: Example) -> list[str]:
-    """The labels of an example."""
-    return [example.label] if isinstance(example.label, str) else example.label or []
+        return (example.item for example in self.config.read(path, known=self.network.labels))

@@ -6,8 +6,9 @@ Letters: N rows, B rows of a batch, T words or tokens, K labels.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from itertools import pairwise
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import chain, pairwise
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -37,13 +38,14 @@ class Rows(Protocol):
         """The inputs of `LabelNetwork.logits`: B = `rows`, T = `length`."""
 
 
-class SplitRows(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class SplitRows:
     """Rows of texts split by an input processor."""
 
     processor: InputProcessor
     texts: Sequence[Any]
 
-    @property
+    @cached_property
     def sizes(self) -> np.ndarray:
         """See `Rows`."""
         return np.array(self.processor.sizes(self.texts), np.int64)
@@ -57,7 +59,6 @@ class StoredRows(NamedTuple):
     """Rows of a frozen encoder's stored vectors."""
 
     vectors: StoredVectors
-    shape: tuple[int, int]  # L, D
     layer: int | None
 
     @property
@@ -67,7 +68,7 @@ class StoredRows(NamedTuple):
 
     def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, np.ndarray]:
         """See `Rows`."""
-        return self.vectors.batch(numbers, rows, length, self.shape, self.layer)
+        return self.vectors.batch(numbers, rows, length, self.layer)
 
 
 class Labelled(NamedTuple):
@@ -86,8 +87,7 @@ class Labelled(NamedTuple):
         numbers = {name: number for number, name in enumerate(names)}
         labels = []
         for example, own in zip(examples, rows, strict=True):
-            known = [example.label] if isinstance(example.label, str) else example.label or []
-            ids = np.array([numbers.get(name, UNKNOWN) for name in known], np.int32)
+            ids = np.array([numbers.get(name, UNKNOWN) for name in example.labels], np.int32)
             ends = np.cumsum([count for _, count in own])
             labels += [ids[stop - count : stop] for stop, (_, count) in zip(ends, own, strict=True)]
         texts = [text for own in rows for text, _ in own]
@@ -121,8 +121,10 @@ def measure(
     """Loss (nats a label), accuracy and F1 of labelled rows.
 
     F1 is that of spans for words with BIO labels (`span_f1`), else the mean over labels. A label that training has not
-    seen counts as wrong and is left out of the loss.
+    seen counts as wrong and is left out of the loss, which is nan if there is no other.
     """
+    if isinstance(rows, StoredRows):
+        params = {"head": params["head"]}  # the encoder is not read
     predicted: dict[int, np.ndarray] = {}
     nats, known = 0.0, 0
     for number, scores in scores_of_rows(network, params, rows, batch_size, devices):
@@ -132,16 +134,16 @@ def measure(
         seen = np.flatnonzero(ids != UNKNOWN)
         nats -= float(scores[seen, ids[seen]].sum(dtype=np.float64))
         known += len(seen)
-    found = [[network.labels[k] for k in ids] for ids in join_rows(predicted, labelled.starts)]
-    wanted = [[each.label] if isinstance(each.label, str) else each.label or [] for each in labelled.examples]
-    true, given = ([label for labels in side for label in labels] for side in (wanted, found))
+    predictions = [[network.labels[k] for k in ids] for ids in join_rows(predicted, labelled.starts)]
+    truths = [example.labels for example in labelled.examples]
+    true_labels, predicted_labels = list(chain(*truths)), list(chain(*predictions))
     spans = network.pooling is None and is_bio(network.labels)
     metrics = {
-        "loss": nats / max(known, 1),
-        "accuracy": accuracy(true, given),
-        "f1": span_f1(wanted, found) if spans else macro_f1(true, given),
+        "loss": nats / known if known else float("nan"),
+        "accuracy": accuracy(true_labels, predicted_labels),
+        "f1": span_f1(truths, predictions) if spans else macro_f1(true_labels, predicted_labels),
     }
-    return Measured(metrics, len(true))
+    return Measured(metrics, len(true_labels))
 
 
 def join_rows(rows: dict[int, np.ndarray], starts: np.ndarray) -> Iterator[np.ndarray]:
@@ -158,6 +160,7 @@ def scores_of_rows(
     devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(number, log probabilities) of every row: [K] of a text, [T, K] of words; longest rows first."""
+    params = jax.device_put(params)  # once; `placed` then copies only to further devices
     placed: dict[int, Params] = {}  # by the number of rows, which decides the devices
 
     def running() -> Iterator[tuple[Any, jax.Array]]:
@@ -184,6 +187,12 @@ def row_length(sizes: np.ndarray, longest: int | None) -> int:
     """The length of a batch's rows: that of the longest, rounded up so that few shapes are compiled."""
     length = rounded(int(sizes.max(initial=0)))
     return length if longest is None else min(length, longest)
+
+
+def row_limit(processor: InputProcessor, length: int) -> int | None:
+    """The longest row: `length`, if it is not 0, but no more than the encoder takes. None: any."""
+    limits = [limit for limit in (length, processor.longest) if limit]
+    return min(limits, default=None)
 
 
 def split_to_fit(processor: InputProcessor, words: list[str], longest: int | None) -> list[list[str]]:

@@ -20,7 +20,7 @@ from ctx_jax.embedding.vector_cache import store_vectors
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.losses.labels import label_loss
 from ctx_jax.tasks.label_network import MIX, LabelNetwork
-from ctx_jax.tasks.label_rows import Labelled, Rows, SplitRows, StoredRows, measure, row_length
+from ctx_jax.tasks.label_rows import Labelled, Rows, SplitRows, StoredRows, measure, row_length, row_limit
 from ctx_jax.training.parameter_groups import DEFAULT_GROUPS, ParameterGroup
 from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, Selection
 from ctx_jax.typing import Carry, Log, Params, Terms
@@ -109,14 +109,12 @@ class LabelTask:
         """The rows of both files: split texts, or stored vectors, which all processes compute together."""
         if not (self.config.frozen and self.config.data.cache_vectors):
             return {name: SplitRows(self.processor, each.texts) for name, each in self.labelled.items()}
-        shape = (self.model.num_layers, self.model.width)
         pooling = None if self.network.pooling == "max" else self.network.pooling  # the others commute with a mix
         return {
             name: StoredRows(
                 store_vectors(
                     self.encoder, each.texts, self.identities[name], self.cache, pooling=pooling, log=self.log
                 ),
-                shape,
                 self.network.layer,
             )
             for name, each in self.labelled.items()
@@ -125,33 +123,34 @@ class LabelTask:
     def batches(self, first: int, count: int) -> Batches:
         """Shuffled epochs of the training rows; the length of a batch is that of its longest row, rounded up."""
         rows, sizes = self._rows["train"], self._rows["train"].sizes
+        limit = row_limit(self.processor, self.config.length)
 
         def make(examples: np.ndarray, own: range) -> LabelBatch:
-            length = row_length(sizes[examples], self.config.length or self.processor.longest)
+            length = row_length(sizes[examples], limit)
             numbers = examples[own.start : own.stop].tolist()
             labels, weights = self.labelled["train"].label_arrays(
                 numbers, len(own), length if self.network.pooling is None else None
             )
             inputs = rows.batch(numbers, len(own), length)
-            return LabelBatch(inputs, labels, weights, np.arange(own.start, own.stop, dtype=np.int32))
+            global_rows = np.arange(own.start, own.stop, dtype=np.int32)
+            return LabelBatch(inputs, labels, weights, global_rows, sizes[numbers].astype(np.int32))
 
         return Epochs(len(sizes), self.batch_size, range(first, first + count), self.seed, make)
 
     def tokens(self, arrays: Any) -> int:
         """Words or tokens that the encoder read; of stored vectors those that the head reads."""
-        masks = ("mask", "token_mask", "word_mask")
-        mask = next((arrays.inputs[name] for name in masks if name in arrays.inputs), arrays.weights)
-        return int(np.count_nonzero(mask))
+        return int(arrays.lengths.sum())
 
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
         return {"loss": means["label"], "accuracy": means["accuracy"]}
 
     def flops_per_token(self) -> float:
-        """Three times a forward pass, or the head's alone with stored vectors."""
-        head = 6.0 * self.model.width * len(self.network.labels)
-        if self.config.frozen:
+        """Three times a forward pass; once that of a frozen encoder, and none of it with stored vectors."""
+        rows, head = self._rows["train"], 6.0 * self.model.width * len(self.network.labels)
+        if isinstance(rows, StoredRows):
             return head
-        return 3.0 * self.model.flops_per_token(row_length(self._rows["train"].sizes, self.processor.longest)) + head
+        passes = 1.0 if self.config.frozen else 3.0
+        return passes * float(self.model.flops_per_token(max(round(rows.sizes.mean()), 1))) + head
 
     @cached_property
     def evaluators(self) -> Sequence[Evaluator]:

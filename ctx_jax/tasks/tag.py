@@ -3,16 +3,16 @@
 ctx-jax train tag --encoder minilm --frozen --data.train train.conllu --data.valid dev.conllu --run-dir runs/upos
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ctx_jax.data.labelled import Example, LabelledData, read_sentences
+from ctx_jax.data.labelled import STANDARD_INPUT, Example, LabelledData, kind_of, read_sentences
 from ctx_jax.encoders.base import InputProcessor, WordPieces, sentences_to_words
 from ctx_jax.tasks.label_config import LabelConfig
-from ctx_jax.tasks.label_rows import split_to_fit
+from ctx_jax.tasks.label_rows import row_limit, split_to_fit
 from ctx_jax.typing import Log
 
 
@@ -31,22 +31,22 @@ class TagConfig(LabelConfig):
     def processed(self, processor: InputProcessor) -> InputProcessor:
         return processor.with_pieces(self.pieces)
 
-    def read(self, path: str, *, labels: bool = True) -> Iterator[Example]:
-        return read_sentences(path, self.columns, prefix=self.data.strip_prefix, labels=labels)
+    def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
+        kind = kind_of(self.data.train if path == STANDARD_INPUT else path)
+        prefix = self.data.strip_prefix
+        return read_sentences(path, self.columns, prefix=prefix, labels=known is None, kind=kind)
 
     def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:
         return sentences_to_words(items, processor.rule)
 
     def split(self, processor: InputProcessor, items: Sequence[list[str]], log: Log) -> list[list[tuple[Any, int]]]:
         """A row a sentence; one longer than the encoder takes is several rows, which `log` says once."""
-        longest, split = self.length or processor.longest, processor.split(list(items))
+        longest, split = row_limit(processor, self.length), processor.split(list(items))
         rows = []
         for words, text, size in zip(items, split, processor.sizes(split), strict=True):
-            if longest is None or size <= longest:
-                rows.append([(text, len(words))])
-            else:
-                parts = split_to_fit(processor, words, longest)
-                rows.append([(processor.split([part])[0], len(part)) for part in parts])
+            parts = [words] if longest is None or size <= longest else split_to_fit(processor, words, longest)
+            texts = [text] if len(parts) == 1 else [processor.split([part])[0] for part in parts]
+            rows.append([(each, len(part)) for each, part in zip(texts, parts, strict=True)])
         if long := sum(len(own) > 1 for own in rows):
             log(f"{long:,} of {len(rows):,} sentences are longer than {longest} tokens: their parts are tagged apart")
         return rows

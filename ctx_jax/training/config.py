@@ -43,11 +43,11 @@ class CheckpointConfig:
     """When the run is saved, and how much of it is kept."""
 
     every: int = 1000
-    """Steps between checkpoints. The run is also saved at the end, when it is stopped, and whenever the validation loss
-    is the lowest so far."""
+    """Steps between checkpoints. The run is also saved at the end, when it is stopped, and whenever it is the best so
+    far."""
 
     keep: int = 3
-    """How many of the latest checkpoints to keep, besides the one with the lowest validation loss."""
+    """How many of the latest checkpoints to keep, besides the best one."""
 
 
 @dataclass(frozen=True)

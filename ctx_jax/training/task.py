@@ -43,6 +43,10 @@ class Batches(Protocol):
     def __next__(self) -> Batch: ...
 
 
+TIE = 1e-9
+"""The weight of the loss beside another metric: less than the least difference of two accuracies of 10**8 labels."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """By which metric of an evaluator the best step is chosen, and when a run that no longer improves stops."""
@@ -53,8 +57,10 @@ class Selection:
     """Evaluations without a better one after which the run stops; 0: it does all its steps."""
 
     def value(self, metrics: Mapping[str, float]) -> float:
-        """The number that the best step has the least of."""
-        return -metrics[self.metric] if self.larger_is_better else metrics[self.metric]
+        """The number that the best step has the least of. Of two with the same metric it is the one with less `loss`:
+        an accuracy has few values, and a loss still falls where it stands."""
+        value = -metrics[self.metric] if self.larger_is_better else metrics[self.metric]
+        return value if self.metric == "loss" else value + TIE * metrics.get("loss", 0.0)
 
 
 class Evaluator(Protocol):
