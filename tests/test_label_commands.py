@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +13,18 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from label_runs import config, make_place, with_task
+from label_runs import arrays, config, make_place, with_task
 
 import ctx_jax
 from ctx_jax import cli
 from ctx_jax.checkpoints.run_files import TEXTS
 from ctx_jax.data.labelled import LabelledData
 from ctx_jax.encoders.transformer import huggingface
-from ctx_jax.io.errors import ConfigError
+from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.tasks.label_config import TableOptions
 from ctx_jax.training.run import run
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +135,32 @@ def test_a_resumed_run_refuses_another_text_and_another_encoder(place: Path, tmp
     assert caught.value.field == "encoder"
     shutil.rmtree(copy)
     assert run(settings), "the run has its own copy"
+
+
+def test_a_word_that_a_table_lacks_is_named_with_its_line_before_training(place: Path, tmp_path: Path) -> None:
+    odd = edited(place, tmp_path, "dev.tsv", lambda text: text + "the wavelet\t1\n")
+    settings = config(place, tmp_path / "run", encoder="table.vec", table=TableOptions(unknown="error"))
+    with pytest.raises(InputError, match=r"dev.tsv, line 17.*wavelet"):
+        run(with_task(settings, data=replace(settings.task.data, valid=odd)))
+    with pytest.raises(ConfigError) as caught:
+        run(config(place, tmp_path / "other", table=TableOptions(lowercase=True)))
+    assert caught.value.field == "table.lowercase"
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_is_uninterrupted(place: Path, tmp_path: Path) -> None:
+    """`train.py` itself, fine-tuning with the default schedule, killed three times."""
+    data = ["--data.train", str(place / "train.tsv"), "--data.valid", str(place / "dev.tsv"), "--steps", "40"]
+    command = [sys.executable, "train.py", "classify", "--encoder", str(place / "bert"), *data]
+    command += ["--checkpoint.every", "3", "--log.every", "1", "--batch-size", "8", "--run-dir"]
+    for kill in (8, 19, 30):
+        process = subprocess.Popen([*command, str(tmp_path / "killed")], cwd=ROOT, stdout=subprocess.DEVNULL)
+        written = tmp_path / "killed" / "metrics.jsonl"
+        while process.poll() is None and not (written.exists() and f'"step": {kill},' in written.read_text()):
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+    for name in ("killed", "whole"):
+        subprocess.run([*command, str(tmp_path / name)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    expected, found = (arrays(tmp_path / name, 40) for name in ("whole", "killed"))
+    assert expected.keys() == found.keys() and all(np.array_equal(expected[name], found[name]) for name in expected)

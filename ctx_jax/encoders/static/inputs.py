@@ -14,9 +14,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ctx_jax.checkpoints.run_files import WORDS
-from ctx_jax.encoders.base import padded_shape
+from ctx_jax.encoders.base import Level, padded_shape
 from ctx_jax.encoders.whole_words import WholeWordInputs
-from ctx_jax.io.errors import InputError, MissingFileError
+from ctx_jax.io.errors import InputError, MissingFileError, SentenceError
 from ctx_jax.io.files import atomic_write, read_text
 from ctx_jax.tokenizers.words import Rule
 
@@ -82,17 +82,31 @@ class StaticInputs(WholeWordInputs):
     def pad(self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None) -> dict[str, np.ndarray]:
         height, width = padded_shape(self.sizes(sentences), rows, length, "words")
         ids = np.full((height, width), -1, np.int32)
-        outside = len(self.words)
         for number, sentence in enumerate(sentences):
-            looked_up = map(str.lower, sentence) if self.lowercase else sentence
-            found = np.fromiter(map(self._ids.get, looked_up, repeat(outside)), np.int32, len(sentence))
-            if self.unknown == "error" and (missing := np.flatnonzero(found == outside)).size:
-                raise InputError(
-                    f"{sentence[missing[0]]!r} is not among the table's {outside} words, in sentence {number} of its "
-                    f'batch: {" ".join(sentence)[:80]!r}. Load the table with unknown="zero" or "mean"'
-                )
-            ids[number, : len(sentence)] = found
+            ids[number, : len(sentence)] = self._row(number, sentence)
         return {"token_ids": ids}
+
+    def split(self, sentences: list[str] | list[list[str]], level: Level = "words") -> list[list[str]]:
+        """The words of every sentence. With `unknown="error"` a SentenceError for one that the table lacks: here,
+        before anything is computed."""
+        words = super().split(sentences, level)
+        if self.unknown == "error":
+            for number, sentence in enumerate(words):
+                self._row(number, sentence)
+        return words
+
+    def _row(self, number: int, sentence: Sequence[str]) -> np.ndarray:
+        """The ids of one sentence's words."""
+        outside = len(self.words)
+        looked_up = map(str.lower, sentence) if self.lowercase else sentence
+        ids = np.fromiter(map(self._ids.get, looked_up, repeat(outside)), np.int32, len(sentence))
+        if self.unknown == "error" and (missing := np.flatnonzero(ids == outside)).size:
+            raise SentenceError(
+                number,
+                f"has the word {sentence[missing[0]]!r}, which is not among the table's {outside}: "
+                f'{" ".join(sentence)[:80]!r}. Load the table with unknown="zero" or "mean"',
+            )
+        return ids
 
     def _text(self) -> str:
         return "".join(f"{word}\n" for word in self.words)
