@@ -149,16 +149,16 @@ class Data:
         return ids, mask, torch.cat(rows) if rows else mask, labels
 
 
-def read(options: Options) -> tuple[Data, Data, int]:
-    """Training and evaluation examples, and the number of labels."""
+def read(options: Options) -> tuple[Data, Data, Data, int]:
+    """Training, validation and test examples (of SST-2 the validation set again), and the number of labels."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.encoder)
     if options.what == "upos":
         folder, columns = options.data / "pos" / "en_ewt", Columns.parse("form,upos", "form")
-        paths = [folder / f"{name}.conllu.xz" for name in ("train", "dev")]
+        paths = [folder / f"{name}.conllu.xz" for name in ("train", "dev", "test")]
         files = [list(read_sentences(str(path), columns)) for path in paths]
     else:
         folder, columns = options.data / "cls" / "sst2", Columns.parse("text,label", "text")
-        files = [list(read_texts(str(folder / f"{name}.tsv.xz"), columns)) for name in ("train", "dev")]
+        files = [list(read_texts(str(folder / f"{name}.tsv.xz"), columns)) for name in ("train", "dev", "dev")]
     names = sorted({label for each in files[0] for label in _labels(each)})
 
     def encoded(examples: list[Example]) -> Data:
@@ -167,7 +167,8 @@ def read(options: Options) -> tuple[Data, Data, int]:
         words = [found.word_ids(i) for i in range(len(examples))] if split else None
         return Data(found["input_ids"], words, [[names.index(label) for label in _labels(each)] for each in examples])
 
-    return encoded(files[0]), encoded(files[1]), len(names)
+    train_data, dev, test = map(encoded, files)
+    return train_data, dev, test, len(names)
 
 
 def _labels(example: Example) -> list[str]:
@@ -210,28 +211,31 @@ def accuracy(network: Network, data: Data) -> float:
     return hits / count
 
 
-def train(options: Options, train_data: Data, dev: Data, labels: int, seed: int) -> float:
-    """The best accuracy on the evaluation examples."""
+def train(options: Options, train_data: Data, dev: Data, test: Data, labels: int, seed: int) -> float:
+    """The accuracy on the test examples at the epoch that is best on the validation examples."""
     torch.manual_seed(seed)
     encoder = transformers.AutoModel.from_pretrained(options.encoder, attn_implementation="sdpa")
     network = Network(encoder, labels, DROPOUT).train()
     frozen, epochs = options.frozen or options.what == "upos", 20 if options.frozen or options.what == "upos" else 3
     if frozen and not train_data.vectors:
         network.encoder.eval()
-        for data in (train_data, dev):
+        for data in (train_data, dev, test):
             store(network, data)
     per_epoch = -(-len(train_data.ids) // BATCH)
-    trainer, best, since = Trainer(network, frozen, epochs * per_epoch), 0.0, 0
+    trainer, best, since, result = Trainer(network, frozen, epochs * per_epoch), 0.0, 0, 0.0
     for _ in range(epochs):
         order = torch.randperm(len(train_data.ids)).tolist()
         for start in range(0, len(order), BATCH):
             found, wanted = scores(network, train_data, order[start : start + BATCH])
             trainer.step(torch.nn.functional.cross_entropy(found, wanted))
         now = accuracy(network, dev)
-        best, since = (now, 0) if now > best else (best, since + 1)
+        if now > best:
+            best, since, result = now, 0, accuracy(network, test)
+        else:
+            since += 1
         if since == PATIENCE:
             break
-    return best
+    return result
 
 
 def curve(options: Options) -> bool:
@@ -273,12 +277,12 @@ def main(options: Options) -> bool:
     """Print the comparison; False where it fails."""
     if options.what == "curve":
         return curve(options)
-    train_data, dev, labels = read(options)
+    train_data, dev, test, labels = read(options)
     found = []
     for seed in range(options.seeds):
         start = time.perf_counter()
-        found.append(train(options, train_data, dev, labels, seed))
-        print(f"seed {seed}: dev accuracy {found[-1]:.2%}, {time.perf_counter() - start:.0f} s", flush=True)
+        found.append(train(options, train_data, dev, test, labels, seed))
+        print(f"seed {seed}: accuracy {found[-1]:.2%}, {time.perf_counter() - start:.0f} s", flush=True)
     print(f"mean {np.mean(found):.2%}, from {min(found):.2%} to {max(found):.2%}")
     return True
 

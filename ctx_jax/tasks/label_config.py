@@ -200,9 +200,10 @@ class LabelConfig(ABC):
             encoder.processor.save(context.run_dir)
         names = (*encoder.processor.files, TEXTS)
         encoder = replace(encoder, processor=self.processed(encoder.processor))
-        least = encoder.processor.sizes(encoder.processor.split(["a"], "tokens"))[0]
-        if 0 < self.length < least:
-            raise ConfigError("length", f"must be at least {least}, or 0, got {self.length}")
+        if self.length and encoder.processor.longest is not None:  # one of words takes a row of any length
+            least = encoder.processor.sizes(encoder.processor.split(["a"], "tokens"))[0]
+            if self.length < least:
+                raise ConfigError("length", f"must be at least {least}, or 0, got {self.length}")
         own_key = encoder_digest(encoder) if self.frozen else ""
         return LabelTask(
             config=self._with_patience(0 if context.steps else 3),
