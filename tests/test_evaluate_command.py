@@ -180,3 +180,16 @@ def test_files_that_are_not_those_of_the_checkpoint_are_named(
     (copy / name).write_text(content.replace(before, after))
     assert cli.main(["evaluate", str(copy), str(text)]) == (1 if message else 0)
     assert message in capsys.readouterr().err
+
+
+def test_json_has_the_numbers_of_the_table_and_predict_refuses_a_language_model(
+    run: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", str(run), str(text)]) == 0
+    table = printed(capsys)
+    assert cli.main(["evaluate", str(run), str(text), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["perplexity"] == pytest.approx(table["perplexity"], abs=0.006)
+    assert found["tokens"] == table["targets in either direction"]
+    assert cli.main(["predict", str(run), str(text)]) == 1
+    assert "bilm" in capsys.readouterr().err

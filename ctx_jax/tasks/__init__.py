@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 from tyro.conf import AvoidSubcommands, arg
 
@@ -17,7 +17,7 @@ from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.masked_lm import MaskedLMConfig
 from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.training.config import RunConfig
-from ctx_jax.training.task import Predictor
+from ctx_jax.training.task import Predictor, TaskConfig
 
 AnyTask = BiLMConfig | MaskedLMConfig | CausalLMConfig | ClassifyConfig | TagConfig
 """The tasks of the package. A new task is added here; nothing else outside its file changes."""
@@ -54,8 +54,8 @@ def load(run_dir: str | Path, *, step: CheckpointStep = "best") -> Predictor:
 
     Raises as `ctx_jax.load`; InputError for the run of a task without predictions.
     """
-    task: Any = read_config(Path(run_dir)).task
-    if not hasattr(task, "predictor"):
+    task: TaskConfig = read_config(Path(run_dir)).task
+    predictor = task.predictor(load_encoder(run_dir, step=step))
+    if predictor is None:
         raise InputError(f"{run_dir} holds a {task.name} run, which predicts no labels: use ctx_jax.load")
-    found: Predictor = task.predictor(load_encoder(run_dir, step=step))
-    return found
+    return predictor

@@ -119,6 +119,9 @@ class BiLMConfig:
             config = replace(self, model=replace(self.model, vocabulary=len(vocabulary)))
         return BiLMTask(config, context.seed, train, valid, vocabulary)
 
+    def predictor(self, encoder: Encoder) -> None:
+        """None: a language model predicts no labels."""
+
     def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> Report:
         """Perplexities of a text in both directions, as aligned lines."""
         refuse_options(options, ("pseudo_perplexity",), f"a biLM, which {run_dir} holds")

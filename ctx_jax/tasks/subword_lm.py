@@ -191,6 +191,9 @@ class SubwordLMConfig:
             )
         return replace(self, model=model)
 
+    def predictor(self, encoder: Encoder) -> None:
+        """None: a language model predicts no labels."""
+
     def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> Report:
         """Metrics of a text with one fixed mask, as aligned lines."""
         refuse_options(options, ("protocol", "batch", "per_sentence"), f"a Transformer, which {run_dir} holds")

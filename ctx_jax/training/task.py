@@ -190,10 +190,7 @@ class Predictor(Protocol):
 
 
 class TaskConfig(Protocol):
-    """A task's settings, a frozen dataclass: `config.task` of a run chooses what is trained.
-
-    A task that predicts also has `predictor(encoder) -> Predictor`.
-    """
+    """A task's settings, a frozen dataclass: `config.task` of a run chooses what is trained."""
 
     name: ClassVar[str]
     """What `ctx-jax train` calls it."""
@@ -213,6 +210,9 @@ class TaskConfig(Protocol):
 
         In a job of several processes the others call this after the first one, which alone writes.
         """
+
+    def predictor(self, encoder: Any) -> Predictor | None:
+        """What a trained run predicts with its `ctx_jax.Encoder`; None for a task that predicts nothing."""
 
     def report(self, encoder: Any, run_dir: Path, options: Any) -> Any:
         """What `ctx-jax evaluate` prints: an `evaluation.reports.Report` of a trained run on a text.

@@ -65,6 +65,9 @@ class LengthConfig:
     def open(self, context: TaskContext) -> "LengthTask":
         return LengthTask(self, context.seed)
 
+    def predictor(self, encoder: ctx_jax.Encoder) -> None:
+        return None
+
     def report(self, encoder: ctx_jax.Encoder, run_dir: Path, options: Any) -> Report:
         """The accuracy on sentences, one a line of the files."""
         sentences = [line for name in options.texts for line in Path(name).read_text().splitlines()]
