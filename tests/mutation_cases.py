@@ -1,7 +1,11 @@
 """The readers that `mutations.py` damages files for: a new one is one more entry of `CASES`."""
 
+import csv
+import gzip
 import json
+import lzma
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +19,10 @@ from test_allennlp import TINY, arrays_of
 from tiny_transformers import BERT_ENTRIES, MODERN, random_params
 
 import ctx_jax
+from ctx_jax.data.labelled import Columns, read_sentences, read_texts
+from ctx_jax.data.text_files import Reading, list_files, read_lines
 from ctx_jax.encoders.elmo import allennlp, allennlp_files
+from ctx_jax.encoders.static import write_binary, write_text
 from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.encoders.transformer.huggingface_config import model_from_config
 
@@ -61,6 +68,63 @@ def _parameters(found: Any) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(trees)]
 
 
+def _make_tables(folder: Path) -> None:
+    """A table of each kind: GloVe's text, word2vec's text and binary, and packed ones."""
+    random = np.random.default_rng(0)
+    words = ("the", "cat", "été", "東京", "New York", "a", *(f"w{number}" for number in range(40)))
+    vectors = random.normal(size=(len(words), 6)).astype(np.float32)
+    write_text(folder / "glove.txt", words, vectors, header=False)
+    write_text(folder / "table.vec", words, vectors)
+    write_binary(folder / "table.bin", [word.replace(" ", "_") for word in words], vectors)
+    text = (folder / "glove.txt").read_bytes()
+    (folder / "glove.gz").write_bytes(gzip.compress(text, mtime=0))
+    (folder / "glove.xz").write_bytes(lzma.compress(text))
+    with zipfile.ZipFile(folder / "glove.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("glove.txt"), text)
+
+
+def _table(name: str) -> Case:
+    return Case(f"table-{name}", name, _make_tables, lambda folder: ctx_jax.load(folder / name), _parameters)
+
+
+_ROWS = [('a fine film, "really"', "good"), ("ein schöner Film", "good"), ("東京 は", "bad"), ("a", "bad")] * 4
+
+
+def _make_texts(folder: Path) -> None:
+    """Labelled files of each kind, and plain text."""
+    (folder / "texts.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in _ROWS), encoding="utf-8")
+    with (folder / "texts.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *_ROWS])
+    (folder / "texts.tsv.gz").write_bytes(gzip.compress((folder / "texts.tsv").read_bytes(), mtime=0))
+    words = "\n".join("".join(f"{word} {label}\n" for word in text.split()) for text, label in _ROWS)
+    (folder / "words.txt").write_text(words, encoding="utf-8")
+    lines = [
+        "".join(f"{number}\t{word}\t_\tX\t_\t_\t0\t_\t_\t_\n" for number, word in enumerate(text.split(), 1))
+        for text, _ in _ROWS
+    ]
+    (folder / "words.conllu").write_text("# newdoc\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    plain = "\n".join(text for text, _ in _ROWS) + "\n"
+    (folder / "plain.txt").write_text(plain, encoding="utf-8")
+    (folder / "plain.txt.gz").write_bytes(gzip.compress(plain.encode(), mtime=0))
+    (folder / "plain.txt.xz").write_bytes(lzma.compress(plain.encode()))
+
+
+def _labelled(name: str, columns: str) -> Case:
+    item = columns.partition(",")[0]
+    read, parsed = read_texts if item == "text" else read_sentences, Columns.parse(columns, item)
+    return Case(f"labelled-{name}", name, _make_texts, lambda folder: list(read(str(folder / name), parsed)))
+
+
+def _plain(name: str) -> Case:
+    how = Reading(rule="prose", sentences="split")
+
+    def load(folder: Path) -> Any:
+        files = list_files(str(folder / name))
+        return [words for path in files for line in read_lines(path, "strict") for words in how.read(line)]
+
+    return Case(f"text-{name}", name, _make_texts, load)
+
+
 CASES = (
     Case("huggingface-config", "config.json", _make_huggingface, huggingface.read),
     Case("huggingface-config-modernbert", "config.json", _make_modernbert, huggingface.read),
@@ -69,4 +133,8 @@ CASES = (
     Case("huggingface-shard", "b.safetensors", _make_shards, huggingface.read, _parameters),
     Case("allennlp-options", "options.json", _make_allennlp, ctx_jax.load),
     Case("allennlp-weights", "weights.hdf5", _make_allennlp, ctx_jax.load, _parameters),
+    *map(_table, ("glove.txt", "table.vec", "table.bin", "glove.gz", "glove.xz", "glove.zip")),
+    *(_labelled(name, "text,label") for name in ("texts.tsv", "texts.csv", "texts.tsv.gz")),
+    *(_labelled(*kind) for kind in (("words.txt", "form,ner"), ("words.conllu", "form,upos"))),
+    *map(_plain, ("plain.txt", "plain.txt.gz", "plain.txt.xz")),
 )

@@ -10,27 +10,15 @@ import numpy as np
 import pytest
 
 from ctx_jax.encoders.transformer.huggingface_config import head_from_config, model_from_config
-from ctx_jax.encoders.transformer.huggingface_keys import GPT_READ, KEYS, READ
+from ctx_jax.encoders.transformer.huggingface_keys import GPT_READ, KEYS, READ, decided_keys
 from ctx_jax.ops.dense import activate
 
-SAVED = {"architectures", "transformers_version", "name_or_path", "dtype", "torch_dtype"}  # about the file itself
-OUTPUTS = {"output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "use_cache"}
-LABELS = {"id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "classifier_pooling"}
-SUMMARY = {  # heads of multiple choice, which are left out with a notice
-    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
-    *("summary_first_dropout", "summary_last_dropout"),
+# About the file, what is returned and labels: no config class computes hidden states with them.
+UNTRIED = {
+    *("architectures", "transformers_version", "name_or_path", "_name_or_path", "dtype", "torch_dtype"),
+    *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "use_cache"),
+    *("id2label", "label2id", "problem_type"),
 }
-TOKENS = {"bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"}  # the tokenizer's files decide
-# Dropout of heads, initial values, how a program runs, the form of a loss; attention chunks are no layer type of ours.
-RUNNING = {
-    *("chunk_size_feed_forward", "gradient_checkpointing", "reorder_and_upcast_attn", "initializer_cutoff_factor"),
-    *("sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout", "hidden_dropout", "deterministic_flash_attn"),
-    *("sparse_prediction", "sparse_pred_ignore_index", "attention_chunk_size", "rope_theta"),
-    # How a config of layers of several sizes is used; per_layer_config itself is refused.
-    *("allow_global_per_layer_attribute_access", "serialize_explicit_per_layer_config"),
-}
-NOT_OF_MODERN = {"sliding_window", "rope_scaling"}  # what has no windows and no rotary positions does not ask for these
-HARMLESS = SAVED | OUTPUTS | LABELS | SUMMARY | TOKENS | RUNNING
 OTHERS = (True, False, None, 7, 0.25, "tanh", {"x": 1})  # values of another kind, or not the default
 
 
@@ -79,9 +67,11 @@ def _noticed(entries: dict[str, Any], key: str) -> bool:
 def test_every_key_of_the_installed_config_class_is_decided(model_type: str) -> None:
     entries, keys = _entries(model_type), _keys(model_type)
     assert {"vocab_size", "pad_token_id", "tie_last_hidden_states", "is_causal"} <= keys
-    harmless = HARMLESS | (set() if model_type == "modernbert" else NOT_OF_MODERN) | {"model_type"}
-    undecided = sorted(key for key in keys - harmless if not _noticed(entries, key))
-    assert not undecided, undecided
+    decided = decided_keys(model_type, keys)
+    assert not decided["unknown"]
+    wrong = sorted(key for key in decided["read"] + decided["neutral"] if not _noticed(entries, key))
+    assert not wrong, wrong
+    assert decided_keys(model_type, ["nobody_knows_it"])["unknown"] == ["nobody_knows_it"]
 
 
 @pytest.mark.parametrize("model_type", KEYS)
@@ -104,7 +94,7 @@ def test_keys_called_harmless_change_nothing_in_transformers(model_type: str) ->
 
     expected, state = states(None)
     fields = {field.name: field.default for field in dataclasses.fields(made)}
-    for key in (fields.keys() & HARMLESS) - SAVED - OUTPUTS - {"id2label", "label2id", "problem_type"}:
+    for key in {*decided_keys(model_type, fields)["harmless"]} - UNTRIED:
         other = {bool: not fields[key], int: 3, float: 0.4, str: "mean"}.get(type(fields[key]), 3)
         if key == "summary_activation":
             other = "tanh"

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ctx_jax.distributed.sharding import pipelined
-from ctx_jax.embedding import mixing
+from ctx_jax.embedding import description, mixing
 from ctx_jax.embedding.embed import embed
 from ctx_jax.encoders.base import InputProcessor, Level, Model, checked, rounded, sentences_to_words
 from ctx_jax.heads import Head
@@ -26,7 +26,7 @@ _WORD_BATCH = 1024
 _WORDS = 64  # batches of longer sentences have fewer rows, to bound memory
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Encoder:
     """What `load` returns. `embed` needs only `model` (a frozen config) and `params` (nested dict of arrays).
 
@@ -41,6 +41,9 @@ class Encoder:
     params: Params
     processor: InputProcessor
     heads: Mapping[str, Head] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return description.summary(self)
 
     @property
     def run_params(self) -> dict[str, Any]:

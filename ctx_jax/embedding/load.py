@@ -1,5 +1,6 @@
 """`load`: an encoder from one of our runs or from files of other programs that a family reads."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,20 @@ from ctx_jax.encoders import FAMILIES, elmo
 from ctx_jax.encoders.base import Family
 from ctx_jax.heads import HEADS, Head
 from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
+
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*|\w+-[\w.-]+")  # "owner/name", or one of the old ones, "bert-base-cased"
+_FILES = (
+    ".txt",
+    ".vec",
+    ".bin",
+    ".gz",
+    ".xz",
+    ".zip",
+    ".json",
+    ".hdf5",
+    ".h5",
+    ".safetensors",
+)  # no model's name ends so
 
 CheckpointStep = Literal["best", "latest"] | int
 
@@ -61,7 +76,7 @@ def load(
         got = "nothing" if path is None else "''"
         raise InputError(f"load needs a path, or both options= and weights=; got {got}")
     folder = Path(path)
-    if (folder / "checkpoints").is_dir() and ((folder / ENCODER).is_file() or (folder / CONFIG).is_file()):
+    if is_run(folder):
         _refuse_choices(choices, (), folder)
         return _run(folder, step, families, heads)
     if folder.exists():
@@ -75,10 +90,24 @@ def load(
     raise _nothing_found(folder, families)
 
 
+def is_run(path: Path) -> bool:
+    """Whether a path is a run directory, whole or not."""
+    return (path / "checkpoints").is_dir() and ((path / ENCODER).is_file() or (path / CONFIG).is_file())
+
+
 def _nothing_found(folder: Path, families: Sequence[Family]) -> MissingFileError:
+    if not folder.exists():
+        hint = ""
+        if _HUB_NAME.fullmatch(str(folder)) and folder.suffix not in _FILES and not Path(folder.parts[0]).exists():
+            hint = (
+                f". If {folder} is a model's name on the Hugging Face Hub: nothing is downloaded here; download its "
+                f"files first (hf download {folder} --local-dir DIR), then load(DIR)"
+            )
+        return MissingFileError(f"{folder} does not exist{hint}")
     if not folder.is_dir():
-        needed = "is a file, but holds no word vectors; load needs its folder, or options= and weights="
-        return MissingFileError(f"{folder} {needed if folder.exists() else 'does not exist'}")
+        return MissingFileError(
+            f"{folder} is a file, but holds no word vectors; load needs its folder, or options= and weights="
+        )
     listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
     looked_for = "; ".join(["encoder.json and checkpoints/ (a run)", *(family.looks_for for family in families)])
     return MissingFileError(f"{folder} is no encoder: looked for {looked_for}; found {listed}")

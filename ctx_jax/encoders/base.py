@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 import jax
 import numpy as np
 
+from ctx_jax.encoders.facts import Facts
 from ctx_jax.heads import Head
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.ops.linear import Compute
@@ -169,6 +170,8 @@ class Family(NamedTuple):
     """(new folder, model, params, heads, processor, run directory); None for a family without an export."""
     options: tuple[str, ...] = ()
     """The names of the options of `read`, keyword arguments of `load`."""
+    facts: Callable[[Path], Facts | None] | None = None
+    """(path): what `ctx-jax info` prints of files, those that `read` refuses too; None for another kind of path."""
 
 
 def sentences_to_words(sentences: Iterable[str | Sequence[str]], rule: Rule, *, first: int = 0) -> list[list[str]]:

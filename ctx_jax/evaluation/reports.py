@@ -104,9 +104,14 @@ def _perplexities(found: Perplexity) -> Report:
     return Report(table, {name: getattr(found, name) for name in names})
 
 
-def aligned(rows: Iterable[tuple[str, str]]) -> str:
-    """A table of names and values."""
-    return "\n".join(f"  {name:<28}{value:>14}" for name, value in rows)
+def aligned(rows: Iterable[tuple[str, str]], *, texts: bool = False) -> str:
+    """A table of names and values; the values stand to the left if they are `texts`, else to the right."""
+    rows = list(rows)
+    width = max(28, *(len(name) + 2 for name, _ in rows))
+    ends = "\n" + " " * (width + 2)
+    return "\n".join(
+        f"  {name:<{width}}{value.replace(chr(10), ends) if texts else value.rjust(14)}" for name, value in rows
+    )
 
 
 def _written(scores: Iterable[SentenceScore], file: TextIO) -> Iterator[SentenceScore]:

@@ -6,12 +6,24 @@ Linen modules, which users write themselves.
 
 from typing import Any, NamedTuple
 
+import jax
+
 from ctx_jax.heads.label import LabelHead, LayerMix
 from ctx_jax.heads.sequence import ClassificationHead, Pooler, SequenceHead
 from ctx_jax.heads.vocabulary import VocabularyHead
 from ctx_jax.typing import Params
 
-__all__ = ["HEADS", "ClassificationHead", "Head", "LabelHead", "LayerMix", "Pooler", "SequenceHead", "VocabularyHead"]
+__all__ = [
+    "HEADS",
+    "ClassificationHead",
+    "Head",
+    "LabelHead",
+    "LayerMix",
+    "Pooler",
+    "SequenceHead",
+    "VocabularyHead",
+    "parameter_count",
+]
 
 HEADS = (VocabularyHead, Pooler, SequenceHead, ClassificationHead, LabelHead, LayerMix)
 """The head types that a run's `encoder.json` may name."""
@@ -22,3 +34,12 @@ class Head(NamedTuple):
 
     module: Any
     params: Params
+
+    def __repr__(self) -> str:
+        # A tuple's own would print the arrays.
+        return f"Head({type(self.module).__name__}, {parameter_count(self.params):,} parameters)"
+
+
+def parameter_count(params: Params) -> int:
+    """How many numbers a nested dict of arrays holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

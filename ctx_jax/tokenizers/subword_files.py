@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.io.files import read_json, read_text
@@ -51,6 +52,23 @@ def read_folder(folder: str | Path, model_type: str = "", tokenizer_class: str =
     class of tokenizer_config.json, else `tokenizer_class`, else that of the model's type says how text is cut, as in
     transformers; `tokenizer_classes` has those that are read. InputError for another one.
     """
+    found = locate(folder, model_type, tokenizer_class)
+    if found.file.suffix not in SENTENCEPIECE:
+        return _read_file(*found)
+    class_name = _checked_class(found.class_name, classes.FOR_SENTENCEPIECE, found.file, found.settings)
+    return read_sentencepiece(found.file, layout="xlm-r" if class_name else "plain", settings=found.settings)
+
+
+class Location(NamedTuple):
+    """Where a folder's tokenizer is: its vocabulary's first file, what the files beside it say, its class."""
+
+    file: Path
+    settings: Settings
+    class_name: str  # in transformers; "": none is named, and the type of the model has none
+
+
+def locate(folder: str | Path, model_type: str = "", tokenizer_class: str = "") -> Location:
+    """What `read_folder` reads; the class may be one that it refuses. MissingFileError without a vocabulary."""
     folder = Path(folder)
     settings = read_settings(folder)
     if not model_type and (folder / "config.json").is_file():
@@ -60,10 +78,9 @@ def read_folder(folder: str | Path, model_type: str = "", tokenizer_class: str =
     class_name = named or classes.OF_MODEL_TYPE.get(model_type, "")
     for names in ((FILE,), ("vocab.txt",), ("vocab.json", "merges.txt")):
         if all((folder / name).is_file() for name in names):
-            return _read_file(folder / names[0], settings, class_name)
+            return Location(folder / names[0], settings, class_name)
     if (file := _sentencepiece_of(folder)) is not None:
-        class_name = _checked_class(class_name, classes.FOR_SENTENCEPIECE, file, settings)
-        return read_sentencepiece(file, layout="xlm-r" if class_name else "plain", settings=settings)
+        return Location(file, settings, class_name)
     listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
     raise MissingFileError(
         f"{folder} holds no tokenizer: needs tokenizer.json, vocab.txt, vocab.json with merges.txt, or one "

@@ -1,7 +1,7 @@
 """Find, read and write folders of AllenNLP's ELMo files."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from ctx_jax.encoders.base import Family, Imported, InputProcessor
 from ctx_jax.encoders.elmo.allennlp import arrays_from_params, check_shapes, params_from_arrays
 from ctx_jax.encoders.elmo.allennlp_options import SOFTMAX_OPTIONS, model_from_options, options_from_model
 from ctx_jax.encoders.elmo.model import BiLM
+from ctx_jax.encoders.facts import Facts, tensor_facts
 from ctx_jax.heads import Head, VocabularyHead
 from ctx_jax.io.errors import CtxJaxError, InputError, brief
 from ctx_jax.io.files import atomic_folder, read_json
@@ -21,6 +22,7 @@ from ctx_jax.typing import Params
 
 MOST_OBJECTS = 10_000
 """Groups and datasets of a file; the greatest published one has 24 datasets."""
+_SUFFIXES = (".hdf5", ".h5", ".hdf")
 _FLOATS = tuple(
     getattr(h5py.h5t, f"IEEE_F{bits}{order}") for bits in (16, 32, 64) for order in ("LE", "BE")
 )  # fmt: skip
@@ -50,7 +52,7 @@ def find(folder: Path | str) -> tuple[Path, Path] | None:
     options = [path for path in names if path.name == "options.json" or path.name.endswith("_options.json")]
     weights, unreadable = [], []  # an unreadable file is no error beside a readable one: it may be another program's
     for path in names:
-        if options and path.suffix in (".hdf5", ".h5", ".hdf"):
+        if options and path.suffix in _SUFFIXES:
             try:
                 with _open(path) as file:
                     weights += [path] if "char_embed" in file else []
@@ -71,13 +73,9 @@ def read_files(*, options: Path | str, weights: Path | str) -> Imported:
     Published weights hold no softmax; options of a softmax are then ignored. Raises InputError for damaged files, files
     that do not fit each other, and models over words, whose files hold no vocabulary.
     """
-    entries = read_json(Path(options))
-    with _open(weights) as file:
-        shapes = {name: dataset.shape for name, dataset in _datasets(file, weights).items()}
-    if "char_cnn" in entries and not any(name.startswith("softmax/") for name in shapes):
-        entries = {key: value for key, value in entries.items() if key not in SOFTMAX_OPTIONS}
+    shapes = {name: shape for name, (_, shape) in _shapes(weights).items()}
+    model = _model(Path(options), shapes)
     try:
-        model = model_from_options(entries)
         check_shapes(model, shapes)
     except ValueError as error:
         raise InputError(f"{weights} with {options}: {error}") from error
@@ -91,18 +89,68 @@ def read_files(*, options: Path | str, weights: Path | str) -> Imported:
     return Imported(model, params.get("encoder", params), model.inputs(), heads)
 
 
+def _shapes(weights: Path | str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type and the shape of every dataset."""
+    with _open(weights) as file:
+        return {name: (str(dataset.dtype), dataset.shape) for name, dataset in _datasets(file, weights).items()}
+
+
+def _model(options: Path, names: Iterable[str]) -> BiLM:
+    """The model of an options file. Without a softmax among the `names` of the weights its options are ignored."""
+    entries = read_json(options)
+    if "char_cnn" in entries and not any(name.startswith("softmax/") for name in names):
+        entries = {key: value for key, value in entries.items() if key not in SOFTMAX_OPTIONS}
+    try:
+        return model_from_options(entries)
+    except ValueError as error:
+        raise InputError(f"{options}: {error}") from error
+
+
 def read_folder(folder: Path) -> Imported | None:
     """Read the encoder of an AllenNLP folder; None for a path of another kind."""
+    found = _found(folder)
+    return None if found is None else read_files(options=found[0], weights=found[1])
+
+
+def _found(folder: Path) -> tuple[Path, Path] | None:
+    """`find`, None where the folder is of another kind."""
     if not folder.is_dir():
         return None
     try:
-        found = find(folder)
+        return find(folder)
     except InputError:
         config = folder / "config.json"
         if config.is_file() and read_json(config).get("model_type") not in (None, "elmo"):
             return None  # a Hugging Face folder whose options or weights belong to other programs
         raise
-    return None if found is None else read_files(options=found[0], weights=found[1])
+
+
+def facts(folder: Path) -> Facts | None:
+    """What the files of an AllenNLP folder say, whatever of it can be read; None for a path of another kind."""
+    try:
+        found = _found(folder)
+    except InputError:
+        names = sorted(path for path in folder.iterdir() if path.name[0] != ".")
+        options = [path for path in names if path.name == "options.json" or path.name.endswith("_options.json")]
+        weights = [path for path in names if path.suffix in _SUFFIXES]
+    else:
+        if found is None:
+            return None
+        options, weights = [found[0]], [found[1]]
+
+    def model() -> BiLM:
+        try:
+            names = _shapes(weights[0])
+        except InputError:  # which is told where the tensors are
+            names = {}
+        return _model(options[0], names)
+
+    of_both = {"model": model, "tensors": lambda: tensor_facts(_shapes(weights[0]))}
+    return {
+        "format": lambda: "allennlp",
+        "files": lambda: [path.name for path in (*options, *weights)],
+        **(of_both if len(options) == len(weights) == 1 else {}),
+    }
 
 
 def write(folder: Path | str, model: BiLM, params: Params, words: Sequence[str] = ()) -> None:
@@ -185,4 +233,5 @@ FAMILY = Family(
     read_folder,
     "allennlp",
     write_folder,
+    facts=facts,
 )

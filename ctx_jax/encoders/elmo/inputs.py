@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,10 @@ class CharacterInputs(WholeWordInputs):
     def digest(self) -> str:
         """SHA-256 of the settings."""
         return hashlib.sha256(repr(self).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Its kind, the longest word and the rule for strings."""
+        return {"kind": "characters", "max_characters": self.max_characters, "rule": self.rule}
 
     def save(self, folder: Path) -> None:
         """Writes nothing: the model has all settings."""
@@ -62,6 +66,10 @@ class WordInputs(WholeWordInputs):
     def digest(self) -> str:
         """SHA-256 of the vocabulary and the rule."""
         return hashlib.sha256("\n".join((self.rule, *self.vocabulary.words)).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Its kind, the number of words and the rule for strings."""
+        return {"kind": "words", "tokens": len(self.vocabulary), "rule": self.rule}
 
     def save(self, folder: Path) -> None:
         """Writes `vocabulary.txt`."""

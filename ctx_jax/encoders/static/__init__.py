@@ -1,7 +1,7 @@
 """Static word vectors: a table with one vector a word, as GloVe, word2vec and fastText write them."""
 
 from ctx_jax.encoders.base import Family
-from ctx_jax.encoders.static.files import read, write_folder
+from ctx_jax.encoders.static.files import facts, read, write_folder
 from ctx_jax.encoders.static.inputs import StaticInputs
 from ctx_jax.encoders.static.model import StaticTable
 from ctx_jax.encoders.static.writing import write_binary, write_text
@@ -15,4 +15,5 @@ FAMILY = Family(
     "word2vec",
     write_folder,
     options=("lowercase", "unknown"),
+    facts=facts,
 )

@@ -5,13 +5,15 @@ Letters: V words of the table, D width.
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 import numpy as np
 
 from ctx_jax.encoders.base import Imported, InputProcessor
+from ctx_jax.encoders.facts import Facts
 from ctx_jax.encoders.static.inputs import StaticInputs, UnknownWords
 from ctx_jax.encoders.static.layouts import is_table, layout_of
 from ctx_jax.encoders.static.model import StaticTable
@@ -59,6 +61,24 @@ def read(path: str | Path, *, lowercase: bool = False, unknown: UnknownWords = "
     model = StaticTable(len(words), layout.width, lowercase, unknown, processor.words_digest)
     table = jax.device_put(vectors, may_alias=True)  # on a CPU the array itself, not a copy
     return Imported(model, {"words": {"embedding": table}}, processor, {})
+
+
+def facts(path: Path) -> Facts | None:
+    """How a file of word vectors is laid out; None for a folder, and for a path where nothing is."""
+    file = next((place for place in (path, *path.parents) if place.is_file()), None)
+    if file is None:
+        return None
+
+    def layout() -> dict[str, Any] | None:
+        with opened(path, is_table) as source:
+            found = None if source is None else layout_of(source)
+        return None if found is None else asdict(found)
+
+    return {
+        "format": lambda: "word vectors" if layout() else None,
+        "layout": layout,
+        "files": lambda: [file.name],
+    }
 
 
 def write_folder(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -74,6 +74,11 @@ class StaticInputs(WholeWordInputs):
         """SHA-256 of the words and the settings."""
         parts = (self.words_digest, self.rule, str(self.lowercase), self.unknown)
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Its kind, the number of words and the settings."""
+        settings = {"rule": self.rule, "lowercase": self.lowercase, "unknown": self.unknown}
+        return {"kind": "words", "tokens": len(self.words), **settings}
 
     def save(self, folder: Path) -> None:
         """Writes `words.txt`. Checkpoints need no copy of millions of words: the model has their digest."""

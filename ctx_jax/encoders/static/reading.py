@@ -19,7 +19,19 @@ LONGEST_WORD = 1 << 16  # bytes
 _BLOCK = 1 << 26  # bytes of a block of the matrix: above what malloc keeps when it is freed
 _ALIGNMENT = 64  # bytes; jax takes arrays that are aligned so without a copy
 _UNEVEN = re.compile(rb"[\t\r\v\f]|  ")  # other separators than one space
-DECIMAL = re.compile(rb"[+-]?(?:\d*\.\d+(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)")  # in a word it would be a number too many
+_DECIMAL = re.compile(rb"[+-]?(?:\d*\.\d+(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+
+
+def holds_numbers(parts: Sequence[bytes], *, header: bool) -> bool:
+    """Whether a word, split at its spaces, looks as if it had some of a row's numbers in it.
+
+    Its last part does; without a header, which would count the rows, any after the first, since a damaged line end
+    makes a word of the row before it.
+    """
+    if any(map(_CONTROL.search, parts[1:])):
+        return True
+    return any(map(_DECIMAL.fullmatch, parts[1:][-1:] if header else parts[1:]))
 
 
 class Table(NamedTuple):
@@ -180,6 +192,8 @@ def _parsed(lines: Sequence[bytes], name: str, layout: Layout, start: int) -> _P
     """The rows of some lines, of which the first is row `start`."""
     words, rows = [], []
     for row, line in enumerate(lines, start):
+        if b"\0" in line:
+            raise InputError(f"{layout.place(name, row)}: a NUL character in {_shown(line)}; copy the file again")
         word, _, numbers = line.partition(b" ")
         numbers = numbers.rstrip()
         if numbers.count(b" ") != layout.width - 1 or b"\t" in word:
@@ -206,7 +220,7 @@ def _split(line: bytes, layout: Layout, place: str) -> tuple[bytes, bytes]:
     """The word of a line, which may hold spaces, and its last D fields with one space between them."""
     fields = line.rsplit(None, layout.width)
     before = fields[0].split() if fields else []
-    if len(fields) != layout.width + 1 or (len(before) > 1 and DECIMAL.fullmatch(before[-1])):
+    if len(fields) != layout.width + 1 or holds_numbers(before, header=layout.count is not None):
         needed = "most of the first lines have" if layout.count is None else "the header says"
         raise InputError(
             f"{place}: {max(len(line.split()) - 1, 0)} numbers after the word {_shown(b''.join(before[:1]))}, {needed} "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ctx_jax.encoders.static.inputs import check_words
-from ctx_jax.encoders.static.reading import DECIMAL
+from ctx_jax.encoders.static.reading import holds_numbers
 from ctx_jax.io.errors import InputError
 from ctx_jax.io.files import atomic_binary_file
 
@@ -22,12 +22,13 @@ def write_text(path: str | Path, words: Sequence[str], vectors: Any, *, header: 
     (GloVe). Numbers have 9 digits, so that reading gives the same float32. The file appears atomically.
 
     InputError, naming the word, for words that could not be read back: empty, twice, with a line end, with white space
-    at an end, or with a last part after a space that looks like a number of the vector.
+    at an end, with NUL, or with a last part after a space that looks like a number of the vector; without a header any
+    part after a space.
     """
     vectors = _checked(Path(path), words, vectors)
     for word in words:
-        *before, last = word.encode().split() or [b""]
-        if word.encode().strip() != word.encode() or "\r" in word or (before and DECIMAL.fullmatch(last)):
+        unread = holds_numbers(word.encode().split(), header=header) or "\r" in word or "\0" in word
+        if unread or word.encode().strip() != word.encode():
             raise InputError(f"{path}: the word {word!r} cannot be told from the numbers after it: leave it out")
     line = "%s" + " %.9g" * vectors.shape[1] + "\n"
     with atomic_binary_file(Path(path)) as file:

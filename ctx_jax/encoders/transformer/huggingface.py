@@ -27,6 +27,7 @@ from ctx_jax.encoders.transformer.huggingface_export import (
     special_ids,
     tokenizer_settings,
 )
+from ctx_jax.encoders.transformer.huggingface_facts import facts, is_huggingface
 from ctx_jax.encoders.transformer.huggingface_names import NAMES, Architecture
 from ctx_jax.encoders.transformer.huggingface_params import (
     VOCABULARY_HEADS,
@@ -37,7 +38,7 @@ from ctx_jax.encoders.transformer.huggingface_params import (
     params_from_tensors,
     tensors_from_params,
 )
-from ctx_jax.encoders.transformer.huggingface_tensors import INDEX, WHOLE, read_tensors, write_tensors
+from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors, write_tensors
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import ClassificationHead, Head, SequenceHead
 from ctx_jax.io.errors import InputError, MissingFileError, listed
@@ -178,10 +179,7 @@ def record_architecture(run_dir: str | PathLike[str], architecture: Architecture
 
 def read_folder(folder: Path) -> Imported | None:
     """The encoder of a Hugging Face folder, its tokenizer included; None for a path of another kind."""
-    if not (folder / "config.json").is_file():
-        return None
-    has_tensors = (folder / WHOLE).is_file() or (folder / INDEX).is_file()
-    if "model_type" not in read_json(folder / "config.json") and not has_tensors:
+    if not is_huggingface(folder):
         return None
     found = read(folder)
     return Imported(found.model, found.params, found.model.inputs(folder), found.heads)
@@ -195,4 +193,11 @@ def write_folder(
     write(folder, model, params, heads=heads, architecture=architecture, subwords=processor.subwords)
 
 
-FAMILY = Family(Transformer, "config.json with a model_type (Hugging Face)", read_folder, "huggingface", write_folder)
+FAMILY = Family(
+    Transformer,
+    "config.json with a model_type (Hugging Face)",
+    read_folder,
+    "huggingface",
+    write_folder,
+    facts=facts,
+)

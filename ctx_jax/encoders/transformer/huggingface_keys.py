@@ -1,6 +1,6 @@
 """The keys of Hugging Face's `config.json` as data: which key is which field of `Transformer`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ctx_jax.encoders.transformer.huggingface_names import Architecture
@@ -34,6 +34,8 @@ class Keys(NamedTuple):
     defaults: Mapping[str, Any] = {}  # keys of `required` that may be absent, as files older than the key are
     aliases: Mapping[str, str] = {}  # transformers' second name of a key -> that key
     same: Mapping[str, str] = {}  # keys that must be there and equal another one
+    further: tuple[str, ...] = ()  # keys that are read one by one, by `huggingface_config` and `huggingface_modern`
+    neutral: tuple[str, ...] = ()  # and those of them that must have the value without effect
 
 
 # Features that none of our models has, whatever the architecture.
@@ -116,6 +118,12 @@ _MODERNBERT = Keys(
         "depth_scaled": True,
     },
     constant={"is_causal": False},
+    further=(
+        *("layer_types", "global_attn_every_n_layers", "local_attention", "sliding_window"),
+        *("rope_parameters", "global_rope_theta", "local_rope_theta"),
+        *("classifier_activation", "classifier_bias", "decoder_bias"),
+    ),
+    neutral=("head_dim", "rope_scaling"),
 )
 _GPT2 = Keys(
     required={
@@ -143,11 +151,13 @@ _GPT2 = Keys(
         "num_hidden_layers": "n_layer",
         "max_position_embeddings": "n_positions",
     },
+    further=("n_inner",),
 )
 _GPT = _GPT2._replace(
     activations={"afn": "activation"},
     fixed={"causal": True, "embedding_norm": False, "token_types": 0},
     constant={"is_causal": True},
+    further=(),
 )
 
 
@@ -162,3 +172,45 @@ KEYS: Mapping[Architecture, Keys] = {
     "gpt2": _GPT2,
     "openai-gpt": _GPT,
 }
+
+_READ_EVERYWHERE = ("model_type", "pad_token_id", "initializer_range", "tie_word_embeddings", "tokenizer_class")
+# Keys that change no number that is read: `tests/test_config_keys.py` compares with transformers.
+_HARMLESS = {
+    # About the file itself.
+    *("architectures", "transformers_version", "name_or_path", "_name_or_path", "dtype", "torch_dtype"),
+    # What transformers returns.
+    *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "use_cache"),
+    # Of labels: the tensors say how many there are.
+    *("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "classifier_pooling"),
+    # Of heads of multiple choice, which are left out with a notice.
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
+    *("summary_first_dropout", "summary_last_dropout"),
+    # Of tokens: the tokenizer's files decide.
+    *("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"),
+    # Dropout of heads, initial values, how a program runs, the form of a loss; attention chunks are no layer type here.
+    *("chunk_size_feed_forward", "gradient_checkpointing", "reorder_and_upcast_attn", "initializer_cutoff_factor"),
+    *("sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout", "hidden_dropout", "deterministic_flash_attn"),
+    *("sparse_prediction", "sparse_pred_ignore_index", "attention_chunk_size", "rope_theta"),
+    # How a config of layers of several sizes is used; per_layer_config itself is refused.
+    *("allow_global_per_layer_attribute_access", "serialize_explicit_per_layer_config"),
+}
+# Without windows and rotary positions these ask for nothing.
+_HARMLESS_ELSEWHERE = {"sliding_window", "rope_scaling"}
+
+
+def decided_keys(architecture: Architecture, names: Iterable[str]) -> dict[str, list[str]]:
+    """The names of keys of a config.json by what becomes of them.
+
+    "read": the model or a head depends on it; "neutral": any other value than the one without effect is refused;
+    "harmless": known to change no number that is read; "unknown": in no table, left unread.
+    """
+    keys = KEYS[architecture]
+    tables = {
+        "read": {*keys.required, *keys.activations, *keys.aliases, *keys.same, *keys.further, *_READ_EVERYWHERE},
+        "neutral": {*keys.constant, *keys.neutral, *EVERYWHERE, "auto_map"},
+        "harmless": _HARMLESS | _HARMLESS_ELSEWHERE,
+    }
+    result: dict[str, list[str]] = {name: [] for name in (*tables, "unknown")}
+    for key in sorted(names):
+        result[next((name for name, table in tables.items() if key in table), "unknown")].append(key)
+    return result

@@ -6,6 +6,7 @@ file. Pickles (`pytorch_model.bin`) are not read: they can run code.
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,26 @@ _NUMPY = {"BOOL", "U8", "I8", "U16", "I16", "F16", "BF16", "U32", "I32", "F32", 
 _FLOAT8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
 
 
+def tensor_shapes(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type as the file names it, and the shape, of every tensor of the folder; no values are read. Raises as
+    `read_tensors` of files that are missing or whose headers are damaged."""
+    shapes = {}
+    for path in tensor_files(folder):
+        with _checked(path):
+            for name, entry in _header(path).items():
+                shapes[name] = entry["dtype"], tuple(entry["shape"])
+    return shapes
+
+
+def tensor_files(folder: Path) -> list[Path]:
+    """The files that hold the folder's tensors; raises as `read_tensors` for an index that cannot be followed."""
+    return (
+        [folder / WHOLE]
+        if (folder / WHOLE).is_file()
+        else [folder / name for name in sorted({*_index(folder).values()})]
+    )
+
+
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """Every tensor of the folder under its name in the file, in the file's type (bfloat16 and float8 by ml_dtypes).
 
@@ -35,6 +56,23 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """
     if (folder / WHOLE).is_file():
         return dict(_tensors(folder / WHOLE))
+    weight_map = _index(folder)
+    tensors: dict[str, np.ndarray] = {}
+    for name in sorted({*weight_map.values()}):
+        for tensor, values in _tensors(folder / name):
+            if tensor in tensors:
+                raise InputError(f"{folder / name}: holds {brief(tensor)}, which another shard holds too: remove one")
+            tensors[tensor] = values
+    if tensors.keys() != weight_map.keys():
+        absent, extra = sorted(weight_map.keys() - tensors.keys()), sorted(tensors.keys() - weight_map.keys())
+        raise InputError(
+            f"{folder / INDEX}: its shards lack {listed(absent)} and hold {listed(extra)} that it does not name"
+        )
+    return tensors
+
+
+def _index(folder: Path) -> dict[str, str]:
+    """The file of every tensor, of files that are there."""
     held = sorted(path.name for path in folder.iterdir())
     if not (folder / INDEX).is_file():
         raise MissingFileError(
@@ -52,34 +90,30 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         raise MissingFileError(
             f"{folder / INDEX}: names files that are not there: {listed(missing)}; download them too"
         )
-    tensors: dict[str, np.ndarray] = {}
-    for name in files:
-        for tensor, values in _tensors(folder / name):
-            if tensor in tensors:
-                raise InputError(f"{folder / name}: holds {brief(tensor)}, which another shard holds too: remove one")
-            tensors[tensor] = values
-    if tensors.keys() != weight_map.keys():
-        absent, extra = sorted(weight_map.keys() - tensors.keys()), sorted(tensors.keys() - weight_map.keys())
-        raise InputError(
-            f"{folder / INDEX}: its shards lack {listed(absent)} and hold {listed(extra)} that it does not name"
-        )
-    return tensors
+    return weight_map
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    with _checked(path) as file:
+        for name, entry in _header(path).items():
+            dtype = entry["dtype"]
+            if dtype in _NUMPY:
+                yield name, file.get_tensor(name)
+            elif dtype in _FLOAT8:
+                yield name, _float8(path, entry)
+            else:
+                known = sorted(_NUMPY | _FLOAT8.keys())
+                raise InputError(f"{path}: tensor {brief(name)} is of type {brief(dtype)}; these are read: {known}")
+
+
+@contextmanager
+def _checked(path: Path) -> Iterator[Any]:
+    """A file whose header, offsets and size safetensors has checked; its errors as InputErrors that name the file."""
     try:
-        with safe_open(path, framework="np") as file:  # checks the header, the offsets and the size
+        with safe_open(path, framework="np") as file:
             if (count := len(file.keys())) > MOST_TENSORS:
                 raise InputError(f"{path}: holds {count} tensors, no model that is read has over {MOST_TENSORS}")
-            for name, entry in _header(path).items():
-                dtype = entry["dtype"]
-                if dtype in _NUMPY:
-                    yield name, file.get_tensor(name)
-                elif dtype in _FLOAT8:
-                    yield name, _float8(path, entry)
-                else:
-                    known = sorted(_NUMPY | _FLOAT8.keys())
-                    raise InputError(f"{path}: tensor {brief(name)} is of type {brief(dtype)}; these are read: {known}")
+            yield file
     except SafetensorError as error:
         reason = str(error)[:500]
         raise InputError(f"{path}: damaged or cut short ({reason}); copy the file again") from error

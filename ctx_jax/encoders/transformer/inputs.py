@@ -121,6 +121,24 @@ class SubwordInputs:
         """With another choice of `pieces`."""
         return replace(self, pieces=pieces)
 
+    def describe(self) -> dict[str, Any]:
+        """The kind of its model (WordPiece, BPE, Unigram), its special tokens and the settings."""
+        subwords = self.subwords
+        special = {
+            role: {"token": token, "id": subwords.tokenizer.token_to_id(token)}
+            for role, token in subwords.special.roles().items()
+        }
+        return {
+            "kind": type(subwords.tokenizer.model).__name__,
+            "tokens": len(subwords),
+            "special_tokens": special,
+            "before": subwords.tokens(subwords.before),
+            "after": subwords.tokens(subwords.after),
+            "longest": self.longest,
+            "rule": self.rule,
+            "pieces": self.pieces,
+        }
+
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`."""
         self.subwords.save(folder)
