@@ -7,11 +7,23 @@ Linen modules, which users write themselves.
 from typing import Any, NamedTuple
 
 from ctx_jax.heads.label import LabelHead, LayerMix
+from ctx_jax.heads.sentence import DenseHead, SentenceModules
 from ctx_jax.heads.sequence import ClassificationHead, Pooler, SequenceHead
 from ctx_jax.heads.vocabulary import VocabularyHead
 from ctx_jax.typing import Params
 
-__all__ = ["HEADS", "ClassificationHead", "Head", "LabelHead", "LayerMix", "Pooler", "SequenceHead", "VocabularyHead"]
+__all__ = [
+    "HEADS",
+    "ClassificationHead",
+    "DenseHead",
+    "Head",
+    "LabelHead",
+    "LayerMix",
+    "Pooler",
+    "SentenceModules",
+    "SequenceHead",
+    "VocabularyHead",
+]
 
 HEADS = (VocabularyHead, Pooler, SequenceHead, ClassificationHead, LabelHead, LayerMix)
 """The head types that a run's `encoder.json` may name."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, normalizers
 
 from ctx_jax.io.errors import InputError, SentenceError
 from ctx_jax.io.files import atomic_write
@@ -108,6 +108,18 @@ class Subwords:
             return self
         tokenizer = copy.deepcopy(self.tokenizer)
         tokenizer.post_processor = None
+        return Subwords(tokenizer, self.special)
+
+    def lower_cased(self) -> "Subwords":
+        """The pieces of lower-cased text; itself if a `Lowercase` is among the tokenizer's normalizers."""
+        tokenizer = copy.deepcopy(self.tokenizer)
+        own: Any = tokenizer.normalizer
+        steps = [] if own is None else [own]
+        if isinstance(own, normalizers.Sequence):
+            steps = [own[number] for number in range(len(own))]
+        if any(isinstance(step, normalizers.Lowercase) for step in steps):
+            return self
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
         return Subwords(tokenizer, self.special)
 
     @property

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from ctx_jax.checkpoints.run_files import VOCABULARY, existing
-from ctx_jax.encoders.base import Family, Imported, InputProcessor
+from ctx_jax.encoders.base import Family, Imported
 from ctx_jax.encoders.elmo.allennlp import arrays_from_params, check_shapes, params_from_arrays
 from ctx_jax.encoders.elmo.allennlp_options import SOFTMAX_OPTIONS, model_from_options, options_from_model
 from ctx_jax.encoders.elmo.model import BiLM
@@ -125,12 +125,11 @@ def write(folder: Path | str, model: BiLM, params: Params, words: Sequence[str] 
             Vocabulary(tuple(words)).write(partial / VOCABULARY)
 
 
-def write_folder(
-    folder: Path, model: BiLM, params: Params, heads: Mapping[str, Head], processor: InputProcessor, run_dir: Path
-) -> None:
+def write_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
     """Export a run's encoder, softmax and vocabulary with `write`."""
     words = Vocabulary.read(existing(run_dir, VOCABULARY)).words
-    write(folder, model, {"encoder": params, "head": {name: head.params for name, head in heads.items()}}, words)
+    heads = {name: head.params for name, head in encoder.heads.items()}
+    write(folder, encoder.model, {"encoder": encoder.params, "head": heads}, words)
 
 
 def _datasets(file: h5py.File, path: Path | str) -> dict[str, h5py.Dataset]:
@@ -183,6 +182,5 @@ FAMILY = Family(
     BiLM,
     "options.json or *_options.json with an HDF5 file holding char_embed (AllenNLP)",
     read_folder,
-    "allennlp",
-    write_folder,
+    {"allennlp": write_folder},
 )

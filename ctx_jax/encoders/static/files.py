@@ -4,24 +4,21 @@ Letters: V words of the table, D width.
 """
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
 import jax
 import numpy as np
 
-from ctx_jax.encoders.base import Imported, InputProcessor
+from ctx_jax.encoders.base import Imported
 from ctx_jax.encoders.static.inputs import StaticInputs, UnknownWords
 from ctx_jax.encoders.static.layouts import is_table, layout_of
 from ctx_jax.encoders.static.model import StaticTable
 from ctx_jax.encoders.static.reading import read_table
 from ctx_jax.encoders.static.sources import opened
 from ctx_jax.encoders.static.writing import write_binary, write_text
-from ctx_jax.heads import Head
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.io.files import atomic_folder
-from ctx_jax.typing import Params
 
 TEXT, BINARY = "table.vec", "table.bin"
 
@@ -61,21 +58,15 @@ def read(path: str | Path, *, lowercase: bool = False, unknown: UnknownWords = "
     return Imported(model, {"words": {"embedding": table}}, processor, {})
 
 
-def write_folder(
-    folder: Path,
-    model: StaticTable,
-    params: Params,
-    heads: Mapping[str, Head],
-    processor: InputProcessor,
-    run_dir: Path,
-) -> None:
+def write_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
     """Write `table.vec` (text with a header) and `table.bin` (word2vec's binary) into a new folder.
 
     A warning says what they cannot hold: heads, a vector of unknown words that was trained, and in `table.bin` words
     with spaces, for which it is left out.
     """
+    model, processor, heads = encoder.model, encoder.processor, encoder.heads
     assert isinstance(processor, StaticInputs)
-    vectors = np.asarray(params["words"]["embedding"], np.float32)
+    vectors = np.asarray(encoder.params["words"]["embedding"], np.float32)
     words = processor.words
     if heads:
         warnings.warn(f"a table of word vectors holds no heads, left out: {', '.join(heads)}", stacklevel=2)

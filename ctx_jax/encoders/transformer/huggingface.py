@@ -7,13 +7,13 @@ heads. The tables are in `huggingface_names` and `huggingface_keys`.
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ctx_jax.checkpoints.run_files import ORIGIN
-from ctx_jax.encoders.base import Family, Imported
+from ctx_jax.encoders.base import Imported
 from ctx_jax.encoders.transformer.huggingface_config import (
     architecture_of_config,
     head_from_config,
@@ -39,7 +39,8 @@ from ctx_jax.encoders.transformer.huggingface_params import (
 )
 from ctx_jax.encoders.transformer.huggingface_tensors import INDEX, WHOLE, read_tensors, write_tensors
 from ctx_jax.encoders.transformer.model import Transformer
-from ctx_jax.heads import ClassificationHead, Head, SequenceHead
+from ctx_jax.encoders.transformer.sentence_folders import MODULES, transformer_folder, with_modules, write_modules
+from ctx_jax.heads import ClassificationHead, Head, SentenceModules, SequenceHead
 from ctx_jax.io.errors import InputError, MissingFileError, listed
 from ctx_jax.io.files import atomic_folder, atomic_write, read_json
 from ctx_jax.tokenizers.subwords import Subwords
@@ -103,12 +104,14 @@ def write(
     heads: Mapping[str, Head] | None = None,
     architecture: Architecture | None = None,
     subwords: Subwords | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a folder that transformers loads with no missing or unexpected tensor; after an error there is no folder.
 
     heads         by name, as `read` gives them
     architecture  None: the one whose files fit the model
     subwords      the tokenizer, written beside the model; config.json names its special tokens by id
+    beside        writes further files into the folder
 
     Two losses cause a warning. The pooler is left out where transformers has no class with it and the other heads, such
     as a vocabulary head alone; and config.json may have fewer dropout rates than the model.
@@ -143,6 +146,8 @@ def write(
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if subwords:
             subwords.save(partial, tokenizer_settings(model))
+        if beside:
+            beside(partial)
 
 
 def _class_keys(heads: Mapping[str, Head]) -> frozenset[str]:
@@ -159,8 +164,8 @@ def _label_names(heads: Mapping[str, Head]) -> dict[str, Any]:
 
 def recorded_architecture(folder: str | PathLike[str]) -> Architecture | None:
     """The model_type of a Hugging Face folder, or of the import that a run started from; None for other runs."""
-    for name in (ORIGIN, "config.json"):
-        entries = read_json(Path(folder) / name) if (Path(folder) / name).is_file() else {}
+    for path in (Path(folder) / ORIGIN, transformer_folder(Path(folder)) / "config.json"):
+        entries = read_json(path) if path.is_file() else {}
         if "model_type" in entries:
             return architecture_of_config(entries)
     return None
@@ -177,22 +182,62 @@ def record_architecture(run_dir: str | PathLike[str], architecture: Architecture
 
 
 def read_folder(folder: Path) -> Imported | None:
-    """The encoder of a Hugging Face folder, its tokenizer included; None for a path of another kind."""
+    """The encoder of a Hugging Face or sentence-transformers folder, its tokenizer included; None for a path of another
+    kind."""
+    if (folder / MODULES).is_file():
+        body = transformer_folder(folder)
+        if not (body / "config.json").is_file():
+            raise MissingFileError(f"{body / 'config.json'} is missing: {folder / MODULES} names its module")
+        return with_modules(folder, _read_body(body))
     if not (folder / "config.json").is_file():
         return None
     has_tensors = (folder / WHOLE).is_file() or (folder / INDEX).is_file()
     if "model_type" not in read_json(folder / "config.json") and not has_tensors:
         return None
+    return _read_body(folder)
+
+
+def _read_body(folder: Path) -> Imported:
     found = read(folder)
     return Imported(found.model, found.params, found.model.inputs(folder), found.heads)
 
 
-def write_folder(
-    folder: Path, model: Transformer, params: Params, heads: Mapping[str, Head], processor: Any, run_dir: Path
-) -> None:
+def write_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
     """A run's encoder, heads and tokenizer, as `write` writes them."""
+    processor: Any = encoder.processor
     architecture = recorded_architecture(run_dir)
-    write(folder, model, params, heads=heads, architecture=architecture, subwords=processor.subwords)
+    write(
+        folder,
+        encoder.model,
+        encoder.params,
+        heads=encoder.heads,
+        architecture=architecture,
+        subwords=processor.subwords,
+    )
 
 
-FAMILY = Family(Transformer, "config.json with a model_type (Hugging Face)", read_folder, "huggingface", write_folder)
+def write_sentence_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
+    """A run's encoder and tokenizer with the modules that make one vector a text, for sentence-transformers.
+
+    A run without modules gets the mean. A warning names heads that have no place in such a folder.
+    """
+    sentence, processor = encoder.sentence or SentenceModules(), encoder.processor
+    if left := [name for name in encoder.heads if name not in (*sentence.modules, "pooler")]:
+        warnings.warn(f"a sentence-transformers folder holds no heads, left out: {', '.join(left)}", stacklevel=2)
+    subwords = processor.subwords  # type: ignore[attr-defined]
+    longest = encoder.model.longest
+
+    def modules(partial: Path) -> None:
+        write_modules(partial, sentence, encoder.heads, width=encoder.model.width, longest=longest)
+
+    heads = {name: head for name, head in encoder.heads.items() if name == "pooler"}
+    architecture = recorded_architecture(run_dir)
+    write(
+        folder,
+        encoder.model,
+        encoder.params,
+        heads=heads,
+        architecture=architecture,
+        subwords=subwords,
+        beside=modules,
+    )
