@@ -7,17 +7,25 @@ from pathlib import Path
 from typing import Any, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from sentence_folders import BERT, PROCESSOR, TEXTS, random_params, write_folder, write_json
+from label_runs import config, make_place
+from sentence_folders import BERT, POOLING, PROCESSOR, TEXTS, random_params, write_folder, write_json
 
 import ctx_jax
+from ctx_jax.checkpoints.run_files import EncoderFile
+from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.commands import export
 from ctx_jax.embedding.sentences import pool_texts, sentence_vectors
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.elmo.inputs import CharacterInputs
+from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.heads import SentenceModules
 from ctx_jax.heads.sentence import PoolingMode
+from ctx_jax.io import configs
 from ctx_jax.io.errors import CtxJaxError, InputError, InputTypeError
+from ctx_jax.training.task import TaskContext
 
 ELMO = BiLM(filters=((1, 4), (2, 8)), character_dim=4, highways=1, dim=6, projection=5, max_characters=9)
 D = BERT.dim
@@ -222,3 +230,61 @@ def test_lower_casing_reaches_words_too(tmp_path: Path) -> None:
             encoder.tokenize(["THE Cat"], level=level),  # type: ignore[arg-type]
             PROCESSOR.arrays([["the", "cat"]]) if level == "words" else PROCESSOR.token_arrays(["the cat"]),
         )
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def save_run(folder: Path, start: Path, encoder: ctx_jax.Encoder) -> Path:
+    """A run that has not trained a step."""
+    folder.mkdir()
+    (folder / "encoder.json").write_text(configs.text(EncoderFile(encoder.model, {}, "whitespace")))
+    encoder.processor.save(folder)
+    huggingface.record_origin(folder, str(start), encoder.sentence)
+    with RunCheckpoints(folder / "checkpoints", clean=True) as checkpoints:
+        state = {"params": {"encoder": encoder.params, "head": {}}, "step": jnp.int32(1)}
+        checkpoints.save(1, state, {"row": np.int64(1)}, {"loss": 1.0})
+    return folder
+
+
+def test_a_run_keeps_the_modules_and_is_exported_with_them(tmp_path: Path) -> None:
+    settings = {"prompts": {"query": "query : "}, "default_prompt_name": "query"}
+    pooling = POOLING | {"pooling_mode_cls_token": True}
+    start = write_folder(
+        tmp_path / "start", pooling=pooling, after=[None], settings=settings, body_settings={"max_seq_length": 9},
+        body="0_Transformer",
+    )  # fmt: skip
+    encoder = ctx_jax.load(start)
+    run = save_run(tmp_path / "run", start, encoder)
+    expected = np.stack(list(encoder.encode(TEXTS, level="sentence")))
+    loaded = ctx_jax.load(run)
+    assert loaded.sentence == encoder.sentence
+    np.testing.assert_allclose(np.stack(list(loaded.encode(TEXTS, level="sentence"))), expected, atol=1e-6)
+    assert export.main([str(run), str(tmp_path / "out"), "--format", "sentence-transformers"]) == 0
+    exported = ctx_jax.load(tmp_path / "out")
+    assert exported.sentence == encoder.sentence
+    np.testing.assert_allclose(np.stack(list(exported.encode(TEXTS, level="sentence"))), expected, atol=1e-6)
+    assert export.main([str(run), str(tmp_path / "plain")]) == 0
+    assert not (tmp_path / "plain" / "modules.json").exists()
+    (run / "import.json").write_text('{"sentence": {"pooling": ["median"]}}')
+    with pytest.raises(InputError, match=r"import\.json"):
+        ctx_jax.load(run)
+
+
+def test_a_run_keeps_no_modules_with_parameters(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="ctx_jax"):
+        huggingface.record_origin(tmp_path, str(whole), ctx_jax.load(whole).sentence)
+    assert "2_Dense" in caplog.text
+    assert json.loads((tmp_path / "import.json").read_text()) == {"model_type": "bert"}
+
+
+def test_a_task_with_labels_keeps_the_modules(tmp_path: Path) -> None:
+    place = make_place(tmp_path)
+    (place / "bert" / "1_Pooling").mkdir()
+    write_json(place / "bert" / "1_Pooling" / "config.json", {"embedding_dimension": 16, "pooling_mode": "cls"})
+    pool_module = TRANSFORMER | {"name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+    write_json(place / "bert" / "modules.json", [TRANSFORMER, pool_module])
+    run_dir = tmp_path / "run"
+    task = config(place, run_dir).task.open(TaskContext(run_dir, 0, 1, False, lambda _: None))
+    assert "import.json" in task.files
+    assert json.loads((run_dir / "import.json").read_text())["sentence"]["pooling"] == ["cls"]

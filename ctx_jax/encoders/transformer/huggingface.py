@@ -41,6 +41,8 @@ from ctx_jax.encoders.transformer.huggingface_tensors import INDEX, WHOLE, read_
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.encoders.transformer.sentence_folders import MODULES, transformer_folder, with_modules, write_modules
 from ctx_jax.heads import ClassificationHead, Head, SentenceModules, SequenceHead
+from ctx_jax.heads.sentence import NORMALIZE
+from ctx_jax.io import configs
 from ctx_jax.io.errors import InputError, MissingFileError, listed
 from ctx_jax.io.files import atomic_folder, atomic_write, read_json
 from ctx_jax.tokenizers.subwords import Subwords
@@ -171,14 +173,22 @@ def recorded_architecture(folder: str | PathLike[str]) -> Architecture | None:
     return None
 
 
-def record_architecture(run_dir: str | PathLike[str], architecture: Architecture | None) -> None:
-    """Record in a run's directory which architecture it started from. It cannot be read from the model where two
-    architectures are equal in shape (XLM-R and RoBERTa)."""
-    path = Path(run_dir) / ORIGIN
-    if architecture is None:
-        path.unlink(missing_ok=True)
+def record_origin(run_dir: str | PathLike[str], start: str, sentence: SentenceModules | None) -> None:
+    """Record in a run's directory the architecture of `start`, the folder or run that it starts from ("": none), and
+    what makes one vector a text.
+
+    The architecture cannot be read from the model where two are equal in shape (XLM-R and RoBERTa). Modules with dense
+    layers, which a run has no place for, are left out, and the log says so.
+    """
+    path, architecture = Path(run_dir) / ORIGIN, recorded_architecture(start) if start else None
+    if sentence is not None and (dense := set(sentence.modules) - {NORMALIZE}):
+        _LOGGER.warning("%s: the run keeps none of its modules, since %s has parameters", start, listed(sorted(dense)))
+        sentence = None
+    content = {"model_type": architecture, "sentence": sentence and configs.to_json(sentence)}
+    if kept := {key: value for key, value in content.items() if value is not None}:
+        atomic_write(path, json.dumps(kept) + "\n")
     else:
-        atomic_write(path, json.dumps({"model_type": architecture}) + "\n")
+        path.unlink(missing_ok=True)
 
 
 def read_folder(folder: Path) -> Imported | None:
