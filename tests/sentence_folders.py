@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ctx_jax.tokenizers.subword_training import train
 TEXT = ["the cat sat on the mat", "a dog and a cat", "the dogs sat", "query : the mats and cats", "The Cat"] * 5
 SUBWORDS = train(TEXT, "wordpiece", 70)
 BERT = Transformer(vocabulary=len(SUBWORDS), dim=8, depth=2, heads=2, feed_forward=12, max_positions=24, token_types=1)
+ROBERTA = replace(BERT, max_positions=BERT.max_positions + 2, positions_after_padding=True, pad_id=1)  # byte-level
 PROCESSOR = SubwordInputs(SUBWORDS, BERT.longest)
 TEXTS = ["the cat sat", "", "dogs", "a cat " * 20, "The DOG sat on mats and dogs", "cat", "query : the mat", "sat sat"]
 
@@ -32,11 +34,13 @@ def write_folder(
     body: str = "",
     settings: ITEM | None = None,
     body_settings: ITEM | None = None,
-    types: str = "sentence_transformers.models",
+    model: Transformer = BERT,
 ) -> Path:
-    """A folder with a random BERT. `after`: a Dense module's config.json, or None for Normalize."""
+    """A folder with random weights. `after`: a Dense module's config.json, or None for Normalize."""
     folder.mkdir(parents=True)
-    huggingface.write(folder / "transformer", BERT, random_params(), subwords=SUBWORDS)
+    subwords = SUBWORDS if model is BERT else train(TEXT, "bpe", 300)
+    model = replace(model, vocabulary=len(subwords))
+    huggingface.write(folder / "transformer", model, random_params(model), subwords=subwords)
     target = folder / body
     target.mkdir(exist_ok=True)
     for path in (folder / "transformer").iterdir():
@@ -53,7 +57,7 @@ def write_folder(
         if config is not None:
             write_dense(folder / modules[-1][1], config, random)
     entries = [
-        {"idx": number, "name": str(number), "path": path, "type": f"{types}.{kind}"}
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for number, (kind, path) in enumerate(modules)
     ]
     write_json(folder / "modules.json", entries)
@@ -62,9 +66,9 @@ def write_folder(
 
 
 @cache
-def random_params() -> Any:
-    """Of BERT, large enough that texts differ."""
-    return jax.tree.map(lambda leaf: 10 * np.asarray(leaf), jax.jit(BERT.init)(jax.random.key(0)))
+def random_params(model: Transformer) -> Any:
+    """Large enough that texts differ."""
+    return jax.tree.map(lambda leaf: 10 * np.asarray(leaf), jax.jit(model.init)(jax.random.key(0)))
 
 
 def write_dense(folder: Path, config: ITEM, random: np.random.Generator) -> None:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from sentence_folders import BERT, TEXTS, write_folder
+from sentence_folders import BERT, ROBERTA, TEXTS, write_folder
 
 import ctx_jax
 from ctx_jax.encoders.transformer.sentence_folders import TYPES
@@ -63,6 +63,11 @@ FOLDERS: dict[str, dict[str, Any]] = {
             "body_settings": {"max_seq_length": 22},
         }
         for mode in MODES
+    },
+    "byte-level, prompt not pooled": {
+        "model": ROBERTA,
+        "pooling": modes("weightedmean", "cls") | {"include_prompt": False},
+        "settings": {**PROMPTS, "default_prompt_name": "query"},
     },
     "dimensions": {"after": [None], "settings": {"truncate_dim": 3, "similarity_fn_name": "dot"}},
 }  # fmt: skip

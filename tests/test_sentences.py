@@ -33,7 +33,7 @@ D = BERT.dim
 
 @pytest.fixture(scope="module")
 def encoder() -> ctx_jax.Encoder:
-    return ctx_jax.Encoder(BERT, random_params(), PROCESSOR)
+    return ctx_jax.Encoder(BERT, random_params(BERT), PROCESSOR)
 
 
 def only(vectors: Iterator[np.ndarray]) -> np.ndarray:

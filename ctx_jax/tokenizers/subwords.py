@@ -62,13 +62,13 @@ class Subwords:
         for (role, token), (other, same) in combinations(self.special.roles().items(), 2):
             if self._id(token) == self._id(same) and (around or other == "mask"):
                 raise InputError(
-                    f"special tokens clash: {role} and {other} are both {token} (id {self._id(token)}); give each role "
+                    f"special tokens clash: {role} and {other} are both {token:.80} (id {self._id(token)}); give each "
                     "a token of its own"
                 )
         if self.before not in ((), (self.begin_id,)) or self.after not in ((), (self.end_id,)):
             raise InputError(
                 f"the tokenizer puts ids {self.before} and {self.after} around a sentence, but begin is "
-                f"{self.special.begin} (id {self.begin_id}) and end {self.special.end} (id {self.end_id}): "
+                f"{self.special.begin:.80} (id {self.begin_id}) and end {self.special.end:.80} (id {self.end_id}): "
                 "make them agree"
             )
 

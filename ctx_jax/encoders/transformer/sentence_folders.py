@@ -126,7 +126,7 @@ def _modules(folder: Path) -> list[_Module]:
                 f"{path}: type of entry {place} is {brief(kind)}; these can be computed: {known} of "
                 "sentence_transformers. For the encoder alone, load the Transformer's folder without modules.json"
             )
-        if not isinstance(where, str) or "\0" in where or PureWindowsPath(where).anchor or ".." in Path(where).parts:
+        if not isinstance(where, str) or not _is_inside(where):
             raise InputError(f"{path}: path of entry {place} must be a folder in this one, got {brief(where)}")
         if not isinstance(name, str) or name in names:
             raise InputError(f"{path}: name of entry {place} must be a name of its own, got {brief(name)}")
@@ -140,6 +140,12 @@ def _modules(folder: Path) -> list[_Module]:
     if any(module.path in ("", ".") for module in modules[1:]):
         raise InputError(f"{path}: only the Transformer may have its files in the folder itself: give each a path")
     return modules
+
+
+def _is_inside(path: str) -> bool:
+    """Whether it can be the path of a folder below another one."""
+    windows = PureWindowsPath(path)
+    return path.isprintable() and len(path.encode()) < 200 and not windows.anchor and ".." not in windows.parts
 
 
 def _settings(path: Path) -> dict[str, Any]:
