@@ -128,7 +128,7 @@ def text_settings(
         known = get_args(PoolingMode)
         if not modes or any(mode not in known for mode in modes):
             raise InputError(f"pooling must be one or several of {', '.join(known)}, got {pooling!r}")
-        if len(modes) != len(modules.pooling) and set(modules.modules) != {NORMALIZE} & set(modules.modules):
+        if len(modes) != len(modules.pooling) and any(name != NORMALIZE for name in modules.modules):
             raise InputError(
                 f"the dense layer after pooling takes the vectors of {len(modules.pooling)} modes, got {pooling!r}"
             )

@@ -184,7 +184,7 @@ def _body_settings(body: Path, longest: int | None) -> tuple[bool, int | None]:
     checked_keys(path, config, ("max_seq_length", "do_lower_case", *_NEUTRAL))
     for key, neutral in _NEUTRAL.items():
         value = config.get(key)
-        if isinstance(value, Mapping) and "_" in key:  # sentence-transformers drops this entry from each
+        if isinstance(value, Mapping) and key.endswith("args"):  # sentence-transformers drops this entry from each
             value = {name: entry for name, entry in value.items() if name != "trust_remote_code"}
         if value is not None and not any(type(value) is type(each) and value == each for each in neutral):
             raise InputError(f"{path}: {key} is {brief(value)}, which cannot be expressed: leave it out")
