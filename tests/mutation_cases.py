@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import lzma
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import sentence_folders
 from mutations import Case
 from safetensors.numpy import load_file, save_file
 from test_allennlp import TINY, arrays_of
@@ -25,6 +27,7 @@ from ctx_jax.encoders.elmo import allennlp, allennlp_files
 from ctx_jax.encoders.static import write_binary, write_text
 from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.encoders.transformer.huggingface_config import model_from_config
+from ctx_jax.io.errors import CtxJaxError, InputError
 
 
 def _make_huggingface(folder: Path) -> None:
@@ -53,6 +56,32 @@ def _make_shards(folder: Path) -> None:
 def _make_allennlp(folder: Path) -> None:
     params = allennlp.params_from_arrays(TINY, arrays_of(TINY))
     _write_into(folder, lambda new: allennlp_files.write(new, TINY, params))
+
+
+def _make_sentence_folder(folder: Path) -> None:
+    """With every file that a module may have; its Transformer in a folder of its own, as in old ones."""
+    dense = {"in_features": 2 * sentence_folders.BERT.dim, "out_features": 3, "bias": True, "use_residual": True}
+    dense |= {"activation_function": "torch.nn.modules.activation.GELU"}
+    with tempfile.TemporaryDirectory() as place:
+        written = sentence_folders.write_folder(
+            Path(place) / "new",
+            pooling={"word_embedding_dimension": sentence_folders.BERT.dim, "pooling_mode": ["cls", "mean"]},
+            after=[dense, None],
+            body="0_Transformer",
+            settings={"prompts": {"query": "query : "}, "default_prompt_name": "query", "truncate_dim": 2},
+            body_settings={"max_seq_length": 9, "do_lower_case": True, "model_args": {}},
+        )
+        shutil.copytree(written, folder, dirs_exist_ok=True)
+
+
+def _encode(folder: Path) -> list[np.ndarray]:
+    """Damage may first show where a text is encoded."""
+    encoder = ctx_jax.load(folder)
+    try:
+        list(encoder.encode(sentence_folders.TEXTS[:4], level="sentence"))
+    except CtxJaxError as error:
+        raise InputError(f"{folder}: {error}") from error
+    return [np.asarray(leaf) for leaf in jax.tree.leaves({name: head.params for name, head in encoder.heads.items()})]
 
 
 def _write_into(folder: Path, write: Callable[[Path], None]) -> None:
@@ -131,6 +160,13 @@ CASES = (
     Case("huggingface-tensors", "model.safetensors", _make_huggingface, huggingface.read, _parameters),
     Case("huggingface-index", "model.safetensors.index.json", _make_shards, huggingface.read),
     Case("huggingface-shard", "b.safetensors", _make_shards, huggingface.read, _parameters),
+    Case("sentence-modules", "modules.json", _make_sentence_folder, _encode),
+    Case("sentence-settings", "config_sentence_transformers.json", _make_sentence_folder, _encode),
+    Case("sentence-transformer", "0_Transformer/sentence_bert_config.json", _make_sentence_folder, _encode),
+    Case("sentence-tokenizer", "0_Transformer/tokenizer_config.json", _make_sentence_folder, _encode),
+    Case("sentence-pooling", "1_Pooling/config.json", _make_sentence_folder, _encode),
+    Case("sentence-dense", "2_Dense/config.json", _make_sentence_folder, _encode),
+    Case("sentence-dense-tensors", "2_Dense/model.safetensors", _make_sentence_folder, _encode, list),
     Case("allennlp-options", "options.json", _make_allennlp, ctx_jax.load),
     Case("allennlp-weights", "weights.hdf5", _make_allennlp, ctx_jax.load, _parameters),
     *map(_table, ("glove.txt", "table.vec", "table.bin", "glove.gz", "glove.xz", "glove.zip")),

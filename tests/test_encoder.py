@@ -15,7 +15,7 @@ import pytest
 import ctx_jax
 from ctx_jax.checkpoints.run_files import ENCODER, VOCABULARY, EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.embedding.encoder import plan
+from ctx_jax.embedding.encode_batches import plan
 from ctx_jax.encoders.base import rounded
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.elmo.inputs import CharacterInputs, WordInputs

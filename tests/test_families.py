@@ -274,6 +274,19 @@ def test_a_run_is_loaded_as_it_was_saved_and_encode_equals_embed(case: Case, tmp
         assert found[row].dtype == np.float32
 
 
+def test_a_texts_vector_is_the_mean_of_its_tokens_whatever_its_batch(case: Case) -> None:
+    texts = ["the cat sat", "dogs", "a lot"]
+    layers = case.embed(case.encoder.tokenize(texts, level="tokens", rows=4, length=8))
+    expected = ctx_jax.pool(layers.values[-1], layers.mask)
+    found = list(case.encoder.encode([*texts, ""], level="sentence"))
+    same(np.stack(found[:3]), expected[:3])
+    assert found[3].shape == (case.model.width,)
+    assert np.isfinite(found[3]).all()
+    behind = list(case.encoder.encode(["cat sat", "", "", ""], level="sentence", prompt="the "))
+    same(behind[0], found[0])
+    assert case.processor.prompt_length("the cat ", None) >= 2
+
+
 def test_word_vectors_are_layer_zero_of_the_word_alone(case: Case) -> None:
     words = ["dogs", "", "cat", "dogs"]
     vectors = case.encoder.word_vectors(words)

@@ -12,14 +12,15 @@ import tyro
 from ctx_jax.commands.flags import naming_flags
 from ctx_jax.embedding.load import CheckpointStep, load
 from ctx_jax.encoders import FAMILIES
+from ctx_jax.encoders.base import Imported
 from ctx_jax.io.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)
 class Export:
     """Write a trained biLM as AllenNLP's options.json and weights.hdf5, with its softmax and vocabulary; a Transformer
-    as a folder that transformers loads: config.json, model.safetensors and the tokenizer; a table of word vectors as
-    table.vec and table.bin, word2vec's text and binary."""
+    as a folder that transformers loads: config.json, model.safetensors and the tokenizer, or sentence-transformers; a
+    table of word vectors as table.vec and table.bin, word2vec's text and binary."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's directory."""
@@ -28,7 +29,8 @@ class Export:
     """A new folder for the files."""
 
     format: str = "model"
-    """`allennlp` (biLM), `huggingface` (Transformer) or `word2vec` (word vectors); `model`: whichever fits it."""
+    """`allennlp` (biLM), `huggingface` or `sentence-transformers` (Transformer) or `word2vec` (word vectors); `model`:
+    the one that fits it, `huggingface` of a Transformer."""
 
     step: CheckpointStep = "best"
     """Which checkpoint: `best` (by the metric that the run chose), `latest`, or a step number."""
@@ -38,21 +40,19 @@ def main(arguments: Sequence[str]) -> int:
     """Write the files the command line asks for; 0 when done."""
     options = tyro.cli(Export, args=list(arguments), prog="ctx-jax export")
     encoder = load(options.run, step=options.step)
+    imported = Imported(encoder.model, encoder.params, encoder.processor, encoder.heads, encoder.sentence)
     family = next(family for family in FAMILIES if isinstance(encoder.model, family.model))
     name = type(encoder.model).__name__
-    if options.format not in ("model", family.format):
-        with naming_flags(Export):
-            formats = ", ".join(family.format for family in FAMILIES if family.format)
-            raise ConfigError(
-                "format", f"{options.format} cannot hold a {name}: leave it out (the formats are {formats})"
-            )
-    if family.write_folder is None:
+    if not family.formats:
         raise InputError(f"{options.run} holds a {name}, which no format of other programs can hold")
+    form = next(iter(family.formats)) if options.format == "model" else options.format
+    if form not in family.formats:
+        with naming_flags(Export):
+            formats = ", ".join(form for family in FAMILIES for form in family.formats)
+            raise ConfigError("format", f"{form} cannot hold a {name}: leave it out (the formats are {formats})")
     # Python's default format of a warning quotes a source line of this package; print the message alone.
     with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught:
-        family.write_folder(
-            options.folder, encoder.model, encoder.params, encoder.heads, encoder.processor, options.run
-        )
+        family.formats[form](options.folder, imported, options.run)
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     print(f"{options.run} written to {options.folder}")

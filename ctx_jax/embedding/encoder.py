@@ -3,27 +3,30 @@
 Letters: L layers, B sentences, T words, D width, N words of a list.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from ctx_jax.distributed.sharding import pipelined
 from ctx_jax.embedding import description, mixing
-from ctx_jax.embedding.embed import embed
+from ctx_jax.embedding.embed import Layers, embed
+from ctx_jax.embedding.encode_batches import Split, encode_batches
+from ctx_jax.embedding.sentences import TextSettings, sentence_vectors, text_settings, with_prompt
 from ctx_jax.encoders.base import InputProcessor, Level, Model, checked, rounded, sentences_to_words
-from ctx_jax.heads import Head
+from ctx_jax.heads import Head, SentenceModules
+from ctx_jax.heads.sentence import PoolingMode
 from ctx_jax.io.errors import InputError, InputTypeError, numbering_sentences
+from ctx_jax.ops.linear import Compute
 from ctx_jax.typing import Params
 
 Sentence = str | Sequence[str]
+LayerChoice = Literal["all", "last", "mix"]
 
-_BATCHES_AHEAD = 8  # so many batches of sentences are read at once and sorted by length
+_LOGGER = logging.getLogger("ctx_jax")
 _WORD_BATCH = 1024
-_WORDS = 64  # batches of longer sentences have fewer rows, to bound memory
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,7 +34,8 @@ class Encoder:
     """What `load` returns. `embed` needs only `model` (a frozen config) and `params` (nested dict of arrays).
 
     `processor` makes the model's inputs from text. `heads` are the other modules of the file or run by name
-    ("masked_lm", "pooler", "softmax" ...), each a `Head(module, params)`.
+    ("masked_lm", "pooler", "softmax" ...), each a `Head(module, params)`. `sentence` is what a sentence-transformers
+    folder says of vectors of whole texts; its dense layers are among the heads.
 
     A run trained in bf16 also computes in bf16 after loading. For full float32 (parity, a CPU without bf16
     instructions): `dataclasses.replace(encoder, model=dataclasses.replace(encoder.model, compute="float32"))`.
@@ -41,6 +45,7 @@ class Encoder:
     params: Params
     processor: InputProcessor
     heads: Mapping[str, Head] = field(default_factory=dict)
+    sentence: SentenceModules | None = None
 
     def __repr__(self) -> str:
         return description.summary(self)
@@ -87,30 +92,61 @@ class Encoder:
         self,
         sentences: Iterable[Sentence],
         *,
-        layers: Literal["all", "mix"] = "all",
+        level: Literal["words", "sentence"] = "words",
+        layers: LayerChoice | None = None,
         mix: Mapping[str, Any] | None = None,
         batch: int = 32,
+        pooling: PoolingMode | Sequence[PoolingMode] | None = None,
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        length: int | None = None,
     ) -> Iterator[np.ndarray]:
-        """One float32 array a sentence, in the order given: [L, T, D], or [T, D] with `layers="mix"`.
+        """One float32 array a sentence, in the order given: [L, T, D], or [T, D] of the "last" layer or a "mix".
 
             for vectors in encoder.encode(open("text.txt"), layers="mix", mix=ctx_jax.init_mix(3)):
+                ...
+
+        With `level="sentence"` it is one vector [D] of the last layer, made as a sentence-transformers folder says
+        (`encoder.sentence`); other encoders pool the mean. `layers="all"` gives [L, D]. A text is a string, cut by the
+        tokenizer's own rule, or a list of words.
+
+            for vector in encoder.encode(texts, level="sentence", prompt="query: "):
                 ...
 
         Reads at most 8 x `batch` sentences ahead, so the input may be an endless generator. It sorts them by length
         into batches of at most `batch` sentences, in few compiled shapes. Every sentence starts from a zero state.
 
-        Raises InputError if only one of `layers="mix"` and `mix` (from `init_mix`) is given, and the errors of
-        `tokenize` when it reaches the sentence at fault.
+        Args:
+          layers: "all", "last" or "mix"; None: all for words, the last for sentences. `mix` is from `init_mix`.
+          pooling, normalize, prompt, length: of the level "sentence"; None: the encoder's own. `pooling` is a mode or
+            several, as `sentences.pool_texts` lists them. `normalize` True divides the vectors by their length, False
+            leaves out the division at the end. `prompt` is put in front of each text; "" for none. `length` is the
+            longest text in tokens, special ones included: the rest is cut off, which the log says once a call.
+          prompt_name: one of `encoder.sentence.prompts` in place of `prompt`.
+
+        Raises InputError for settings that do not fit each other, and the errors of `tokenize` when it reaches the
+        sentence at fault.
         """
-        if layers not in ("all", "mix"):
-            raise InputError(f'layers must be "all" or "mix", got {layers!r}')
+        if level not in ("words", "sentence"):
+            raise InputError(f'level must be "words" or "sentence", got {level!r}')
+        layers = layers or ("all" if level == "words" else "last")
+        if layers not in ("all", "last", "mix"):
+            raise InputError(f'layers must be "all", "last" or "mix", got {layers!r}')
         if (layers == "mix") != (mix is not None):
             raise InputError(f'layers="mix" and mix= go together, got layers={layers!r} and mix={mix!r}: see init_mix')
         if batch < 1:
             raise InputError(f"batch must be at least 1 sentence, got {batch}")
         if isinstance(sentences, str | bytes):
             raise InputTypeError("sentences must be a list of sentences, got one string: wrap it in a list")
-        return self._encode(iter(sentences), mix, batch)
+        of_texts: dict[str, Any] = {"pooling": pooling, "normalize": normalize, "prompt": prompt}
+        of_texts |= {"prompt_name": prompt_name, "length": length}
+        if level == "sentence":
+            settings = text_settings(self.sentence, self.processor, **of_texts)
+            return self._encode_texts(iter(sentences), layers, mix, batch, settings)
+        if given := [name for name, value in of_texts.items() if value is not None]:
+            raise InputError(f'{", ".join(given)} make one vector a sentence: set level="sentence", or leave them out')
+        return self._encode_words(iter(sentences), layers, mix, batch)
 
     def word_vectors(self, words: Iterable[str], *, batch: int = _WORD_BATCH) -> np.ndarray:
         """Static vectors of single words, float32 [N, D]: layer 0 alone, which does not depend on context.
@@ -134,69 +170,86 @@ class Encoder:
             vectors.append(layer.reshape(height * row, -1)[: len(part)])
         return np.concatenate(vectors)
 
-    def _encode(
-        self, sentences: Iterator[Sentence], mixing: Mapping[str, Any] | None, batch: int
+    def _encode_words(
+        self, sentences: Iterator[Sentence], layers: LayerChoice, mix: Mapping[str, Any] | None, batch: int
     ) -> Iterator[np.ndarray]:
-        processor, first = self.processor, 0  # `first`: the number of the chunk's first sentence
-        while chunk := list(islice(sentences, _BATCHES_AHEAD * batch)):
-            with numbering_sentences(range(first, first + len(chunk))):
-                words = sentences_to_words(chunk, processor.rule, first=first)
-                split = processor.split(words)
-            by_sentence: dict[int, np.ndarray] = {}
+        def split(chunk: list[Sentence], first: int) -> Split:
+            words = sentences_to_words(chunk, self.processor.rule, first=first)
+            return Split(self.processor.split(words), [len(each) for each in words])
 
-            def inputs(plan: Plan, split: Sequence[Any] = split, first: int = first) -> dict[str, np.ndarray]:
-                with numbering_sentences([first + number for number in plan.sentences]):
-                    return processor.pad([split[number] for number in plan.sentences], plan.rows, plan.length)
+        def compute(inputs: dict[str, np.ndarray]) -> jax.Array:
+            return _layers(self.model, layers, self.params, mix, inputs).values
 
-            running = (
-                (batch_plan.sentences, _vectors(self.model, self.params, mixing, inputs(batch_plan)))
-                for batch_plan in plan(processor.sizes(split), batch)
-            )
-            for chosen, vectors in pipelined(running):
-                by_sentence |= _split_batch(chosen, vectors, words)
-            for number in range(len(words)):
-                yield by_sentence.pop(number)
-            first += len(chunk)
+        return encode_batches(sentences, batch, self.processor, split, compute)
 
+    def _encode_texts(
+        self,
+        sentences: Iterator[Sentence],
+        layers: LayerChoice,
+        mix: Mapping[str, Any] | None,
+        batch: int,
+        settings: TextSettings,
+    ) -> Iterator[np.ndarray]:
+        processor, length, was_cut = self.processor.of_texts(), settings.length, False
 
-class Plan(NamedTuple):
-    """One batch: the indices of its sentences, and the shape that they are padded to."""
+        def split(chunk: list[Sentence], first: int) -> Split:
+            nonlocal was_cut
+            texts = with_prompt(checked(chunk, first=first), settings.prompt, processor)
+            found = list(processor.split(texts, "tokens"))
+            for number, size in enumerate(processor.sizes(found)):
+                if length is None or size <= length:
+                    continue
+                found[number] = processor.cut(found[number], length)
+                if not was_cut:
+                    which = first + number
+                    _LOGGER.warning("sentence %d has %d tokens, cut to %d; so are later ones", which, size, length)
+                was_cut = True
+            return Split(found, None)
 
-    sentences: tuple[int, ...]
-    rows: int
-    length: int
+        own = {name: self.heads[name] for name in settings.modules.modules if name in self.heads}
+        modules = tuple((name, head.module) for name, head in own.items())
+        params = {name: head.params for name, head in own.items()}
 
+        def compute(inputs: dict[str, np.ndarray]) -> jax.Array:
+            found = _layers(self.model, layers, self.params, mix, inputs)
+            return _texts(settings.modules, modules, settings.normalize, self.model.compute, params, found, skipped)
 
-def plan(lengths: Sequence[int], batch: int) -> list[Plan]:
-    """Batches of sentences of similar length, longest first; every sentence is in exactly one.
-
-    `plan([3, 40, 5], batch=2)` is `[((1, 2), rows 2, length 48), ((0,), rows 1, length 8)]`. If the last batch is not
-    full, it has the next power of two of rows, so that there are few shapes.
-    """
-    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
-    plans = []
-    while order:
-        length = rounded(lengths[order[0]])
-        most = max(1, min(batch, batch * _WORDS // length))
-        taken, order = tuple(order[:most]), order[most:]
-        plans.append(Plan(taken, min(most, 1 << (len(taken) - 1).bit_length()), length))
-    return plans
-
-
-def _split_batch(numbers: tuple[int, ...], vectors: jax.Array, words: list[list[str]]) -> dict[int, np.ndarray]:
-    """{sentence: its part of vectors [..., B, T, D]}; copies, so that no result keeps its whole batch in memory."""
-    batch = np.asarray(vectors)
-    return {number: batch[..., row, : len(words[number]), :].copy() for row, number in enumerate(numbers)}
+        skipped = np.int32(settings.skipped)
+        return encode_batches(sentences, batch, processor, split, compute)
 
 
-def _all_or_mixed(model: Model, params: Params, mix: mixing.Mixing | None, inputs: Any) -> jax.Array:
-    values = embed(model, params, inputs).values
-    return values if mix is None else mixing.mix(values, mix)
+def _chosen_layers(model: Model, layers: LayerChoice, params: Params, mix: mixing.Mixing | None, inputs: Any) -> Layers:
+    """With the values [L, B, T, D], or [B, T, D] of one layer or a mix."""
+    found = embed(model, params, inputs)
+    if layers == "last":
+        return found._replace(values=found.values[-1])
+    return found if mix is None else found._replace(values=mixing.mix(found.values, mix))
+
+
+def _vectors_of_texts(
+    modules: SentenceModules,
+    heads: tuple[tuple[str, Any], ...],
+    normalize: bool,
+    compute: Compute,
+    head_params: Mapping[str, Params],
+    layers: Layers,
+    skipped: jax.Array,
+) -> jax.Array:
+    own = {name: Head(module, head_params[name]) for name, module in heads}
+
+    def of_layer(values: jax.Array) -> jax.Array:
+        return sentence_vectors(
+            values, layers.mask, modules, own, skipped=skipped, normalize=normalize, compute=compute
+        )
+
+    return jax.vmap(of_layer)(layers.values) if layers.values.ndim == 4 else of_layer(layers.values)
 
 
 def _layer_0(model: Model, params: Params, inputs: Any) -> jax.Array:
     return model.token_layer(params, inputs)
 
 
-_vectors = jax.jit(_all_or_mixed, static_argnums=0)
+# Apart, so that other settings of texts do not compile the encoder again.
+_layers = jax.jit(_chosen_layers, static_argnums=(0, 1))
+_texts = jax.jit(_vectors_of_texts, static_argnums=(0, 1, 2, 3))
 _token_layer = jax.jit(_layer_0, static_argnums=0)

@@ -8,12 +8,14 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, read_encoder
+from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, ORIGIN, read_encoder
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders import FAMILIES, elmo
 from ctx_jax.encoders.base import Family
-from ctx_jax.heads import HEADS, Head
-from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
+from ctx_jax.heads import HEADS, Head, SentenceModules
+from ctx_jax.io import configs
+from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, MissingFileError
+from ctx_jax.io.files import read_json
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*|\w+-[\w.-]+")  # "owner/name", or one of the old ones, "bert-base-cased"
 _FILES = (
@@ -47,13 +49,15 @@ def load(
         load("runs/elmo")                                   # step="best", "latest" or a number
         load("elmo_2x4096_512_2048cnn_2xhighway")           # a folder with options and weights
         load("bert-base-uncased")                           # config.json, model.safetensors, tokenizer files
+        load("all-MiniLM-L6-v2")                            # the same with modules.json (sentence-transformers)
         load("glove.6B.300d.txt", lowercase=True)           # GloVe, word2vec, fastText's .vec; gzip, xz or zip too
         load(options="options.json", weights="weights.hdf5")
 
     Args:
       path: a run directory (`encoder.json`, `checkpoints/`), a folder with one `options.json` or `*_options.json`
         and one HDF5 file that holds `char_embed`, a Hugging Face folder of an encoder that
-        `encoders.transformer.huggingface` reads, with its tokenizer, or a file that `encoders.static.read` reads.
+        `encoders.transformer.huggingface` reads, with its tokenizer, a sentence-transformers folder, or a file that
+        `encoders.static.read` reads.
       step: for a run; "best" is so by the metric that the run chose, mostly its validation loss.
       options, weights: AllenNLP's two files, instead of `path`.
       choices: options of the family that reads the path: `lowercase` and `unknown` of a table of word vectors.
@@ -152,4 +156,14 @@ def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: 
         shapes: dict[str, Any] = {"encoder": jax.eval_shape(model.init, jax.random.key(0))}
         params = checkpoints.restore_params(number, shapes)
     own_heads = {name: Head(module, params.get("head", {}).get(name, {})) for name, module in stored.heads.items()}
-    return Encoder(model, params["encoder"], model.inputs(folder, rule=stored.rule), own_heads)
+    inputs = model.inputs(folder, rule=stored.rule)
+    return Encoder(model, params["encoder"], inputs, own_heads, _sentence(folder / ORIGIN))
+
+
+def _sentence(path: Path) -> SentenceModules | None:
+    """What a run that began with a sentence-transformers folder keeps of it."""
+    content = read_json(path).get("sentence") if path.is_file() else None
+    try:
+        return None if content is None else configs.from_json(SentenceModules, content)
+    except ConfigError as error:
+        raise InputError(f"{path}: {error}") from error

@@ -26,7 +26,8 @@ from ctx_jax.data.array_folder import ArrayWriter, build_arrays, folder_name, op
 from ctx_jax.distributed.processes import gather, own_share
 from ctx_jax.distributed.sharding import pipelined, shard_batch
 from ctx_jax.embedding.embed import embed
-from ctx_jax.embedding.encoder import Encoder, plan
+from ctx_jax.embedding.encode_batches import plan
+from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.pooling import How, pool
 from ctx_jax.io import configs
 from ctx_jax.io.errors import ConfigError

@@ -8,13 +8,14 @@ Letters: L layers, B sentences, T words, S tokens of a row, D width.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import jax
 import numpy as np
 
 from ctx_jax.encoders.facts import Facts
-from ctx_jax.heads import Head
+from ctx_jax.heads import Head, SentenceModules
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.ops.linear import Compute
 from ctx_jax.tokenizers.words import Rule, split_words
@@ -90,6 +91,14 @@ class InputProcessor(Protocol):
     def with_pieces(self, pieces: WordPieces) -> Self:
         """The processor whose inputs give a word the vector of these of its pieces; itself where words have none."""
 
+    def of_texts(self) -> Self:
+        """The processor of whole texts split at the level "tokens": an empty text has its special tokens too. Itself
+        where there are none."""
+
+    def prompt_length(self, prompt: str, length: int | None) -> int:
+        """How many tokens of a row, from its beginning, belong to the prompt in front of a text, if rows are cut to
+        `length`: those of the prompt alone, without a special token behind it."""
+
     @property
     def files(self) -> tuple[str, ...]:
         """The names of the files that `save` writes and every checkpoint keeps a copy of."""
@@ -147,12 +156,13 @@ class Model(Protocol):
 
 
 class Imported(NamedTuple):
-    """An encoder read from other people's files, as `embedding.Encoder` takes it."""
+    """An encoder read from other people's files or to be written to them, with the fields of `embedding.Encoder`."""
 
     model: Any
     params: Params
     processor: InputProcessor
     heads: Mapping[str, Head]
+    sentence: SentenceModules | None = None
 
 
 class Family(NamedTuple):
@@ -164,10 +174,8 @@ class Family(NamedTuple):
     """The files that `read` looks for, as error messages name them."""
     read: Callable[..., Imported | None]
     """(path, **options): the encoder of a folder or file, None for another kind; InputError for a damaged one."""
-    format: str = ""
-    """The name of the format that `write_folder` writes."""
-    write_folder: Callable[[Path, Any, Params, Mapping[str, Head], InputProcessor, Path], None] | None = None
-    """(new folder, model, params, heads, processor, run directory); None for a family without an export."""
+    formats: Mapping[str, Callable[[Path, Imported, Path], None]] = MappingProxyType({})
+    """By name, the functions that write a run: (new folder, encoder, run directory). The first is the default."""
     options: tuple[str, ...] = ()
     """The names of the options of `read`, keyword arguments of `load`."""
     facts: Callable[[Path], Facts | None] | None = None

@@ -11,7 +11,7 @@ import numpy as np
 
 from ctx_jax.encoders.base import Level, WordPieces, sentences_to_words
 from ctx_jax.io.errors import InputError
-from ctx_jax.tokenizers.words import Rule
+from ctx_jax.tokenizers.words import Rule, split_words
 
 
 class WholeWordInputs(ABC):
@@ -62,3 +62,12 @@ class WholeWordInputs(ABC):
     def with_pieces(self, pieces: WordPieces) -> Self:
         """Itself: a word is one piece."""
         return self
+
+    def of_texts(self) -> Self:
+        """Itself: there are no special tokens."""
+        return self
+
+    def prompt_length(self, prompt: str, length: int | None) -> int:
+        """The words of the prompt, at most `length`."""
+        words = len(split_words(prompt, self.rule))
+        return words if length is None else min(words, length)

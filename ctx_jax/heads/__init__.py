@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ctx_jax.heads.label import LabelHead, LayerMix
+from ctx_jax.heads.sentence import DenseHead, SentenceModules
 from ctx_jax.heads.sequence import ClassificationHead, Pooler, SequenceHead
 from ctx_jax.heads.vocabulary import VocabularyHead
 from ctx_jax.typing import Params
@@ -16,10 +17,12 @@ from ctx_jax.typing import Params
 __all__ = [
     "HEADS",
     "ClassificationHead",
+    "DenseHead",
     "Head",
     "LabelHead",
     "LayerMix",
     "Pooler",
+    "SentenceModules",
     "SequenceHead",
     "VocabularyHead",
     "parameter_count",

@@ -116,15 +116,27 @@ def read_text(path: Path) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds; InputError naming the file if it is not JSON, nested hundreds of levels deep,
     or not an object. NaN and infinity pass, as in Python's own reader: whoever reads a number checks it."""
+    content = _json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object, got a {type(content).__name__}")
+    return content
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """The list that a JSON file holds; InputError as `read_json`."""
+    content = _json(path)
+    if not isinstance(content, list):
+        raise InputError(f"{path} must hold a JSON list, got a {type(content).__name__}")
+    return content
+
+
+def _json(path: Path) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise InputError(f"{path} is nested too deep to be read: copy the file again") from error
     except ValueError as error:  # no JSON, no UTF-8, or an integer of more than 4,300 digits
         raise InputError(f"{path} is not JSON ({error}): copy the file again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object, got a {type(content).__name__}")
-    return content
 
 
 def is_same(path: Path, before: os.stat_result) -> bool:

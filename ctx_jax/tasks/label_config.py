@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import jax
 import numpy as np
 
-from ctx_jax.checkpoints.run_files import TEXTS, read_encoder
+from ctx_jax.checkpoints.run_files import ORIGIN, TEXTS, read_encoder
 from ctx_jax.data.labelled import Columns, Example, LabelledData, digest
 from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.embedding.encoder import Encoder
@@ -23,6 +23,7 @@ from ctx_jax.embedding.pooling import How
 from ctx_jax.embedding.vector_cache import encoder_digest
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import InputProcessor
+from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.evaluation.reports import Report, aligned
 from ctx_jax.heads import HEADS
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, MissingFileError, SentenceError, listed
@@ -198,7 +199,9 @@ class LabelConfig(ABC):
         _ = network.layer  # raises for a layer that the encoder lacks
         if not context.resumed and is_first_process():
             encoder.processor.save(context.run_dir)
-        names = (*encoder.processor.files, TEXTS)
+            huggingface.record_origin(context.run_dir, self.encoder, encoder.sentence)
+        origin = (ORIGIN,) if (context.run_dir / ORIGIN).is_file() else ()
+        names = (*encoder.processor.files, TEXTS, *origin)
         encoder = replace(encoder, processor=self.processed(encoder.processor))
         if self.length and encoder.processor.longest is not None:  # one of words takes a row of any length
             least = encoder.processor.sizes(encoder.processor.split(["a"], "tokens"))[0]
@@ -247,7 +250,7 @@ class LabelConfig(ABC):
                 raise ConfigError(f"table.{next(iter(options))}", f"is for tables of word vectors: {error}") from error
         model: Any = encoder.model
         params = jax.device_get(encoder.params)  # on a device they would use memory for the whole run
-        return Encoder(replace(model, compute=self.compute), params, encoder.processor)
+        return Encoder(replace(model, compute=self.compute), params, encoder.processor, sentence=encoder.sentence)
 
     def _examples(self, split: Literal["train", "valid"]) -> list[Example]:
         path = getattr(self.data, split)

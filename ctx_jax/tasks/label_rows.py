@@ -16,7 +16,7 @@ import numpy as np
 
 from ctx_jax.data.labelled import Example
 from ctx_jax.distributed.sharding import pipelined, shard_batch
-from ctx_jax.embedding.encoder import plan
+from ctx_jax.embedding.encode_batches import plan
 from ctx_jax.embedding.vector_cache import StoredVectors
 from ctx_jax.encoders.base import InputProcessor, rounded
 from ctx_jax.evaluation.label_scores import accuracy, is_bio, macro_f1, span_f1

@@ -142,9 +142,7 @@ class SubwordLMConfig:
             config.with_tokenizer(given)
         train, valid = read_texts(self.data, context)
         if not context.resumed and is_first_process():
-            huggingface.record_architecture(
-                context.run_dir, huggingface.recorded_architecture(self.init) if self.init else None
-            )
+            huggingface.record_origin(context.run_dir, self.init, imported.sentence if imported else None)
         subwords = prepare_tokenizer(self.tokenizer, given, train, context, causal=self.causal)
         config = config.with_tokenizer(subwords)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import InputError, brief
 from ctx_jax.io.files import read_json
 from ctx_jax.tokenizers.subwords import CONFIG, FILE
 from ctx_jax.tokenizers.templates import BERT, ROBERTA, SpecialTokens
@@ -63,7 +63,7 @@ class Settings:
         """The tokenizer's class in transformers, "" where tokenizer_config.json names none."""
         name = self.entries.get("tokenizer_class")
         if name is not None and not isinstance(name, str):
-            raise InputError(f"{self.file}: tokenizer_class must be a name, got {name!r}")
+            raise InputError(f"{self.file}: tokenizer_class must be a name, got {brief(name)}")
         return name or ""
 
     def flags(self, defaults: Mapping[str, bool | None]) -> dict[str, bool | None]:
@@ -72,7 +72,7 @@ class Settings:
         for key, value in flags.items():
             if not isinstance(value, bool) and (value is not None or defaults[key] is not None):
                 or_null = ", false or null" if defaults[key] is None else " or false"
-                raise InputError(f"{self.file}: {key} must be true{or_null}, got {value!r}")
+                raise InputError(f"{self.file}: {key} must be true{or_null}, got {brief(value)}")
         return flags
 
     def special(
@@ -110,7 +110,7 @@ class Settings:
         if _DECODER in self.entries or not tokens:
             return self
         if not isinstance(tokens, list) or not all(type(_get(token, "id")) is int for token in tokens):
-            raise InputError(f"{path}: added_tokens must list tokens and their ids, got {_short(tokens)}")
+            raise InputError(f"{path}: added_tokens must list tokens and their ids, got {brief(tokens)}")
         own = [Added(_token(token, str(path)), token["id"], str(path)) for token in tokens]
         merged = {(added.id, added.token.content): added for added in (*self.added, *own)}
         return replace(self, added=self._special(sorted(merged.values(), key=lambda token: token.id)))
@@ -173,13 +173,13 @@ def read_settings(folder: Path) -> Settings:
     if _DECODER in config:
         entries = config[_DECODER]
         if not isinstance(entries, Mapping) or not all(key.isdecimal() and len(key) < 10 for key in entries):
-            raise InputError(f"{file}: {_DECODER} must be an object of ids and tokens, got {_short(entries)}")
+            raise InputError(f"{file}: {_DECODER} must be an object of ids and tokens, got {brief(entries)}")
         added = [Added(_token(entry, str(file)), int(number), str(file)) for number, entry in entries.items()]
     else:
         source, special = str(folder / _ADDED), settings.tokens
         for content, number in ids.items():
             if type(number) is not int:
-                raise InputError(f"{source} must give each token an id, got {content!r}: {_short(number)}")
+                raise InputError(f"{source} must give each token an id, got {brief(content)}: {brief(number)}")
         added = [Added(_token(text, source, special=text in special), number, source) for text, number in ids.items()]
     added.sort(key=lambda token: token.id)
     return replace(settings, added=settings._special(added))
@@ -204,7 +204,7 @@ def _extra(entries: Mapping[str, Any], file: Path) -> list[AddedToken]:
     value: Any = next((entries[key] for key in _EXTRA if entries.get(key)), [])
     tokens = list(value.values()) if isinstance(value, Mapping) else value
     if not isinstance(tokens, list):
-        raise InputError(f"{file}: {' or '.join(_EXTRA)} must list tokens, got {_short(value)}")
+        raise InputError(f"{file}: {' or '.join(_EXTRA)} must list tokens, got {brief(value)}")
     return [_token(entry, str(file), special=True) for entry in tokens]
 
 
@@ -212,19 +212,14 @@ def _token(entry: Any, source: str, *, special: bool = False) -> AddedToken:
     """A token, which files give as a string or as an object with flags; special if `special`, else by its flag."""
     content = _get(entry, "content") if isinstance(entry, Mapping) else entry
     if not isinstance(content, str) or not content:
-        raise InputError(f"{source}: an added token needs its content, got {_short(entry)}")
+        raise InputError(f"{source}: an added token needs its content, got {brief(entry)}")
     flags = {name: entry[name] for name in _FLAGS if name in entry} if isinstance(entry, Mapping) else {}
     if not all(isinstance(value, bool) for value in flags.values()):
-        raise InputError(f"{source}: a flag of the added token {content!r} is not true or false: {_short(flags)}")
+        raise InputError(f"{source}: a flag of the added token {brief(content)} is not true or false: {brief(flags)}")
     if any("\ud800" <= letter <= "\udfff" for letter in content):
-        raise InputError(f"{source}: the added token {content!r} holds half of a surrogate pair")
+        raise InputError(f"{source}: the added token {brief(content)} holds half of a surrogate pair")
     return AddedToken(content, **(flags | ({"special": True} if special else {})))
 
 
 def _get(entry: Any, key: str) -> Any:
     return entry.get(key) if isinstance(entry, Mapping) else None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

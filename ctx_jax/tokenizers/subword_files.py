@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ctx_jax.io.errors import InputError, MissingFileError
+from ctx_jax.io.errors import InputError, MissingFileError, brief
 from ctx_jax.io.files import read_json, read_text
 from ctx_jax.tokenizers import tokenizer_classes as classes
 from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
@@ -136,7 +136,9 @@ def read_wordpiece(path: Path, settings: Settings, class_name: str = "") -> Subw
     for number, line in enumerate(text.split("\n")):
         token = line.rstrip() or line
         if token in ids:
-            raise InputError(f"{path}: lines {ids[token] + 1} and {number + 1} are both {token!r}; a token has one id")
+            raise InputError(
+                f"{path}: lines {ids[token] + 1} and {number + 1} are both {brief(token)}; a token has one id"
+            )
         ids[token] = number
     return build(name, VocabularyParts(ids), settings, path)
 
@@ -177,7 +179,7 @@ def _read_merges(path: Path, merges: Path) -> tuple[dict[str, int], list[tuple[s
             continue
         left, *right = line.rstrip("\r").split(" ")
         if len(right) != 1:
-            raise InputError(f"{merges}, line {number}: needs two tokens and a space between them, got {line!r}")
+            raise InputError(f"{merges}, line {number}: needs two tokens and a space between them, got {brief(line)}")
         if absent := [token for token in (left, *right, left + right[0]) if token not in ids]:
             raise InputError(f"{merges} does not fit {path}: line {number} needs {absent[0]!r}, which has no id")
         pairs.append((left, right[0]))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, normalizers
 
 from ctx_jax.io.errors import InputError, SentenceError
 from ctx_jax.io.files import atomic_write
@@ -62,13 +62,13 @@ class Subwords:
         for (role, token), (other, same) in combinations(self.special.roles().items(), 2):
             if self._id(token) == self._id(same) and (around or other == "mask"):
                 raise InputError(
-                    f"special tokens clash: {role} and {other} are both {token} (id {self._id(token)}); give each role "
+                    f"special tokens clash: {role} and {other} are both {token:.80} (id {self._id(token)}); give each "
                     "a token of its own"
                 )
         if self.before not in ((), (self.begin_id,)) or self.after not in ((), (self.end_id,)):
             raise InputError(
                 f"the tokenizer puts ids {self.before} and {self.after} around a sentence, but begin is "
-                f"{self.special.begin} (id {self.begin_id}) and end {self.special.end} (id {self.end_id}): "
+                f"{self.special.begin:.80} (id {self.begin_id}) and end {self.special.end:.80} (id {self.end_id}): "
                 "make them agree"
             )
 
@@ -108,6 +108,18 @@ class Subwords:
             return self
         tokenizer = copy.deepcopy(self.tokenizer)
         tokenizer.post_processor = None
+        return Subwords(tokenizer, self.special)
+
+    def lower_cased(self) -> "Subwords":
+        """The pieces of lower-cased text; itself if a `Lowercase` is among the tokenizer's normalizers."""
+        tokenizer = copy.deepcopy(self.tokenizer)
+        own: Any = tokenizer.normalizer
+        steps = [] if own is None else [own]
+        if isinstance(own, normalizers.Sequence):
+            steps = [own[number] for number in range(len(own))]
+        if any(isinstance(step, normalizers.Lowercase) for step in steps):
+            return self
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
         return Subwords(tokenizer, self.special)
 
     @property

@@ -24,7 +24,7 @@ class SpecialTokens:
 
     def missing(self, tokenizer: Tokenizer) -> list[str]:
         """The tokens that the tokenizer does not have, as "role (token)"."""
-        return [f"{role} ({token})" for role, token in self.roles().items() if tokenizer.token_to_id(token) is None]
+        return [f"{role} ({token:.80})" for role, token in self.roles().items() if tokenizer.token_to_id(token) is None]
 
 
 BERT = SpecialTokens("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import InputError, brief
 from ctx_jax.tokenizers.special_files import Settings
 from ctx_jax.tokenizers.subwords import CONFIG, Subwords, naming
 from ctx_jax.tokenizers.templates import (
@@ -91,7 +91,9 @@ def build(
     special = settings.special(kind.special, vocabulary, ends, of_class=True, fallback=kind.around is None)
     for role, number in kind.fixed:
         if (actual := parts.ids.get(token := getattr(special, role))) not in (None, number):
-            raise InputError(f"{path} gives {token!r} the id {actual}; a {name} needs {number} for its {role} token")
+            raise InputError(
+                f"{path} gives {brief(token)} the id {actual}; a {name} needs {number} for its {role} token"
+            )
     flags = settings.flags(kind.flags)
     with naming(path):
         tokenizer = kind.build(parts, flags, special)
@@ -115,8 +117,8 @@ def build(
         subwords = Subwords(tokenizer, special)
     if kind.byte_level and (odd := next((token for token in parts.ids if token[:-4] and token[-4:] == "</w>"), None)):
         raise InputError(
-            f"{path} has tokens that end in </w> ({odd!r}), which a byte-level {name} never finds: set tokenizer_class "
-            f"in {CONFIG} to the class of the tokenizer, as HerbertTokenizer or OpenAIGPTTokenizer"
+            f"{path} has tokens that end in </w> ({brief(odd)}), which a byte-level {name} never finds: set "
+            f"tokenizer_class in {CONFIG} to the class of the tokenizer, as HerbertTokenizer or OpenAIGPTTokenizer"
         )
     return subwords
 
@@ -129,7 +131,7 @@ def checked_ids(ids: Any, path: Path) -> dict[str, int]:
     for token, number in ids.items():
         if (other := tokens.setdefault(number, token)) != token:
             raise InputError(
-                f"{path}: {other!r} and {token!r} share the id {number}; every token needs an id of its own"
+                f"{path}: {brief(other)} and {brief(token)} share the id {number}; every token needs an id of its own"
             )
     return ids
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import InputError, brief
 from ctx_jax.io.files import read_json
 from ctx_jax.tokenizers.character_map import character_map
 from ctx_jax.tokenizers.special_files import Settings
@@ -72,7 +72,7 @@ def _as_it_is(parts: VocabularyParts, state: Mapping[str, Any], settings: Settin
     unknown = model.get("unk_token")
     added = [token.token.content for token in settings.added]
     if _kind(model) != "Unigram" and unknown is not None and unknown not in [*parts.ids, *added]:
-        raise InputError(f"{path}: unk_token is {unknown!r}, which the vocabulary does not have")
+        raise InputError(f"{path}: unk_token is {brief(unknown)}, which the vocabulary does not have")
     for part in _components(state):
         if part.get("type") in ("Replace", "Split") and "" in _values(part.get("pattern")):
             raise InputError(f"{path}: a {part['type']} has an empty pattern, which finds nothing: take it out")
@@ -114,7 +114,9 @@ def _parts(state: Mapping[str, Any], path: Path) -> VocabularyParts:
     ids: dict[str, int] = {}
     for number, entry in enumerate(vocabulary if isinstance(vocabulary, list) else [None]):
         if not _is_piece(entry):
-            raise InputError(f"{path}: the vocabulary must list pieces and their scores, got {entry!r} at {number}")
+            raise InputError(
+                f"{path}: the vocabulary must list pieces and their scores, got {brief(entry)} at {number}"
+            )
         if ids.setdefault(entry[0], number) != number:
             raise InputError(f"{path}: the piece {entry[0]!r} has the ids {ids[entry[0]]} and {number}; it needs one")
         scores.append((entry[0], float(entry[1])))

@@ -71,6 +71,12 @@ class ByteInputs:
     def with_pieces(self, pieces: WordPieces) -> "ByteInputs":
         return self
 
+    def of_texts(self) -> "ByteInputs":
+        return self
+
+    def prompt_length(self, prompt: str, length: int | None) -> int:
+        return len(prompt.split()[:length])
+
     def save(self, folder: Path) -> None:
         pass
 

@@ -1,6 +1,7 @@
 """Find, read and write folders of AllenNLP's ELMo files."""
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ import h5py
 import numpy as np
 
 from ctx_jax.checkpoints.run_files import VOCABULARY, existing
-from ctx_jax.encoders.base import Family, Imported, InputProcessor
+from ctx_jax.encoders.base import Family, Imported
 from ctx_jax.encoders.elmo.allennlp import arrays_from_params, check_shapes, params_from_arrays
 from ctx_jax.encoders.elmo.allennlp_options import SOFTMAX_OPTIONS, model_from_options, options_from_model
 from ctx_jax.encoders.elmo.model import BiLM
@@ -173,12 +174,13 @@ def write(folder: Path | str, model: BiLM, params: Params, words: Sequence[str] 
             Vocabulary(tuple(words)).write(partial / VOCABULARY)
 
 
-def write_folder(
-    folder: Path, model: BiLM, params: Params, heads: Mapping[str, Head], processor: InputProcessor, run_dir: Path
-) -> None:
-    """Export a run's encoder, softmax and vocabulary with `write`."""
-    words = Vocabulary.read(existing(run_dir, VOCABULARY)).words
-    write(folder, model, {"encoder": params, "head": {name: head.params for name, head in heads.items()}}, words)
+def write_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
+    """Export a run's encoder, softmax and vocabulary with `write`. A warning names heads that have no place there."""
+    softmax = {name: head.params for name, head in encoder.heads.items() if name == "softmax"}
+    if left := sorted(encoder.heads.keys() - softmax.keys()):
+        warnings.warn(f"an AllenNLP folder has no place for the heads left out: {', '.join(left)}", stacklevel=2)
+    words = Vocabulary.read(existing(run_dir, VOCABULARY)).words if softmax else ()
+    write(folder, encoder.model, {"encoder": encoder.params, "head": softmax}, words)
 
 
 def _datasets(file: h5py.File, path: Path | str) -> dict[str, h5py.Dataset]:
@@ -231,7 +233,6 @@ FAMILY = Family(
     BiLM,
     "options.json or *_options.json with an HDF5 file holding char_embed (AllenNLP)",
     read_folder,
-    "allennlp",
-    write_folder,
+    {"allennlp": write_folder},
     facts=facts,
 )

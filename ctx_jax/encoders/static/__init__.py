@@ -12,8 +12,7 @@ FAMILY = Family(
     StaticTable,
     "the path of a file of word vectors itself (GloVe, word2vec or fastText .vec; plain, gzip, xz or zip)",
     read,
-    "word2vec",
-    write_folder,
+    {"word2vec": write_folder},
     options=("lowercase", "unknown"),
     facts=facts,
 )

@@ -4,7 +4,6 @@ Letters: V words of the table, D width.
 """
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +11,7 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-from ctx_jax.encoders.base import Imported, InputProcessor
+from ctx_jax.encoders.base import Imported
 from ctx_jax.encoders.facts import Facts
 from ctx_jax.encoders.static.inputs import StaticInputs, UnknownWords
 from ctx_jax.encoders.static.layouts import is_table, layout_of
@@ -20,10 +19,8 @@ from ctx_jax.encoders.static.model import StaticTable
 from ctx_jax.encoders.static.reading import read_table
 from ctx_jax.encoders.static.sources import opened
 from ctx_jax.encoders.static.writing import write_binary, write_text
-from ctx_jax.heads import Head
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.io.files import atomic_folder
-from ctx_jax.typing import Params
 
 TEXT, BINARY = "table.vec", "table.bin"
 
@@ -81,21 +78,15 @@ def facts(path: Path) -> Facts | None:
     }
 
 
-def write_folder(
-    folder: Path,
-    model: StaticTable,
-    params: Params,
-    heads: Mapping[str, Head],
-    processor: InputProcessor,
-    run_dir: Path,
-) -> None:
+def write_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
     """Write `table.vec` (text with a header) and `table.bin` (word2vec's binary) into a new folder.
 
     A warning says what they cannot hold: heads, a vector of unknown words that was trained, and in `table.bin` words
     with spaces, for which it is left out.
     """
+    model, processor, heads = encoder.model, encoder.processor, encoder.heads
     assert isinstance(processor, StaticInputs)
-    vectors = np.asarray(params["words"]["embedding"], np.float32)
+    vectors = np.asarray(encoder.params["words"]["embedding"], np.float32)
     words = processor.words
     if heads:
         warnings.warn(f"a table of word vectors holds no heads, left out: {', '.join(heads)}", stacklevel=2)

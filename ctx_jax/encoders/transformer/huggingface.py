@@ -7,13 +7,13 @@ heads. The tables are in `huggingface_names` and `huggingface_keys`.
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ctx_jax.checkpoints.run_files import ORIGIN
-from ctx_jax.encoders.base import Family, Imported
+from ctx_jax.encoders.base import Imported
 from ctx_jax.encoders.transformer.huggingface_config import (
     architecture_of_config,
     head_from_config,
@@ -27,7 +27,7 @@ from ctx_jax.encoders.transformer.huggingface_export import (
     special_ids,
     tokenizer_settings,
 )
-from ctx_jax.encoders.transformer.huggingface_facts import facts, is_huggingface
+from ctx_jax.encoders.transformer.huggingface_facts import is_huggingface
 from ctx_jax.encoders.transformer.huggingface_names import NAMES, Architecture
 from ctx_jax.encoders.transformer.huggingface_params import (
     VOCABULARY_HEADS,
@@ -40,7 +40,10 @@ from ctx_jax.encoders.transformer.huggingface_params import (
 )
 from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors, write_tensors
 from ctx_jax.encoders.transformer.model import Transformer
-from ctx_jax.heads import ClassificationHead, Head, SequenceHead
+from ctx_jax.encoders.transformer.sentence_folders import MODULES, transformer_folder, with_modules, write_modules
+from ctx_jax.heads import ClassificationHead, Head, SentenceModules, SequenceHead
+from ctx_jax.heads.sentence import NORMALIZE
+from ctx_jax.io import configs
 from ctx_jax.io.errors import InputError, MissingFileError, listed
 from ctx_jax.io.files import atomic_folder, atomic_write, read_json
 from ctx_jax.tokenizers.subwords import Subwords
@@ -104,12 +107,14 @@ def write(
     heads: Mapping[str, Head] | None = None,
     architecture: Architecture | None = None,
     subwords: Subwords | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a folder that transformers loads with no missing or unexpected tensor; after an error there is no folder.
 
     heads         by name, as `read` gives them
     architecture  None: the one whose files fit the model
     subwords      the tokenizer, written beside the model; config.json names its special tokens by id
+    beside        writes further files into the folder
 
     Two losses cause a warning. The pooler is left out where transformers has no class with it and the other heads, such
     as a vocabulary head alone; and config.json may have fewer dropout rates than the model.
@@ -144,6 +149,8 @@ def write(
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if subwords:
             subwords.save(partial, tokenizer_settings(model))
+        if beside:
+            beside(partial)
 
 
 def _class_keys(heads: Mapping[str, Head]) -> frozenset[str]:
@@ -160,44 +167,88 @@ def _label_names(heads: Mapping[str, Head]) -> dict[str, Any]:
 
 def recorded_architecture(folder: str | PathLike[str]) -> Architecture | None:
     """The model_type of a Hugging Face folder, or of the import that a run started from; None for other runs."""
-    for name in (ORIGIN, "config.json"):
-        entries = read_json(Path(folder) / name) if (Path(folder) / name).is_file() else {}
+    for path in (Path(folder) / ORIGIN, transformer_folder(Path(folder)) / "config.json"):
+        entries = read_json(path) if path.is_file() else {}
         if "model_type" in entries:
             return architecture_of_config(entries)
     return None
 
 
-def record_architecture(run_dir: str | PathLike[str], architecture: Architecture | None) -> None:
-    """Record in a run's directory which architecture it started from. It cannot be read from the model where two
-    architectures are equal in shape (XLM-R and RoBERTa)."""
-    path = Path(run_dir) / ORIGIN
-    if architecture is None:
-        path.unlink(missing_ok=True)
+def record_origin(run_dir: str | PathLike[str], start: str, sentence: SentenceModules | None) -> None:
+    """Record in a run's directory the architecture of `start`, the folder or run that it starts from ("": none), and
+    what makes one vector a text.
+
+    The architecture cannot be read from the model where two are equal in shape (XLM-R and RoBERTa). Modules with dense
+    layers, which a run has no place for, are left out, and the log says so.
+    """
+    path, architecture = Path(run_dir) / ORIGIN, recorded_architecture(start) if start else None
+    if sentence is not None and (dense := set(sentence.modules) - {NORMALIZE}):
+        _LOGGER.warning("%s: the run keeps none of its modules, since %s has parameters", start, listed(sorted(dense)))
+        sentence = None
+    content = {"model_type": architecture, "sentence": sentence and configs.to_json(sentence)}
+    if kept := {key: value for key, value in content.items() if value is not None}:
+        atomic_write(path, json.dumps(kept) + "\n")
     else:
-        atomic_write(path, json.dumps({"model_type": architecture}) + "\n")
+        path.unlink(missing_ok=True)
 
 
 def read_folder(folder: Path) -> Imported | None:
-    """The encoder of a Hugging Face folder, its tokenizer included; None for a path of another kind."""
+    """The encoder of a Hugging Face or sentence-transformers folder, its tokenizer included; None for a path of another
+    kind."""
+    if (folder / MODULES).is_file():
+        body = transformer_folder(folder)
+        if not (body / "config.json").is_file():
+            raise MissingFileError(f"{body / 'config.json'} is missing: {folder / MODULES} names its module")
+        return with_modules(folder, _read_body(body))
     if not is_huggingface(folder):
         return None
+    return _read_body(folder)
+
+
+def _read_body(folder: Path) -> Imported:
     found = read(folder)
     return Imported(found.model, found.params, found.model.inputs(folder), found.heads)
 
 
-def write_folder(
-    folder: Path, model: Transformer, params: Params, heads: Mapping[str, Head], processor: Any, run_dir: Path
-) -> None:
-    """A run's encoder, heads and tokenizer, as `write` writes them."""
+def write_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
+    """A run's encoder, heads and tokenizer, as `write` writes them. A warning names heads that have no place there."""
+    processor: Any = encoder.processor
     architecture = recorded_architecture(run_dir)
-    write(folder, model, params, heads=heads, architecture=architecture, subwords=processor.subwords)
+    known = {name for names in NAMES[architecture or architecture_of(encoder.model)].classes for name in names}
+    if left := sorted(encoder.heads.keys() - known):
+        warnings.warn(f"a Hugging Face folder has no place for the heads left out: {', '.join(left)}", stacklevel=2)
+    write(
+        folder,
+        encoder.model,
+        encoder.params,
+        heads={name: head for name, head in encoder.heads.items() if name in known},
+        architecture=architecture,
+        subwords=processor.subwords,
+    )
 
 
-FAMILY = Family(
-    Transformer,
-    "config.json with a model_type (Hugging Face)",
-    read_folder,
-    "huggingface",
-    write_folder,
-    facts=facts,
-)
+def write_sentence_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
+    """A run's encoder and tokenizer with the modules that make one vector a text, for sentence-transformers.
+
+    A run without modules gets the mean. A warning names heads that have no place in such a folder.
+    """
+    sentence, processor = encoder.sentence or SentenceModules(), encoder.processor
+    if left := [name for name in encoder.heads if name not in (*sentence.modules, "pooler")]:
+        warnings.warn(f"a sentence-transformers folder holds no heads, left out: {', '.join(left)}", stacklevel=2)
+    subwords = processor.subwords  # type: ignore[attr-defined]
+    longest = encoder.model.longest
+
+    def modules(partial: Path) -> None:
+        write_modules(partial, sentence, encoder.heads, width=encoder.model.width, longest=longest)
+
+    heads = {name: head for name, head in encoder.heads.items() if name == "pooler"}
+    architecture = recorded_architecture(run_dir)
+    write(
+        folder,
+        encoder.model,
+        encoder.params,
+        heads=heads,
+        architecture=architecture,
+        subwords=subwords,
+        beside=modules,
+    )

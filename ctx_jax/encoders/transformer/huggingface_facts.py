@@ -1,6 +1,5 @@
 """What the files of a Hugging Face folder say, also where `read` refuses them; no tensor is read."""
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,21 @@ from ctx_jax.encoders.transformer.huggingface_names import NAMES
 from ctx_jax.encoders.transformer.huggingface_params import canonical_tensors, head_modules
 from ctx_jax.encoders.transformer.huggingface_tensors import INDEX, WHOLE, tensor_files, tensor_shapes
 from ctx_jax.encoders.transformer.model import Transformer
-from ctx_jax.io.errors import InputError, brief
-from ctx_jax.io.files import read_json
+from ctx_jax.encoders.transformer.sentence_folders import MODULES, transformer_folder
+from ctx_jax.io.errors import CtxJaxError, InputError, brief
+from ctx_jax.io.files import read_json, read_json_list
 from ctx_jax.tokenizers import subword_files
 
-MODULES = "modules.json"
-"""The modules of a sentence-transformers folder."""
-_CONFIGS = ("config.json", MODULES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_CONFIGS = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
-def facts(folder: Path) -> Facts | None:
-    """The facts of a folder that has a `config.json` and looks like one of Hugging Face; None for another path."""
+def facts(path: Path) -> Facts | None:
+    """The facts of a folder that has a `config.json` and looks like one of Hugging Face, or is one of
+    sentence-transformers; None for another path."""
+    try:
+        folder = transformer_folder(path)
+    except CtxJaxError:  # "modules" says it
+        folder = path
     if not is_huggingface(folder):
         return None
 
@@ -47,11 +50,11 @@ def facts(folder: Path) -> Facts | None:
         "model_type": lambda: config().get("model_type"),
         "model": model,
         "tokenizer": lambda: _tokenizer(folder),
-        "modules": lambda: _modules(folder),
+        "modules": lambda: _modules(path),
         "tensors": lambda: tensor_facts(tensor_shapes(folder)),
         "left_out": lambda: _left_out(folder, config()),
         "keys": lambda: _keys(folder, config()),
-        "files": lambda: _files(folder),
+        "files": lambda: _files(path, folder),
     }
 
 
@@ -76,11 +79,8 @@ def _modules(folder: Path) -> list[str]:
     path = folder / MODULES
     if not path.is_file():
         return []
-    try:
-        modules = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error!s:.200}): copy the file again") from error
-    if not isinstance(modules, list) or not all(isinstance(module, dict) and "type" in module for module in modules):
+    modules = read_json_list(path)
+    if not all(isinstance(module, dict) and "type" in module for module in modules):
         raise InputError(f"{path} must list modules, each an object with a type, got {brief(modules)}")
     return [str(module["type"]) for module in modules]
 
@@ -101,15 +101,15 @@ def _keys(folder: Path, config: dict[str, Any]) -> dict[str, list[str]]:
         return decided_keys(architecture_of_config(config), config)
 
 
-def _files(folder: Path) -> list[str]:
-    """Of the files that are read those that are there."""
-    paths = [folder / name for name in (*_CONFIGS, WHOLE, INDEX)]
+def _files(path: Path, folder: Path) -> list[str]:
+    """Of the files that are read those that are there, as seen from `path`."""
+    paths = [path / MODULES, *(folder / name for name in (*_CONFIGS, WHOLE, INDEX))]
     for find in (lambda: tensor_files(folder), lambda: _vocabulary(folder)):
         try:
             paths += find()
         except (InputError, FileNotFoundError):
             continue  # it is told where the tensors and the tokenizer are
-    return sorted({path.name for path in paths if path.is_file()})
+    return sorted({file.relative_to(path).as_posix() for file in paths if file.is_file()})
 
 
 def _vocabulary(folder: Path) -> list[Path]:

@@ -34,19 +34,21 @@ class SubwordInputs:
     """The input processor of a Transformer (`encoders.base.InputProcessor`).
 
     `longest` is how many tokens, special ones included, the model's positions hold; None: any number. `pieces` says
-    which of its pieces give a word its vector.
+    which of its pieces give a word its vector. With `whole_texts` the inputs are those of tokens, and an empty text has
+    its special tokens, as in transformers.
     """
 
     subwords: Subwords
     longest: int | None = None
     rule: Rule = "whitespace"
     pieces: WordPieces = "mean"
+    whole_texts: bool = False
     files: ClassVar[tuple[str, ...]] = (FILE, CONFIG)
 
     @property
     def digest(self) -> str:
         """SHA-256 of the tokenizer and the settings."""
-        parts = (self.subwords.digest, str(self.longest), self.rule, self.pieces)
+        parts = (self.subwords.digest, str(self.longest), self.rule, self.pieces, str(self.whole_texts))
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     @property
@@ -139,6 +141,22 @@ class SubwordInputs:
             "pieces": self.pieces,
         }
 
+    def of_texts(self) -> SubwordInputs:
+        """With `whole_texts`."""
+        return replace(self, whole_texts=True)
+
+    def lower_cased(self) -> SubwordInputs:
+        """With text lower-cased before the tokenizer's own rules."""
+        return replace(self, subwords=self.subwords.lower_cased())
+
+    def prompt_length(self, prompt: str, length: int | None) -> int:
+        """The tokens of the prompt alone in a row of at most `length`, but a special one at the end."""
+        ids = tokenize(self.subwords, [prompt])[0]
+        if length is not None:
+            ids = ids[: max(length - self._special_count, 0)]
+        row = self.subwords.add_special_tokens(ids)
+        return len(row) - bool(len(row) and int(row[-1]) in self.subwords.special_ids)
+
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`."""
         self.subwords.save(folder)
@@ -155,7 +173,7 @@ class SubwordInputs:
         if self.longest is not None:
             tokens = min(tokens, self.longest)
         arrays = self._token_arrays([pieces.ids for pieces in sentences], rows, tokens)
-        if any(len(pieces.words) < len(pieces.ids) for pieces in sentences):  # the level "tokens"
+        if self.whole_texts or any(len(pieces.words) < len(pieces.ids) for pieces in sentences):  # the level "tokens"
             return arrays
         word_of_token = np.full((rows, tokens), -1, np.int32)
         word_mask = np.zeros((rows, length), bool)
@@ -178,7 +196,7 @@ class SubwordInputs:
         return len(self.subwords.before) + len(self.subwords.after)
 
     def _size(self, ids: np.ndarray) -> int:
-        return len(ids) + self._special_count if len(ids) else 0
+        return len(ids) + self._special_count if len(ids) or self.whole_texts else 0
 
     def _token_arrays(self, sentences: Sequence[np.ndarray], rows: int, width: int) -> dict[str, np.ndarray]:
         """Ids and mask [rows, width] of sentences' ids, special tokens added."""
