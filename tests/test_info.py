@@ -28,7 +28,10 @@ from ctx_jax.encoders.transformer.huggingface_config import model_from_config
 from ctx_jax.io import configs
 from ctx_jax.tasks import TrainConfig
 
-MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
 
 
 def make_bert(folder: Path) -> Path:
@@ -42,7 +45,9 @@ def make_bert(folder: Path) -> Path:
     config = {**entries, "use_cache": True, "is_decoder": False, "made_by": "hand"}
     tokenizer = {"do_lower_case": False, "tokenizer_class": "BertTokenizer"}
     names = {"vocab.txt": "".join(f"{word}\n" for word in WORDS), "config.json": config, "modules.json": MODULES}
-    return put(folder, names | {"tokenizer_config.json": tokenizer})
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": model.width, "pooling_mode_mean_tokens": True}
+    return put(folder, names | {"tokenizer_config.json": tokenizer, "1_Pooling/config.json": pooling})
 
 
 def info(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
@@ -75,14 +80,14 @@ def test_a_huggingface_folder_is_described_as_its_files_say(tmp_path: Path, caps
     assert sum(head["parameters"] for head in found["heads"].values()) == of_heads
     assert found["parameters"] == found["tensors"]["numbers"] - 6 - of_heads
     assert found["left_out"] == ["strange.weight"]
-    assert found["modules"] == [MODULES[0]["type"]]
+    assert found["modules"] == [module["type"] for module in MODULES]
     assert (found["tokenizer"]["class"], found["tokenizer"]["file"]) == ("BertTokenizer", "vocab.txt")
     special = {entry["token"]: entry["id"] for entry in found["tokenizer"]["special_tokens"].values()}
     assert special == {token: WORDS.index(token) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")}
     assert sorted(key for keys in found["keys"].values() for key in keys) == sorted(config)
     assert found["keys"]["unknown"] == ["made_by"] and found["keys"]["harmless"] == ["use_cache"]
     assert found["keys"]["neutral"] == ["is_decoder"]
-    files = {path.name: digest(path) for path in folder.iterdir()}
+    files = {path.relative_to(folder).as_posix(): digest(path) for path in folder.rglob("*.*")}
     assert found["digests"] == {"files": files, "encoder": encoder_digest(ctx_jax.load(folder))}
 
 
@@ -95,8 +100,8 @@ def test_a_huggingface_folder_is_described_as_its_files_say(tmp_path: Path, caps
         ("config.json", "{", {"tensors", "modules"}),
         ("config.json", json.dumps({**BERT_ENTRIES, "model_type": "t5"}), {"tensors", "tokenizer"}),
         ("config.json", json.dumps({**BERT_ENTRIES, "is_decoder": True}), {"tensors", "tokenizer", "keys"}),
-        ("modules.json", "{}", {"width", "tensors", "keys", "heads"}),
-        ("modules.json", "[1", {"width", "tensors", "keys", "heads"}),
+        ("modules.json", "{}", {"width", "tensors", "keys"}),
+        ("modules.json", "[1", {"width", "tensors", "keys"}),
     ],
 )
 def test_what_is_refused_is_described_as_far_as_it_goes(

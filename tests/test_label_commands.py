@@ -164,3 +164,13 @@ def test_killed_at_any_moment_and_resumed_is_uninterrupted(place: Path, tmp_path
         subprocess.run([*command, str(tmp_path / name)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     expected, found = (arrays(tmp_path / name, 40) for name in ("whole", "killed"))
     assert expected.keys() == found.keys() and all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_fine_tuned_encoder_is_exported_without_its_task_heads(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(replace(config(place, tmp_path / "run", frozen=True), steps=1))
+    assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    assert "labels" in capsys.readouterr().err
+    exported, trained = ctx_jax.load(tmp_path / "out"), ctx_jax.load(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, exported.params, trained.params)

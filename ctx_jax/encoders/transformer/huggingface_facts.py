@@ -19,7 +19,7 @@ from ctx_jax.encoders.transformer.huggingface_names import NAMES
 from ctx_jax.encoders.transformer.huggingface_params import canonical_tensors, head_modules
 from ctx_jax.encoders.transformer.huggingface_tensors import INDEX, WHOLE, tensor_files, tensor_shapes
 from ctx_jax.encoders.transformer.model import Transformer
-from ctx_jax.encoders.transformer.sentence_folders import MODULES, transformer_folder
+from ctx_jax.encoders.transformer.sentence_folders import MODULES, SETTINGS, transformer_folder
 from ctx_jax.io.errors import CtxJaxError, InputError, brief
 from ctx_jax.io.files import read_json, read_json_list
 from ctx_jax.tokenizers import subword_files
@@ -103,7 +103,14 @@ def _keys(folder: Path, config: dict[str, Any]) -> dict[str, list[str]]:
 
 def _files(path: Path, folder: Path) -> list[str]:
     """Of the files that are read those that are there, as seen from `path`."""
-    paths = [path / MODULES, *(folder / name for name in (*_CONFIGS, WHOLE, INDEX))]
+    paths = [folder / name for name in (*_CONFIGS, WHOLE, INDEX)]
+    if (path / MODULES).is_file():
+        paths += [
+            path / MODULES,
+            path / SETTINGS,
+            folder / "sentence_bert_config.json",
+            *path.glob("[0-9]*/config.json"),
+        ]
     for find in (lambda: tensor_files(folder), lambda: _vocabulary(folder)):
         try:
             paths += find()
