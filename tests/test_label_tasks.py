@@ -171,6 +171,22 @@ def test_a_tagger_reads_the_pieces_it_is_told(place: Path, tmp_path: Path, piece
         np.testing.assert_allclose(found[:, number], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("pieces", ["first", "last"])
+def test_a_loaded_tagger_gives_the_vectors_that_its_head_was_trained_on(
+    place: Path, tmp_path: Path, pieces: Any
+) -> None:
+    assert run(replace(config(place, tmp_path, TagConfig, frozen=True, pieces=pieces), steps=2))
+    encoder, words = ctx_jax.load(tmp_path), ["the", "awfulplot", "film"]
+    layers = ctx_jax.embed(encoder.model, encoder.params, encoder.tokenize([words]))
+    scores = encoder.heads["labels"].params["scores"]
+    vectors = np.asarray(ctx_jax.mix(layers.values, encoder.heads["mix"].params))[0]
+    best = (vectors @ np.asarray(scores["kernel"]) + np.asarray(scores["bias"])).argmax(axis=1)
+    labels = encoder.heads["labels"].module.labels
+    (answer,) = tasks.load(tmp_path).predict([words])
+    assert answer["labels"] == [labels[number] for number in best]
+    assert encoder.processor.pieces == pieces
+
+
 def test_a_sentence_longer_than_the_encoder_is_tagged_in_parts(place: Path, tmp_path: Path) -> None:
     assert run(replace(config(place, tmp_path, TagConfig, frozen=True), steps=2))
     tagger, words = tasks.load(tmp_path), ["the", "film", "was", "good"] * 9

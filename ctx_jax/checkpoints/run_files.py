@@ -17,6 +17,7 @@ from ctx_jax.io import configs
 from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.io.files import leftovers, read_json, read_text
 from ctx_jax.tokenizers import subwords
+from ctx_jax.tokenizers.alignment import WordPieces
 from ctx_jax.tokenizers.words import Rule
 
 CONFIG = "config.json"
@@ -60,6 +61,8 @@ class EncoderFile:
     heads: dict[str, Any]
     rule: Rule
     """How strings are split into words."""
+    pieces: WordPieces = "mean"
+    """Which of its pieces give a word its vector."""
 
 
 def read_encoder(run_dir: Path, models: Sequence[type], heads: Sequence[type]) -> EncoderFile:
@@ -67,7 +70,8 @@ def read_encoder(run_dir: Path, models: Sequence[type], heads: Sequence[type]) -
 
     Raises MissingFileError; InputError, naming the file and the field, for what does not fit.
     """
-    types = [("model", reduce(or_, models)), ("heads", dict[str, reduce(or_, heads)]), ("rule", Rule)]  # type: ignore
+    head: Any = reduce(or_, heads)
+    types = [("model", reduce(or_, models)), ("heads", dict[str, head]), ("rule", Rule), ("pieces", WordPieces)]
     typed = make_dataclass(EncoderFile.__name__, types, bases=(EncoderFile,), frozen=True)
     stored: EncoderFile = configs.read(existing(run_dir, ENCODER), typed)
     return stored

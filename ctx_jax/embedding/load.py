@@ -156,7 +156,7 @@ def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: 
         shapes: dict[str, Any] = {"encoder": jax.eval_shape(model.init, jax.random.key(0))}
         params = checkpoints.restore_params(number, shapes)
     own_heads = {name: Head(module, params.get("head", {}).get(name, {})) for name, module in stored.heads.items()}
-    inputs = model.inputs(folder, rule=stored.rule)
+    inputs = model.inputs(folder, rule=stored.rule).with_pieces(stored.pieces)
     return Encoder(model, params["encoder"], inputs, own_heads, _sentence(folder / ORIGIN))
 
 

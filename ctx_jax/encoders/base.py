@@ -18,14 +18,12 @@ from ctx_jax.encoders.facts import Facts
 from ctx_jax.heads import Head, SentenceModules
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.ops.linear import Compute
+from ctx_jax.tokenizers.alignment import WordPieces
 from ctx_jax.tokenizers.words import Rule, split_words
 from ctx_jax.typing import Carry, Mask, Params
 
 Level = Literal["words", "tokens"]
 """What one vector stands for: a word of the caller, or a token (a piece of a word, or a special token)."""
-
-WordPieces = Literal["mean", "first", "last"]
-"""Which of a word's pieces give its vector."""
 
 
 class Layers(NamedTuple):
@@ -46,6 +44,10 @@ class InputProcessor(Protocol):
     @property
     def rule(self) -> Rule:
         """How a string is split into words."""
+
+    @property
+    def pieces(self) -> WordPieces:
+        """Which of its pieces give a word its vector."""
 
     @property
     def digest(self) -> str:

@@ -20,6 +20,7 @@ class WholeWordInputs(ABC):
     rule: Rule
     words_per_row = 32  # layer 0 does not depend on the position
     longest: int | None = None
+    pieces: WordPieces = "mean"  # a word is one piece
 
     @abstractmethod
     def pad(

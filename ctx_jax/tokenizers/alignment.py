@@ -1,10 +1,13 @@
 """The word that each piece belongs to. S: pieces of a sentence."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from tokenizers import Encoding
+
+WordPieces = Literal["mean", "first", "last"]
+"""Which of a word's pieces give its vector."""
 
 
 class Pieces(NamedTuple):

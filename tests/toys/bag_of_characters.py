@@ -31,6 +31,7 @@ class ByteInputs:
     longest: int | None = None
     digest = "the bytes of words"
     files = ()
+    pieces: WordPieces = "mean"
 
     def arrays(
         self,
