@@ -83,9 +83,9 @@ def test_a_training_checkpoint_is_read_with_its_head(folder: Path) -> None:
     options, weights = folder / "small_options.json", folder / "full.hdf5"
     options.write_text(json.dumps(OPTIONS | TRAINING | {"n_tokens_vocab": 11}))
     write_weights(weights, arrays_of(TINY, 11))
-    model, encoder, _, heads = allennlp_files.read_files(options=options, weights=weights)
-    assert model == replace(TINY, dropout=0.1) and "encoder" not in encoder
-    assert heads["softmax"].params["decoder"]["matrix"].shape == (11, 5)
+    found = allennlp_files.read_files(options=options, weights=weights)
+    assert found.model == replace(TINY, dropout=0.1) and "encoder" not in found.params
+    assert found.heads["softmax"].params["decoder"]["matrix"].shape == (11, 5)
     (folder / "plain.json").write_text(json.dumps(OPTIONS))
     named = {"options": folder / "plain.json", "weights": folder / "small_weights.hdf5"}
     assert not allennlp_files.read_files(**named).heads

@@ -29,8 +29,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 KINDS = pytest.mark.parametrize("kind", [ClassifyConfig, TagConfig])
 
 
-@KINDS
-@pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind, frozen",
+    [(ClassifyConfig, True), (TagConfig, True), pytest.param(TagConfig, False, marks=pytest.mark.slow)],
+)
 def test_stopped_and_resumed_is_uninterrupted(place: Path, tmp_path: Path, kind: type, frozen: bool) -> None:
     whole = config(place, tmp_path / "whole", kind, frozen=frozen)
     parts = replace(whole, run_dir=str(tmp_path / "parts"))
@@ -49,11 +51,15 @@ def test_stopped_and_resumed_is_uninterrupted(place: Path, tmp_path: Path, kind:
         assert both[0] == both[1]
 
 
-@KINDS
-@pytest.mark.parametrize("mode, frozen", [("shard", False), ("fsdp", False), ("shard", True)])
+@pytest.mark.parametrize(
+    "kind, mode, frozen",
+    [(ClassifyConfig, "shard", False), (TagConfig, "fsdp", False), (TagConfig, "shard", True)],
+)
 @pytest.mark.slow
 def test_eight_devices_are_one(place: Path, tmp_path: Path, kind: type, mode: Any, frozen: bool) -> None:
     one = config(place, tmp_path / "one", kind, frozen=frozen)
+    # Adam divides by the size of a gradient, however small: with a small epsilon rounding decides about its sign.
+    one = replace(one, optimizer=replace(one.optimizer, epsilon=1e-3))
     assert run(one) and run(replace(one, run_dir=str(tmp_path / "eight"), devices=DevicesConfig(mode, 8)))
     expected, found = arrays(tmp_path / "one", 4), arrays(tmp_path / "eight", 4)
     for name in expected:

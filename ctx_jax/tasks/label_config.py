@@ -243,21 +243,26 @@ class LabelConfig(ABC):
 
     def _load(self, path: str) -> Encoder:
         options = {name: value for name, value in asdict(self.table).items() if value != getattr(TableOptions, name)}
-        with naming_setting("encoder", path):
-            try:
+        try:
+            with naming_setting("encoder", path):
                 encoder = load(path, **options)
-            except InputTypeError as error:
-                raise ConfigError(f"table.{next(iter(options))}", f"is for tables of word vectors: {error}") from error
+        except InputTypeError as error:
+            raise ConfigError(f"table.{next(iter(options))}", f"is for tables of word vectors: {error}") from error
         model: Any = encoder.model
         params = jax.device_get(encoder.params)  # on a device they would use memory for the whole run
         return Encoder(replace(model, compute=self.compute), params, encoder.processor, sentence=encoder.sentence)
 
     def _examples(self, split: Literal["train", "valid"]) -> list[Example]:
         path = getattr(self.data, split)
-        with naming_setting(f"data.{split}"):
-            examples = list(self.read(path))
-            if not examples:
-                raise InputError(f"{path} holds no example")
+        try:
+            with naming_setting(f"data.{split}"):
+                examples = list(self.read(path))
+                if not examples:
+                    raise InputError(f"{path} holds no example")
+        except ConfigError as error:
+            if isinstance(error.__cause__, ConfigError):  # of the columns, say: not of the file
+                raise error.__cause__ from None
+            raise
         return examples
 
     def _labels(self, files: Mapping[str, Sequence[Example]], log: Log) -> tuple[tuple[str, ...], np.ndarray]:

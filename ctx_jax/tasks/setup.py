@@ -121,8 +121,6 @@ def naming_setting(field: str, value: str = "") -> Iterator[None]:
     about = f"{value}: " if value else ""
     try:
         yield
-    except ConfigError:
-        raise
     except FileNotFoundError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else error
         raise MissingSettingFileError(field, f"{about}{reason}") from error
