@@ -18,6 +18,8 @@ from typing import Any, BinaryIO, TextIO
 
 from ctx_jax.io.errors import ExistingFileError, InputError, MissingFileError
 
+DEEPEST = 200  # lists and objects within each other in a JSON file
+
 
 @contextmanager
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
@@ -132,11 +134,29 @@ def read_json_list(path: Path) -> list[Any]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not _is_shallow(content):  # how deep Python itself reads depends on its version
+            raise RecursionError
+        return content
     except RecursionError as error:
         raise InputError(f"{path} is nested too deep to be read: copy the file again") from error
     except ValueError as error:  # no JSON, no UTF-8, or an integer of more than 4,300 digits
         raise InputError(f"{path} is not JSON ({error}): copy the file again") from error
+
+
+def _is_shallow(content: Any) -> bool:
+    """Whether lists and objects lie at most `DEEPEST` within each other."""
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, list | dict)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def is_same(path: Path, before: os.stat_result) -> bool:
