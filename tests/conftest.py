@@ -84,11 +84,16 @@ def _compares(item: pytest.Item) -> bool:
     return any(PARITY_IMPORT.search(text) for text in ("\n".join(head), *map(_source, (*functions, *fixtures))))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need the `[parity]` extra, so that `pytest -m parity` runs them and nothing else."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that need the `[parity]` extra, so that `pytest -m parity` runs them and nothing else; leave out
+    those that take the number of mutations from the environment, where it has none."""
     for item in items:
         if _compares(item):
             item.add_marker(pytest.mark.parity)
+    if not os.environ.get("CTX_JAX_MUTATIONS"):
+        left_out = [item for item in items if item.get_closest_marker("mutations")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -28,7 +28,6 @@ def test_damaged_files_are_refused_by_name_or_read(case: Case, tmp_path: Path) -
 
 
 @pytest.mark.mutations
-@pytest.mark.skipif(not WHOLE, reason="the whole takes minutes: set CTX_JAX_MUTATIONS=2000 for so many mutations each")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_many_damaged_files_in_a_process_of_its_own(case: Case) -> None:
     good, bad = run_whole(case.name, WHOLE)
