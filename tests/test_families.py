@@ -29,6 +29,7 @@ from ctx_jax.encoders.elmo.inputs import WordInputs
 from ctx_jax.encoders.static import StaticInputs, StaticTable
 from ctx_jax.encoders.transformer import SubwordInputs, Transformer
 from ctx_jax.io import configs
+from ctx_jax.ops.dropout import Dropout
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.parameter_groups import map_named, named
@@ -217,6 +218,15 @@ def test_gradients_flow_where_the_caller_lets_them(case: Case) -> None:
     assert not any(np.abs(leaf).max() for leaf in jax.tree.leaves(stopped))
     same(stopped_value, value)
     same(mixing_alone["weights"], mixing_gradient["weights"])
+
+
+@pytest.mark.slow
+def test_dropout_is_by_global_row(case: Case) -> None:
+    layers = jax.jit(type(case.model).layers, static_argnums=0)
+    inputs, key = case.inputs(SENTENCES), jax.random.key(7)
+    whole = layers(case.model, case.params, inputs, dropout=Dropout(key)).values
+    half = jax.tree.map(lambda array: array[2:4], inputs)
+    same(layers(case.model, case.params, half, dropout=Dropout(key, jnp.arange(2, 4))).values, whole[:, 2:4])
 
 
 @pytest.mark.slow

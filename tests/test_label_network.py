@@ -8,6 +8,7 @@ import pytest
 from toys.bag_of_characters import BagOfCharacters
 
 from ctx_jax.losses.labels import label_loss
+from ctx_jax.ops.dropout import Dropout
 from ctx_jax.tasks.label_network import LabelNetwork
 from ctx_jax.tasks.label_task import mix_metrics
 
@@ -79,7 +80,7 @@ def test_dropout_is_by_global_row_and_off_without_a_key() -> None:
     inputs = {"vectors": random.normal(size=(8, L, T, D)).astype(np.float32), "mask": np.ones((8, T), bool)}
     network = LabelNetwork(Deep(), ("no", "yes"), pooling="mean", dropout=0.5)
     params, key = {"encoder": {}, "head": network.init_heads(jax.random.key(0))}, jax.random.key(3)
-    whole = network.logits(params, inputs, rows=jnp.arange(8), key=key)
-    half = network.logits(params, jax.tree.map(lambda array: array[4:], inputs), rows=jnp.arange(4, 8), key=key)
+    whole = network.logits(params, inputs, Dropout(key))
+    half = network.logits(params, jax.tree.map(lambda array: array[4:], inputs), Dropout(key, jnp.arange(4, 8)))
     np.testing.assert_allclose(half, whole[4:], atol=1e-6)
     assert np.abs(whole - network.logits(params, inputs)).max() > 0

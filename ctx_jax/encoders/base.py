@@ -17,6 +17,7 @@ import numpy as np
 from ctx_jax.encoders.facts import Facts
 from ctx_jax.heads import Head, SentenceModules
 from ctx_jax.io.errors import InputError, InputTypeError
+from ctx_jax.ops.dropout import Dropout
 from ctx_jax.ops.linear import Compute
 from ctx_jax.tokenizers.alignment import WordPieces
 from ctx_jax.tokenizers.words import Rule, split_words
@@ -128,18 +129,11 @@ class Model(Protocol):
         """Fresh parameters; `jax.eval_shape(model.init, key)` gives their shapes and allocates nothing."""
 
     def layers(
-        self,
-        params: Params,
-        inputs: Mapping[str, Any],
-        *,
-        carry: Carry = None,
-        key: jax.Array | None = None,
-        rows: jax.Array | None = None,
+        self, params: Params, inputs: Mapping[str, Any], *, carry: Carry = None, dropout: Dropout | None = None
     ) -> Layers:
         """Every layer for inputs made by the model's input processor. Pure, so that jax's transformations work.
 
-        `key` is the step's key, for training with dropout; `rows` [B] are the rows' global numbers, which select each
-        row's dropout (None: 0..B-1).
+        With `dropout` the model drops out at its own rates.
         """
 
     def token_layer(self, params: Params, inputs: Mapping[str, Any]) -> jax.Array:

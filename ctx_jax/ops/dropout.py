@@ -4,9 +4,19 @@ Letters: B rows.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+
+class Dropout(NamedTuple):
+    """What decides a step's dropout."""
+
+    key: jax.Array
+    """The step's key, the same on every device."""
+    rows: jax.Array | None = None
+    """int32 [B], the rows' numbers among those of all devices; None: 0..B-1."""
 
 
 def row_seeds(key: jax.Array, rows: jax.Array) -> jax.Array:

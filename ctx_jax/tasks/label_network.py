@@ -10,13 +10,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from ctx_jax.embedding.embed import embed
 from ctx_jax.embedding.mixing import init_mix, mix
 from ctx_jax.embedding.pooling import How, pool
 from ctx_jax.flax import plain_params
 from ctx_jax.heads import LabelHead, LayerMix
 from ctx_jax.io.errors import ConfigError
-from ctx_jax.ops.dropout import dropout, fold_seeds, row_seeds
+from ctx_jax.ops.dropout import Dropout, fold_seeds, row_seeds
+from ctx_jax.ops.dropout import dropout as drop_out
 from ctx_jax.typing import Params
 
 LayerChoice = Literal["mix", "last"] | int
@@ -34,7 +34,7 @@ class LabelNetwork:
     """How a text's vectors become one; None: every word has its own label."""
     dropout: float = 0.0
     encoder_dropout: bool = True
-    """The encoder drops out at its own rates where a key is given."""
+    """With `dropout` the encoder drops out at its own rates too."""
 
     @property
     def layer(self) -> int | None:
@@ -60,31 +60,19 @@ class LabelNetwork:
         own: dict[str, Any] = {MIX: dict(init_mix(self.model.num_layers))} if self.layer is None else {}
         return {LABELS: LabelHead(self.labels).init(key, vectors)["params"]} | own
 
-    def logits(
-        self,
-        params: Params,
-        inputs: Mapping[str, Any],
-        *,
-        rows: jax.Array | None = None,
-        key: jax.Array | None = None,
-    ) -> jax.Array:
-        """Scores [B, K] of texts, [B, T, K] of words. `inputs` are the encoder's or those of `StoredVectors.batch`;
-        `key` enables dropout, by the rows' global numbers."""
+    def logits(self, params: Params, inputs: Mapping[str, Any], dropout: Dropout | None = None) -> jax.Array:
+        """Scores [B, K] of texts, [B, T, K] of words. `inputs` are the encoder's or those of `StoredVectors.batch`."""
         if "vectors" in inputs:  # of the chosen layer alone, if there is one
             values, mask = jnp.moveaxis(inputs["vectors"], 1, 0), inputs["mask"]
         else:
-            found = (
-                embed(self.model, params["encoder"], inputs)
-                if key is None or not self.encoder_dropout
-                else self.model.layers(params["encoder"], inputs, key=key, rows=rows)
-            )
+            found = self.model.layers(params["encoder"], inputs, dropout=dropout if self.encoder_dropout else None)
             values, mask = found.values if self.layer is None else found.values[self.layer][None], found.mask
         heads = params["head"]
         vectors = mix(values, plain_params(heads[MIX])) if self.layer is None else values[0]  # type: ignore[arg-type]
         if self.pooling is not None:
             vectors = pool(vectors, mask, self.pooling)
-        if key is not None and self.dropout:
-            numbers = jnp.arange(len(vectors)) if rows is None else rows
-            vectors = dropout(fold_seeds(row_seeds(key, numbers), 1), 0, self.dropout, vectors)
+        if dropout is not None:
+            rows = jnp.arange(len(vectors)) if dropout.rows is None else dropout.rows
+            vectors = drop_out(fold_seeds(row_seeds(dropout.key, rows), 1), 0, self.dropout, vectors)
         scores: Any = LabelHead(self.labels).apply({"params": plain_params(heads[LABELS])}, vectors)
         return jnp.asarray(scores)

@@ -178,7 +178,7 @@ def scores_of_rows(
 @lru_cache(maxsize=64)
 def _compiled(network: LabelNetwork, rows: int, devices: tuple[jax.Device, ...]) -> tuple[Any, Any]:
     def scores(params: Params, inputs: Any, numbers: jax.Array) -> jax.Array:
-        return jax.nn.log_softmax(network.logits(params, inputs, rows=numbers))
+        return jax.nn.log_softmax(network.logits(params, inputs))
 
     return shard_batch(scores, rows, devices or None)
 

@@ -19,6 +19,7 @@ from ctx_jax.embedding.mixing import softmax_weights
 from ctx_jax.embedding.vector_cache import store_vectors
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.losses.labels import label_loss
+from ctx_jax.ops.dropout import Dropout
 from ctx_jax.tasks.label_network import MIX, LabelNetwork
 from ctx_jax.tasks.label_rows import Labelled, Rows, SplitRows, StoredRows, measure, row_length, row_limit
 from ctx_jax.training.parameter_groups import DEFAULT_GROUPS, ParameterGroup
@@ -101,7 +102,7 @@ class LabelTask:
 
     def loss(self, params: Params, batch: Any, carry: Carry, key: jax.Array | None) -> tuple[Terms, Carry]:
         """Cross-entropy in nats and accuracy of a `LabelBatch`."""
-        logits = self.network.logits(params, batch.inputs, rows=batch.rows, key=key)
+        logits = self.network.logits(params, batch.inputs, None if key is None else Dropout(key, batch.rows))
         return label_loss(logits, batch.labels, batch.weights, self.class_weights), carry
 
     @cached_property

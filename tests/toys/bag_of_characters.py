@@ -15,6 +15,7 @@ import numpy as np
 from ctx_jax.encoders.base import Family, Layers, Level, WordPieces, padded_shape
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.ops.dense import init_dense
+from ctx_jax.ops.dropout import Dropout
 from ctx_jax.ops.linear import Compute, linear, lookup
 from ctx_jax.tokenizers.words import Rule
 from ctx_jax.typing import Carry, Params
@@ -112,13 +113,7 @@ class BagOfCharacters:
         return jnp.where(mask[..., None], means, 0.0)
 
     def layers(
-        self,
-        params: Params,
-        inputs: Mapping[str, Any],
-        *,
-        carry: Carry = None,
-        key: jax.Array | None = None,
-        rows: jax.Array | None = None,
+        self, params: Params, inputs: Mapping[str, Any], *, carry: Carry = None, dropout: Dropout | None = None
     ) -> Layers:
         if carry is not None:
             raise InputTypeError("this encoder has no state to carry")

@@ -23,6 +23,7 @@ from ctx_jax.encoders.elmo import network
 from ctx_jax.encoders.elmo.init import init
 from ctx_jax.encoders.elmo.inputs import CharacterInputs, WordInputs
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
+from ctx_jax.ops.dropout import Dropout
 from ctx_jax.ops.linear import Compute
 from ctx_jax.tokenizers.characters import is_token
 from ctx_jax.tokenizers.words import Rule
@@ -148,8 +149,7 @@ class BiLM:
         inputs: Mapping[str, Any],
         *,
         carry: Carry = None,
-        key: jax.Array | None = None,
-        rows: jax.Array | None = None,
+        dropout: Dropout | None = None,
         markers: bool = False,
     ) -> Layers:
         """[token, token], then [forward, backward] of each LSTM layer, 0 past a sentence's end.
@@ -158,7 +158,7 @@ class BiLM:
           inputs: of `inputs().arrays`: {"char_ids": int [B, T + 2, C]} with sentence markers and 0 for padding, or for
             a model over words {"token_ids": int [B, T + 2]} with -1 for padding.
           carry: the LSTM state to start from, one row a sentence: `layers.carry` of an earlier call, or None for zeros.
-          key, rows: the step's key, for dropout, and the rows' global numbers (see `encoders.base.Model`).
+          dropout: drop out at the model's rate.
           markers: keep the vectors of both sentence markers: values [L + 1, B, T + 2, 2P], mask [B, T + 2], and word t
             at position t + 1 (`mix(..., layer_norm="allennlp")` needs them). Static under `jax.jit`.
 
@@ -171,7 +171,7 @@ class BiLM:
             self._check_carry(carry, present.shape[0])
         # A sentence of n words has n + 2 tokens, so word t exists if token t + 2 does.
         mask = present if markers else present[:, 2:]
-        values, carry = network.sentence_layers(self, params, ids, present, carry, key=key, rows=rows)
+        values, carry = network.sentence_layers(self, params, ids, present, carry, dropout)
         if not markers:
             values = values[:, :, 1:-1]
         return Layers(jnp.where(mask[None, :, :, None], values, 0.0), mask, carry)

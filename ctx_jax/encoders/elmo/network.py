@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ctx_jax.encoders.elmo.token_encoder import encode_characters
+from ctx_jax.ops.dropout import Dropout
 from ctx_jax.ops.gru import gru
 from ctx_jax.ops.linear import linear, lookup
 from ctx_jax.ops.lstm import Cell, State, Weights, lstm
@@ -125,15 +126,14 @@ def sentence_layers(
     ids: jax.Array,
     mask: Mask,
     carry: ElmoCarry | None = None,
-    *,
-    key: jax.Array | None = None,
-    rows: jax.Array | None = None,
+    dropout: Dropout | None = None,
 ) -> tuple[jax.Array, ElmoCarry]:
     """`BiLM.layers` with sentence markers: float32 [L + 1, B, T + 2, 2P], undefined where the mask is False, and the
     state after the sentences."""
     vectors = token_vectors(model, params, ids)
     reverse = reversal(jnp.sum(mask, axis=1, dtype=jnp.int32), mask.shape[1])
     both = {"forward": vectors, "backward": _take(vectors, reverse)}
+    key, rows = dropout or (None, None)
     outputs, carry = run_directions(model, params, both, carry, mask=mask, key=key, rows=rows)
     backward = [_take(values, reverse) for values in outputs["backward"][:-1]]
     pairs = [(vectors, vectors), *zip(outputs["forward"][:-1], backward, strict=True)]

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from ctx_jax.encoders.base import Layers
 from ctx_jax.encoders.static.inputs import StaticInputs, UnknownWords
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
+from ctx_jax.ops.dropout import Dropout
 from ctx_jax.ops.linear import Compute, lookup
 from ctx_jax.tokenizers.words import Rule
 from ctx_jax.typing import Carry, Params
@@ -66,17 +67,11 @@ class StaticTable:
         return {"words": {"embedding": jnp.concatenate([table, last])}}
 
     def layers(
-        self,
-        params: Params,
-        inputs: Mapping[str, Any],
-        *,
-        carry: Carry = None,
-        key: jax.Array | None = None,
-        rows: jax.Array | None = None,
+        self, params: Params, inputs: Mapping[str, Any], *, carry: Carry = None, dropout: Dropout | None = None
     ) -> Layers:
         """The table's vectors [1, B, T, D] for {"token_ids": int32 [B, T]}, -1 at padding.
 
-        `key` and `rows` have no effect: there is no dropout. An id outside the table gives NaN. InputTypeError for a
+        `dropout` has no effect: the table has none. An id outside the table gives NaN. InputTypeError for a
         `carry`.
         """
         if carry is not None:

@@ -19,6 +19,7 @@ from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
 from ctx_jax.ops.attention import Implementation
 from ctx_jax.ops.dense import Activation
+from ctx_jax.ops.dropout import Dropout
 from ctx_jax.ops.linear import Compute
 from ctx_jax.tokenizers.words import Rule
 from ctx_jax.typing import Carry, Params
@@ -165,13 +166,7 @@ class Transformer:
         return init(self, key)
 
     def layers(
-        self,
-        params: Params,
-        inputs: Mapping[str, Any],
-        *,
-        carry: Carry = None,
-        key: jax.Array | None = None,
-        rows: jax.Array | None = None,
+        self, params: Params, inputs: Mapping[str, Any], *, carry: Carry = None, dropout: Dropout | None = None
     ) -> Layers:
         """Hidden states of the inputs that `SubwordInputs` makes: one vector a word, the mean over its tokens, or one
         vector a token if "token_ids" and "token_mask" are the only inputs.
@@ -187,6 +182,7 @@ class Transformer:
             words = arrays.get("word_mask", mask)
             return Layers(jnp.zeros((self.num_layers, *words.shape, self.width), jnp.float32), jnp.zeros_like(words))
         types = arrays.get("token_types")
+        key, rows = dropout or (None, None)
         states = hidden_states(self, params, ids, mask=mask, token_types=types, key=key, rows=rows)
         return pool_to_words(states, arrays)
 
