@@ -123,7 +123,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     given("a text\n\nanother\tpos\ntext\n")
     assert [each.item for each in read_texts("-", TEXTS, labels=False)] == ["a text", "", "another", "text"]
     given(CONLLU)
-    assert pairs(read_sentences("-", WORDS, kind=".conllu")) == SENTENCES
+    assert pairs(read_sentences("-", WORDS, like="train.conllu.gz")) == SENTENCES
     given("a\nb\n\nc\n")
     assert [each.item for each in read_sentences("-", WORDS, labels=False)] == [["a", "b"], ["c"]]
 

@@ -14,17 +14,17 @@ from label_runs import config, make_place
 from sentence_folders import BERT, POOLING, PROCESSOR, TEXTS, random_params, write_folder, write_json
 
 import ctx_jax
-from ctx_jax.checkpoints.run_files import EncoderFile
+from ctx_jax.checkpoints.run_files import EncoderFile, Origin
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.commands import export
 from ctx_jax.embedding.sentences import pool_texts, sentence_vectors
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.elmo.inputs import CharacterInputs
-from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.heads import SentenceModules
 from ctx_jax.heads.sentence import PoolingMode
 from ctx_jax.io import configs
 from ctx_jax.io.errors import CtxJaxError, InputError, InputTypeError
+from ctx_jax.tasks.setup import origin_of
 from ctx_jax.training.task import TaskContext
 
 ELMO = BiLM(filters=((1, 4), (2, 8)), character_dim=4, highways=1, dim=6, projection=5, max_characters=9)
@@ -238,9 +238,9 @@ def test_lower_casing_reaches_words_too(tmp_path: Path) -> None:
 def save_run(folder: Path, start: Path, encoder: ctx_jax.Encoder) -> Path:
     """A run that has not trained a step."""
     folder.mkdir()
-    (folder / "encoder.json").write_text(configs.text(EncoderFile(encoder.model, {}, "whitespace")))
+    origin = origin_of(encoder, str(start), print)
+    (folder / "encoder.json").write_text(configs.text(EncoderFile(encoder.model, {}, "whitespace", "mean", *origin)))
     encoder.processor.save(folder)
-    huggingface.record_origin(folder, str(start), encoder.sentence)
     with RunCheckpoints(folder / "checkpoints", clean=True) as checkpoints:
         state = {"params": {"encoder": encoder.params, "head": {}}, "step": jnp.int32(1)}
         checkpoints.save(1, state, {"row": np.int64(1)}, {"loss": 1.0})
@@ -266,16 +266,16 @@ def test_a_run_keeps_the_modules_and_is_exported_with_them(tmp_path: Path) -> No
     np.testing.assert_allclose(np.stack(list(exported.encode(TEXTS, level="sentence"))), expected, atol=1e-6)
     assert export.main([str(run), str(tmp_path / "plain")]) == 0
     assert not (tmp_path / "plain" / "modules.json").exists()
-    (run / "import.json").write_text('{"sentence": {"pooling": ["median"]}}')
-    with pytest.raises(InputError, match=r"import\.json"):
+    file = run / "encoder.json"
+    file.write_text(file.read_text().replace('"cls"', '"median"'))
+    with pytest.raises(InputError, match=r"encoder\.json.*median"):
         ctx_jax.load(run)
 
 
-def test_a_run_keeps_no_modules_with_parameters(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger="ctx_jax"):
-        huggingface.record_origin(tmp_path, str(whole), ctx_jax.load(whole).sentence)
-    assert "2_Dense" in caplog.text
-    assert json.loads((tmp_path / "import.json").read_text()) == {"model_type": "bert"}
+def test_a_run_keeps_no_modules_with_parameters(whole: Path) -> None:
+    said: list[str] = []
+    assert origin_of(ctx_jax.load(whole), str(whole), said.append) == Origin("bert", None)
+    assert "2_Dense" in said[0]
 
 
 def test_a_task_with_labels_keeps_the_modules(tmp_path: Path) -> None:
@@ -286,5 +286,5 @@ def test_a_task_with_labels_keeps_the_modules(tmp_path: Path) -> None:
     write_json(place / "bert" / "modules.json", [TRANSFORMER, pool_module])
     run_dir = tmp_path / "run"
     task = config(place, run_dir).task.open(TaskContext(run_dir, 0, 1, False, lambda _: None))
-    assert "import.json" in task.files
-    assert json.loads((run_dir / "import.json").read_text())["sentence"]["pooling"] == ["cls"]
+    assert task.origin.architecture == "bert"
+    assert task.origin.sentence is not None and task.origin.sentence.pooling == ("cls",)

@@ -64,8 +64,7 @@ def test_the_first_process_trains_a_tokenizer_and_the_others_read_it(
     (tmp_path / "text.txt").write_text("the cat sat\nthe dog\n")
     config = replace(MASKED_LM, data=TextConfig(str(tmp_path / "text.txt")))
     first = config.open(context(tmp_path / "run"))
-    for module in (setup, subword_lm):
-        monkeypatch.setattr(module, "is_first_process", lambda: False)
+    monkeypatch.setattr(setup, "is_first_process", lambda: False)
     monkeypatch.setattr(setup.subword_training, "train", refuse)
     second = config.open(context(tmp_path / "run"))
     assert second.subwords.digest == first.subwords.digest and second.model == first.model
@@ -102,7 +101,6 @@ def test_the_parameters_of_an_import_wait_on_the_host(tmp_path: Path, monkeypatc
     heads = {"masked_lm": Head(VocabularyHead(), {"decoder": {"bias": jnp.zeros(5)}})}
     params = {"a": {"kernel": jnp.ones((2, 3))}, "b": jnp.zeros(4)}
     monkeypatch.setattr(subword_lm, "load", lambda folder: Encoder(first.model, params, first.processor, heads))
-    monkeypatch.setattr(subword_lm.huggingface, "recorded_architecture", lambda folder: None)
     started = replace(config, init="folder")
     with pytest.raises(ConfigError, match="16 positions") as error:
         replace(started, sequences=replace(config.sequences, length=64)).open(context(tmp_path / "third"))

@@ -11,8 +11,9 @@ from functools import reduce
 from itertools import zip_longest
 from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ctx_jax.heads import SentenceModules
 from ctx_jax.io import configs
 from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.io.files import leftovers, read_json, read_text
@@ -27,8 +28,6 @@ VOCABULARY = "vocabulary.txt"
 """The words of a biLM's softmax."""
 WORDS = "words.txt"
 """The words of a table of word vectors. In no checkpoint: `encoder.json` holds its digest."""
-ORIGIN = "import.json"
-"""Of the folder or run that a run began with: its model_type, and what makes one vector a text."""
 TEXTS = "texts.json"
 """The digests of the texts."""
 METRICS = "metrics.jsonl"
@@ -38,7 +37,7 @@ SELECTION = "selection"
 FROZEN = "frozen"
 """The folder of the frozen parameters; checkpoints keep its digest files (`checkpoints.frozen`)."""
 
-_ATOMIC = (CONFIG, ENCODER, VOCABULARY, WORDS, subwords.FILE, subwords.CONFIG, TEXTS, ORIGIN, METRICS)
+_ATOMIC = (CONFIG, ENCODER, VOCABULARY, WORDS, subwords.FILE, subwords.CONFIG, TEXTS, METRICS)
 
 FREE = (
     *("devices", "checkpoint", "log", "run_dir", "task.evaluate"),
@@ -53,6 +52,16 @@ _TOKENS = ("special_tokens_map.json", "added_tokens.json")
 """Read beside a tokenizer (`tokenizers.special_files`), and in no run."""
 
 
+class Origin(NamedTuple):
+    """What a run keeps of the encoder that it started from, beside its parameters and its text's rules."""
+
+    architecture: str = ""
+    """Its name in the files it came from (Hugging Face's model_type), which a model does not tell where two are equal
+    in shape (XLM-R and RoBERTa); "": none."""
+    sentence: SentenceModules | None = None
+    """What makes one vector a text."""
+
+
 @dataclass(frozen=True)
 class EncoderFile:
     """What `encoder.json` holds, as a config of `io.configs`: an encoder is loaded without knowing its task."""
@@ -63,6 +72,10 @@ class EncoderFile:
     """How strings are split into words."""
     pieces: WordPieces = "mean"
     """Which of its pieces give a word its vector."""
+    architecture: str = ""
+    """`Origin.architecture`."""
+    sentence: SentenceModules | None = None
+    """`Origin.sentence`."""
 
 
 def read_encoder(run_dir: Path, models: Sequence[type], heads: Sequence[type]) -> EncoderFile:
@@ -71,7 +84,7 @@ def read_encoder(run_dir: Path, models: Sequence[type], heads: Sequence[type]) -
     Raises MissingFileError; InputError, naming the file and the field, for what does not fit.
     """
     head: Any = reduce(or_, heads)
-    types = [("model", reduce(or_, models)), ("heads", dict[str, head]), ("rule", Rule), ("pieces", WordPieces)]
+    types = [("model", reduce(or_, models)), ("heads", dict[str, head])]  # the other fields are typed
     typed = make_dataclass(EncoderFile.__name__, types, bases=(EncoderFile,), frozen=True)
     stored: EncoderFile = configs.read(existing(run_dir, ENCODER), typed)
     return stored
@@ -112,10 +125,10 @@ def check(run_dir: Path, kept: Mapping[str, str], step: int) -> None:
     it: a model that reads characters is loaded without a vocabulary. MissingFileError for those without which another
     tokenizer or run would be read; InputError for one that the step does not keep, and that would be read as well.
     """
-    for name in (subwords.FILE, subwords.CONFIG, ORIGIN):
+    for name in (subwords.FILE, subwords.CONFIG):
         if name in kept:
             existing(run_dir, name)
-    unknown = [name for name in (ORIGIN, *_TOKENS) if subwords.FILE in kept and name not in kept]
+    unknown = [name for name in _TOKENS if subwords.FILE in kept and name not in kept]
     for name in unknown:
         if (run_dir / name).is_file():
             raise InputError(f"{run_dir / name} is none of the files that step {step} was saved with: remove it")

@@ -96,6 +96,14 @@ class Columns(NamedTuple):
             )
         return cls(names, item, next(name for name in named if name != item))
 
+    def of_file(self, path: str) -> "Columns":
+        """The columns of a file: CoNLL-U's are its own. ConfigError if they have none of this name."""
+        if kind_of(path) != ".conllu":
+            return self
+        if unknown := [name for name in (self.item, self.label) if name not in CONLLU]:
+            raise ConfigError("data.columns", f"names {unknown[0]!r}, and CoNLL-U has {', '.join(CONLLU)}")
+        return self._replace(names=CONLLU)
+
     @property
     def without_label(self) -> tuple[str, ...]:
         """The names without the label's."""
@@ -126,17 +134,13 @@ def read_texts(
 
 
 def read_sentences(
-    path: str, columns: Columns, *, prefix: str = "", labels: bool = True, kind: str | None = None
+    path: str, columns: Columns, *, prefix: str = "", labels: bool = True, like: str = ""
 ) -> Iterator[Example]:
-    """The labelled sentences of a file of words; raises as `read_texts`. `kind`: the suffix of another file that says
-    how standard input is read."""
-    kind = kind_of(path) if kind is None else kind
-    if kind == ".conllu":
-        if unknown := [name for name in (columns.item, columns.label) if name not in CONLLU]:
-            raise ConfigError("data.columns", f"names {unknown[0]!r}, and CoNLL-U has {', '.join(CONLLU)}")
-        rows = _named(_conllu(path), columns._replace(names=CONLLU), labels=True, tabular=False)
-    else:
-        rows = _named(_rows(path, kind), columns, labels, tabular=bool(kind))
+    """The labelled sentences of a file of words; raises as `read_texts`. `like`: another file, which standard input is
+    read like."""
+    like = like or path
+    kind, columns = kind_of(like), columns.of_file(like)
+    rows = _named(_rows(path, kind), columns, labels, tabular=kind in (".tsv", ".csv"))
     words: list[str] = []
     tags: list[str] = []
     first = ""
@@ -188,8 +192,8 @@ Row = tuple[str, list[str] | None]  # location and fields; None: an empty line
 
 
 def _rows(path: str, kind: str) -> Iterator[Row]:
-    if kind == ".csv":
-        yield from _csv(path)
+    if kind in (".csv", ".conllu"):
+        yield from _csv(path) if kind == ".csv" else _conllu(path)
         return
     for location, line in _lines(path):
         fields = line.split("\t") if kind == ".tsv" else _WHITE_SPACE.split(line.strip(" \t"))

@@ -35,7 +35,8 @@ class Encoder:
 
     `processor` makes the model's inputs from text. `heads` are the other modules of the file or run by name
     ("masked_lm", "pooler", "softmax" ...), each a `Head(module, params)`. `sentence` is what a sentence-transformers
-    folder says of vectors of whole texts; its dense layers are among the heads.
+    folder says of vectors of whole texts; its dense layers are among the heads. `architecture` is the encoder's name in
+    the files it came from (Hugging Face's model_type), if they have one.
 
     A run trained in bf16 also computes in bf16 after loading. For full float32 (parity, a CPU without bf16
     instructions): `dataclasses.replace(encoder, model=dataclasses.replace(encoder.model, compute="float32"))`.
@@ -46,6 +47,7 @@ class Encoder:
     processor: InputProcessor
     heads: Mapping[str, Head] = field(default_factory=dict)
     sentence: SentenceModules | None = None
+    architecture: str = ""
 
     def __repr__(self) -> str:
         return description.summary(self)

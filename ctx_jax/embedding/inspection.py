@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ctx_jax.checkpoints import digests
-from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, FROZEN, ORIGIN, TEXTS, VOCABULARY, WORDS, read_encoder
+from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, FROZEN, TEXTS, VOCABULARY, WORDS, EncoderFile, read_encoder
 from ctx_jax.embedding.description import describe, describe_model
 from ctx_jax.embedding.load import is_run, load
 from ctx_jax.embedding.vector_cache import encoder_digest
@@ -18,7 +18,7 @@ from ctx_jax.io.errors import CtxJaxError
 from ctx_jax.io.files import file_digest, read_json
 from ctx_jax.tokenizers import subwords
 
-_RUN_FILES = (CONFIG, ENCODER, VOCABULARY, WORDS, subwords.FILE, subwords.CONFIG, ORIGIN, TEXTS)
+_RUN_FILES = (CONFIG, ENCODER, VOCABULARY, WORDS, subwords.FILE, subwords.CONFIG, TEXTS)
 
 
 def inspect(
@@ -72,10 +72,13 @@ def _facts(path: Path, families: Sequence[Family], heads: Sequence[type]) -> Fac
 
 
 def _run_facts(run_dir: Path, families: Sequence[Family], heads: Sequence[type]) -> Facts:
+    def stored() -> EncoderFile:
+        return read_encoder(run_dir, [family.model for family in families], heads)
+
     return {
         "format": lambda: "run",
-        "model_type": lambda: read_json(run_dir / ORIGIN).get("model_type") if (run_dir / ORIGIN).is_file() else None,
-        "model": lambda: read_encoder(run_dir, [family.model for family in families], heads).model,
+        "model_type": lambda: stored().architecture or None,
+        "model": lambda: stored().model,
         "task": lambda: _task(run_dir),
         "checkpoints": lambda: _checkpoints(run_dir),
         "best": lambda: _best(run_dir),

@@ -8,14 +8,12 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, ORIGIN, read_encoder
+from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, read_encoder
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders import FAMILIES, elmo
 from ctx_jax.encoders.base import Family
-from ctx_jax.heads import HEADS, Head, SentenceModules
-from ctx_jax.io import configs
-from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, MissingFileError
-from ctx_jax.io.files import read_json
+from ctx_jax.heads import HEADS, Head
+from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*|\w+-[\w.-]+")  # "owner/name", or one of the old ones, "bert-base-cased"
 _FILES = (
@@ -157,13 +155,4 @@ def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: 
         params = checkpoints.restore_params(number, shapes)
     own_heads = {name: Head(module, params.get("head", {}).get(name, {})) for name, module in stored.heads.items()}
     inputs = model.inputs(folder, rule=stored.rule).with_pieces(stored.pieces)
-    return Encoder(model, params["encoder"], inputs, own_heads, _sentence(folder / ORIGIN))
-
-
-def _sentence(path: Path) -> SentenceModules | None:
-    """What a run that began with a sentence-transformers folder keeps of it."""
-    content = read_json(path).get("sentence") if path.is_file() else None
-    try:
-        return None if content is None else configs.from_json(SentenceModules, content)
-    except ConfigError as error:
-        raise InputError(f"{path}: {error}") from error
+    return Encoder(model, params["encoder"], inputs, own_heads, stored.sentence, stored.architecture)

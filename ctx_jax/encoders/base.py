@@ -159,6 +159,8 @@ class Imported(NamedTuple):
     processor: InputProcessor
     heads: Mapping[str, Head]
     sentence: SentenceModules | None = None
+    architecture: str = ""
+    """Its name in those files, if they have one."""
 
 
 class Family(NamedTuple):

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from ctx_jax import losses
-from ctx_jax.checkpoints.run_files import TEXTS, VOCABULARY, existing
+from ctx_jax.checkpoints.run_files import TEXTS, VOCABULARY, Origin, existing
 from ctx_jax.data.bptt import BPTTBatches
 from ctx_jax.data.cache import Sentences
 from ctx_jax.data.config import BiLMData
@@ -151,6 +151,7 @@ class BiLMTask:
     files = (VOCABULARY, TEXTS)
     groups: tuple[ParameterGroup, ...] = ()
     default_steps = 0
+    origin = Origin()
 
     @property
     def model(self) -> BiLM:

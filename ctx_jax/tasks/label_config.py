@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import jax
 import numpy as np
 
-from ctx_jax.checkpoints.run_files import ORIGIN, TEXTS, read_encoder
+from ctx_jax.checkpoints.run_files import TEXTS, read_encoder
 from ctx_jax.data.labelled import Columns, Example, LabelledData, digest
 from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.embedding.encoder import Encoder
@@ -23,7 +23,6 @@ from ctx_jax.embedding.pooling import How
 from ctx_jax.embedding.vector_cache import encoder_digest
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import InputProcessor
-from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.evaluation.reports import Report, aligned
 from ctx_jax.heads import HEADS
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, MissingFileError, SentenceError, listed
@@ -33,7 +32,7 @@ from ctx_jax.tasks.label_network import LABELS, LabelNetwork, LayerChoice
 from ctx_jax.tasks.label_rows import Labelled, SplitRows, join_rows, measure, scores_of_rows
 from ctx_jax.tasks.label_task import LabelTask, mix_metrics
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
-from ctx_jax.tasks.setup import check_digests, naming_setting
+from ctx_jax.tasks.setup import check_digests, naming_setting, origin_of
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.task import TaskContext
 from ctx_jax.typing import Log
@@ -175,7 +174,8 @@ class LabelConfig(ABC):
         ):
             if not value:
                 raise ConfigError(name, f"is needed: {what}")
-        _ = self.columns
+        for path in (self.data.train, self.data.valid):
+            self.columns.of_file(path)
 
     def merged(self, old: Self) -> Self:
         """With the patience that the original run inferred."""
@@ -189,25 +189,21 @@ class LabelConfig(ABC):
 
     def open(self, context: TaskContext) -> LabelTask:
         """Load the encoder (a resumed run's from its own directory), read the files, and collect the labels."""
-        encoder, encoder_key = self._encoder(context)
+        encoder, given_key = self._encoder(context)
         files = {"train": self._examples("train")} | ({"valid": self._examples("valid")} if self.data.valid else {})
         context.run_dir.mkdir(parents=True, exist_ok=True)
         digests = {f"data.{name}": digest(files[name]) if name in files else None for name in ("train", "valid")}
-        check_digests(context, digests | ({"encoder": encoder_key} if encoder_key else {}))
+        check_digests(context, digests | ({"encoder": given_key} if given_key else {}))
         labels, counts = self._labels(files, context.log)
         network = self.network(encoder.model, labels)
         _ = network.layer  # raises for a layer that the encoder lacks
         if not context.resumed and is_first_process():
             encoder.processor.save(context.run_dir)
-            huggingface.record_origin(context.run_dir, self.encoder, encoder.sentence)
-        origin = (ORIGIN,) if (context.run_dir / ORIGIN).is_file() else ()
-        names = (*encoder.processor.files, TEXTS, *origin)
-        encoder = replace(encoder, processor=self.processed(encoder.processor))
         if self.length and encoder.processor.longest is not None:  # one of words takes a row of any length
             least = encoder.processor.sizes(encoder.processor.split(["a"], "tokens"))[0]
             if self.length < least:
                 raise ConfigError("length", f"must be at least {least}, or 0, got {self.length}")
-        own_key = encoder_digest(encoder) if self.frozen else ""
+        key = given_key or (encoder_digest(encoder) if self.frozen else "")
         return LabelTask(
             config=self._with_patience(0 if context.steps else 3),
             seed=context.seed,
@@ -216,30 +212,33 @@ class LabelConfig(ABC):
             labelled={name: self.labelled(encoder, examples, labels, context.log) for name, examples in files.items()},
             class_weights=balanced_weights(counts) if self.class_weights == "balanced" else np.ones_like(counts),
             identities={
-                name: {"encoder": own_key, "texts": digest(examples, labels=False), "length": self.length}
+                name: {"encoder": key, "texts": digest(examples, labels=False), "length": self.length}
                 for name, examples in files.items()
             },
-            files=names,
+            files=(*encoder.processor.files, TEXTS),
+            origin=origin_of(encoder, self.encoder, context.log),
             cache=Path(self.data.cache) if self.data.cache else context.run_dir / "cache",
             log=context.log,
         )
 
     def _encoder(self, context: TaskContext) -> tuple[Encoder, str | None]:
-        """The encoder on the host, and its digest. A resumed run reads its own copy, without parameters unless they are
-        frozen, and the digest is None if the path it came from is gone."""
-        key: str | None = None
-        try:
-            encoder = self._load(self.encoder)
-            key = encoder_digest(encoder)
-        except MissingFileError:
-            if not context.resumed:
-                raise
+        """The run's encoder on the host, and the digest of the one that the settings name.
+
+        A resumed run reads its own copy, without parameters unless they are frozen; the digest is None if the path that
+        it came from is gone.
+        """
         if not context.resumed:
-            return encoder, key
+            encoder = self._load(self.encoder)
+            return encoder, encoder_digest(encoder)
+        try:
+            key: str | None = encoder_digest(self._load(self.encoder))
+        except MissingFileError:
+            key = None
         if self.frozen:
             return load(context.run_dir, step="latest"), key
         stored = read_encoder(context.run_dir, [family.model for family in FAMILIES], HEADS)
-        return Encoder(stored.model, {}, stored.model.inputs(context.run_dir, rule=stored.rule)), key
+        inputs = stored.model.inputs(context.run_dir, rule=stored.rule).with_pieces(stored.pieces)
+        return Encoder(stored.model, {}, inputs, {}, stored.sentence, stored.architecture), key
 
     def _load(self, path: str) -> Encoder:
         options = {name: value for name, value in asdict(self.table).items() if value != getattr(TableOptions, name)}
@@ -250,19 +249,17 @@ class LabelConfig(ABC):
             raise ConfigError(f"table.{next(iter(options))}", f"is for tables of word vectors: {error}") from error
         model: Any = encoder.model
         params = jax.device_get(encoder.params)  # on a device they would use memory for the whole run
-        return Encoder(replace(model, compute=self.compute), params, encoder.processor, sentence=encoder.sentence)
+        processor = self.processed(encoder.processor)
+        return replace(
+            encoder, model=replace(model, compute=self.compute), params=params, processor=processor, heads={}
+        )
 
     def _examples(self, split: Literal["train", "valid"]) -> list[Example]:
         path = getattr(self.data, split)
-        try:
-            with naming_setting(f"data.{split}"):
-                examples = list(self.read(path))
-                if not examples:
-                    raise InputError(f"{path} holds no example")
-        except ConfigError as error:
-            if isinstance(error.__cause__, ConfigError):  # of the columns, say: not of the file
-                raise error.__cause__ from None
-            raise
+        with naming_setting(f"data.{split}"):
+            examples = list(self.read(path))
+            if not examples:
+                raise InputError(f"{path} holds no example")
         return examples
 
     def _labels(self, files: Mapping[str, Sequence[Example]], log: Log) -> tuple[tuple[str, ...], np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ctx_jax.checkpoints.run_files import Origin
 from ctx_jax.data.batch import LabelBatch
 from ctx_jax.data.epochs import Epochs
 from ctx_jax.embedding.encoder import Encoder
@@ -39,6 +40,7 @@ class LabelTask:
     class_weights: np.ndarray
     identities: Mapping[str, Any]  # of the vectors of "train" and "valid"
     files: tuple[str, ...]
+    origin: Origin
     cache: Path
     log: Log
 

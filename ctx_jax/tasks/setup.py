@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ctx_jax.checkpoints.run_files import TEXTS, VOCABULARY, existing
+from ctx_jax.checkpoints.run_files import TEXTS, VOCABULARY, Origin, existing
 from ctx_jax.data.cache import Sentences, load_sentences
 from ctx_jax.data.config import BiLMData, TextConfig
 from ctx_jax.distributed.processes import is_first_process
-from ctx_jax.io.errors import ConfigError, InputError, MissingSettingFileError
+from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.heads.sentence import NORMALIZE
+from ctx_jax.io.errors import ConfigError, InputError, MissingSettingFileError, listed
 from ctx_jax.io.files import atomic_write
 from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers import subword_files, subword_training
@@ -22,6 +24,7 @@ from ctx_jax.tokenizers.subword_training import TokenizerConfig
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.training.task import TaskContext
+from ctx_jax.typing import Log
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,16 @@ class EvaluateConfig:
         for name, value in vars(self).items():
             if value < 0:
                 raise ConfigError(f"evaluate.{name}", f"must be at least 0, got {value}")
+
+
+def origin_of(encoder: Encoder, path: str, log: Log) -> Origin:
+    """What a run keeps of the encoder that it starts from, read from `path`. Modules with dense layers are left out,
+    for which a run has no place, and `log` says so."""
+    sentence = encoder.sentence
+    if sentence is not None and (dense := sorted(set(sentence.modules) - {NORMALIZE})):
+        log(f"{path}: the run keeps none of its modules, since {listed(dense)} have parameters")
+        sentence = None
+    return Origin(encoder.architecture, sentence)
 
 
 def check_steps(steps: int) -> None:

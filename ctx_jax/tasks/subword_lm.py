@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import jax
 import numpy as np
 
-from ctx_jax.checkpoints.run_files import ORIGIN, TEXTS
+from ctx_jax.checkpoints.run_files import TEXTS, Origin, read_encoder
 from ctx_jax.data.cache import Sentences
 from ctx_jax.data.config import TextConfig
 from ctx_jax.data.corpora import Several
@@ -21,10 +21,9 @@ from ctx_jax.data.permutation import mix_seed
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens, cache_tokens
-from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.load import load
-from ctx_jax.encoders.transformer import Transformer, huggingface
+from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.encoders.transformer.inputs import SubwordInputs
 from ctx_jax.evaluation import reports
 from ctx_jax.evaluation.masked_lm_eval import (
@@ -34,11 +33,11 @@ from ctx_jax.evaluation.masked_lm_eval import (
     metrics_of_means,
 )
 from ctx_jax.evaluation.reports import Report
-from ctx_jax.heads import VocabularyHead
+from ctx_jax.heads import HEADS, VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.io.progress import Progress
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
-from ctx_jax.tasks.setup import EvaluateConfig, check_steps, naming_setting, prepare_tokenizer, read_texts
+from ctx_jax.tasks.setup import EvaluateConfig, check_steps, naming_setting, origin_of, prepare_tokenizer, read_texts
 from ctx_jax.tokenizers import subword_files
 from ctx_jax.tokenizers import subwords as subwords_of
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
@@ -141,8 +140,11 @@ class SubwordLMConfig:
         if given is not None:
             config.with_tokenizer(given)
         train, valid = read_texts(self.data, context)
-        if not context.resumed and is_first_process():
-            huggingface.record_origin(context.run_dir, self.init, imported.sentence if imported else None)
+        if context.resumed:
+            stored = read_encoder(context.run_dir, [Transformer], HEADS)
+            origin = Origin(stored.architecture, stored.sentence)
+        else:
+            origin = Origin() if imported is None else origin_of(imported, self.init, context.log)
         subwords = prepare_tokenizer(self.tokenizer, given, train, context, causal=self.causal)
         config = config.with_tokenizer(subwords)
 
@@ -153,9 +155,8 @@ class SubwordLMConfig:
         if measured is not None and self.evaluate.every:  # check now, not when the first evaluation is due
             with naming_setting("data.valid", "the validation text cannot be measured"):
                 evaluation_sequences(measured, subwords, config.model, config.sequences)
-        origin = (ORIGIN,) if (context.run_dir / ORIGIN).is_file() else ()
-        files = (subwords_of.FILE, subwords_of.CONFIG, TEXTS, *origin)
-        return task(config, context.seed, tokens(train), measured, subwords, files, valid, imported)
+        files = (subwords_of.FILE, subwords_of.CONFIG, TEXTS)
+        return task(config, context.seed, tokens(train), measured, subwords, files, valid, imported, origin)
 
     def _import(self) -> tuple[Encoder, Subwords]:
         with naming_setting("init", self.init):
@@ -225,6 +226,7 @@ class SubwordLMTask:
     files: tuple[str, ...]
     sentences: Sentences | None = None  # of the validation text
     imported: Encoder | None = None
+    origin: Origin = field(default_factory=Origin)
 
     groups: tuple[ParameterGroup, ...] = ()
     default_steps = 0

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ctx_jax.data.labelled import STANDARD_INPUT, Example, LabelledData, kind_of, read_sentences
+from ctx_jax.data.labelled import STANDARD_INPUT, Example, LabelledData, read_sentences
 from ctx_jax.encoders.base import InputProcessor, WordPieces, sentences_to_words
 from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.label_rows import row_limit, split_to_fit
@@ -32,9 +32,8 @@ class TagConfig(LabelConfig):
         return processor.with_pieces(self.pieces)
 
     def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
-        kind = kind_of(self.data.train if path == STANDARD_INPUT else path)
-        prefix = self.data.strip_prefix
-        return read_sentences(path, self.columns, prefix=prefix, labels=known is None, kind=kind)
+        like, prefix = self.data.train if path == STANDARD_INPUT else path, self.data.strip_prefix
+        return read_sentences(path, self.columns, prefix=prefix, labels=known is None, like=like)
 
     def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:
         return sentences_to_words(items, processor.rule)

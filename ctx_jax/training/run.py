@@ -98,7 +98,7 @@ def _open(
     task = processes.first_process_first(lambda: config.task.open(context))
     config = replace(config, task=task.config, steps=config.steps or task.default_steps)
     log(f"{type(task.model).__name__} in {run_dir}, {config.steps} steps")
-    encoder = EncoderFile(task.model, dict(task.heads), task.processor.rule, task.processor.pieces)
+    encoder = EncoderFile(task.model, dict(task.heads), task.processor.rule, task.processor.pieces, *task.origin)
     files = {CONFIG: configs.text(config), ENCODER: configs.text(encoder)}
     return config, task, files | run_files.read(run_dir, task.files)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 import numpy as np
 
+from ctx_jax.checkpoints.run_files import Origin
 from ctx_jax.data.batch import Batch
 from ctx_jax.encoders.base import InputProcessor, Model
 from ctx_jax.training.parameter_groups import ParameterGroup
@@ -122,6 +123,10 @@ class Task(Objective, Protocol):
     @property
     def processor(self) -> InputProcessor:
         """Makes the encoder's inputs from text."""
+
+    @property
+    def origin(self) -> Origin:
+        """What the run keeps of the encoder that it started from."""
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import tyro
 
 import ctx_jax
 from ctx_jax import pool
+from ctx_jax.checkpoints.run_files import Origin
 from ctx_jax.data.batch import Batch
 from ctx_jax.data.permutation import permuted
 from ctx_jax.embedding.embed import embed
@@ -118,6 +119,7 @@ class LengthTask:
     files: tuple[str, ...] = ()
     prefetch = 2
     default_steps = 0
+    origin = Origin()
 
     @property
     def model(self) -> BagOfCharacters:

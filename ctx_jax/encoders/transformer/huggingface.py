@@ -12,7 +12,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ctx_jax.checkpoints.run_files import ORIGIN
 from ctx_jax.encoders.base import Imported
 from ctx_jax.encoders.transformer.huggingface_config import (
     architecture_of_config,
@@ -42,10 +41,8 @@ from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.encoders.transformer.sentence_folders import MODULES, transformer_folder, with_modules, write_modules
 from ctx_jax.heads import ClassificationHead, Head, SentenceModules, SequenceHead
-from ctx_jax.heads.sentence import NORMALIZE
-from ctx_jax.io import configs
 from ctx_jax.io.errors import InputError, MissingFileError, listed
-from ctx_jax.io.files import atomic_folder, atomic_write, read_json
+from ctx_jax.io.files import atomic_folder, read_json
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.typing import Params
 
@@ -165,33 +162,6 @@ def _label_names(heads: Mapping[str, Head]) -> dict[str, Any]:
     return {}
 
 
-def recorded_architecture(folder: str | PathLike[str]) -> Architecture | None:
-    """The model_type of a Hugging Face folder, or of the import that a run started from; None for other runs."""
-    for path in (Path(folder) / ORIGIN, transformer_folder(Path(folder)) / "config.json"):
-        entries = read_json(path) if path.is_file() else {}
-        if "model_type" in entries:
-            return architecture_of_config(entries)
-    return None
-
-
-def record_origin(run_dir: str | PathLike[str], start: str, sentence: SentenceModules | None) -> None:
-    """Record in a run's directory the architecture of `start`, the folder or run that it starts from ("": none), and
-    what makes one vector a text.
-
-    The architecture cannot be read from the model where two are equal in shape (XLM-R and RoBERTa). Modules with dense
-    layers, which a run has no place for, are left out, and the log says so.
-    """
-    path, architecture = Path(run_dir) / ORIGIN, recorded_architecture(start) if start else None
-    if sentence is not None and (dense := set(sentence.modules) - {NORMALIZE}):
-        _LOGGER.warning("%s: the run keeps none of its modules, since %s has parameters", start, listed(sorted(dense)))
-        sentence = None
-    content = {"model_type": architecture, "sentence": sentence and configs.to_json(sentence)}
-    if kept := {key: value for key, value in content.items() if value is not None}:
-        atomic_write(path, json.dumps(kept) + "\n")
-    else:
-        path.unlink(missing_ok=True)
-
-
 def read_folder(folder: Path) -> Imported | None:
     """The encoder of a Hugging Face or sentence-transformers folder, its tokenizer included; None for a path of another
     kind."""
@@ -207,14 +177,21 @@ def read_folder(folder: Path) -> Imported | None:
 
 def _read_body(folder: Path) -> Imported:
     found = read(folder)
-    return Imported(found.model, found.params, found.model.inputs(folder), found.heads)
+    architecture = architecture_of_config(found.config)
+    return Imported(found.model, found.params, found.model.inputs(folder), found.heads, architecture=architecture)
+
+
+def _architecture(encoder: Imported) -> Architecture:
+    """That of the files it came from, else the one that fits the model."""
+    known = (name for name in NAMES if name == encoder.architecture)
+    return next(known, None) or architecture_of(encoder.model)
 
 
 def write_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
     """A run's encoder, heads and tokenizer, as `write` writes them. A warning names heads that have no place there."""
     processor: Any = encoder.processor
-    architecture = recorded_architecture(run_dir)
-    known = {name for names in NAMES[architecture or architecture_of(encoder.model)].classes for name in names}
+    architecture = _architecture(encoder)
+    known = {name for names in NAMES[architecture].classes for name in names}
     if left := sorted(encoder.heads.keys() - known):
         warnings.warn(f"a Hugging Face folder has no place for the heads left out: {', '.join(left)}", stacklevel=2)
     write(
@@ -242,7 +219,7 @@ def write_sentence_folder(folder: Path, encoder: Imported, run_dir: Path) -> Non
         write_modules(partial, sentence, encoder.heads, width=encoder.model.width, longest=longest)
 
     heads = {name: head for name, head in encoder.heads.items() if name == "pooler"}
-    architecture = recorded_architecture(run_dir)
+    architecture = _architecture(encoder)
     write(
         folder,
         encoder.model,
