@@ -13,6 +13,7 @@ from ctx_jax.distributed.sharding import (
     REPLICATED,
     SHARDED_ROWS,
     GatheredParams,
+    RowFunction,
     data_mesh,
     fsdp_spec,
     pipelined,
@@ -131,3 +132,17 @@ def test_gathered_params_are_a_mapping_and_a_pytree_of_their_shards() -> None:
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
     assert names == [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(shards)]
     assert jax.tree.structure(jax.tree.map(lambda leaf: leaf + 1, params)) == jax.tree.structure(params)
+
+
+def _scaled(factor: int, table: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
+    return factor * table[None] * rows["a"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 6, 8, 12])
+def test_a_row_function_gives_every_batch_its_rows_whatever_its_size(size: int) -> None:
+    compute = RowFunction(_scaled, 3, np.arange(2, dtype=np.float32))
+    rows = np.arange(2 * size, dtype=np.float32).reshape(size, 2)
+    for _ in range(2):
+        np.testing.assert_array_equal(compute({"a": rows}, size), 3 * np.arange(2) * rows)
+    (one,) = {len(array.sharding.device_set) for array in [compute({"a": rows}, size)]}
+    assert one == max(count for count in range(1, 9) if size % count == 0)

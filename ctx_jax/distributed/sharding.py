@@ -4,6 +4,7 @@ Letters: n devices.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain, pairwise
 from typing import Any, TypeVar
 
@@ -35,8 +36,7 @@ def shard_batch(
     used: 2 of 3 devices for 64 rows. Returns the compiled function and one that replicates its first argument on them.
     """
     available = list(devices or jax.local_devices())
-    count = next(count for count in range(len(available), 0, -1) if batch_size % count == 0)
-    mesh = data_mesh(available[:count])
+    mesh = data_mesh(available[: _shared_by(batch_size, len(available))])
     mapped = jax.shard_map(
         function,
         mesh=mesh,
@@ -49,6 +49,45 @@ def shard_batch(
         return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
 
     return jax.jit(mapped), replicate
+
+
+def _shared_by(rows: int, devices: int) -> int:
+    """The largest number of devices that divides the rows."""
+    return next(count for count in range(devices, 0, -1) if rows % count == 0)
+
+
+class RowFunction:
+    """`function(static, replicated, rows) -> rows` for batches of any size, each shared by as many devices as divide
+    it.
+
+    ```
+    scores = RowFunction(_scores, network, params)
+    scores({"token_ids": ids}, 32)                   # [32, K]
+    ```
+    A size is compiled once for each `function` and hashable `static`; `replicated` is copied to the devices once.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], static: Any, replicated: Any, devices: Sequence[jax.Device] | None = None
+    ) -> None:
+        self._function, self._static = function, static
+        self._devices = tuple(devices or jax.local_devices())
+        self._replicated = {1: jax.device_put(replicated, self._devices[0])}  # by the number of devices
+
+    def __call__(self, rows: Any, batch_size: int) -> Any:
+        """The result of `batch_size` rows, a tree of arrays."""
+        compute, replicate = _compiled(self._function, self._static, batch_size, self._devices)
+        count = _shared_by(batch_size, len(self._devices))
+        if count not in self._replicated:
+            self._replicated[count] = replicate(self._replicated[1])
+        return compute(self._replicated[count], rows, ())
+
+
+@lru_cache(maxsize=256)
+def _compiled(
+    function: Callable[..., Any], static: Any, batch_size: int, devices: tuple[jax.Device, ...]
+) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
+    return shard_batch(lambda replicated, rows, _: function(static, replicated, rows), batch_size, devices)
 
 
 def pipelined(results: Iterable[Result]) -> Iterator[Result]:

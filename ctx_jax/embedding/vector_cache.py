@@ -13,8 +13,7 @@ Letters: L layers, B texts of a batch, T words or tokens, D width.
 import hashlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,12 @@ import numpy as np
 
 from ctx_jax.data.array_folder import ArrayWriter, build_arrays, folder_name, open_arrays
 from ctx_jax.distributed.processes import gather, own_share
-from ctx_jax.distributed.sharding import pipelined, shard_batch
+from ctx_jax.distributed.sharding import RowFunction, pipelined
 from ctx_jax.embedding.embed import embed
 from ctx_jax.embedding.encode_batches import plan
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.pooling import How, pool
+from ctx_jax.encoders.base import InputProcessor, Model
 from ctx_jax.io import configs
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.io.progress import Progress
@@ -105,10 +105,9 @@ def store_vectors(
         )
     total = sum(sizes[i] for number in missing for i in parts[number])
     progress = Progress("computing vectors", "tokens", total, log)
-    # On the device once; `placed` then copies only to further devices.
-    encoder, placed = replace(encoder, params=jax.device_put(encoder.params)), dict[int, Params]()
+    compute = RowFunction(_layers, (encoder.model, pooling), encoder.params)
     for number in own_share(range(len(parts))):
-        write = partial(_write, encoder, placed, texts, sizes, parts[number], pooling, progress)
+        write = partial(_write, encoder.processor, compute, texts, sizes, parts[number], progress)
         build_arrays(names[number], _KINDS, write, again="computing it again", log=log)
     gather(None)  # all parts are there
     return StoredVectors(names, shape)
@@ -126,33 +125,25 @@ def _parts(lengths: Sequence[int], item: int) -> list[range]:
 
 
 def _write(
-    encoder: Encoder,
-    placed: dict[int, Params],
+    processor: InputProcessor,
+    compute: RowFunction,
     texts: Sequence[Any],
     sizes: Sequence[int],
     part: range,
-    pooling: How | None,
     progress: Progress,
     writer: ArrayWriter,
 ) -> None:
-    """Compute and write the vectors of one part's texts. `placed`: the parameters on the devices that a number of rows
-    is shared by."""
+    """Compute and write the vectors of one part's texts."""
     found: dict[int, np.ndarray] = {}
-
-    def running() -> Any:
-        for chosen, rows, length in plan([sizes[i] for i in part], _BATCH):
-            model: Any = encoder.model
-            compute, replicate = _compiled(model, pooling, rows)
-            if rows not in placed:
-                placed[rows] = replicate(encoder.params)
-            inputs = encoder.processor.pad([texts[part[i]] for i in chosen], rows, length)
-            yield chosen, compute(placed[rows], inputs, np.arange(rows))
-
-    for chosen, (vectors, mask) in pipelined(running()):
+    running = (
+        (chosen, compute(processor.pad([texts[part[i]] for i in chosen], rows, length), rows))
+        for chosen, rows, length in plan([sizes[i] for i in part], _BATCH)
+    )
+    for chosen, (vectors, mask) in pipelined(running):
         batch, counts = np.asarray(vectors), np.asarray(mask).sum(axis=1)
         for row, number in enumerate(chosen):
             # A copy, so that no text keeps its whole batch in memory.
-            found[number] = batch[row, : min(counts[row], 1) if pooling else counts[row]].copy()  # [T, L, D]
+            found[number] = batch[row, : counts[row]].copy()  # [T, L, D]
             progress.add(sizes[part[number]])
     size = 0
     for number in range(len(part)):
@@ -162,13 +153,11 @@ def _write(
     writer.append("offsets", size)
 
 
-@lru_cache(maxsize=64)
-def _compiled(model: Any, pooling: How | None, rows: int) -> tuple[Any, Any]:
-    def vectors(params: Params, inputs: Any, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-        layers = embed(model, params, inputs)
-        if pooling is None:
-            return jnp.moveaxis(layers.values, 0, 2), layers.mask  # [B, T, L, D]
-        pooled = jax.vmap(lambda values: pool(values, layers.mask, pooling))(layers.values)  # [L, B, D]
-        return jnp.moveaxis(pooled, 0, 1)[:, None], layers.mask
-
-    return shard_batch(vectors, rows)
+def _layers(static: tuple[Model, How | None], params: Params, inputs: Any) -> tuple[jax.Array, jax.Array]:
+    """Layers [B, T, L, D] and their mask [B, T]; with a pooling, T = 1."""
+    model, pooling = static
+    layers = embed(model, params, inputs)
+    if pooling is None:
+        return jnp.moveaxis(layers.values, 0, 2), layers.mask
+    pooled = jax.vmap(lambda values: pool(values, layers.mask, pooling))(layers.values)  # [L, B, D]
+    return jnp.moveaxis(pooled, 0, 1)[:, None], jnp.any(layers.mask, axis=1, keepdims=True)

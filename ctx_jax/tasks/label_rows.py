@@ -7,7 +7,7 @@ Letters: N rows, B rows of a batch, T words or tokens, K labels.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain, pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from ctx_jax.data.labelled import Example
-from ctx_jax.distributed.sharding import pipelined, shard_batch
+from ctx_jax.distributed.sharding import RowFunction, pipelined
 from ctx_jax.embedding.encode_batches import plan
 from ctx_jax.embedding.vector_cache import StoredVectors
 from ctx_jax.encoders.base import InputProcessor, rounded
@@ -160,27 +160,17 @@ def scores_of_rows(
     devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(number, log probabilities) of every row: [K] of a text, [T, K] of words; longest rows first."""
-    params = jax.device_put(params)  # once; `placed` then copies only to further devices
-    placed: dict[int, Params] = {}  # by the number of rows, which decides the devices
-
-    def running() -> Iterator[tuple[Any, jax.Array]]:
-        for chosen, height, length in plan(rows.sizes.tolist(), batch_size):
-            compute, replicate = _compiled(network, height, tuple(devices or ()))
-            if height not in placed:
-                placed[height] = replicate(params)
-            inputs = rows.batch(chosen, height, length)
-            yield chosen, compute(placed[height], inputs, np.arange(height, dtype=np.int32))
-
-    for chosen, scores in pipelined(running()):
+    compute = RowFunction(_scores, network, params, devices)
+    running = (
+        (chosen, compute(rows.batch(chosen, height, length), height))
+        for chosen, height, length in plan(rows.sizes.tolist(), batch_size)
+    )
+    for chosen, scores in pipelined(running):
         yield from zip(chosen, np.asarray(scores), strict=False)
 
 
-@lru_cache(maxsize=64)
-def _compiled(network: LabelNetwork, rows: int, devices: tuple[jax.Device, ...]) -> tuple[Any, Any]:
-    def scores(params: Params, inputs: Any, numbers: jax.Array) -> jax.Array:
-        return jax.nn.log_softmax(network.logits(params, inputs))
-
-    return shard_batch(scores, rows, devices or None)
+def _scores(network: LabelNetwork, params: Params, inputs: Any) -> jax.Array:
+    return jax.nn.log_softmax(network.logits(params, inputs))
 
 
 def row_length(sizes: np.ndarray, longest: int | None) -> int:
