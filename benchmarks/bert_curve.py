@@ -119,9 +119,8 @@ def curves(options: Options) -> tuple[np.ndarray, np.ndarray]:
     sequences = SequenceConfig(batch_size=options.batch_size, length=options.length)
     model = Transformer(
         vocabulary=len(text.subwords), dim=options.dim, depth=options.depth, heads=options.dim // 32,
-        feed_forward=4 * options.dim, max_positions=options.length, embedding_dropout=0.0, attention_dropout=0.0,
-        attention_output_dropout=0.0, feed_forward_dropout=0.0,
-    )  # fmt: skip
+        feed_forward=4 * options.dim, max_positions=options.length,
+    ).without_dropout  # fmt: skip
     task = masked_lm(model, sequences, text, text.tokens, options.seed)
     optimizer = AdamW(learning_rate=options.learning_rate, schedule="linear", warmup=options.warmup, epsilon=1e-6)
     ours = Ours(task, optimizer, options)

@@ -24,15 +24,11 @@ from ctx_jax.training.optimizer import Muon
 
 def config() -> TrainConfig:
     model = replace(
-        MODERN,
+        MODERN.without_dropout,
         dim=128,
         depth=4,
         heads=4,
         feed_forward=256,
-        embedding_dropout=0.0,
-        attention_dropout=0.0,
-        attention_output_dropout=0.0,
-        feed_forward_dropout=0.0,
     )
     return TrainConfig(
         task=MaskedLMConfig(

@@ -26,15 +26,11 @@ LAYERS = 22
 
 def config() -> TrainConfig:
     model = replace(
-        MODERN,
+        MODERN.without_dropout,
         depth=LAYERS,
         feed_forward=1152,
         max_positions=1024,
         local_layers=tuple(layer for layer in range(LAYERS) if layer % 3),
-        embedding_dropout=0.0,
-        attention_dropout=0.0,
-        attention_output_dropout=0.0,
-        feed_forward_dropout=0.0,
         depth_scaled=True,
         compute="bfloat16",
     )

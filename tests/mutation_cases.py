@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import json
 import lzma
 import shutil
 import tempfile
@@ -16,9 +15,8 @@ import jax
 import numpy as np
 import sentence_folders
 from mutations import Case
-from safetensors.numpy import load_file, save_file
 from test_allennlp import TINY, arrays_of
-from tiny_transformers import BERT_ENTRIES, MODERN, random_params
+from tiny_transformers import BERT_ENTRIES, MODERN, random_params, split_tensors
 
 import ctx_jax
 from ctx_jax.data.labelled import Columns, read_sentences, read_texts
@@ -43,14 +41,7 @@ def _make_modernbert(folder: Path) -> None:
 
 def _make_shards(folder: Path) -> None:
     _make_huggingface(folder)
-    tensors = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    names = sorted(tensors)
-    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for file, held in shards.items():
-        save_file({name: tensors[name] for name in held}, folder / file)
-    weight_map = {name: file for file, held in shards.items() for name in held}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    split_tensors(folder)
 
 
 def _make_allennlp(folder: Path) -> None:

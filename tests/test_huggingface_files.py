@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_transformers import BERT_ENTRIES, random_params
+from tiny_transformers import BERT_ENTRIES, random_params, split_tensors
 
 import ctx_jax
 from ctx_jax.encoders.transformer import Transformer, huggingface
@@ -121,13 +121,7 @@ def test_old_names_missing_prefixes_shards_copies_and_half_precision(folder: Pat
     _equal(_everything(folder), params)
 
     tensors = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    names = sorted(tensors)
-    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for file, held in shards.items():
-        save_file({name: tensors[name] for name in held}, folder / file)
-    index = {"metadata": {}, "weight_map": {name: file for file, held in shards.items() for name in held}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    split_tensors(folder)
     _equal(_everything(folder), params)
 
     for kind in (np.float16, ml_dtypes.bfloat16):
@@ -143,8 +137,8 @@ def test_old_names_missing_prefixes_shards_copies_and_half_precision(folder: Pat
     save_file({}, folder / "b.safetensors")
     with pytest.raises(ValueError, match="its shards lack"):
         huggingface.read(folder)
-    index["weight_map"]["x"] = "../a.safetensors"
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    path = folder / "model.safetensors.index.json"
+    path.write_text(path.read_text().replace('"weight_map": {', '"weight_map": {"x": "../a.safetensors", '))
     with pytest.raises(ValueError, match="outside its folder"):
         huggingface.read(folder)
 

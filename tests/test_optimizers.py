@@ -34,10 +34,7 @@ from ctx_jax.training.step import Collectives, State, TrainingStep, params_to_me
 from ctx_jax.typing import Params
 
 HEAD = VocabularyHead(tied=False)
-MODEL = Transformer(
-    13, dim=8, depth=2, heads=2, feed_forward=12, max_positions=5, initial_scale=0.3,
-    embedding_dropout=0.0, attention_dropout=0.0, attention_output_dropout=0.0, feed_forward_dropout=0.0,
-)  # fmt: skip
+MODEL = Transformer(13, dim=8, depth=2, heads=2, feed_forward=12, max_positions=5, initial_scale=0.3).without_dropout
 MODERN = replace(
     MODEL, norm="pre", positions="rotary", gated=True, first_attention_norm=False, token_types=0,
     local_layers=(1,), window=1,

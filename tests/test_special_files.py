@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_tokenizers import put
 from tokenizers import Tokenizer
 
 from ctx_jax.encoders.transformer.huggingface_export import special_ids
@@ -35,14 +36,6 @@ BERT_CONFIG = {"model_type": "bert", "vocab_size": len(WORDS)}
 BYTES = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "a", "b", "Ġ", "[", "P", "A", "D", "]", "Ġa", "Ġb"]
 GPT2_BYTES = ["<|endoftext|>", *BYTES[5:]]
 FLAGS = {"lstrip": True, "rstrip": False, "single_word": False, "normalized": False, "special": True}
-
-
-def put(folder: Path, files: dict[str, Any]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name, content in files.items():
-        text = content if isinstance(content, str) else json.dumps(content)
-        (folder / name).write_text(text, encoding="utf-8")
-    return folder
 
 
 def bert(folder: Path, **files: Any) -> Path:

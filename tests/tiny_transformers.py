@@ -1,12 +1,15 @@
 """Small Transformers and their random parameters, for several test files."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.encoders.transformer.huggingface_config import head_from_config
@@ -60,3 +63,15 @@ def random_params(model: Transformer) -> tuple[Any, dict[str, Head]]:
         "pooler": Head(pooler, draw(partial(pooler.init, **sizes))),
         "next_sentence": Head(label, draw(partial(label.init, **sizes))),
     }
+
+
+def split_tensors(folder: Path) -> None:
+    """Put the tensors of a Hugging Face folder into two files with an index."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, held in shards.items():
+        save_file({name: tensors[name] for name in held}, folder / file)
+    weight_map = {name: file for file, held in shards.items() for name in held}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))

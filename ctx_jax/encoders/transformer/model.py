@@ -5,7 +5,7 @@ Letters: V vocabulary, D width, F feed-forward width, P rows of the position tab
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,6 +150,12 @@ class Transformer:
     def residual_scale(self) -> float:
         """Initial scale of the kernels that `depth_scaled` makes smaller, a vocabulary head's dense layer included."""
         return self.initial_scale / (2 * self.depth) ** 0.5 if self.depth_scaled and self.depth else self.initial_scale
+
+    @property
+    def without_dropout(self) -> "Transformer":
+        """The same with every dropout rate 0."""
+        rates: dict[str, Any] = {field.name: 0.0 for field in fields(self) if field.name.endswith("_dropout")}
+        return replace(self, **rates)
 
     @property
     def num_layers(self) -> int:
