@@ -5,7 +5,8 @@ Letters: B sentences, T words.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from pathlib import Path
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -15,12 +16,13 @@ from ctx_jax.tokenizers.words import Rule, split_words
 
 
 class WholeWordInputs(ABC):
-    """An `encoders.base.InputProcessor` without `digest`, `pad` and `save`: a split sentence is its list of words."""
+    """An `encoders.base.InputProcessor` without `digest` and `pad`: a split sentence is its list of words."""
 
     rule: Rule
     words_per_row = 32  # layer 0 does not depend on the position
     longest: int | None = None
     pieces: WordPieces = "mean"  # a word is one piece
+    files: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def pad(
@@ -59,6 +61,9 @@ class WholeWordInputs(ABC):
     def cut(self, sentence: list[str], length: int) -> list[str]:
         """The first `length` words."""
         return sentence[:length]
+
+    def save(self, folder: Path) -> None:  # noqa: B027 (the default of those without files)
+        """Writes nothing: for processors that have no vocabulary."""
 
     def with_pieces(self, pieces: WordPieces) -> Self:
         """Itself: a word is one piece."""

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctx_jax.encoders.base import Family, Layers, Level, WordPieces, padded_shape
+from ctx_jax.encoders.base import Family, Layers, padded_shape
+from ctx_jax.encoders.whole_words import WholeWordInputs
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.ops.dense import init_dense
 from ctx_jax.ops.dropout import Dropout
@@ -24,27 +25,14 @@ BYTES = 16  # C
 
 
 @dataclass(frozen=True)
-class ByteInputs:
+class ByteInputs(WholeWordInputs):
     """Words to their first bytes, plus 1; 0 where there is none."""
 
     rule: Rule = "whitespace"
-    words_per_row: int = 8
-    longest: int | None = None
     digest = "the bytes of words"
-    files = ()
-    pieces: WordPieces = "mean"
 
-    def arrays(
-        self,
-        sentences: Sequence[Sequence[str]],
-        *,
-        rows: int | None = None,
-        length: int | None = None,
-        tokens: int | None = None,
-    ) -> dict[str, np.ndarray]:
-        if tokens is not None:
-            raise InputError(f"tokens={tokens}: words have no pieces here")
-        height, width = padded_shape([len(sentence) for sentence in sentences], rows, length, "words")
+    def pad(self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None) -> dict[str, np.ndarray]:
+        height, width = padded_shape(self.sizes(sentences), rows, length, "words")
         ids, mask = np.zeros((height, width, BYTES), np.int32), np.zeros((height, width), bool)
         for row, sentence in enumerate(sentences):
             for place, word in enumerate(sentence):
@@ -52,35 +40,6 @@ class ByteInputs:
                 ids[row, place, : len(found)] = np.frombuffer(found, np.uint8).astype(np.int32) + 1
                 mask[row, place] = True
         return {"bytes": ids, "word_mask": mask}
-
-    def token_arrays(
-        self, sentences: list[str] | list[list[str]], *, rows: int | None = None, length: int | None = None
-    ) -> dict[str, np.ndarray]:
-        return self.arrays(self.split(sentences), rows=rows, length=length)
-
-    def split(self, sentences: list[str] | list[list[str]], level: Level = "words") -> Sequence[Any]:
-        return [one.split() if isinstance(one, str) else one for one in sentences]
-
-    def sizes(self, sentences: Sequence[Any]) -> list[int]:
-        return [len(sentence) for sentence in sentences]
-
-    def cut(self, sentence: Any, length: int) -> Any:
-        return sentence[:length]
-
-    def pad(self, sentences: Sequence[Any], rows: int, length: int) -> dict[str, np.ndarray]:
-        return self.arrays(sentences, rows=rows, length=length)
-
-    def with_pieces(self, pieces: WordPieces) -> "ByteInputs":
-        return self
-
-    def of_texts(self) -> "ByteInputs":
-        return self
-
-    def prompt_length(self, prompt: str, length: int | None) -> int:
-        return len(prompt.split()[:length])
-
-    def save(self, folder: Path) -> None:
-        pass
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ class CharacterInputs(WholeWordInputs):
 
     max_characters: int
     rule: Rule = "whitespace"
-    files: ClassVar[tuple[str, ...]] = ()
 
     @property
     def digest(self) -> str:
@@ -36,9 +35,6 @@ class CharacterInputs(WholeWordInputs):
     def describe(self) -> dict[str, Any]:
         """Its kind, the longest word and the rule for strings."""
         return {"kind": "characters", "max_characters": self.max_characters, "rule": self.rule}
-
-    def save(self, folder: Path) -> None:
-        """Writes nothing: the model has all settings."""
 
     def pad(self, sentences: Sequence[Sequence[str]], rows: int | None, length: int | None) -> dict[str, np.ndarray]:
         return {"char_ids": char_ids(sentences, self.max_characters, rows=rows, length=length)}

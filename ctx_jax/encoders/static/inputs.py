@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,8 +32,6 @@ class StaticInputs(WholeWordInputs):
     table is an InputError that names it and its sentence. InputError too if a word of the table is empty, holds a line
     end or occurs twice.
     """
-
-    files: ClassVar[tuple[str, ...]] = ()
 
     words: tuple[str, ...] = field(repr=False)
     rule: Rule = "whitespace"
