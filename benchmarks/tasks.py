@@ -30,7 +30,7 @@ from ctx_jax.commands.train import read
 from ctx_jax.data.labelled import Columns, read_sentences, read_texts
 from ctx_jax.encoders.static import write_text
 from ctx_jax.encoders.transformer import huggingface
-from ctx_jax.tasks.label_task import mix_metrics
+from ctx_jax.tasks.label_network import mix_metrics
 from ctx_jax.training.run import run as run_to_its_end
 
 

@@ -9,8 +9,7 @@ from toys.bag_of_characters import BagOfCharacters
 
 from ctx_jax.losses.labels import label_loss
 from ctx_jax.ops.dropout import Dropout
-from ctx_jax.tasks.label_network import LabelNetwork
-from ctx_jax.tasks.label_task import mix_metrics
+from ctx_jax.tasks.label_network import LabelNetwork, mix_metrics
 
 L, D, T, N = 4, 16, 3, 512
 

@@ -40,7 +40,7 @@ from ctx_jax.training.parameter_groups import ParameterGroup
 from ctx_jax.training.run import run
 
 COUNT = int(os.environ.get("CTX_JAX_MUTATIONS", "0"))
-SECONDS, BYTES = 30, 2 << 30  # no reading may take more; a busy machine has taken 12 s for a harmless one
+SECONDS, BYTES = 10, 2 << 30  # no reading may take more
 VALUES = [None, True, "false", "", -1, 0.5, 10**20, float("nan"), float("-inf"), [], {}, [[1, "a"]], "\ud800", "/"]
 TEXTS = ["9" * 5001, "9" * 400, "[" * 3000 + "]" * 3000, '{"a":' * 3000 + "1" + "}" * 3000, "1e999"]
 

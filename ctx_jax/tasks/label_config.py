@@ -1,9 +1,8 @@
-"""The settings of tasks with labels, how a run of them is opened, measured and asked for predictions.
+"""The settings of tasks with labels, and how a run of them is opened.
 
 Letters: B rows, K labels.
 """
 
-import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,21 +22,21 @@ from ctx_jax.embedding.pooling import How
 from ctx_jax.embedding.vector_cache import encoder_digest
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import InputProcessor
-from ctx_jax.evaluation.reports import Report, aligned
+from ctx_jax.evaluation.reports import Report
 from ctx_jax.heads import HEADS
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, MissingFileError, SentenceError, listed
 from ctx_jax.losses.labels import balanced_weights
 from ctx_jax.ops.linear import Compute
 from ctx_jax.tasks.label_network import LABELS, LabelNetwork, LayerChoice
-from ctx_jax.tasks.label_rows import Labelled, SplitRows, join_rows, measure, scores_of_rows
-from ctx_jax.tasks.label_task import LabelTask, mix_metrics
+from ctx_jax.tasks.label_predictor import LabelPredictor
+from ctx_jax.tasks.label_rows import Labelled
+from ctx_jax.tasks.label_task import LabelTask
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
 from ctx_jax.tasks.setup import check_digests, naming_setting, origin_of
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.task import TaskContext
 from ctx_jax.typing import Log
 
-_LOGGER = logging.getLogger("ctx_jax")
 _LANGUAGE_MODELS_ONLY = ("protocol", "batch", "per_sentence", "pseudo_perplexity", "errors")
 
 
@@ -293,48 +292,9 @@ class LabelConfig(ABC):
     def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> Report:
         """Accuracy, F1 and loss of labelled files, and the mix."""
         refuse_options(options, _LANGUAGE_MODELS_ONLY, f"{run_dir}, a run with labels")
-        predictor = self.predictor(encoder)
-        examples = [each for path in options.texts for each in self.read(path)]
-        if not examples:
-            raise InputError(f"{', '.join(options.texts)}: no example to measure")
-        labels = predictor.network.labels
-        if unseen := sorted({label for each in examples for label in each.labels} - {*labels}):
-            options.log(f"labels that training has not seen, and which count as wrong: {listed(unseen)}")
-        labelled = self.labelled(predictor.encoder, examples, labels, options.log)
-        rows = SplitRows(predictor.encoder.processor, labelled.texts)
-        found = measure(predictor.network, encoder.run_params, labelled, rows, self.batch_size)
-        table = [(name, f"{value:.4f}") for name, value in (found.metrics | mix_metrics(encoder.run_params)).items()]
-        table.append(("examples", f"{found.labels:,}"))
-        return Report(aligned(table), found.metrics | {"examples": found.labels})
+        return self.predictor(encoder).report(options.texts, options.log)
 
-    def predictor(self, encoder: Encoder) -> "LabelPredictor":
+    def predictor(self, encoder: Encoder) -> LabelPredictor:
         """Predictions of a loaded run."""
         network = self.network(encoder.model, encoder.heads[LABELS].module.labels)
         return LabelPredictor(replace(encoder, processor=self.processed(encoder.processor)), self, network)
-
-
-@dataclass(frozen=True, eq=False)
-class LabelPredictor:
-    """A trained run that labels texts or sentences."""
-
-    encoder: Encoder
-    config: LabelConfig
-    network: LabelNetwork
-
-    def predict(self, items: Sequence[Any]) -> list[dict[str, Any]]:
-        """One answer an item, in their order (`LabelConfig.answer`). InputTypeError for items of another type."""
-        items = self.config.checked(items, self.encoder.processor)
-        rows = self.config.split(self.encoder.processor, items, _LOGGER.warning)
-        starts = np.cumsum([0, *map(len, rows)])
-        counts = [count for own in rows for _, count in own]
-        source = SplitRows(self.encoder.processor, [text for own in rows for text, _ in own])
-        scores = {
-            number: found.reshape(-1, len(self.network.labels))[: counts[number]]
-            for number, found in scores_of_rows(self.network, self.encoder.run_params, source, self.config.batch_size)
-        }
-        joined = join_rows(scores, starts)
-        return [self.config.answer(item, self.network.labels, own) for item, own in zip(items, joined, strict=True)]
-
-    def read(self, path: str) -> Iterator[Any]:
-        """The texts or sentences of a file, whose labels may be missing."""
-        return (example.item for example in self.config.read(path, known=self.network.labels))

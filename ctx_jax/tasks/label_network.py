@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ctx_jax.embedding.mixing import init_mix, mix
+from ctx_jax.embedding.mixing import init_mix, mix, softmax_weights
 from ctx_jax.embedding.pooling import How, pool
 from ctx_jax.flax import plain_params
 from ctx_jax.heads import LabelHead, LayerMix
@@ -76,3 +77,12 @@ class LabelNetwork:
             vectors = drop_out(fold_seeds(row_seeds(dropout.key, rows), 1), 0, self.dropout, vectors)
         scores: Any = LabelHead(self.labels).apply({"params": plain_params(heads[LABELS])}, vectors)
         return jnp.asarray(scores)
+
+
+def mix_metrics(params: Params) -> dict[str, float]:
+    """{"mix_0": weight of layer 0, ..., "gamma": gamma} of a learned mix; {} without one."""
+    if MIX not in params["head"]:
+        return {}
+    mixing = params["head"][MIX]
+    weights = np.asarray(softmax_weights(mixing))
+    return {f"mix_{layer}": float(weight) for layer, weight in enumerate(weights)} | {"gamma": float(mixing["gamma"])}

@@ -16,12 +16,11 @@ from ctx_jax.checkpoints.run_files import Origin
 from ctx_jax.data.batch import LabelBatch
 from ctx_jax.data.epochs import Epochs
 from ctx_jax.embedding.encoder import Encoder
-from ctx_jax.embedding.mixing import softmax_weights
 from ctx_jax.embedding.vector_cache import store_vectors
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.losses.labels import label_loss
 from ctx_jax.ops.dropout import Dropout
-from ctx_jax.tasks.label_network import MIX, LabelNetwork
+from ctx_jax.tasks.label_network import LabelNetwork, mix_metrics
 from ctx_jax.tasks.label_rows import Labelled, Rows, SplitRows, StoredRows, measure, row_length, row_limit
 from ctx_jax.training.parameter_groups import DEFAULT_GROUPS, ParameterGroup
 from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, Selection
@@ -168,12 +167,3 @@ class LabelTask:
         """Loss, accuracy and F1 of the validation file, and the mix: its weights after the softmax, and gamma."""
         found = measure(self.network, params, self.labelled["valid"], self._rows["valid"], self.batch_size, devices)
         return found.metrics | mix_metrics(params)
-
-
-def mix_metrics(params: Params) -> dict[str, float]:
-    """{"mix_0": weight of layer 0, ..., "gamma": gamma} of a learned mix; {} without one."""
-    if MIX not in params["head"]:
-        return {}
-    mixing = params["head"][MIX]
-    weights = np.asarray(softmax_weights(mixing))
-    return {f"mix_{layer}": float(weight) for layer, weight in enumerate(weights)} | {"gamma": float(mixing["gamma"])}
