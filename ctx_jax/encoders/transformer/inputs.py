@@ -278,15 +278,20 @@ def pool_to_words(values: jax.Array, arrays: Mapping[str, jax.Array]) -> Layers:
     A word without tokens of its own has those of the next word: an added token reaches over both. Without "word_mask"
     in `arrays` the values stay those of tokens.
     """
+    # Layer by layer, so that XLA computes nothing for layers that the caller does not use.
     if "word_mask" not in arrays:
         mask = arrays["token_mask"]
-        return Layers(jnp.where(mask[None, :, :, None], values, 0.0), mask)
+        return Layers(jnp.stack([jnp.where(mask[:, :, None], layer, 0.0) for layer in values]), mask)
     mask = arrays["word_mask"]
     words, numbers = arrays["word_of_token"][:, None, :], jnp.arange(mask.shape[1], dtype=jnp.int32)[None, :, None]
     beyond = mask.shape[1]
     owners = jnp.min(jnp.where(words >= numbers, words, beyond), axis=2, keepdims=True, initial=beyond)  # [B, T, 1]
     belongs = (words == owners).astype(jnp.float32)  # [B, T, S]
-    # A product with 0 and 1 instead of a scatter: exact in float32, reproducible, and fast on accelerators.
-    sums = jnp.einsum("bts,lbsd->lbtd", belongs, values, precision=jax.lax.Precision.HIGHEST)
-    means = sums / jnp.maximum(jnp.sum(belongs, axis=2), 1.0)[None, :, :, None]
-    return Layers(jnp.where(mask[None, :, :, None], means, 0.0), mask)
+    counts = jnp.maximum(jnp.sum(belongs, axis=2), 1.0)[:, :, None]
+
+    def mean(layer: jax.Array) -> jax.Array:
+        # A product with 0 and 1 instead of a scatter: exact in float32, reproducible, and fast on accelerators.
+        sums = jnp.einsum("bts,bsd->btd", belongs, layer, precision=jax.lax.Precision.HIGHEST)
+        return jnp.where(mask[:, :, None], sums / counts, 0.0)
+
+    return Layers(jnp.stack([mean(layer) for layer in values]), mask)
