@@ -316,30 +316,34 @@ def pool_to_words(values: jax.Array, arrays: Mapping[str, jax.Array]) -> Layers:
     A word without tokens of its own has those of the next word: an added token reaches over both. Without "word_mask"
     in `arrays` the values stay those of tokens.
     """
+    # Layer by layer, so that XLA computes nothing for layers that the caller does not use.
     if "word_mask" not in arrays:
         mask = arrays["token_mask"]
-        return Layers(jnp.where(mask[None, :, :, None], values, 0.0), mask)
+        return Layers(jnp.stack([jnp.where(mask[:, :, None], layer, 0.0) for layer in values]), mask)
     mask = arrays["word_mask"]
     words, numbers = arrays["word_of_token"][:, None, :], jnp.arange(mask.shape[1], dtype=jnp.int32)[None, :, None]
     beyond = mask.shape[1]
     owners = jnp.min(jnp.where(words >= numbers, words, beyond), axis=2, keepdims=True, initial=beyond)  # [B, T, 1]
     belongs = (words == owners).astype(jnp.float32)  # [B, T, S]
-    # A product with 0 and 1 instead of a scatter: exact in float32, reproducible, and fast on accelerators.
-    sums = jnp.einsum("bts,lbsd->lbtd", belongs, values, precision=jax.lax.Precision.HIGHEST)
-    means = sums / jnp.maximum(jnp.sum(belongs, axis=2), 1.0)[None, :, :, None]
-    if "word_max" in arrays:
-        means = jnp.where(arrays["word_max"][None, :, :, None], _largest(values, arrays, owners[..., 0]), means)
-    return Layers(jnp.where(mask[None, :, :, None], means, 0.0), mask)
+    counts = jnp.maximum(jnp.sum(belongs, axis=2), 1.0)[:, :, None]
+
+    def pooled(layer: jax.Array) -> jax.Array:
+        # A product with 0 and 1 instead of a scatter: exact in float32, reproducible, and fast on accelerators.
+        result = jnp.einsum("bts,bsd->btd", belongs, layer, precision=jax.lax.Precision.HIGHEST) / counts
+        if "word_max" in arrays:
+            result = jnp.where(arrays["word_max"][:, :, None], _largest(layer, arrays, owners[..., 0]), result)
+        return jnp.where(mask[:, :, None], result, 0.0)
+
+    return Layers(jnp.stack([pooled(layer) for layer in values]), mask)
 
 
 def _largest(values: jax.Array, arrays: Mapping[str, jax.Array], owners: jax.Array) -> jax.Array:
-    """The largest of each number [L, B, T, D] over the tokens of each word; `owners` int [B, T], the word whose tokens
-    a word has, T for none."""
+    """The largest of each number [B, T, D] over the tokens of each word; `owners` int [B, T], the word whose tokens a
+    word has, T for none."""
     count = owners.shape[1]
     words = jnp.where(arrays["word_of_token"] >= 0, arrays["word_of_token"], count)  # [B, S]
 
-    def of_row(values: jax.Array, words: jax.Array, owners: jax.Array) -> jax.Array:  # [L, S, D], [S], [T]
-        largest = jax.ops.segment_max(values.swapaxes(0, 1), words, num_segments=count + 1)  # [T + 1, L, D]
-        return largest[owners].swapaxes(0, 1)
+    def of_row(values: jax.Array, words: jax.Array, owners: jax.Array) -> jax.Array:  # [S, D], [S], [T]
+        return jax.ops.segment_max(values, words, num_segments=count + 1)[owners]
 
-    return jax.vmap(of_row, (1, 0, 0), 1)(values, words, owners)
+    return jax.vmap(of_row)(values, words, owners)
