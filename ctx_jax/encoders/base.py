@@ -9,7 +9,7 @@ Letters: L layers, B sentences, T words, S tokens of a row, D width.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 import numpy as np
@@ -149,6 +149,16 @@ class Model(Protocol):
 
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations of a forward pass per token, in rows of `length` tokens; matrix products only."""
+
+
+@runtime_checkable
+class CachesWords(Protocol):
+    """What a model may offer besides `Model` whose layer 0 is a function of the word alone."""
+
+    def with_word_cache(self, params: Params, processor: InputProcessor) -> InputProcessor:
+        """A processor to use instead of `processor`, which computes layer 0 of each distinct word once, with `params`,
+        and gives it to `layers` as an input. Results are the same up to rounding, memory is bounded, and threads may
+        share it. For parameters that do not change."""
 
 
 class Imported(NamedTuple):

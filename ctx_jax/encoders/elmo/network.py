@@ -123,14 +123,13 @@ def row_keys(key: jax.Array, rows: jax.Array | None, count: int) -> jax.Array:
 def sentence_layers(
     model: BiLM,
     params: Params,
-    ids: jax.Array,
+    vectors: jax.Array,
     mask: Mask,
     carry: ElmoCarry | None = None,
     dropout: Dropout | None = None,
 ) -> tuple[jax.Array, ElmoCarry]:
-    """`BiLM.layers` with sentence markers: float32 [L + 1, B, T + 2, 2P], undefined where the mask is False, and the
-    state after the sentences."""
-    vectors = token_vectors(model, params, ids)
+    """`BiLM.layers` with sentence markers, of token vectors [B, T + 2, P]: float32 [L + 1, B, T + 2, 2P], undefined
+    where the mask is False, and the state after the sentences."""
     reverse = reversal(jnp.sum(mask, axis=1, dtype=jnp.int32), mask.shape[1])
     both = {"forward": vectors, "backward": _take(vectors, reverse)}
     key, rows = dropout or (None, None)
