@@ -161,6 +161,22 @@ class CachesWords(Protocol):
         share it. For parameters that do not change."""
 
 
+@runtime_checkable
+class RunsInParts(Protocol):
+    """What a recurrent model may offer besides `Model`: sentences longer than the device's memory holds at once."""
+
+    def layers_in_parts(
+        self, params: Params, inputs: Mapping[str, Any], part: int, select: Callable[[jax.Array], jax.Array]
+    ) -> np.ndarray:
+        """What `select` makes of the layers of one sentence (inputs with B = 1) of any length: float32 [..., T, D] in
+        the host's memory, while the device holds `part` tokens at a time, always in one compiled shape.
+
+        `select` runs on the device, on a slice [L, 1, t, d] of all layers at a time: [..., 1, t, d], for example
+        `lambda values: values[-1]`. It must be linear and leave the last three axes alone, since a slice may hold part
+        of the width. Pass the same function again, or a `jax.tree_util.Partial` of it with its arrays, so that it
+        compiles once."""
+
+
 class Imported(NamedTuple):
     """An encoder read from other people's files or to be written to them, with the fields of `embedding.Encoder`."""
 

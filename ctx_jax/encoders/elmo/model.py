@@ -10,18 +10,20 @@ Letters: L LSTM layers, B rows, T words, C characters, D cell, P projection, V v
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ctx_jax.encoders.base import InputProcessor, Layers
 from ctx_jax.encoders.elmo import network
 from ctx_jax.encoders.elmo.init import init
 from ctx_jax.encoders.elmo.inputs import CharacterInputs, WordInputs
+from ctx_jax.encoders.elmo.parts import layers_in_parts
 from ctx_jax.encoders.elmo.word_cache import CachedWordInputs, WordVectors
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
 from ctx_jax.ops.dropout import Dropout
@@ -168,7 +170,7 @@ class BiLM:
           InputError: the inputs have another name or shape than the model reads, or the carry another shape.
           InputTypeError: ids are no integers.
         """
-        vectors, present = self._token_vectors(params, inputs)
+        vectors, present = self.token_vectors(params, inputs)
         if carry is not None:
             self._check_carry(carry, present.shape[0])
         # A sentence of n words has n + 2 tokens, so word t exists if token t + 2 does.
@@ -180,8 +182,28 @@ class BiLM:
 
     def token_layer(self, params: Params, inputs: Mapping[str, Any]) -> jax.Array:
         """Layer 0 alone: [B, T, 2P], the token vector twice, 0 past a sentence's end."""
-        vectors, present = self._token_vectors(params, inputs, slice(1, -1))
+        vectors, present = self.token_vectors(params, inputs, slice(1, -1))
         return jnp.where(present[:, 2:, None], jnp.concatenate([vectors, vectors], axis=-1), 0.0)
+
+    def token_vectors(
+        self, params: Params, inputs: Mapping[str, Any], where: slice = slice(None)
+    ) -> tuple[jax.Array, Mask]:
+        """Token vectors [B, T + 2, P], undefined at padding, and the mask of tokens, bool [B, T + 2], for inputs of
+        `layers`. With `where` only the vectors at these positions."""
+        ready = isinstance(inputs, Mapping) and set(inputs) == {"token_vectors", "token_mask"}
+        if ready:
+            found = _array(inputs["token_vectors"], "token_vectors", ("B", "T + 2", self.projection), jnp.floating)
+            present: Mask = _array(inputs["token_mask"], "token_mask", found.shape[:2], jnp.bool_)
+        elif self.token_input == "characters":
+            found = _integers(inputs, "char_ids", ("B", "T + 2", self.max_characters))
+            present = is_token(found)
+        else:
+            found = _integers(inputs, "token_ids", ("B", "T + 2"))
+            found, present = jnp.maximum(found, 0), found >= 0
+        if found.shape[1] < 2:
+            raise InputError(f"inputs need room for both sentence markers, T + 2 >= 2, got shape {found.shape}")
+        found = found[:, where]
+        return found.astype(jnp.float32) if ready else network.token_vectors(self, params, found), present
 
     def inputs(self, folder: Path | None = None, *, rule: Rule = "whitespace") -> CharacterInputs | WordInputs:
         """The input processor. A model over words reads `vocabulary.txt` of `folder`, which must have V words."""
@@ -204,6 +226,16 @@ class BiLM:
             return processor
         return CachedWordInputs(processor, WordVectors(self, params))
 
+    def layers_in_parts(
+        self, params: Params, inputs: Mapping[str, Any], part: int, select: Callable[[jax.Array], jax.Array]
+    ) -> np.ndarray:
+        """The layers of one sentence of any length (see `encoders.base.RunsInParts`), from any inputs of `layers`.
+
+        Each direction runs over parts of `part` tokens (sentence markers included), 2 at least. The host keeps the
+        sentence's token vectors meanwhile, 4 x P bytes a word.
+        """
+        return layers_in_parts(self, params, inputs, part, select)
+
     def depth_of(self, name: str) -> int:
         """0 for parameters of the token layer, l + 1 for "forward_l/..." and "backward_l/..."."""
         match = _MODULE.match(name)
@@ -225,25 +257,6 @@ class BiLM:
                 convolved = sum(span * self.character_dim * count * positions for span, count in self.filters)
                 weights += share * (dense + convolved)  # one table serves both directions
         return 2.0 * weights
-
-    def _token_vectors(
-        self, params: Params, inputs: Mapping[str, Any], where: slice = slice(None)
-    ) -> tuple[jax.Array, Mask]:
-        """The token vectors [B, T + 2, P] at the positions `where`, and the mask of all tokens, bool [B, T + 2]."""
-        ready = isinstance(inputs, Mapping) and set(inputs) == {"token_vectors", "token_mask"}
-        if ready:
-            found = _array(inputs["token_vectors"], "token_vectors", ("B", "T + 2", self.projection), jnp.floating)
-            present: Mask = _array(inputs["token_mask"], "token_mask", found.shape[:2], jnp.bool_)
-        elif self.token_input == "characters":
-            found = _integers(inputs, "char_ids", ("B", "T + 2", self.max_characters))
-            present = is_token(found)
-        else:
-            found = _integers(inputs, "token_ids", ("B", "T + 2"))
-            found, present = jnp.maximum(found, 0), found >= 0
-        if found.shape[1] < 2:
-            raise InputError(f"inputs need room for both sentence markers, T + 2 >= 2, got shape {found.shape}")
-        found = found[:, where]
-        return found.astype(jnp.float32) if ready else network.token_vectors(self, params, found), present
 
     def _check_carry(self, carry: Carry, rows: int) -> None:
         needed = jax.eval_shape(lambda: network.zero_carry(self, rows))
