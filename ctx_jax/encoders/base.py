@@ -9,7 +9,7 @@ Letters: L layers, B sentences, T words, S tokens of a row, D width.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 import numpy as np
@@ -164,6 +164,32 @@ class Model(Protocol):
 
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations of a forward pass per token, in rows of `length` tokens; matrix products only."""
+
+
+@runtime_checkable
+class CachesWords(Protocol):
+    """What a model may offer besides `Model` whose layer 0 is a function of the word alone."""
+
+    def with_word_cache(self, params: Params, processor: InputProcessor) -> InputProcessor:
+        """A processor to use instead of `processor`, which computes layer 0 of each distinct word once, with `params`,
+        and gives it to `layers` as an input. Results are the same up to rounding, memory is bounded, and threads may
+        share it. For parameters that do not change."""
+
+
+@runtime_checkable
+class RunsInParts(Protocol):
+    """What a recurrent model may offer besides `Model`: sentences longer than the device's memory holds at once."""
+
+    def layers_in_parts(
+        self, params: Params, inputs: Mapping[str, Any], part: int, select: Callable[[jax.Array], jax.Array]
+    ) -> np.ndarray:
+        """What `select` makes of the layers of one sentence (inputs with B = 1) of any length: float32 [..., T, D] in
+        the host's memory, while the device holds `part` tokens at a time, always in one compiled shape.
+
+        `select` runs on the device, on a slice [L, 1, t, d] of all layers at a time: [..., 1, t, d], for example
+        `lambda values: values[-1]`. It must be linear and leave the last three axes alone, since a slice may hold part
+        of the width. Pass the same function again, or a `jax.tree_util.Partial` of it with its arrays, so that it
+        compiles once."""
 
 
 class Imported(NamedTuple):
