@@ -10,6 +10,8 @@ from ctx_jax.embedding.load import load
 from ctx_jax.embedding.mix_files import load_mix, save_mix
 from ctx_jax.embedding.mixing import init_mix, mix, mix_penalty
 from ctx_jax.embedding.pooling import pool
+from ctx_jax.embedding.stack_files import save_stack
+from ctx_jax.embedding.stacking import stack
 
 __all__ = [
     "Encoder",
@@ -25,6 +27,8 @@ __all__ = [
     "mix_penalty",
     "pool",
     "save_mix",
+    "save_stack",
+    "stack",
 ]
 
 

@@ -15,7 +15,7 @@ from ctx_jax.embedding import description, mixing
 from ctx_jax.embedding.embed import Layers, embed
 from ctx_jax.embedding.encode_batches import Split, encode_batches
 from ctx_jax.embedding.sentences import TextSettings, sentence_vectors, text_settings, with_prompt
-from ctx_jax.encoders.base import InputProcessor, Level, Model, checked, rounded, sentences_to_words
+from ctx_jax.encoders.base import InputProcessor, Level, Model, Source, checked, rounded, sentences_to_words
 from ctx_jax.heads import Head, SentenceModules
 from ctx_jax.heads.sentence import PoolingMode
 from ctx_jax.io.errors import InputError, InputTypeError, numbering_sentences
@@ -36,7 +36,7 @@ class Encoder:
     `processor` makes the model's inputs from text. `heads` are the other modules of the file or run by name
     ("masked_lm", "pooler", "softmax" ...), each a `Head(module, params)`. `sentence` is what a sentence-transformers
     folder says of vectors of whole texts; its dense layers are among the heads. `architecture` is the encoder's name in
-    the files it came from (Hugging Face's model_type), if they have one.
+    the files it came from (Hugging Face's model_type), if they have one. `source` says what `load` read it from.
 
     A run trained in bf16 also computes in bf16 after loading. For full float32 (parity, a CPU without bf16
     instructions): `dataclasses.replace(encoder, model=dataclasses.replace(encoder.model, compute="float32"))`.
@@ -48,6 +48,7 @@ class Encoder:
     heads: Mapping[str, Head] = field(default_factory=dict)
     sentence: SentenceModules | None = None
     architecture: str = ""
+    source: Source = field(default_factory=Source)
 
     def __repr__(self) -> str:
         return description.summary(self)

@@ -94,9 +94,9 @@ class InputProcessor(Protocol):
     def with_pieces(self, pieces: WordPieces) -> Self:
         """The processor whose inputs give a word the vector of these of its pieces; itself where words have none."""
 
-    def of_texts(self) -> Self:
-        """The processor of whole texts split at the level "tokens": an empty text has its special tokens too. Itself
-        where there are none."""
+    def of_texts(self, *, empty: bool = True) -> Self:
+        """The processor of whole texts split at the level "tokens": an empty text has its special tokens too, unless
+        `empty` is False. Itself where there are none."""
 
     def prompt_length(self, prompt: str, length: int | None) -> int:
         """How many tokens of a row, from its beginning, belong to the prompt in front of a text, if rows are cut to
@@ -149,6 +149,17 @@ class Model(Protocol):
 
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations of a forward pass per token, in rows of `length` tokens; matrix products only."""
+
+
+class Source(NamedTuple):
+    """Where an encoder was read from."""
+
+    paths: Mapping[str, str] = MappingProxyType({})
+    """The arguments of `ctx_jax.load` that name files: "path", or "options" and "weights"; empty if it was not read."""
+    choices: Mapping[str, Any] = MappingProxyType({})
+    """Its other arguments."""
+    members: tuple["Source", ...] = ()
+    """Those of the members of a stack."""
 
 
 class Imported(NamedTuple):

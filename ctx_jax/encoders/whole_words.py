@@ -69,7 +69,7 @@ class WholeWordInputs(ABC):
         """Itself: a word is one piece."""
         return self
 
-    def of_texts(self) -> Self:
+    def of_texts(self, *, empty: bool = True) -> Self:
         """Itself: there are no special tokens."""
         return self
 

@@ -207,7 +207,8 @@ class LabelConfig(ABC):
         if not context.resumed and is_first_process():
             encoder.processor.save(context.run_dir)
         if self.length and encoder.processor.longest is not None:  # one of words takes a row of any length
-            least = encoder.processor.sizes(encoder.processor.split(["a"], "tokens"))[0]
+            whole = encoder.processor.of_texts(empty=False)
+            least = whole.sizes(whole.split(["a"], "tokens"))[0]
             if self.length < least:
                 raise ConfigError("length", f"must be at least {least}, or 0, got {self.length}")
         key = given_key or (encoder_digest(encoder) if self.frozen else "")
@@ -243,10 +244,11 @@ class LabelConfig(ABC):
         except MissingFileError:
             key = None
         if self.frozen:
-            return load(context.run_dir, step="latest"), key
+            own = load(context.run_dir, step="latest")
+            return replace(own, processor=self.processed(own.processor)), key
         stored = read_encoder(context.run_dir, [family.model for family in FAMILIES], HEADS)
         inputs = stored.model.inputs(context.run_dir, rule=stored.rule).with_pieces(stored.pieces)
-        return Encoder(stored.model, {}, inputs, {}, stored.sentence, stored.architecture), key
+        return Encoder(stored.model, {}, self.processed(inputs), {}, stored.sentence, stored.architecture), key
 
     def _load(self, path: str) -> Encoder:
         options = {name: value for name, value in asdict(self.table).items() if value != getattr(TableOptions, name)}

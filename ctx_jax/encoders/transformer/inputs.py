@@ -141,9 +141,9 @@ class SubwordInputs:
             "pieces": self.pieces,
         }
 
-    def of_texts(self) -> SubwordInputs:
-        """With `whole_texts`."""
-        return replace(self, whole_texts=True)
+    def of_texts(self, *, empty: bool = True) -> SubwordInputs:
+        """With `whole_texts`, if an `empty` text is to have its special tokens."""
+        return replace(self, whole_texts=empty)
 
     def lower_cased(self) -> SubwordInputs:
         """With text lower-cased before the tokenizer's own rules."""
