@@ -106,6 +106,17 @@ def test_what_is_not_what_a_path_holds_is_not_saved(place: Path, tmp_path: Path)
     assert not (tmp_path / "stack").exists()
 
 
+def test_a_stack_that_is_a_member_of_itself_is_refused(place: Path) -> None:
+    for name, other in (("ring", "ring"), ("here", "there"), ("there", "here")):
+        folder = Path(shutil.copytree(place / "both", place / name, dirs_exist_ok=True))
+        content = json.loads((folder / STACK).read_text())
+        put(content, ("members", 1, "paths", "path"), f"../{other}")
+        (folder / STACK).write_text(json.dumps(content))
+    for name in ("ring", "here"):
+        with pytest.raises(InputError, match="itself"):
+            ctx_jax.load(place / name)
+
+
 def put(content: Any, keys: tuple[Any, ...], value: Any) -> None:
     for key in keys[:-1]:
         content = content[key]

@@ -1,5 +1,6 @@
 """The stack that a folder of `save_stack` describes, its members read from where they are."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from ctx_jax.encoders.stack import Member, Stack
 from ctx_jax.encoders.stack.files import PROJECTIONS, STACK, MemberFile, StackFile
 from ctx_jax.encoders.stack.model import member_name, projection_name
 from ctx_jax.io import configs
-from ctx_jax.io.errors import InputError, MissingFileError, brief
+from ctx_jax.io.errors import CtxJaxError, InputError, MissingFileError, brief
 from ctx_jax.io.files import file_digest
 from ctx_jax.io.safetensors_files import file_tensors
 
@@ -26,7 +27,7 @@ def read_stack(folder: Path, load: Callable[..., Encoder]) -> Encoder:
     file, a member that was changed, and projections that do not fit.
     """
     path = folder / STACK
-    stored: StackFile = configs.read(path, StackFile)
+    stored = _stored(folder, ())
     encoders = []
     for i, file in enumerate(stored.members):
         found = _loaded(path, i, file, load)
@@ -48,6 +49,19 @@ def read_stack(folder: Path, load: Callable[..., Encoder]) -> Encoder:
     return Encoder(model, params, processor, source=Source({"path": str(folder)}, members=sources))
 
 
+def _stored(folder: Path, outer: tuple[Path, ...]) -> StackFile:
+    """The `stack.json` of a folder. InputError, before anything is loaded, if the stack is a member of itself or of its
+    members; `outer` are the stacks that it is a member of."""
+    stored: StackFile = configs.read(folder / STACK, StackFile)
+    own = folder.resolve()
+    if own in outer:
+        raise InputError(f"{folder / STACK}: the stack is a member of itself: make it again")
+    for path in (file.paths["path"] for file in stored.members if "path" in file.paths):
+        if os.path.isfile(folder / path / STACK):  # noqa: PTH113 (Path raises for a name that no file can have)
+            _stored(folder / path, (*outer, own))
+    return stored
+
+
 def _loaded(path: Path, number: int, file: MemberFile, load: Callable[..., Encoder]) -> Encoder:
     if {*file.paths} not in ({"path"}, {"options", "weights"}) or {*file.choices} & {"families", "heads", *file.paths}:
         raise InputError(f"{path}: members.{number}.paths must have path, or options and weights, got {brief(file)}")
@@ -55,7 +69,9 @@ def _loaded(path: Path, number: int, file: MemberFile, load: Callable[..., Encod
     try:
         return load(**paths, **file.choices)
     except FileNotFoundError as error:
-        raise MissingFileError(f"{path}: {member_name(number)}: {error}") from error
+        raise MissingFileError(f"{path}: {member_name(number)}: {str(error)[:1000]}") from error
+    except (CtxJaxError, OSError) as error:
+        raise InputError(f"{path}: {member_name(number)}: {str(error)[:1000]}") from error
 
 
 def as_member(encoder: Encoder, stack: Any, pieces: Any) -> Encoder:

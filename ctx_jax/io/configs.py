@@ -21,7 +21,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
+from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, brief
 from ctx_jax.io.files import read_json
 
 TYPE = "type"
@@ -45,7 +45,7 @@ def read(path: str | Path, hint: Any, any_of: Sequence[type] = ()) -> Any:
     stored = read_json(Path(path))
     version = stored.pop(FORMAT, VERSION)
     if type(version) is not int or version != VERSION:
-        raise InputError(f"{path}: this version of ctx_jax reads {FORMAT} {VERSION}, got {version!r}")
+        raise InputError(f"{path}: this version of ctx_jax reads {FORMAT} {VERSION}, got {brief(version)}")
     try:
         return from_json(hint, stored, any_of)
     except ValueError as error:
@@ -87,15 +87,17 @@ def from_json(hint: Any, data: Any, any_of: Sequence[type] = ()) -> Any:
 def _dataclass(classes: Iterable[Any], data: Any, where: str, any_of: Sequence[type]) -> Any:
     names = {cls.__name__: cls for cls in classes}
     if not isinstance(data, Mapping) or TYPE not in data:
-        raise ConfigError(where or "config", f"needs an object with a {TYPE!r} of {' or '.join(names)}, got {data!r}")
+        raise ConfigError(
+            where or "config", f"needs an object with a {TYPE!r} of {' or '.join(names)}, got {brief(data)}"
+        )
     cls = names.get(str(data[TYPE]))
     if cls is None:
-        got = f"{data[TYPE]!r}{_near(data[TYPE], names)}"
+        got = f"{brief(data[TYPE])}{_near(data[TYPE], names)}"
         raise ConfigError(_join(where, TYPE), f"needs {' or '.join(names)}, got {got}")
     known, hints = [field.name for field in fields(cls)], get_type_hints(cls)
     for name in data:
         if name not in known and name != TYPE:
-            raise ConfigError(_join(where, name), f"is no field of {cls.__name__}{_near(name, known)}")
+            raise ConfigError(_join(where, name[:100]), f"is no field of {cls.__name__}{_near(name, known)}")
     for name in known:
         if name not in data:
             raise ConfigError(_join(where, name), f"is missing: {cls.__name__} needs it")
@@ -115,11 +117,11 @@ def _value(hint: Any, value: Any, where: str, any_of: Sequence[type]) -> Any:
             if choice == value and type(choice) is type(value):  # True == 1
                 return choice
         choices = ", ".join(map(repr, arguments))
-        raise ConfigError(where, f"needs one of {choices}, got {value!r}{_near(value, map(str, arguments))}")
+        raise ConfigError(where, f"needs one of {choices}, got {brief(value)}{_near(value, map(str, arguments))}")
     if origin is tuple and isinstance(value, list | tuple):
         items = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
         if len(items) != len(value):
-            raise ConfigError(where, f"needs {len(items)} values, got {len(value)}: {value!r}")
+            raise ConfigError(where, f"needs {len(items)} values, got {len(value)}: {brief(value)}")
         return tuple(_value(item, value[index], f"{where}.{index}", any_of) for index, item in enumerate(items))
     if origin in (dict, Mapping) and isinstance(value, Mapping):
         return {key: _value(arguments[1], item, f"{where}.{key}", any_of) for key, item in value.items()}
@@ -131,7 +133,7 @@ def _value(hint: Any, value: Any, where: str, any_of: Sequence[type]) -> Any:
         return Path(value)
     if hint is Any or type(value) is hint:
         return value
-    raise ConfigError(where, f"needs {'a list' if origin is tuple else _name(hint)}, got {value!r}")
+    raise ConfigError(where, f"needs {'a list' if origin is tuple else _name(hint)}, got {brief(value)}")
 
 
 def _union(arms: tuple[Any, ...], value: Any, where: str, any_of: Sequence[type]) -> Any:
@@ -149,11 +151,11 @@ def _union(arms: tuple[Any, ...], value: Any, where: str, any_of: Sequence[type]
             errors.append(error)
     if len(errors) == 1 and not configs:
         raise errors[0]
-    raise ConfigError(where, f"needs {' or '.join(map(_name, arms))}, got {value!r}")
+    raise ConfigError(where, f"needs {' or '.join(map(_name, arms))}, got {brief(value)}")
 
 
 def _near(name: Any, names: Iterable[str]) -> str:
-    match = difflib.get_close_matches(str(name), list(names), n=1)
+    match = difflib.get_close_matches(str(name)[:100], list(names), n=1)
     return f"; did you mean {match[0]!r}?" if match else ""
 
 

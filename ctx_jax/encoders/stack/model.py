@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ctx_jax.checkpoints.run_files import member_name
 from ctx_jax.encoders.base import Layers
 from ctx_jax.encoders.stack.inputs import StackInputs
-from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
+from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, brief
 from ctx_jax.ops.dense import dense, init_dense
 from ctx_jax.ops.dropout import Dropout
 from ctx_jax.ops.linear import Compute
@@ -38,7 +38,7 @@ class Member:
 
     def __post_init__(self) -> None:
         if not callable(getattr(self.model, "layers", None)):
-            raise ConfigError("members", f"must hold the models of encoders, got {self.model!r}")
+            raise ConfigError("members", f"must hold the models of encoders, got {brief(self.model)}")
         count = self.model.num_layers
         if isinstance(self.layers, tuple) and len(self.layers) != count:
             raise ConfigError("layers", f"has {len(self.layers)} shares, and the member has {count} layers")
