@@ -7,8 +7,11 @@ from ctx_jax import encoders, losses
 from ctx_jax.embedding.embed import Layers, embed
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.load import load
+from ctx_jax.embedding.mix_files import load_mix, save_mix
 from ctx_jax.embedding.mixing import init_mix, mix, mix_penalty
 from ctx_jax.embedding.pooling import pool
+from ctx_jax.embedding.stack_files import save_stack
+from ctx_jax.embedding.stacking import stack
 
 __all__ = [
     "Encoder",
@@ -18,10 +21,14 @@ __all__ = [
     "encoders",
     "init_mix",
     "load",
+    "load_mix",
     "losses",
     "mix",
     "mix_penalty",
     "pool",
+    "save_mix",
+    "save_stack",
+    "stack",
 ]
 
 

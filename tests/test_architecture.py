@@ -116,7 +116,7 @@ HOSTS |= {"process_count", "process_index", "multihost_utils"}
 ASKED = {  # file -> what it may ask jax about devices and processes
     "distributed/processes.py": {"process_count", "process_index", "local_device_count", "multihost_utils"},
     "distributed/watch.py": {"process_count", "process_index"},
-    "distributed/sharding.py": MESHES | {"local_devices"},
+    "distributed/sharding.py": MESHES | {"local_devices", "process_count", "process_index"},
     "training/devices.py": MESHES | HOSTS,
     "training/signals.py": {"process_count"},  # whether jax has to see SIGTERM itself
     "ops/hardware.py": {"local_devices"},  # their kind

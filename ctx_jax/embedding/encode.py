@@ -274,7 +274,7 @@ def _add(block: _Block, index: int, sentence: Any, size: int, count: int | None,
             block.whole.append(_Part(index, 0, sentence, count))
         case "windows":
             sizes = processor.unit_sizes(sentence)
-            own = windows(sizes, limit - sum(processor.special_tokens))
+            own = windows(sizes, limit - processor.overhead)
             block.long[index] = _Long(own, sizes)
             for number, (first, stop) in enumerate(own):
                 # Only a single word of very many tokens is cut.

@@ -6,7 +6,7 @@ Letters: L layers, B rows, T words or tokens, D width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from ctx_jax.distributed.sharding import RowFunction, devices_in_use, process_share
 from ctx_jax.embedding.encode import Job, Long, Split
 from ctx_jax.embedding.outputs import Choice, LayerChoice, Output, Replicated, TextOutput, compute, pool_layers
 from ctx_jax.embedding.sentences import TextSettings, text_settings, with_prompt
-from ctx_jax.encoders.base import InputProcessor, checked, rounded, sentences_to_words
+from ctx_jax.encoders.base import InputProcessor, RunsInParts, checked, rounded, sentences_to_words
 from ctx_jax.heads.sentence import PoolingMode
 from ctx_jax.io.errors import InputError
 from ctx_jax.ops.hardware import platform
@@ -97,9 +98,9 @@ class Call:
         default: LayerChoice = "last" if self.level == "sentence" else "all"
         return Choice.of(default if self.layers is None else self.layers, count, self.mix)
 
-    def job(self, encoder: Encoder, shapes: set[tuple[int, int]]) -> Job:
-        """How `encoder` does what the call asks for; it adds the shapes of its batches to `shapes`. Raises InputError
-        for what it cannot do."""
+    def job(self, encoder: Encoder, processor: InputProcessor, shapes: set[tuple[int, int]]) -> Job:
+        """How `encoder` does what the call asks for, with inputs from `processor`; the shapes of its batches are added
+        to `shapes`. Raises InputError for what it cannot do."""
         devices = devices_in_use()
         default_tokens = (_CPU_TOKENS if platform() == "cpu" else _ACCELERATOR_TOKENS) * len(devices)
         output = Output(encoder.model, self.choice(encoder.model.num_layers), None, self.dtype)
@@ -111,8 +112,13 @@ class Call:
             "shapes": shapes,
             "in_parts": None,
         }
+        if isinstance(encoder.model, RunsInParts):
+            run_parts = partial(
+                encoder.model.layers_in_parts, encoder.params, select=Partial(output.choice, mix=self.mix)
+            )
+            shared["in_parts"] = partial(_in_parts, run_parts, "float32" if self.level == "sentence" else self.dtype)
         if self.level != "sentence":
-            processor = encoder.processor if self.pieces is None else encoder.processor.with_pieces(self.pieces)
+            processor = processor if self.pieces is None else processor.with_pieces(self.pieces)
             run = RowFunction(compute, output, arrays, devices)
             return Job(
                 processor=processor,
@@ -141,7 +147,7 @@ class Call:
         texts = output._replace(texts=TextOutput(settings.modules, heads, settings.normalize))
         head_params = {name: head.params for name, head in own.items()}
         arrays = arrays._replace(heads=head_params, skipped=np.int32(settings.skipped))
-        processor = encoder.processor.of_texts()
+        processor = processor.of_texts()
         return Job(
             processor=processor,
             level="tokens",
@@ -155,6 +161,12 @@ class Call:
             token_bytes=max(token_bytes // 16, 1),  # one vector a text, which has some tokens
             **shared,
         )
+
+
+def _in_parts(
+    run: Callable[[dict[str, np.ndarray], int], np.ndarray], dtype: Dtype, inputs: dict[str, np.ndarray], part: int
+) -> np.ndarray:
+    return run(inputs, part).astype(jnp.dtype(dtype))
 
 
 def own_sentences(sentences: Iterator[Any]) -> Iterator[tuple[int, Any]]:

@@ -6,7 +6,7 @@ Letters: L layers, B sentences, T words or tokens, D width, N words of a list.
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import jax
@@ -17,7 +17,16 @@ from ctx_jax.embedding.encode import Long, encode_sentences, encode_with_offsets
 from ctx_jax.embedding.encode_call import Call, Dtype, EncodeLevel, own_sentences
 from ctx_jax.embedding.outputs import LayerChoice
 from ctx_jax.embedding.sif import Sif
-from ctx_jax.encoders.base import InputProcessor, Level, Model, checked, rounded, sentences_to_words
+from ctx_jax.encoders.base import (
+    CachesWords,
+    InputProcessor,
+    Level,
+    Model,
+    Source,
+    checked,
+    rounded,
+    sentences_to_words,
+)
 from ctx_jax.heads import Head, SentenceModules
 from ctx_jax.heads.sentence import PoolingMode
 from ctx_jax.io.errors import InputError, InputTypeError, numbering_sentences
@@ -37,7 +46,8 @@ class Encoder:
     `processor` makes the model's inputs from text. `heads` are the other modules of the file or run by name
     ("masked_lm", "pooler", "softmax" ...), each a `Head(module, params)`. `sentence` is what a sentence-transformers
     folder says of vectors of whole texts; its dense layers are among the heads. `architecture` is the encoder's name in
-    the files it came from (Hugging Face's model_type), if they have one. `sif` is from `fit_sif`.
+    the files it came from (Hugging Face's model_type), if they have one. `source` says what `load` read it from, `sif`
+    what `fit_sif` found.
 
     A run trained in bf16 also computes in bf16 after loading. For full float32 (parity, a CPU without bf16
     instructions): `dataclasses.replace(encoder, model=dataclasses.replace(encoder.model, compute="float32"))`.
@@ -49,6 +59,7 @@ class Encoder:
     heads: Mapping[str, Head] = field(default_factory=dict)
     sentence: SentenceModules | None = None
     architecture: str = ""
+    source: Source = field(default_factory=Source)
     sif: Sif | None = None
     _shapes: set[tuple[int, int]] = field(default_factory=set, init=False)
 
@@ -158,8 +169,15 @@ class Encoder:
         of_texts = (normalize, prompt, prompt_name, length)
         call = Call(level, layers, mix, pooling, pieces, *of_texts, dtype, batch_tokens, long)
         found = encode_with_offsets if offsets else encode_sentences
-        results = found(own_sentences(iter(sentences)), call.job(self, self._shapes))
+        results = found(own_sentences(iter(sentences)), call.job(self, self._encode_processor, self._shapes))
         return _with_progress(results, sentences) if progress else results
+
+    @cached_property
+    def _encode_processor(self) -> InputProcessor:
+        """`processor`, with a cache of words where the model has one."""
+        if isinstance(self.model, CachesWords):
+            return self.model.with_word_cache(self.params, self.processor)
+        return self.processor
 
     def fit_sif(
         self,

@@ -95,6 +95,10 @@ class InputProcessor(Protocol):
     def special_tokens(self) -> tuple[int, int]:
         """How many special tokens a row has before and behind a sentence."""
 
+    @property
+    def overhead(self) -> int:
+        """The tokens of a row besides those of its words: special ones."""
+
     def unit_sizes(self, sentence: Any) -> np.ndarray:
         """The tokens of each word of a split sentence, int [T]; at the level "tokens" 1 for each, special ones apart. 0
         for a word that shares the tokens of the next one."""
@@ -109,9 +113,9 @@ class InputProcessor(Protocol):
     def with_pieces(self, pieces: WordPieces) -> Self:
         """The processor whose inputs give a word its vector in this way; itself where words have no pieces."""
 
-    def of_texts(self) -> Self:
-        """The processor of whole texts split at the level "tokens": an empty text has its special tokens too. Itself
-        where there are none."""
+    def of_texts(self, *, empty: bool = True) -> Self:
+        """The processor of whole texts split at the level "tokens": an empty text has its special tokens too, unless
+        `empty` is False. Itself where there are none."""
 
     def prompt_length(self, prompt: str, length: int | None) -> int:
         """How many tokens of a row, from its beginning, belong to the prompt in front of a text, if rows are cut to
@@ -190,6 +194,17 @@ class RunsInParts(Protocol):
         `lambda values: values[-1]`. It must be linear and leave the last three axes alone, since a slice may hold part
         of the width. Pass the same function again, or a `jax.tree_util.Partial` of it with its arrays, so that it
         compiles once."""
+
+
+class Source(NamedTuple):
+    """Where an encoder was read from."""
+
+    paths: Mapping[str, str] = MappingProxyType({})
+    """The arguments of `ctx_jax.load` that name files: "path", or "options" and "weights"; empty if it was not read."""
+    choices: Mapping[str, Any] = MappingProxyType({})
+    """Its other arguments."""
+    members: tuple["Source", ...] = ()
+    """Those of the members of a stack."""
 
 
 class Imported(NamedTuple):

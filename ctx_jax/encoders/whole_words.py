@@ -23,6 +23,7 @@ class WholeWordInputs(ABC):
     longest: int | None = None
     pieces: WordPieces = "mean"  # a word is one piece
     special_tokens = (0, 0)
+    overhead = 0
     files: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -82,7 +83,7 @@ class WholeWordInputs(ABC):
         """Itself: a word is one piece."""
         return self
 
-    def of_texts(self) -> Self:
+    def of_texts(self, *, empty: bool = True) -> Self:
         """Itself: there are no special tokens."""
         return self
 

@@ -126,6 +126,11 @@ class SubwordInputs:
         """How many are put before and behind a sentence."""
         return len(self.subwords.before), len(self.subwords.after)
 
+    @property
+    def overhead(self) -> int:
+        """How many there are together."""
+        return self._special_count
+
     def unit_sizes(self, sentence: Pieces) -> np.ndarray:
         """The pieces of each word, or 1 for each token."""
         if self._of_tokens(sentence):
@@ -169,9 +174,9 @@ class SubwordInputs:
             "pieces": self.pieces,
         }
 
-    def of_texts(self) -> SubwordInputs:
-        """With `whole_texts`."""
-        return replace(self, whole_texts=True)
+    def of_texts(self, *, empty: bool = True) -> SubwordInputs:
+        """With `whole_texts`, if an `empty` text is to have its special tokens."""
+        return replace(self, whole_texts=empty)
 
     def lower_cased(self) -> SubwordInputs:
         """With text lower-cased before the tokenizer's own rules."""
