@@ -1,0 +1,22 @@
+"""The names of `import ctx_jax` that need jax: imported together, when one of them is first used."""
+
+import ctx_jax.encoders as encoders
+import ctx_jax.losses as losses
+from ctx_jax.embedding.embed import Layers, embed
+from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.load import load
+from ctx_jax.embedding.mixing import init_mix, mix, mix_penalty
+from ctx_jax.embedding.pooling import pool
+
+__all__ = [
+    "Encoder",
+    "Layers",
+    "embed",
+    "encoders",
+    "init_mix",
+    "load",
+    "losses",
+    "mix",
+    "mix_penalty",
+    "pool",
+]
