@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,12 @@ it grow."""
 
 _NAMES = re.compile(r"(?P<program>.+)-[0-9a-f]{64}-(cache|atime)")  # of jax's files
 _WARNING = re.compile(r"Error (reading|writing) persistent compilation cache entry for '(?P<program>[^']+)'")
+
+
+class _File(NamedTuple):
+    path: Path
+    size: int
+    modified: float
 
 
 class Programs(NamedTuple):
@@ -80,28 +86,28 @@ def disable_default() -> None:
 
 def programs(path: Path) -> Programs:
     """What is in a folder, which need not exist."""
-    files = [*_files(path)]
-    return Programs(sum(file.name.endswith("-cache") for file in files), sum(file.stat().st_size for file in files))
+    files = _files(path)
+    return Programs(sum(file.path.name.endswith("-cache") for file in files), sum(file.size for file in files))
 
 
 def clear(path: Path) -> Programs:
     """Remove jax's files from a folder, and no others; returns what was removed."""
     removed = programs(path)
-    for file in [*_files(path)]:
-        Path(file.path).unlink(missing_ok=True)
+    for file in _files(path):
+        file.path.unlink(missing_ok=True)
     return removed
 
 
 def trim(path: Path, most: int = MOST_BYTES) -> None:
     """If the files take more than `most` bytes, remove the oldest until they take at most half of it."""
-    files = sorted((file.stat().st_mtime, file.stat().st_size, file.path) for file in _files(path))
-    total = sum(size for _, size, _ in files)
+    files = sorted(_files(path), key=lambda file: file.modified)
+    total = sum(file.size for file in files)
     if total > most:
-        for _, size, name in files:
+        for file in files:
             if total <= most // 2:
                 break
-            Path(name).unlink(missing_ok=True)
-            total -= size
+            file.path.unlink(missing_ok=True)
+            total -= file.size
 
 
 def _given() -> str | None:
@@ -120,14 +126,21 @@ def _default() -> Path | None:
 
 def _writable(path: Path) -> bool:
     """Whether the folder can be written to, or made. Nothing is made: jax does so when it has a program to keep."""
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    # `os.access`, because `Path.exists` raises below a folder that may not be entered, such as another user's home.
+    there = next(parent for parent in (path, *path.parents) if os.access(parent, os.F_OK))
+    return there.is_dir() and os.access(there, os.R_OK | os.W_OK | os.X_OK)
 
 
-def _files(path: Path) -> Iterator[os.DirEntry[str]]:
+def _files(path: Path) -> list[_File]:
+    """jax's files in a folder, without those that another process removes at this moment."""
+    found = []
     if path.is_dir():
-        with os.scandir(path) as entries:
-            yield from (entry for entry in entries if _NAMES.fullmatch(entry.name) and entry.is_file())
+        for file in path.iterdir():
+            if _NAMES.fullmatch(file.name):
+                with suppress(FileNotFoundError):
+                    status = file.stat()
+                    found.append(_File(file, status.st_size, status.st_mtime))
+    return found
 
 
 def _mend_damage() -> None:
@@ -146,9 +159,9 @@ def _mend_damage() -> None:
             show(message, category, *where, **more)
             return
         LOG.info("%s", message)
-        for file in [*_files(path)]:
-            name = _NAMES.fullmatch(file.name)
+        for file in _files(path):
+            name = _NAMES.fullmatch(file.path.name)
             if name and name["program"] == found["program"]:
-                Path(file.path).unlink(missing_ok=True)
+                file.path.unlink(missing_ok=True)
 
     warnings.showwarning = showwarning
