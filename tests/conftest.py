@@ -19,7 +19,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax
 import pytest
 
-for name in ("CTX_JAX_TRACEBACK", "FORCE_COLOR", "TTY_COMPATIBLE"):  # change what is printed
+# What changes the output, or takes the commands' programs to another folder than the one above.
+for name in ("CTX_JAX_TRACEBACK", "FORCE_COLOR", "TTY_COMPATIBLE", "CTX_JAX_CACHE"):
     os.environ.pop(name, None)
 # By configuration and not by XLA_FLAGS, so that a test's subprocesses start with one device and choose for themselves.
 jax.config.update("jax_num_cpu_devices", 8)
