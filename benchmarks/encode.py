@@ -143,7 +143,7 @@ class Bench:
         for name, contender in contenders.items():
             best[name], seconds = best_size(contender, sample, options.search)
             unit = "tokens" if contender.eights else "sentences"
-            found = ", ".join(f"{size or 'default'} {time:.2f} s" for size, time in seconds.items())
+            found = ", ".join(f"{size or 'default'} {time:.3g} s" for size, time in seconds.items())
             print(f"- {name}: {best[name] or 'default'} {unit} a batch ({found})", flush=True)
             call = partial(contender.run, sentences, best[name])
             sides[name] = Side(call, sum(lengths), flops, len(sentences))
