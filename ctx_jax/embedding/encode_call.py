@@ -104,35 +104,47 @@ class Call:
         devices = devices_in_use()
         default_tokens = (_CPU_TOKENS if platform() == "cpu" else _ACCELERATOR_TOKENS) * len(devices)
         output = Output(encoder.model, self.choice(encoder.model.num_layers), None, self.dtype)
+        of_texts = self.level == "sentence"
+        in_parts = None
+        if isinstance(encoder.model, RunsInParts):
+            select = Partial(output.choice, mix=self.mix)
+            run = partial(encoder.model.layers_in_parts, encoder.params, select=select)
+            in_parts = partial(_in_parts, run, "float32" if of_texts else self.dtype)
         token_bytes = output.choice.axes * encoder.model.width * jnp.dtype(self.dtype).itemsize
-        arrays = Replicated(encoder.params, self.mix, {}, np.int32(0))
         shared: dict[str, Any] = {
+            "in_parts": in_parts,
             "batch_tokens": self.batch_tokens or default_tokens,
             "multiple": len(devices),
+            "token_bytes": max(token_bytes // 16, 1) if of_texts else token_bytes,  # a text has some tokens
             "shapes": shapes,
-            "in_parts": None,
         }
-        if isinstance(encoder.model, RunsInParts):
-            run_parts = partial(
-                encoder.model.layers_in_parts, encoder.params, select=Partial(output.choice, mix=self.mix)
-            )
-            shared["in_parts"] = partial(_in_parts, run_parts, "float32" if self.level == "sentence" else self.dtype)
-        if self.level != "sentence":
-            processor = processor if self.pieces is None else processor.with_pieces(self.pieces)
-            run = RowFunction(compute, output, arrays, devices)
-            return Job(
-                processor=processor,
-                level=self.level,
-                split=partial(_split, processor, self.level),
-                compute=run,
-                of_window=run,
-                finish=None,
-                limit=processor.longest,
-                long=self.long or "windows",
-                special=processor.special_tokens if self.level == "tokens" else (0, 0),
-                token_bytes=token_bytes,
-                **shared,
-            )
+        arrays = Replicated(encoder.params, self.mix, {}, np.int32(0))
+        if of_texts:
+            return self._job_of_texts(encoder, processor.of_texts(), output, arrays, devices, shared)
+        processor = processor if self.pieces is None else processor.with_pieces(self.pieces)
+        compute_rows = RowFunction(compute, output, arrays, devices)
+        return Job(
+            processor=processor,
+            level="words" if self.level == "words" else "tokens",
+            split=partial(_split, processor, self.level),
+            compute=compute_rows,
+            of_window=compute_rows,
+            finish=None,
+            limit=processor.longest,
+            long=self.long or "windows",
+            special=processor.special_tokens if self.level == "tokens" else (0, 0),
+            **shared,
+        )
+
+    def _job_of_texts(
+        self,
+        encoder: Encoder,
+        processor: InputProcessor,
+        output: Output,
+        arrays: Replicated,
+        devices: Sequence[jax.Device],
+        shared: Mapping[str, Any],
+    ) -> Job:
         settings = text_settings(
             encoder.sentence,
             encoder.processor,
@@ -147,7 +159,6 @@ class Call:
         texts = output._replace(texts=TextOutput(settings.modules, heads, settings.normalize))
         head_params = {name: head.params for name, head in own.items()}
         arrays = arrays._replace(heads=head_params, skipped=np.int32(settings.skipped))
-        processor = processor.of_texts()
         return Job(
             processor=processor,
             level="tokens",
@@ -158,7 +169,6 @@ class Call:
             limit=settings.length,
             long=self.long or "cut",
             special=processor.special_tokens,
-            token_bytes=max(token_bytes // 16, 1),  # one vector a text, which has some tokens
             **shared,
         )
 
