@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ctx_jax.ops import recurrent_layer
 from ctx_jax.ops.gru import gru
 from ctx_jax.ops.lstm import Cell, State, Weights, lstm
+from ctx_jax.ops.recurrent_layer import LayerWeights, lstm_layer
 
 T, B, D, P = 6, 3, 5, 4
 
@@ -75,6 +77,40 @@ def test_values_and_gradients_equal_autodiff(
     ours = jax.jit(jax.value_and_grad(lambda *a: total(partial(single, lstm), *a), (0, 1, 2)))(weights, gates, state)
     reference = jax.jit(jax.value_and_grad(lambda *a: total(plain, *a), (0, 1, 2)))(weights, gates, state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, reference)
+
+
+@pytest.mark.parametrize("projected", [True, False])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["everywhere", "lengths 6 3 2"])
+def test_a_layer_is_its_products_and_the_loop(
+    projected: bool, mask: jax.Array | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the loop and before it, values and gradients, for two directions."""
+    cell, wide = Cell(0.7, 0.5, "float32"), P if projected else D
+    parts = [random_weights(seed, projected) for seed in range(2)]
+    inputs = [jax.random.normal(jax.random.key(seed), (T, B, 3)) for seed in (7, 8)]
+    kernels = [jax.random.normal(jax.random.key(seed), (3, 4 * D)) for seed in (5, 6)]
+    biases = [gates[0, 0] for _, gates, _ in parts]
+    layers = [
+        LayerWeights(jnp.concatenate([kernel, weights.recurrent]), bias, weights.projection)
+        for kernel, bias, (weights, _, _) in zip(kernels, biases, parts, strict=True)
+    ]
+    states = [state for _, _, state in parts]
+    gates = [given @ kernel + bias[None, None] for given, kernel, bias in zip(inputs, kernels, biases, strict=True)]
+    expected = [plain(cell, weights, own, mask, state) for (weights, _, state), own in zip(parts, gates, strict=True)]
+
+    def total(layers: Any, inputs: Any, states: Any) -> jax.Array:
+        outputs, last = lstm_layer(cell, layers, inputs, mask, states)
+        assert outputs[0].shape == (T, B, wide)
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((outputs, last)))  # type: ignore[return-value]
+
+    found = {}
+    for bytes_ in (0, 2**25):  # of the kernel that is read within the loop
+        monkeypatch.setattr(recurrent_layer, "_CACHED_BYTES", bytes_)
+        outputs, last = jax.jit(lambda *given: lstm_layer(cell, *given))(layers, inputs, mask, states)
+        for output, state, reference in zip(outputs, last, expected, strict=True):
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5), (output, state), reference)
+        found[bytes_] = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(layers, inputs, states)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5), *found.values())
 
 
 def test_steps_may_be_split_with_the_state_between() -> None:

@@ -77,18 +77,18 @@ def _clip_gradient(values: jax.Array, bound: float | None, gradient: jax.Array) 
     return gradient if bound is None else jnp.where(jnp.abs(values) < bound, gradient, 0.0)
 
 
-def _step_forward(
-    cell: Cell, weights: Weights, state: State, gates: jax.Array, mask: jax.Array | None
+def step_from_gates(
+    cell: Cell, projection: jax.Array | None, state: State, gates: jax.Array, mask: jax.Array | None
 ) -> tuple[State, jax.Array, _Step]:
-    """One step of one direction: the new state, the output (0 at padding) and the residuals of the backward pass."""
+    """One step of one direction from its gates [B, 4D] before their activation: the new state, the output (0 at
+    padding) and the residuals of the backward pass."""
     scale, shift = _per_gate(gates, 0.5, 1.0, 0.5, 0.5), _per_gate(gates, 0.0, 0.0, 0.5, 0.0)
-    gates = gates + product(state.h, weights.recurrent, (1, 0), cell.compute)
     tanh = jnp.tanh(scale * gates + shift)
     i, j, f, o = _gates(tanh)
     c = clip(f * state.c + i * j, cell.cell_clip)
     h = o * jnp.tanh(c)
-    if weights.projection is not None:
-        h = clip(product(h, weights.projection, (1, 0), cell.compute), cell.projection_clip)
+    if projection is not None:
+        h = clip(product(h, projection, (1, 0), cell.compute), cell.projection_clip)
     output = h
     if mask is not None:
         real = mask[:, None] > 0.0
@@ -148,7 +148,12 @@ def _scan(
         states: list[State], inputs: tuple[list[jax.Array], jax.Array | None]
     ) -> tuple[list[State], tuple[list[jax.Array], list[_Step]]]:
         gates, mask = inputs
-        steps = [_step_forward(cell, *each, mask) for each in zip(cast, states, gates, strict=True)]
+        steps = [
+            step_from_gates(
+                cell, own.projection, state, gate + product(state.h, own.recurrent, (1, 0), cell.compute), mask
+            )
+            for own, state, gate in zip(cast, states, gates, strict=True)
+        ]
         emitted = [output for _, output, _ in steps], [saved for _, _, saved in steps] if saving else []
         return [state for state, _, _ in steps], emitted
 

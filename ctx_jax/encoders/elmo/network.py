@@ -5,6 +5,7 @@ Letters: L LSTM layers, B rows, T tokens, C characters, D cell, P projection, V 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 from ctx_jax.encoders.elmo.token_encoder import encode_characters
 from ctx_jax.ops.dropout import Dropout
 from ctx_jax.ops.gru import gru
-from ctx_jax.ops.linear import linear, lookup
-from ctx_jax.ops.lstm import Cell, State, Weights, lstm
+from ctx_jax.ops.linear import lookup
+from ctx_jax.ops.lstm import Cell, State
+from ctx_jax.ops.recurrent_layer import LayerWeights, layer_by_gates, lstm_layer
 from ctx_jax.typing import Mask, Params
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def run_directions(
     if carry is None:
         carry = zero_carry(model, inputs[names[0]].shape[0])
     steps = None if mask is None else mask.T.astype(jnp.float32)
-    recurrence = lstm if model.cell == "lstm" else gru
+    recurrence = lstm_layer if model.cell == "lstm" else partial(layer_by_gates, gru)
     cell = Cell(model.cell_clip, model.projection_clip, model.compute)
 
     def drop(values: list[jax.Array], layer: int) -> list[jax.Array]:
@@ -88,15 +90,8 @@ def run_directions(
     for layer in range(model.depth):
         taken = drop(values, layer)
         states = [State(**carry[name][layer]) for name in names]
-        gates, weights = [], []
-        for name, own_values in zip(names, taken, strict=True):
-            own = params[f"{name}_{layer}"]
-            kernel = jnp.asarray(own["kernel"])  # [P + P, 4D], input rows, then recurrent rows
-            products = linear(own_values, kernel[: model.projection], model.compute)
-            gates.append(products + jnp.asarray(own["bias"])[None, None, :])
-            projection = jnp.asarray(own["projection"]) if model.dim != model.projection else None
-            weights.append(Weights(kernel[model.projection :], projection))
-        values, states = recurrence(cell, weights, gates, steps, states)
+        weights = [_layer_weights(model, params[f"{name}_{layer}"]) for name in names]
+        values, states = recurrence(cell, weights, taken, steps, states)
         if model.residual and layer:
             values = [output + own for output, own in zip(values, taken, strict=True)]
         for name, output, state in zip(names, values, states, strict=True):
@@ -105,6 +100,11 @@ def run_directions(
     for name, top in zip(names, drop(values, model.depth), strict=True):
         outputs[name].append(jnp.swapaxes(top, 0, 1))
     return outputs, new_carry
+
+
+def _layer_weights(model: BiLM, params: Params) -> LayerWeights:
+    projection = jnp.asarray(params["projection"]) if model.dim != model.projection else None
+    return LayerWeights(jnp.asarray(params["kernel"]), jnp.asarray(params["bias"]), projection)
 
 
 def _dropout(values: jax.Array, rate: float, key: jax.Array, rows: jax.Array | None) -> jax.Array:
