@@ -78,7 +78,7 @@ class LabelConfig(ABC):
     """Settings of a task with labels; subclasses say what is labelled."""
 
     encoder: str = ""
-    """What `ctx_jax.load` takes: a run, an AllenNLP or Hugging Face folder, or a table of word vectors."""
+    """What `ctx_jax.load` takes: a run, an AllenNLP or Hugging Face folder, a table of word vectors, or a stack."""
 
     frozen: bool = False
     """The encoder stays as it is; only the mix and the head are trained."""
