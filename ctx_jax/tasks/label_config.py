@@ -17,11 +17,11 @@ from ctx_jax.checkpoints.run_files import TEXTS, read_encoder
 from ctx_jax.data.labelled import Columns, Example, LabelledData, digest
 from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.encoder_digest import encoder_digest
 from ctx_jax.embedding.load import load
 from ctx_jax.embedding.mix_files import load_mix
 from ctx_jax.embedding.mixing import Mixing
 from ctx_jax.embedding.pooling import How
-from ctx_jax.embedding.vector_cache import encoder_digest
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.evaluation.reports import Report
