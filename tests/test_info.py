@@ -20,8 +20,8 @@ from toys.bag_of_characters import FAMILY, BagOfCharacters, ByteInputs
 import ctx_jax
 from ctx_jax import cli
 from ctx_jax.checkpoints.run_files import CONFIG
+from ctx_jax.embedding.encoder_digest import encoder_digest
 from ctx_jax.embedding.inspection import inspect
-from ctx_jax.embedding.vector_cache import encoder_digest
 from ctx_jax.encoders.static import write_binary, write_text
 from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.encoders.transformer.huggingface_config import model_from_config

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 import ctx_jax
 from ctx_jax import cli
+from ctx_jax.embedding.encoder_digest import encoder_digest
 from ctx_jax.embedding.inspection import inspect
-from ctx_jax.embedding.vector_cache import encoder_digest
 from ctx_jax.encoders.stack.files import PROJECTIONS, STACK
 from ctx_jax.encoders.static import write_text
 from ctx_jax.io.errors import ExistingFileError, InputError, InputTypeError, MissingFileError

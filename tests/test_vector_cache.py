@@ -12,7 +12,8 @@ import pytest
 import ctx_jax
 from ctx_jax.embedding import vector_cache
 from ctx_jax.embedding.encoder import Encoder
-from ctx_jax.embedding.vector_cache import encoder_digest, store_vectors
+from ctx_jax.embedding.encoder_digest import encoder_digest
+from ctx_jax.embedding.vector_cache import store_vectors
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.io.errors import ConfigError
 

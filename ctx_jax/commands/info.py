@@ -1,4 +1,4 @@
-"""`ctx-jax info PATH`: what a run, a folder or a file of word vectors is."""
+"""`ctx-jax info PATH`: what a run, a folder, a file of word vectors or a stack of these is."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +17,9 @@ _TOKEN = {"token", "id"}  # of a special token, which is one line
 
 @dataclass(frozen=True)
 class Info:
-    """Say what a run, a folder of AllenNLP or Hugging Face, or a file of word vectors is: its family, sizes, tokenizer,
-    heads, SHA-256 digests, the keys of its config.json, and what of it is not supported. Exits with status 1 if `load`
-    refuses it."""
+    """Say what a run, a folder of AllenNLP or Hugging Face, a file of word vectors or a stack is: its family, sizes,
+    tokenizer, heads, SHA-256 digests, the keys of its config.json, and what of it is not supported. Exits with status 1
+    if `load` refuses it."""
 
     path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
     """The run, folder or file."""

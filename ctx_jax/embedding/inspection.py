@@ -18,8 +18,8 @@ from ctx_jax.checkpoints.run_files import (
     read_encoder,
 )
 from ctx_jax.embedding.description import describe, describe_model
+from ctx_jax.embedding.encoder_digest import encoder_digest
 from ctx_jax.embedding.load import is_run, load
-from ctx_jax.embedding.vector_cache import encoder_digest
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import Family
 from ctx_jax.encoders.facts import Facts

@@ -72,13 +72,7 @@ def load(
         fit the others; parameters that do not fit the config (the error lists all missing, extra and misshapen ones).
     """
     if options is not None or weights is not None:
-        if path is not None or options is None or weights is None:
-            arguments = {"path": path, "options": options, "weights": weights}
-            got = ", ".join(f"{name}={str(value)!r}" for name, value in arguments.items() if value is not None)
-            raise InputError(f"load needs a path, or both options= and weights= without one; got {got}")
-        _refuse_step(step, options)
-        found = elmo.read_files(options=_file("options", options), weights=_file("weights", weights))
-        return Encoder(*found, source=Source({"options": str(options), "weights": str(weights)}))
+        return _two_files(path, options, weights, step)
     if path is None or path == "":
         got = "nothing" if path is None else "''"
         raise InputError(f"load needs a path, or both options= and weights=; got {got}")
@@ -121,6 +115,19 @@ def _nothing_found(folder: Path, families: Sequence[Family]) -> MissingFileError
     listed = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
     looked_for = "; ".join(["encoder.json and checkpoints/ (a run)", *(family.looks_for for family in families)])
     return MissingFileError(f"{folder} is no encoder: looked for {looked_for}; found {listed}")
+
+
+def _two_files(
+    path: str | Path | None, options: str | Path | None, weights: str | Path | None, step: CheckpointStep
+) -> Encoder:
+    """The encoder of AllenNLP's two files."""
+    if path is not None or options is None or weights is None:
+        arguments = {"path": path, "options": options, "weights": weights}
+        got = ", ".join(f"{name}={str(value)!r}" for name, value in arguments.items() if value is not None)
+        raise InputError(f"load needs a path, or both options= and weights= without one; got {got}")
+    _refuse_step(step, options)
+    found = elmo.read_files(options=_file("options", options), weights=_file("weights", weights))
+    return Encoder(*found, source=Source({"options": str(options), "weights": str(weights)}))
 
 
 def _file(name: str, path: str | Path) -> Path:

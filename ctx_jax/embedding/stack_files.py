@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.encoder_digest import encoder_digest
 from ctx_jax.embedding.load import load
 from ctx_jax.embedding.stack_loading import as_member
 from ctx_jax.embedding.stacking import member_encoder, stack_parts
-from ctx_jax.embedding.vector_cache import encoder_digest
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import Family, Source
 from ctx_jax.encoders.stack.files import PROJECTIONS, STACK, MemberFile, StackFile

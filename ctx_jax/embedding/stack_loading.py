@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ctx_jax.embedding.encoder import Encoder
-from ctx_jax.embedding.vector_cache import encoder_digest
+from ctx_jax.embedding.encoder_digest import encoder_digest
 from ctx_jax.encoders.base import Source
 from ctx_jax.encoders.stack import Member, Stack
 from ctx_jax.encoders.stack.files import PROJECTIONS, STACK, MemberFile, StackFile

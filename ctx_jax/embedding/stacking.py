@@ -58,11 +58,9 @@ def stack(
       compute: the precision of matrix products; None: as the members compute.
 
     Raises:
-      ConfigError, naming the argument: for members whose layers are not equally many, or that do not exist, for a `dim`
-        or `fit` that nothing uses.
-      InputError: for no members, for members that split strings by different rules, compute in different precisions or
-        take a word's vector from different pieces; for a `fit` of too few words.
-      InputTypeError: for members that are no encoders.
+      ConfigError, naming the argument: layers that are not equally many or do not exist, a `dim` or `fit` without use.
+      InputError: no members; members of different rules, precisions or choices of pieces; a `fit` of too few words.
+      InputTypeError: members that are no encoders.
     """
     encoders = _checked(encoders)
     choices = _choices(encoders, layers)

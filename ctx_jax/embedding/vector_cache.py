@@ -10,7 +10,6 @@ that was stopped goes on with the next one.
 Letters: L layers, B texts of a batch, T words or tokens, D width.
 """
 
-import hashlib
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -29,7 +28,6 @@ from ctx_jax.embedding.embed import embed
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.pooling import How, pool
 from ctx_jax.encoders.base import InputProcessor, Model
-from ctx_jax.io import configs
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.io.progress import Progress
 from ctx_jax.typing import Log, Params
@@ -38,17 +36,6 @@ VERSION = 1  # of the layout above
 PART_BYTES = 1 << 26
 _KINDS = {"vectors": np.float32, "offsets": np.int64}
 _BATCH_TOKENS = 1024
-
-
-def encoder_digest(encoder: Encoder) -> str:
-    """SHA-256 of an encoder's model, parameters and input processor, in hexadecimal."""
-    found = hashlib.sha256(configs.text(encoder.model).encode())
-    found.update(encoder.processor.digest.encode())
-    for path, leaf in jax.tree.leaves_with_path(encoder.params):
-        array = np.ascontiguousarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape}".encode())
-        found.update(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-    return found.hexdigest()
 
 
 class StoredVectors:

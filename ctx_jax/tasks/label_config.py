@@ -17,11 +17,11 @@ from ctx_jax.checkpoints.run_files import TEXTS, read_encoder
 from ctx_jax.data.labelled import Columns, Example, LabelledData, digest
 from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.encoder_digest import encoder_digest
 from ctx_jax.embedding.load import load
 from ctx_jax.embedding.mix_files import load_mix
 from ctx_jax.embedding.mixing import Mixing
 from ctx_jax.embedding.pooling import How
-from ctx_jax.embedding.vector_cache import encoder_digest
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.evaluation.reports import Report
@@ -78,7 +78,7 @@ class LabelConfig(ABC):
     """Settings of a task with labels; subclasses say what is labelled."""
 
     encoder: str = ""
-    """What `ctx_jax.load` takes: a run, an AllenNLP or Hugging Face folder, or a table of word vectors."""
+    """What `ctx_jax.load` takes: a run, an AllenNLP or Hugging Face folder, a table of word vectors, or a stack."""
 
     frozen: bool = False
     """The encoder stays as it is; only the mix and the head are trained."""

@@ -81,7 +81,8 @@ class StackInputs:
     def describe(self) -> dict[str, Any]:
         """The rule, and what each member's processor says of itself."""
         members = {name: each.describe() if isinstance(each, Described) else {} for name, each in self._named()}
-        return {"kind": "stack", "rule": self.rule, "longest": self.longest, "members": members}
+        kinds = ", ".join(str(member.get("kind", "another")) for member in members.values())
+        return {"kind": f"stack of {kinds}", "rule": self.rule, "longest": self.longest, "members": members}
 
     def arrays(
         self,
