@@ -17,13 +17,16 @@ USAGE = """usage: ctx-jax COMMAND ...
   evaluate RUN FILES [--flags]         measure a trained run on text: perplexity, accuracy
   predict RUN [FILE]                   labels of texts or words, by a run of `classify` or `tag`
   export RUN DIR [--flags]             write a trained run as files other programs read
+  embed ENCODER INPUT OUTPUT           vectors of a text's words or sentences, as a file
   info PATH [--json]                   what a run, a folder or a file of word vectors is
   tokenizer FOLDER [--flags]           train a subword tokenizer from text
 
 ctx-jax COMMAND --help lists its flags; ctx-jax --version prints the version.
 CTX_JAX_TRACEBACK=1 in the environment shows where in the code an error arose."""
 
-COMMANDS = ("train", "evaluate", "predict", "export", "info", "tokenizer")
+COMMANDS = (
+    "train", "evaluate", "predict", "export", "embed", "info", "tokenizer",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +75,8 @@ def _call(name: str, rest: list[str]) -> int:
             from ctx_jax.commands.predict import main as command
         case "export":
             from ctx_jax.commands.export import main as command
+        case "embed":
+            from ctx_jax.commands.embed import main as command
         case "info":
             from ctx_jax.commands.info import main as command
         case "tokenizer":
