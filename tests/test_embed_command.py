@@ -19,7 +19,7 @@ from ctx_jax import cli
 from ctx_jax.data import zstd
 from ctx_jax.embedding import text_parts
 from ctx_jax.embedding.embed_file import embed_file
-from ctx_jax.io.errors import ConfigError, InputError, MissingPackageError
+from ctx_jax.io.errors import ConfigError, InputError, MissingPackageError, RunError
 
 
 @pytest.fixture
@@ -169,3 +169,29 @@ def test_a_mix_is_applied(tmp_path: Path, text: Path) -> None:
     np.testing.assert_allclose(contents(tmp_path / "out.npz")["vectors"], expected, atol=1e-5)
     with pytest.raises(ConfigError, match="mix"):
         embed_file(ENCODER, text, tmp_path / "no.npz", mix={"weights": [1.0], "gamma": 1.0}, log=quiet)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_that_texts_are_cut_is_said_once_with_the_number_in_the_whole_text(
+    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{'cat ' * size}\n" for size in (1, 1, 1, 1, 40, 1, 50, 60)))
+    embed_file(ctx_jax.load(folder), text, tmp_path / "out.npz", level="sentence", log=quiet)
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "ctx_jax"]
+    assert said.startswith("sentence 4 ")
+
+
+def test_vectors_of_only_some_lines_are_no_file(tmp_path: Path, text: Path) -> None:
+    """As in a job of several processes, where `encode` gives each its share."""
+
+    class Share:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(ENCODER, name)
+
+        def encode(self, texts: list[str], **settings: Any) -> Any:
+            return ENCODER.encode(texts[::2], **settings)
+
+    with pytest.raises(RunError, match="one process"):
+        embed_file(Share(), text, tmp_path / "out.npz", log=quiet)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]

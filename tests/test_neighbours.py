@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,9 +95,9 @@ def test_at_most_so_many_sentences_are_encoded_those_with_the_word_first() -> No
     seen: list[int] = []
 
     class Counting(Topical):
-        def encode(self, sentences: Sequence[Sequence[str]], *, batch: int) -> Iterator[np.ndarray]:
+        def encode(self, sentences: Sequence[Sequence[str]], **settings: Any) -> Iterator[np.ndarray]:
             seen.append(len(sentences))
-            return super().encode(sentences, batch=batch)
+            return super().encode(sentences, **settings)
 
     endless = (["word", str(number)] if number % 50 else ["a", "bank", str(number)] for number in count())
     word_neighbours(Counting(), endless, "bank", most=70, count=1)

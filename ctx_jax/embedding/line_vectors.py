@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from ctx_jax.embedding.vector_cache import encoder_digest
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.io.progress import Progress
 from ctx_jax.typing import Log
+
+_LOGGER = logging.getLogger("ctx_jax")
 
 
 class LineVectors:
@@ -28,6 +31,7 @@ class LineVectors:
         self._encoder, self._reader, self._whole, self._dtype = encoder, reader, level == "sentence", np.dtype(dtype)
         self._settings = {"level": level, **{name: value for name, value in settings.items() if value is not None}}
         self._progress = Progress(f"embedding {reader.name}", "sentences", log=log)
+        self._said = _SaidOnce()
         self._fractions = (0.0, 0.0)  # of the file, before and behind the part
         mix, count = settings.get("mix"), encoder.model.num_layers
         if mix is not None and np.shape(mix["weights"]) != (count,):  # before a text is read
@@ -56,9 +60,31 @@ class LineVectors:
     def encode(self, texts: list[str]) -> Iterator[np.ndarray]:
         """[L, T, D] or [T, D] of each line; T = 1 where a line has one vector."""
         before, behind = self._fractions
-        for number, vectors in enumerate(self._encoder.encode(texts, **self._settings), start=1):
-            yield (vectors[..., None, :] if self._whole else vectors).astype(self._dtype, copy=False)
-            self._progress.add(1, before + (behind - before) * number / len(texts) if behind else None)
+        self._said.first = self.sentences - len(texts)
+        _LOGGER.addFilter(self._said)
+        try:
+            for number, vectors in enumerate(self._encoder.encode(texts, **self._settings), start=1):
+                yield (vectors[..., None, :] if self._whole else vectors).astype(self._dtype, copy=False)
+                self._progress.add(1, before + (behind - before) * number / len(texts) if behind else None)
+        finally:
+            _LOGGER.removeFilter(self._said)
+
+
+class _SaidOnce(logging.Filter):
+    """Lets a message of `encode` through once for all parts, with the number of the sentence in the whole text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = 0
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg in self._said:
+            return False
+        self._said.add(record.msg)
+        if record.msg.startswith("sentence %d") and isinstance(record.args, tuple):
+            record.args = (record.args[0] + self.first, *record.args[1:])  # type: ignore[operator]
+        return True
 
 
 def _plain(value: Any) -> Any:

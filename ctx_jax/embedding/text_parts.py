@@ -182,6 +182,8 @@ def in_parts(lines: Iterable[str], line_bytes: int, item_bytes: int) -> Iterator
 def _write(lines: list[str], encode: Encode, first: int, writer: ArrayWriter) -> None:
     with numbering_sentences(range(first, first + len(lines))):
         arrays = list(encode(lines))
+    if len(arrays) != len(lines):  # in a job of several processes each has its share
+        raise RunError(f"{len(arrays)} of {len(lines)} lines were encoded: write vectors to a file in one process")
     vectors = np.concatenate(arrays, axis=-2)
     writer.append("vectors", vectors)
     writer.append("offsets", np.cumsum([0, *(array.shape[-2] for array in arrays)]))
