@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from ctx_jax.commands.flags import naming_flags
@@ -14,7 +15,8 @@ from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.embed_file import embed_file
 from ctx_jax.embedding.load import CheckpointStep, load
 from ctx_jax.heads.sentence import PoolingMode
-from ctx_jax.io.errors import ConfigError
+from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.io.files import read_json
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
     log = partial(print, file=sys.stderr, flush=True)
     with naming_flags(Embed):
         layers = parse_layers(options.layers)
-        mix = read_mix(options.mix)
+        mix = None if options.mix is None else _read_mix(options.mix)
         if mix is not None and layers is None:
             layers = "mix"
         done = embed_file(
@@ -120,8 +122,13 @@ def parse_layers(text: str) -> str | int | tuple[int, ...] | None:
     return numbers if len(numbers) > 1 else numbers[0]
 
 
-def read_mix(path: Path | None) -> Any:
-    """The parameters of a mix; None for no file."""
-    from ctx_jax.io.files import read_json
-
-    return None if path is None else read_json(path)
+def _read_mix(path: Path) -> dict[str, Any]:
+    """The parameters of a mix, {"weights": [L], "gamma": number} in JSON."""
+    content = read_json(path)
+    try:
+        mixing = {name: np.asarray(content[name], np.float32) for name in ("weights", "gamma")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f'{path} must hold {{"weights": [numbers], "gamma": number}} ({error!r})') from error
+    if mixing["weights"].ndim != 1 or mixing["gamma"].ndim != 0:
+        raise InputError(f"{path}: weights must be a list of numbers, and gamma a number")
+    return mixing

@@ -32,9 +32,9 @@ from ctx_jax.typing import Log
 
 VERSION = 1  # of the layout above
 SETTINGS = "settings.json"
-PART_LINES = 1 << 14
-PART_CHARACTERS = 1 << 21
-PART_BYTES = 1 << 28  # of vectors, estimated before they are computed
+PART_LINES = 1 << 12  # what a stopped job does again: two minutes of a BERT-base on two CPU cores
+PART_CHARACTERS = 1 << 20
+PART_BYTES = 1 << 27  # of vectors, estimated before they are computed
 _CHARACTERS = 4  # of a word or token, for that estimate
 _LOCK = ".lock"
 
