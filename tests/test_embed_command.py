@@ -17,6 +17,7 @@ from sentence_folders import write_folder
 import ctx_jax
 from ctx_jax import cli
 from ctx_jax.data import zstd
+from ctx_jax.data.text_files import LineReader
 from ctx_jax.embedding import text_parts
 from ctx_jax.embedding.embed_file import embed_file
 from ctx_jax.io.errors import ConfigError, InputError, MissingPackageError, RunError
@@ -195,3 +196,12 @@ def test_vectors_of_only_some_lines_are_no_file(tmp_path: Path, text: Path) -> N
     with pytest.raises(RunError, match="one process"):
         embed_file(Share(), text, tmp_path / "out.npz", log=quiet)  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_how_much_of_a_file_is_read_is_known_to_its_end(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.txt.gz").write_bytes(gzip.compress(np.random.default_rng(0).bytes(1 << 20).hex().encode()))
+    for path in (text, tmp_path / "long.txt.gz"):
+        reader = LineReader(path)
+        assert reader.fraction is None
+        fractions = [reader.fraction for _ in reader]
+        assert fractions == sorted(fractions) and reader.fraction == 1.0  # type: ignore[type-var]

@@ -95,6 +95,7 @@ class LineReader:
         self.name = "standard input" if str(path) == STANDARD_INPUT else str(path)
         self._path, self._errors = Path(path), errors
         self._file: BinaryIO | None = None
+        self._size = 0
         if str(path) != STANDARD_INPUT and (self._path.is_dir() or not self._path.exists()):  # it may be a pipe
             raise MissingFileError(f"{path} {'is a folder' if self._path.is_dir() else 'does not exist'}")
 
@@ -103,14 +104,16 @@ class LineReader:
             yield from _lines(sys.stdin.buffer, self.name, self._errors)
             return
         with self._path.open("rb") as self._file:
+            self._size = os.fstat(self._file.fileno()).st_size
             unpack = COMPRESSED.get(self._path.suffix)
             yield from _lines(unpack(self._file, "rb") if unpack else self._file, self.name, self._errors)
 
     @property
     def fraction(self) -> float | None:
         """The fraction of the file's bytes, as they lie on disk, that has been read; None of standard input."""
-        size = 0 if self._file is None or self._file.closed else os.fstat(self._file.fileno()).st_size
-        return self._file.tell() / size if self._file is not None and size else None
+        if self._file is None or not self._size:
+            return None
+        return 1.0 if self._file.closed else min(1.0, self._file.tell() / self._size)
 
 
 def _lines(file: Any, name: str, errors: Errors) -> Iterator[str]:
