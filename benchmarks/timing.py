@@ -23,6 +23,7 @@ class Side:
     call: Callable[[], object]
     tokens: int  # real tokens of one call
     flops: float = 0.0  # of one call, as the network is defined: shortcuts do not lower it
+    sentences: int = 0  # of one call; 0: its tokens alone are counted
     seconds: list[float] = field(default_factory=list)  # per call, one entry a round
 
     @property
@@ -31,8 +32,8 @@ class Side:
         return self.tokens / statistics.median(self.seconds)
 
 
-def alternate(sides: Mapping[str, Side], rounds: int, minimum: float) -> None:
-    """Fill `seconds` of every side: in each round every side runs for at least `minimum` seconds and three calls.
+def alternate(sides: Mapping[str, Side], rounds: int, minimum: float, least: int = 3) -> None:
+    """Fill `seconds` of every side: in each round every side runs for at least `minimum` seconds and `least` calls.
 
     The first round's warm-up compiles; before each later measurement one call goes untimed, so that threads of the
     other framework that still spin and caches that hold the other's weights cost no side.
@@ -41,7 +42,7 @@ def alternate(sides: Mapping[str, Side], rounds: int, minimum: float) -> None:
         for side in sides.values():
             side.call()
             start, calls = time.perf_counter(), 0
-            while calls < 3 or time.perf_counter() - start < minimum:
+            while calls < least or time.perf_counter() - start < minimum:
                 side.call()
                 calls += 1
             side.seconds.append((time.perf_counter() - start) / calls)
@@ -50,13 +51,24 @@ def alternate(sides: Mapping[str, Side], rounds: int, minimum: float) -> None:
 def table(title: str, sides: Mapping[str, Side], against: tuple[str, ...], peaks: Mapping[str, float]) -> list[str]:
     """A Markdown table: tokens/s of each side, spread, ratio to each of `against` (median of the rounds' ratios)."""
     present = [name for name in against if name in sides]
-    heads = ["side", "tokens/s", "ms a call", "spread", "GFLOP/s", "share of peak", *(f"x {name}" for name in present)]
+    sentences = any(side.sentences for side in sides.values())
+    heads = [
+        "side",
+        *(["sentences/s"] if sentences else []),
+        "tokens/s",
+        "ms a call",
+        "spread",
+        "GFLOP/s",
+        "share of peak",
+        *(f"x {name}" for name in present),
+    ]
     lines = ["", f"### {title}", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, side in sides.items():
         spread = (max(side.seconds) - min(side.seconds)) / statistics.median(side.seconds)
         work = side.flops / side.tokens * side.rate
-        peak = peaks.get("bfloat16" if "bf16" in name else "float32")
-        cells = [name, f"{side.rate:,.0f}", f"{statistics.median(side.seconds) * 1e3:,.1f}", f"{spread:.0%}"]
+        peak = peaks.get("bfloat16" if "bf16" in name else "int8" if "int8" in name else "float32")
+        count = [f"{side.rate * side.sentences / side.tokens:,.1f}"] if sentences else []
+        cells = [name, *count, f"{side.rate:,.0f}", f"{statistics.median(side.seconds) * 1e3:,.1f}", f"{spread:.0%}"]
         cells += [f"{work / 1e9:,.0f}" if work else "-", f"{work / peak:.1%}" if work and peak else "-"]
         for other in present:
             ratios = [theirs / ours for ours, theirs in zip(side.seconds, sides[other].seconds, strict=True)]

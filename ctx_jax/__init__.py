@@ -1,37 +1,33 @@
-"""Contextual word embeddings in JAX: train them, load them, mix their layers."""
+"""Contextual word embeddings in JAX: train them, load them, mix their layers.
+
+`import ctx_jax` imports this file alone; the first use of one of its names imports jax and what the names need.
+"""
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ctx_jax import encoders, losses
-from ctx_jax.embedding.embed import Layers, embed
-from ctx_jax.embedding.encoder import Encoder
-from ctx_jax.embedding.load import load
-from ctx_jax.embedding.mixing import init_mix, mix, mix_penalty
-from ctx_jax.embedding.pooling import pool
+if TYPE_CHECKING:
+    from ctx_jax import tasks as tasks
+    from ctx_jax.api import *  # noqa: F403
+else:  # hidden from type checkers, which would take any name for one of the module's
 
-__all__ = [
-    "Encoder",
-    "Layers",
-    "__version__",
-    "embed",
-    "encoders",
-    "init_mix",
-    "load",
-    "losses",
-    "mix",
-    "mix_penalty",
-    "pool",
-]
+    def __getattr__(name: str) -> Any:
+        """`tasks`, which brings Orbax and the command line's packages, or a name of `ctx_jax.api`."""
+        if name == "tasks":
+            import ctx_jax.tasks as tasks
 
+            return tasks
+        if not name.startswith("__"):  # else it is what Python and its tools ask of any module
+            import ctx_jax.api as api
 
-def __getattr__(name: str) -> Any:
-    """`ctx_jax.tasks`, imported when it is first used: it brings Orbax and the command line's packages."""
-    if name != "tasks":
+            if name in api.__all__:
+                return getattr(api, name)
         raise AttributeError(f"module 'ctx_jax' has no attribute {name!r}")
-    import ctx_jax.tasks as tasks
 
-    return tasks
+    def __dir__() -> list[str]:
+        import ctx_jax.api as api
+
+        return sorted({*globals(), *api.__all__, "tasks"})
 
 
 try:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from ctx_jax import __version__
+from ctx_jax.io import compilation_cache
 from ctx_jax.io.errors import CtxJaxError
 
 USAGE = """usage: ctx-jax COMMAND ...
@@ -23,12 +24,14 @@ USAGE = """usage: ctx-jax COMMAND ...
   similarity ENCODER A [B]             the cosine of two texts, or of the pairs of a file
   info PATH [--json]                   what a run, a folder or a file of word vectors is
   tokenizer FOLDER [--flags]           train a subword tokenizer from text
+  cache [--clear]                      size of the compiled programs that these commands keep
 
 ctx-jax COMMAND --help lists its flags; ctx-jax --version prints the version.
 CTX_JAX_TRACEBACK=1 in the environment shows where in the code an error arose."""
 
 COMMANDS = (
     "train", "evaluate", "predict", "export", "embed", "neighbours", "search", "similarity", "info", "tokenizer",
+    "cache",
 )  # fmt: skip
 
 
@@ -90,6 +93,8 @@ def _call(name: str, rest: list[str]) -> int:
             from ctx_jax.commands.info import main as command
         case "tokenizer":
             from ctx_jax.commands.tokenizer import main as command
+        case "cache":
+            from ctx_jax.commands.cache import main as command
         case "-h" | "--help":
             print(USAGE)
             return 0
@@ -101,6 +106,8 @@ def _call(name: str, rest: list[str]) -> int:
             hint = f": did you mean {near[0]!r}?" if near else ""
             print(f"no command {name!r}{hint}\n\n{USAGE}", file=sys.stderr)
             return 2
+    if name != "cache":
+        compilation_cache.enable()
     return command(rest)
 
 

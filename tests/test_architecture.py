@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ctx_jax
+from ctx_jax import api
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ctx_jax"
@@ -116,7 +117,7 @@ HOSTS |= {"process_count", "process_index", "multihost_utils"}
 ASKED = {  # file -> what it may ask jax about devices and processes
     "distributed/processes.py": {"process_count", "process_index", "local_device_count", "multihost_utils"},
     "distributed/watch.py": {"process_count", "process_index"},
-    "distributed/sharding.py": MESHES | {"local_devices"},
+    "distributed/sharding.py": MESHES | {"local_devices", "process_count", "process_index"},
     "training/devices.py": MESHES | HOSTS,
     "training/signals.py": {"process_count"},  # whether jax has to see SIGTERM itself
     "ops/hardware.py": {"local_devices"},  # their kind
@@ -197,12 +198,29 @@ def test_train_py_stays_short() -> None:
     assert len(path.read_text().splitlines()) < 80
 
 
-def test_the_import_is_light() -> None:
-    heavy = [*sorted(REFERENCES), "tensorflow_datasets", "grain", "orbax", "tyro", "sentencepiece", "tensorboardX"]
-    code = f"import sys, ctx_jax; print([name for name in {heavy!r} if name in sys.modules])"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.strip() == "[]"
+HEAVY = [*sorted(REFERENCES), "tensorflow_datasets", "grain", "orbax", "optax", "tyro", "sentencepiece", "tensorboardX"]
+NEEDED = ["jax", "numpy", "flax", "h5py", "tokenizers", "safetensors", "rich"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "left_out"),
+    [
+        ("import ctx_jax", [*HEAVY, *NEEDED]),
+        ("import ctx_jax.cli", [*HEAVY, *NEEDED]),  # `ctx-jax --help`
+        ("from ctx_jax import load, embed, mix, losses, encoders", HEAVY),
+    ],
+)
+def test_an_import_brings_only_what_it_needs_and_prints_nothing(statement: str, left_out: list[str]) -> None:
+    code = f"import sys; {statement}; print([name for name in {left_out!r} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (ran.returncode, ran.stdout.strip(), ran.stderr) == (0, "[]", "")
+
+
+def test_the_package_has_the_names_of_its_api_and_no_others() -> None:
+    assert {*api.__all__, "tasks", "__version__"} <= {*dir(ctx_jax)}
+    assert all(getattr(ctx_jax, name) is getattr(api, name) for name in api.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = ctx_jax.nonsense
 
 
 def test_what_is_built_holds_every_room_and_says_that_it_is_typed() -> None:

@@ -46,6 +46,13 @@ class Run:
     verbose: bool = False
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Of configs that whoever reads it knows."""
+
+    held: tuple[Any, ...]
+
+
 RUNS = [
     Run(),
     Run(model=BiLM(filters=((1, 4), (2, 8)), cell_clip=None)),
@@ -72,6 +79,14 @@ def test_a_file_reads_back_equal_and_a_torn_one_is_named(tmp_path: Path) -> None
         configs.read(path, Run)
     with pytest.raises(FileNotFoundError):
         configs.read(tmp_path / "none.json", Run)
+
+
+def test_a_field_of_any_type_holds_one_of_the_dataclasses_that_the_reader_names() -> None:
+    stored = configs.to_json(Holder((Words(7), Holder(()))))
+    assert configs.from_json(Holder, stored, (Words, Holder)) == Holder((Words(7), Holder(())))
+    assert configs.from_json(Holder, stored).held[0] == {"type": "Words", "width": 7}
+    with pytest.raises(ConfigError, match=r"held\.0\.type.*Words"):
+        configs.from_json(Holder, stored, (Holder,))
 
 
 def test_an_unknown_format_is_refused_by_file(tmp_path: Path) -> None:

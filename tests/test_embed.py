@@ -94,8 +94,9 @@ def test_markers_may_stay_and_allennlp_counts_them(params: Params, layers: ctx_j
     same(np.where(mask[:, 2:, None], values[:, :, 1:-1], 0), layers.values)
     same(kept.carry, layers.carry)
     # The markers' own vectors: the streams of "<S> a </S>", which nobody pads or reverses by length.
-    tokens = token_vectors(TINY, params, inputs_of([["a"]], None, None)["char_ids"])
-    outputs, _ = run_directions(TINY, params, {"forward": tokens, "backward": tokens[:, ::-1]})
+    tokens = jax.jit(token_vectors, static_argnums=0)(TINY, params, inputs_of([["a"]], None, None)["char_ids"])
+    both_ways = {"forward": tokens, "backward": tokens[:, ::-1]}
+    outputs, _ = jax.jit(run_directions, static_argnums=0)(TINY, params, both_ways)
     for layer in range(2):
         both = [outputs["forward"][layer][0], outputs["backward"][layer][0, ::-1]]
         same(values[layer + 1, 1, :3], np.concatenate(both, axis=-1))

@@ -40,7 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 KILLED = """
 import os, signal, sys
-from pathlib import Path
+import jax
+jax.config.update("jax_num_cpu_devices", 8)  # as here: the devices that share a batch are part of its shape
 import ctx_jax
 from ctx_jax.embedding import embed_file as module, text_parts
 text_parts.PART_LINES = 3

@@ -15,7 +15,7 @@ import pytest
 import ctx_jax
 from ctx_jax.checkpoints.run_files import ENCODER, VOCABULARY, EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.embedding.encode_batches import plan
+from ctx_jax.embedding.batching import SHAPES, fine, plan
 from ctx_jax.encoders.base import rounded
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.elmo.inputs import CharacterInputs, WordInputs
@@ -109,8 +109,8 @@ def test_encode_gives_embeds_vectors_in_order_in_batches_of_several_shapes(encod
     layers = jax.jit(ctx_jax.embed, static_argnums=0)(TINY, encoder.params, encoder.tokenize(SENTENCES))
     mixing = {"weights": jnp.array([0.0, 1.0, 2.0]), "gamma": jnp.float32(2.0)}
     mixed = ctx_jax.mix(layers.values, mixing)
-    found = list(encoder.encode(SENTENCES, batch=3))
-    again = list(encoder.encode(SENTENCES, layers="mix", mix=mixing, batch=3))
+    found = list(encoder.encode(SENTENCES))
+    again = list(encoder.encode(SENTENCES, layers="mix", mix=mixing))
     assert len(found) == len(again) == len(SENTENCES)
     for row, sentence in enumerate(SENTENCES):
         length = len(sentence.split())
@@ -127,35 +127,43 @@ def test_encode_reads_ahead_a_bounded_way(encoder: ctx_jax.Encoder) -> None:
             taken.append(number)
             yield "a b"
 
-    first = list(islice(encoder.encode(endless(), batch=2), 3))
+    first = list(islice(encoder.encode(endless(), batch_tokens=8), 3))
     assert [vectors.shape for vectors in first] == [(3, 2, 10)] * 3
-    assert len(taken) == 16
+    assert len(taken) < 10_000
 
 
 def test_encode_checks_its_settings_when_called(encoder: ctx_jax.Encoder) -> None:
-    for wrong in ({"layers": "mix"}, {"mix": ctx_jax.init_mix(3)}, {"layers": "top"}, {"batch": 0}):
+    for wrong in ({"layers": "mix"}, {"mix": ctx_jax.init_mix(3)}, {"layers": "top"}, {"batch_tokens": 0}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             encoder.encode(["a"], **wrong)
 
 
 def test_shapes_are_few_and_every_sentence_is_planned_once() -> None:
     assert [rounded(length) for length in (0, 8, 9, 13, 17, 25, 33, 49, 100)] == [8, 8, 12, 16, 24, 32, 48, 64, 128]
-    assert plan([3, 40, 5], 2) == [((1, 2), 2, 48), ((0,), 1, 8)]
-    lengths = np.random.default_rng(0).geometric(0.04, 2000).tolist() + [3000]
-    plans = plan(lengths, 32)
-    assert sorted(number for one in plans for number in one.sentences) == list(range(len(lengths)))
-    assert all(len(one.sentences) <= one.rows and one.rows * one.length <= 32 * 64 * 2 for one in plans)
-    assert all(lengths[number] <= one.length for one in plans for number in one.sentences)
-    assert len({(one.rows, one.length) for one in plans}) < 20
+    assert plan([3, 40, 5], 1024) == [((1, 2, 0), 4, 48)] and plan([], 64) == []
+    assert [fine(length) for length in (0, 9, 17, 33, 65, 129, 500)] == [8, 10, 18, 36, 72, 144, 512]
+    random = np.random.default_rng(0)
+    for number, most in ((3, 200), (5_000, 200), (5_000, 3_000)):
+        lengths = [*(5 + random.geometric(0.04, number)).clip(max=most).tolist(), most]
+        for multiple in (1, 3):
+            plans = plan(lengths, 2048, multiple=multiple, longest=most)
+            assert sorted(number for one in plans for number in one.sentences) == list(range(len(lengths)))
+            for one in plans:
+                assert len(one.sentences) <= one.rows and one.rows % multiple == 0 and one.length <= most
+                assert one.rows == multiple or one.rows * one.length <= 2048
+                assert all(lengths[number] <= one.length for number in one.sentences)
+            assert len({(one.rows, one.length) for one in plans}) <= SHAPES + 4
+            if number > 1_000 and multiple == 1:
+                assert sum(one.rows * one.length for one in plans) < 1.1 * sum(lengths)
 
 
 @pytest.mark.slow
 def test_word_vectors_do_not_depend_on_the_batch(encoder: ctx_jax.Encoder) -> None:
     words = [f"word{number}" for number in range(40)] + ["", "with space", "word0"]
-    vectors = encoder.word_vectors(words, batch=64)
+    vectors = encoder.word_vectors(words)
     assert (vectors.shape, vectors.dtype) == ((43, 10), np.float32)
     np.testing.assert_array_equal(vectors[0], vectors[-1])
-    np.testing.assert_allclose(encoder.word_vectors(words, batch=32), vectors, atol=1e-6)
+    np.testing.assert_allclose(encoder.word_vectors(words), vectors, atol=1e-6)
     layer = jax.jit(BiLM.token_layer, static_argnums=0)(TINY, encoder.params, encoder.tokenize([words]))
     np.testing.assert_allclose(vectors, layer[0], atol=1e-6)
     with pytest.raises(InputTypeError, match="list"):

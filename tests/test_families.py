@@ -26,6 +26,7 @@ from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.elmo.inputs import WordInputs
+from ctx_jax.encoders.stack import Member, Stack, StackInputs
 from ctx_jax.encoders.static import StaticInputs, StaticTable
 from ctx_jax.encoders.transformer import SubwordInputs, Transformer
 from ctx_jax.io import configs
@@ -56,6 +57,15 @@ GPT = replace(
 
 def no_files(folder: Path) -> None:
     """What a run of a model without vocabulary or tokenizer holds besides."""
+
+
+def write_member_files(folder: Path) -> None:
+    """The tokenizer and the word lists of the stacks below: each member reads its own."""
+    for number in range(3):
+        member = folder / f"member_{number}"
+        member.mkdir()
+        SUBWORDS.save(member)
+        TABLE_WORDS.save(member)
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,10 @@ GRU_BILM = replace(WORD_BILM, cell="gru", depth=1)
 PIECES = SubwordInputs(SUBWORDS, BERT.longest)
 TABLE_WORDS = StaticInputs(("the", "cat", "dogs", "a lot", "sat"), unknown="mean")
 TABLE = StaticTable(5, 16, unknown="mean", words=TABLE_WORDS.words_digest)
+BAG = BagOfCharacters(dim=24)
+WORDS_STACK = Stack((Member(BILM), Member(TABLE), Member(BAG, (0.5, -0.25))))
+WORDS_INPUTS = (BILM.inputs(), TABLE_WORDS, BAG.inputs())
+PIECES_STACK = Stack((Member(TABLE), Member(BERT), Member(BAG, 1)), how="add")
 CASES = {
     "bilm": Case(BILM, BILM.inputs()),
     "bilm_words": Case(WORD_BILM, WordInputs(WORDS), lambda folder: WORDS.write(folder / VOCABULARY)),
@@ -110,6 +124,10 @@ CASES = {
     "gpt": Case(GPT, PIECES, SUBWORDS.save),
     "static": Case(TABLE, TABLE_WORDS, TABLE_WORDS.save),
     "bag_of_characters": Case(BagOfCharacters(), BagOfCharacters().inputs()),
+    "stack": Case(WORDS_STACK, WORDS_STACK.inputs_of(WORDS_INPUTS, "whitespace"), write_member_files),
+    "stack_added": Case(
+        PIECES_STACK, PIECES_STACK.inputs_of((TABLE_WORDS, PIECES, BAG.inputs()), "whitespace"), write_member_files
+    ),
 }
 
 
@@ -277,16 +295,44 @@ def test_a_run_is_loaded_as_it_was_saved_and_encode_equals_embed(case: Case, tmp
     jax.tree.map(np.testing.assert_array_equal, loaded.params, case.params)
     for name, array in case.encoder.tokenize([["the", "cat", "."]]).items():
         np.testing.assert_array_equal(loaded.tokenize(["the cat."])[name], array, "the run's rule splits strings")
-    found = list(loaded.encode(SENTENCES, batch=ROWS))
+    found = list(loaded.encode(SENTENCES))
     for row, sentence in enumerate(SENTENCES):
         expected = np.asarray(case.layers.values)[:, row, : len(sentence)]
         same(found[row], expected)
         assert found[row].dtype == np.float32
 
 
+@pytest.mark.slow
+def test_encode_gives_a_sentence_its_vectors_whatever_is_encoded_with_it(case: Case) -> None:
+    """In another order, in other batches, alone, and on one device in place of eight: to the bit where the shapes of
+    the batches are the same."""
+    random = np.random.default_rng(0)
+    words = ["the", "cat", "sat", "dogs", "été", ""]
+    sentences = [random.choice(words, length).tolist() for length in random.integers(0, 9, 40)]
+    encode = partial(case.encoder.encode, layers="last")
+    expected = list(encode(sentences))
+    order = random.permutation(40)
+    with jax.default_device(jax.devices()[1]):
+        on_one_device = list(encode(sentences))
+        for found, number in zip(encode([sentences[number] for number in order]), order, strict=True):
+            np.testing.assert_array_equal(found, on_one_device[number])
+        others = [found for number in (3, 8) for found in encode(sentences[number : number + 1])]
+    for found, number in zip([*on_one_device, *others], [*range(40), 3, 8], strict=True):
+        assert found.shape == expected[number].shape == (len(sentences[number]), case.model.width)
+        close(found, expected[number])
+    for found, own in zip(encode(sentences, batch_tokens=16), expected, strict=True):
+        close(found, own)
+
+
+def close(found: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max(initial=0)))
+
+
 def test_a_texts_vector_is_the_mean_of_its_tokens_whatever_its_batch(case: Case) -> None:
     texts = ["the cat sat", "dogs", "a lot"]
-    layers = case.embed(case.encoder.tokenize(texts, level="tokens", rows=4, length=8))
+    # Members in pieces have no tokens in common: the texts of their stack are words.
+    level: Any = "words" if isinstance(case.processor, StackInputs) else "tokens"
+    layers = case.embed(case.encoder.tokenize(texts, level=level, rows=4, length=8))
     expected = ctx_jax.pool(layers.values[-1], layers.mask)
     found = list(case.encoder.encode([*texts, ""], level="sentence"))
     same(np.stack(found[:3]), expected[:3])

@@ -22,6 +22,8 @@ from ctx_jax.training.optimizer import Adagrad, apply_gradients, optimizer
 
 STEPS = 12
 LOSS = jax.jit(losses.bilm, static_argnums=0, static_argnames=("negatives", "zero_start"))
+TOKENS = jax.jit(losses.bilm_tokens, static_argnums=0)
+OUTPUTS = jax.jit(run_directions, static_argnums=0)
 
 
 def arrays(group: h5py.Group) -> dict[str, np.ndarray]:
@@ -56,24 +58,29 @@ def test_training_follows_the_original_step_by_step(golden: Path) -> None:
             mean = sum(0.5 * total / weight for total, weight in terms.values())
             return config.loss_scale * mean, (terms, new_carry)
 
-        return jax.grad(loss, has_aux=True)(params)
+        gradient, (terms, new_carry) = jax.grad(loss, has_aux=True)(params)
+        return gradient, optax.tree.norm(gradient), terms, new_carry
+
+    @jax.jit
+    def update(gradient: Any, moments: Any, params: Any) -> Any:
+        return apply_gradients(chain, gradient, moments, params)
 
     with h5py.File(folder / "trace.hdf5") as trace:
         params = params_from_arrays(model, arrays(trace["params_init"]))
         moments, carry = chain.init(params), zero_carry(model, 3)
         for number in range(STEPS):
             step = trace[f"step{number}"]
-            gradient, (terms, carry) = gradients(params, batch_of(step), carry)
+            gradient, norm, terms, carry = gradients(params, batch_of(step), carry)
             for name, short in (("forward", "fwd"), ("backward", "bwd")):
                 close(terms[name][0] / terms[name][1], step[f"loss_{short}"][()])
                 for layer, state in enumerate(carry[name]):
                     for part in "ch":
                         close(state[part], step[f"state_after/{short}/{layer}/{part}"][:])
-            close(optax.tree.norm(gradient), step["global_grad_norm_preclip"][()])
+            close(norm, step["global_grad_norm_preclip"][()])
             if number == 0:
                 for name, want in arrays(trace["grads_step0_preclip"]).items():
                     close(arrays_from_params(model, gradient)[name], want)
-            params, moments = apply_gradients(chain, gradient, moments, params)
+            params, moments = update(gradient, moments, params)
             if number in (0, STEPS - 1):
                 for name, want in arrays(trace[f"params_after_step{number}"]).items():
                     close(arrays_from_params(model, params)[name], want)
@@ -120,7 +127,7 @@ def test_dropout_applies_to_every_layers_input_and_to_the_top_and_scales_the_res
     for name in DIRECTIONS:  # a second layer that adds nothing: its output is its input
         encoder[f"{name}_1"]["projection"] = jnp.zeros_like(encoder[f"{name}_1"]["projection"])
     vectors = dict.fromkeys(DIRECTIONS, encoder["words"]["embedding"][batch.forward_inputs])
-    outputs, _ = run_directions(model, encoder, vectors, key=jax.random.key(5))
+    outputs, _ = OUTPUTS(model, encoder, vectors, key=jax.random.key(5))
     masks = []
     for name in DIRECTIONS:
         for before, after in pairwise(outputs[name]):
@@ -129,7 +136,7 @@ def test_dropout_applies_to_every_layers_input_and_to_the_top_and_scales_the_res
             np.testing.assert_allclose(after, np.where(dropped, 0, np.asarray(before) / 0.75), rtol=1e-6)
             assert 0.1 < dropped[np.asarray(before) != 0].mean() < 0.4
     assert len(masks) == 4 and all(one != other for one, other in combinations(masks, 2))
-    without, _ = run_directions(model, encoder, vectors)
+    without, _ = OUTPUTS(model, encoder, vectors)
     assert np.abs(without["forward"][0] - outputs["forward"][0]).max() > 1e-3, "the first layer's input"
 
 
@@ -150,7 +157,7 @@ def test_a_tied_softmax_scores_by_the_word_table() -> None:
     encoder, table = params["encoder"], params["encoder"]["words"]["embedding"]
     bias = params["head"]["softmax"]["decoder"]["bias"] = jnp.linspace(-1.0, 1.0, 30)
     assert "projection" not in encoder["forward_0"]  # D = P
-    outputs, _ = run_directions(model, encoder, dict.fromkeys(DIRECTIONS, table[batch.forward_inputs]))
+    outputs, _ = OUTPUTS(model, encoder, dict.fromkeys(DIRECTIONS, table[batch.forward_inputs]))
     logits = outputs["forward"][-1].reshape(20, 5) @ table.T + bias[None]
     nats = -jax.nn.log_softmax(logits)[np.arange(20), batch.forward_targets.reshape(-1)]
     terms, _ = LOSS(model, params, batch, None)
@@ -190,7 +197,7 @@ def test_a_mapping_with_the_originals_names_is_the_same_batch(token_input: str) 
     typed = batch._replace(rows=mapping["row"], weights=weight)
     found, expected = (LOSS(model, params, given, None, key=jax.random.key(0)) for given in (mapping, typed))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
-    tokens, _ = losses.bilm_tokens(model, params, mapping, None)
+    tokens, _ = TOKENS(model, params, mapping, None)
     terms, _ = LOSS(model, params, typed, None)
     for name in DIRECTIONS:
         close((tokens[name] * weight).sum(), terms[name][0])

@@ -70,7 +70,7 @@ def test_its_sentence_vectors_are_those_of_sentence_transformers(
 ) -> None:
     library = pytest.importorskip("sentence_transformers")
     expected = library.SentenceTransformer(str(folder), device="cpu").encode(sentences, batch_size=50)
-    vectors = np.stack(list(encoder.encode(sentences, level="sentence", batch=50)))
+    vectors = np.stack(list(encoder.encode(sentences, level="sentence")))
     np.testing.assert_allclose(vectors, expected, atol=1e-5, rtol=0)
 
 

@@ -18,12 +18,12 @@ SENTENCES = [sentence.split() for pair in zip(RIVER, MONEY, strict=True) for sen
 class Topical:
     """A fake encoder: layer 1 depends on whether the sentence is about rivers, layer 0 on the spelling alone."""
 
-    def encode(self, sentences: Sequence[Sequence[str]], *, batch: int) -> Iterator[np.ndarray]:
+    def encode(self, sentences: Sequence[Sequence[str]], *, layers: int) -> Iterator[np.ndarray]:
         for sentence in sentences:
             river = " ".join(sentence) in RIVER
             spelling = [np.random.default_rng(list(word.encode())).normal(size=6) for word in sentence]
             topic = [np.r_[vector[:4] * 0.1, 3.0 * river, 3.0 * (not river)] for vector in spelling]
-            yield np.stack([spelling, topic]).astype(np.float32)
+            yield np.stack([spelling, topic]).astype(np.float32)[layers]
 
 
 def neighbours_of(page: str) -> list[list[str]]:
@@ -53,8 +53,8 @@ def test_a_vector_without_context_cannot_tell_them_apart() -> None:
 
 
 class Zeros:
-    def encode(self, sentences: Sequence[Sequence[str]], *, batch: int) -> Iterator[np.ndarray]:
-        return (np.zeros((3, len(sentence), 4), np.float32) for sentence in sentences)
+    def encode(self, sentences: Sequence[Sequence[str]], *, layers: int) -> Iterator[np.ndarray]:
+        return (np.zeros((len(sentence), 4), np.float32) for sentence in sentences)
 
 
 def test_an_encoder_of_zeros_works() -> None:

@@ -81,12 +81,19 @@ def update_function(model: Transformer, config: OptimizerConfig) -> Any:
 
 
 @cache
+def first_state(model: Transformer, config: OptimizerConfig) -> tuple[State, Params]:
+    """The same for scanned and unrolled layers: the first state, and frozen parameters."""
+    return jax.jit(TrainingStep(MaskedLM(model), config, STEPS, 3).initial)()
+
+
+@cache
 def trained(model: Transformer, config: OptimizerConfig) -> tuple[State, State]:
     """The states before the first step and after the last."""
     random = np.random.default_rng(1)
     step = TrainingStep(MaskedLM(model), config, STEPS, seed=3)
-    gradients, update = gradient_function(model), update_function(replace(model, scan=False), config)
-    state, frozen = jax.jit(step.initial)()
+    unrolled = replace(model, scan=False)
+    gradients, update = gradient_function(model), update_function(unrolled, config)
+    state, frozen = first_state(unrolled, config)
     first = jax.device_get(state)
     for _ in range(STEPS):
         ids = random.integers(0, 13, (4, 5), dtype=np.int32)

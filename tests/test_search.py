@@ -12,7 +12,7 @@ import ctx_jax
 from ctx_jax import cli
 from ctx_jax.embedding import search, text_parts
 from ctx_jax.embedding.search import top_k
-from ctx_jax.embedding.similarity import sentence_matrix, similarity
+from ctx_jax.embedding.similarity import similarity
 from ctx_jax.embedding.text_index import open_index
 from ctx_jax.evaluation.correlation import pearson, spearman
 from ctx_jax.io.errors import InputError, MissingFileError
@@ -81,7 +81,7 @@ def test_an_index_finds_lines_by_number_and_never_blank_ones(
     encoder: ctx_jax.Encoder, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_parts, "PART_LINES", 3)
-    queries = sentence_matrix(encoder, ["the cat", "dogs sat"], prompt_name="query")
+    queries = encoder.encode_array(["the cat", "dogs sat"], prompt_name="query")
     found = open_index(encoder, corpus).search(queries, 99)
     filled = [number for number, line in enumerate(LINES) if line.strip()]
     vectors = np.stack(list(encoder.encode([LINES[i] for i in filled], level="sentence", prompt_name="passage")))
@@ -96,7 +96,7 @@ def test_an_index_is_built_once_and_again_as_far_as_it_must(
     encoder: ctx_jax.Encoder, corpus: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(text_parts, "PART_LINES", 3)
-    query = sentence_matrix(encoder, ["cat"])
+    query = encoder.encode_array(["cat"])
 
     def search_now(folder: Path | None = None, **settings: Any) -> tuple[str, list[Any]]:
         said: list[str] = []

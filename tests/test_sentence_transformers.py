@@ -74,7 +74,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
 
 
 def vectors(encoder: ctx_jax.Encoder, texts: list[str] = TEXTS, **settings: Any) -> np.ndarray:
-    return np.stack(list(encoder.encode(texts, level="sentence", batch=4, **settings)))
+    return np.stack(list(encoder.encode(texts, level="sentence", **settings)))
 
 
 def same(found: np.ndarray, expected: np.ndarray) -> None:

@@ -49,7 +49,7 @@ def test_the_vector_is_the_mean_of_the_last_layers_tokens(encoder: ctx_jax.Encod
     expected = np.asarray(ctx_jax.pool(layers.values[-1], layers.mask))
     longer = [text + " mats" * 9 if len(text) > 40 else text for text in texts]
     for given in (texts, iter(longer), [text.split() for text in texts]):
-        found = list(encoder.encode(given, level="sentence", batch=4))
+        found = list(encoder.encode(given, level="sentence"))
         np.testing.assert_allclose(np.stack(found), expected, atol=1e-5)
         assert found[0].shape == (D,)
         assert found[0].dtype == np.float32
@@ -110,7 +110,7 @@ def test_settings_that_do_not_fit_are_refused(encoder: ctx_jax.Encoder, tmp_path
         texts: list[Any] = ["cat" if isinstance(bad, str) else ["cat"]] * 24
         texts[20] = bad
         with pytest.raises(CtxJaxError, match="sentence 20 "):
-            list(encoder.encode(texts, level="sentence", batch=2))
+            list(encoder.encode(texts, level="sentence"))
     dense = {"in_features": D, "out_features": 3}
     folder = write_folder(tmp_path / "folder", after=[dense])
     with pytest.raises(InputError, match="dense"):

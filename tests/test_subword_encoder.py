@@ -47,7 +47,7 @@ def test_strings_words_and_tokens_are_those_of_the_processor(encoder: ctx_jax.En
 
 def test_encode_gives_each_sentence_its_words(encoder: ctx_jax.Encoder) -> None:
     """In batches of two shapes; among the words are some without pieces."""
-    found = list(encoder.encode(SENTENCES, batch=2))
+    found = list(encoder.encode(SENTENCES))
     assert [vectors.shape for vectors in found] == [(3, len(s.split()), 8) for s in SENTENCES]
     layers = embed(TINY, encoder.params, encoder.tokenize(SENTENCES, rows=4, length=5))
     for row, vectors in enumerate(found):
@@ -64,7 +64,7 @@ def test_a_word_of_any_number_of_pieces_has_a_static_vector() -> None:
 def test_what_does_not_fit_is_refused(encoder: ctx_jax.Encoder) -> None:
     """More of it in `test_subword_inputs.py`."""
     with pytest.raises(InputError, match="positions hold 20"):
-        list(encoder.encode([" ".join(["cat"] * 30)]))
+        encoder.tokenize([" ".join(["cat"] * 30)])
     with pytest.raises(InputError, match='level="tokens" the length'):
         encoder.tokenize(["a"], level="tokens", tokens=8)
     with pytest.raises(InputError, match="level .*pieces"):
@@ -75,12 +75,12 @@ def test_what_does_not_fit_is_refused(encoder: ctx_jax.Encoder) -> None:
 
 @pytest.mark.parametrize("number", [0, 5, 20])
 def test_encode_names_the_sentence_as_the_caller_counts(encoder: ctx_jax.Encoder, number: int) -> None:
-    """Though it reads ahead and sorts by length: 16 sentences at a time here."""
+    """Though it reads ahead and sorts by length."""
     for bad in (["cat"] * 30, ["a \ud83d"], ["a", 3]):
         sentences: list[Any] = [["cat"] * (1 + i % 3) for i in range(24)]
         sentences[number] = bad
         with pytest.raises(CtxJaxError, match=rf"sentence {number} "):
-            list(encoder.encode(sentences, batch=2))
+            list(encoder.encode(sentences, long="error"))
 
 
 def write_folder(folder: Path, params: Any) -> Path:

@@ -86,8 +86,9 @@ def test_one_post_norm_layer_by_hand() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [BERT, MODERN], ids=["bert", "modern"])
-def test_scan_and_remat_change_nothing(model: Transformer) -> None:
+@pytest.mark.parametrize("model, scan", [(BERT, False), (MODERN, True)], ids=["bert", "modern"])
+def test_scan_and_remat_change_nothing(model: Transformer, scan: bool) -> None:
+    """Scanned alone: tests/test_optimizers.py."""
     params = _params(model)
 
     @partial(jax.jit, static_argnums=0)
@@ -104,11 +105,10 @@ def test_scan_and_remat_change_nothing(model: Transformer) -> None:
 
     plain = everything(model, params)
     np.testing.assert_allclose(plain[1], plain[0][-1], atol=1e-6)
-    for flags in ({"remat": True}, {"scan": True, "remat": True}):  # scanned alone: tests/test_optimizers.py
-        other = everything(replace(model, **flags), params)
-        assert jax.tree.structure(other) == jax.tree.structure(plain)
-        for ours, theirs in zip(jax.tree.leaves(other), jax.tree.leaves(plain), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=5e-5, rtol=1e-4)
+    other = everything(replace(model, remat=True, scan=scan), params)
+    assert jax.tree.structure(other) == jax.tree.structure(plain)
+    for ours, theirs in zip(jax.tree.leaves(other), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=5e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("model", [BERT, MODERN, GPT, ROBERTA], ids=["bert", "modern", "gpt", "roberta"])

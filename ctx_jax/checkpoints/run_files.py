@@ -5,6 +5,7 @@ compared with the copies.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from functools import reduce
@@ -48,6 +49,8 @@ FREE = (
 FIXED = ("task.evaluate.metric",)
 """Those below `FREE` that it may not: the best step is chosen by comparing checkpoints, all by one metric."""
 
+_MEMBER = re.compile(r"member_\d+")
+
 _TOKENS = ("special_tokens_map.json", "added_tokens.json")
 """Read beside a tokenizer (`tokenizers.special_files`), and in no run."""
 
@@ -79,15 +82,28 @@ class EncoderFile:
 
 
 def read_encoder(run_dir: Path, models: Sequence[type], heads: Sequence[type]) -> EncoderFile:
-    """Read a run's `encoder.json`; `models` and `heads` are the types it may name.
+    """Read a run's `encoder.json`; `models` and `heads` are the types it may name. A model may hold others in fields
+    typed `Any`.
 
     Raises MissingFileError; InputError, naming the file and the field, for what does not fit.
     """
     head: Any = reduce(or_, heads)
     types = [("model", reduce(or_, models)), ("heads", dict[str, head])]  # the other fields are typed
     typed = make_dataclass(EncoderFile.__name__, types, bases=(EncoderFile,), frozen=True)
-    stored: EncoderFile = configs.read(existing(run_dir, ENCODER), typed)
+    stored: EncoderFile = configs.read(existing(run_dir, ENCODER), typed, any_of=models)
     return stored
+
+
+def member_name(number: int) -> str:
+    """The name of a member of an encoder that holds several: of its parameters and inputs, and of the folder, in the
+    run's, of its files."""
+    return f"member_{number}"
+
+
+def folders(run_dir: Path) -> list[Path]:
+    """The run directory and the folders of its encoder's members, and of theirs, which hold files of the same names."""
+    inside = sorted(path for path in run_dir.iterdir() if _MEMBER.fullmatch(path.name) and path.is_dir())
+    return [run_dir, *(folder for path in inside for folder in folders(path))]
 
 
 def is_free(field: str) -> bool:
@@ -108,9 +124,10 @@ def existing(run_dir: Path, name: str) -> Path:
 
 def remove_leftovers(run_dir: Path) -> None:
     """Remove partial files that a killed process left. Call it while no other process writes to the run."""
-    for name in _ATOMIC:
-        for left in leftovers(run_dir, name):
-            left.unlink()
+    for folder in folders(run_dir):
+        for name in _ATOMIC:
+            for left in leftovers(folder, name):
+                left.unlink()
 
 
 def read(run_dir: Path, names: Iterable[str]) -> dict[str, str]:
@@ -125,13 +142,14 @@ def check(run_dir: Path, kept: Mapping[str, str], step: int) -> None:
     it: a model that reads characters is loaded without a vocabulary. MissingFileError for those without which another
     tokenizer or run would be read; InputError for one that the step does not keep, and that would be read as well.
     """
-    for name in (subwords.FILE, subwords.CONFIG):
-        if name in kept:
-            existing(run_dir, name)
-    unknown = [name for name in _TOKENS if subwords.FILE in kept and name not in kept]
-    for name in unknown:
-        if (run_dir / name).is_file():
-            raise InputError(f"{run_dir / name} is none of the files that step {step} was saved with: remove it")
+    for kept_name in map(Path, kept):
+        if kept_name.name in (subwords.FILE, subwords.CONFIG):
+            existing(run_dir, str(kept_name))
+        if kept_name.name != subwords.FILE:
+            continue
+        for beside in (kept_name.with_name(token) for token in _TOKENS):
+            if beside.as_posix() not in kept and (run_dir / beside).is_file():
+                raise InputError(f"{run_dir / beside} is none of the files that step {step} was saved with: remove it")
     present = read(run_dir, [name for name in kept if (run_dir / name).is_file()])
     for name, after in present.items():
         path, before = run_dir / name, kept[name]

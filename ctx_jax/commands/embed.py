@@ -5,18 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 
 from ctx_jax.commands.flags import naming_flags
 from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.embed_file import embed_file
 from ctx_jax.embedding.load import CheckpointStep, load
+from ctx_jax.embedding.mix_files import load_mix
 from ctx_jax.heads.sentence import PoolingMode
-from ctx_jax.io.errors import ConfigError, InputError
-from ctx_jax.io.files import read_json
+from ctx_jax.io.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Embed:
     last for sentences."""
 
     mix: Path | None = None
-    """A file with the weights of a mix of the layers."""
+    """A mix of the layers: a file of `save_mix` (.json, .safetensors), or a run of `classify` or `tag`."""
 
     dtype: Literal["float32", "float16"] = "float32"
     """Of the numbers in OUTPUT."""
@@ -93,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     log = partial(print, file=sys.stderr, flush=True)
     with naming_flags(Embed):
         layers = parse_layers(options.layers)
-        mix = None if options.mix is None else _read_mix(options.mix)
+        mix = None if options.mix is None else load_mix(options.mix)
         if mix is not None and layers is None:
             layers = "mix"
         done = embed_file(
@@ -120,15 +119,3 @@ def parse_layers(text: str) -> str | int | tuple[int, ...] | None:
     except ValueError:
         raise ConfigError("layers", f"must be all, last, mix, or numbers between commas, got {text!r}") from None
     return numbers if len(numbers) > 1 else numbers[0]
-
-
-def _read_mix(path: Path) -> dict[str, Any]:
-    """The parameters of a mix, {"weights": [L], "gamma": number} in JSON."""
-    content = read_json(path)
-    try:
-        mixing = {name: np.asarray(content[name], np.float32) for name in ("weights", "gamma")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f'{path} must hold {{"weights": [numbers], "gamma": number}} ({error!r})') from error
-    if mixing["weights"].ndim != 1 or mixing["gamma"].ndim != 0:
-        raise InputError(f"{path}: weights must be a list of numbers, and gamma a number")
-    return mixing

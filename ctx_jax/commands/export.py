@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     """Write the files the command line asks for; 0 when done."""
     options = tyro.cli(Export, args=list(arguments), prog="ctx-jax export")
     encoder = load(options.run, step=options.step)
-    imported = Imported(**vars(encoder))
+    imported = Imported(**{name: getattr(encoder, name) for name in Imported._fields})
     family = next(family for family in FAMILIES if isinstance(encoder.model, family.model))
     name = type(encoder.model).__name__
     if not family.formats:

@@ -12,7 +12,7 @@ import tyro
 
 from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.load import CheckpointStep, load
-from ctx_jax.embedding.similarity import query_prompt, sentence_matrix
+from ctx_jax.embedding.similarity import query_prompt
 from ctx_jax.embedding.text_index import open_index
 from ctx_jax.io.errors import InputError
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     encoder = load(options.encoder, step=options.step)
     log = partial(print, file=sys.stderr, flush=True)
     index = open_index(encoder, options.corpus, options.index, errors=options.errors, log=log)
-    queries = sentence_matrix(encoder, options.query, prompt_name=query_prompt(encoder))
+    queries = encoder.encode_array(options.query, prompt_name=query_prompt(encoder))
     for query, hits in zip(options.query, index.search(queries, options.count), strict=True):
         if options.json:
             print(json.dumps({"query": query, "hits": [hit._asdict() for hit in hits]}, ensure_ascii=False))

@@ -18,7 +18,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from ctx_jax.io import configs
+from ctx_jax.io import compilation_cache, configs
 from ctx_jax.io.errors import DiskError, InputError, RunError
 
 WAITING_HOURS = 24.0  # while the first process reads a corpus, counts its words, trains a tokenizer
@@ -45,6 +45,7 @@ def join() -> None:
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
     if not jax.distributed.is_initialized():
+        compilation_cache.disable_default()
         count, number = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
         jax.distributed.initialize(
             num_processes=None if count is None else int(count),

@@ -27,6 +27,19 @@ def data_mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def devices_in_use() -> list[jax.Device]:
+    """All devices of this process, or `jax.default_device` alone if it is set."""
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if isinstance(chosen, jax.Device):
+        return [chosen]
+    return jax.local_devices(backend=chosen)[: None if chosen is None else 1]
+
+
+def process_share() -> tuple[int, int]:
+    """(own number, number of processes) of the job."""
+    return jax.process_index(), jax.process_count()
+
+
 def shard_batch(
     function: Callable[..., Any], batch_size: int, devices: Sequence[jax.Device] | None = None
 ) -> tuple[Callable[..., Any], Callable[[Any], Any]]:

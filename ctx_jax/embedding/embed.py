@@ -38,4 +38,6 @@ def embed(model: Model, params: Params, inputs: Mapping[str, Any], *, carry: Car
     if isinstance(model, type) or not callable(getattr(model, "layers", None)):
         found = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputTypeError(f"embed needs an encoder's model such as BiLM() or Transformer(), got {found}")
+    if isinstance(inputs, Mapping) and "offsets" in inputs:  # of `tokenize`, for the caller
+        inputs = {name: array for name, array in inputs.items() if name != "offsets"}
     return model.layers(params, inputs, carry=carry)

@@ -1,31 +1,41 @@
 """A loaded encoder: `tokenize` text to arrays, or `encode` it to vectors in one call.
 
-Letters: L layers, B sentences, T words, D width, N words of a list.
+Letters: L layers, B sentences, T words or tokens, D width, N words of a list.
 """
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from ctx_jax.embedding import description, mixing
-from ctx_jax.embedding.embed import Layers, embed
-from ctx_jax.embedding.encode_batches import Split, encode_batches
-from ctx_jax.embedding.sentences import TextSettings, sentence_vectors, text_settings, with_prompt
-from ctx_jax.encoders.base import InputProcessor, Level, Model, checked, rounded, sentences_to_words
+from ctx_jax.embedding import description, sif
+from ctx_jax.embedding.encode import Long, encode_sentences, encode_with_offsets
+from ctx_jax.embedding.encode_call import Call, Dtype, EncodeLevel, own_sentences
+from ctx_jax.embedding.outputs import LayerChoice
+from ctx_jax.embedding.sif import Sif
+from ctx_jax.encoders.base import (
+    CachesWords,
+    InputProcessor,
+    Level,
+    Model,
+    Source,
+    checked,
+    rounded,
+    sentences_to_words,
+)
 from ctx_jax.heads import Head, SentenceModules
 from ctx_jax.heads.sentence import PoolingMode
 from ctx_jax.io.errors import InputError, InputTypeError, numbering_sentences
-from ctx_jax.ops.linear import Compute
+from ctx_jax.io.progress import Progress
+from ctx_jax.tokenizers.alignment import WordPieces
 from ctx_jax.typing import Params
 
 Sentence = str | Sequence[str]
-LayerChoice = Literal["all", "last", "mix"]
 
-_LOGGER = logging.getLogger("ctx_jax")
 _WORD_BATCH = 1024
 
 
@@ -36,7 +46,8 @@ class Encoder:
     `processor` makes the model's inputs from text. `heads` are the other modules of the file or run by name
     ("masked_lm", "pooler", "softmax" ...), each a `Head(module, params)`. `sentence` is what a sentence-transformers
     folder says of vectors of whole texts; its dense layers are among the heads. `architecture` is the encoder's name in
-    the files it came from (Hugging Face's model_type), if they have one.
+    the files it came from (Hugging Face's model_type), if they have one. `source` says what `load` read it from, `sif`
+    what `fit_sif` found.
 
     A run trained in bf16 also computes in bf16 after loading. For full float32 (parity, a CPU without bf16
     instructions): `dataclasses.replace(encoder, model=dataclasses.replace(encoder.model, compute="float32"))`.
@@ -48,6 +59,9 @@ class Encoder:
     heads: Mapping[str, Head] = field(default_factory=dict)
     sentence: SentenceModules | None = None
     architecture: str = ""
+    source: Source = field(default_factory=Source)
+    sif: Sif | None = None
+    _shapes: set[tuple[int, int]] = field(default_factory=set, init=False)
 
     def __repr__(self) -> str:
         return description.summary(self)
@@ -65,6 +79,7 @@ class Encoder:
         rows: int | None = None,
         length: int | None = None,
         tokens: int | None = None,
+        offsets: bool = False,
     ) -> dict[str, np.ndarray]:
         """Sentences to the `inputs` of `embed`: a dict of arrays with leading axis B.
 
@@ -77,78 +92,139 @@ class Encoder:
         `level="tokens"` it gives one a piece, including special tokens; strings are then split by the tokenizer's own
         rule, and `length` counts tokens. For an encoder without pieces, tokens are words.
 
+        `offsets` adds "offsets", int32 [B, T, 2]: the characters of each word or token, the first and the one after the
+        last, in the string or in `" ".join(words)`; 0 at padding and special tokens. `embed` does not read it.
+
         Raises InputError for more sentences than `rows`, for sentences longer than `length`, the tokens of a row or the
         model's positions, and for `tokens` with an encoder without pieces; InputTypeError for a bare string, for
         strings and lists in one call, and for words that are no strings.
         """
-        if level == "words":
-            words = sentences_to_words(sentences, self.processor.rule)
-            return self.processor.arrays(words, rows=rows, length=length, tokens=tokens)
-        if level != "tokens":
+        if level not in ("words", "tokens"):
             raise InputError(f'level must be "words" or "tokens", got {level!r}')
-        if tokens is not None:
+        given = checked(sentences)
+        if level == "words":
+            words = sentences_to_words(given, self.processor.rule)
+            inputs = self.processor.arrays(words, rows=rows, length=length, tokens=tokens)
+        elif tokens is not None:
             raise InputError(f'tokens={tokens} is for words in pieces; at level="tokens" the length counts tokens')
-        return self.processor.token_arrays(checked(sentences), rows=rows, length=length)
+        else:
+            inputs = self.processor.token_arrays(given, rows=rows, length=length)
+        if not offsets:
+            return inputs
+        spans = self.processor.offsets(given, level)
+        longest = max(map(len, spans), default=0) if length is None else length
+        found = np.zeros((len(next(iter(inputs.values()))), longest, 2), np.int32)
+        for row, own in zip(found, spans, strict=False):
+            row[: len(own)] = own
+        return inputs | {"offsets": found}
 
     def encode(
         self,
         sentences: Iterable[Sentence],
         *,
-        level: Literal["words", "sentence"] = "words",
+        level: EncodeLevel = "words",
         layers: LayerChoice | None = None,
         mix: Mapping[str, Any] | None = None,
-        batch: int = 32,
-        pooling: PoolingMode | Sequence[PoolingMode] | None = None,
+        pooling: PoolingMode | Sequence[PoolingMode] | Literal["sif"] | None = None,
+        pieces: WordPieces | None = None,
         normalize: bool | None = None,
         prompt: str | None = None,
         prompt_name: str | None = None,
         length: int | None = None,
-    ) -> Iterator[np.ndarray]:
-        """One float32 array a sentence, in the order given: [L, T, D], or [T, D] of the "last" layer or a "mix".
+        dtype: Dtype = "float32",
+        batch_tokens: int | None = None,
+        long: Long | None = None,
+        offsets: bool = False,
+        progress: bool = False,
+    ) -> Iterator[Any]:
+        """One numpy array a sentence, in the order given: [L, T, D], or [T, D] of one layer or a mix.
 
-            for vectors in encoder.encode(open("text.txt"), layers="mix", mix=ctx_jax.init_mix(3)):
+            for vectors in encoder.encode(open("text.txt"), layers="mix", mix=ctx_jax.load_mix("mix.json")):
                 ...
 
-        With `level="sentence"` it is one vector [D] of the last layer, made as a sentence-transformers folder says
-        (`encoder.sentence`); other encoders pool the mean. `layers="all"` gives [L, D]. A text is a string, cut by the
-        tokenizer's own rule, or a list of words.
+        `level="words"` gives one vector a word, for every encoder; "tokens" one a piece of the tokenizer, with the
+        special tokens in their places; "sentence" one a text, [D] or [L, D]. `encode_call.Call` says what each setting
+        does, docs/encode.md more of it. `offsets` gives `Encoded(vectors, offsets)`, the characters of each word or
+        token; `progress` writes a line to stderr every ten seconds.
 
-            for vector in encoder.encode(texts, level="sentence", prompt="query: "):
-                ...
-
-        Reads at most 8 x `batch` sentences ahead, so the input may be an endless generator. It sorts them by length
-        into batches of at most `batch` sentences, in few compiled shapes. Every sentence starts from a zero state.
-
-        Args:
-          layers: "all", "last" or "mix"; None: all for words, the last for sentences. `mix` is from `init_mix`.
-          pooling, normalize, prompt, length: of the level "sentence"; None: the encoder's own. `pooling` is a mode or
-            several, as `sentences.pool_texts` lists them. `normalize` True divides the vectors by their length, False
-            leaves out the division at the end. `prompt` is put in front of each text; "" for none. `length` is the
-            longest text in tokens, special ones included: the rest is cut off, which the log says once a call.
-          prompt_name: one of `encoder.sentence.prompts` in place of `prompt`.
+        Reads some hundred thousand tokens ahead, so the input may be endless, and sorts them into batches of few shapes
+        for all local devices. A sentence's vectors do not depend on the others: equal to the bit in batches of one
+        shape, else within 1e-5 of the largest magnitude (in float32). In a job of n processes each encodes every n-th
+        sentence, from its own number on, and the log says so.
 
         Raises InputError for settings that do not fit each other, and the errors of `tokenize` when it reaches the
         sentence at fault.
         """
-        if level not in ("words", "sentence"):
-            raise InputError(f'level must be "words" or "sentence", got {level!r}')
-        layers = layers or ("all" if level == "words" else "last")
-        if layers not in ("all", "last", "mix"):
-            raise InputError(f'layers must be "all", "last" or "mix", got {layers!r}')
-        if (layers == "mix") != (mix is not None):
-            raise InputError(f'layers="mix" and mix= go together, got layers={layers!r} and mix={mix!r}: see init_mix')
-        if batch < 1:
-            raise InputError(f"batch must be at least 1 sentence, got {batch}")
         if isinstance(sentences, str | bytes):
             raise InputTypeError("sentences must be a list of sentences, got one string: wrap it in a list")
-        of_texts: dict[str, Any] = {"pooling": pooling, "normalize": normalize, "prompt": prompt}
-        of_texts |= {"prompt_name": prompt_name, "length": length}
-        if level == "sentence":
-            settings = text_settings(self.sentence, self.processor, **of_texts)
-            return self._encode_texts(iter(sentences), layers, mix, batch, settings)
-        if given := [name for name, value in of_texts.items() if value is not None]:
-            raise InputError(f'{", ".join(given)} make one vector a sentence: set level="sentence", or leave them out')
-        return self._encode_words(iter(sentences), layers, mix, batch)
+        if not isinstance(sentences, Iterable):
+            raise InputTypeError(f"sentences must be a list of sentences, got one {type(sentences).__name__}")
+        if pooling == "sif":
+            given = (layers, mix, pieces, prompt, prompt_name, length, offsets or None)
+            if level != "sentence" or any(value is not None for value in given):
+                raise InputError(
+                    'pooling="sif" goes with level="sentence", and with normalize, dtype, batch_tokens alone'
+                )
+            return self._encode_sif(sentences, bool(normalize), progress, dtype=dtype, batch_tokens=batch_tokens)
+        of_texts = (normalize, prompt, prompt_name, length)
+        call = Call(level, layers, mix, pooling, pieces, *of_texts, dtype, batch_tokens, long)
+        found = encode_with_offsets if offsets else encode_sentences
+        results = found(own_sentences(iter(sentences)), call.job(self, self._encode_processor, self._shapes))
+        return _with_progress(results, sentences) if progress else results
+
+    @cached_property
+    def _encode_processor(self) -> InputProcessor:
+        """`processor`, with a cache of words where the model has one."""
+        if isinstance(self.model, CachesWords):
+            return self.model.with_word_cache(self.params, self.processor)
+        return self.processor
+
+    def fit_sif(
+        self,
+        corpus: Iterable[Sentence],
+        *,
+        weight: float = 1e-3,
+        layers: LayerChoice = "last",
+        mix: Mapping[str, Any] | None = None,
+    ) -> "Encoder":
+        """The encoder with what `encode(..., level="sentence", pooling="sif")` needs from a corpus (Arora et al. 2017).
+
+            encoder = ctx_jax.load("glove.6B.300d.txt").fit_sif(open("text.txt"))
+            vectors = encoder.encode_array(sentences, pooling="sif")
+
+        A sentence's vector is the mean of its words', weighted by weight / (weight + a word's share of the corpus),
+        from which the common component of the corpus's sentences is removed. `layers` names one layer, or "mix" with
+        `mix`. InputError for a corpus without words.
+        """
+        if not Call(layers=layers, mix=mix).choice(self.model.num_layers).single:
+            raise InputError(f'fit_sif needs one layer, such as layers="last", or a mix, got {layers!r}')
+        words = (split for sentence in corpus for split in sentences_to_words([sentence], self.processor.rule))
+        return replace(self, sif=sif.fit(words, partial(self.encode, layers=layers, mix=mix), weight, layers, mix))
+
+    def encode_array(self, sentences: Iterable[Sentence], **settings: Any) -> np.ndarray:
+        """The vectors of all sentences as one array [N, D] ([N, L, D] of several layers): `encode` at
+        `level="sentence"` with its other arguments."""
+        if "level" in settings or settings.get("offsets"):
+            raise InputError('encode_array gives one vector a sentence: leave "level" and "offsets" out')
+        vectors = list(self.encode(sentences, level="sentence", **settings))
+        if vectors:
+            return np.stack(vectors)
+        return np.zeros_like(next(self.encode([""], level="sentence", **settings))[None])[:0]
+
+    @property
+    def compiled_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(rows, length in tokens) of the batches that `encode` has made: each is compiled once for each setting."""
+        return tuple(sorted(self._shapes))
+
+    def _encode_sif(
+        self, sentences: Iterable[Sentence], normalize: bool, progress: bool, **settings: Any
+    ) -> Iterator[np.ndarray]:
+        if self.sif is None:
+            raise InputError('pooling="sif" needs word frequencies: encoder = encoder.fit_sif(corpus), then encode')
+        words = (split for sentence in sentences for split in sentences_to_words([sentence], self.processor.rule))
+        encode = partial(self.encode, layers=self.sif.layers, mix=self.sif.mix, **settings)
+        vectors = (each.astype(settings["dtype"]) for each in self.sif.vectors(words, encode, normalize=normalize))
+        return _with_progress(vectors, sentences) if progress else vectors
 
     def word_vectors(self, words: Iterable[str], *, batch: int = _WORD_BATCH) -> np.ndarray:
         """Static vectors of single words, float32 [N, D]: layer 0 alone, which does not depend on context.
@@ -172,86 +248,14 @@ class Encoder:
             vectors.append(layer.reshape(height * row, -1)[: len(part)])
         return np.concatenate(vectors)
 
-    def _encode_words(
-        self, sentences: Iterator[Sentence], layers: LayerChoice, mix: Mapping[str, Any] | None, batch: int
-    ) -> Iterator[np.ndarray]:
-        def split(chunk: list[Sentence], first: int) -> Split:
-            words = sentences_to_words(chunk, self.processor.rule, first=first)
-            return Split(self.processor.split(words), [len(each) for each in words])
 
-        def compute(inputs: dict[str, np.ndarray]) -> jax.Array:
-            return _layers(self.model, layers, self.params, mix, inputs).values
-
-        return encode_batches(sentences, batch, self.processor, split, compute)
-
-    def _encode_texts(
-        self,
-        sentences: Iterator[Sentence],
-        layers: LayerChoice,
-        mix: Mapping[str, Any] | None,
-        batch: int,
-        settings: TextSettings,
-    ) -> Iterator[np.ndarray]:
-        processor, length, was_cut = self.processor.of_texts(), settings.length, False
-
-        def split(chunk: list[Sentence], first: int) -> Split:
-            nonlocal was_cut
-            texts = with_prompt(checked(chunk, first=first), settings.prompt, processor)
-            found = list(processor.split(texts, "tokens"))
-            for number, size in enumerate(processor.sizes(found)):
-                if length is None or size <= length:
-                    continue
-                found[number] = processor.cut(found[number], length)
-                if not was_cut:
-                    which = first + number
-                    _LOGGER.warning("sentence %d has %d tokens, cut to %d; so are later ones", which, size, length)
-                was_cut = True
-            return Split(found, None)
-
-        own = {name: self.heads[name] for name in settings.modules.modules if name in self.heads}
-        modules = tuple((name, head.module) for name, head in own.items())
-        params = {name: head.params for name, head in own.items()}
-
-        def compute(inputs: dict[str, np.ndarray]) -> jax.Array:
-            found = _layers(self.model, layers, self.params, mix, inputs)
-            return _texts(settings.modules, modules, settings.normalize, self.model.compute, params, found, skipped)
-
-        skipped = np.int32(settings.skipped)
-        return encode_batches(sentences, batch, processor, split, compute)
-
-
-def _chosen_layers(model: Model, layers: LayerChoice, params: Params, mix: mixing.Mixing | None, inputs: Any) -> Layers:
-    """With the values [L, B, T, D], or [B, T, D] of one layer or a mix."""
-    found = embed(model, params, inputs)
-    if layers == "last":
-        return found._replace(values=found.values[-1])
-    return found if mix is None else found._replace(values=mixing.mix(found.values, mix))
-
-
-def _vectors_of_texts(
-    modules: SentenceModules,
-    heads: tuple[tuple[str, Any], ...],
-    normalize: bool,
-    compute: Compute,
-    head_params: Mapping[str, Params],
-    layers: Layers,
-    skipped: jax.Array,
-) -> jax.Array:
-    own = {name: Head(module, head_params[name]) for name, module in heads}
-
-    def of_layer(values: jax.Array) -> jax.Array:
-        return sentence_vectors(
-            values, layers.mask, modules, own, skipped=skipped, normalize=normalize, compute=compute
-        )
-
-    return jax.vmap(of_layer)(layers.values) if layers.values.ndim == 4 else of_layer(layers.values)
+def _with_progress(results: Iterator[Any], sentences: Iterable[Any]) -> Iterator[Any]:
+    total = len(sentences) if isinstance(sentences, Sized) else None
+    return Progress("encoding", "sentences", total, partial(print, file=sys.stderr)).track(results)
 
 
 def _layer_0(model: Model, params: Params, inputs: Any) -> jax.Array:
     return model.token_layer(params, inputs)
 
 
-# Apart, so that other settings of texts do not compile the encoder again.
-_layers = jax.jit(_chosen_layers, static_argnums=(0, 1))
-_texts = jax.jit(_vectors_of_texts, static_argnums=(0, 1, 2, 3))
 _token_layer = jax.jit(_layer_0, static_argnums=0)

@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from ctx_jax.checkpoints import digests
-from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, FROZEN, TEXTS, VOCABULARY, WORDS, EncoderFile, read_encoder
+from ctx_jax.checkpoints.run_files import (
+    CONFIG,
+    ENCODER,
+    FROZEN,
+    TEXTS,
+    VOCABULARY,
+    WORDS,
+    EncoderFile,
+    folders,
+    read_encoder,
+)
 from ctx_jax.embedding.description import describe, describe_model
 from ctx_jax.embedding.load import is_run, load
 from ctx_jax.embedding.vector_cache import encoder_digest
@@ -117,7 +127,7 @@ def _best(run_dir: Path) -> dict[str, Any] | None:
 
 def _files(run_dir: Path) -> list[str]:
     """The small files, and the digest files of the steps, which stand for all the files of a step."""
-    paths = [run_dir / name for name in _RUN_FILES]
+    paths = [folder / name for folder in folders(run_dir) for name in _RUN_FILES]
     for step in (*(run_dir / "checkpoints" / str(number) for number in _steps(run_dir)), run_dir / FROZEN / "0"):
         paths += digests.all_paths(step)
     return [path.relative_to(run_dir).as_posix() for path in paths if path.is_file()]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +11,10 @@ import numpy as np
 
 from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, read_encoder
 from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.stack_loading import read_stack
 from ctx_jax.encoders import FAMILIES, elmo
-from ctx_jax.encoders.base import Family
+from ctx_jax.encoders.base import Family, Source
+from ctx_jax.encoders.stack.files import STACK
 from ctx_jax.heads import HEADS, Head
 from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
 
@@ -42,20 +45,21 @@ def load(
     heads: Sequence[type] = HEADS,
     **choices: Any,
 ) -> Encoder:
-    """An encoder from a run directory, an AllenNLP or Hugging Face folder, AllenNLP's files, or word vectors.
+    """An encoder from a run directory, an AllenNLP or Hugging Face folder, AllenNLP's files, word vectors, or a stack.
 
         load("runs/elmo")                                   # step="best", "latest" or a number
         load("elmo_2x4096_512_2048cnn_2xhighway")           # a folder with options and weights
         load("bert-base-uncased")                           # config.json, model.safetensors, tokenizer files
         load("all-MiniLM-L6-v2")                            # the same with modules.json (sentence-transformers)
         load("glove.6B.300d.txt", lowercase=True)           # GloVe, word2vec, fastText's .vec; gzip, xz or zip too
+        load("stacks/minilm_glove")                         # several of them as one (`save_stack`)
         load(options="options.json", weights="weights.hdf5")
 
     Args:
       path: a run directory (`encoder.json`, `checkpoints/`), a folder with one `options.json` or `*_options.json`
         and one HDF5 file that holds `char_embed`, a Hugging Face folder of an encoder that
-        `encoders.transformer.huggingface` reads, with its tokenizer, a sentence-transformers folder, or a file that
-        `encoders.static.read` reads.
+        `encoders.transformer.huggingface` reads, with its tokenizer, a sentence-transformers folder, a file that
+        `encoders.static.read` reads, or a folder of `save_stack`.
       step: for a run; "best" is so by the metric that the run chose, mostly its validation loss.
       options, weights: AllenNLP's two files, instead of `path`.
       choices: options of the family that reads the path: `lowercase` and `unknown` of a table of word vectors.
@@ -73,7 +77,8 @@ def load(
             got = ", ".join(f"{name}={str(value)!r}" for name, value in arguments.items() if value is not None)
             raise InputError(f"load needs a path, or both options= and weights= without one; got {got}")
         _refuse_step(step, options)
-        return Encoder(*elmo.read_files(options=_file("options", options), weights=_file("weights", weights)))
+        found = elmo.read_files(options=_file("options", options), weights=_file("weights", weights))
+        return Encoder(*found, source=Source({"options": str(options), "weights": str(weights)}))
     if path is None or path == "":
         got = "nothing" if path is None else "''"
         raise InputError(f"load needs a path, or both options= and weights=; got {got}")
@@ -83,12 +88,15 @@ def load(
         return _run(folder, step, families, heads)
     if folder.exists():
         _refuse_step(step, folder)
+    if (folder / STACK).is_file():
+        _refuse_choices(choices, (), folder)
+        return read_stack(folder, partial(load, families=families, heads=heads))
     for family in families:
         own = {name: value for name, value in choices.items() if name in family.options}
-        if (found := family.read(folder, **own)) is not None:
+        if (imported := family.read(folder, **own)) is not None:
             _refuse_choices(choices, family.options, folder)
             _refuse_step(step, folder)  # a member of an archive is no path that exists
-            return Encoder(*found)
+            return Encoder(*imported, source=Source({"path": str(folder)}, own))
     raise _nothing_found(folder, families)
 
 
@@ -155,4 +163,5 @@ def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: 
         params = checkpoints.restore_params(number, shapes)
     own_heads = {name: Head(module, params.get("head", {}).get(name, {})) for name, module in stored.heads.items()}
     inputs = model.inputs(folder, rule=stored.rule).with_pieces(stored.pieces)
-    return Encoder(model, params["encoder"], inputs, own_heads, stored.sentence, stored.architecture)
+    source = Source({"path": str(folder)}, {"step": number})
+    return Encoder(model, params["encoder"], inputs, own_heads, stored.sentence, stored.architecture, source)

@@ -21,7 +21,7 @@ def top_k(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k vectors nearest to each query by cosine: scores float32 [Q, k], best first, and their indices int64 [Q, k].
 
-        scores, indices = top_k(encoder.encode_array(["a bank"], level="sentence"), corpus, 5)
+        scores, indices = top_k(encoder.encode_array(["a bank"]), corpus, 5)
 
     queries [Q, D]; vectors [N, D], or chunks of them in order, [C, D] each, of which one at a time is held in memory.
     Of equal scores the lower index comes first. A vector 0 has the cosine 0. With fewer than k vectors k is N.

@@ -47,14 +47,7 @@ def similarity(encoder: Encoder, first: Sequence[str], second: Sequence[str], *,
         raise InputError(f"similarity needs as many first texts as second ones, got {len(first)} and {len(second)}")
     prompts = (query_prompt(encoder), document_prompt(encoder)) if retrieval else (None, None)
     sides = [
-        sentence_matrix(encoder, texts, prompt_name=prompt)
-        for texts, prompt in zip((first, second), prompts, strict=True)
+        encoder.encode_array(texts, prompt_name=prompt) for texts, prompt in zip((first, second), prompts, strict=True)
     ]
     units = [side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), _SHORTEST) for side in sides]
     return np.sum(units[0] * units[1], axis=1)
-
-
-def sentence_matrix(encoder: Encoder, texts: Sequence[str], *, prompt_name: str | None = None) -> np.ndarray:
-    """One vector a text, float32 [N, D]."""
-    vectors = list(encoder.encode(texts, level="sentence", prompt_name=prompt_name))
-    return np.stack(vectors) if vectors else np.zeros((0, encoder.model.width), np.float32)

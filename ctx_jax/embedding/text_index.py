@@ -83,7 +83,7 @@ def open_index(
     """The index of a text with a sentence a line, in `folder` (default: `<corpus>.index`); built unless it is there.
 
         index = open_index(encoder, "text.txt")
-        index.search(encoder.encode_array(["a bank"], level="sentence"), 5)     # [[Hit, Hit, ...]]
+        index.search(encoder.encode_array(["a bank"]), 5)     # [[Hit, Hit, ...]]
 
     `settings` are those of `Encoder.encode` for the lines. Without a prompt or the name of one, it is the folder's for
     documents, if it has one. An index that was stopped, or whose text has changed, is built anew as far as it has to

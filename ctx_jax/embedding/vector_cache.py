@@ -24,8 +24,8 @@ import numpy as np
 from ctx_jax.data.array_folder import ArrayWriter, build_arrays, folder_name, open_arrays
 from ctx_jax.distributed.processes import gather, own_share
 from ctx_jax.distributed.sharding import RowFunction, pipelined
+from ctx_jax.embedding.batching import plan
 from ctx_jax.embedding.embed import embed
-from ctx_jax.embedding.encode_batches import plan
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.pooling import How, pool
 from ctx_jax.encoders.base import InputProcessor, Model
@@ -37,7 +37,7 @@ from ctx_jax.typing import Log, Params
 VERSION = 1  # of the layout above
 PART_BYTES = 1 << 26
 _KINDS = {"vectors": np.float32, "offsets": np.int64}
-_BATCH = 32
+_BATCH_TOKENS = 1024
 
 
 def encoder_digest(encoder: Encoder, *, sentence: bool = False) -> str:
@@ -46,6 +46,8 @@ def encoder_digest(encoder: Encoder, *, sentence: bool = False) -> str:
     found = hashlib.sha256(configs.text(encoder.model).encode())
     found.update(encoder.processor.digest.encode())
     params = encoder.params
+    if sentence and encoder.sif is not None:
+        found.update(encoder.sif.digest.encode())
     if sentence and encoder.sentence is not None:
         heads = {name: encoder.heads[name] for name in encoder.sentence.modules if name in encoder.heads}
         for config in (encoder.sentence, *(head.module for head in heads.values())):
@@ -144,7 +146,7 @@ def _write(
     found: dict[int, np.ndarray] = {}
     running = (
         (chosen, compute(processor.pad([texts[part[i]] for i in chosen], rows, length), rows))
-        for chosen, rows, length in plan([sizes[i] for i in part], _BATCH)
+        for chosen, rows, length in plan([sizes[i] for i in part], _BATCH_TOKENS, longest=processor.longest)
     )
     for chosen, (vectors, mask) in pipelined(running):
         batch, counts = np.asarray(vectors), np.asarray(mask).sum(axis=1)

@@ -9,7 +9,7 @@ Letters: L layers, B sentences, T words, S tokens of a row, D width.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 import numpy as np
@@ -48,7 +48,7 @@ class InputProcessor(Protocol):
 
     @property
     def pieces(self) -> WordPieces:
-        """Which of its pieces give a word its vector."""
+        """How its pieces give a word its vector."""
 
     @property
     def digest(self) -> str:
@@ -91,12 +91,31 @@ class InputProcessor(Protocol):
     def pad(self, sentences: Sequence[Any], rows: int, length: int) -> dict[str, np.ndarray]:
         """The inputs of split sentences: B = `rows`, each row of `length` words or tokens."""
 
-    def with_pieces(self, pieces: WordPieces) -> Self:
-        """The processor whose inputs give a word the vector of these of its pieces; itself where words have none."""
+    @property
+    def special_tokens(self) -> tuple[int, int]:
+        """How many special tokens a row has before and behind a sentence."""
 
-    def of_texts(self) -> Self:
-        """The processor of whole texts split at the level "tokens": an empty text has its special tokens too. Itself
-        where there are none."""
+    @property
+    def overhead(self) -> int:
+        """The tokens of a row besides those of its words: special ones."""
+
+    def unit_sizes(self, sentence: Any) -> np.ndarray:
+        """The tokens of each word of a split sentence, int [T]; at the level "tokens" 1 for each, special ones apart. 0
+        for a word that shares the tokens of the next one."""
+
+    def part(self, sentence: Any, first: int, stop: int) -> Any:
+        """Some of the words of a split sentence, or of its tokens, `first` and those up to `stop`."""
+
+    def offsets(self, sentences: list[str] | list[list[str]], level: Level = "words") -> list[np.ndarray]:
+        """Where the words or tokens of each sentence stand in its text, int32 [T, 2]: the first character and the one
+        after the last; (0, 0) for special tokens. The text of a list of words is `" ".join(words)`."""
+
+    def with_pieces(self, pieces: WordPieces) -> Self:
+        """The processor whose inputs give a word its vector in this way; itself where words have no pieces."""
+
+    def of_texts(self, *, empty: bool = True) -> Self:
+        """The processor of whole texts split at the level "tokens": an empty text has its special tokens too, unless
+        `empty` is False. Itself where there are none."""
 
     def prompt_length(self, prompt: str, length: int | None) -> int:
         """How many tokens of a row, from its beginning, belong to the prompt in front of a text, if rows are cut to
@@ -151,6 +170,43 @@ class Model(Protocol):
         """Floating-point operations of a forward pass per token, in rows of `length` tokens; matrix products only."""
 
 
+@runtime_checkable
+class CachesWords(Protocol):
+    """What a model may offer besides `Model` whose layer 0 is a function of the word alone."""
+
+    def with_word_cache(self, params: Params, processor: InputProcessor) -> InputProcessor:
+        """A processor to use instead of `processor`, which computes layer 0 of each distinct word once, with `params`,
+        and gives it to `layers` as an input. Results are the same up to rounding, memory is bounded, and threads may
+        share it. For parameters that do not change."""
+
+
+@runtime_checkable
+class RunsInParts(Protocol):
+    """What a recurrent model may offer besides `Model`: sentences longer than the device's memory holds at once."""
+
+    def layers_in_parts(
+        self, params: Params, inputs: Mapping[str, Any], part: int, select: Callable[[jax.Array], jax.Array]
+    ) -> np.ndarray:
+        """What `select` makes of the layers of one sentence (inputs with B = 1) of any length: float32 [..., T, D] in
+        the host's memory, while the device holds `part` tokens at a time, always in one compiled shape.
+
+        `select` runs on the device, on a slice [L, 1, t, d] of all layers at a time: [..., 1, t, d], for example
+        `lambda values: values[-1]`. It must be linear and leave the last three axes alone, since a slice may hold part
+        of the width. Pass the same function again, or a `jax.tree_util.Partial` of it with its arrays, so that it
+        compiles once."""
+
+
+class Source(NamedTuple):
+    """Where an encoder was read from."""
+
+    paths: Mapping[str, str] = MappingProxyType({})
+    """The arguments of `ctx_jax.load` that name files: "path", or "options" and "weights"; empty if it was not read."""
+    choices: Mapping[str, Any] = MappingProxyType({})
+    """Its other arguments."""
+    members: tuple["Source", ...] = ()
+    """Those of the members of a stack."""
+
+
 class Imported(NamedTuple):
     """An encoder read from other people's files or to be written to them, with the fields of `embedding.Encoder`."""
 
@@ -180,34 +236,39 @@ class Family(NamedTuple):
     """(path): what `ctx-jax info` prints of files, those that `read` refuses too; None for another kind of path."""
 
 
-def sentences_to_words(sentences: Iterable[str | Sequence[str]], rule: Rule, *, first: int = 0) -> list[list[str]]:
+def sentences_to_words(
+    sentences: Iterable[str | Sequence[str]], rule: Rule, *, numbers: Sequence[int] | None = None
+) -> list[list[str]]:
     """Words of every sentence: strings are split by `rule`, lists of words taken as they are.
 
-    `first` is the number of the first sentence in errors. Raises InputTypeError for a bare string, for strings and
-    lists in one call, and for words that are no strings.
+    `numbers` are those of the sentences in errors; None: 0, 1 ... Raises InputTypeError for a bare string, for strings
+    and lists in one call, and for words that are no strings.
     """
-    given = checked(sentences, first=first)
+    given = checked(sentences, numbers=numbers)
     return [split_words(sentence, rule) if isinstance(sentence, str) else sentence for sentence in given]
 
 
-def checked(sentences: Iterable[str | Sequence[str]], *, first: int = 0) -> list[str] | list[list[str]]:
+def checked(
+    sentences: Iterable[str | Sequence[str]], *, numbers: Sequence[int] | None = None
+) -> list[str] | list[list[str]]:
     """The sentences, all strings or all lists of words; raises as `sentences_to_words`."""
     if isinstance(sentences, str | bytes):
         raise InputTypeError(
             f"sentences must be a list of sentences, got one {type(sentences).__name__}: wrap it in a list"
         )
     sentences = list(sentences)
+    numbers = range(len(sentences)) if numbers is None else numbers
     strings = [isinstance(sentence, str) for sentence in sentences]
     if all(strings):
         return sentences  # type: ignore[return-value]
     if any(strings):
         string, other = strings.index(True), strings.index(False)
         raise InputTypeError(
-            f"sentences must be all strings or all lists of words; number {first + string} is a string, "
-            f"number {first + other} is a {type(sentences[other]).__name__}"
+            f"sentences must be all strings or all lists of words; number {numbers[string]} is a string, "
+            f"number {numbers[other]} is a {type(sentences[other]).__name__}"
         )
     result: list[list[str]] = []
-    for number, sentence in enumerate(sentences, start=first):
+    for number, sentence in zip(numbers, sentences, strict=True):
         if isinstance(sentence, bytes) or not hasattr(sentence, "__iter__"):
             kind = type(sentence).__name__
             raise InputTypeError(f"sentence {number} must be a string or a list of words, got {kind}")

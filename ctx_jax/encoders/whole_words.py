@@ -12,7 +12,7 @@ import numpy as np
 
 from ctx_jax.encoders.base import Level, WordPieces, sentences_to_words
 from ctx_jax.io.errors import InputError
-from ctx_jax.tokenizers.words import Rule, split_words
+from ctx_jax.tokenizers.words import Rule, split_words, word_offsets
 
 
 class WholeWordInputs(ABC):
@@ -22,6 +22,8 @@ class WholeWordInputs(ABC):
     words_per_row = 32  # layer 0 does not depend on the position
     longest: int | None = None
     pieces: WordPieces = "mean"  # a word is one piece
+    special_tokens = (0, 0)
+    overhead = 0
     files: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -62,6 +64,18 @@ class WholeWordInputs(ABC):
         """The first `length` words."""
         return sentence[:length]
 
+    def unit_sizes(self, sentence: Sequence[str]) -> np.ndarray:
+        """1 for each word."""
+        return np.ones(len(sentence), np.int32)
+
+    def part(self, sentence: list[str], first: int, stop: int) -> list[str]:
+        """Some of the words."""
+        return sentence[first:stop]
+
+    def offsets(self, sentences: list[str] | list[list[str]], level: Level = "words") -> list[np.ndarray]:
+        """Where the words stand in each sentence, at both levels."""
+        return [word_offsets(sentence, self.rule) for sentence in sentences]
+
     def save(self, folder: Path) -> None:  # noqa: B027 (the default of those without files)
         """Writes nothing: for processors that have no vocabulary."""
 
@@ -69,7 +83,7 @@ class WholeWordInputs(ABC):
         """Itself: a word is one piece."""
         return self
 
-    def of_texts(self) -> Self:
+    def of_texts(self, *, empty: bool = True) -> Self:
         """Itself: there are no special tokens."""
         return self
 

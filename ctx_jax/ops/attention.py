@@ -16,6 +16,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ctx_jax.ops.hardware import device, platform
 from ctx_jax.ops.linear import Compute, contract
@@ -115,22 +116,35 @@ def attend(
     # On CPUs the gradient of bf16 products of this shape fails at run time, so they are computed in float32 there.
     low = compute == "bfloat16" and platform() != "cpu"
     precision: Compute | None = "bfloat16" if low else "float32" if compute == "float32" else None
-    logits = contract("bthe,bshe->bhts", query, key, precision) * query.shape[-1] ** -0.5
-    pairs = mask.pairs if mask.lengths is None else mask.dense(query.shape[1]).pairs
-    if mask.causal:
-        index = jnp.arange(query.shape[1])
-        earlier = (index[None, :] <= index[:, None])[None, None]
-        pairs = earlier if pairs is None else pairs & earlier
+    # Heads first: both products then contract whole matrices, without a transposed copy of their operands.
+    query, key, value = (part.transpose(0, 2, 1, 3) for part in (query, key, value))  # [B, H, T, E]
+    logits = contract("bhte,bhse->bhts", query * query.shape[-1] ** -0.5, key, precision)
+    pairs = _pairs(mask, query.shape[2])
     if pairs is not None:
-        logits = jnp.where(pairs, logits, jnp.finfo(jnp.float32).min)
-    probabilities = jax.nn.softmax(logits, axis=-1)
-    if pairs is not None:
-        # Without this, a query without any key would average all values.
-        probabilities = jnp.where(pairs, probabilities, 0.0)
-    weights = probabilities
+        logits = jnp.where(pairs, logits, _EXCLUDED)
+    # The softmax divides after the product with the values, [T, E] numbers instead of [T, T]. The shift is above
+    # `_EXCLUDED`, so that a query without any key has a total of 0; any other has at least 1.
+    shift = jnp.maximum(lax.stop_gradient(logits).max(-1, keepdims=True), _EXCLUDED / 2)
+    weights = jnp.exp(logits - shift)
+    total = jnp.maximum(weights.sum(-1, keepdims=True), 0.5)
+    probabilities = weights / total if maps else None
     if dropout_mask is not None:
-        weights = jnp.where(dropout_mask, probabilities / (1.0 - dropout_rate), 0.0)
-    return contract("bhts,bshe->bthe", weights, value, precision), probabilities if maps else None
+        weights = jnp.where(dropout_mask, weights / (1.0 - dropout_rate), 0.0)
+    mixed = contract("bhts,bhse->bhte", weights, value, precision) / total
+    return mixed.transpose(0, 2, 1, 3), probabilities
+
+
+_EXCLUDED = float(jnp.finfo(jnp.float32).min)  # the logit of a key that a query does not attend to
+
+
+def _pairs(mask: AttentionMask, length: int) -> jax.Array | None:
+    """bool [B or 1, 1, T, T], all limits of `mask` in one; None: there are none."""
+    pairs = mask.pairs if mask.lengths is None else mask.dense(length).pairs
+    if not mask.causal:
+        return pairs
+    index = jnp.arange(length)
+    earlier = (index[None, :] <= index[:, None])[None, None]
+    return earlier if pairs is None else pairs & earlier
 
 
 def _fused(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, backend: _Backend) -> jax.Array:

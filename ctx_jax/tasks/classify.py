@@ -36,6 +36,9 @@ class ClassifyConfig(LabelConfig):
         prefix = self.data.strip_prefix
         return read_texts(path, self.columns, prefix=prefix, labels=known is None, known=known or ())
 
+    def processed(self, processor: InputProcessor) -> InputProcessor:
+        return processor.of_texts(empty=False)
+
     def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:
         texts = checked(items)
         if wrong := [number for number, text in enumerate(texts) if not isinstance(text, str)]:

@@ -18,6 +18,8 @@ from ctx_jax.data.labelled import Columns, Example, LabelledData, digest
 from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.load import load
+from ctx_jax.embedding.mix_files import load_mix
+from ctx_jax.embedding.mixing import Mixing
 from ctx_jax.embedding.pooling import How
 from ctx_jax.embedding.vector_cache import encoder_digest
 from ctx_jax.encoders import FAMILIES
@@ -84,6 +86,9 @@ class LabelConfig(ABC):
     data: LabelledData = field(default_factory=LabelledData)
     layers: LayerChoice = "mix"
     """`mix`: a learned mix of all layers; `last`, or the number of one, 0 first."""
+
+    mix: str = ""
+    """A mix that the learned one starts from: a file of `ctx_jax.save_mix` or a run that learned one."""
 
     dropout: float = 0.1
     """Dropout rate of the vectors that the head reads. The encoder's own rates are those of its files."""
@@ -166,13 +171,15 @@ class LabelConfig(ABC):
         return LabelNetwork(model, labels, self.layers, self.text_pooling, self.dropout, drops)
 
     def check(self, steps: int) -> None:
-        """ConfigError for settings that are missing, or that do not name columns."""
+        """ConfigError for settings that are missing, that do not name columns, or that contradict each other."""
         for name, value, what in (
             ("encoder", self.encoder, "name a run, a folder or a table of word vectors"),
             ("data.train", self.data.train, "name the training file"),
         ):
             if not value:
                 raise ConfigError(name, f"is needed: {what}")
+        if self.mix and self.layers != "mix":
+            raise ConfigError("mix", f"is for layers mix, which are {self.layers}: leave one of them out")
         for path in (self.data.train, self.data.valid):
             self.columns.of_file(path)
 
@@ -196,10 +203,12 @@ class LabelConfig(ABC):
         labels, counts = self._labels(files, context.log)
         network = self.network(encoder.model, labels)
         _ = network.layer  # raises for a layer that the encoder lacks
+        first_mix = None if context.resumed or not self.mix else self._first_mix(network)
         if not context.resumed and is_first_process():
             encoder.processor.save(context.run_dir)
         if self.length and encoder.processor.longest is not None:  # one of words takes a row of any length
-            least = encoder.processor.sizes(encoder.processor.split(["a"], "tokens"))[0]
+            whole = encoder.processor.of_texts(empty=False)
+            least = whole.sizes(whole.split(["a"], "tokens"))[0]
             if self.length < least:
                 raise ConfigError("length", f"must be at least {least}, or 0, got {self.length}")
         key = given_key or (encoder_digest(encoder) if self.frozen else "")
@@ -208,6 +217,7 @@ class LabelConfig(ABC):
             seed=context.seed,
             encoder=encoder,
             network=network,
+            first_mix=first_mix,
             labelled={name: self.labelled(encoder, examples, labels, context.log) for name, examples in files.items()},
             class_weights=balanced_weights(counts) if self.class_weights == "balanced" else np.ones_like(counts),
             identities={
@@ -234,10 +244,11 @@ class LabelConfig(ABC):
         except MissingFileError:
             key = None
         if self.frozen:
-            return load(context.run_dir, step="latest"), key
+            own = load(context.run_dir, step="latest")
+            return replace(own, processor=self.processed(own.processor)), key
         stored = read_encoder(context.run_dir, [family.model for family in FAMILIES], HEADS)
         inputs = stored.model.inputs(context.run_dir, rule=stored.rule).with_pieces(stored.pieces)
-        return Encoder(stored.model, {}, inputs, {}, stored.sentence, stored.architecture), key
+        return Encoder(stored.model, {}, self.processed(inputs), {}, stored.sentence, stored.architecture), key
 
     def _load(self, path: str) -> Encoder:
         options = {name: value for name, value in asdict(self.table).items() if value != getattr(TableOptions, name)}
@@ -252,6 +263,16 @@ class LabelConfig(ABC):
         return replace(
             encoder, model=replace(model, compute=self.compute), params=params, processor=processor, heads={}
         )
+
+    def _first_mix(self, network: LabelNetwork) -> Mixing:
+        with naming_setting("mix", self.mix):
+            found = load_mix(self.mix)
+        if len(found["weights"]) != network.model.num_layers:
+            raise ConfigError(
+                "mix",
+                f"is of {len(found['weights'])} layers in {self.mix}, and the encoder has {network.model.num_layers}",
+            )
+        return found
 
     def _examples(self, split: Literal["train", "valid"]) -> list[Example]:
         path = getattr(self.data, split)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ctx_jax.data.labelled import Example
 from ctx_jax.distributed.sharding import RowFunction, pipelined
-from ctx_jax.embedding.encode_batches import plan
+from ctx_jax.embedding.batching import plan
 from ctx_jax.embedding.vector_cache import StoredVectors
 from ctx_jax.encoders.base import InputProcessor, rounded
 from ctx_jax.evaluation.label_scores import accuracy, is_bio, macro_f1, span_f1
@@ -24,6 +24,7 @@ from ctx_jax.io.errors import InputError
 from ctx_jax.tasks.label_network import LabelNetwork
 from ctx_jax.typing import Params
 
+_ROW_TOKENS = 64  # a batch has so many tokens for each of `batch_size` rows
 UNKNOWN = -1  # the number of a label that training has not seen
 
 
@@ -163,7 +164,7 @@ def scores_of_rows(
     compute = RowFunction(_scores, network, params, devices)
     running = (
         (chosen, compute(rows.batch(chosen, height, length), height))
-        for chosen, height, length in plan(rows.sizes.tolist(), batch_size)
+        for chosen, height, length in plan(rows.sizes.tolist(), _ROW_TOKENS * batch_size)
     )
     for chosen, scores in pipelined(running):
         yield from zip(chosen, np.asarray(scores), strict=False)

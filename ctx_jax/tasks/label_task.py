@@ -16,11 +16,12 @@ from ctx_jax.checkpoints.run_files import Origin
 from ctx_jax.data.batch import LabelBatch
 from ctx_jax.data.epochs import Epochs
 from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.mixing import Mixing
 from ctx_jax.embedding.vector_cache import store_vectors
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.losses.labels import label_loss
 from ctx_jax.ops.dropout import Dropout
-from ctx_jax.tasks.label_network import LabelNetwork, mix_metrics
+from ctx_jax.tasks.label_network import MIX, LabelNetwork, mix_metrics
 from ctx_jax.tasks.label_rows import Labelled, Rows, SplitRows, StoredRows, measure, row_length, row_limit
 from ctx_jax.training.parameter_groups import DEFAULT_GROUPS, ParameterGroup
 from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, Selection
@@ -35,6 +36,7 @@ class LabelTask:
     seed: int
     encoder: Encoder  # of a resumed run only its shapes, unless it is frozen
     network: LabelNetwork
+    first_mix: Mixing | None  # what a learned mix starts from; None: the plain mean
     labelled: Mapping[str, Labelled]  # of "train" and, if there is a file, "valid"
     class_weights: np.ndarray
     identities: Mapping[str, Any]  # of the vectors of "train" and "valid"
@@ -96,7 +98,8 @@ class LabelTask:
         return {"encoder": self.model.init(encoder), "head": self.network.init_heads(heads)}
 
     def initial(self, params: Params) -> Params:
-        return {"encoder": self.encoder.params, "head": params["head"]}
+        own = {} if self.first_mix is None else {MIX: dict(self.first_mix)}
+        return {"encoder": self.encoder.params, "head": {**params["head"], **own}}
 
     def zero_carry(self, rows: int) -> Carry:
         return ()

@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from tokenizers import Encoding
 
-WordPieces = Literal["mean", "first", "last"]
-"""Which of a word's pieces give its vector."""
+WordPieces = Literal["mean", "first", "last", "max"]
+"""How the vectors of a word's pieces give its own: their mean, one of them, or the largest of each number."""
 
 
 class Pieces(NamedTuple):
@@ -40,6 +40,25 @@ def align(words: Sequence[str], numbers: Sequence[int], encoding: Encoding, unkn
     missing = [number for number in range(len(words)) if number not in reached]
     places = np.searchsorted(pieces.words, missing)
     return Pieces(np.insert(pieces.ids, places, unknown_id), np.insert(pieces.words, places, missing))
+
+
+def piece_offsets(words: Sequence[str], numbers: Sequence[int], encoding: Encoding) -> np.ndarray:
+    """The characters of each of the pieces of `align` in all words joined by single spaces, int32 [S, 2]: the first and
+    the one after the last. An unknown token in a word's place has those of the word."""
+    pieces = align(words, numbers, encoding, -1)
+    starts = np.cumsum([0, *(len(word) + 1 for word in words)])
+    lengths = np.diff(starts)
+    # The place of every character of the text that was cut, in the text of all words.
+    places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in numbers] or [np.zeros(0, np.int64)])
+    spans = iter(encoding.offsets)
+    found = []
+    for piece, word in zip(pieces.ids, pieces.words, strict=True):
+        if piece == -1:
+            found.append((starts[word], starts[word] + lengths[word] - 1))
+            continue
+        start, stop = next(spans)
+        found.append((places[start], places[stop - 1] + 1) if start < stop else (places[start - 1] + 1,) * 2)
+    return np.array(found, np.int32).reshape(-1, 2)
 
 
 def _end(text: str, start: int, stop: int) -> int:

@@ -19,7 +19,7 @@ from tokenizers import Encoding, Tokenizer, normalizers
 
 from ctx_jax.io.errors import InputError, SentenceError
 from ctx_jax.io.files import atomic_write
-from ctx_jax.tokenizers.alignment import Pieces, align
+from ctx_jax.tokenizers.alignment import Pieces, align, piece_offsets
 from ctx_jax.tokenizers.templates import PairLayout, SpecialTokens, pair_layout, template
 
 FILE = "tokenizer.json"
@@ -142,15 +142,28 @@ class Subwords:
             ids           un  believ  ##ably  [UNK]
             words         0   1       1       2
         """
-        # Not `is_pretokenized=True`: it cuts every word as if it began a text, which differs from the joined text for
-        # byte-level and SentencePiece models. Blank words are left out of the text and get their unknown afterwards.
-        kept = [[number for number, word in enumerate(words) if word.strip()] for words in sentences]
-        texts = [" ".join([words[i] for i in numbers]) for words, numbers in zip(sentences, kept, strict=True)]
-        encodings = self._encode(texts, offsets=True)
+        kept, encodings = self._encode_words(sentences)
         return [
             align(words, numbers, encoding, self.unknown_id)
             for words, numbers, encoding in zip(sentences, kept, encodings, strict=True)
         ]
+
+    def offsets(self, sentences: Sequence[str] | Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """The characters of each piece of `tokenize_text` or `tokenize_words`, int32 [S, 2]: the first and the one
+        after the last, in the string or in the words joined by single spaces."""
+        if not sentences or isinstance(sentences[0], str):
+            found = [encoding.offsets for encoding in self._encode(sentences, offsets=True)]  # type: ignore[arg-type]
+            return [np.array(each, np.int32).reshape(-1, 2) for each in found]
+        kept, encodings = self._encode_words(sentences)
+        return [piece_offsets(*each) for each in zip(sentences, kept, encodings, strict=True)]
+
+    def _encode_words(self, sentences: Sequence[Sequence[str]]) -> tuple[list[list[int]], list[Encoding]]:
+        """The numbers of each sentence's words that are not blank, and the encoding of these joined by spaces."""
+        # Not `is_pretokenized=True`: it cuts every word as if it began a text, which differs from the joined text for
+        # byte-level and SentencePiece models. Blank words are left out of the text and get their unknown afterwards.
+        kept = [[number for number, word in enumerate(words) if word.strip()] for words in sentences]
+        texts = [" ".join([words[i] for i in numbers]) for words, numbers in zip(sentences, kept, strict=True)]
+        return kept, self._encode(texts, offsets=True)
 
     def _encode(self, texts: Sequence[str], *, offsets: bool) -> list[Encoding]:
         encode = self.tokenizer.encode_batch if offsets else self.tokenizer.encode_batch_fast

@@ -14,7 +14,10 @@ Every rule looks back and ahead a bounded number of characters, so time is linea
 # ruff: noqa: RUF001 (this file splits at typographic quotes and dashes)
 
 import re
+from collections.abc import Sequence
 from typing import Literal
+
+import numpy as np
 
 from ctx_jax.io.errors import ConfigError
 
@@ -71,6 +74,23 @@ def split_words(line: str, rule: Rule) -> list[str]:
         else:
             words.append(word)
     return words
+
+
+def word_offsets(sentence: str | Sequence[str], rule: Rule) -> np.ndarray:
+    """Where the words of a sentence stand in it: int32 [T, 2], the first character of each and the one after its last.
+
+    Those of a list of words are its places in `" ".join(words)`. `word_offsets("I don't", "prose")` is
+    `[[0, 1], [2, 4], [4, 7]]`.
+    """
+    text = sentence if isinstance(sentence, str) else None
+    words = sentence if text is None else split_words(text, rule)
+    spans, end = [], 0
+    for word in words:
+        start = end if text is None else text.index(word, end)  # words come in order, and hold all but white space
+        end = start + len(word)
+        spans.append((start, end))
+        end += text is None
+    return np.array(spans, np.int32).reshape(-1, 2)
 
 
 def _keeps_stop(word: str, line: str, stop: re.Match[str]) -> bool:

@@ -10,18 +10,21 @@ Letters: L LSTM layers, B rows, T words, C characters, D cell, P projection, V v
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ctx_jax.encoders.base import Layers
+from ctx_jax.encoders.base import InputProcessor, Layers
 from ctx_jax.encoders.elmo import network
 from ctx_jax.encoders.elmo.init import init
 from ctx_jax.encoders.elmo.inputs import CharacterInputs, WordInputs
+from ctx_jax.encoders.elmo.parts import layers_in_parts
+from ctx_jax.encoders.elmo.word_cache import CachedWordInputs, WordVectors
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
 from ctx_jax.ops.dropout import Dropout
 from ctx_jax.ops.linear import Compute
@@ -156,7 +159,8 @@ class BiLM:
 
         Args:
           inputs: of `inputs().arrays`: {"char_ids": int [B, T + 2, C]} with sentence markers and 0 for padding, or for
-            a model over words {"token_ids": int [B, T + 2]} with -1 for padding.
+            a model over words {"token_ids": int [B, T + 2]} with -1 for padding. Or ready token vectors, as
+            `with_word_cache` gives them: {"token_vectors": float [B, T + 2, P], "token_mask": bool [B, T + 2]}.
           carry: the LSTM state to start from, one row a sentence: `layers.carry` of an earlier call, or None for zeros.
           dropout: drop out at the model's rate.
           markers: keep the vectors of both sentence markers: values [L + 1, B, T + 2, 2P], mask [B, T + 2], and word t
@@ -166,21 +170,40 @@ class BiLM:
           InputError: the inputs have another name or shape than the model reads, or the carry another shape.
           InputTypeError: ids are no integers.
         """
-        ids, present = self._ids(inputs)
+        vectors, present = self.token_vectors(params, inputs)
         if carry is not None:
             self._check_carry(carry, present.shape[0])
         # A sentence of n words has n + 2 tokens, so word t exists if token t + 2 does.
         mask = present if markers else present[:, 2:]
-        values, carry = network.sentence_layers(self, params, ids, present, carry, dropout)
+        values, carry = network.sentence_layers(self, params, vectors, present, carry, dropout)
         if not markers:
             values = values[:, :, 1:-1]
         return Layers(jnp.where(mask[None, :, :, None], values, 0.0), mask, carry)
 
     def token_layer(self, params: Params, inputs: Mapping[str, Any]) -> jax.Array:
         """Layer 0 alone: [B, T, 2P], the token vector twice, 0 past a sentence's end."""
-        ids, present = self._ids(inputs)
-        vectors = network.token_vectors(self, params, ids[:, 1:-1])
+        vectors, present = self.token_vectors(params, inputs, slice(1, -1))
         return jnp.where(present[:, 2:, None], jnp.concatenate([vectors, vectors], axis=-1), 0.0)
+
+    def token_vectors(
+        self, params: Params, inputs: Mapping[str, Any], where: slice = slice(None)
+    ) -> tuple[jax.Array, Mask]:
+        """Token vectors [B, T + 2, P], undefined at padding, and the mask of tokens, bool [B, T + 2], for inputs of
+        `layers`. With `where` only the vectors at these positions."""
+        ready = isinstance(inputs, Mapping) and set(inputs) == {"token_vectors", "token_mask"}
+        if ready:
+            found = _array(inputs["token_vectors"], "token_vectors", ("B", "T + 2", self.projection), jnp.floating)
+            present: Mask = _array(inputs["token_mask"], "token_mask", found.shape[:2], jnp.bool_)
+        elif self.token_input == "characters":
+            found = _integers(inputs, "char_ids", ("B", "T + 2", self.max_characters))
+            present = is_token(found)
+        else:
+            found = _integers(inputs, "token_ids", ("B", "T + 2"))
+            found, present = jnp.maximum(found, 0), found >= 0
+        if found.shape[1] < 2:
+            raise InputError(f"inputs need room for both sentence markers, T + 2 >= 2, got shape {found.shape}")
+        found = found[:, where]
+        return found.astype(jnp.float32) if ready else network.token_vectors(self, params, found), present
 
     def inputs(self, folder: Path | None = None, *, rule: Rule = "whitespace") -> CharacterInputs | WordInputs:
         """The input processor. A model over words reads `vocabulary.txt` of `folder`, which must have V words."""
@@ -189,6 +212,29 @@ class BiLM:
         if folder is None:
             raise InputError("a biLM over words needs the folder of its vocabulary.txt: give inputs(folder)")
         return WordInputs.read(folder, self.vocabulary, rule)
+
+    def with_word_cache(self, params: Params, processor: InputProcessor) -> InputProcessor:
+        """A processor that encodes each distinct word once for all its calls (see `encoders.base.CachesWords`).
+
+        Its inputs are token vectors, {"token_vectors", "token_mask"}, which `layers` and `token_layer` take in place of
+        char_ids. They travel from the host to the device with every batch: 4 x P bytes a word, 2 kB for the original,
+        where char_ids take 200. It keeps 65,536 words (`word_cache.WordVectors` says in how much memory). `processor`
+        itself comes back if it is not this model's own: a lookup in a word table needs no cache.
+        """
+        own = self.token_input == "characters" and processor == CharacterInputs(self.max_characters, processor.rule)
+        if not own or not isinstance(processor, CharacterInputs):
+            return processor
+        return CachedWordInputs(processor, WordVectors(self, params))
+
+    def layers_in_parts(
+        self, params: Params, inputs: Mapping[str, Any], part: int, select: Callable[[jax.Array], jax.Array]
+    ) -> np.ndarray:
+        """The layers of one sentence of any length (see `encoders.base.RunsInParts`), from any inputs of `layers`.
+
+        Each direction runs over parts of `part` tokens (sentence markers included), 2 at least. The host keeps the
+        sentence's token vectors meanwhile, 4 x P bytes a word.
+        """
+        return layers_in_parts(self, params, inputs, part, select)
 
     def depth_of(self, name: str) -> int:
         """0 for parameters of the token layer, l + 1 for "forward_l/..." and "backward_l/..."."""
@@ -212,18 +258,6 @@ class BiLM:
                 weights += share * (dense + convolved)  # one table serves both directions
         return 2.0 * weights
 
-    def _ids(self, inputs: Mapping[str, Any]) -> tuple[jax.Array, Mask]:
-        """char_ids [B, T + 2, C] or word ids [B, T + 2], and the mask of tokens, bool [B, T + 2]."""
-        if self.token_input == "characters":
-            ids = _integers(inputs, "char_ids", ("B", "T + 2", self.max_characters))
-            present = is_token(ids)
-        else:
-            ids = _integers(inputs, "token_ids", ("B", "T + 2"))
-            ids, present = jnp.maximum(ids, 0), ids >= 0
-        if ids.shape[1] < 2:
-            raise InputError(f"inputs need room for both sentence markers, T + 2 >= 2, got shape {ids.shape}")
-        return ids, present
-
     def _check_carry(self, carry: Carry, rows: int) -> None:
         needed = jax.eval_shape(lambda: network.zero_carry(self, rows))
         structure: Any = jax.tree.structure(carry)
@@ -242,11 +276,17 @@ def _integers(inputs: Mapping[str, Any], name: str, shape: tuple[str | int, ...]
     if not isinstance(inputs, Mapping) or set(inputs) != {name}:
         names = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
         raise InputError(f"this model reads inputs {{{name!r}: ...}}, got {names}: use encoder.tokenize")
-    ids = jnp.asarray(inputs[name])
-    wrong = [want for want, have in zip(shape, ids.shape, strict=False) if isinstance(want, int) and want != have]
-    if ids.ndim != len(shape) or wrong:
+    return _array(inputs[name], name, shape, jnp.integer).astype(jnp.int32)
+
+
+def _array(values: Any, name: str, shape: tuple[str | int, ...], kind: Any) -> jax.Array:
+    """`values` as an array. Raises unless it has this shape (letters stand for any size) and kind of dtype."""
+    array = jnp.asarray(values)
+    wrong = [want for want, have in zip(shape, array.shape, strict=False) if isinstance(want, int) and want != have]
+    if array.ndim != len(shape) or wrong:
         needed = ", ".join(map(str, shape))
-        raise InputError(f"{name} must be [{needed}], got shape {ids.shape}: use encoder.tokenize")
-    if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise InputTypeError(f"{name} must be integers, got {ids.dtype}")
-    return ids.astype(jnp.int32)
+        raise InputError(f"{name} must be [{needed}], got shape {array.shape}: use encoder.tokenize")
+    if not jnp.issubdtype(array.dtype, kind):
+        kinds = {jnp.integer: "integers", jnp.floating: "floating-point numbers", jnp.bool_: "bool"}
+        raise InputTypeError(f"{name} must be {kinds[kind]}, got {array.dtype}")
+    return array

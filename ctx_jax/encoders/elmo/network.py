@@ -56,10 +56,10 @@ def run_directions(
     key: jax.Array | None = None,
     rows: jax.Array | None = None,
 ) -> tuple[dict[str, list[jax.Array]], ElmoCarry]:
-    """Run the layers of both directions over token vectors, each in its own reading order.
+    """Run the layers of both directions, or of one, over token vectors, each in its own reading order.
 
     Args:
-      inputs: {"forward": [B, T, P], "backward": [B, T, P]}.
+      inputs: {"forward": [B, T, P], "backward": [B, T, P]}; a direction that is left out does not run.
       carry: the state before the first token; None: zeros.
       mask: bool [B, T], False past the end of a row (state frozen, output 0); None: True everywhere.
       key: enables dropout.
@@ -67,10 +67,11 @@ def run_directions(
 
     Returns:
       {"forward": L + 1 arrays [B, T, P], "backward": ...}, the output of each layer and then that of the last layer
-      after dropout, which the softmax reads; and the state after the last token.
+      after dropout, which the softmax reads; and the state after the last token. Both have the directions of `inputs`.
     """
+    names = [name for name in DIRECTIONS if name in inputs]
     if carry is None:
-        carry = zero_carry(model, inputs["forward"].shape[0])
+        carry = zero_carry(model, inputs[names[0]].shape[0])
     steps = None if mask is None else mask.T.astype(jnp.float32)
     recurrence = lstm if model.cell == "lstm" else gru
     cell = Cell(model.cell_clip, model.projection_clip, model.compute)
@@ -78,17 +79,17 @@ def run_directions(
     def drop(values: list[jax.Array], layer: int) -> list[jax.Array]:
         if key is None or not model.dropout:
             return values
-        keys = [jax.random.fold_in(key, direction * (model.depth + 1) + layer) for direction in range(2)]
+        keys = [jax.random.fold_in(key, DIRECTIONS.index(name) * (model.depth + 1) + layer) for name in names]
         return [_dropout(each, model.dropout, own, rows) for each, own in zip(values, keys, strict=True)]
 
-    new_carry: ElmoCarry = dict.fromkeys(DIRECTIONS, ())
-    outputs: dict[str, list[jax.Array]] = {name: [] for name in DIRECTIONS}
-    values = [jnp.swapaxes(inputs[name], 0, 1) for name in DIRECTIONS]  # [T, B, P]
+    new_carry: ElmoCarry = dict.fromkeys(names, ())
+    outputs: dict[str, list[jax.Array]] = {name: [] for name in names}
+    values = [jnp.swapaxes(inputs[name], 0, 1) for name in names]  # [T, B, P]
     for layer in range(model.depth):
         taken = drop(values, layer)
-        states = [State(**carry[name][layer]) for name in DIRECTIONS]
+        states = [State(**carry[name][layer]) for name in names]
         gates, weights = [], []
-        for name, own_values in zip(DIRECTIONS, taken, strict=True):
+        for name, own_values in zip(names, taken, strict=True):
             own = params[f"{name}_{layer}"]
             kernel = jnp.asarray(own["kernel"])  # [P + P, 4D], input rows, then recurrent rows
             products = linear(own_values, kernel[: model.projection], model.compute)
@@ -98,10 +99,10 @@ def run_directions(
         values, states = recurrence(cell, weights, gates, steps, states)
         if model.residual and layer:
             values = [output + own for output, own in zip(values, taken, strict=True)]
-        for name, output, state in zip(DIRECTIONS, values, states, strict=True):
+        for name, output, state in zip(names, values, states, strict=True):
             outputs[name].append(jnp.swapaxes(output, 0, 1))
             new_carry[name] = (*new_carry[name], state._asdict())
-    for name, top in zip(DIRECTIONS, drop(values, model.depth), strict=True):
+    for name, top in zip(names, drop(values, model.depth), strict=True):
         outputs[name].append(jnp.swapaxes(top, 0, 1))
     return outputs, new_carry
 
@@ -123,14 +124,13 @@ def row_keys(key: jax.Array, rows: jax.Array | None, count: int) -> jax.Array:
 def sentence_layers(
     model: BiLM,
     params: Params,
-    ids: jax.Array,
+    vectors: jax.Array,
     mask: Mask,
     carry: ElmoCarry | None = None,
     dropout: Dropout | None = None,
 ) -> tuple[jax.Array, ElmoCarry]:
-    """`BiLM.layers` with sentence markers: float32 [L + 1, B, T + 2, 2P], undefined where the mask is False, and the
-    state after the sentences."""
-    vectors = token_vectors(model, params, ids)
+    """`BiLM.layers` with sentence markers, of token vectors [B, T + 2, P]: float32 [L + 1, B, T + 2, 2P], undefined
+    where the mask is False, and the state after the sentences."""
     reverse = reversal(jnp.sum(mask, axis=1, dtype=jnp.int32), mask.shape[1])
     both = {"forward": vectors, "backward": _take(vectors, reverse)}
     key, rows = dropout or (None, None)

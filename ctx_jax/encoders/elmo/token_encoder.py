@@ -8,7 +8,7 @@ Source: Kim et al. 2016 (character CNN, highway), Jozefowicz et al. 2016 (projec
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -77,10 +77,17 @@ def occupied_positions(words: jax.Array) -> jax.Array:
     return jnp.max(jnp.where(words == PAD, 0, positions[None, :]), axis=1, initial=0)
 
 
-def encode_characters(model: BiLM, params: Params, char_ids: jax.Array, copies: int = 1) -> jax.Array:
-    """Token vectors [..., P] of char_ids [..., C]; each distinct word of the batch is encoded once.
+class TokenNetwork(NamedTuple):
+    """The network from characters to token vectors, in two parts; its parameters are read once."""
 
-    The highway layers are
+    convolution: Callable[[jax.Array, int], jax.Array]
+    """(raw ids of words [M, C], how many positions the longest occupies) -> [M, F]."""
+    finish: Callable[[jax.Array], jax.Array]
+    """[M, F] -> [M, P]: highways and projection."""
+
+
+def token_network(model: BiLM, params: Params) -> TokenNetwork:
+    """The token encoder with the parameters of a model. The highway layers are
 
         x -> g * relu(x W + b) + (1 - g) * x,  g = sigmoid(x W_g + b_g)
 
@@ -98,10 +105,10 @@ def encode_characters(model: BiLM, params: Params, char_ids: jax.Array, copies: 
     projection = arrays("projection", "kernel", "bias") if model.filter_count != model.projection else None
     activate = jax.nn.relu if model.activation == "relu" else jnp.tanh
 
-    def convolution(words: jax.Array, occupied: int) -> jax.Array:  # [M, C] -> [M, F]
+    def convolution(words: jax.Array, occupied: int) -> jax.Array:
         return activate(convolve(filters, lookup(table, words), table[PAD], occupied, model.compute))
 
-    def finish(values: jax.Array) -> jax.Array:  # [M, F] -> [M, P]
+    def finish(values: jax.Array) -> jax.Array:
         for gate_kernel, gate_bias, kernel, bias in highways:
             gate = jax.nn.sigmoid(linear(values, gate_kernel, model.compute) + gate_bias[None, :])
             transformed = jax.nn.relu(linear(values, kernel, model.compute) + bias[None, :])
@@ -110,9 +117,22 @@ def encode_characters(model: BiLM, params: Params, char_ids: jax.Array, copies: 
             return values
         return linear(values, projection[0], model.compute) + projection[1][None, :]
 
+    return TokenNetwork(convolution, finish)
+
+
+def encode_characters(model: BiLM, params: Params, char_ids: jax.Array, copies: int = 1) -> jax.Array:
+    """Token vectors [..., P] of char_ids [..., C]; each distinct word of the batch is encoded once."""
+    convolution, finish = token_network(model, params)
     words = raw_ids(char_ids).reshape(math.prod(char_ids.shape[:-1]), char_ids.shape[-1])
     lengths = occupied_positions(words)
     vectors = once_per_distinct(
         convolution, finish, words, lengths, model.word_buckets, model.dedup_table_factors, copies
     )
     return vectors.reshape(*char_ids.shape[:-1], model.projection)
+
+
+def encode_distinct(model: BiLM, params: Params, char_ids: jax.Array, occupied: int) -> jax.Array:
+    """Token vectors [N, P] of char_ids [N, C], every row by itself: for words that are distinct already and occupy at
+    most `occupied` positions."""
+    convolution, finish = token_network(model, params)
+    return finish(convolution(raw_ids(char_ids), occupied))

@@ -37,12 +37,13 @@ from ctx_jax.encoders.transformer.huggingface_params import (
     params_from_tensors,
     tensors_from_params,
 )
-from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors, write_tensors
+from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.encoders.transformer.sentence_folders import MODULES, transformer_folder, with_modules, write_modules
 from ctx_jax.heads import ClassificationHead, Head, SentenceModules, SequenceHead
 from ctx_jax.io.errors import InputError, MissingFileError, listed
 from ctx_jax.io.files import atomic_folder, read_json
+from ctx_jax.io.safetensors_files import write_tensors
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.typing import Params
 

@@ -20,13 +20,14 @@ from ctx_jax.io.errors import InputError, InputTypeError, SentenceError
 from ctx_jax.io.files import read_json
 from ctx_jax.tokenizers import subword_files
 from ctx_jax.tokenizers.subwords import CONFIG, FILE, Pieces, Subwords
-from ctx_jax.tokenizers.words import Rule
+from ctx_jax.tokenizers.words import Rule, word_offsets
 
 if TYPE_CHECKING:
     from ctx_jax.encoders.transformer.model import Transformer
 
 _TOKENS = ("token_ids", "token_mask")
 _WORDS = ("word_of_token", "word_mask")
+_OPTIONAL = {"token_types", "word_max"}
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class SubwordInputs:
             word_of_token    -1    0   1      1      -1    -1         int32 [B, S], -1 at tokens of no word
             word_mask        1 1                                      bool  [B, T]
 
+        With `pieces="max"` also "word_max", bool [B, T], at words whose vector is the largest of each number.
         S is `tokens`, or else `tokens_for(length)`, or without either what the longest sentence needs. Raises
         InputError for a sentence with more tokens, and for `tokens` beyond the model's positions.
         """
@@ -119,6 +121,37 @@ class SubwordInputs:
         kept = max(length - self._special_count, 0)
         return Pieces(sentence.ids[:kept], sentence.words[:kept])
 
+    @property
+    def special_tokens(self) -> tuple[int, int]:
+        """How many are put before and behind a sentence."""
+        return len(self.subwords.before), len(self.subwords.after)
+
+    @property
+    def overhead(self) -> int:
+        """How many there are together."""
+        return self._special_count
+
+    def unit_sizes(self, sentence: Pieces) -> np.ndarray:
+        """The pieces of each word, or 1 for each token."""
+        if self._of_tokens(sentence):
+            return np.ones(len(sentence.ids), np.int32)
+        return np.bincount(sentence.words).astype(np.int32)
+
+    def part(self, sentence: Pieces, first: int, stop: int) -> Pieces:
+        """The pieces of the words `first` to `stop`, or these tokens."""
+        if self._of_tokens(sentence):
+            return Pieces(sentence.ids[first:stop], sentence.words)
+        start, end = np.searchsorted(sentence.words, [first, stop])
+        return Pieces(sentence.ids[start:end], sentence.words[start:end] - np.int32(first))
+
+    def offsets(self, sentences: list[str] | list[list[str]], level: Level = "words") -> list[np.ndarray]:
+        """Where the words or tokens stand in each sentence."""
+        if level == "words":
+            return [word_offsets(sentence, self.rule) for sentence in sentences]
+        found = self.subwords.offsets(sentences)
+        before, after = self.special_tokens
+        return [np.pad(each, ((before, after), (0, 0))) if len(each) or self.whole_texts else each for each in found]
+
     def with_pieces(self, pieces: WordPieces) -> SubwordInputs:
         """With another choice of `pieces`."""
         return replace(self, pieces=pieces)
@@ -141,9 +174,9 @@ class SubwordInputs:
             "pieces": self.pieces,
         }
 
-    def of_texts(self) -> SubwordInputs:
-        """With `whole_texts`."""
-        return replace(self, whole_texts=True)
+    def of_texts(self, *, empty: bool = True) -> SubwordInputs:
+        """With `whole_texts`, if an `empty` text is to have its special tokens."""
+        return replace(self, whole_texts=empty)
 
     def lower_cased(self) -> SubwordInputs:
         """With text lower-cased before the tokenizer's own rules."""
@@ -173,7 +206,7 @@ class SubwordInputs:
         if self.longest is not None:
             tokens = min(tokens, self.longest)
         arrays = self._token_arrays([pieces.ids for pieces in sentences], rows, tokens)
-        if self.whole_texts or any(len(pieces.words) < len(pieces.ids) for pieces in sentences):  # the level "tokens"
+        if self.whole_texts or any(self._of_tokens(pieces) for pieces in sentences):
             return arrays
         word_of_token = np.full((rows, tokens), -1, np.int32)
         word_mask = np.zeros((rows, length), bool)
@@ -181,11 +214,17 @@ class SubwordInputs:
         for row, (pieces, words) in enumerate(zip(sentences, _word_counts(sentences), strict=True)):
             word_of_token[row, before : before + len(pieces.ids)] = self._chosen(pieces.words)
             word_mask[row, :words] = True
-        return arrays | {"word_of_token": word_of_token, "word_mask": word_mask}
+        arrays |= {"word_of_token": word_of_token, "word_mask": word_mask}
+        return arrays | {"word_max": word_mask} if self.pieces == "max" else arrays
+
+    @staticmethod
+    def _of_tokens(sentence: Pieces) -> bool:
+        """Whether it was split at the level "tokens"."""
+        return len(sentence.words) < len(sentence.ids)
 
     def _chosen(self, words: np.ndarray) -> np.ndarray:
         """The word of each piece, -1 at the pieces that give their word nothing."""
-        if self.pieces == "mean" or not len(words):
+        if self.pieces in ("mean", "max") or not len(words):
             return words
         new = words[1:] != words[:-1]
         kept = np.append(True, new) if self.pieces == "first" else np.append(new, True)
@@ -249,7 +288,7 @@ def read_inputs(model: Transformer, folder: Path, rule: Rule = "whitespace") -> 
 def checked_arrays(model: Transformer, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The inputs as int32 and bool arrays whose shapes fit each other."""
     names = set(inputs) if isinstance(inputs, Mapping) else set()
-    if names - {"token_types"} not in (set(_TOKENS), {*_TOKENS, *_WORDS}):
+    if names - _OPTIONAL not in (set(_TOKENS), {*_TOKENS, *_WORDS}):
         found = sorted(names) if isinstance(inputs, Mapping) else type(inputs).__name__
         raise InputError(
             f"a Transformer reads inputs {', '.join(_TOKENS)}, and {', '.join(_WORDS)} for words, got {found}: use "
@@ -258,35 +297,58 @@ def checked_arrays(model: Transformer, inputs: Mapping[str, Any]) -> dict[str, j
     arrays = {name: jnp.asarray(inputs[name]) for name in inputs}
     shape = arrays["token_ids"].shape
     for name, array in arrays.items():
-        fits = array.ndim == 2 and (array.shape == shape or (name == "word_mask" and array.shape[0] == shape[0]))
-        if not fits:
-            needed = "[B, T]" if name == "word_mask" else f"[B, S] like token_ids {shape}"
+        of_words = name in ("word_mask", "word_max")
+        if array.ndim != 2 or (array.shape[0] != shape[0] if of_words else array.shape != shape):
+            needed = "[B, T]" if of_words else f"[B, S] like token_ids {shape}"
             raise InputError(f"{name} must be {needed}, got shape {array.shape}: use encoder.tokenize")
-        dtype = jnp.bool_ if name.endswith("mask") else jnp.integer
+        dtype = jnp.bool_ if name.endswith(("mask", "max")) else jnp.integer
         if not jnp.issubdtype(array.dtype, dtype):
             raise InputTypeError(f"{name} must be {'bool' if dtype is jnp.bool_ else 'integers'}, got {array.dtype}")
     if shape[1] > model.longest and shape[0]:
         raise InputError(
             f"inputs of {shape[1]} tokens are longer than the model's {model.longest} positions: shorten them"
         )
-    return {name: array if name.endswith("mask") else array.astype(jnp.int32) for name, array in arrays.items()}
+    return {
+        name: array.astype(jnp.int32) if jnp.issubdtype(array.dtype, jnp.integer) else array
+        for name, array in arrays.items()
+    }
 
 
 def pool_to_words(values: jax.Array, arrays: Mapping[str, jax.Array]) -> Layers:
-    """The mean [L, B, T, D] of `values` [L, B, S, D] over each word's tokens, 0 where the mask is False.
+    """The mean [L, B, T, D] of `values` [L, B, S, D] over each word's tokens, 0 where the mask is False; the largest of
+    each number where "word_max" is True.
 
     A word without tokens of its own has those of the next word: an added token reaches over both. Without "word_mask"
     in `arrays` the values stay those of tokens.
     """
+    # Layer by layer, so that XLA computes nothing for layers that the caller does not use.
     if "word_mask" not in arrays:
         mask = arrays["token_mask"]
-        return Layers(jnp.where(mask[None, :, :, None], values, 0.0), mask)
+        return Layers(jnp.stack([jnp.where(mask[:, :, None], layer, 0.0) for layer in values]), mask)
     mask = arrays["word_mask"]
     words, numbers = arrays["word_of_token"][:, None, :], jnp.arange(mask.shape[1], dtype=jnp.int32)[None, :, None]
     beyond = mask.shape[1]
     owners = jnp.min(jnp.where(words >= numbers, words, beyond), axis=2, keepdims=True, initial=beyond)  # [B, T, 1]
     belongs = (words == owners).astype(jnp.float32)  # [B, T, S]
-    # A product with 0 and 1 instead of a scatter: exact in float32, reproducible, and fast on accelerators.
-    sums = jnp.einsum("bts,lbsd->lbtd", belongs, values, precision=jax.lax.Precision.HIGHEST)
-    means = sums / jnp.maximum(jnp.sum(belongs, axis=2), 1.0)[None, :, :, None]
-    return Layers(jnp.where(mask[None, :, :, None], means, 0.0), mask)
+    counts = jnp.maximum(jnp.sum(belongs, axis=2), 1.0)[:, :, None]
+
+    def pooled(layer: jax.Array) -> jax.Array:
+        # A product with 0 and 1 instead of a scatter: exact in float32, reproducible, and fast on accelerators.
+        result = jnp.einsum("bts,bsd->btd", belongs, layer, precision=jax.lax.Precision.HIGHEST) / counts
+        if "word_max" in arrays:
+            result = jnp.where(arrays["word_max"][:, :, None], _largest(layer, arrays, owners[..., 0]), result)
+        return jnp.where(mask[:, :, None], result, 0.0)
+
+    return Layers(jnp.stack([pooled(layer) for layer in values]), mask)
+
+
+def _largest(values: jax.Array, arrays: Mapping[str, jax.Array], owners: jax.Array) -> jax.Array:
+    """The largest of each number [B, T, D] over the tokens of each word; `owners` int [B, T], the word whose tokens a
+    word has, T for none."""
+    count = owners.shape[1]
+    words = jnp.where(arrays["word_of_token"] >= 0, arrays["word_of_token"], count)  # [B, S]
+
+    def of_row(values: jax.Array, words: jax.Array, owners: jax.Array) -> jax.Array:  # [S, D], [S], [T]
+        return jax.ops.segment_max(values, words, num_segments=count + 1)[owners]
+
+    return jax.vmap(of_row)(values, words, owners)

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors, write_tensors
+from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors
 from ctx_jax.heads import DenseHead, Head
 from ctx_jax.heads.sentence import PoolingMode
 from ctx_jax.io.errors import InputError, MissingFileError, brief, listed
 from ctx_jax.io.files import read_json
+from ctx_jax.io.safetensors_files import write_tensors
 
 CONFIG = "config.json"
 _VECTOR = "sentence_embedding"  # sentence-transformers' name of a text's vector
