@@ -18,6 +18,10 @@ USAGE = """usage: ctx-jax COMMAND ...
   evaluate RUN FILES [--flags]         measure a trained run on text: perplexity, accuracy
   predict RUN [FILE]                   labels of texts or words, by a run of `classify` or `tag`
   export RUN DIR [--flags]             write a trained run as files other programs read
+  embed ENCODER INPUT OUTPUT           vectors of a text's words or sentences, as a file
+  neighbours ENCODER TEXT --word WORD  the nearest words to a word in several of its contexts
+  search ENCODER TEXT --query QUERY    the lines of a text nearest to a query
+  similarity ENCODER A [B]             the cosine of two texts, or of the pairs of a file
   info PATH [--json]                   what a run, a folder or a file of word vectors is
   tokenizer FOLDER [--flags]           train a subword tokenizer from text
   cache [--clear]                      size of the compiled programs that these commands keep
@@ -25,7 +29,10 @@ USAGE = """usage: ctx-jax COMMAND ...
 ctx-jax COMMAND --help lists its flags; ctx-jax --version prints the version.
 CTX_JAX_TRACEBACK=1 in the environment shows where in the code an error arose."""
 
-COMMANDS = ("train", "evaluate", "predict", "export", "info", "tokenizer", "cache")
+COMMANDS = (
+    "train", "evaluate", "predict", "export", "embed", "neighbours", "search", "similarity", "info", "tokenizer",
+    "cache",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,6 +81,14 @@ def _call(name: str, rest: list[str]) -> int:
             from ctx_jax.commands.predict import main as command
         case "export":
             from ctx_jax.commands.export import main as command
+        case "embed":
+            from ctx_jax.commands.embed import main as command
+        case "neighbours":
+            from ctx_jax.commands.neighbours import main as command
+        case "search":
+            from ctx_jax.commands.search import main as command
+        case "similarity":
+            from ctx_jax.commands.similarity import main as command
         case "info":
             from ctx_jax.commands.info import main as command
         case "tokenizer":

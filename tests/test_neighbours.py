@@ -1,11 +1,14 @@
 """Neighbours of a word in two contexts: contextual vectors find words of the same sense."""
 
 from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ctx_jax.evaluation.neighbours import show_neighbours
+from ctx_jax.evaluation.neighbours import show_neighbours, word_neighbours
+from ctx_jax.io.errors import InputError
 
 RIVER = ["the river had a steep bank of mud", "we swam along the shore of mud", "a boat lay near some water there"]
 MONEY = ["she paid money at this bank on Friday", "my loan came from your lender on Monday", "they owe cash to him"]
@@ -71,3 +74,31 @@ def test_any_frequent_word_stands_in_for_the_candidates() -> None:
 def test_sentences_that_share_the_words_beside_are_not_compared() -> None:
     same = [["now", "a", "bank", "of", "mud"], ["then", "a", "bank", "of", "stone"]]
     assert "nothing to compare" in show_neighbours(Zeros(), same)
+
+
+def test_a_words_occurrences_find_their_own_sense() -> None:
+    """Those most unlike each other are shown first; neighbours stand in other sentences."""
+    other = ["a", "second", "bank", "on", "that", "day"]  # its topic is not rivers either
+    page = word_neighbours(Topical(), iter([other, *reversed(SENTENCES), other]), "bank", occurrences=2, count=2)
+    lines = page.splitlines()
+    assert [line for line in lines if not line.startswith("  ")] == [
+        "a second [bank] on that day",
+        "the river had a steep [bank] of mud",
+    ]
+    near = [line[9:].replace("[", "").replace("]", "").replace("...", "").strip() for line in lines[4:]]
+    assert len(lines) == 6 and all(any(part in sentence for sentence in RIVER) for part in near)
+    with pytest.raises(InputError, match="wavelet"):
+        word_neighbours(Topical(), SENTENCES, "wavelet")
+
+
+def test_at_most_so_many_sentences_are_encoded_those_with_the_word_first() -> None:
+    seen: list[int] = []
+
+    class Counting(Topical):
+        def encode(self, sentences: Sequence[Sequence[str]], **settings: Any) -> Iterator[np.ndarray]:
+            seen.append(len(sentences))
+            return super().encode(sentences, **settings)
+
+    endless = (["word", str(number)] if number % 50 else ["a", "bank", str(number)] for number in count())
+    word_neighbours(Counting(), endless, "bank", most=70, count=1)
+    assert seen == [70]

@@ -29,6 +29,16 @@ def test_every_ten_seconds_there_is_a_line_with_rate_and_time_left(clock: list[f
     ]
 
 
+def test_the_fraction_gives_the_time_left_where_the_total_is_unknown(clock: list[float]) -> None:
+    """From where the pass began: half of the text was read before, and not by this one."""
+    lines: list[str] = []
+    progress = Progress("embedding", "sentences", log=lines.append)
+    progress.add(1, 0.5)
+    clock[0] += 10.0
+    progress.add(9, 0.75)
+    assert lines == ["embedding: 10 sentences (75 %), 1.0 sentences/s, 0:10 left"]
+
+
 @pytest.mark.parametrize("total", [None, 3.0])
 def test_without_a_known_total_or_past_a_guessed_one_no_time_is_promised(
     clock: list[float], total: float | None

@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ctx_jax.data.config import check_at_least
-from ctx_jax.data.text_files import COMPRESSED, decode, read_lines
+from ctx_jax.data.text_files import COMPRESSED, STANDARD_INPUT, decode, read_lines
 from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
-STANDARD_INPUT = "-"
 SKIPPED = "_"
 LONGEST_FIELD = 2**31 - 1  # characters of a CSV field
 _WHITE_SPACE = re.compile(r"[ \t]+")  # a no-break space belongs to its word
@@ -125,7 +124,7 @@ def read_texts(
     kind = kind_of(path)
     if kind == ".conllu":
         raise InputError(f"{path}: CoNLL-U holds words, not texts: give .tsv or .csv")
-    rows = _rows(path, kind) if kind else _texts_in_lines(path, columns, labels, known)
+    rows = read_rows(path, kind) if kind else _texts_in_lines(path, columns, labels, known)
     for location, fields in _named(rows, columns, labels, tabular=bool(kind)):
         if fields is not None:
             yield Example(fields[columns.item].removeprefix(prefix), fields.get(columns.label), location)
@@ -140,7 +139,7 @@ def read_sentences(
     read like."""
     like = like or path
     kind, columns = kind_of(like), columns.of_file(like)
-    rows = _named(_rows(path, kind), columns, labels, tabular=kind in (".tsv", ".csv"))
+    rows = _named(read_rows(path, kind), columns, labels, tabular=kind in (".tsv", ".csv"))
     words: list[str] = []
     tags: list[str] = []
     first = ""
@@ -191,7 +190,8 @@ def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
 Row = tuple[str, list[str] | None]  # location and fields; None: an empty line
 
 
-def _rows(path: str, kind: str) -> Iterator[Row]:
+def read_rows(path: str, kind: str) -> Iterator[Row]:
+    """The rows of a file of a `kind_of`, or of standard input."""
     if kind in (".csv", ".conllu"):
         yield from _csv(path) if kind == ".csv" else _conllu(path)
         return

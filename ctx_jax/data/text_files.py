@@ -3,20 +3,24 @@
 import glob
 import gzip
 import lzma
+import os
+import sys
 import zlib
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
+from ctx_jax.data.zstd import ZstdDamage, open_zstd
 from ctx_jax.io.errors import InputError, MissingFileError
 from ctx_jax.tokenizers.words import LineRule, Rule, split_sentences, split_words
 
 Errors = Literal["strict", "replace"]
 
-COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
+COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".zst": open_zstd}
+STANDARD_INPUT = "-"
 LONGEST_LINE = 2**27
 """Bytes of a line, 128 MiB: room for a corpus on one line (text8), not for an archive that unpacks to gigabytes."""
 _REPLACING = "with errors set to replace, which puts U+FFFD there"
@@ -67,7 +71,7 @@ def list_files(patterns: str) -> tuple[Path, ...]:
 
 
 def read_lines(path: Path, errors: Errors) -> Iterator[str]:
-    """Lines of a UTF-8 file, without their ends; `.gz` and `.xz` are unpacked on the way.
+    """Lines of a UTF-8 file, without their ends; `.gz`, `.xz` and `.zst` are unpacked on the way.
 
     A byte order mark at the start is dropped. Only `\\n` ends a line. Memory holds one line of at most `LONGEST_LINE`
     bytes.
@@ -76,27 +80,61 @@ def read_lines(path: Path, errors: Errors) -> Iterator[str]:
         MissingFileError: the file is not there (any more).
         InputError: a damaged archive, an empty file, a longer line, and as `decode`.
     """
+    try:
+        with COMPRESSED.get(path.suffix, open)(path, "rb") as file:
+            yield from _lines(file, str(path), errors)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path} was there when files were listed and is gone now; start again") from error
+
+
+class LineReader:
+    """The lines of one file, or with `-` of standard input, and how much of the file has been read; as `read_lines`."""
+
+    def __init__(self, path: str | Path, errors: Errors = "strict") -> None:
+        """MissingFileError if there is no such file."""
+        self.name = "standard input" if str(path) == STANDARD_INPUT else str(path)
+        self._path, self._errors = Path(path), errors
+        self._file: BinaryIO | None = None
+        self._size = 0
+        if str(path) != STANDARD_INPUT and (self._path.is_dir() or not self._path.exists()):  # it may be a pipe
+            raise MissingFileError(f"{path} {'is a folder' if self._path.is_dir() else 'does not exist'}")
+
+    def __iter__(self) -> Iterator[str]:
+        if self.name != str(self._path):
+            yield from _lines(sys.stdin.buffer, self.name, self._errors)
+            return
+        with self._path.open("rb") as self._file:
+            self._size = os.fstat(self._file.fileno()).st_size
+            unpack = COMPRESSED.get(self._path.suffix)
+            yield from _lines(unpack(self._file, "rb") if unpack else self._file, self.name, self._errors)
+
+    @property
+    def fraction(self) -> float | None:
+        """The fraction of the file's bytes, as they lie on disk, that has been read; None of standard input."""
+        if self._file is None or not self._size:
+            return None
+        return 1.0 if self._file.closed else min(1.0, self._file.tell() / self._size)
+
+
+def _lines(file: Any, name: str, errors: Errors) -> Iterator[str]:
     offset = 0  # bytes of the unpacked text before this line
     number = 0
     try:
-        with COMPRESSED.get(path.suffix, open)(path, "rb") as file:
-            while line := file.readline(LONGEST_LINE + 1):
-                number += 1
-                if len(line) > LONGEST_LINE:
-                    raise InputError(
-                        f"{path}, line {number}: over {LONGEST_LINE} bytes without a line end; put a sentence or a "
-                        "paragraph on each line"
-                    )
-                if number == 1 and line.startswith(BOM_UTF8):
-                    offset, line = 3, line[3:]
-                yield decode(line, errors, f"{path}, line {number}", offset).removesuffix("\n")
-                offset += len(line)
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path} was there when files were listed and is gone now; start again") from error
-    except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
-        raise InputError(f"{path}, after line {number}: damaged archive ({error}); fetch the file again") from error
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise InputError(
+                    f"{name}, line {number}: over {LONGEST_LINE} bytes without a line end; put a sentence or a "
+                    "paragraph on each line"
+                )
+            if number == 1 and line.startswith(BOM_UTF8):
+                offset, line = 3, line[3:]
+            yield decode(line, errors, f"{name}, line {number}", offset).removesuffix("\n")
+            offset += len(line)
+    except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, ZstdDamage) as error:
+        raise InputError(f"{name}, after line {number}: damaged archive ({error}); fetch the file again") from error
     if number == 0:
-        raise InputError(f"{path} is empty: leave it out or fetch it again")
+        raise InputError(f"{name} is empty: leave it out or fetch it again")
 
 
 def decode(data: bytes, errors: Errors, where: str, offset: int = 0) -> str:

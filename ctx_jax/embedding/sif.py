@@ -8,6 +8,8 @@ p(w) is the share of w among a corpus's words, u the first right singular vector
 Letters: N sentences, T words, D width, L layers.
 """
 
+import hashlib
+import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +40,20 @@ class Sif:
     layers: LayerChoice
     """The layer of the word vectors; the component is of this one."""
     mix: Mapping[str, Any] | None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it, in hexadecimal."""
+        mix = None if self.mix is None else {name: np.asarray(value).tolist() for name, value in self.mix.items()}
+        facts = [self.counts, self.total, self.weight, self.component.tolist(), self.layers, mix]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the vectors depend on besides the encoder, in hexadecimal."""
+        mix = None if self.mix is None else [np.asarray(self.mix[name]).tolist() for name in ("weights", "gamma")]
+        text = json.dumps([sorted(self.counts.items()), self.weight, self.layers, mix])
+        return hashlib.sha256(text.encode() + self.component.tobytes()).hexdigest()
 
     def vectors(
         self, sentences: Iterable[Sequence[str]], encode: WordVectors, *, normalize: bool = False

@@ -1,14 +1,16 @@
-"""Demonstrate contextual vectors: the nearest neighbours of an ambiguous word in two of its contexts.
+"""Demonstrate contextual vectors: the nearest neighbours of a word in several of its contexts.
 
 Letters: L layers, T words, D width, N words of all sentences.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from ctx_jax.io.errors import InputError
 
 CANDIDATES = (
     "string", "object", "module", "argument", "file", "type", "key", "line", "order", "call", "set", "class", "value",
@@ -71,6 +73,37 @@ def show_neighbours(
     return "\n".join(lines)
 
 
+def word_neighbours(
+    encoder: _Encoder,
+    sentences: Iterable[Sequence[str]],
+    word: str,
+    *,
+    occurrences: int = 4,
+    count: int = 5,
+    most: int = 1000,
+    layer: int = -1,
+) -> str:
+    """A printable text: some occurrences of a word, each with the `count` nearest words of other sentences.
+
+    At most `most` distinct sentences are encoded, those with the word first. Of its occurrences the first is shown,
+    then each time the one whose vector is least like those shown before. Neighbours are by the cosine of centred
+    vectors of `layer`, at most one a sentence. InputError if the word does not occur.
+
+        the steep [bank] of the river
+           0.83  ... along the [shore] of the lake
+    """
+    text = _encoded(encoder, _with_word(sentences, word, most), layer)
+    numbers = [i for i, (sentence, place) in enumerate(text.occurrences) if text.sentences[sentence][place] == word]
+    if not numbers:
+        raise InputError(f"{word!r} is no word of this text, whose words are as the encoder splits it")
+    lines = []
+    for query in _apart(text, numbers, occurrences):
+        lines.append(_in_context(text, query))
+        near = _nearest(text, query, {query}, count, any_spelling=True)
+        lines += [f"  {score:5.2f}  {_in_context(text, number)}" for score, number in near]
+    return "\n".join(lines)
+
+
 def _read(encoder: _Encoder, sentences: Sequence[Sequence[str]], layer: int) -> _Text:
     chosen: dict[tuple[str, ...], None] = {}  # distinct, in order: a repeated sentence would be its own neighbour
     for sentence in sentences:
@@ -78,7 +111,23 @@ def _read(encoder: _Encoder, sentences: Sequence[Sequence[str]], layer: int) -> 
             break
         if SHORTEST <= len(sentence) <= LONGEST:
             chosen.setdefault(tuple(sentence))
-    kept = [list(sentence) for sentence in chosen]
+    return _encoded(encoder, [list(sentence) for sentence in chosen], layer)
+
+
+def _with_word(sentences: Iterable[Sequence[str]], word: str, most: int) -> list[list[str]]:
+    """At most `most` distinct sentences, of which the first `OCCURRENCES` with the word stand first."""
+    holding: dict[tuple[str, ...], None] = {}
+    others: dict[tuple[str, ...], None] = {}
+    for sentence in sentences:
+        into, size = (holding, OCCURRENCES) if word in sentence else (others, most)
+        if sentence and len(into) < size:
+            into.setdefault(tuple(sentence))
+        if len(holding) == OCCURRENCES and len(others) == most:
+            break
+    return [list(sentence) for sentence in (*holding, *others)][:most]
+
+
+def _encoded(encoder: _Encoder, kept: list[list[str]], layer: int) -> _Text:
     occurrences = [_Occurrence(number, word) for number, sentence in enumerate(kept) for word in range(len(sentence))]
     if not kept:
         return _Text(kept, occurrences, np.zeros((0, 1), np.float32))
@@ -119,7 +168,21 @@ def _beside(text: _Text, number: int) -> set[str]:
     return {*words[max(0, word - CONTEXT) : word], *words[word + 1 : word + 1 + CONTEXT]}
 
 
-def _nearest(text: _Text, query: int, shown: set[int], count: int) -> list[tuple[float, int]]:
+def _apart(text: _Text, numbers: Sequence[int], count: int) -> list[int]:
+    """At most `count` of these occurrences: the first, then each time the one least like those taken."""
+    taken = [numbers[0]]
+    while len(taken) < min(count, len(numbers)):
+        likeness = np.max(text.vectors[list(numbers)] @ text.vectors[taken].T, axis=1)
+        likeness[[number in taken for number in numbers]] = np.inf
+        taken.append(numbers[int(np.argmin(likeness))])
+    return taken
+
+
+def _nearest(
+    text: _Text, query: int, shown: set[int], count: int, *, any_spelling: bool = False
+) -> list[tuple[float, int]]:
+    """(cosine, number) of the nearest occurrences in sentences without one of `shown`, one a sentence, and one a
+    spelling unless `any_spelling`."""
     cosines = text.vectors @ text.vectors[query]
     sentences = {text.occurrences[number].sentence for number in shown}
     spellings: set[str] = set()
@@ -127,7 +190,7 @@ def _nearest(text: _Text, query: int, shown: set[int], count: int) -> list[tuple
     for number in np.argsort(-cosines, kind="stable"):
         sentence, word = text.occurrences[number]
         spelling = text.sentences[sentence][word].lower()
-        if sentence in sentences or spelling in spellings:
+        if sentence in sentences or (spelling in spellings and not any_spelling):
             continue
         sentences.add(sentence)
         spellings.add(spelling)
