@@ -33,6 +33,7 @@ BLOCK_TOKENS = 262_144
 BLOCK_BYTES = 1 << 30
 """Results are held until those of the sentences before them are there: at most about so many bytes."""
 _TOKEN_CHARACTERS = 4  # about so many to a token
+_PART_TOKENS = 256  # of a sentence that runs in parts
 
 Compute = Callable[[dict[str, np.ndarray], int], jax.Array]
 """(inputs, rows): the vectors of a batch, [B, ..., T, D] or [B, ..., D]."""
@@ -172,7 +173,7 @@ def _running(
         for part in block.in_parts:
             assert job.in_parts is not None
             inputs = _padded(job, block, [part], 1, job.processor.sizes([part.split])[0])
-            vectors = job.in_parts(inputs, job.batch_tokens)
+            vectors = job.in_parts(inputs, _PART_TOKENS)
             yield block, [part], (vectors if job.finish is None else job.finish(vectors))[None]
         yield block, [], None
 

@@ -48,13 +48,6 @@ class Sif:
         facts = [self.counts, self.total, self.weight, self.component.tolist(), self.layers, mix]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all that the vectors depend on besides the encoder, in hexadecimal."""
-        mix = None if self.mix is None else [np.asarray(self.mix[name]).tolist() for name in ("weights", "gamma")]
-        text = json.dumps([sorted(self.counts.items()), self.weight, self.layers, mix])
-        return hashlib.sha256(text.encode() + self.component.tobytes()).hexdigest()
-
     def vectors(
         self, sentences: Iterable[Sequence[str]], encode: WordVectors, *, normalize: bool = False
     ) -> Iterator[np.ndarray]:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from ctx_jax.encoders.elmo.inputs import CharacterInputs
     from ctx_jax.encoders.elmo.model import BiLM
 
-_ROWS = (256, 64, 16)
-"""Words of a compiled chunk. The convolution of 256 words of 50 positions takes 105 MB at the published widths."""
+_ROWS = 64
+"""Words of a chunk: always so many, so that a word's vector does not depend on those before it, not even in rounding.
+The convolution of 64 words of 50 positions takes 26 MB at the published widths."""
 
 _encode = jax.jit(encode_distinct, static_argnums=(0, 3))
 
@@ -35,8 +36,7 @@ _encode = jax.jit(encode_distinct, static_argnums=(0, 3))
 class WordVectors:
     """Token vectors of words, computed once while they stay in a table of `capacity` words.
 
-    A full table is cleared. The vector of a word does not depend on earlier calls, except for rounding: it is the same
-    function of its characters alone. Calls from several threads run one after another.
+    A full table is cleared. The vector of a word does not depend on earlier calls. Calls from several threads run one after another.
 
     Memory, all in the host's: at most 4 x `capacity` x P bytes (134 MB for 65,536 words of the original's 512, of which
     the operating system gives only the rows in use) and about 100 bytes a word for its name. The parameters of the
@@ -80,26 +80,19 @@ class WordVectors:
         occupied = np.sum(raw_ids(ids) != PAD, axis=1)
         running = []
         for chunk, positions in _chunks(occupied, [bucket for bucket, _ in self.model.word_buckets]):
-            padded = np.zeros((_rows(len(chunk)), ids.shape[1]), np.int32)
+            padded = np.zeros((_ROWS, ids.shape[1]), np.int32)
             padded[: len(chunk)] = ids[chunk]
             running.append((chunk, _encode(self.model, self._params, padded, positions)))
         for chunk, encoded in running:
             vectors[chunk] = np.asarray(encoded)[: len(chunk)]
 
 
-def _rows(count: int) -> int:
-    """Rows of the chunk that takes the next of `count` words: less than half are empty, except in the smallest."""
-    return next((rows for rows in _ROWS if 2 * count > rows), _ROWS[-1])
-
-
 def _chunks(occupied: np.ndarray, buckets: list[int]) -> Iterator[tuple[np.ndarray, int]]:
     """(indices of words, positions computed) of every chunk. A word's positions depend on its own length alone."""
     for shorter, positions in zip([-1, *buckets], buckets, strict=False):
         members = np.flatnonzero((occupied > shorter) & (occupied <= positions))
-        while len(members):
-            rows = _rows(len(members))
-            yield members[:rows], positions
-            members = members[rows:]
+        for start in range(0, len(members), _ROWS):
+            yield members[start : start + _ROWS], positions
 
 
 @dataclass(frozen=True, eq=False)
