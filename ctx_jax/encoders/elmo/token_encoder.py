@@ -106,7 +106,11 @@ def token_network(model: BiLM, params: Params) -> TokenNetwork:
     activate = jax.nn.relu if model.activation == "relu" else jnp.tanh
 
     def convolution(words: jax.Array, occupied: int) -> jax.Array:
-        return activate(convolve(filters, lookup(table, words), table[PAD], occupied, model.compute))
+        characters = lookup(table, words)  # [M, C, e]
+        features = activate(convolve(filters, characters, table[PAD], occupied, model.compute))
+        # XLA's maximum on CPUs drops NaN in some shapes, and with it the mark of an id outside the table.
+        bad = jnp.isnan(jnp.sum(jax.lax.stop_gradient(characters), axis=(1, 2)))
+        return jnp.where(bad[:, None], jnp.nan, features)
 
     def finish(values: jax.Array) -> jax.Array:
         for gate_kernel, gate_bias, kernel, bias in highways:

@@ -36,7 +36,8 @@ _encode = jax.jit(encode_distinct, static_argnums=(0, 3))
 class WordVectors:
     """Token vectors of words, computed once while they stay in a table of `capacity` words.
 
-    A full table is cleared. The vector of a word does not depend on earlier calls. Calls from several threads run one after another.
+    A full table is cleared. The vector of a word does not depend on earlier calls. Calls from several threads run one
+    after another.
 
     Memory, all in the host's: at most 4 x `capacity` x P bytes (134 MB for 65,536 words of the original's 512, of which
     the operating system gives only the rows in use) and about 100 bytes a word for its name. The parameters of the
