@@ -304,8 +304,7 @@ def test_a_run_is_loaded_as_it_was_saved_and_encode_equals_embed(case: Case, tmp
 
 @pytest.mark.slow
 def test_encode_gives_a_sentence_its_vectors_whatever_is_encoded_with_it(case: Case) -> None:
-    """In another order, in other batches, alone, and on one device in place of eight: to the bit where the shapes of
-    the batches are the same."""
+    """In another order, other batches, alone, on one device in place of eight: to the bit in batches of one shape."""
     random = np.random.default_rng(0)
     words = ["the", "cat", "sat", "dogs", "été", ""]
     sentences = [random.choice(words, length).tolist() for length in random.integers(0, 9, 40)]

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from ctx_jax.encoders.transformer import SubwordInputs, Transformer, hidden_states, huggingface
-from ctx_jax.encoders.transformer.inputs import pool_to_words
+from ctx_jax.encoders.transformer.word_pooling import pool_to_words
 from ctx_jax.tokenizers.subword_training import train
 
 TEXT = ["the cat sat on the mat", "a dog and a cat", "the dogs sat", "mats and cats"] * 5

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from ctx_jax.encoders.base import Layers
-from ctx_jax.encoders.transformer.inputs import SubwordInputs, checked_arrays, pool_to_words, read_inputs
+from ctx_jax.encoders.transformer.inputs import SubwordInputs, checked_arrays, read_inputs
 from ctx_jax.encoders.transformer.network import default_positions, embed_tokens, hidden_states, init
+from ctx_jax.encoders.transformer.word_pooling import pool_to_words
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
 from ctx_jax.ops.attention import Implementation
