@@ -119,6 +119,24 @@ def test_no_implementation_lets_packed_examples_attend_to_each_other(fused: Any,
     _not_leaking("bfloat16", fused, 1e-6, heads)
 
 
+@pytest.mark.parametrize("name", ["nothing", "causal", "padding, causal"])
+def test_gradients_are_those_of_the_formula(name: str, heads: tuple[jax.Array, ...]) -> None:
+    """A causal row's first query has one key alone: its softmax is 1 whatever the logit."""
+    limits, goal = LIMITS[name], jnp.arange(B * T * H * E, dtype=jnp.float32).reshape(B, T, H, E)
+    allowed = jnp.asarray(_allowed(limits))[:, None]
+
+    def formula(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        logits = jnp.einsum("bthe,bshe->bhts", query, key, precision="highest") / E**0.5
+        probabilities = jax.nn.softmax(jnp.where(allowed, logits, -jnp.inf))
+        return (goal * jnp.einsum("bhts,bshe->bthe", probabilities, value, precision="highest")).sum()
+
+    def ours(*heads: jax.Array) -> jax.Array:
+        return (goal * attend(*heads, attention_mask(T, **limits), compute="float32")[0]).sum()
+
+    for found, wanted in zip(*(jax.jit(jax.grad(each, (0, 1, 2)))(*heads) for each in (ours, formula)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(jnp.abs(wanted).max()))
+
+
 @pytest.mark.parametrize("by", ["mask", "lengths"])
 def test_gradients_agree_and_stay_finite_without_any_key(by: str, fused: Any, heads: tuple[jax.Array, ...]) -> None:
     lengths = jnp.array([T - 2, 0])

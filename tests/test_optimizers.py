@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ctx_jax import losses
@@ -26,6 +27,7 @@ from ctx_jax.training.optimizer import (
     OptimizerConfig,
     apply_gradients,
     averaged,
+    clip_by_global_norm,
     learning_rate_schedule,
     optimizer,
 )
@@ -264,3 +266,16 @@ def test_every_number_out_of_range_is_refused_by_field(config: OptimizerConfig, 
     with pytest.raises(ConfigError, match=rf" {value}$") as error:
         replace(config, **{field: value})
     assert error.value.field == f"optimizer.{field}"
+
+
+@pytest.mark.parametrize("largest", [0.5, 1e3])
+def test_clipping_scales_all_gradients_by_one_factor(largest: float) -> None:
+    random = np.random.default_rng(0)
+    gradients = {"a": jnp.asarray(random.normal(size=(3, 4)), jnp.float32), "b": jnp.ones(5, jnp.float32)}
+    norm = math.sqrt(sum(float(jnp.square(gradient).sum()) for gradient in gradients.values()))
+    clipped, _ = clip_by_global_norm(largest).update(gradients, optax.EmptyState())
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(clipped[name], gradient * min(1.0, largest / norm), rtol=1e-6)
+        assert largest < norm or np.array_equal(clipped[name], gradient)
+    broken, _ = clip_by_global_norm(largest).update(gradients | {"b": jnp.full(5, jnp.nan)}, optax.EmptyState())
+    assert np.isnan(broken["a"]).all()  # as the step's check of the gradient expects

@@ -118,6 +118,20 @@ def test_a_token_over_two_words_is_the_vector_of_both() -> None:
     assert np.asarray(pooled.values)[0, 0].tolist() == [[3, 4], [3, 4], [6, 7], [0, 0]]
 
 
+@pytest.mark.parametrize("level", ["words", "tokens"])
+def test_layers_above_the_one_taken_are_not_computed(level: str, params: Any) -> None:
+    inputs = INPUTS.arrays(SENTENCES)
+    if level == "tokens":
+        inputs = {name: inputs[name] for name in ("token_ids", "token_mask")}
+
+    def operations(index: int) -> float:
+        taken = jax.jit(lambda params, inputs: TINY.layers(params, inputs).values[index])
+        return taken.lower(params, inputs).compile().cost_analysis()["flops"]
+
+    first, second, third = map(operations, range(3))
+    assert first < second < 0.7 * third
+
+
 def test_no_words_give_no_vectors(params: Any) -> None:
     assert TINY.layers(params, INPUTS.arrays([])).values.shape == (3, 0, 0, 8)
     assert TINY.layers(params, INPUTS.arrays([[], []])).values.shape == (3, 2, 0, 8)

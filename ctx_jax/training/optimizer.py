@@ -194,13 +194,13 @@ def optimizer(config: OptimizerConfig, steps: int, *, model: Model | None = None
             core = _muon(config, rate, mask, model)
         case _:
             raise InputTypeError(f"no optimizer for {type(config).__name__}: give AdamW, Lamb, Muon or Adagrad")
-    parts = [_clip_by_global_norm(config.clip_norm), core] if config.clip_norm else [core]
+    parts = [clip_by_global_norm(config.clip_norm), core] if config.clip_norm else [core]
     if config.layer_decay != 1.0 or any(group.learning_rate_factor != 1.0 for group in config.groups):
         parts.append(optax.stateless(lambda updates, _: _scaled(updates, config, model)))
     return optax.chain(*parts) if len(parts) > 1 else core
 
 
-def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
+def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
     """Gradients times min(1, `largest` / their global norm).
 
     optax's divides by the norm before it multiplies, and XLA keeps that quotient of every gradient in memory: on a CPU
