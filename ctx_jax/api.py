@@ -9,6 +9,7 @@ from ctx_jax.embedding.load import load
 from ctx_jax.embedding.mix_files import load_mix, save_mix
 from ctx_jax.embedding.mixing import init_mix, mix, mix_penalty
 from ctx_jax.embedding.pooling import pool
+from ctx_jax.embedding.sif import load_sif, save_sif
 from ctx_jax.embedding.stack_files import save_stack
 from ctx_jax.embedding.stacking import stack
 
@@ -21,11 +22,13 @@ __all__ = [
     "init_mix",
     "load",
     "load_mix",
+    "load_sif",
     "losses",
     "mix",
     "mix_penalty",
     "pool",
     "save_mix",
+    "save_sif",
     "save_stack",
     "stack",
 ]

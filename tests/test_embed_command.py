@@ -183,18 +183,10 @@ def test_that_texts_are_cut_is_said_once_with_the_number_in_the_whole_text(
     assert said.startswith("sentence 4 ")
 
 
-def test_vectors_of_only_some_lines_are_no_file(tmp_path: Path, text: Path) -> None:
-    """As in a job of several processes, where `encode` gives each its share."""
-
-    class Share:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(ENCODER, name)
-
-        def encode(self, texts: list[str], **settings: Any) -> Any:
-            return ENCODER.encode(texts[::2], **settings)
-
+def test_one_process_writes_a_file(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctx_jax.embedding.line_vectors.process_share", lambda: (1, 2))
     with pytest.raises(RunError, match="one process"):
-        embed_file(Share(), text, tmp_path / "out.npz", log=quiet)  # type: ignore[arg-type]
+        embed_file(ENCODER, text, tmp_path / "out.npz", log=quiet)
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 

@@ -1,10 +1,13 @@
 """`encode`: layers, levels, long sentences, offsets and bad input; laws of all families are in `test_families.py`."""
 
+import copy
 import logging
+import lzma
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import repeat
+from itertools import groupby, repeat
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +16,7 @@ import pytest
 from test_families import BERT, CASES, SUBWORDS, TABLE, TABLE_WORDS, Case
 
 import ctx_jax
+from ctx_jax.embedding.batching import plan
 from ctx_jax.embedding.windows import merge, nearest, windows
 from ctx_jax.io.errors import CtxJaxError, InputError, InputTypeError
 
@@ -164,6 +168,11 @@ def test_offsets_point_at_the_words(name: str) -> None:
         assert ctx_jax.embed(encoder.model, encoder.params, inputs).values.shape[1] == 3
 
 
+def test_offsets_of_a_cut_sentence_end_with_its_special_token(bert: ctx_jax.Encoder) -> None:
+    whole, cut = (next(bert.encode([LONG], level="tokens", offsets=True, long=long)).offsets for long in (None, "cut"))
+    assert cut.tolist() == [*whole[:23].tolist(), [0, 0]] and len(whole) == 74
+
+
 def test_offsets_of_tokens_are_the_tokenizers(bert: ctx_jax.Encoder) -> None:
     reference = SUBWORDS.tokenizer.encode(TEXTS[3])
     (vectors, offsets) = next(bert.encode([TEXTS[3]], level="tokens", offsets=True))
@@ -185,7 +194,7 @@ def test_offsets_of_tokens_are_the_tokenizers(bert: ctx_jax.Encoder) -> None:
 # --- sif --------------------------------------------------------------------------------------------------------------
 
 
-def test_sif_weights_rare_words_and_removes_the_common_component() -> None:
+def test_sif_weights_rare_words_and_removes_the_common_component(tmp_path: Path) -> None:
     encoder = ctx_jax.Encoder(TABLE, TABLE.init(jax.random.key(0)), TABLE_WORDS)
     corpus = ["the cat", "the the dogs", "sat", "the dogs sat"]
     counts = {"the": 4, "cat": 1, "dogs": 2, "sat": 2}
@@ -200,18 +209,103 @@ def test_sif_weights_rare_words_and_removes_the_common_component() -> None:
     texts = ["cat the sat", "", "new dogs"]
     expected = np.stack([average(text) - component * (component @ average(text)) for text in texts])
     close(fitted.encode_array(texts, pooling="sif"), expected)
+    ctx_jax.save_sif(tmp_path / "sif.json", fitted.sif)
+    loaded = replace(encoder, sif=ctx_jax.load_sif(tmp_path / "sif.json"))
+    np.testing.assert_array_equal(
+        loaded.encode_array(texts, pooling="sif"), fitted.encode_array(texts, pooling="sif"), strict=True
+    )
+    (tmp_path / "sif.json").write_text((tmp_path / "sif.json").read_text().replace("0.01", "0.02"))
+    with pytest.raises(InputError, match="sif.json"):
+        ctx_jax.load_sif(tmp_path / "sif.json")
     lengths = np.linalg.norm(fitted.encode_array(texts, pooling="sif", normalize=True), axis=1)
     close(lengths, [1, 0, 1])
-    for wrong in ({"layers": "all"}, {"length": 3}, {"level": "words"}):
+    for wrong in ({"layers": "all"}, {"length": 3}, {"level": "words"}, {"long": "error"}):
         with pytest.raises(InputError, match="sif"):
             fitted.encode(texts, **{"level": "sentence", "pooling": "sif"} | wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="fit_sif"):
         encoder.encode(texts, level="sentence", pooling="sif")
     with pytest.raises(InputError, match="corpus"):
         encoder.fit_sif([])
+    with pytest.raises(InputTypeError, match="list"):
+        encoder.fit_sif("the cat")
+    with pytest.raises(InputTypeError, match="sentence 1"):
+        list(fitted.encode([["a"], [3]], level="sentence", pooling="sif"))
 
 
-# --- input ------------------------------------------------------------------------------------------------------------
+# --- several processes, input -----------------------------------------------------------------------------------------
+
+
+def test_each_process_of_a_job_takes_its_share_and_says_which(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = ctx_jax.Encoder(TABLE, TABLE.init(jax.random.key(0)), TABLE_WORDS).fit_sif(["the cat sat", "dogs"])
+    texts = ["the cat", "dogs", "sat", "the", "cat dogs", "a lot"]
+    settings: list[dict[str, Any]] = [{}, {"level": "sentence"}, {"level": "sentence", "pooling": "sif"}]
+    expected = [list(encoder.encode(texts, **each)) for each in settings]
+    monkeypatch.setattr("ctx_jax.embedding.encode_call.process_share", lambda: (1, 4))
+    for each, of_all in zip(settings, expected, strict=True):
+        with caplog.at_level(logging.INFO, "ctx_jax"):
+            found = list(encoder.encode(texts, **each))
+        assert "1, 5, 9" in caplog.text and len(found) == 2
+        for own, number in zip(found, (1, 5), strict=True):
+            np.testing.assert_array_equal(own, of_all[number])
+    with pytest.raises(InputError, match="sentence 5 "):
+        list(CASES["bert"].encoder.encode([*["a"] * 5, "half \ud83d"]))
+
+
+def test_blocks_keep_order_and_numbers(bert: ctx_jax.Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentences that are generators, of which the next makes the one before empty."""
+    monkeypatch.setattr("ctx_jax.embedding.encode.BLOCK_SENTENCES", 8)
+    words = [word for number in range(30) for word in [("cat", "dogs")[number % 2]] * (1 + number % 3)]
+    sentences = [list(group) for _, group in groupby(words)]
+    expected = [next(bert.encode([sentence], layers="last")) for sentence in sentences[:6]]
+    found = list(bert.encode((group for _, group in groupby(words)), layers="last"))
+    assert len(found) == 30
+    for number, vectors in enumerate(found):
+        close(vectors, expected[number % 6])
+    for level in ("words", "sentence"):
+        with pytest.raises(InputError, match="sentence 25 "):
+            list(bert.encode([*["cat"] * 25, "half \ud83d"], level=level))
+
+
+def test_a_sentence_of_100_000_words() -> None:
+    words = np.random.default_rng(0).choice(["the", "cat", "sat", "a"], 100_000).tolist()
+    for name in ("static", "bilm_words", "bert"):
+        encoder = CASES[name].encoder
+        (found,) = encoder.encode([words], layers="last")
+        assert found.shape == (100_000, 16)
+        start = encoder.encode([words[:12]], layers="last") if name == "static" else [found[:12]]
+        close(next(iter(start)), found[:12])
+        if name != "static":
+            assert max((rows * length for rows, length in encoder.compiled_shapes), default=0) <= 16_384
+        assert encoder.encode_array([words], long="windows" if name == "bert" else None).shape == (1, 16)
+
+
+def test_other_parameters_have_another_cache_of_words() -> None:
+    encoder = CASES["bilm"].encoder
+    texts = [["cat", "sat"]]
+    first = next(encoder.encode(texts))
+    other = jax.tree.map(lambda leaf: leaf * 1.5, encoder.params)
+    expected = next(replace(encoder, params=other).encode(texts))
+    assert np.abs(first - expected).max() > 1e-3
+    params = dict(encoder.params)
+    changed = replace(encoder, params=params)
+    close(next(changed.encode(texts)), first)
+    params.update(other)
+    np.testing.assert_array_equal(next(changed.encode(texts)), expected)
+    close(next(copy.deepcopy(encoder).encode(texts)), first)
+
+
+@pytest.mark.parametrize("path", ["lm/wikitext-2/valid.txt.xz", "pos/en_ewt/train.conllu.xz"])
+def test_less_than_a_tenth_of_real_text_is_padding(path: str) -> None:
+    if not (file := Path(__file__).resolve().parents[2] / "shared/data" / path).exists():
+        pytest.skip(f"{file} is not there")
+    with lzma.open(file, "rt") as lines:
+        texts = [line.removeprefix("# text = ") for line in lines if line[:9] == "# text = " or "conllu" not in path]
+    sizes = [min(len(text.split()) + 2, 256) for text in texts if text.strip()]
+    batches = plan(sizes, 1024)
+    assert sum(batch.rows * batch.length for batch in batches) < 1.1 * sum(sizes) > 1e5
+    assert len({batch[1:] for batch in batches}) < 40
 
 
 def test_an_abandoned_call_leaves_no_thread(bert: ctx_jax.Encoder) -> None:
@@ -253,6 +347,7 @@ def test_bad_input_is_refused(bert: ctx_jax.Encoder, sentences: Any, error: type
         {"layers": True},
         {"layers": "mix"},
         {"mix": ctx_jax.init_mix(2)},
+        {"layers": "mix", "mix": ctx_jax.init_mix(5)},
         {"pieces": "middle"},
         {"dtype": "float64"},
         {"batch_tokens": 0},

@@ -302,31 +302,6 @@ def test_a_run_is_loaded_as_it_was_saved_and_encode_equals_embed(case: Case, tmp
         assert found[row].dtype == np.float32
 
 
-@pytest.mark.slow
-def test_encode_gives_a_sentence_its_vectors_whatever_is_encoded_with_it(case: Case) -> None:
-    """In another order, other batches, alone, on one device in place of eight: to the bit in batches of one shape."""
-    random = np.random.default_rng(0)
-    words = ["the", "cat", "sat", "dogs", "été", ""]
-    sentences = [random.choice(words, length).tolist() for length in random.integers(0, 9, 40)]
-    encode = partial(case.encoder.encode, layers="last")
-    expected = list(encode(sentences))
-    order = random.permutation(40)
-    with jax.default_device(jax.devices()[1]):
-        on_one_device = list(encode(sentences))
-        for found, number in zip(encode([sentences[number] for number in order]), order, strict=True):
-            np.testing.assert_array_equal(found, on_one_device[number])
-        others = [found for number in (3, 8) for found in encode(sentences[number : number + 1])]
-    for found, number in zip([*on_one_device, *others], [*range(40), 3, 8], strict=True):
-        assert found.shape == expected[number].shape == (len(sentences[number]), case.model.width)
-        close(found, expected[number])
-    for found, own in zip(encode(sentences, batch_tokens=16), expected, strict=True):
-        close(found, own)
-
-
-def close(found: np.ndarray, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max(initial=0)))
-
-
 def test_a_texts_vector_is_the_mean_of_its_tokens_whatever_its_batch(case: Case) -> None:
     texts = ["the cat sat", "dogs", "a lot"]
     # Members in pieces have no tokens in common: the texts of their stack are words.

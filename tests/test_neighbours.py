@@ -18,7 +18,7 @@ SENTENCES = [sentence.split() for pair in zip(RIVER, MONEY, strict=True) for sen
 class Topical:
     """A fake encoder: layer 1 depends on whether the sentence is about rivers, layer 0 on the spelling alone."""
 
-    def encode(self, sentences: Sequence[Sequence[str]], *, layers: int) -> Iterator[np.ndarray]:
+    def encode(self, sentences: Sequence[Sequence[str]], *, layers: int, share: bool) -> Iterator[np.ndarray]:
         for sentence in sentences:
             river = " ".join(sentence) in RIVER
             spelling = [np.random.default_rng(list(word.encode())).normal(size=6) for word in sentence]
@@ -53,7 +53,7 @@ def test_a_vector_without_context_cannot_tell_them_apart() -> None:
 
 
 class Zeros:
-    def encode(self, sentences: Sequence[Sequence[str]], *, layers: int) -> Iterator[np.ndarray]:
+    def encode(self, sentences: Sequence[Sequence[str]], *, layers: int, share: bool) -> Iterator[np.ndarray]:
         return (np.zeros((len(sentence), 4), np.float32) for sentence in sentences)
 
 

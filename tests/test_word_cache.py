@@ -80,8 +80,8 @@ def test_a_word_is_encoded_once_in_few_shapes(monkeypatch: pytest.MonkeyPatch) -
     vectors = WordVectors(MODEL, PARAMS)
     words = [*WORDS, *numbered(700), "longer than 5"]
     first = vectors(words)
-    assert sum(rows for rows, _ in shapes) < len(set(words)) + 3 * 64 and len(vectors) == len(set(words))
-    assert set(shapes) <= {(64, positions) for positions in (5, 9, 12)}
+    assert sum(rows for rows, _ in shapes) < len(set(words)) + 3 * 256 and len(vectors) == len(set(words))
+    assert set(shapes) <= {(256, positions) for positions in (5, 9, 12)}
     same(first, uncached(words))
     shapes.clear()
     np.testing.assert_array_equal(vectors(words[::-1]), first[::-1])

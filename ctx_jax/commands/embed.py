@@ -24,7 +24,7 @@ class Embed:
     lie in OUTPUT.partial/ until OUTPUT appears whole."""
 
     encoder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ENCODER")]
-    """A run, a folder of AllenNLP or Hugging Face, or a file of word vectors."""
+    """A run, a folder of AllenNLP, Hugging Face or `save_stack`, or a file of word vectors."""
 
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="INPUT")]
     """Text, a sentence a line; plain, .gz, .xz or .zst. `-` is standard input. An empty line is an empty sentence."""

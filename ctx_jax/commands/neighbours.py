@@ -20,7 +20,7 @@ class Neighbours:
     """Show a word in several sentences of a text, and the words in context whose vectors are nearest to each."""
 
     encoder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ENCODER")]
-    """A run, a folder of AllenNLP or Hugging Face, or a file of word vectors."""
+    """A run, a folder of AllenNLP, Hugging Face or `save_stack`, or a file of word vectors."""
 
     corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
     """Text, a sentence a line; plain, .gz, .xz or .zst. `-` is standard input."""

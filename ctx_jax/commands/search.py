@@ -23,7 +23,7 @@ class Search:
     vectors are computed once and kept on disk. Prompts for queries and documents are the folder's, if it has them."""
 
     encoder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ENCODER")]
-    """A run, a folder of AllenNLP or Hugging Face, or a file of word vectors."""
+    """A run, a folder of AllenNLP, Hugging Face or `save_stack`, or a file of word vectors."""
 
     corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
     """Text, a sentence a line; plain, .gz, .xz or .zst."""

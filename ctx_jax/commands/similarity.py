@@ -22,7 +22,7 @@ class Similarity:
     print Pearson's and Spearman's correlation with them instead."""
 
     encoder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ENCODER")]
-    """A run, a folder of AllenNLP or Hugging Face, or a file of word vectors."""
+    """A run, a folder of AllenNLP, Hugging Face or `save_stack`, or a file of word vectors."""
 
     first: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
     """A text; without B, a file of pairs: .tsv, .csv, or columns between tabs; plain, .gz, .xz or .zst; `-` is standard

@@ -25,16 +25,23 @@ class Batch(NamedTuple):
     length: int
 
 
-def plan(sizes: Sequence[int], batch_tokens: int, *, multiple: int = 1, longest: int | None = None) -> list[Batch]:
+def plan(
+    sizes: Sequence[int],
+    batch_tokens: int,
+    multiple: int = 1,
+    longest: int | None = None,
+    *,
+    few_shapes: bool = False,
+) -> list[Batch]:
     """Batches of about `batch_tokens` tokens, longest sentences first; every sentence is in exactly one.
 
     `plan([3, 40, 5], 1024)` is `[((1, 2, 0), rows 4, length 48)]`. Rows are a power of two times
     `multiple` (the number of devices). Lengths, none above `longest`, are those of `rounded` for few sentences, so that
-    calls with a sentence or two share their shapes; for many they are the at most `SHAPES` lengths that leave the least
-    padding: 4 to 7 % of 100,000 tokens of prose.
+    calls with a sentence or two share their shapes, and with `few_shapes`; for many they are the at most `SHAPES`
+    lengths that leave the least padding: 4 to 7 % of 100,000 tokens of prose.
     """
     order = np.argsort(-np.asarray(sizes, np.int64), kind="stable")
-    lengths = _lengths(np.asarray(sizes, np.int64)[order], longest)
+    lengths = _lengths(np.asarray(sizes, np.int64)[order], longest, few_shapes)
     needed = np.concatenate([[0], np.cumsum(lengths)])  # tokens of the first sentences, each padded to its own length
     batches, start = [], 0
     while start < len(order):
@@ -60,11 +67,11 @@ def fine(length: int) -> int:
     return max(8, -(-length // step) * step)
 
 
-def _lengths(sizes: np.ndarray, longest: int | None) -> np.ndarray:
+def _lengths(sizes: np.ndarray, longest: int | None, few_shapes: bool) -> np.ndarray:
     """The length of each sentence's batch, by falling size: the choice of at most `SHAPES` lengths with the least cost,
     which is the padding and `_SHAPE_TOKENS` for each length."""
     limit = np.iinfo(np.int64).max if longest is None else longest
-    round_up = rounded if sizes.sum() < _FEW_TOKENS else fine
+    round_up = rounded if few_shapes or sizes.sum() < _FEW_TOKENS else fine
     grid = np.array([min(round_up(size), limit) for size in sizes.tolist()], np.int64)
     values, counts = np.unique(-grid, return_counts=True)
     values, n = -values, len(values)  # falling

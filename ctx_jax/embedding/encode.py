@@ -9,13 +9,14 @@ Letters: L layers, B rows of a batch, T words or tokens, D width.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ctx_jax.distributed.sharding import pipelined
@@ -29,9 +30,12 @@ Long = Literal["windows", "error", "cut"]
 _LOGGER = logging.getLogger("ctx_jax")
 BLOCK_SENTENCES = 16_384
 BLOCK_TOKENS = 262_144
-"""A block has about so many tokens at most; this many give batches with little padding."""
+"""A block has about so many tokens at most, which gives batches with little padding. The first has a quarter of that,
+so that its results come sooner."""
 BLOCK_BYTES = 1 << 30
 """Results are held until those of the sentences before them are there: at most about so many bytes."""
+SHAPES = 64
+"""After so many shapes of an encoder, lengths are rounded up to few."""
 _TOKEN_CHARACTERS = 4  # about so many to a token
 _PART_TOKENS = 256  # of a sentence that runs in parts
 
@@ -71,10 +75,19 @@ class Job:
     """Rows are a multiple of this."""
     special: tuple[int, int]
     """How many vectors of special tokens stand before and behind those of a sentence."""
+    text_bytes: int | None
+    """Of the vector of a text; None: results are those of words or tokens."""
     token_bytes: int
-    """Of a result, for each of its tokens."""
+    """Of the vectors of a word or token."""
     shapes: set[tuple[int, int]] = field(default_factory=set)
     """The shapes (rows, length) that were used."""
+    cut_notice: "_CutNotice" = field(default_factory=lambda: _CutNotice())
+
+    def held_bytes(self, size: int) -> int:
+        """Of what is held for a sentence of `size` tokens until it is yielded."""
+        if self.limit is not None and size > self.limit and self.long == "windows":
+            return 3 * size * self.token_bytes  # windows overlap by half, and are merged
+        return size * self.token_bytes if self.text_bytes is None else self.text_bytes
 
 
 class _Part(NamedTuple):
@@ -109,24 +122,30 @@ class _Block(NamedTuple):
 
 def encode_sentences(sentences: Iterator[tuple[int, Any]], job: Job) -> Iterator[np.ndarray]:
     """One array a sentence of (number, sentence), in their order; see `Job`."""
-    found: dict[tuple[int, int], np.ndarray] = {}
+    results: dict[int, np.ndarray] = {}  # by a sentence's index in the block
+    of_windows: dict[int, dict[int, np.ndarray]] = {}
     for block, parts, vectors in pipelined(_running(sentences, job)):
-        if vectors is not None:
-            batch = np.asarray(vectors)
-            _check_finite(batch)
-            for row, part in enumerate(parts):
-                # A copy, so that no result keeps its whole batch in memory.
-                own = batch[row] if part.vectors is None else batch[row][..., : part.vectors, :]
-                found[part.sentence, part.window] = own.copy()
+        if vectors is None:
+            for index in range(len(block.numbers)):
+                yield results.pop(index)
             continue
-        for index in range(len(block.numbers)):
-            if index not in block.long:
-                yield found.pop((index, 0))
-                continue
-            own_windows, sizes = block.long[index]
-            several = [found.pop((index, number)) for number in range(len(own_windows))]
-            merged = merge(several, own_windows, sizes, job.special)
-            yield merged if job.finish is None else job.finish(merged)
+        batch = np.asarray(vectors)
+        for row, part in enumerate(parts):
+            # A copy, so that no result keeps its whole batch in memory.
+            of_row = (batch[row] if part.vectors is None else batch[row][..., : part.vectors, :]).copy()
+            if part.sentence in block.long:
+                collected = of_windows.setdefault(part.sentence, {})
+                collected[part.window] = of_row
+                if len(collected) < len(block.long[part.sentence].windows):
+                    continue
+                of_row = _merged(of_windows.pop(part.sentence), block.long[part.sentence], job)
+            _check_finite(of_row)
+            results[part.sentence] = of_row
+
+
+def _merged(vectors: dict[int, np.ndarray], long: _Long, job: Job) -> np.ndarray:
+    merged = merge([vectors[number] for number in range(len(long.windows))], *long, job.special)
+    return merged if job.finish is None else job.finish(merged)
 
 
 class Encoded(NamedTuple):
@@ -144,15 +163,16 @@ def encode_with_offsets(sentences: Iterator[tuple[int, Any]], job: Job) -> Itera
 
     def remembered() -> Iterator[tuple[int, Any]]:
         for number, sentence in sentences:
-            if not isinstance(sentence, str) and isinstance(sentence, Iterable):
-                sentence = list(sentence)  # a generator of words could be read only once
             waiting.append(sentence)
             yield number, sentence
 
     def encoded() -> Iterator[Encoded]:
         for vectors in encode_sentences(remembered(), job):
-            offsets = job.processor.offsets([waiting.popleft()], job.level)[0]
-            yield Encoded(vectors, offsets[: vectors.shape[-2]])
+            offsets, count = job.processor.offsets([waiting.popleft()], job.level)[0], vectors.shape[-2]
+            behind = job.special[1]
+            if len(offsets) > count:  # the sentence was cut; a special token behind it keeps its (0, 0)
+                offsets = np.concatenate([offsets[: count - behind], offsets[len(offsets) - behind :]])
+            yield Encoded(vectors, offsets)
 
     return encoded()
 
@@ -165,7 +185,8 @@ def _running(
     for block in _blocks(sentences, job):
         for parts, compute in ((block.whole, job.compute), (block.in_windows, job.of_window)):
             sizes = job.processor.sizes([part.split for part in parts])
-            for chosen, rows, length in plan(sizes, job.batch_tokens, multiple=job.multiple, longest=job.limit):
+            few_shapes = len(job.shapes) >= SHAPES
+            for chosen, rows, length in plan(sizes, job.batch_tokens, job.multiple, job.limit, few_shapes=few_shapes):
                 own = [parts[number] for number in chosen]
                 inputs = _padded(job, block, own, rows, length)
                 job.shapes.add((rows, length))
@@ -183,6 +204,13 @@ def _padded(job: Job, block: _Block, parts: Sequence[_Part], rows: int, length: 
         return job.processor.pad([part.split for part in parts], rows, length)
 
 
+def rounded_to(dtype: str, vectors: np.ndarray) -> np.ndarray:
+    """The vectors in another dtype. InputError if float16 cannot hold one of the numbers."""
+    result = vectors.astype(jnp.dtype(dtype))
+    _check_finite(result)
+    return result
+
+
 def _check_finite(vectors: np.ndarray) -> None:
     if vectors.dtype == np.float16 and np.isinf(vectors).any():
         raise InputError('dtype="float16" holds numbers up to 65,504, and a vector has larger ones: set "bfloat16"')
@@ -190,21 +218,21 @@ def _check_finite(vectors: np.ndarray) -> None:
 
 def _blocks(sentences: Iterator[tuple[int, Any]], job: Job) -> Iterator[_Block]:
     """Blocks in their order; each is prepared on a thread after the one before it was returned."""
-    notice = _CutNotice()
+    tokens = min(BLOCK_TOKENS, 256 * job.batch_tokens) // 4
     with ThreadPoolExecutor(1, "ctx_jax encode") as executor:
         waiting: Future[list[_Block]] | None = None
         while True:
-            read = _read(sentences, job)
-            ready, waiting = waiting, executor.submit(_prepare, read, job, notice) if read else None
+            read = _read(sentences, min(tokens, BLOCK_BYTES // job.token_bytes))
+            tokens = min(2 * tokens, BLOCK_TOKENS, 256 * job.batch_tokens)
+            ready, waiting = waiting, executor.submit(_prepare, read, job) if read else None
             if ready is not None:
                 yield from ready.result()
             if waiting is None:
                 return
 
 
-def _read(sentences: Iterator[tuple[int, Any]], job: Job) -> list[tuple[int, Any]]:
-    """The next sentences, as many as a block holds."""
-    tokens = min(BLOCK_TOKENS, 256 * job.batch_tokens, BLOCK_BYTES // job.token_bytes)
+def _read(sentences: Iterator[tuple[int, Any]], tokens: int) -> list[tuple[int, Any]]:
+    """The next sentences, of about so many tokens."""
     read: list[tuple[int, Any]] = []
     characters = 0
     for number, sentence in sentences:
@@ -233,28 +261,30 @@ class _CutNotice:
         self._said = True
 
 
-def _prepare(read: list[tuple[int, Any]], job: Job, notice: _CutNotice) -> list[_Block]:
+def _prepare(read: list[tuple[int, Any]], job: Job) -> list[_Block]:
     """The sentences that were read, split; in several blocks if the results of one would take too much memory."""
     numbers = [number for number, _ in read]
-    found = job.split([sentence for _, sentence in read], numbers)
+    with numbering_sentences(numbers):
+        found = job.split([sentence for _, sentence in read], numbers)
+    job.processor.prepare(found.sentences)
     sizes = job.processor.sizes(found.sentences)
-    bounds, tokens = [0], 0
+    bounds, held = [0], 0
     for index, size in enumerate(sizes):
-        if tokens and (tokens + size) * job.token_bytes > BLOCK_BYTES:
+        if held and held + job.held_bytes(size) > BLOCK_BYTES:
             bounds.append(index)
-            tokens = 0
-        tokens += size
+            held = 0
+        held += job.held_bytes(size)
     blocks = []
     for start, stop in pairwise([*bounds, len(sizes)]):
         block = _Block(numbers[start:stop], [], [], [], {})
         for index in range(start, stop):
             count = None if found.counts is None else found.counts[index]
-            _add(block, index - start, found.sentences[index], sizes[index], count, job, notice)
+            _add(block, index - start, found.sentences[index], sizes[index], count, job)
         blocks.append(block)
     return blocks
 
 
-def _add(block: _Block, index: int, sentence: Any, size: int, count: int | None, job: Job, notice: _CutNotice) -> None:
+def _add(block: _Block, index: int, sentence: Any, size: int, count: int | None, job: Job) -> None:
     """Add a sentence to its block in the way that its length asks for."""
     processor, limit = job.processor, job.limit
     if limit is None or size <= limit:
@@ -268,7 +298,7 @@ def _add(block: _Block, index: int, sentence: Any, size: int, count: int | None,
                 f'has {size} tokens, the encoder takes {limit}: split it, or set long="windows" or "cut"',
             )
         case "cut":
-            notice(block.numbers[index], size, limit)
+            job.cut_notice(block.numbers[index], size, limit)
             sentence = processor.cut(sentence, limit)
             if count is not None:
                 count = len(processor.unit_sizes(sentence)) + sum(job.special)
@@ -278,6 +308,7 @@ def _add(block: _Block, index: int, sentence: Any, size: int, count: int | None,
             own = windows(sizes, limit - processor.overhead)
             block.long[index] = _Long(own, sizes)
             for number, (first, stop) in enumerate(own):
-                # Only a single word of very many tokens is cut.
-                part = processor.cut(processor.part(sentence, first, stop), limit)
+                part = processor.part(sentence, first, stop)
+                if np.count_nonzero(sizes[first:stop]) == 1:  # a single word may have more tokens than a row
+                    part = processor.cut(part, limit)
                 block.in_windows.append(_Part(index, number, part, stop - first + sum(job.special)))

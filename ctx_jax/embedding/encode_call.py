@@ -6,7 +6,7 @@ Letters: L layers, B rows, T words or tokens, D width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -98,27 +98,29 @@ class Call:
         default: LayerChoice = "last" if self.level == "sentence" else "all"
         return Choice.of(default if self.layers is None else self.layers, count, self.mix)
 
-    def job(self, encoder: Encoder, processor: InputProcessor, shapes: set[tuple[int, int]]) -> Job:
-        """How `encoder` does what the call asks for, with inputs from `processor`; the shapes of its batches are added
-        to `shapes`. Raises InputError for what it cannot do."""
+    def job(self, encoder: Encoder) -> Job:
+        """How `encoder` does what the call asks for. Raises InputError for what it cannot do."""
         devices = devices_in_use()
+        params = encoder.kept.placed(encoder.params, devices)
+        processor = encoder.kept.processor(encoder.model, params, encoder.processor)
         default_tokens = (_CPU_TOKENS if platform() == "cpu" else _ACCELERATOR_TOKENS) * len(devices)
         output = Output(encoder.model, self.choice(encoder.model.num_layers), None, self.dtype)
         of_texts = self.level == "sentence"
         in_parts = None
         if isinstance(encoder.model, RunsInParts):
             select = Partial(output.choice, mix=self.mix)
-            run = partial(encoder.model.layers_in_parts, encoder.params, select=select)
+            run = partial(encoder.model.layers_in_parts, params, select=select)
             in_parts = partial(_in_parts, run, "float32" if of_texts else self.dtype)
         token_bytes = output.choice.axes * encoder.model.width * jnp.dtype(self.dtype).itemsize
         shared: dict[str, Any] = {
             "in_parts": in_parts,
             "batch_tokens": self.batch_tokens or default_tokens,
             "multiple": len(devices),
-            "token_bytes": max(token_bytes // 16, 1) if of_texts else token_bytes,  # a text has some tokens
-            "shapes": shapes,
+            "token_bytes": token_bytes,
+            "text_bytes": token_bytes if of_texts else None,
+            "shapes": encoder.kept.shapes,
         }
-        arrays = Replicated(encoder.params, self.mix, {}, np.int32(0))
+        arrays = Replicated(params, self.mix, {}, np.int32(0))
         if of_texts:
             return self._job_of_texts(encoder, processor.of_texts(), output, arrays, devices, shared)
         processor = processor if self.pieces is None else processor.with_pieces(self.pieces)
@@ -179,14 +181,20 @@ def _in_parts(
     return run(inputs, part).astype(jnp.dtype(dtype))
 
 
-def own_sentences(sentences: Iterator[Any]) -> Iterator[tuple[int, Any]]:
+def own_sentences(sentences: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     """(number, sentence) of those that this process encodes: all, or in a job of n processes every n-th."""
-    numbered = enumerate(sentences)
     own, count = process_share()
     if count == 1:
-        return numbered
+        return all_sentences(sentences)
     _LOGGER.warning("process %d of %d encodes sentences %d, %d, %d ...", own, count, own, own + count, own + 2 * count)
-    return islice(numbered, own, None, count)
+    return islice(all_sentences(sentences), own, None, count)
+
+
+def all_sentences(sentences: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """(number, sentence) of all; a generator of words is read before the next sentence is asked for."""
+    for number, sentence in enumerate(sentences):
+        of_words = isinstance(sentence, Iterable) and not isinstance(sentence, str | bytes)
+        yield number, list(sentence) if of_words else sentence
 
 
 def _split(processor: InputProcessor, level: Any, sentences: list[Any], numbers: Sequence[int]) -> Split:

@@ -6,23 +6,24 @@ Letters: L layers, B sentences, T words or tokens, D width, N words of a list.
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from ctx_jax.embedding import description, sif
-from ctx_jax.embedding.encode import Long, encode_sentences, encode_with_offsets
-from ctx_jax.embedding.encode_call import Call, Dtype, EncodeLevel, own_sentences
-from ctx_jax.embedding.outputs import LayerChoice
+from ctx_jax.embedding.encode import Long, encode_sentences, encode_with_offsets, rounded_to
+from ctx_jax.embedding.encode_call import Call, Dtype, EncodeLevel, all_sentences, own_sentences
+from ctx_jax.embedding.encode_state import EncodeState
+from ctx_jax.embedding.outputs import Choice, LayerChoice
 from ctx_jax.embedding.sif import Sif
 from ctx_jax.encoders.base import (
-    CachesWords,
     InputProcessor,
     Level,
     Model,
     Source,
+    check_several,
     checked,
     rounded,
     sentences_to_words,
@@ -61,7 +62,8 @@ class Encoder:
     architecture: str = ""
     source: Source = field(default_factory=Source)
     sif: Sif | None = None
-    _shapes: set[tuple[int, int]] = field(default_factory=set, init=False)
+    kept: EncodeState = field(default_factory=EncodeState, init=False)
+    """What `encode` keeps between calls."""
 
     def __repr__(self) -> str:
         return description.summary(self)
@@ -136,6 +138,7 @@ class Encoder:
         long: Long | None = None,
         offsets: bool = False,
         progress: bool = False,
+        share: bool = True,
     ) -> Iterator[Any]:
         """One numpy array a sentence, in the order given: [L, T, D], or [T, D] of one layer or a mix.
 
@@ -150,34 +153,23 @@ class Encoder:
         Reads some hundred thousand tokens ahead, so the input may be endless, and sorts them into batches of few shapes
         for all local devices. A sentence's vectors do not depend on the others: equal to the bit in batches of one
         shape, else within 1e-5 of the largest magnitude (in float32). In a job of n processes each encodes every n-th
-        sentence, from its own number on, and the log says so.
+        sentence, from its own number on, and the log says so; with `share=False` all of them.
 
         Raises InputError for settings that do not fit each other, and the errors of `tokenize` when it reaches the
         sentence at fault.
         """
-        if isinstance(sentences, str | bytes):
-            raise InputTypeError("sentences must be a list of sentences, got one string: wrap it in a list")
-        if not isinstance(sentences, Iterable):
-            raise InputTypeError(f"sentences must be a list of sentences, got one {type(sentences).__name__}")
-        if pooling == "sif":
-            given = (layers, mix, pieces, prompt, prompt_name, length, offsets or None)
-            if level != "sentence" or any(value is not None for value in given):
-                raise InputError(
-                    'pooling="sif" goes with level="sentence", and with normalize, dtype, batch_tokens alone'
-                )
-            return self._encode_sif(sentences, bool(normalize), progress, dtype=dtype, batch_tokens=batch_tokens)
+        check_several(sentences)
+        numbered = own_sentences(sentences) if share else all_sentences(sentences)
         of_texts = (normalize, prompt, prompt_name, length)
-        call = Call(level, layers, mix, pooling, pieces, *of_texts, dtype, batch_tokens, long)
-        found = encode_with_offsets if offsets else encode_sentences
-        results = found(own_sentences(iter(sentences)), call.job(self, self._encode_processor, self._shapes))
+        if pooling == "sif":
+            given = (layers, mix, pieces, *of_texts[1:], long, offsets or None)
+            if level != "sentence" or any(value is not None for value in given):
+                raise InputError('pooling="sif" goes with level="sentence", and of other settings with none of these')
+            results: Iterator[Any] = self._encode_sif(numbered, bool(normalize), dtype, batch_tokens)
+        else:
+            job = Call(level, layers, mix, pooling, pieces, *of_texts, dtype, batch_tokens, long).job(self)
+            results = (encode_with_offsets if offsets else encode_sentences)(numbered, job)
         return _with_progress(results, sentences) if progress else results
-
-    @cached_property
-    def _encode_processor(self) -> InputProcessor:
-        """`processor`, with a cache of words where the model has one."""
-        if isinstance(self.model, CachesWords):
-            return self.model.with_word_cache(self.params, self.processor)
-        return self.processor
 
     def fit_sif(
         self,
@@ -196,10 +188,11 @@ class Encoder:
         from which the common component of the corpus's sentences is removed. `layers` names one layer, or "mix" with
         `mix`. InputError for a corpus without words.
         """
-        if not Call(layers=layers, mix=mix).choice(self.model.num_layers).single:
+        check_several(corpus)
+        if not Choice.of(layers, self.model.num_layers, mix).single:
             raise InputError(f'fit_sif needs one layer, such as layers="last", or a mix, got {layers!r}')
-        words = (split for sentence in corpus for split in sentences_to_words([sentence], self.processor.rule))
-        return replace(self, sif=sif.fit(words, partial(self.encode, layers=layers, mix=mix), weight, layers, mix))
+        encode = partial(self.encode, layers=layers, mix=mix, share=False)
+        return replace(self, sif=sif.fit(self._words(enumerate(corpus)), encode, weight, layers, mix))
 
     def encode_array(self, sentences: Iterable[Sentence], **settings: Any) -> np.ndarray:
         """The vectors of all sentences as one array [N, D] ([N, L, D] of several layers): `encode` at
@@ -209,22 +202,30 @@ class Encoder:
         vectors = list(self.encode(sentences, level="sentence", **settings))
         if vectors:
             return np.stack(vectors)
-        return np.zeros_like(next(self.encode([""], level="sentence", **settings))[None])[:0]
+        return np.zeros_like(next(self.encode([""], level="sentence", **settings | {"share": False}))[None])[:0]
 
     @property
     def compiled_shapes(self) -> tuple[tuple[int, int], ...]:
         """(rows, length in tokens) of the batches that `encode` has made: each is compiled once for each setting."""
-        return tuple(sorted(self._shapes))
+        return tuple(sorted(self.kept.shapes))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what `encode` keeps between calls, which a copy makes anew."""
+        return {**vars(self), "kept": EncodeState()}
+
+    def _words(self, numbered: Iterable[tuple[int, Sentence]]) -> Iterator[list[str]]:
+        for number, sentence in numbered:
+            yield sentences_to_words([sentence], self.processor.rule, numbers=[number])[0]
 
     def _encode_sif(
-        self, sentences: Iterable[Sentence], normalize: bool, progress: bool, **settings: Any
+        self, numbered: Iterator[tuple[int, Sentence]], normalize: bool, dtype: Dtype, batch_tokens: int | None
     ) -> Iterator[np.ndarray]:
         if self.sif is None:
             raise InputError('pooling="sif" needs word frequencies: encoder = encoder.fit_sif(corpus), then encode')
-        words = (split for sentence in sentences for split in sentences_to_words([sentence], self.processor.rule))
-        encode = partial(self.encode, layers=self.sif.layers, mix=self.sif.mix, **settings)
-        vectors = (each.astype(settings["dtype"]) for each in self.sif.vectors(words, encode, normalize=normalize))
-        return _with_progress(vectors, sentences) if progress else vectors
+        settings: dict[str, Any] = {"layers": self.sif.layers, "mix": self.sif.mix, "batch_tokens": batch_tokens}
+        encode = partial(self.encode, **settings, share=False)
+        vectors = self.sif.vectors(self._words(numbered), encode, normalize=normalize)
+        return (rounded_to(dtype, vector) for vector in vectors)
 
     def word_vectors(self, words: Iterable[str], *, batch: int = _WORD_BATCH) -> np.ndarray:
         """Static vectors of single words, float32 [N, D]: layer 0 alone, which does not depend on context.

@@ -2,21 +2,22 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ctx_jax.data.text_files import LineReader
+from ctx_jax.distributed.sharding import process_share
+from ctx_jax.embedding.encode import encode_sentences
+from ctx_jax.embedding.encode_call import Call
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.encoder_digest import encoder_digest
 from ctx_jax.embedding.text_parts import in_parts
-from ctx_jax.io.errors import ConfigError
+from ctx_jax.io.errors import ConfigError, RunError
 from ctx_jax.io.progress import Progress
 from ctx_jax.typing import Log
-
-_LOGGER = logging.getLogger("ctx_jax")
 
 
 class LineVectors:
@@ -26,16 +27,19 @@ class LineVectors:
         self, encoder: Encoder, reader: LineReader, log: Log, *, level: str, dtype: str, **settings: Any
     ) -> None:
         """`settings`: those of `Encoder.encode`; None is left out."""
+        if (count := process_share()[1]) > 1:
+            raise RunError(f"vectors are written to a file by one process, and the job has {count}: start one")
         self.sentences = 0
         """How many lines have been read."""
         self._encoder, self._reader, self._whole, self._dtype = encoder, reader, level == "sentence", np.dtype(dtype)
-        self._settings = {"level": level, **{name: value for name, value in settings.items() if value is not None}}
+        given = {name: value for name, value in settings.items() if value is not None}
+        self._settings: dict[str, Any] = {"level": level, "dtype": dtype, **given}
         self._progress = Progress(f"embedding {reader.name}", "sentences", log=log)
-        self._said = _SaidOnce()
         self._fractions = (0.0, 0.0)  # of the file, before and behind the part
         mix, count = settings.get("mix"), encoder.model.num_layers
         if mix is not None and np.shape(mix["weights"]) != (count,):  # before a text is read
             raise ConfigError("mix", f"has {np.size(mix['weights'])} weights, and the encoder has {count} layers")
+        self._job = Call(**self._settings).job(encoder)
 
     def stated_settings(self) -> dict[str, Any]:
         """All that the vectors depend on besides the text, as JSON; arrays by their digests."""
@@ -60,31 +64,11 @@ class LineVectors:
     def encode(self, texts: list[str]) -> Iterator[np.ndarray]:
         """[L, T, D] or [T, D] of each line; T = 1 where a line has one vector."""
         before, behind = self._fractions
-        self._said.first = self.sentences - len(texts)
-        _LOGGER.addFilter(self._said)
-        try:
-            for number, vectors in enumerate(self._encoder.encode(texts, **self._settings), start=1):
-                yield (vectors[..., None, :] if self._whole else vectors).astype(self._dtype, copy=False)
-                self._progress.add(1, before + (behind - before) * number / len(texts) if behind else None)
-        finally:
-            _LOGGER.removeFilter(self._said)
-
-
-class _SaidOnce(logging.Filter):
-    """Lets a message of `encode` through once for all parts, with the number of the sentence in the whole text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = 0
-        self._said: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.msg in self._said:
-            return False
-        self._said.add(record.msg)
-        if record.msg.startswith("sentence %d") and isinstance(record.args, tuple):
-            record.args = (record.args[0] + self.first, *record.args[1:])  # type: ignore[operator]
-        return True
+        numbered = enumerate(texts, start=self.sentences - len(texts))
+        job = replace(self._job, shapes=set())  # so that a part does not depend on those before it
+        for number, vectors in enumerate(encode_sentences(numbered, job), start=1):
+            yield vectors[..., None, :] if self._whole else vectors
+            self._progress.add(1, before + (behind - before) * number / len(texts) if behind else None)
 
 
 def _plain(value: Any) -> Any:

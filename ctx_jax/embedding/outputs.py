@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ctx_jax.embedding import mixing
 from ctx_jax.embedding.embed import embed
@@ -34,6 +35,8 @@ class Choice(NamedTuple):
             raise InputError(f'layers="mix" and mix= go together, got layers={layers!r} and mix={mix!r}: see init_mix')
         if layers == "mix":
             return cls(None, True)
+        if mix is not None and np.shape(mix["weights"]) != (count,):
+            raise InputError(f"mix has {np.size(mix['weights'])} weights, and the encoder {count} layers")
         if layers in ("all", "last"):
             return cls(tuple(range(count)), False) if layers == "all" else cls((count - 1,), True)
         if isinstance(layers, str):

@@ -12,14 +12,17 @@ import hashlib
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ctx_jax.embedding.outputs import LayerChoice
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import InputError, listed
+from ctx_jax.io.files import atomic_write
+from ctx_jax.io.sealed_json import read_sealed, sealed_text
 
 SENTENCES = 10_000
 """So many sentences of a corpus give the common component; all give the frequencies."""
@@ -41,12 +44,16 @@ class Sif:
     """The layer of the word vectors; the component is of this one."""
     mix: Mapping[str, Any] | None
 
+    def facts(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        mix = None if self.mix is None else {name: np.asarray(value).tolist() for name, value in self.mix.items()}
+        numbers = {"weight": self.weight, "component": self.component.tolist()}
+        return {"counts": self.counts, "total": self.total, **numbers, "layers": self.layers, "mix": mix}
+
     @property
     def digest(self) -> str:
         """SHA-256 of all of it, in hexadecimal."""
-        mix = None if self.mix is None else {name: np.asarray(value).tolist() for name, value in self.mix.items()}
-        facts = [self.counts, self.total, self.weight, self.component.tolist(), self.layers, mix]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
 
     def vectors(
         self, sentences: Iterable[Sequence[str]], encode: WordVectors, *, normalize: bool = False
@@ -56,6 +63,25 @@ class Sif:
         for average in _averages(sentences, encode, self.counts, self.total, self.weight):
             vector = average - self.component * (self.component @ average)
             yield vector / max(float(np.linalg.norm(vector)), 1e-12) if normalize else vector
+
+
+def save_sif(path: str | Path, sif: Sif) -> None:
+    """Write what `fit_sif` found as JSON with a digest; an existing file is replaced whole.
+
+    save_sif("sif.json", encoder.sif)
+    encoder = dataclasses.replace(load("glove.6B.300d.txt"), sif=load_sif("sif.json"))
+    """
+    atomic_write(Path(path), sealed_text(sif.facts()))
+
+
+def load_sif(path: str | Path) -> Sif:
+    """Read a file of `save_sif`. MissingFileError; InputError, naming the file, for a damaged one."""
+    facts = read_sealed(Path(path))
+    if facts.keys() != {field.name for field in fields(Sif)}:
+        raise InputError(f"{path} is no file of save_sif: it holds {listed(facts)}")
+    component, layers = np.array(facts["component"], np.float32), facts["layers"]
+    mix = None if facts["mix"] is None else {name: np.array(value, np.float32) for name, value in facts["mix"].items()}
+    return Sif(**{**facts, "component": component, "layers": layers, "mix": mix})
 
 
 def fit(

@@ -12,7 +12,7 @@ import numpy as np
 from ctx_jax.embedding.encoder import Encoder, Sentence
 from ctx_jax.embedding.mixing import softmax_weights
 from ctx_jax.embedding.principal_components import principal_components
-from ctx_jax.encoders.base import Source
+from ctx_jax.encoders.base import Source, check_several
 from ctx_jax.encoders.stack import Member, Stack, StackInputs
 from ctx_jax.encoders.stack.inputs import has_pieces
 from ctx_jax.encoders.stack.model import How, member_name, projection_name
@@ -74,6 +74,7 @@ def stack(
             "fit", f"fits projections, and no member is projected: how={how!r}, widths {_widths(encoders)}"
         )
     if fit is not None:
+        check_several(fit)
         sentences = list(fit)
         for i in model.projected:
             params[projection_name(i)] = _fitted(members[i], encoders[i], sentences, model.width, rule, model.compute)
@@ -124,7 +125,7 @@ def _choice(count: int, choice: Any) -> int | tuple[float, ...] | None:
         case "last":
             return count - 1
         case int() | np.integer() if not isinstance(choice, bool):
-            return int(choice)
+            return int(choice) + count if -count <= choice < 0 else int(choice)
         case Mapping() if {*choice} == {"weights", "gamma"}:
             shares = np.asarray(softmax_weights(choice)) * np.float32(choice["gamma"])  # type: ignore[arg-type]
             return tuple(map(float, shares))
@@ -154,6 +155,6 @@ def _fitted(
     """The projection of one member to its principal components."""
     alone = Stack((member,), compute=compute)
     inputs = alone.inputs_of([encoder.processor], rule)
-    vectors = Encoder(alone, {member_name(0): encoder.params}, inputs).encode(sentences)  # [L, T, I] each
+    vectors = Encoder(alone, {member_name(0): encoder.params}, inputs).encode(sentences, share=False)  # [L, T, I]
     kernel, bias = principal_components(vectors, width)
     return {"kernel": kernel, "bias": bias}

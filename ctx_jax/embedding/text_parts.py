@@ -25,7 +25,7 @@ import numpy as np
 
 from ctx_jax.data.array_folder import ArrayWriter, build_arrays, open_arrays
 from ctx_jax.io.build_once import locked
-from ctx_jax.io.errors import ExistingFileError, InputError, RunError, brief, numbering_sentences
+from ctx_jax.io.errors import ExistingFileError, InputError, RunError, brief
 from ctx_jax.io.files import atomic_write
 from ctx_jax.io.sealed_json import read_sealed, sealed_text
 from ctx_jax.typing import Log
@@ -139,7 +139,7 @@ def store_parts(
             build_arrays,
             target,
             {"vectors": np.dtype(dtype), "offsets": np.dtype(np.int64), "text": np.dtype(np.uint8)},
-            partial(_write, lines, encode, first),
+            partial(_write, lines, encode),
             again="computing it again",
             log=log,
         )
@@ -179,11 +179,8 @@ def in_parts(lines: Iterable[str], line_bytes: int, item_bytes: int) -> Iterator
         yield taken
 
 
-def _write(lines: list[str], encode: Encode, first: int, writer: ArrayWriter) -> None:
-    with numbering_sentences(range(first, first + len(lines))):
-        arrays = list(encode(lines))
-    if len(arrays) != len(lines):  # in a job of several processes each has its share
-        raise RunError(f"{len(arrays)} of {len(lines)} lines were encoded: write vectors to a file in one process")
+def _write(lines: list[str], encode: Encode, writer: ArrayWriter) -> None:
+    arrays = list(encode(lines))
     vectors = np.concatenate(arrays, axis=-2)
     writer.append("vectors", vectors)
     writer.append("offsets", np.cumsum([0, *(array.shape[-2] for array in arrays)]))

@@ -85,6 +85,10 @@ class InputProcessor(Protocol):
     def sizes(self, sentences: Sequence[Any]) -> list[int]:
         """The row length that each split sentence needs, in words or tokens."""
 
+    def prepare(self, sentences: Sequence[Any]) -> None:
+        """Called with many split sentences before the calls of `pad` for their batches: what they share may be computed
+        here once. `pad` gives the same without it."""
+
     def cut(self, sentence: Any, length: int) -> Any:
         """The beginning of a split sentence, of a size of at most `length`."""
 
@@ -199,9 +203,9 @@ class RunsInParts(Protocol):
 class Source(NamedTuple):
     """Where an encoder was read from."""
 
-    paths: Mapping[str, str] = MappingProxyType({})
+    paths: Mapping[str, str] = {}  # a mapping proxy could not be copied
     """The arguments of `ctx_jax.load` that name files: "path", or "options" and "weights"; empty if it was not read."""
-    choices: Mapping[str, Any] = MappingProxyType({})
+    choices: Mapping[str, Any] = {}  # a mapping proxy could not be copied
     """Its other arguments."""
     members: tuple["Source", ...] = ()
     """Those of the members of a stack."""
@@ -248,14 +252,18 @@ def sentences_to_words(
     return [split_words(sentence, rule) if isinstance(sentence, str) else sentence for sentence in given]
 
 
+def check_several(sentences: Any) -> None:
+    """InputTypeError unless `sentences` is an iterable, and no bare string."""
+    if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
+        kind = type(sentences).__name__
+        raise InputTypeError(f"sentences must be a list of sentences, got one {kind}: wrap it in a list")
+
+
 def checked(
     sentences: Iterable[str | Sequence[str]], *, numbers: Sequence[int] | None = None
 ) -> list[str] | list[list[str]]:
     """The sentences, all strings or all lists of words; raises as `sentences_to_words`."""
-    if isinstance(sentences, str | bytes):
-        raise InputTypeError(
-            f"sentences must be a list of sentences, got one {type(sentences).__name__}: wrap it in a list"
-        )
+    check_several(sentences)
     sentences = list(sentences)
     numbers = range(len(sentences)) if numbers is None else numbers
     strings = [isinstance(sentence, str) for sentence in sentences]

@@ -60,6 +60,9 @@ class WholeWordInputs(ABC):
         """Words of each sentence."""
         return [len(sentence) for sentence in sentences]
 
+    def prepare(self, sentences: Sequence[Sequence[str]]) -> None:  # noqa: B027 (the default of those without a cache)
+        """Does nothing."""
+
     def cut(self, sentence: list[str], length: int) -> list[str]:
         """The first `length` words."""
         return sentence[:length]

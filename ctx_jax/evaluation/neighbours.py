@@ -24,7 +24,7 @@ CONTEXT = 2  # number of words on each side that must differ between the two con
 
 
 class _Encoder(Protocol):
-    def encode(self, sentences: Sequence[Sequence[str]], *, layers: int) -> Iterator[np.ndarray]: ...
+    def encode(self, sentences: Sequence[Sequence[str]], *, layers: int, share: bool) -> Iterator[np.ndarray]: ...
 
 
 class _Occurrence(NamedTuple):
@@ -52,8 +52,8 @@ def show_neighbours(
     if none of `words` occurs in two such sentences, a frequent word of the text is used. Neighbours are words of other
     sentences, at most one per sentence and spelling, by the cosine of centred vectors of `layer` (-1: the top layer).
 
-    `encoder.encode(sentences, layers=)` must yield [T, D] per sentence. The first 300 distinct sentences of 4 to 24
-    words are used. If no word qualifies, the result is a line that says so.
+    `encoder.encode(sentences, layers=, share=False)` must yield [T, D] per sentence. The first 300 distinct sentences
+    of 4 to 24 words are used. If no word qualifies, the result is a line that says so.
 
         "string" in two sentences, cosine 0.21
           ... returns a [string] that holds ...
@@ -131,7 +131,9 @@ def _encoded(encoder: _Encoder, kept: list[list[str]], layer: int) -> _Text:
     occurrences = [_Occurrence(number, word) for number, sentence in enumerate(kept) for word in range(len(sentence))]
     if not kept:
         return _Text(kept, occurrences, np.zeros((0, 1), np.float32))
-    vectors = np.concatenate([np.asarray(vectors, np.float32) for vectors in encoder.encode(kept, layers=layer)])
+    vectors = np.concatenate(
+        [np.asarray(vectors, np.float32) for vectors in encoder.encode(kept, layers=layer, share=False)]
+    )
     vectors = vectors - vectors.mean(axis=0, keepdims=True)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return _Text(kept, occurrences, vectors / np.maximum(lengths, 1e-12))

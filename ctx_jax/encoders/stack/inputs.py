@@ -119,9 +119,16 @@ class StackInputs:
         """The largest size that a member counts, of each sentence."""
         return [max(counts) for counts in zip(*self._sizes(sentences), strict=True)]
 
+    def prepare(self, sentences: Sequence[SplitSentence]) -> None:
+        """Lets every member prepare."""
+        for i, each in enumerate(self.processors):
+            each.prepare([sentence.parts[i] for sentence in sentences])
+
     def cut(self, sentence: SplitSentence, length: int) -> SplitSentence:
         """The first words, so many that they have at most the size `length` for every member, so that all have the
         same. A first word that is longer than that keeps its first pieces."""
+        if self.sizes([sentence])[0] <= length:
+            return sentence
         fits, beyond, found = 0, len(sentence.words) + 1, sentence
         while beyond - fits > 1:
             middle = (fits + beyond) // 2

@@ -113,8 +113,12 @@ class SubwordInputs:
         return self.subwords.tokenize_words(sentences)
 
     def sizes(self, sentences: Sequence[Pieces]) -> list[int]:
-        """Tokens of every sentence, special ones included."""
-        return [self._size(pieces.ids) for pieces in sentences]
+        """Tokens of every sentence, special ones included; or its words, where added tokens reach over several."""
+        words = _word_counts(sentences)
+        return [max(self._size(pieces.ids), count) for pieces, count in zip(sentences, words, strict=True)]
+
+    def prepare(self, sentences: Sequence[Pieces]) -> None:
+        """Does nothing: batches share no work."""
 
     def cut(self, sentence: Pieces, length: int) -> Pieces:
         """The first pieces, so many that with the special tokens there are `length`."""
