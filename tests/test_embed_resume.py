@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sentence_folders import write_folder
 import ctx_jax
 from ctx_jax import cli
 from ctx_jax.embedding import embed_file as module
-from ctx_jax.embedding import text_parts
+from ctx_jax.embedding import line_vectors, text_parts
 from ctx_jax.embedding.embed_file import embed_file
 from ctx_jax.io.errors import ExistingFileError, InputError, RunError
 
@@ -43,26 +44,23 @@ import os, signal, sys
 import jax
 jax.config.update("jax_num_cpu_devices", 8)  # as here: the devices that share a batch are part of its shape
 import ctx_jax
-from ctx_jax.embedding import embed_file as module, text_parts
+from ctx_jax.embedding import embed_file as module, line_vectors, text_parts
 text_parts.PART_LINES = 3
 folder, text, output, at = sys.argv[1:]
-encoder = ctx_jax.load(folder)
-calls = 0
+encode, calls = line_vectors.encode_sentences, 0
 def kill(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
-class Killed:
-    def __getattr__(self, name):
-        return getattr(encoder, name)
-    def encode(self, texts, **settings):
-        global calls
-        calls += 1
-        for number, vectors in enumerate(encoder.encode(texts, **settings)):
-            if at == "encoding" and (calls, number) == (2, 1):
-                kill()
-            yield vectors
+def killed(*arguments):
+    global calls
+    calls += 1
+    for number, vectors in enumerate(encode(*arguments)):
+        if at == "encoding" and (calls, number) == (2, 1):
+            kill()
+        yield vectors
+line_vectors.encode_sentences = killed
 if at == "writing":
     module.fsync = kill
-module.embed_file(Killed(), text, output, log=print)
+module.embed_file(ctx_jax.load(folder), text, output, log=print)
 """
 
 
@@ -76,27 +74,29 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path, text: P
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     parts = [path.name for path in Path(f"{output}.partial").iterdir() if path.name.isdecimal()]
     assert not output.exists() and len(parts) == (1 if at == "encoding" else 3)
-    encoder, calls = counted(ctx_jax.load(folder))
-    embed_file(encoder, text, output, log=quiet)
+    encoder = ctx_jax.load(folder)
+    with counted() as calls:
+        embed_file(encoder, text, output, log=quiet)
     assert len(calls) == 3 - len(parts) and not Path(f"{output}.partial").exists()
     embed_file(encoder, text, tmp_path / "whole.hdf5", log=quiet)
     assert same(output, tmp_path / "whole.hdf5")
 
 
-def counted(encoder: ctx_jax.Encoder, before: Callable[[int], None] = lambda call: None) -> tuple[Any, list[int]]:
-    """The encoder, and how many texts each call of `encode` gets; `before` is called at each."""
+@contextmanager
+def counted(before: Callable[[int], None] = lambda call: None) -> Iterator[list[int]]:
+    """How many texts each part has that is encoded; `before` is called at each."""
     calls: list[int] = []
+    encode = line_vectors.encode_sentences
 
-    class Counted:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(encoder, name)
+    def counting(numbered: Iterator[Any], job: Any) -> Iterator[Any]:
+        before(len(calls))
+        texts = list(numbered)
+        calls.append(len(texts))
+        return encode(iter(texts), job)
 
-        def encode(self, texts: list[str], **settings: Any) -> Any:
-            before(len(calls))
-            calls.append(len(texts))
-            return encoder.encode(texts, **settings)
-
-    return Counted(), calls
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(line_vectors, "encode_sentences", counting)
+        yield calls
 
 
 def stopped_at(call: int, how: BaseException) -> Any:
@@ -104,7 +104,7 @@ def stopped_at(call: int, how: BaseException) -> Any:
         if number == call:
             raise how
 
-    return counted(ENCODER, stop)[0]
+    return counted(stop)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -112,13 +112,13 @@ def stopped_at(call: int, how: BaseException) -> Any:
 def test_what_is_done_is_kept_and_said(tmp_path: Path, text: Path, how: BaseException) -> None:
     said: list[str] = []
     output = tmp_path / "out.npz"
-    with pytest.raises(type(how)) as caught:
-        embed_file(stopped_at(2, how), text, output, log=said.append)
+    with pytest.raises(type(how)) as caught, stopped_at(2, how):
+        embed_file(ENCODER, text, output, log=said.append)
     assert "out.npz.partial" in said[-1] and not output.exists()
     if isinstance(how, OSError):
         assert caught.value.filename == str(output) and caught.value.errno == 28  # type: ignore[attr-defined]
-    encoder, calls = counted(ENCODER)
-    embed_file(encoder, text, output, log=quiet)
+    with counted() as calls:
+        embed_file(ENCODER, text, output, log=quiet)
     assert calls == [2]
 
 
@@ -127,8 +127,8 @@ def test_parts_of_another_text_or_other_settings_are_refused_by_name(tmp_path: P
     output = tmp_path / "out.npz"
 
     def begin(**settings: Any) -> None:
-        with pytest.raises(KeyboardInterrupt):
-            embed_file(stopped_at(2, KeyboardInterrupt()), text, output, log=quiet, **settings)
+        with pytest.raises(KeyboardInterrupt), stopped_at(2, KeyboardInterrupt()):
+            embed_file(ENCODER, text, output, log=quiet, **settings)
 
     begin()
     with pytest.raises(ExistingFileError, match=r"layers .*last"):
@@ -144,8 +144,8 @@ def test_parts_of_another_text_or_other_settings_are_refused_by_name(tmp_path: P
     text.write_text("\n".join(LINES[:3]))
     with pytest.raises(InputError, match="ends at line 3"):
         embed_file(ENCODER, text, output, log=quiet)
-    encoder, calls = counted(ENCODER)
-    embed_file(encoder, text, output, overwrite=True, log=quiet)
+    with counted() as calls:
+        embed_file(ENCODER, text, output, overwrite=True, log=quiet)
     assert calls == [], "the first part is of the same text"
     text.write_text("\n".join(LINES))
     with pytest.raises(ExistingFileError, match=r"out\.npz"):
@@ -158,15 +158,15 @@ def test_one_process_writes_a_file(tmp_path: Path, text: Path) -> None:
     def again(call: int) -> None:
         embed_file(ENCODER, text, tmp_path / "out.npz", log=quiet)
 
-    with pytest.raises(RunError, match="another process"):
-        embed_file(counted(ENCODER, again)[0], text, tmp_path / "out.npz", log=quiet)
+    with pytest.raises(RunError, match="another process"), counted(again):
+        embed_file(ENCODER, text, tmp_path / "out.npz", log=quiet)
 
 
 FULL = """
 import random, resource, sys
 from pathlib import Path
 import ctx_jax
-from ctx_jax.embedding import text_parts
+from ctx_jax.embedding import line_vectors, text_parts
 from ctx_jax.embedding.embed_file import embed_file
 text_parts.PART_LINES = 50
 encoder = ctx_jax.load(sys.argv[1])
@@ -207,8 +207,8 @@ def test_a_disk_without_room_for_the_output_is_named_before_it_is_written(
     with pytest.raises(OSError, match=r"out\.npz"):
         embed_file(ENCODER, text, tmp_path / "out.npz", log=quiet)
     monkeypatch.undo()
-    encoder, calls = counted(ENCODER)
-    embed_file(encoder, text, tmp_path / "out.npz", log=quiet)
+    with counted() as calls:
+        embed_file(ENCODER, text, tmp_path / "out.npz", log=quiet)
     assert calls == []
 
 

@@ -26,6 +26,8 @@ def test_vectors_do_not_depend_on_what_is_encoded_with_a_sentence(name: str) -> 
     sentences, others = ([random.choice(words, length).tolist() for length in lengths] for _ in range(2))
     encoder, order = case.encoder, random.permutation(len(lengths))
     levels: list[dict[str, Any]] = [{}, {"level": "tokens"}, {"level": "sentence", "long": "windows"}]
+    if name == "stack_added":  # its members' pieces differ
+        del levels[1]
     for settings in levels:
         encode = partial(encoder.encode, layers="last", **settings)
         with jax.default_device(jax.devices()[1]):

@@ -33,10 +33,10 @@ class Choice(NamedTuple):
         """From the argument `layers` of `encode` and a model of `count` layers. Raises InputError."""
         if (layers == "mix") != (mix is not None):
             raise InputError(f'layers="mix" and mix= go together, got layers={layers!r} and mix={mix!r}: see init_mix')
-        if layers == "mix":
-            return cls(None, True)
         if mix is not None and np.shape(mix["weights"]) != (count,):
             raise InputError(f"mix has {np.size(mix['weights'])} weights, and the encoder {count} layers")
+        if layers == "mix":
+            return cls(None, True)
         if layers in ("all", "last"):
             return cls(tuple(range(count)), False) if layers == "all" else cls((count - 1,), True)
         if isinstance(layers, str):

@@ -74,8 +74,7 @@ def stack(
             "fit", f"fits projections, and no member is projected: how={how!r}, widths {_widths(encoders)}"
         )
     if fit is not None:
-        check_several(fit)
-        sentences = list(fit)
+        sentences = list(check_several(fit))
         for i in model.projected:
             params[projection_name(i)] = _fitted(members[i], encoders[i], sentences, model.width, rule, model.compute)
     elif model.projected:

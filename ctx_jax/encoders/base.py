@@ -252,11 +252,12 @@ def sentences_to_words(
     return [split_words(sentence, rule) if isinstance(sentence, str) else sentence for sentence in given]
 
 
-def check_several(sentences: Any) -> None:
-    """InputTypeError unless `sentences` is an iterable, and no bare string."""
+def check_several(sentences: Any) -> Iterable[Any]:
+    """The sentences. InputTypeError unless they are an iterable, and no bare string."""
     if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
         kind = type(sentences).__name__
         raise InputTypeError(f"sentences must be a list of sentences, got one {kind}: wrap it in a list")
+    return sentences
 
 
 def checked(
