@@ -1,8 +1,8 @@
 """onnxruntime's and openvino's sides of `encode.py`: one vector a text from an exported graph, in float32 and int8.
 
-sentence-transformers' own backends for them need optimum, which does not accept transformers 5 yet (optimum-onnx 0.x:
-transformers < 4.58). So the network with mean pooling and division by the length is exported here by `torch.onnx`, and
-fed by the folder's tokenizer.
+sentence-transformers' own backend for onnxruntime needs optimum-onnx, which pip does not install beside transformers
+5.24. So the network with mean pooling and division by the length is exported here by `torch.onnx`, and fed by the
+folder's tokenizer.
 
 int8: onnxruntime quantises weights ahead, by channel, and activations at run time (`quantize_dynamic`); openvino's
 graph is quantised by nncf for Transformers, which reads a few hundred sentences to set the ranges of activations.
