@@ -276,13 +276,22 @@ def test_an_encoder_without_a_language_model_is_refused(tmp_path: Path) -> None:
         blimp(encoder, write_blimp(tmp_path / "blimp", PAIRS))
 
 
-def test_pretokens_end_words_too() -> None:
-    (pieces,) = MASKED.tokenize_pretokens([["the", "cat.", "can't"]])
-    tokens = [token.removeprefix("##") for token in MASKED.tokens(pieces.ids)]
-    together = ["".join(t for t, w in zip(tokens, pieces.words, strict=True) if w == word) for word in range(6)]
-    assert together == ["the", "cat", ".", "can", "'", "t"]
-    (same,) = MASKED.tokenize_words([["the", "cat.", "can't"]])
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("wordpiece", ["the", "cat", ".", "can", "'", "t"]),
+        ("bpe", ["the", "cat", ".", "can", "'t"]),
+        ("unigram", ["the", "cat.", "can't"]),
+    ],
+)
+def test_pretokens_end_words_too(kind: Any, words: list[str]) -> None:
+    subwords = MASKED if kind == "wordpiece" else train(TEXT, kind, 290 if kind == "bpe" else 60)
+    (pieces,) = subwords.tokenize_pretokens([["the", "cat.", "can't"]])
+    tokens = [token.removeprefix("##").lstrip("Ġ▁") for token in subwords.tokens(pieces.ids)]
+    found = ["".join(t for t, w in zip(tokens, pieces.words, strict=True) if w == word) for word in range(len(words))]
+    assert found == words and pieces.words.max() == len(words) - 1
+    (same,) = subwords.tokenize_words([["the", "cat.", "can't"]])
     np.testing.assert_array_equal(pieces.ids, same.ids)
-    (blank,) = MASKED.tokenize_pretokens([["the", "\u200b", "cat"]])
+    (blank,) = subwords.tokenize_pretokens([["the", "\u200b", "cat"]])
     assert len({*blank.words.tolist()}) == 3
-    assert MASKED.tokenize_pretokens([[]])[0].ids.size == 0
+    assert subwords.tokenize_pretokens([[]])[0].ids.size == 0

@@ -100,7 +100,7 @@ def log_probabilities(
         raise InputError("log probabilities need a causal model; a masked one has pseudo-log-likelihoods")
     subwords = subwords.without_special_tokens()
     run = RowFunction(_causal_nats, (model, head), params, devices)
-    for block in _tokenized(model, subwords, sentences, overhead=1):
+    for block in _tokenized(model, subwords, sentences, overhead=0):
         inputs = [np.append(np.int32(subwords.end_id), pieces.ids)[:-1] for pieces in block]
         rows = [[_Row(own, np.arange(len(own)), pieces.ids)] for own, pieces in zip(inputs, block, strict=True)]
         batch = _MakeBatch(subwords.pad_id, causal=True)

@@ -56,8 +56,8 @@ def context_similarity(
         context_similarity(encoder, "wordsim", open("text.txt"), layers=(0, 6)).scores["6"]
 
     Scores as in `word_similarity`, at each layer, as `Encoder.encode` takes `layers`, and of several also their plain
-    mean. "coverage" is the share of pairs whose words occur, whatever their case. The corpus is sentences, strings or
-    lists of words, and is read until every word has been seen often enough.
+    mean. "coverage" is the share of pairs whose words occur, whatever their case. The corpus is sentences, lists
+    of words or strings that the encoder's rule splits, and is read until every word has been seen often enough.
     """
     if occurrences < 1:
         raise InputError(f"occurrences must be at least 1, got {occurrences}")
