@@ -7,6 +7,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from ctx_jax.evaluation.target_vectors import LayerVectors, Targets
 
 TEST_SETS = ("senseval2", "senseval3", "semeval2007")
 _MOST_FREQUENT = "most_frequent"
+_COUNTS = ("instances", "unseen", "backed_off", "unanswered")
 
 Lemma = tuple[str, str]
 """A lemma and its part of speech."""
@@ -91,15 +93,9 @@ def all_words_wsd(
     read = LayerVectors(encoder, layers)
     source = next(iter(sorted(folder.glob("semcor3.0*"))), folder / "semcor3.0") if semcor is None else semcor
     inventory = _read_inventory(read, read_semcor(source), wanted)
-    parts, gold, answers = {}, {}, defaultdict(dict)  # type: ignore[var-annotated]
-    for name, own in sentences.items():
-        own_gold, own_answers, counts = _answered(read, inventory, own)
-        parts[name] = _scored(own_gold, own_answers, counts)
-        gold |= {f"{name}.{instance}": senses for instance, senses in own_gold.items()}
-        for key, given in own_answers.items():
-            answers[key] |= {f"{name}.{instance}": senses for instance, senses in given.items()}
-    counts = {name: sum(part.counts[name] for part in parts.values()) for name in next(iter(parts.values())).counts}
-    whole = _scored(gold, answers, counts)
+    own = {name: _answered(read, inventory, each) for name, each in sentences.items()}
+    parts = {name: _scored(found) for name, found in own.items()}
+    whole = _scored(_together(own))
     return Result(whole.scores, whole.counts, whole.baselines, parts)
 
 
@@ -124,36 +120,49 @@ def _read_inventory(
     return inventory
 
 
-_Answers = dict[str, dict[str, list[str]]]  # by layer or baseline, by instance
+class _Answered(NamedTuple):
+    """Gold senses by instance, answers by layer or baseline and instance, and how many there were of what."""
+
+    gold: dict[str, tuple[str, ...]]
+    answers: dict[str, dict[str, list[str]]]
+    counts: Counter[str]
 
 
-def _answered(
-    read: LayerVectors, inventory: SenseInventory, sentences: Sequence[SenseSentence]
-) -> tuple[dict[str, tuple[str, ...]], _Answers, dict[str, int]]:
-    """(gold senses, answers, counts) of a test set."""
-    gold: dict[str, tuple[str, ...]] = {}
-    answers: _Answers = {name: {} for name in (*read.names, _MOST_FREQUENT)}
-    counts = {"instances": 0, "unseen": 0, "backed_off": 0, "unanswered": 0}
+def _answered(read: LayerVectors, inventory: SenseInventory, sentences: Sequence[SenseSentence]) -> _Answered:
+    """The answers for a test set."""
+    found = _Answered({}, {name: {} for name in (*read.names, _MOST_FREQUENT)}, Counter(dict.fromkeys(_COUNTS, 0)))
     tagged = [sentence for sentence in sentences if sentence.tags]
     spans = (Targets(words, [(tag.start, tag.stop) for tag in tags]) for words, tags in tagged)
     for sentence, vectors in zip(tagged, read(spans), strict=True):
         for tag, own in zip(sentence.tags, vectors, strict=True):
-            gold[tag.identifier] = tag.senses
-            counts["instances"] += 1
+            found.gold[tag.identifier] = tag.senses
+            found.counts["instances"] += 1
             lemma = (tag.lemma, tag.part_of_speech)
             if senses := inventory.senses(lemma):
                 given = [*inventory.answer(lemma, own), senses[0]]
+            elif fallback := inventory.most_frequent(tag.lemma):
+                found.counts.update(("unseen", "backed_off"))
+                given = [fallback] * len(found.answers)
             else:
-                counts["unseen"] += 1
-                fallback = inventory.most_frequent(tag.lemma)
-                counts["unanswered" if fallback is None else "backed_off"] += 1
-                given = [] if fallback is None else [fallback] * len(answers)
-            for name, sense in zip(answers, given, strict=bool(given)):
-                answers[name][tag.identifier] = [sense]
-    return gold, answers, counts
+                found.counts.update(("unseen", "unanswered"))
+                continue
+            for answers, sense in zip(found.answers.values(), given, strict=True):
+                answers[tag.identifier] = [sense]
+    return found
 
 
-def _scored(gold: Mapping[str, Sequence[str]], answers: _Answers, counts: Mapping[str, int]) -> Result:
-    scores = {name: framework_scores(gold, given) for name, given in answers.items()}
+def _together(several: Mapping[str, _Answered]) -> _Answered:
+    """All test sets as one; instances of two may have the same name."""
+    whole = _Answered({}, defaultdict(dict), Counter())
+    for name, found in several.items():
+        whole.gold.update({f"{name} {instance}": senses for instance, senses in found.gold.items()})
+        for layer, answers in found.answers.items():
+            whole.answers[layer].update({f"{name} {instance}": given for instance, given in answers.items()})
+        whole.counts.update(found.counts)
+    return whole
+
+
+def _scored(found: _Answered) -> Result:
+    scores = {name: framework_scores(found.gold, given) for name, given in found.answers.items()}
     baseline = {_MOST_FREQUENT: scores.pop(_MOST_FREQUENT)}
-    return Result(scores, counts, baseline)
+    return Result(scores, {name: found.counts[name] for name in _COUNTS}, baseline)
