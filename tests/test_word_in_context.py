@@ -85,6 +85,14 @@ def test_context_tells_senses_apart(tmp_path: Path) -> None:
     assert word_in_context(encoder, path, layers=1).scores == {"1": top}
 
 
+def test_nothing_is_found_in_random_labels(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    given = [(*pair[:3], int(random.random() < 0.5)) for pair in pairs(200) if "fep" not in pair[2]]
+    encoder: Any = FakeEncoder(2, VectorFunction())
+    for scores in word_in_context(encoder, write_wic(tmp_path / "wic.jsonl.xz", given)).scores.values():
+        assert scores["low"] < 0.5 < scores["high"] and scores["threshold_accuracy"] >= 0.5
+
+
 def test_the_tested_half_chooses_nothing(tmp_path: Path) -> None:
     """With the labels of the tested half turned round, thresholds stay and accuracies turn round."""
     given = pairs(40)
