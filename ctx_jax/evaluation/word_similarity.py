@@ -4,7 +4,7 @@ Letters: L layers, D width.
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +66,7 @@ def context_similarity(
     for word in _words(lists):
         forms[word.lower()].append(word)
     read = LayerVectors(encoder, layers)
-    found: list[Sequence[str]] = []
+    waiting: deque[list[str]] = deque()  # the words that are averaged, by sentence
     sums: dict[str, np.ndarray] = {}  # [L, D]
 
     def targets() -> Iterator[Targets]:
@@ -82,15 +82,14 @@ def context_similarity(
                     enough += counts[form] == occurrences
                     places.append(place)
             if places:
-                found.append([words[place].lower() for place in places])
+                waiting.append([words[place].lower() for place in places])
                 yield Targets(words, [(place, place + 1) for place in places])
             if enough == len(forms):
                 return
 
-    for number, vectors in enumerate(read(targets())):
-        for form, own in zip(found[number], vectors, strict=True):
+    for vectors in read(targets()):
+        for form, own in zip(waiting.popleft(), vectors, strict=True):
             sums[form] = sums[form] + own if form in sums else own.copy()
-        found[number] = ()
     return _result(lists, {word: own for form, own in sums.items() for word in forms[form]}, read.names)
 
 
