@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import evaluation_sets
 import jax
 import numpy as np
 import sentence_folders
@@ -20,6 +21,8 @@ from tiny_transformers import BERT_ENTRIES, MODERN, random_params, split_tensors
 
 import ctx_jax
 from ctx_jax.data.labelled import Columns, read_sentences, read_texts
+from ctx_jax.data.pair_sets import read_blimp, read_similarity, read_wic
+from ctx_jax.data.sense_files import read_coarse_wsd, read_framework, read_semcor
 from ctx_jax.data.text_files import Reading, list_files, read_lines
 from ctx_jax.encoders.elmo import allennlp, allennlp_files
 from ctx_jax.encoders.stack.files import PROJECTIONS, STACK
@@ -169,6 +172,30 @@ def _plain(name: str) -> Case:
     return Case(f"text-{name}", name, _make_texts, load)
 
 
+def _make_sets(folder: Path) -> None:
+    """Data sets that encoders are measured with."""
+    coarse = evaluation_sets.write_coarse(folder, ["wug"])
+    evaluation_sets.write_tar(coarse, folder / "coarse.tar.xz")
+    evaluation_sets.write_semcor(folder)
+    evaluation_sets.write_framework(folder)
+    evaluation_sets.write_wic(folder / "wic.jsonl.xz", [("wug", "a wug .", "wugs .", 1), ("dax", "a dax", "b dax", 0)])
+    evaluation_sets.write_blimp(folder / "blimp", {"a": [("the wug runs .", "the wug run .")] * 3})
+    (folder / "pairs.txt").write_text("wug dax 3.5\nwug\tfep\t1\n")
+
+
+_SETS: dict[str, Callable[[Path], Any]] = {  # file, how its data set is read
+    "Coarse/wug/train.data.txt": lambda folder: read_coarse_wsd(folder / "Coarse"),
+    "Coarse/wug/classes_map.txt": lambda folder: read_coarse_wsd(folder / "Coarse"),
+    "coarse.tar.xz": lambda folder: read_coarse_wsd(folder / "coarse.tar.xz"),
+    "semcor3.0/brown1/tagfiles/br-x01": lambda folder: list(read_semcor(folder / "semcor3.0")),
+    "senseval2.data.xml.xz": lambda folder: read_framework(folder, "senseval2"),
+    "senseval2.gold.key.txt": lambda folder: read_framework(folder, "senseval2"),
+    "wic.jsonl.xz": lambda folder: read_wic(folder / "wic.jsonl.xz"),
+    "blimp/a.jsonl": lambda folder: read_blimp(folder / "blimp"),
+    "pairs.txt": lambda folder: read_similarity(folder / "pairs.txt"),
+}
+
+
 CASES = (
     Case("huggingface-config", "config.json", _make_huggingface, huggingface.read),
     Case("huggingface-config-modernbert", "config.json", _make_modernbert, huggingface.read),
@@ -190,4 +217,5 @@ CASES = (
     *(_labelled(name, "text,label") for name in ("texts.tsv", "texts.csv", "texts.tsv.gz")),
     *(_labelled(*kind) for kind in (("words.txt", "form,ner"), ("words.conllu", "form,upos"))),
     *map(_plain, ("plain.txt", "plain.txt.gz", "plain.txt.xz")),
+    *(Case(f"text-set-{Path(file).name}", file, _make_sets, read) for file, read in _SETS.items()),
 )

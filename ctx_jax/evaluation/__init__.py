@@ -1,1 +1,1 @@
-"""What a trained encoder is worth: perplexities, baselines, neighbours."""
+"""What a trained encoder is worth: perplexities, baselines, neighbours, senses, similarity, grammar."""

@@ -13,7 +13,7 @@ from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.encoders.transformer.network import last_hidden
 from ctx_jax.heads import Pooler, SequenceHead, VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
-from ctx_jax.losses.softmax import softmax_with_hits
+from ctx_jax.losses.softmax import softmax_with_hits, token_losses
 from ctx_jax.typing import Params, Terms
 
 COEFFICIENTS = {"masked": 1.0, "next_token": 1.0, "accuracy": 0.0, "next_sentence": 1.0, "next_sentence_accuracy": 0.0}
@@ -87,6 +87,23 @@ def causal_lm(
     return _token_terms("next_token", model, params, head, "causal_lm", hidden, labels, weights), ()
 
 
+def masked_lm_tokens(
+    model: Transformer, params: Params, batch: MaskedBatch, *, head: VocabularyHead | None = None
+) -> jax.Array:
+    """Cross-entropy of each predicted token, float32 [B, K], for evaluation; arguments as in `masked_lm`."""
+    hidden = _last_hidden(model, params, batch.tokens, None)
+    chosen = jnp.take_along_axis(hidden, batch.predicted_positions[:, :, None], axis=1)  # [B, K, D]
+    return _token_losses(model, params, head, "masked_lm", chosen, batch.predicted_ids)
+
+
+def causal_lm_tokens(
+    model: Transformer, params: Params, batch: CausalBatch, *, head: VocabularyHead | None = None
+) -> jax.Array:
+    """Cross-entropy of each next token, float32 [B, T], for evaluation; arguments as in `causal_lm`."""
+    hidden = _last_hidden(model, params, batch.tokens, None)
+    return _token_losses(model, params, head, "causal_lm", hidden, batch.next_token_ids)
+
+
 def _last_hidden(model: Transformer, params: Params, tokens: TokenRows, key: jax.Array | None) -> jax.Array:
     if tokens.lengths is not None:
         tokens = tokens._replace(mask=None)  # the two are equivalent, and lengths are faster
@@ -112,14 +129,29 @@ def _token_terms(
     weights: jax.Array,
 ) -> Terms:
     """{term: (nats, weight), "accuracy": (hits, weight)} of vectors [B, K or T, D]."""
-    head = head or model.default_head()
-    own = _head_params(params, name) if head.has_params else {}
-    hidden = head.hidden(own, vectors.reshape(-1, vectors.shape[-1]), compute=model.compute)  # [N, D]
-    matrix, bias = head.decoder(own, params["encoder"]["embeddings"]["tokens"] if head.tied else None)
+    hidden, matrix, bias = _decoded(model, params, head, name, vectors)
     nats, hits, total = softmax_with_hits(
         hidden, labels.reshape(-1), matrix, bias, weights.reshape(-1), compute=model.compute
     )
     return {term: (nats, total), "accuracy": (hits, total)}
+
+
+def _token_losses(
+    model: Transformer, params: Params, head: VocabularyHead | None, name: str, vectors: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """Nats of each label [B, K or T]."""
+    hidden, matrix, bias = _decoded(model, params, head, name, vectors)
+    return token_losses(hidden, labels.reshape(-1), matrix, bias, compute=model.compute).reshape(labels.shape)
+
+
+def _decoded(
+    model: Transformer, params: Params, head: VocabularyHead | None, name: str, vectors: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Inputs of the softmax [N, D] of vectors [B, K or T, D], its matrix [V, D] and bias [V]."""
+    head = head or model.default_head()
+    own = _head_params(params, name) if head.has_params else {}
+    hidden = head.hidden(own, vectors.reshape(-1, vectors.shape[-1]), compute=model.compute)
+    return hidden, *head.decoder(own, params["encoder"]["embeddings"]["tokens"] if head.tied else None)
 
 
 def _next_sentence_terms(model: Transformer, params: Params, hidden: jax.Array, batch: MaskedBatch) -> Terms:

@@ -148,6 +148,20 @@ class Subwords:
             for words, numbers, encoding in zip(sentences, kept, encodings, strict=True)
         ]
 
+    def tokenize_pretokens(self, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
+        """As `tokenize_words`, but a word also ends where one ends for the tokenizer's own pre-tokenizer: for BERT
+        `herself.` is two, `herself` and `.`."""
+        kept, encodings = self._encode_words(sentences)
+        found = []
+        for words, numbers, encoding in zip(sentences, kept, encodings, strict=True):
+            pieces = align(words, numbers, encoding, self.unknown_id)
+            if len(pieces.ids) == len(encoding.ids):  # else an unknown token stands for a word without pieces
+                own = [-1 if word is None else word for word in encoding.word_ids]
+                begins = np.diff(pieces.words, prepend=-1).astype(bool) | np.diff(own, prepend=-2).astype(bool)
+                pieces = Pieces(pieces.ids, np.cumsum(begins).astype(np.int32) - np.int32(1))
+            found.append(pieces)
+        return found
+
     def offsets(self, sentences: Sequence[str] | Sequence[Sequence[str]]) -> list[np.ndarray]:
         """The characters of each piece of `tokenize_text` or `tokenize_words`, int32 [S, 2]: the first and the one
         after the last, in the string or in the words joined by single spaces."""
