@@ -93,7 +93,8 @@ class LabelConfig(ABC):
     """A mix that the learned one starts from: a file of `ctx_jax.save_mix` or a run that learned one."""
 
     dropout: float = 0.1
-    """Dropout rate of the vectors that the head reads. The encoder's own rates are those of its files."""
+    """Dropout rate of the vectors that the head reads, and of BiLSTMs in it. The encoder's own rates are those of its
+    files."""
 
     encoder_dropout: bool = True
     """An encoder that is trained drops out at its own rates."""
