@@ -15,12 +15,17 @@ from ctx_jax.encoders.transformer import Transformer, huggingface
 from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.label_config import LabelEvaluate
+from ctx_jax.tasks.tag_head import TagHead
 from ctx_jax.tokenizers.subword_training import train as train_tokenizer
 from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
 from ctx_jax.training.optimizer import AdamW
 
 GOOD, BAD, OTHER = ("good", "great", "fine"), ("bad", "awful", "poor"), ("film", "plot", "it", "was", "the")
 TAGS = {**dict.fromkeys(GOOD, "B-GOOD"), **dict.fromkeys(BAD, "I-BAD")}
+
+
+CRF = {"head": TagHead("bilstm_crf", hidden=6, char_filters=3, char_dim=4, char_length=8), "scheme": "BIOES"}
+"""Settings of a tagger with all that its head may have."""
 
 
 def sentence(random: np.random.Generator, words: tuple[str, ...]) -> list[str]:

@@ -1,4 +1,5 @@
-"""What a mix and a linear layer learn from stored vectors: a planted signal at its layer, and nothing from noise."""
+"""What a mix and a head learn from stored vectors: a planted signal at its layer or in the order of labels, and nothing
+from noise."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,8 @@ import optax
 import pytest
 from toys.bag_of_characters import BagOfCharacters
 
-from ctx_jax.losses.labels import label_loss
+from ctx_jax.heads import TaggerHead
+from ctx_jax.losses.labels import crf_loss, label_loss
 from ctx_jax.ops.dropout import Dropout
 from ctx_jax.tasks.label_network import LabelNetwork, mix_metrics
 
@@ -25,9 +27,12 @@ def trained(network: LabelNetwork, inputs: dict[str, np.ndarray], labels: np.nda
     chain = optax.adam(0.02)
 
     def loss(params: dict) -> jax.Array:
-        logits = network.logits(params, inputs)
-        total, weight = label_loss(logits, labels, jnp.ones(labels.shape, jnp.float32), np.ones(2, np.float32))["label"]
-        return total / weight
+        scored, weights = network.scored(params, inputs), jnp.ones(labels.shape, jnp.float32)
+        if scored.transitions is None:
+            terms = label_loss(scored.logits, labels, weights, np.ones(2, np.float32))
+        else:
+            terms = crf_loss(scored.logits, scored.mask, scored.transitions, labels, weights)
+        return terms["label"][0] / terms["label"][1]
 
     @jax.jit
     def step(params: dict, moments: optax.OptState) -> tuple[dict, optax.OptState]:
@@ -42,7 +47,7 @@ def trained(network: LabelNetwork, inputs: dict[str, np.ndarray], labels: np.nda
 
 
 def accuracy(network: LabelNetwork, params: dict, inputs: dict[str, np.ndarray], labels: np.ndarray) -> float:
-    return float(np.mean(np.asarray(network.logits(params, inputs)).argmax(-1) == labels))
+    return float(np.mean(np.asarray(network.best(network.scored(params, inputs))) == labels))
 
 
 @pytest.mark.parametrize("pooling", ["mean", None])
@@ -57,6 +62,21 @@ def test_a_planted_signal_is_found_in_its_layer(pooling: None, layer: int) -> No
     weights = mix_metrics(params)
     assert max(range(L), key=lambda each: weights[f"mix_{each}"]) == layer
     assert weights[f"mix_{layer}"] > 0.7 and accuracy(network, params, inputs, labels) > 0.9
+
+
+def test_a_crf_learns_what_follows_a_label_and_a_linear_layer_does_not() -> None:
+    """Only the first word's vector says its label; each other label is unlike the one before it."""
+    random = np.random.default_rng(0)
+    first = random.integers(0, 2, N)
+    labels = ((first[:, None] + np.arange(6)) % 2).astype(np.int32)
+    vectors = np.zeros((N, L, 6, D), np.float32)
+    vectors[:, :, 0, 0] = 2 * first[:, None] - 1
+    inputs = {"vectors": vectors, "mask": np.ones((N, 6), bool)}
+    names = ("no", "yes")
+    linear, crf = LabelNetwork(Deep(), names), LabelNetwork(Deep(), names, head=TaggerHead(names, crf=True))
+    assert accuracy(crf, trained(crf, inputs, labels), inputs, labels) == 1.0
+    chance = 1 / 6 + 5 / 6 * 0.5
+    assert abs(accuracy(linear, trained(linear, inputs, labels), inputs, labels) - chance) < 0.05
 
 
 def test_random_labels_give_nothing_on_other_texts() -> None:

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from ctx_jax.evaluation.label_scores import accuracy, is_bio, macro_f1, span_f1, spans
+from ctx_jax.evaluation.label_scores import accuracy, macro_f1, span_f1
 from ctx_jax.losses.labels import balanced_weights, label_loss
 
 BIO = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+BIOES = (*BIO, "E-LOC", "S-LOC", "E-PER", "S-PER")
 
 
 def drawn(seed: int, count: int, labels: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -29,35 +30,20 @@ def test_accuracy_and_macro_f1_are_scikit_learns(seed: int) -> None:
     )
 
 
+@pytest.mark.parametrize("labels", [BIO, BIOES], ids=["BIO", "BIOES"])
 @pytest.mark.parametrize("seed", range(20))
-def test_span_f1_is_seqevals(seed: int) -> None:
+def test_span_f1_is_seqevals(seed: int, labels: tuple[str, ...]) -> None:
     """Of any sequence, illegal ones too."""
     metrics = pytest.importorskip("seqeval.metrics")
     random = np.random.default_rng(seed)
-    sentences = [drawn(int(random.integers(2**31)), int(random.integers(0, 12)), BIO) for _ in range(6)]
+    sentences = [drawn(int(random.integers(2**31)), int(random.integers(0, 12)), labels) for _ in range(6)]
     true, predicted = [one for one, _ in sentences], [other for _, other in sentences]
     assert span_f1(true, predicted) == pytest.approx(metrics.f1_score(true, predicted, zero_division=0))
 
 
-def test_spans_by_hand() -> None:
-    assert spans(["B-A", "I-A", "I-B", "O", "I-A", "B-A", "I-A"]) == [
-        ("A", 0, 2),
-        ("B", 2, 3),
-        ("A", 4, 5),
-        ("A", 5, 7),
-    ]
-    assert spans([]) == spans(["O"]) == []
+def test_the_f1_of_no_spans() -> None:
     assert span_f1([["B-A"]], [["B-A"]]) == 1.0 and span_f1([["O"]], [["O"]]) == 0.0
     assert math.isnan(accuracy([], [])) and math.isnan(macro_f1([], []))
-
-
-@pytest.mark.parametrize(
-    "labels, expected",
-    [(["O", "B-X", "I-X"], True), (["B-X"], True), (["O"], False), (["O", "I-X"], True), (["B-", "O"], False),
-     (["NOUN", "B-X"], False), (["B-X", "E-X", "O"], False)],
-)  # fmt: skip
-def test_what_are_bio_labels(labels: list[str], expected: bool) -> None:
-    assert is_bio(labels) is expected
 
 
 @pytest.mark.parametrize("shape", [(6,), (3, 4)])

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from label_runs import arrays, config, lines, make_place, with_task
+from label_runs import CRF, arrays, config, lines, make_place, with_task
 
 import ctx_jax
 from ctx_jax import tasks
@@ -36,11 +36,18 @@ KINDS = pytest.mark.parametrize("kind", [ClassifyConfig, TagConfig])
 
 
 @pytest.mark.parametrize(
-    "kind, frozen",
-    [(ClassifyConfig, True), (TagConfig, True), pytest.param(TagConfig, False, marks=pytest.mark.slow)],
+    "kind, frozen, changes",
+    [
+        (ClassifyConfig, True, {}),
+        (TagConfig, True, {}),
+        (TagConfig, True, CRF),
+        pytest.param(TagConfig, False, {}, marks=pytest.mark.slow),
+    ],
 )
-def test_stopped_and_resumed_is_uninterrupted(place: Path, tmp_path: Path, kind: type, frozen: bool) -> None:
-    whole = config(place, tmp_path / "whole", kind, frozen=frozen)
+def test_stopped_and_resumed_is_uninterrupted(
+    place: Path, tmp_path: Path, kind: type, frozen: bool, changes: dict[str, Any]
+) -> None:
+    whole = config(place, tmp_path / "whole", kind, frozen=frozen, **changes)
     parts = replace(whole, run_dir=str(tmp_path / "parts"))
     assert run(whole) and run(replace(parts, steps=2)) and run(parts)
     expected, found = arrays(tmp_path / "whole", 4), arrays(tmp_path / "parts", 4)
@@ -58,12 +65,20 @@ def test_stopped_and_resumed_is_uninterrupted(place: Path, tmp_path: Path, kind:
 
 
 @pytest.mark.parametrize(
-    "kind, mode, frozen",
-    [(ClassifyConfig, "shard", False), (TagConfig, "fsdp", False), (TagConfig, "shard", True)],
+    "kind, mode, frozen, changes",
+    [
+        (ClassifyConfig, "shard", False, {}),
+        (TagConfig, "fsdp", False, {}),
+        (TagConfig, "shard", True, {}),
+        (TagConfig, "shard", True, CRF),
+        (TagConfig, "fsdp", True, CRF),
+    ],
 )
 @pytest.mark.slow
-def test_eight_devices_are_one(shallow: Path, tmp_path: Path, kind: type, mode: Any, frozen: bool) -> None:
-    one = config(shallow, tmp_path / "one", kind, frozen=frozen)
+def test_eight_devices_are_one(
+    shallow: Path, tmp_path: Path, kind: type, mode: Any, frozen: bool, changes: dict[str, Any]
+) -> None:
+    one = config(shallow, tmp_path / "one", kind, frozen=frozen, **changes)
     # Adam divides by the size of a gradient, however small: with a small epsilon rounding decides about its sign.
     one = replace(one, optimizer=replace(one.optimizer, epsilon=1e-3))
     assert run(one) and run(replace(one, run_dir=str(tmp_path / "eight"), devices=DevicesConfig(mode, 8)))
@@ -85,10 +100,14 @@ def test_frozen_parameters_stay_and_are_in_no_checkpoint(place: Path, tmp_path: 
         assert set(checkpoints.tree(4)["params"]) == {"head"}
 
 
-@KINDS
-@pytest.mark.parametrize("layers", ["mix", 1])
-def test_stored_vectors_give_the_losses_of_computed_ones(place: Path, tmp_path: Path, kind: type, layers: Any) -> None:
-    stored = config(place, tmp_path / "stored", kind, frozen=True, layers=layers)
+@pytest.mark.parametrize(
+    "kind, changes",
+    [(kind, {"layers": layers}) for kind in (ClassifyConfig, TagConfig) for layers in ("mix", 1)] + [(TagConfig, CRF)],
+)
+def test_stored_vectors_give_the_losses_of_computed_ones(
+    place: Path, tmp_path: Path, kind: type, changes: dict[str, Any]
+) -> None:
+    stored = config(place, tmp_path / "stored", kind, frozen=True, **changes)
     computed = with_task(
         replace(stored, run_dir=str(tmp_path / "computed")), data=replace(stored.task.data, cache_vectors=False)
     )
@@ -101,9 +120,10 @@ def test_stored_vectors_give_the_losses_of_computed_ones(place: Path, tmp_path: 
 
 
 def test_a_run_learns_what_it_is_told_and_keeps_its_best_step(place: Path, tmp_path: Path) -> None:
-    for kind, encoder in ((ClassifyConfig, "table.vec"), (TagConfig, "table.vec")):
-        run_dir = tmp_path / kind.name
-        settings = replace(config(place, run_dir, kind, encoder, frozen=True, dropout=0.0), steps=60)
+    for number, (kind, changes) in enumerate(((ClassifyConfig, {}), (TagConfig, {}), (TagConfig, CRF))):
+        run_dir = tmp_path / str(number)
+        settings = config(place, run_dir, kind, "table.vec", frozen=True, dropout=0.0, **changes)
+        settings = replace(settings, steps=60)
         optimizer = replace(settings.optimizer, learning_rate=0.05)
         assert run(replace(settings, optimizer=optimizer, checkpoint=CheckpointConfig(every=100, keep=1)))
         measured = lines(run_dir, "valid")

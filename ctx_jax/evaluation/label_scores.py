@@ -1,9 +1,9 @@
-"""Scores of predicted labels: accuracy, macro F1, and the F1 of spans in BIO labels."""
+"""Scores of predicted labels: accuracy, macro F1, and the F1 of spans in labels of BIO or BIOES."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-Span = tuple[str, int, int]  # type, first word, word after the last
+from ctx_jax.data.span_labels import spans
 
 
 def accuracy(true: Sequence[str], predicted: Sequence[str]) -> float:
@@ -17,30 +17,6 @@ def macro_f1(true: Sequence[str], predicted: Sequence[str]) -> float:
     hits = Counter(a for a, b in zip(true, predicted, strict=True) if a == b)
     counts = Counter(true) + Counter(predicted)
     return sum(2 * hits[label] / counts[label] for label in counts) / len(counts) if counts else float("nan")
-
-
-def is_bio(labels: Iterable[str]) -> bool:
-    """Whether labels mark spans: each is "O", "B-type" or "I-type", and not all are "O"."""
-    marks = {*labels} - {"O"}
-    return bool(marks) and all(label[:2] in ("B-", "I-") and len(label) > 2 for label in marks)
-
-
-def spans(labels: Sequence[str]) -> list[Span]:
-    """The spans of one sentence's labels, as conlleval counts: I- begins one too, after O or another type.
-
-    >>> spans(["B-LOC", "I-LOC", "O", "I-PER", "B-PER"])
-    [('LOC', 0, 2), ('PER', 3, 4), ('PER', 4, 5)]
-    """
-    found: list[Span] = []
-    start, kind = 0, ""
-    for place, label in enumerate([*labels, "O"]):
-        mark, _, own = label.partition("-")
-        if kind and (mark != "I" or own != kind):
-            found.append((kind, start, place))
-            kind = ""
-        if mark in ("B", "I") and not kind:
-            start, kind = place, own
-    return found
 
 
 def span_f1(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:

@@ -11,6 +11,7 @@ import jax
 from ctx_jax.heads.label import LabelHead, LayerMix
 from ctx_jax.heads.sentence import DenseHead, SentenceModules
 from ctx_jax.heads.sequence import ClassificationHead, Pooler, SequenceHead
+from ctx_jax.heads.tagger import TaggerHead
 from ctx_jax.heads.vocabulary import VocabularyHead
 from ctx_jax.typing import Params
 
@@ -24,11 +25,12 @@ __all__ = [
     "Pooler",
     "SentenceModules",
     "SequenceHead",
+    "TaggerHead",
     "VocabularyHead",
     "parameter_count",
 ]
 
-HEADS = (VocabularyHead, Pooler, SequenceHead, ClassificationHead, LabelHead, LayerMix)
+HEADS = (VocabularyHead, Pooler, SequenceHead, ClassificationHead, LabelHead, TaggerHead, LayerMix)
 """The head types that a run's `encoder.json` may name."""
 
 

@@ -1,13 +1,14 @@
-"""The cross-entropy of labels.
+"""The cross-entropy of labels, one by one and of whole sequences.
 
-Letters: K labels.
+Letters: B rows, T words, K labels.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctx_jax.typing import Terms
+from ctx_jax.heads.crf import Transitions, sequence_nats, viterbi
+from ctx_jax.typing import Mask, Terms
 
 
 def label_loss(logits: jax.Array, labels: jax.Array, weights: jax.Array, class_weights: np.ndarray) -> Terms:
@@ -25,6 +26,21 @@ def label_loss(logits: jax.Array, labels: jax.Array, weights: jax.Array, class_w
         "label": (jnp.sum(nats * weighted), jnp.sum(weighted)),
         "accuracy": (jnp.sum(hits * weights), jnp.sum(weights)),
     }
+
+
+def crf_loss(logits: jax.Array, mask: Mask, transitions: Transitions, labels: jax.Array, weights: jax.Array) -> Terms:
+    """Loss in nats a word, and accuracy, of a linear-chain CRF over logits [B, T, K] for labels int [B, T].
+
+        label      sum over sentences of -log p(labels), and the number of words
+        accuracy   hits of the best sequence, and the number of words
+
+    `mask` [B, T] is True at words, `weights` [B, T] are 1 at words whose label counts.
+    """
+    known = weights > 0
+    nats = sequence_nats(logits, mask, transitions, labels, known)
+    hits = jnp.where(viterbi(logits, mask, transitions).astype(labels.dtype) == labels, weights, 0.0)
+    count = jnp.sum(weights)
+    return {"label": (jnp.sum(nats), count), "accuracy": (jnp.sum(hits), count)}
 
 
 def balanced_weights(counts: np.ndarray) -> np.ndarray:

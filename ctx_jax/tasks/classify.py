@@ -53,10 +53,10 @@ class ClassifyConfig(LabelConfig):
             texts = [processor.cut(text, longest) for text in texts]
         return [[(text, 1)] for text in texts]
 
-    def answer(self, item: str, labels: tuple[str, ...], scores: np.ndarray) -> dict[str, Any]:
+    def answer(self, item: str, labels: tuple[str, ...], found: np.ndarray) -> dict[str, Any]:
         """{"label": ..., "probabilities": {label: p}}."""
-        probabilities = np.exp(scores[0], dtype=np.float64).tolist()
+        probabilities = np.exp(found[0], dtype=np.float64).tolist()
         return {
-            "label": labels[int(scores[0].argmax())],
+            "label": labels[int(found[0].argmax())],
             "probabilities": dict(zip(labels, probabilities, strict=True)),
         }

@@ -31,7 +31,7 @@ from ctx_jax.losses.labels import balanced_weights
 from ctx_jax.ops.linear import Compute
 from ctx_jax.tasks.label_network import LABELS, LabelNetwork, LayerChoice
 from ctx_jax.tasks.label_predictor import LabelPredictor
-from ctx_jax.tasks.label_rows import Labelled
+from ctx_jax.tasks.label_rows import Labelled, Rows
 from ctx_jax.tasks.label_task import LabelTask
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
 from ctx_jax.tasks.setup import check_digests, naming_setting, origin_of
@@ -39,6 +39,7 @@ from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.task import TaskContext
 from ctx_jax.typing import Log
 
+Split = Literal["train", "valid"]
 _LANGUAGE_MODELS_ONLY = ("protocol", "batch", "per_sentence", "pseudo_perplexity", "errors")
 
 
@@ -50,7 +51,8 @@ class LabelEvaluate:
     """Steps between evaluations, besides one at the end; None: once an epoch. 0: never."""
 
     metric: Literal["accuracy", "f1", "loss"] = "accuracy"
-    """The metric that chooses the best step. `f1` is that of spans for BIO labels, else the mean over labels."""
+    """The metric that chooses the best step. `f1` is that of spans for labels of BIO or BIOES, else the mean over
+    labels."""
 
     patience: int | None = None
     """The run ends after so many evaluations that are no better than the best one; 0: it does all its steps. None: 3 if
@@ -91,7 +93,8 @@ class LabelConfig(ABC):
     """A mix that the learned one starts from: a file of `ctx_jax.save_mix` or a run that learned one."""
 
     dropout: float = 0.1
-    """Dropout rate of the vectors that the head reads. The encoder's own rates are those of its files."""
+    """Dropout rate of the vectors that the head reads, and of BiLSTMs in it. The encoder's own rates are those of its
+    files."""
 
     encoder_dropout: bool = True
     """An encoder that is trained drops out at its own rates."""
@@ -149,6 +152,15 @@ class LabelConfig(ABC):
     def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
         """The examples of a file. Where the labels of a trained run are `known`, the file's may be missing."""
 
+    def prepared(self, examples: list[Example], path: str, log: Log) -> list[Example]:
+        """The examples of the labelled file `path` as they are trained on and measured."""
+        return examples
+
+    def completed(self, rows: Rows, items: Sequence[Any], counts: Sequence[Sequence[int]]) -> Rows:
+        """The rows of texts or sentences with what the head reads besides vectors; `counts`: the labels of each one's
+        rows."""
+        return rows
+
     @abstractmethod
     def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:
         """Texts or sentences as `split` takes them; InputTypeError for anything else."""
@@ -158,8 +170,9 @@ class LabelConfig(ABC):
         """The rows of each text or sentence: (split by the processor, number of labels)."""
 
     @abstractmethod
-    def answer(self, item: Any, labels: tuple[str, ...], scores: np.ndarray) -> dict[str, Any]:
-        """A prediction as JSON, of log probabilities [K] of a text, [words, K] of a sentence."""
+    def answer(self, item: Any, labels: tuple[str, ...], found: np.ndarray) -> dict[str, Any]:
+        """A prediction as JSON, of `label_rows.answers_of_rows`: log probabilities [1, K] of a text, the numbers of the
+        labels [words] of a sentence."""
 
     def processed(self, processor: InputProcessor) -> InputProcessor:
         """The encoder's processor as the task uses it."""
@@ -196,7 +209,8 @@ class LabelConfig(ABC):
     def open(self, context: TaskContext) -> LabelTask:
         """Load the encoder (a resumed run's from its own directory), read the files, and collect the labels."""
         encoder, given_key = self._encoder(context)
-        files = {"train": self._examples("train")} | ({"valid": self._examples("valid")} if self.data.valid else {})
+        splits: tuple[Split, ...] = ("train", "valid") if self.data.valid else ("train",)
+        files = {split: self._examples(split, context.log) for split in splits}
         context.run_dir.mkdir(parents=True, exist_ok=True)
         digests = {f"data.{name}": digest(files[name]) if name in files else None for name in ("train", "valid")}
         check_digests(context, digests | ({"encoder": given_key} if given_key else {}))
@@ -274,15 +288,15 @@ class LabelConfig(ABC):
             )
         return found
 
-    def _examples(self, split: Literal["train", "valid"]) -> list[Example]:
+    def _examples(self, split: Split, log: Log) -> list[Example]:
         path = getattr(self.data, split)
         with naming_setting(f"data.{split}"):
             examples = list(self.read(path))
             if not examples:
                 raise InputError(f"{path} holds no example")
-        return examples
+        return self.prepared(examples, path, log)
 
-    def _labels(self, files: Mapping[str, Sequence[Example]], log: Log) -> tuple[tuple[str, ...], np.ndarray]:
+    def _labels(self, files: Mapping[Split, Sequence[Example]], log: Log) -> tuple[tuple[str, ...], np.ndarray]:
         """The names of the labels in the training file, sorted, and their counts [K]."""
         counts = {
             name: Counter(label for each in examples for label in each.labels) for name, examples in files.items()

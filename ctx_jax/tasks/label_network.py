@@ -1,27 +1,38 @@
-"""An encoder with a mix of its layers and a linear head: from inputs to the scores of labels, for texts and for words.
+"""An encoder with a mix of its layers and a head: from inputs to the scores of labels, for texts and for words.
 
 Letters: L layers, B rows, T words or tokens, D width, K labels.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctx_jax.data.span_labels import legal_steps
 from ctx_jax.embedding.mixing import init_mix, mix, softmax_weights
 from ctx_jax.embedding.pooling import How, pool
 from ctx_jax.flax import plain_params
-from ctx_jax.heads import LabelHead, LayerMix
+from ctx_jax.heads import LabelHead, LayerMix, TaggerHead
+from ctx_jax.heads.crf import Transitions, sequence_nats, viterbi
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.ops.dropout import Dropout, fold_seeds, row_seeds
 from ctx_jax.ops.dropout import dropout as drop_out
-from ctx_jax.typing import Params
+from ctx_jax.typing import Mask, Params
 
 LayerChoice = Literal["mix", "last"] | int
 MIX, LABELS = "mix", "labels"  # names of the heads
+CHARACTERS = "word_characters"  # char_ids [B, T, C] among the inputs
+
+
+class Scored(NamedTuple):
+    """What the head says of the labels of texts or words."""
+
+    logits: jax.Array  # [B, K] of texts, [B, T, K] of words
+    mask: Mask  # bool [B, T], True at real words or tokens
+    transitions: Transitions | None = None  # of a CRF, to which the logits of a sentence's words belong together
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,8 @@ class LabelNetwork:
     dropout: float = 0.0
     encoder_dropout: bool = True
     """With `dropout` the encoder drops out at its own rates too."""
+    head: Any = None
+    """A `TaggerHead` or `LabelHead` of these labels; None: a `LabelHead`."""
 
     @property
     def layer(self) -> int | None:
@@ -53,16 +66,26 @@ class LabelNetwork:
     def heads(self) -> dict[str, Any]:
         """The heads' modules by name."""
         own = {MIX: LayerMix(self.model.num_layers)} if self.layer is None else {}
-        return {LABELS: LabelHead(self.labels)} | own
+        return {LABELS: LabelHead(self.labels) if self.head is None else self.head} | own
 
     def init_heads(self, key: jax.Array) -> dict[str, Params]:
         """Fresh parameters of the heads: a plain mean of the layers, and small random scores."""
-        vectors = jnp.zeros((1, self.model.width), jnp.float32)
+        vectors = jnp.zeros((1, 1, self.model.width), jnp.float32)
+        inputs: list[Any] = [vectors]
+        if isinstance(self.head, TaggerHead):
+            inputs += [jnp.ones((1, 1), bool), jnp.ones((1, 1, self.head.char_length), jnp.int32)]
         own: dict[str, Any] = {MIX: dict(init_mix(self.model.num_layers))} if self.layer is None else {}
-        return {LABELS: LabelHead(self.labels).init(key, vectors)["params"]} | own
+        return {LABELS: self.heads[LABELS].init(key, *inputs)["params"]} | own
 
     def logits(self, params: Params, inputs: Mapping[str, Any], dropout: Dropout | None = None) -> jax.Array:
-        """Scores [B, K] of texts, [B, T, K] of words. `inputs` are the encoder's or those of `StoredVectors.batch`."""
+        """`Scored.logits` of the same arguments."""
+        return self.scored(params, inputs, dropout).logits
+
+    def scored(self, params: Params, inputs: Mapping[str, Any], dropout: Dropout | None = None) -> Scored:
+        """The scores of labels. `inputs` are the encoder's or those of `StoredVectors.batch`; for a head that reads
+        characters with `CHARACTERS` among them."""
+        characters = inputs.get(CHARACTERS)
+        inputs = {name: array for name, array in inputs.items() if name != CHARACTERS}
         if "vectors" in inputs:  # of the chosen layer alone, if there is one
             values, mask = jnp.moveaxis(inputs["vectors"], 1, 0), inputs["mask"]
         else:
@@ -72,11 +95,35 @@ class LabelNetwork:
         vectors = mix(values, plain_params(heads[MIX])) if self.layer is None else values[0]  # type: ignore[arg-type]
         if self.pooling is not None:
             vectors = pool(vectors, mask, self.pooling)
+        seeds = None
         if dropout is not None:
             rows = jnp.arange(len(vectors)) if dropout.rows is None else dropout.rows
-            vectors = drop_out(fold_seeds(row_seeds(dropout.key, rows), 1), 0, self.dropout, vectors)
-        scores: Any = LabelHead(self.labels).apply({"params": plain_params(heads[LABELS])}, vectors)
-        return jnp.asarray(scores)
+            seeds = fold_seeds(row_seeds(dropout.key, rows), 1)
+            vectors = drop_out(seeds, 0, self.dropout, vectors)
+        own, head = {"params": plain_params(heads[LABELS])}, self.heads[LABELS]
+        if isinstance(head, TaggerHead):
+            tags: Any = head.apply(own, vectors, mask, characters, seeds)
+            return Scored(tags.logits, mask, tags.transitions)
+        return Scored(jnp.asarray(head.apply(own, vectors)), mask)
+
+    def best(self, scored: Scored) -> jax.Array:
+        """The numbers of the best labels, int32 [B] of texts, [B, T] of words: with a CRF the best sequence."""
+        if scored.transitions is None:
+            return jnp.argmax(scored.logits, axis=-1).astype(jnp.int32)
+        legal = legal_steps(self.labels) if self.head.constrained else None
+        transitions = (
+            scored.transitions
+            if legal is None
+            else scored.transitions.restricted(Transitions(*map(jnp.asarray, legal)))
+        )
+        return viterbi(scored.logits, scored.mask, transitions)
+
+    def nats(self, scored: Scored, labels: jax.Array, weights: jax.Array) -> jax.Array:
+        """-log p of the labels int [B] or [B, T] whose weights are not 0, summed over each row: [B]."""
+        if scored.transitions is not None:
+            return sequence_nats(scored.logits, scored.mask, scored.transitions, labels, weights > 0)
+        nats = -jnp.take_along_axis(jax.nn.log_softmax(scored.logits), labels[..., None], axis=-1)[..., 0]
+        return jnp.sum((nats * weights).reshape(len(nats), -1), axis=1)
 
 
 def mix_metrics(params: Params) -> dict[str, float]:

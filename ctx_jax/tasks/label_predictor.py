@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.evaluation.reports import Report, aligned
 from ctx_jax.io.errors import InputError, listed
 from ctx_jax.tasks.label_network import LabelNetwork, mix_metrics
-from ctx_jax.tasks.label_rows import SplitRows, join_rows, measure, scores_of_rows
+from ctx_jax.tasks.label_rows import SplitRows, answers_of_rows, join_rows, measure
 from ctx_jax.typing import Log
 
 if TYPE_CHECKING:
@@ -37,13 +38,15 @@ class LabelPredictor:
         """One answer an item, in their order (`LabelConfig.answer`). InputTypeError for items of another type."""
         items = self.config.checked(items, self.encoder.processor)
         rows = self.config.split(self.encoder.processor, items, _LOGGER.warning)
-        counts = [count for own in rows for _, count in own]
-        source = SplitRows(self.encoder.processor, [text for own in rows for text, _ in own])
-        scores = {
-            number: found.reshape(-1, len(self.network.labels))[: counts[number]]
-            for number, found in scores_of_rows(self.network, self.encoder.run_params, source, self.config.batch_size)
+        counts = [[count for _, count in own] for own in rows]
+        count_of = list(chain(*counts))
+        split = SplitRows(self.encoder.processor, [text for own in rows for text, _ in own])
+        source = self.config.completed(split, items, counts)
+        answers = {
+            number: (found if self.network.pooling is None else found[None])[: count_of[number]]
+            for number, found in answers_of_rows(self.network, self.encoder.run_params, source, self.config.batch_size)
         }
-        joined = join_rows(scores, np.cumsum([0, *map(len, rows)]))
+        joined = join_rows(answers, np.cumsum([0, *map(len, rows)]))
         return [self.config.answer(item, self.network.labels, own) for item, own in zip(items, joined, strict=True)]
 
     def read(self, path: str) -> Iterator[Any]:
@@ -52,13 +55,16 @@ class LabelPredictor:
 
     def report(self, paths: Sequence[str], log: Log) -> Report:
         """Accuracy, F1 and loss of labelled files, and the mix. `log` gets labels that training has not seen."""
-        examples = [example for path in paths for example in self.config.read(path)]
+        examples = [
+            example for path in paths for example in self.config.prepared(list(self.config.read(path)), path, log)
+        ]
         if not examples:
             raise InputError(f"{', '.join(paths)}: no example to measure")
         if unseen := sorted({label for each in examples for label in each.labels} - {*self.network.labels}):
             log(f"labels that training has not seen, and which count as wrong: {listed(unseen)}")
         labelled = self.config.labelled(self.encoder, examples, self.network.labels, log)
-        rows, params = SplitRows(self.encoder.processor, labelled.texts), self.encoder.run_params
+        split, params = SplitRows(self.encoder.processor, labelled.texts), self.encoder.run_params
+        rows = self.config.completed(split, [each.item for each in examples], labelled.counts)
         found = measure(self.network, params, labelled, rows, self.config.batch_size)
         table = [(name, f"{value:.4f}") for name, value in (found.metrics | mix_metrics(params)).items()]
         table.append(("examples", f"{found.labels:,}"))

@@ -5,7 +5,7 @@ An example is a text or a sentence; a sentence longer than the encoder takes is 
 Letters: N rows, B rows of a batch, T words or tokens, K labels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
@@ -15,11 +15,12 @@ import jax
 import numpy as np
 
 from ctx_jax.data.labelled import Example
+from ctx_jax.data.span_labels import scheme_of
 from ctx_jax.distributed.sharding import RowFunction, pipelined
 from ctx_jax.embedding.batching import plan
 from ctx_jax.embedding.vector_cache import StoredVectors
 from ctx_jax.encoders.base import InputProcessor, rounded
-from ctx_jax.evaluation.label_scores import accuracy, is_bio, macro_f1, span_f1
+from ctx_jax.evaluation.label_scores import accuracy, macro_f1, span_f1
 from ctx_jax.io.errors import InputError
 from ctx_jax.tasks.label_network import LabelNetwork
 from ctx_jax.typing import Params
@@ -35,6 +36,10 @@ class Rows(Protocol):
     def sizes(self) -> np.ndarray:
         """The length of each row, [N], in what its encoder counts."""
 
+    @property
+    def stored(self) -> bool:
+        """Whether they are vectors already, so that no encoder is run."""
+
     def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, np.ndarray]:
         """The inputs of `LabelNetwork.logits`: B = `rows`, T = `length`."""
 
@@ -45,6 +50,7 @@ class SplitRows:
 
     processor: InputProcessor
     texts: Sequence[Any]
+    stored = False
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -61,6 +67,11 @@ class StoredRows(NamedTuple):
 
     vectors: StoredVectors
     layer: int | None
+
+    @property
+    def stored(self) -> bool:
+        """See `Rows`."""
+        return True
 
     @property
     def sizes(self) -> np.ndarray:
@@ -94,6 +105,11 @@ class Labelled(NamedTuple):
         texts = [text for own in rows for text, _ in own]
         return cls(examples, texts, labels, np.cumsum([0, *map(len, rows)]))
 
+    @property
+    def counts(self) -> list[list[int]]:
+        """The number of labels of each row, by example."""
+        return [[len(own) for own in self.labels[first:stop]] for first, stop in pairwise(self.starts.tolist())]
+
     def label_arrays(self, numbers: Sequence[int], rows: int, length: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Labels int32 and weights float32 of some rows, [B] of texts, [B, T] of words with T = `length`; the weight is
         0 where there is no label or an unknown one."""
@@ -121,24 +137,22 @@ def measure(
 ) -> Measured:
     """Loss (nats a label), accuracy and F1 of labelled rows.
 
-    F1 is that of spans for words with BIO labels (`span_f1`), else the mean over labels. A label that training has not
-    seen counts as wrong and is left out of the loss, which is nan if there is no other.
+    F1 is that of spans for words with labels of BIO or BIOES (`span_f1`), else the mean over labels. A label that
+    training has not seen counts as wrong and is left out of the loss, which is nan if there is no other.
     """
-    if isinstance(rows, StoredRows):
+    if rows.stored:
         params = {"head": params["head"]}  # the encoder is not read
     predicted: dict[int, np.ndarray] = {}
     nats, known = 0.0, 0
-    for number, scores in scores_of_rows(network, params, rows, batch_size, devices):
+    for number, (best, own_nats) in _by_row(_measured, network, params, rows, batch_size, devices, labelled):
         ids = labelled.labels[number]
-        scores = scores.reshape(-1, len(network.labels))[: len(ids)]
-        predicted[number] = scores.argmax(axis=1)
-        seen = np.flatnonzero(ids != UNKNOWN)
-        nats -= float(scores[seen, ids[seen]].sum(dtype=np.float64))
-        known += len(seen)
+        predicted[number] = np.atleast_1d(best)[: len(ids)]
+        nats += float(own_nats)
+        known += int(np.count_nonzero(ids != UNKNOWN))
     predictions = [[network.labels[k] for k in ids] for ids in join_rows(predicted, labelled.starts)]
     truths = [example.labels for example in labelled.examples]
     true_labels, predicted_labels = list(chain(*truths)), list(chain(*predictions))
-    spans = network.pooling is None and is_bio(network.labels)
+    spans = network.pooling is None and scheme_of(network.labels) is not None
     metrics = {
         "loss": nats / known if known else float("nan"),
         "accuracy": accuracy(true_labels, predicted_labels),
@@ -153,25 +167,52 @@ def join_rows(rows: dict[int, np.ndarray], starts: np.ndarray) -> Iterator[np.nd
         yield np.concatenate([rows[number] for number in range(first, stop)])
 
 
-def scores_of_rows(
+def answers_of_rows(
+    network: LabelNetwork, params: Params, rows: Rows, batch_size: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, answer) of every row, longest rows first: the log probabilities [K] of a text, the numbers of the best
+    labels [T] of words."""
+    return _by_row(_answers, network, params, rows, batch_size)
+
+
+def _answers(network: LabelNetwork, params: Params, batch: dict[str, Any]) -> jax.Array:
+    scored = network.scored(params, batch["inputs"])
+    return network.best(scored) if network.pooling is None else jax.nn.log_softmax(scored.logits)
+
+
+def _measured(network: LabelNetwork, params: Params, batch: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+    """The best labels [B] or [B, T], and the loss of the right ones, [B]."""
+    scored = network.scored(params, batch["inputs"])
+    return network.best(scored), network.nats(scored, batch["labels"], batch["weights"])
+
+
+def _by_row(
+    function: Callable[..., Any],
     network: LabelNetwork,
     params: Params,
     rows: Rows,
     batch_size: int,
     devices: Sequence[jax.Device] | None = None,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, log probabilities) of every row: [K] of a text, [T, K] of words; longest rows first."""
-    compute = RowFunction(_scores, network, params, devices)
+    labelled: Labelled | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """(number, result) of every row: a tree of arrays, without the batch's axis. A batch has its labels if given."""
+    compute = RowFunction(function, network, params, devices)
+
+    def batch(chosen: Sequence[int], height: int, length: int) -> dict[str, Any]:
+        own: dict[str, Any] = {"inputs": rows.batch(chosen, height, length)}
+        if labelled is not None:
+            words = length if network.pooling is None else None
+            own["labels"], own["weights"] = labelled.label_arrays(chosen, height, words)
+        return own
+
     running = (
-        (chosen, compute(rows.batch(chosen, height, length), height))
+        (chosen, compute(batch(chosen, height, length), height))
         for chosen, height, length in plan(rows.sizes.tolist(), _ROW_TOKENS * batch_size)
     )
-    for chosen, scores in pipelined(running):
-        yield from zip(chosen, np.asarray(scores), strict=False)
-
-
-def _scores(network: LabelNetwork, params: Params, inputs: Any) -> jax.Array:
-    return jax.nn.log_softmax(network.logits(params, inputs))
+    for chosen, found in pipelined(running):
+        arrays = jax.tree.map(np.asarray, found)
+        for row, number in enumerate(chosen):
+            yield number, jax.tree.map(lambda array, row=row: array[row], arrays)
 
 
 def row_length(sizes: np.ndarray, longest: int | None) -> int:

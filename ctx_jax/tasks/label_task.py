@@ -19,11 +19,11 @@ from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.mixing import Mixing
 from ctx_jax.embedding.vector_cache import store_vectors
 from ctx_jax.encoders.base import InputProcessor
-from ctx_jax.losses.labels import label_loss
+from ctx_jax.losses.labels import crf_loss, label_loss
 from ctx_jax.ops.dropout import Dropout
-from ctx_jax.tasks.label_network import MIX, LabelNetwork, mix_metrics
+from ctx_jax.tasks.label_network import LABELS, MIX, LabelNetwork, mix_metrics
 from ctx_jax.tasks.label_rows import Labelled, Rows, SplitRows, StoredRows, measure, row_length, row_limit
-from ctx_jax.training.parameter_groups import DEFAULT_GROUPS, ParameterGroup
+from ctx_jax.training.parameter_groups import DEFAULT_GROUPS, ParameterGroup, named
 from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, Selection
 from ctx_jax.typing import Carry, Log, Params, Terms
 
@@ -63,8 +63,9 @@ class LabelTask:
     def groups(self) -> tuple[ParameterGroup, ...]:
         """The encoder frozen, or slower than the head; the mix faster than it."""
         mix = ParameterGroup("^head/mix/", learning_rate_factor=self.config.mix_rate, weight_decay=False)
+        crf = ParameterGroup("^head/labels/crf/", weight_decay=False)
         if self.config.frozen:
-            return ParameterGroup("^encoder/", frozen=True), mix
+            return ParameterGroup("^encoder/", frozen=True), mix, crf
         slower = (
             replace(
                 group,
@@ -73,7 +74,7 @@ class LabelTask:
             )
             for group in DEFAULT_GROUPS
         )
-        return *slower, mix
+        return *slower, mix, crf
 
     @property
     def batch_size(self) -> int:
@@ -106,12 +107,20 @@ class LabelTask:
 
     def loss(self, params: Params, batch: Any, carry: Carry, key: jax.Array | None) -> tuple[Terms, Carry]:
         """Cross-entropy in nats and accuracy of a `LabelBatch`."""
-        logits = self.network.logits(params, batch.inputs, None if key is None else Dropout(key, batch.rows))
-        return label_loss(logits, batch.labels, batch.weights, self.class_weights), carry
+        scored = self.network.scored(params, batch.inputs, None if key is None else Dropout(key, batch.rows))
+        if scored.transitions is not None:
+            return crf_loss(scored.logits, scored.mask, scored.transitions, batch.labels, batch.weights), carry
+        return label_loss(scored.logits, batch.labels, batch.weights, self.class_weights), carry
 
     @cached_property
     def _rows(self) -> dict[str, Rows]:
         """The rows of both files: split texts, or stored vectors, which all processes compute together."""
+        return {
+            name: self.config.completed(rows, [each.item for each in labelled.examples], labelled.counts)
+            for (name, rows), labelled in zip(self._vectors_or_texts().items(), self.labelled.values(), strict=True)
+        }
+
+    def _vectors_or_texts(self) -> dict[str, Rows]:
         if not (self.config.frozen and self.config.data.cache_vectors):
             return {name: SplitRows(self.processor, each.texts) for name, each in self.labelled.items()}
         pooling = None if self.network.pooling == "max" else self.network.pooling  # the others commute with a mix
@@ -151,8 +160,12 @@ class LabelTask:
 
     def flops_per_token(self) -> float:
         """Three times a forward pass; once that of a frozen encoder, and none of it with stored vectors."""
-        rows, head = self._rows["train"], 6.0 * self.model.width * len(self.network.labels)
-        if isinstance(rows, StoredRows):
+        shapes = jax.eval_shape(self.network.init_heads, jax.random.key(0))[LABELS]
+        rows, head = (
+            self._rows["train"],
+            6.0 * sum(leaf.size for name, leaf in named(shapes).items() if name.endswith("kernel")),
+        )
+        if rows.stored:
             return head
         passes = 1.0 if self.config.frozen else 3.0
         return passes * float(self.model.flops_per_token(max(round(rows.sizes.mean()), 1))) + head

@@ -1,18 +1,25 @@
-"""A label for each word: one vector a word, from a mix of an encoder's layers, and a linear layer.
+"""A label for each word: one vector a word, from a mix of an encoder's layers, and a linear layer or BiLSTMs and a CRF.
 
 ctx-jax train tag --encoder minilm --frozen --data.train train.conllu --data.valid dev.conllu --run-dir runs/upos
+ctx-jax train tag --encoder runs/elmo --frozen --head.kind bilstm_crf --head.char-filters 50 --scheme BIOES \\
+    --data.train train.txt --data.valid dev.txt --data.columns form,ner --evaluate.metric f1 --run-dir runs/ner
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from ctx_jax.data.labelled import STANDARD_INPUT, Example, LabelledData, read_sentences
+from ctx_jax.data.span_labels import OUTSIDE, has_illegal, in_scheme, scheme_of
 from ctx_jax.encoders.base import InputProcessor, WordPieces, sentences_to_words
+from ctx_jax.io.errors import ConfigError
 from ctx_jax.tasks.label_config import LabelConfig
-from ctx_jax.tasks.label_rows import row_limit, split_to_fit
+from ctx_jax.tasks.label_network import LabelNetwork
+from ctx_jax.tasks.label_rows import Rows, row_limit, split_to_fit
+from ctx_jax.tasks.tag_head import CharacterRows, TagHead
 from ctx_jax.typing import Log
 
 
@@ -25,6 +32,11 @@ class TagConfig(LabelConfig):
     pieces: WordPieces = "mean"
     """Which of a word's pieces give its vector; without effect on encoders of whole words."""
 
+    head: TagHead = field(default_factory=TagHead)
+    scheme: Literal["file", "BIO", "BIOES"] = "file"
+    """How labels mark spans of words in training, measuring and predictions. `file`: as they stand in the files; else
+    those of the files, in either scheme, are converted."""
+
     name: ClassVar[str] = "tag"
     item: ClassVar[str] = "form"
 
@@ -34,6 +46,38 @@ class TagConfig(LabelConfig):
     def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
         like, prefix = self.data.train if path == STANDARD_INPUT else path, self.data.strip_prefix
         return read_sentences(path, self.columns, prefix=prefix, labels=known is None, like=like)
+
+    def prepared(self, examples: list[Example], path: str, log: Log) -> list[Example]:
+        """With their labels in `scheme`; `log` gets the number of illegal ones. ConfigError for labels that mark no
+        spans, if a scheme is set, and for illegal ones that a constrained CRF could not give."""
+        marked = {label for each in examples for label in each.labels} - {OUTSIDE}
+        if self.scheme != "file" and marked and scheme_of(marked) is None:
+            raise ConfigError("scheme", f"{self.scheme} is for labels that mark spans, as O, B-PER and I-PER: {path}")
+        found = in_scheme(examples, None if self.scheme == "file" else self.scheme, path, log)
+        if path == self.data.train and self.head.crf and self.head.constrained and has_illegal(found):
+            raise ConfigError(
+                "head.constrained",
+                f"allows no answer like some labels of {path}, which their scheme does not allow: set scheme to BIO or "
+                "BIOES, which converts them, or head.constrained to False",
+            )
+        return found
+
+    def network(self, model: Any, labels: tuple[str, ...]) -> LabelNetwork:
+        return replace(super().network(model, labels), head=self.head.module(model, labels, self.dropout))
+
+    def check(self, steps: int) -> None:
+        """As `LabelConfig.check`; ConfigError for class weights with a CRF."""
+        super().check(steps)
+        if self.head.crf and self.class_weights != "none":
+            raise ConfigError("class_weights", f"weigh single labels, and head.kind {self.head.kind} scores sequences")
+
+    def completed(self, rows: Rows, items: Sequence[list[str]], counts: Sequence[Sequence[int]]) -> Rows:
+        """With the characters of the words, if the head reads them."""
+        if not self.head.char_filters:
+            return rows
+        words = [iter(item) for item in items]
+        parts = [list(islice(own, count)) for own, each in zip(words, counts, strict=True) for count in each]
+        return CharacterRows(rows, parts, self.head.char_length)
 
     def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:
         return sentences_to_words(items, processor.rule)
@@ -50,6 +94,6 @@ class TagConfig(LabelConfig):
             log(f"{long:,} of {len(rows):,} sentences are longer than {longest} tokens: their parts are tagged apart")
         return rows
 
-    def answer(self, item: list[str], labels: tuple[str, ...], scores: np.ndarray) -> dict[str, Any]:
+    def answer(self, item: list[str], labels: tuple[str, ...], found: np.ndarray) -> dict[str, Any]:
         """{"words": [...], "labels": [...]}."""
-        return {"words": item, "labels": [labels[number] for number in scores.argmax(axis=1)]}
+        return {"words": item, "labels": [labels[number] for number in found.tolist()]}
