@@ -120,7 +120,8 @@ def test_stored_vectors_give_the_losses_of_computed_ones(
 
 
 def test_a_run_learns_what_it_is_told_and_keeps_its_best_step(place: Path, tmp_path: Path) -> None:
-    for number, (kind, changes) in enumerate(((ClassifyConfig, {}), (TagConfig, {}), (TagConfig, CRF))):
+    seldom = {"evaluate": LabelEvaluate(every=20)}
+    for number, (kind, changes) in enumerate(((ClassifyConfig, {}), (TagConfig, {}), (TagConfig, CRF | seldom))):
         run_dir = tmp_path / str(number)
         settings = config(place, run_dir, kind, "table.vec", frozen=True, dropout=0.0, **changes)
         settings = replace(settings, steps=60)
