@@ -73,7 +73,14 @@ def required() -> list[str]:
     """What the project asks for, as the metadata of its package say it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].items()
-    return [*project["dependencies"], *(f'{each} ; extra == "{name}"' for name, asked in extras for each in asked)]
+    with_extras = [_of_extra(each, name) for name, asked in extras for each in asked]
+    return [*project["dependencies"], *with_extras]
+
+
+def _of_extra(requirement: str, name: str) -> str:
+    """A requirement of an extra, whose own condition comes first."""
+    package, _, condition = requirement.partition(";")
+    return f'{package} ; {f"({condition.strip()}) and " if condition else ""}extra == "{name}"'
 
 
 class Machine:
