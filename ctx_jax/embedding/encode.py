@@ -34,7 +34,7 @@ BLOCK_TOKENS = 262_144
 so that its results come sooner."""
 BLOCK_BYTES = 1 << 30
 """Results are held until those of the sentences before them are there: at most about so many bytes."""
-SHAPES = 64
+MANY_SHAPES = 64
 """After so many shapes of an encoder, lengths are rounded up to few."""
 _TOKEN_CHARACTERS = 4  # about so many to a token
 _PART_TOKENS = 256  # of a sentence that runs in parts
@@ -49,6 +49,18 @@ class Split(NamedTuple):
     sentences: list[Any]
     counts: list[int] | None
     """How many vectors each sentence gets; None: one vector a sentence."""
+
+
+class CutNotice:
+    """Logs once a call that sentences are cut."""
+
+    def __init__(self) -> None:
+        self._logged = False
+
+    def __call__(self, number: int, size: int, limit: int) -> None:
+        if not self._logged:
+            _LOGGER.warning("sentence %d has %d tokens, cut to %d; so are longer ones after it", number, size, limit)
+        self._logged = True
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,7 @@ class Job:
     """Of the vectors of a word or token."""
     shapes: set[tuple[int, int]] = field(default_factory=set)
     """The shapes (rows, length) that were used."""
-    cut_notice: "_CutNotice" = field(default_factory=lambda: _CutNotice())
+    cut_notice: CutNotice = field(default_factory=CutNotice)
 
     def held_bytes(self, size: int) -> int:
         """Of what is held for a sentence of `size` tokens until it is yielded."""
@@ -185,7 +197,7 @@ def _running(
     for block in _blocks(sentences, job):
         for parts, compute in ((block.whole, job.compute), (block.in_windows, job.of_window)):
             sizes = job.processor.sizes([part.split for part in parts])
-            few_shapes = len(job.shapes) >= SHAPES
+            few_shapes = len(job.shapes) >= MANY_SHAPES
             for chosen, rows, length in plan(sizes, job.batch_tokens, job.multiple, job.limit, few_shapes=few_shapes):
                 own = [parts[number] for number in chosen]
                 inputs = _padded(job, block, own, rows, length)
@@ -247,18 +259,6 @@ def _characters(sentence: Any) -> int:
     if isinstance(sentence, list | tuple):
         return sum(len(word) + 1 for word in sentence if isinstance(word, str)) + 1
     return len(sentence) + 1 if isinstance(sentence, str) else 1
-
-
-class _CutNotice:
-    """Says once a call that sentences are cut."""
-
-    def __init__(self) -> None:
-        self._said = False
-
-    def __call__(self, number: int, size: int, limit: int) -> None:
-        if not self._said:
-            _LOGGER.warning("sentence %d has %d tokens, cut to %d; so are later ones", number, size, limit)
-        self._said = True
 
 
 def _prepare(read: list[tuple[int, Any]], job: Job) -> list[_Block]:
