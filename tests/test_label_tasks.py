@@ -16,6 +16,7 @@ from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.label_config import LabelEvaluate
+from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
 from ctx_jax.training.run import run
@@ -35,12 +36,30 @@ def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 KINDS = pytest.mark.parametrize("kind", [ClassifyConfig, TagConfig])
 
 
+SEVERAL = {"files": "several", "target": "several", "pooling": "attention"}
+NUMBERS = {"files": "numbers", "target": "number", "pooling": "concat"}
+CROSS = {"style": "cross", "pooling": "first"}
+SIMILAR = {"files": "similar", "target": "number", "compare": "cosine"}
+RANKED = {"files": "ranked", "target": "ranking"}
+
+
 @pytest.mark.parametrize(
-    "kind, frozen",
-    [(ClassifyConfig, True), (TagConfig, True), pytest.param(TagConfig, False, marks=pytest.mark.slow)],
+    "kind, frozen, changes",
+    [
+        (ClassifyConfig, True, {}),
+        (ClassifyConfig, True, SEVERAL),
+        (ClassifyConfig, True, NUMBERS),
+        (TagConfig, True, {}),
+        (PairsConfig, True, SIMILAR),
+        (PairsConfig, True, RANKED),
+        pytest.param(TagConfig, False, {}, marks=pytest.mark.slow),
+        pytest.param(PairsConfig, False, CROSS, marks=pytest.mark.slow),
+    ],
 )
-def test_stopped_and_resumed_is_uninterrupted(place: Path, tmp_path: Path, kind: type, frozen: bool) -> None:
-    whole = config(place, tmp_path / "whole", kind, frozen=frozen)
+def test_stopped_and_resumed_is_uninterrupted(
+    place: Path, tmp_path: Path, kind: type, frozen: bool, changes: dict[str, Any]
+) -> None:
+    whole = config(place, tmp_path / "whole", kind, frozen=frozen, **changes)
     parts = replace(whole, run_dir=str(tmp_path / "parts"))
     assert run(whole) and run(replace(parts, steps=2)) and run(parts)
     expected, found = arrays(tmp_path / "whole", 4), arrays(tmp_path / "parts", 4)
@@ -58,12 +77,24 @@ def test_stopped_and_resumed_is_uninterrupted(place: Path, tmp_path: Path, kind:
 
 
 @pytest.mark.parametrize(
-    "kind, mode, frozen",
-    [(ClassifyConfig, "shard", False), (TagConfig, "fsdp", False), (TagConfig, "shard", True)],
+    "kind, mode, frozen, changes",
+    [
+        (ClassifyConfig, "shard", False, {}),
+        (ClassifyConfig, "shard", True, SEVERAL),
+        (ClassifyConfig, "shard", True, NUMBERS),
+        (TagConfig, "fsdp", False, {}),
+        (TagConfig, "shard", True, {}),
+        (PairsConfig, "shard", False, CROSS),
+        (PairsConfig, "shard", True, SIMILAR),
+        (PairsConfig, "pmap", False, RANKED),
+        (PairsConfig, "fsdp", False, RANKED),
+    ],
 )
 @pytest.mark.slow
-def test_eight_devices_are_one(shallow: Path, tmp_path: Path, kind: type, mode: Any, frozen: bool) -> None:
-    one = config(shallow, tmp_path / "one", kind, frozen=frozen)
+def test_eight_devices_are_one(
+    shallow: Path, tmp_path: Path, kind: type, mode: Any, frozen: bool, changes: dict[str, Any]
+) -> None:
+    one = config(shallow, tmp_path / "one", kind, frozen=frozen, **changes)
     # Adam divides by the size of a gradient, however small: with a small epsilon rounding decides about its sign.
     one = replace(one, optimizer=replace(one.optimizer, epsilon=1e-3))
     assert run(one) and run(replace(one, run_dir=str(tmp_path / "eight"), devices=DevicesConfig(mode, 8)))
@@ -85,10 +116,15 @@ def test_frozen_parameters_stay_and_are_in_no_checkpoint(place: Path, tmp_path: 
         assert set(checkpoints.tree(4)["params"]) == {"head"}
 
 
-@KINDS
-@pytest.mark.parametrize("layers", ["mix", 1])
-def test_stored_vectors_give_the_losses_of_computed_ones(place: Path, tmp_path: Path, kind: type, layers: Any) -> None:
-    stored = config(place, tmp_path / "stored", kind, frozen=True, layers=layers)
+@pytest.mark.parametrize(
+    "kind, changes",
+    [(kind, {"layers": layers}) for kind in (ClassifyConfig, TagConfig) for layers in ("mix", 1)]
+    + [(ClassifyConfig, {"pooling": "concat"}), (PairsConfig, CROSS), (PairsConfig, {"layers": 1})],
+)
+def test_stored_vectors_give_the_losses_of_computed_ones(
+    place: Path, tmp_path: Path, kind: type, changes: dict[str, Any]
+) -> None:
+    stored = config(place, tmp_path / "stored", kind, frozen=True, **changes)
     computed = with_task(
         replace(stored, run_dir=str(tmp_path / "computed")), data=replace(stored.task.data, cache_vectors=False)
     )
@@ -151,13 +187,22 @@ def test_only_a_run_without_steps_stops_early_unless_it_is_told_to(place: Path, 
     assert caught.value.field == "evaluate.metric"
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max", "first", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "first", "last", "attention", "concat"])
 def test_a_classifier_computes_mix_pooling_and_a_linear_layer(place: Path, tmp_path: Path, pooling: Any) -> None:
     assert run(replace(config(place, tmp_path, pooling=pooling, frozen=True), steps=2))
     predictor = tasks.load(tmp_path)
     encoder, texts = predictor.encoder, ["the film was good", "", "bad"]
     layers = ctx_jax.embed(encoder.model, encoder.params, encoder.tokenize(texts, level="tokens"))
-    vectors = ctx_jax.pool(ctx_jax.mix(layers.values, encoder.heads["mix"].params), layers.mask, pooling)
+    mixed = ctx_jax.mix(layers.values, encoder.heads["mix"].params)
+    match pooling:
+        case "attention":
+            logits = np.asarray(mixed) @ np.asarray(encoder.heads["pooling"].params["query"]["kernel"])[:, 0]
+            weights = np.exp(logits) * np.asarray(layers.mask)
+            vectors = np.einsum("bt,btd->bd", weights / np.maximum(weights.sum(1, keepdims=True), 1e-9), mixed)
+        case "concat":
+            vectors = np.concatenate([ctx_jax.pool(mixed, layers.mask, how) for how in ("last", "max", "mean")], 1)
+        case how:
+            vectors = ctx_jax.pool(mixed, layers.mask, how)
     scores = encoder.heads["labels"].params["scores"]
     logits = np.asarray(vectors) @ np.asarray(scores["kernel"]) + np.asarray(scores["bias"])
     odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)

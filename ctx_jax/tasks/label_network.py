@@ -3,25 +3,30 @@
 Letters: L layers, B rows, T words or tokens, D width, K labels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctx_jax.data.labelled import Example
 from ctx_jax.embedding.mixing import init_mix, mix, softmax_weights
 from ctx_jax.embedding.pooling import How, pool
 from ctx_jax.flax import plain_params
-from ctx_jax.heads import LabelHead, LayerMix
+from ctx_jax.heads import AttentionPooling, LabelHead, LayerMix
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.ops.dropout import Dropout, fold_seeds, row_seeds
 from ctx_jax.ops.dropout import dropout as drop_out
+from ctx_jax.tasks.label_values import Target, text_answer, value_metrics
 from ctx_jax.typing import Params
 
 LayerChoice = Literal["mix", "last"] | int
-MIX, LABELS = "mix", "labels"  # names of the heads
+TextPooling = Literal[How, "attention", "concat"]
+"""`attention`: a learned weighted mean; `concat`: the last, the largest and the mean, one after the other."""
+MIX, LABELS, POOLING = "mix", "labels", "pooling"  # names of the heads
+_CONCAT: tuple[How, ...] = ("last", "max", "mean")
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,12 @@ class LabelNetwork:
     model: Any
     labels: tuple[str, ...]
     layers: LayerChoice = "mix"
-    pooling: How | None = None
+    pooling: TextPooling | None = None
     """How a text's vectors become one; None: every word has its own label."""
     dropout: float = 0.0
     encoder_dropout: bool = True
     """With `dropout` the encoder drops out at its own rates too."""
+    target: Target = "classes"
 
     @property
     def layer(self) -> int | None:
@@ -52,17 +58,35 @@ class LabelNetwork:
     @property
     def heads(self) -> dict[str, Any]:
         """The heads' modules by name."""
-        own = {MIX: LayerMix(self.model.num_layers)} if self.layer is None else {}
+        own: dict[str, Any] = {MIX: LayerMix(self.model.num_layers)} if self.layer is None else {}
+        if self.pooling == "attention":
+            own[POOLING] = AttentionPooling()
         return {LABELS: LabelHead(self.labels)} | own
 
+    @property
+    def width(self) -> int:
+        """The width of the vectors that are scored."""
+        return int(self.model.width) * (len(_CONCAT) if self.pooling == "concat" else 1)
+
+    @property
+    def stored_pooling(self) -> How | None:
+        """How the layers of a text may be pooled before they are mixed; None: in none that gives the same."""
+        return self.pooling if self.pooling in get_args(How) and self.pooling != "max" else None  # type: ignore[return-value]
+
     def init_heads(self, key: jax.Array) -> dict[str, Params]:
-        """Fresh parameters of the heads: a plain mean of the layers, and small random scores."""
-        vectors = jnp.zeros((1, self.model.width), jnp.float32)
+        """Fresh parameters of the heads: a plain mean of the layers and of the tokens, and small random scores."""
         own: dict[str, Any] = {MIX: dict(init_mix(self.model.num_layers))} if self.layer is None else {}
+        if self.pooling == "attention":
+            own[POOLING] = {"query": {"kernel": jnp.zeros((self.model.width, 1), jnp.float32)}}
+        vectors = jnp.zeros((1, self.width), jnp.float32)
         return {LABELS: LabelHead(self.labels).init(key, vectors)["params"]} | own
 
-    def logits(self, params: Params, inputs: Mapping[str, Any], dropout: Dropout | None = None) -> jax.Array:
-        """Scores [B, K] of texts, [B, T, K] of words. `inputs` are the encoder's or those of `StoredVectors.batch`."""
+    def first_scores(self, numbers: np.ndarray) -> Params:
+        """Parameters of the head of a number that fit these numbers better than fresh ones: it starts at their mean."""
+        return {"scores": {"bias": np.full(1, numbers.mean(), np.float32)}}
+
+    def vectors(self, params: Params, inputs: Mapping[str, Any], dropout: Dropout | None = None) -> jax.Array:
+        """Vectors [B, D] of texts, [B, T, D] of words. `inputs` are the encoder's or those of `StoredVectors.batch`."""
         if "vectors" in inputs:  # of the chosen layer alone, if there is one
             values, mask = jnp.moveaxis(inputs["vectors"], 1, 0), inputs["mask"]
         else:
@@ -70,13 +94,50 @@ class LabelNetwork:
             values, mask = found.values if self.layer is None else found.values[self.layer][None], found.mask
         heads = params["head"]
         vectors = mix(values, plain_params(heads[MIX])) if self.layer is None else values[0]  # type: ignore[arg-type]
-        if self.pooling is not None:
-            vectors = pool(vectors, mask, self.pooling)
+        match self.pooling:
+            case None:
+                return vectors
+            case "attention":
+                pooled: Any = AttentionPooling().apply({"params": plain_params(heads[POOLING])}, vectors, mask)
+                return jnp.asarray(pooled)
+            case "concat":
+                return jnp.concatenate([pool(vectors, mask, how) for how in _CONCAT], axis=-1)
+            case how:
+                return pool(vectors, mask, how)
+
+    def logits(self, params: Params, inputs: Mapping[str, Any], dropout: Dropout | None = None) -> jax.Array:
+        """Scores [B, K] of texts, [B, T, K] of words."""
+        return self.scores(params, self.vectors(params, inputs, dropout), dropout)
+
+    def scores(self, params: Params, vectors: jax.Array, dropout: Dropout | None = None) -> jax.Array:
+        """[..., K] of the vectors [..., D]."""
         if dropout is not None:
             rows = jnp.arange(len(vectors)) if dropout.rows is None else dropout.rows
             vectors = drop_out(fold_seeds(row_seeds(dropout.key, rows), 1), 0, self.dropout, vectors)
-        scores: Any = LabelHead(self.labels).apply({"params": plain_params(heads[LABELS])}, vectors)
+        scores: Any = LabelHead(self.labels).apply({"params": plain_params(params["head"][LABELS])}, vectors)
         return jnp.asarray(scores)
+
+    def outputs(self, params: Params, inputs: Mapping[str, Any]) -> jax.Array:
+        """What predictions are made of, like `logits`: log probabilities, of each label alone if there may be several;
+        of a number itself."""
+        logits = self.logits(params, inputs)
+        match self.target:
+            case "classes":
+                return jax.nn.log_softmax(logits)
+            case "several":
+                return jax.nn.log_sigmoid(logits)
+            case _:
+                return logits
+
+    def metrics(
+        self, examples: Sequence[Example], values: np.ndarray, outputs: np.ndarray, batch_size: int
+    ) -> dict[str, float]:
+        """The metrics of examples whose target is no class, as `value_metrics`."""
+        return value_metrics(self.target, self.labels, examples, values, outputs)
+
+    def answer(self, output: np.ndarray) -> dict[str, Any]:
+        """The prediction of one text, of its `outputs`, as JSON."""
+        return text_answer(self.target, self.labels, output)
 
 
 def mix_metrics(params: Params) -> dict[str, float]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -19,10 +19,11 @@ from ctx_jax.distributed.sharding import RowFunction, pipelined
 from ctx_jax.embedding.batching import plan
 from ctx_jax.embedding.vector_cache import StoredVectors
 from ctx_jax.encoders.base import InputProcessor, rounded
-from ctx_jax.evaluation.label_scores import accuracy, is_bio, macro_f1, span_f1
+from ctx_jax.evaluation.label_scores import accuracy, is_bio, macro_f1, matthews, span_f1
 from ctx_jax.io.errors import InputError
 from ctx_jax.tasks.label_network import LabelNetwork
-from ctx_jax.typing import Params
+from ctx_jax.tasks.label_values import Target, value_arrays
+from ctx_jax.typing import Log, Params
 
 _ROW_TOKENS = 64  # a batch has so many tokens for each of `batch_size` rows
 UNKNOWN = -1  # the number of a label that training has not seen
@@ -35,7 +36,15 @@ class Rows(Protocol):
     def sizes(self) -> np.ndarray:
         """The length of each row, [N], in what its encoder counts."""
 
-    def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, np.ndarray]:
+    @property
+    def tokens(self) -> np.ndarray:
+        """How many of these are read in each row, [N]."""
+
+    @property
+    def stored(self) -> bool:
+        """Whether they are vectors already, so that no encoder is run."""
+
+    def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, Any]:
         """The inputs of `LabelNetwork.logits`: B = `rows`, T = `length`."""
 
 
@@ -45,11 +54,17 @@ class SplitRows:
 
     processor: InputProcessor
     texts: Sequence[Any]
+    stored: ClassVar[bool] = False
 
     @cached_property
     def sizes(self) -> np.ndarray:
         """See `Rows`."""
         return np.array(self.processor.sizes(self.texts), np.int64)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """See `Rows`."""
+        return self.sizes
 
     def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, np.ndarray]:
         """See `Rows`."""
@@ -63,9 +78,19 @@ class StoredRows(NamedTuple):
     layer: int | None
 
     @property
+    def stored(self) -> bool:
+        """See `Rows`."""
+        return True
+
+    @property
     def sizes(self) -> np.ndarray:
         """See `Rows`."""
         return self.vectors.sizes
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """See `Rows`."""
+        return self.sizes
 
     def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, np.ndarray]:
         """See `Rows`."""
@@ -77,35 +102,48 @@ class Labelled(NamedTuple):
 
     examples: Sequence[Example]
     texts: Sequence[Any]  # of the rows, split by the encoder's processor
-    labels: Sequence[np.ndarray]  # of the rows: int32, one number for a text, one a word for a sentence
+    labels: Sequence[np.ndarray]
+    """Of the rows: int32, one number for a text, one a word for a sentence; what `value_arrays` gives for a target that
+    is no class."""
     starts: np.ndarray  # [examples + 1], the first row of each example
 
     @classmethod
     def of(
-        cls, examples: Sequence[Example], rows: Sequence[Sequence[tuple[Any, int]]], names: Sequence[str]
+        cls,
+        examples: Sequence[Example],
+        rows: Sequence[Sequence[tuple[Any, int]]],
+        names: Sequence[str],
+        target: Target = "classes",
     ) -> "Labelled":
         """From the rows of each example, (split text, number of labels), and the K names of the labels."""
         numbers = {name: number for number, name in enumerate(names)}
-        labels = []
+        texts = [text for own in rows for text, _ in own]
+        starts = np.cumsum([0, *map(len, rows)])
+        if target != "classes":
+            return cls(examples, texts, list(value_arrays(examples, target, names)), starts)
+        labels: list[np.ndarray] = []
         for example, own in zip(examples, rows, strict=True):
             ids = np.array([numbers.get(name, UNKNOWN) for name in example.labels], np.int32)
             ends = np.cumsum([count for _, count in own])
             labels += [ids[stop - count : stop] for stop, (_, count) in zip(ends, own, strict=True)]
-        texts = [text for own in rows for text, _ in own]
-        return cls(examples, texts, labels, np.cumsum([0, *map(len, rows)]))
+        return cls(examples, texts, labels, starts)
 
     def label_arrays(self, numbers: Sequence[int], rows: int, length: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Labels int32 and weights float32 of some rows, [B] of texts, [B, T] of words with T = `length`; the weight is
-        0 where there is no label or an unknown one."""
-        labels = np.full((rows, 1 if length is None else length), UNKNOWN, np.int32)
+        """Labels and weights (float32) of some rows, [B, ...] of texts, [B, T] of words with T = `length`; the weight
+        is 0 where there is no label or an unknown one."""
+        kind = self.labels[0]
+        labels = np.zeros((rows, length or 1, *kind.shape[1:]), kind.dtype)
+        weights = np.zeros(labels.shape[:2], np.float32)
         for row, number in enumerate(numbers):
-            labels[row, : len(self.labels[number])] = self.labels[number]
-        labels = labels[:, 0] if length is None else labels
-        return np.maximum(labels, 0), (labels >= 0).astype(np.float32)
+            own = self.labels[number]
+            classes = own.ndim == 1 and own.dtype == np.int32
+            labels[row, : len(own)] = np.maximum(own, 0) if classes else own
+            weights[row, : len(own)] = own != UNKNOWN if classes else 1.0
+        return (labels[:, 0], weights[:, 0]) if length is None else (labels, weights)
 
 
 class Measured(NamedTuple):
-    """The metrics of examples, and how many labels were measured."""
+    """The metrics of examples, and how many labels, numbers or pairs were measured."""
 
     metrics: dict[str, float]
     labels: int
@@ -119,18 +157,22 @@ def measure(
     batch_size: int,
     devices: Sequence[jax.Device] | None = None,
 ) -> Measured:
-    """Loss (nats a label), accuracy and F1 of labelled rows.
+    """Loss (nats a label), accuracy, F1 and, of texts, Matthews correlation of labelled rows; the network's own
+    metrics of a target that is no class.
 
     F1 is that of spans for words with BIO labels (`span_f1`), else the mean over labels. A label that training has not
     seen counts as wrong and is left out of the loss, which is nan if there is no other.
     """
-    if isinstance(rows, StoredRows):
-        params = {"head": params["head"]}  # the encoder is not read
+    if network.target != "classes":
+        found = dict(outputs_of_rows(network, params, rows, batch_size, devices))
+        outputs = np.stack([found[number] for number in range(len(labelled.examples))])
+        values = np.concatenate(labelled.labels)
+        return Measured(network.metrics(labelled.examples, values, outputs, batch_size), len(outputs))
     predicted: dict[int, np.ndarray] = {}
     nats, known = 0.0, 0
-    for number, scores in scores_of_rows(network, params, rows, batch_size, devices):
+    for number, scores in outputs_of_rows(network, params, rows, batch_size, devices):
         ids = labelled.labels[number]
-        scores = scores.reshape(-1, len(network.labels))[: len(ids)]
+        scores = np.atleast_2d(scores)[: len(ids)]
         predicted[number] = scores.argmax(axis=1)
         seen = np.flatnonzero(ids != UNKNOWN)
         nats -= float(scores[seen, ids[seen]].sum(dtype=np.float64))
@@ -144,6 +186,8 @@ def measure(
         "accuracy": accuracy(true_labels, predicted_labels),
         "f1": span_f1(truths, predictions) if spans else macro_f1(true_labels, predicted_labels),
     }
+    if network.pooling is not None:
+        metrics["matthews"] = matthews(true_labels, predicted_labels)
     return Measured(metrics, len(true_labels))
 
 
@@ -153,25 +197,27 @@ def join_rows(rows: dict[int, np.ndarray], starts: np.ndarray) -> Iterator[np.nd
         yield np.concatenate([rows[number] for number in range(first, stop)])
 
 
-def scores_of_rows(
+def outputs_of_rows(
     network: LabelNetwork,
     params: Params,
     rows: Rows,
     batch_size: int,
     devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, log probabilities) of every row: [K] of a text, [T, K] of words; longest rows first."""
-    compute = RowFunction(_scores, network, params, devices)
+    """(number, `LabelNetwork.outputs`) of every row: [K] of a text, [T, K] of words; longest rows first."""
+    if rows.stored:
+        params = {"head": params["head"]}  # the encoder is not read
+    compute = RowFunction(_outputs, network, params, devices)
     running = (
         (chosen, compute(rows.batch(chosen, height, length), height))
         for chosen, height, length in plan(rows.sizes.tolist(), _ROW_TOKENS * batch_size)
     )
-    for chosen, scores in pipelined(running):
-        yield from zip(chosen, np.asarray(scores), strict=False)
+    for chosen, outputs in pipelined(running):
+        yield from zip(chosen, np.asarray(outputs), strict=False)
 
 
-def _scores(network: LabelNetwork, params: Params, inputs: Any) -> jax.Array:
-    return jax.nn.log_softmax(network.logits(params, inputs))
+def _outputs(network: LabelNetwork, params: Params, inputs: Any) -> jax.Array:
+    return network.outputs(params, inputs)
 
 
 def row_length(sizes: np.ndarray, longest: int | None) -> int:
@@ -184,6 +230,16 @@ def row_limit(processor: InputProcessor, length: int) -> int | None:
     """The longest row: `length`, if it is not 0, but no more than the encoder takes. None: any."""
     limits = [limit for limit in (length, processor.longest) if limit]
     return min(limits, default=None)
+
+
+def cut_texts(processor: InputProcessor, texts: Sequence[Any], length: int, log: Log, what: str) -> list[Any]:
+    """Split texts, or pairs of them, cut to the `row_limit`; `log` says once how many of them, which it calls `what`,
+    were longer."""
+    longest = row_limit(processor, length)
+    if longest is None or not (long := sum(size > longest for size in processor.sizes(texts))):
+        return list(texts)
+    log(f"{long:,} of {len(texts):,} {what} are longer than {longest} tokens: what is beyond is cut off")
+    return [processor.cut(text, longest) for text in texts]
 
 
 def split_to_fit(processor: InputProcessor, words: list[str], longest: int | None) -> list[list[str]]:

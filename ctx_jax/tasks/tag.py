@@ -12,6 +12,7 @@ import numpy as np
 from ctx_jax.data.labelled import STANDARD_INPUT, Example, LabelledData, read_sentences
 from ctx_jax.encoders.base import InputProcessor, WordPieces, sentences_to_words
 from ctx_jax.tasks.label_config import LabelConfig
+from ctx_jax.tasks.label_network import LabelNetwork
 from ctx_jax.tasks.label_rows import row_limit, split_to_fit
 from ctx_jax.typing import Log
 
@@ -28,7 +29,7 @@ class TagConfig(LabelConfig):
     name: ClassVar[str] = "tag"
     item: ClassVar[str] = "form"
 
-    def processed(self, processor: InputProcessor) -> InputProcessor:
+    def processed(self, processor: InputProcessor, model: Any) -> InputProcessor:
         return processor.with_pieces(self.pieces)
 
     def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
@@ -50,6 +51,6 @@ class TagConfig(LabelConfig):
             log(f"{long:,} of {len(rows):,} sentences are longer than {longest} tokens: their parts are tagged apart")
         return rows
 
-    def answer(self, item: list[str], labels: tuple[str, ...], scores: np.ndarray) -> dict[str, Any]:
+    def answer(self, item: list[str], network: LabelNetwork, found: np.ndarray) -> dict[str, Any]:
         """{"words": [...], "labels": [...]}."""
-        return {"words": item, "labels": [labels[number] for number in scores.argmax(axis=1)]}
+        return {"words": item, "labels": [network.labels[number] for number in found.argmax(axis=1)]}
