@@ -53,37 +53,35 @@ def linear(encoder: ctx_jax.Encoder, vectors: np.ndarray) -> np.ndarray:
     return vectors @ np.asarray(scores["kernel"]) + np.asarray(scores["bias"])
 
 
-def test_siamese_features_and_cosines_by_hand(place: Path, tmp_path: Path) -> None:
-    for name, changes in (
-        ("label", {}),
-        ("number", SIMILAR),
-        ("cosine", {**SIMILAR, "compare": "cosine"}),
-        ("ranked", RANKED),
-    ):
-        assert run(replace(config(place, tmp_path / name, PairsConfig, frozen=True, **changes), steps=2))
-        predictor = tasks.load(tmp_path / name)
-        u, v = sides(predictor.encoder)
-        answers = predictor.predict(PAIRS)
-        features = np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
-        match name:
-            case "label":
-                odds = np.exp(linear(predictor.encoder, features))
-                found = [[answer["probabilities"][label] for label in "01"] for answer in answers]
-                np.testing.assert_allclose(found, odds / odds.sum(1, keepdims=True), atol=1e-5)
-            case "number":
-                expected = linear(predictor.encoder, features)[:, 0]
-                np.testing.assert_allclose([answer["number"] for answer in answers], expected, atol=1e-5)
-            case "cosine":
-                head = predictor.encoder.heads["labels"].params
-                expected = np.asarray(head["scale"]) * cosines(u, v) + np.asarray(head["bias"])
-                np.testing.assert_allclose([answer["number"] for answer in answers], expected, atol=1e-5)
-            case _:
-                assert {*predictor.encoder.heads} == {"mix"}
-                np.testing.assert_allclose([answer["cosine"] for answer in answers], cosines(u, v), atol=1e-5)
+@pytest.mark.parametrize(
+    "name, changes",
+    [("label", {}), ("number", SIMILAR), ("cosine", {**SIMILAR, "compare": "cosine"}), ("ranked", RANKED)],
+)
+def test_siamese_features_and_cosines_by_hand(place: Path, tmp_path: Path, name: str, changes: Any) -> None:
+    assert run(replace(config(place, tmp_path, PairsConfig, frozen=True, **changes), steps=1))
+    predictor = tasks.load(tmp_path)
+    u, v = sides(predictor.encoder)
+    answers = predictor.predict(PAIRS)
+    features = np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
+    match name:
+        case "label":
+            odds = np.exp(linear(predictor.encoder, features))
+            found = [[answer["probabilities"][label] for label in "01"] for answer in answers]
+            np.testing.assert_allclose(found, odds / odds.sum(1, keepdims=True), atol=1e-5)
+        case "number":
+            expected = linear(predictor.encoder, features)[:, 0]
+            np.testing.assert_allclose([answer["number"] for answer in answers], expected, atol=1e-5)
+        case "cosine":
+            head = predictor.encoder.heads["labels"].params
+            expected = np.asarray(head["scale"]) * cosines(u, v) + np.asarray(head["bias"])
+            np.testing.assert_allclose([answer["number"] for answer in answers], expected, atol=1e-5)
+        case _:
+            assert {*predictor.encoder.heads} == {"mix"}
+            np.testing.assert_allclose([answer["cosine"] for answer in answers], cosines(u, v), atol=1e-5)
 
 
 def test_cross_reads_one_row_by_hand(place: Path, tmp_path: Path) -> None:
-    assert run(replace(config(place, tmp_path, PairsConfig, style="cross", pooling="first"), steps=2))
+    assert run(replace(config(place, tmp_path, PairsConfig, frozen=True, style="cross", pooling="first"), steps=1))
     predictor = tasks.load(tmp_path)
     encoder, found = ctx_jax.load(tmp_path), []
     for first, second in PAIRS:
