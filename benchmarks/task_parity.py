@@ -1,12 +1,14 @@
 """Classification and tagging by a plain torch + transformers loop, with the data, head and recipe of our tasks.
 
     python benchmarks/task_parity.py curve --encoder minilm --data ../shared/data
+    python benchmarks/task_parity.py pairs --encoder minilm --data ../shared/data
     python benchmarks/task_parity.py sst2 --encoder minilm --data ../shared/data [--frozen] [--seeds 3]
     python benchmarks/task_parity.py upos --encoder minilm --data ../shared/data
 
 `curve` fine-tunes a classifier for 50 steps on both sides, from equal weights, in one order, without dropout, and fails
-where the mean loss of 10 steps is more than 1 % off. `sst2` and `upos` (frozen, a learned mix) are torch's side of the
-tables in `README.md`; ours is `benchmarks/tasks.py`. Needs the `[parity]` extra.
+where the mean loss of 10 steps is more than 1 % off; `pairs` does so with the numbers of STS-B, whose texts are read
+apart. `sst2` and `upos` (frozen, a learned mix) are torch's side of the tables in `README.md`; ours is
+`benchmarks/tasks.py`. Needs the `[parity]` extra.
 
 The recipe on both sides: AdamW, rate 1e-3 for the head, 10 times that for the mix, for the encoder 0.05 times that and
 0.9 ** (layers above) of it; warm-up over a tenth of the steps, then falling in a straight line; gradients clipped to
@@ -29,6 +31,7 @@ import tyro
 
 from ctx_jax.data.labelled import Columns, Example, LabelledData, read_sentences, read_texts
 from ctx_jax.tasks.classify import ClassifyConfig
+from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.step import TrainingStep
 from ctx_jax.training.task import TaskContext
@@ -42,11 +45,11 @@ BATCH, WARMUP, DECAY, CLIP, DROPOUT, PATIENCE = 32, 0.1, 0.01, 1.0, 0.1, 3
 class Options:
     """One comparison."""
 
-    what: tyro.conf.Positional[Literal["curve", "sst2", "upos"]]
+    what: tyro.conf.Positional[Literal["curve", "pairs", "sst2", "upos"]]
     encoder: str
     """A Hugging Face folder of a BERT."""
     data: Path
-    """A folder with `cls/sst2` and `pos/en_ewt`."""
+    """A folder with `cls/sst2`, `pos/en_ewt` and `pairs/stsb`."""
     frozen: bool = False
     seeds: int = 3
 
@@ -54,13 +57,13 @@ class Options:
 class Network(torch.nn.Module):
     """An encoder, a mix of its layers, and a linear layer on the mean of a text's tokens or of a word's pieces."""
 
-    def __init__(self, encoder: Any, labels: int, dropout: float) -> None:
+    def __init__(self, encoder: Any, labels: int, dropout: float, sides: int = 1) -> None:
         super().__init__()
         self.encoder = encoder
         layers, width = encoder.config.num_hidden_layers + 1, encoder.config.hidden_size
         self.mix = torch.nn.Parameter(torch.zeros(layers))
         self.gamma = torch.nn.Parameter(torch.ones(()))
-        self.dropout, self.head = torch.nn.Dropout(dropout), torch.nn.Linear(width, labels)
+        self.dropout, self.head = torch.nn.Dropout(dropout), torch.nn.Linear(sides * width, labels)
         torch.nn.init.normal_(self.head.weight, std=0.02)
         torch.nn.init.zeros_(self.head.bias)
 
@@ -68,10 +71,13 @@ class Network(torch.nn.Module):
         """[L, B, T, D]."""
         return torch.stack(self.encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states)
 
+    def mixed(self, layers: torch.Tensor) -> torch.Tensor:
+        """Of pooled layers [L, N, D]: [N, D]."""
+        return self.gamma * torch.einsum("l,lnd->nd", torch.softmax(self.mix, 0), layers)
+
     def scores(self, layers: torch.Tensor) -> torch.Tensor:
         """Of pooled layers [L, N, D]: [N, K]."""
-        mixed = self.gamma * torch.einsum("l,lnd->nd", torch.softmax(self.mix, 0), layers)
-        return self.head(self.dropout(mixed))
+        return self.head(self.dropout(self.mixed(layers)))
 
 
 def pooled(layers: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -238,10 +244,36 @@ def train(options: Options, train_data: Data, dev: Data, test: Data, labels: int
     return result
 
 
+def label_loss(network: Network, batch: Any) -> torch.Tensor:
+    """The cross-entropy of a batch of texts."""
+    return torch.nn.functional.cross_entropy(network.scores(text_vectors(network, batch.inputs)), batch.labels.long())
+
+
+def pair_loss(network: Network, batch: Any) -> torch.Tensor:
+    """The squared error of a batch of pairs that are read apart."""
+    u, v = (network.mixed(text_vectors(network, batch.inputs[side])) for side in ("first", "second"))
+    found = network.head(torch.cat([u, v, (u - v).abs(), u * v], 1))[:, 0]
+    return torch.nn.functional.mse_loss(found, batch.labels)
+
+
+def text_vectors(network: Network, inputs: Any) -> torch.Tensor:
+    """The means [L, B, D] of texts."""
+    ids, mask = inputs["token_ids"].long(), inputs["token_mask"]
+    return pooled(network.layers(ids, mask.long()), mask.float())
+
+
 def curve(options: Options) -> bool:
     """Print the mean losses of both sides; whether all agree."""
-    data = LabelledData(train=str(options.data / "cls" / "sst2" / "train.tsv.xz"))
-    config = ClassifyConfig(encoder=options.encoder, data=data, dropout=0.0, encoder_dropout=False)
+    common: dict[str, Any] = {"encoder": options.encoder, "dropout": 0.0, "encoder_dropout": False}
+    if options.what == "pairs":
+        train_file = str(options.data / "pairs" / "stsb" / "en-train.csv.xz")
+        config: Any = PairsConfig(
+            **common, data=LabelledData(train_file, columns="first,second,label"), target="number"
+        )
+        loss_of, sides = pair_loss, 4
+    else:
+        config = ClassifyConfig(**common, data=LabelledData(str(options.data / "cls" / "sst2" / "train.tsv.xz")))
+        loss_of, sides = label_loss, 1
     with TemporaryDirectory() as folder:
         task = config.open(TaskContext(Path(folder), 0, STEPS, False, print))
         batches = task.batches(0, BATCH)
@@ -249,10 +281,12 @@ def curve(options: Options) -> bool:
         training_step = TrainingStep(task, optimizer, STEPS, 0)
         state, _ = training_step.initial()
         state, frozen = training_step.with_params(state, task.initial(state.params))
-        network = Network(transformers.AutoModel.from_pretrained(options.encoder), 2, 0.0).eval()  # no dropout
-        head = state.params["head"]["labels"]["scores"]
+        head = {name: np.array(array) for name, array in state.params["head"]["labels"]["scores"].items()}
+        body = transformers.AutoModel.from_pretrained(options.encoder)
+        network = Network(body, len(head["bias"]), 0.0, sides).eval()  # no dropout
         with torch.no_grad():
-            network.head.weight.copy_(torch.from_numpy(np.array(head["kernel"]).T))
+            network.head.weight.copy_(torch.from_numpy(head["kernel"].T))
+            network.head.bias.copy_(torch.from_numpy(head["bias"]))
         trainer, step = Trainer(network, False, STEPS), jax.jit(training_step.__call__)
         losses = np.zeros((2, STEPS))
         for number in range(STEPS):
@@ -261,9 +295,7 @@ def curve(options: Options) -> bool:
             state = step(fresh, frozen, jax.tree.map(jnp.asarray, batch))
             total, weight = state.totals.terms["label"]
             losses[0, number] = float(total) / float(weight)
-            ids, mask = torch.from_numpy(batch.inputs["token_ids"]).long(), torch.from_numpy(batch.inputs["token_mask"])
-            found = network.scores(pooled(network.layers(ids, mask.long()), mask.float()))
-            loss = torch.nn.functional.cross_entropy(found, torch.from_numpy(batch.labels).long())
+            loss = loss_of(network, jax.tree.map(torch.from_numpy, batch))
             losses[1, number] = float(loss.detach())
             trainer.step(loss)
     ours, theirs = losses.reshape(2, -1, INTERVAL).mean(axis=2)
@@ -275,7 +307,7 @@ def curve(options: Options) -> bool:
 
 def main(options: Options) -> bool:
     """Print the comparison; False where it fails."""
-    if options.what == "curve":
+    if options.what in ("curve", "pairs"):
         return curve(options)
     train_data, dev, test, labels = read(options)
     found = []

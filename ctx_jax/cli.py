@@ -16,7 +16,7 @@ USAGE = """usage: ctx-jax COMMAND ...
 
   train [NAME|TASK|CONFIG.py] [--flags]  train a model; the same command again resumes it
   evaluate RUN FILES [--flags]         measure a trained run on text: perplexity, accuracy
-  predict RUN [FILE]                   labels of texts or words, by a run of `classify` or `tag`
+  predict RUN [FILE]                   labels of texts, words or pairs, by a run of `classify`, `tag` or `pairs`
   export RUN DIR [--flags]             write a trained run as files other programs read
   embed ENCODER INPUT OUTPUT           vectors of a text's words or sentences, as a file
   neighbours ENCODER TEXT --word WORD  the nearest words to a word in several of its contexts

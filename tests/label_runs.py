@@ -14,7 +14,7 @@ from ctx_jax.encoders.static import write_text
 from ctx_jax.encoders.transformer import Transformer, huggingface
 from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.classify import ClassifyConfig
-from ctx_jax.tasks.label_config import LabelEvaluate
+from ctx_jax.tasks.label_options import LabelEvaluate
 from ctx_jax.tasks.tag_head import TagHead
 from ctx_jax.tokenizers.subword_training import train as train_tokenizer
 from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
@@ -47,6 +47,8 @@ def make_place(folder: Path, depth: int = 2) -> Path:
         (folder / f"{name}.txt").write_text(
             "\n".join("".join(f"{word} {TAGS.get(word, 'O')}\n" for word in words) for words, _ in texts)
         )
+    for name in ("train", "dev"):
+        write_pairs(folder, name, [row.split("\t") for row in (folder / f"{name}.tsv").read_text().splitlines()])
     subwords = train_tokenizer([line for line in lines for _ in range(3)], "wordpiece", 40)
     model = Transformer(len(subwords), dim=16, depth=depth, heads=2, feed_forward=24, max_positions=24)
     huggingface.write(folder / "bert", model, model.init(jax.random.key(0)), subwords=subwords)
@@ -55,10 +57,45 @@ def make_place(folder: Path, depth: int = 2) -> Path:
     return folder
 
 
+def write_pairs(folder: Path, name: str, rows: list[list[str]]) -> None:
+    """Pairs of texts with a label (whether theirs are equal), a number (how many words they share) or nothing, and
+    texts with a number (of their words) or several labels (of their words)."""
+    others = [rows[(number + 1 + number // 2 % 2) % len(rows)] for number in range(len(rows))]
+    pairs = [(first, second) for (first, _), (second, _) in zip(rows, others, strict=True)]
+    labels = [str(int(one == other)) for (_, one), (_, other) in zip(rows, others, strict=True)]
+    shared = [len({*first.split()} & {*second.split()}) for first, second in pairs]
+    files = {
+        "pairs": [(*pair, label) for pair, label in zip(pairs, labels, strict=True)],
+        "similar": [(*pair, str(number)) for pair, number in zip(pairs, shared, strict=True)],
+        "ranked": pairs,
+        "numbers": [(text, str(len(text.split()))) for text, _ in rows],
+        "several": [(text, ",".join(sorted({*text.split()} & {"film", "plot", "it"}))) for text, _ in rows],
+    }
+    for kind, lines in files.items():
+        (folder / f"{name}.{kind}.tsv").write_text("".join("\t".join(line) + "\n" for line in lines))
+
+
+FILES = {
+    "classify": ("tsv", "text,label"),
+    "tag": ("txt", "form,ner"),
+    "pairs": ("pairs.tsv", "first,second,label"),
+    "similar": ("similar.tsv", "first,second,label"),
+    "ranked": ("ranked.tsv", "first,second"),
+    "numbers": ("numbers.tsv", "text,label"),
+    "several": ("several.tsv", "text,label"),
+}
+
+
 def config(
-    place: Path, run_dir: Path, kind: type = ClassifyConfig, encoder: str = "bert", **changes: Any
+    place: Path,
+    run_dir: Path,
+    kind: type = ClassifyConfig,
+    encoder: str = "bert",
+    files: str = "",
+    **changes: Any,
 ) -> TrainConfig:
-    suffix, columns = ("tsv", "text,label") if kind is ClassifyConfig else ("txt", "form,ner")
+    """A run of 4 steps; `files` names one of `FILES`, by default that of the task."""
+    suffix, columns = FILES[files or kind.name]  # type: ignore[attr-defined]
     settings = {
         "encoder": str(place / encoder),
         "data": LabelledData(str(place / f"train.{suffix}"), str(place / f"dev.{suffix}"), columns),

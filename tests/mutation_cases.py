@@ -21,6 +21,7 @@ from tiny_transformers import BERT_ENTRIES, MODERN, random_params, split_tensors
 
 import ctx_jax
 from ctx_jax.data.labelled import Columns, read_sentences, read_texts
+from ctx_jax.data.labelled_pairs import read_text_pairs
 from ctx_jax.data.pair_sets import read_blimp, read_similarity, read_wic
 from ctx_jax.data.sense_files import read_coarse_wsd, read_framework, read_semcor
 from ctx_jax.data.text_files import Reading, list_files, read_lines
@@ -142,6 +143,10 @@ def _make_texts(folder: Path) -> None:
     (folder / "texts.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in _ROWS), encoding="utf-8")
     with (folder / "texts.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *_ROWS])
+    with (folder / "pairs.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows((text, text[::-1], label) for text, label in _ROWS)
+    pairs = "".join(f"{text}\t{text[::-1]}\t{label}\n" for text, label in _ROWS)
+    (folder / "pairs.tsv").write_text(pairs, encoding="utf-8")
     (folder / "texts.tsv.gz").write_bytes(gzip.compress((folder / "texts.tsv").read_bytes(), mtime=0))
     words = "\n".join("".join(f"{word} {label}\n" for word in text.split()) for text, label in _ROWS)
     (folder / "words.txt").write_text(words, encoding="utf-8")
@@ -160,6 +165,13 @@ def _labelled(name: str, columns: str) -> Case:
     item = columns.partition(",")[0]
     read, parsed = read_texts if item == "text" else read_sentences, Columns.parse(columns, item)
     return Case(f"labelled-{name}", name, _make_texts, lambda folder: list(read(str(folder / name), parsed)))
+
+
+def _pairs(name: str) -> Case:
+    columns = Columns.parse("first,second,label", "first", "second")
+    return Case(
+        f"labelled-{name}", name, _make_texts, lambda folder: list(read_text_pairs(str(folder / name), columns))
+    )
 
 
 def _plain(name: str) -> Case:
@@ -216,6 +228,7 @@ CASES = (
     *map(_stack, (STACK, PROJECTIONS)),
     *(_labelled(name, "text,label") for name in ("texts.tsv", "texts.csv", "texts.tsv.gz")),
     *(_labelled(*kind) for kind in (("words.txt", "form,ner"), ("words.conllu", "form,upos"))),
+    *map(_pairs, ("pairs.tsv", "pairs.csv")),
     *map(_plain, ("plain.txt", "plain.txt.gz", "plain.txt.xz")),
     *(Case(f"text-set-{Path(file).name}", file, _make_sets, read) for file, read in _SETS.items()),
 )

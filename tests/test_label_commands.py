@@ -21,7 +21,7 @@ from ctx_jax.checkpoints.run_files import TEXTS
 from ctx_jax.data.labelled import LabelledData
 from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.io.errors import ConfigError, InputError
-from ctx_jax.tasks.label_config import TableOptions
+from ctx_jax.tasks.label_options import TableOptions
 from ctx_jax.training.run import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,7 +42,7 @@ def test_the_commands_word_for_word(place: Path, tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     assert cli.main(["evaluate", run_dir, str(place / "dev.tsv"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert {*found} == {"accuracy", "f1", "loss", "examples"} and found["examples"] == 16
+    assert {*found} == {"accuracy", "f1", "matthews", "loss", "examples"} and found["examples"] == 16
     assert cli.main(["predict", run_dir, str(place / "dev.tsv")]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     wanted = [row[-1] for row in (place / "dev.tsv").read_text().splitlines()]

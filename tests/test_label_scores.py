@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from ctx_jax.evaluation.label_scores import accuracy, macro_f1, span_f1
-from ctx_jax.losses.labels import balanced_weights, label_loss
+from ctx_jax.evaluation.correlation import pearson, spearman
+from ctx_jax.evaluation.label_scores import accuracy, macro_f1, matthews, several_scores, span_f1
+from ctx_jax.evaluation.ranking_scores import ranking_scores, ranks
+from ctx_jax.losses.labels import balanced_weights, label_loss, number_loss, several_loss
 
 BIO = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 BIOES = (*BIO, "E-LOC", "S-LOC", "E-PER", "S-PER")
@@ -28,6 +30,45 @@ def test_accuracy_and_macro_f1_are_scikit_learns(seed: int) -> None:
     assert macro_f1(true, predicted) == pytest.approx(
         metrics.f1_score(true, predicted, average="macro", zero_division=0)
     )
+
+
+@pytest.mark.parametrize("labels", [("a", "b"), ("a", "b", "c", "d")])
+def test_matthews_is_scikit_learns(labels: tuple[str, ...]) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    true, predicted = drawn(len(labels), 40, labels)
+    assert matthews(true, predicted) == pytest.approx(metrics.matthews_corrcoef(true, predicted))
+    assert matthews(true, ["a"] * 40) == 0.0 and math.isnan(matthews([], []))
+
+
+def test_scores_of_several_labels_are_scikit_learns() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    random, names = np.random.default_rng(0), ("a", "b", "c", "d")
+    sides = random.random((2, 50, 4)) < [[[0.4]], [[0.5]]]
+    sides[:, :, 3] = False  # a label that no side has
+    found = several_scores(*([[n for n, has in zip(names, row, strict=True) if has] for row in side] for side in sides))
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(*sides))
+    assert found["f1"] == pytest.approx(metrics.f1_score(*sides[:, :, :3], average="macro"))
+    assert found["micro_f1"] == pytest.approx(metrics.f1_score(*sides, average="micro", zero_division=0))
+
+
+def test_correlations_are_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    random = np.random.default_rng(1)
+    first, second = random.integers(0, 9, 60), random.integers(0, 5, 60) + random.random(60).round(1)
+    assert pearson(first, second) == pytest.approx(stats.pearsonr(first, second).statistic, rel=1e-12)
+    assert spearman(first, second) == pytest.approx(stats.spearmanr(first, second).statistic, rel=1e-12)
+
+
+def test_ranks_are_places_in_sorted_cosines() -> None:
+    random = np.random.default_rng(2)
+    first, second = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in random.normal(size=(2, 300, 5)))
+    texts = np.stack([np.arange(300) // 2, 300 + np.arange(300)], axis=1)  # two pairs for each first text
+    expected = []
+    for row in range(300):
+        others = [first[row] @ second[i] for i in range(300) if texts[i, 0] != texts[row, 0]]
+        expected.append(1 + sum(other >= first[row] @ second[row] for other in others))
+    assert ranks(first, second, texts).tolist() == expected
+    assert ranking_scores(np.array([1, 2, 4])) == pytest.approx({"mrr": 1.75 / 3, "recall_at_1": 1 / 3})
 
 
 @pytest.mark.parametrize("labels", [BIO, BIOES], ids=["BIO", "BIOES"])
@@ -70,6 +111,20 @@ def test_the_weighted_loss_is_torchs() -> None:
         torch.from_numpy(logits), torch.from_numpy(labels).long(), torch.from_numpy(by_class)
     )
     np.testing.assert_allclose(total / weight, theirs, rtol=1e-5)
+
+
+def test_losses_of_several_labels_and_of_numbers_are_torchs() -> None:
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(2)
+    logits, labels = random.normal(size=(6, 3)).astype(np.float32), (random.random((6, 3)) < 0.5).astype(np.float32)
+    weights = np.float32([1, 1, 1, 1, 0, 0])
+    given = torch.from_numpy(logits[:4]), torch.from_numpy(labels[:4])
+    terms = several_loss(logits, labels, weights)
+    theirs = torch.nn.functional.binary_cross_entropy_with_logits(*given)
+    np.testing.assert_allclose(terms["label"][0] / terms["label"][1], theirs, rtol=1e-5)
+    np.testing.assert_allclose(terms["accuracy"], (((logits > 0) == (labels > 0))[:4].all(1).sum(), 4))
+    total, count = number_loss(logits[:, 0], labels[:, 0], weights)["label"]
+    np.testing.assert_allclose(total / count, torch.nn.functional.mse_loss(given[0][:, 0], given[1][:, 0]), rtol=1e-5)
 
 
 def test_balanced_weights_are_scikit_learns() -> None:

@@ -15,7 +15,8 @@ from ctx_jax import tasks
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
 from ctx_jax.tasks.classify import ClassifyConfig
-from ctx_jax.tasks.label_config import LabelEvaluate
+from ctx_jax.tasks.label_options import LabelEvaluate
+from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
 from ctx_jax.training.run import run
@@ -35,13 +36,25 @@ def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 KINDS = pytest.mark.parametrize("kind", [ClassifyConfig, TagConfig])
 
 
+SEVERAL = {"files": "several", "target": "several", "pooling": "attention"}
+NUMBERS = {"files": "numbers", "target": "number", "pooling": "concat"}
+CROSS = {"style": "cross", "pooling": "first"}
+SIMILAR = {"files": "similar", "target": "number", "compare": "cosine"}
+RANKED = {"files": "ranked", "target": "ranking"}
+
+
 @pytest.mark.parametrize(
     "kind, frozen, changes",
     [
         (ClassifyConfig, True, {}),
+        (ClassifyConfig, True, SEVERAL),
+        (ClassifyConfig, True, NUMBERS),
         (TagConfig, True, {}),
         (TagConfig, True, CRF),
+        (PairsConfig, True, SIMILAR),
+        (PairsConfig, True, RANKED),
         pytest.param(TagConfig, False, {}, marks=pytest.mark.slow),
+        pytest.param(PairsConfig, False, CROSS, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_and_resumed_is_uninterrupted(
@@ -68,10 +81,16 @@ def test_stopped_and_resumed_is_uninterrupted(
     "kind, mode, frozen, changes",
     [
         (ClassifyConfig, "shard", False, {}),
+        (ClassifyConfig, "shard", True, SEVERAL),
+        (ClassifyConfig, "shard", True, NUMBERS),
         (TagConfig, "fsdp", False, {}),
         (TagConfig, "shard", True, {}),
         (TagConfig, "shard", True, CRF),
         (TagConfig, "fsdp", True, CRF),
+        (PairsConfig, "shard", False, CROSS),
+        (PairsConfig, "shard", True, SIMILAR),
+        (PairsConfig, "pmap", False, RANKED),
+        (PairsConfig, "fsdp", False, RANKED),
     ],
 )
 @pytest.mark.slow
@@ -102,7 +121,8 @@ def test_frozen_parameters_stay_and_are_in_no_checkpoint(place: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     "kind, changes",
-    [(kind, {"layers": layers}) for kind in (ClassifyConfig, TagConfig) for layers in ("mix", 1)] + [(TagConfig, CRF)],
+    [(kind, {"layers": layers}) for kind in (ClassifyConfig, TagConfig) for layers in ("mix", 1)]
+    + [(TagConfig, CRF), (ClassifyConfig, {"pooling": "concat"}), (PairsConfig, CROSS), (PairsConfig, {"layers": 1})],
 )
 def test_stored_vectors_give_the_losses_of_computed_ones(
     place: Path, tmp_path: Path, kind: type, changes: dict[str, Any]
@@ -172,13 +192,22 @@ def test_only_a_run_without_steps_stops_early_unless_it_is_told_to(place: Path, 
     assert caught.value.field == "evaluate.metric"
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max", "first", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "first", "last", "attention", "concat"])
 def test_a_classifier_computes_mix_pooling_and_a_linear_layer(place: Path, tmp_path: Path, pooling: Any) -> None:
     assert run(replace(config(place, tmp_path, pooling=pooling, frozen=True), steps=2))
     predictor = tasks.load(tmp_path)
     encoder, texts = predictor.encoder, ["the film was good", "", "bad"]
     layers = ctx_jax.embed(encoder.model, encoder.params, encoder.tokenize(texts, level="tokens"))
-    vectors = ctx_jax.pool(ctx_jax.mix(layers.values, encoder.heads["mix"].params), layers.mask, pooling)
+    mixed = ctx_jax.mix(layers.values, encoder.heads["mix"].params)
+    match pooling:
+        case "attention":
+            logits = np.asarray(mixed) @ np.asarray(encoder.heads["pooling"].params["query"]["kernel"])[:, 0]
+            weights = np.exp(logits) * np.asarray(layers.mask)
+            vectors = np.einsum("bt,btd->bd", weights / np.maximum(weights.sum(1, keepdims=True), 1e-9), mixed)
+        case "concat":
+            vectors = np.concatenate([ctx_jax.pool(mixed, layers.mask, how) for how in ("last", "max", "mean")], 1)
+        case how:
+            vectors = ctx_jax.pool(mixed, layers.mask, how)
     scores = encoder.heads["labels"].params["scores"]
     logits = np.asarray(vectors) @ np.asarray(scores["kernel"]) + np.asarray(scores["bias"])
     odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)

@@ -42,7 +42,7 @@ class Embed:
     last for sentences."""
 
     mix: Path | None = None
-    """A mix of the layers: a file of `save_mix` (.json, .safetensors), or a run of `classify` or `tag`."""
+    """A mix of the layers: a file of `save_mix` (.json, .safetensors), or a run of `classify`, `tag` or `pairs`."""
 
     dtype: Literal["float32", "float16"] = "float32"
     """Of the numbers in OUTPUT."""

@@ -27,9 +27,10 @@ from ctx_jax.training.config import RunConfig
 @dataclass(frozen=True)
 class Evaluate:
     """Measure a trained run. A run with labels gives accuracy, F1 (of spans for labels of BIO or BIOES, else the mean
-    over labels) and loss on labelled files. A biLM's perplexity counts every token: words, <UNK> and sentence markers.
-    A masked Transformer is measured on a fixed choice of masked tokens, a causal one on every token, in sequences as in
-    the run; their tokens are cached in the system's temporary folder (set TMPDIR for another)."""
+    over labels) and loss on labelled files, of numbers Pearson's and Spearman's correlation, of ranked pairs the mean
+    reciprocal rank and recall among the file's second texts. A biLM's perplexity counts every token: words, <UNK> and
+    sentence markers. A masked Transformer is measured on a fixed choice of masked tokens, a causal one on every token,
+    in sequences as in the run; their tokens are cached in the system's temporary folder (set TMPDIR for another)."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's directory."""

@@ -18,15 +18,17 @@ AT_ONCE = 1024  # texts or sentences
 
 @dataclass(frozen=True)
 class Predict:
-    """Label texts or words by a run of `classify` or `tag`. Prints one JSON object a line, in the order of the input:
-    {"label": ..., "probabilities": {label: p}} for a text, {"words": [...], "labels": [...]} for a sentence."""
+    """Label texts, words or pairs by a run of `classify`, `tag` or `pairs`. Prints one JSON object a line, in the order
+    of the input: {"label": ..., "probabilities": {label: p}} for a text or a pair ({"labels": [...], ...} where it may
+    have several, {"number": ...} for a number, {"cosine": ...} for a pair that is ranked), {"words": [...], "labels":
+    [...]} for a sentence."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's directory."""
 
     file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")] = STANDARD_INPUT
-    """A file like those the run was trained on, whose labels may be missing; `-` is standard input: a text a line, or
-    a word a line with an empty line after each sentence."""
+    """A file like those the run was trained on, whose labels may be missing; `-` is standard input: a text a line,
+    a word a line with an empty line after each sentence, or two texts a line with a tab between."""
 
     step: CheckpointStep = "best"
     """Which checkpoint: `best`, `latest`, or a step number."""

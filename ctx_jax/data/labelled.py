@@ -46,6 +46,9 @@ class LabelledData:
     """Names of the columns in their order, between commas; `_` skips one. A first row that holds all of these names is
     a header, and its order counts. For .conllu the names are CoNLL-U's own (form, upos, ...)."""
 
+    separator: str = ","
+    """Where a text has several labels: the sign between them in their column."""
+
     strip_prefix: str = ""
     """What every text or word begins with that is not part of it, such as WikiANN's `en:`."""
 
@@ -63,43 +66,57 @@ class LabelledData:
 
 
 class Example(NamedTuple):
-    """A labelled text or sentence. `label` is None where a file has no labels and none are needed."""
+    """A labelled text, sentence or pair of texts. `label` is None where a file has no labels and none are needed."""
 
-    item: str | list[str]
+    item: str | list[str] | tuple[str, str]
     label: str | list[str] | None
     location: str  # file and line, for errors
 
     @property
     def labels(self) -> list[str]:
-        """The label of a text, or those of a sentence's words."""
+        """The label of a text, all of its labels, or those of a sentence's words."""
         return [self.label] if isinstance(self.label, str) else self.label or []
 
 
 class Columns(NamedTuple):
-    """The columns of a file: of the text or word, of the label, and how many there are."""
+    """The columns of a file: of the word, of the text or of both texts, of the label if there is one, and how many
+    there are."""
 
     names: tuple[str, ...]
-    item: str
-    label: str
+    items: tuple[str, ...]
+    label: str | None
 
     @classmethod
-    def parse(cls, text: str, item: str) -> "Columns":
-        """From names between commas; `item` names the text or word, and the other column is the label."""
+    def parse(cls, text: str, *items: str, label: bool = True) -> "Columns":
+        """From names between commas: those of the `items` and, if asked, one more, which is the label's."""
         names = tuple(name.strip() for name in text.split(","))
         named = [name for name in names if name != SKIPPED]
-        if sorted(named) != sorted({*named}) or item not in named or len(named) != 2:
+        others = [name for name in named if name not in items]
+        if sorted(named) != sorted({*named}) or not {*items} <= {*named} or len(others) != label:
+            wanted = [*items, "the label"] if label else [*items]
+            example = ",".join([*items, "label"] if label else items)
             raise ConfigError(
                 "data.columns",
-                f"must name two columns, {item} and the label, and skip others by {SKIPPED}, as in `{item},label`; got "
-                f"{text!r}",
+                f"must name {' and '.join(wanted)}, nothing else, and skip other columns by {SKIPPED}, as in "
+                f"`{example}`; got {text!r}",
             )
-        return cls(names, item, next(name for name in named if name != item))
+        return cls(names, items, others[0] if label else None)
+
+    @property
+    def item(self) -> str:
+        """The column of the text or word, or of the first text."""
+        return self.items[0]
+
+    @property
+    def needed(self) -> set[str]:
+        """The names of all columns that are read."""
+        return {*self.items} | ({self.label} if self.label else set())
 
     def of_file(self, path: str) -> "Columns":
         """The columns of a file: CoNLL-U's are its own. ConfigError if they have none of this name."""
         if kind_of(path) != ".conllu":
             return self
-        if unknown := [name for name in (self.item, self.label) if name not in CONLLU]:
+        if unknown := [name for name in self.names if name in self.needed and name not in CONLLU]:
             raise ConfigError("data.columns", f"names {unknown[0]!r}, and CoNLL-U has {', '.join(CONLLU)}")
         return self._replace(names=CONLLU)
 
@@ -110,9 +127,15 @@ class Columns(NamedTuple):
 
 
 def read_texts(
-    path: str, columns: Columns, *, prefix: str = "", labels: bool = True, known: Collection[str] = ()
+    path: str,
+    columns: Columns,
+    *,
+    prefix: str = "",
+    labels: bool = True,
+    known: Collection[str] = (),
+    empty_labels: bool = False,
 ) -> Iterator[Example]:
-    """The labelled texts of a file, one a row.
+    """The labelled texts of a file, one a row. A label may be empty if `empty_labels`.
 
     Unless `labels` are needed, their column may be missing, and an empty row is an empty text. In a file of columns
     between white space they are then taken for a part of the text, unless all rows have one of the `known` labels in
@@ -125,9 +148,9 @@ def read_texts(
     if kind == ".conllu":
         raise InputError(f"{path}: CoNLL-U holds words, not texts: give .tsv or .csv")
     rows = read_rows(path, kind) if kind else _texts_in_lines(path, columns, labels, known)
-    for location, fields in _named(rows, columns, labels, tabular=bool(kind)):
+    for location, fields in named(rows, columns, labels, tabular=bool(kind), empty_labels=empty_labels):
         if fields is not None:
-            yield Example(fields[columns.item].removeprefix(prefix), fields.get(columns.label), location)
+            yield Example(fields[columns.item].removeprefix(prefix), fields.get(columns.label or ""), location)
         elif not labels:
             yield Example("", None, location)
 
@@ -139,7 +162,7 @@ def read_sentences(
     read like."""
     like = like or path
     kind, columns = kind_of(like), columns.of_file(like)
-    rows = _named(read_rows(path, kind), columns, labels, tabular=kind in (".tsv", ".csv"))
+    rows = named(read_rows(path, kind), columns, labels, tabular=kind in (".tsv", ".csv"))
     words: list[str] = []
     tags: list[str] = []
     first = ""
@@ -153,7 +176,7 @@ def read_sentences(
         words.append(fields[columns.item].removeprefix(prefix))
         if not words[-1]:
             raise InputError(f"{location}: the {columns.item} is empty")
-        tags += [fields[columns.label]] if columns.label in fields else []
+        tags += [fields[columns.label]] if columns.label and columns.label in fields else []
 
 
 def digest(examples: Iterable[Example], *, labels: bool = True) -> str:
@@ -236,7 +259,7 @@ def _texts_in_lines(path: str, columns: Columns, labels: bool, known: Collection
             yield location, None
             continue
         header = _WHITE_SPACE.split(line.strip(" \t"))
-        if first and {columns.item, columns.label} <= {*header}:
+        if first and columns.needed <= {*header}:
             names = tuple(header)
             yield location, header
         else:
@@ -248,10 +271,11 @@ def _all_labelled(lines: Sequence[str], columns: Columns, known: Collection[str]
     """Whether the label's column of every line, but for a header, holds one of the `known` labels."""
     filled = [line for line in lines if line.strip()]
     names = columns.names
-    if filled and {columns.item, columns.label} <= {*(header := _WHITE_SPACE.split(filled[0].strip(" \t")))}:
+    if filled and columns.needed <= {*(header := _WHITE_SPACE.split(filled[0].strip(" \t")))}:
         filled, names = filled[1:], tuple(header)
     rows = [_split_around(line, names.index(columns.item), len(names)) for line in filled]
-    return all(len(row) == len(names) and row[names.index(columns.label)] in known for row in rows)
+    label = names.index(columns.label or "")
+    return all(len(row) == len(names) and row[label] in known for row in rows)
 
 
 def _split_around(line: str, before: int, count: int) -> list[str]:
@@ -266,24 +290,25 @@ def _split_around(line: str, before: int, count: int) -> list[str]:
     return [line[start:stop] for start, stop in (*words[:before], text, *words[len(words) - after :])]
 
 
-def _named(
-    rows: Iterable[Row], columns: Columns, labels: bool, *, tabular: bool
+def named(
+    rows: Iterable[Row], columns: Columns, labels: bool, *, tabular: bool, empty_labels: bool = False
 ) -> Iterator[tuple[str, dict[str, str] | None]]:
     """The fields of rows by name, without those that are skipped; a header's order takes the place of the columns'.
 
-    Where labels are not needed, the header of a table may lack theirs.
+    Where labels are not needed, the header of a table may lack theirs. InputError as `read_texts`.
     """
-    shapes = [columns.names] if labels else [columns.names, columns.without_label, (columns.item,)]
+    shapes = [columns.names] if labels else [columns.names, columns.without_label, columns.items]
+    needed, items = columns.needed, columns.items
     first = True
     for location, fields in rows:
         if fields is None:
             yield location, None
             continue
-        complete = {columns.item, columns.label} <= {*fields}
-        elsewhere = columns.item in fields and fields.index(columns.item) != columns.names.index(columns.item)
-        if first and (complete or (not labels and tabular and (elsewhere or fields == [columns.item]))):
-            if fields.count(columns.item) > 1 or fields.count(columns.label) > 1:
-                raise InputError(f"{location}: the header has {columns.item} or {columns.label} twice")
+        complete, has_items = needed <= {*fields}, {*items} <= {*fields}
+        elsewhere = has_items and any(fields.index(name) != columns.names.index(name) for name in items)
+        if first and (complete or (not labels and tabular and (elsewhere or fields == [*items]))):
+            if twice := sorted(name for name in needed if fields.count(name) > 1):
+                raise InputError(f"{location}: the header has {' and '.join(twice)} twice")
             shapes, first = [tuple(fields)], False
             continue
         first = False
@@ -293,7 +318,7 @@ def _named(
                 f"{location}: needs the {len(shapes[0])} columns {', '.join(shapes[0])}, has {len(fields)}: "
                 f"{' | '.join(fields)[:80]!r}. Set data.columns"
             )
-        kept = {name: field for name, field in zip(names, fields, strict=True) if name in (columns.item, columns.label)}
-        if labels and not kept[columns.label]:
+        kept = {name: field for name, field in zip(names, fields, strict=True) if name in needed}
+        if labels and columns.label and not kept[columns.label] and not empty_labels:
             raise InputError(f"{location}: the {columns.label} is empty")
         yield location, kept

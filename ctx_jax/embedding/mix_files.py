@@ -45,7 +45,7 @@ def save_mix(path: str | Path, mixing: Mapping[str, Any]) -> None:
 
 
 def load_mix(path: str | Path, *, step: CheckpointStep | None = None) -> Mixing:
-    """The mix of a file of `save_mix`, or the learned one of a run of `classify` or `tag`.
+    """The mix of a file of `save_mix`, or the learned one of a run of `classify`, `tag` or `pairs`.
 
         for vectors in encoder.encode(sentences, layers="mix", mix=ctx_jax.load_mix("mix.json")):
             ...
@@ -66,9 +66,9 @@ def load_mix(path: str | Path, *, step: CheckpointStep | None = None) -> Mixing:
     if step is not None:
         raise InputError(f"step is for a run, and {path} is none: leave step={step!r} out")
     if path.is_dir():
-        raise InputError(f"{path} is a folder, but no run; give a run of classify or tag, or a file of save_mix")
+        raise InputError(f"{path} is a folder, but no run; give a run of classify, tag or pairs, or a file of save_mix")
     if not path.is_file():
-        raise MissingFileError(f"{path} does not exist: give a file of save_mix, or a run of classify or tag")
+        raise MissingFileError(f"{path} does not exist: give a file of save_mix, or a run of classify, tag or pairs")
     match path.suffix:
         case ".json":
             return _mixing(str(path), _numbers(path))

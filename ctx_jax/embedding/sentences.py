@@ -15,10 +15,9 @@ from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.heads import Head, SentenceModules
 from ctx_jax.heads.sentence import NORMALIZE, PoolingMode
 from ctx_jax.io.errors import InputError
+from ctx_jax.ops.dense import unit_vectors
 from ctx_jax.ops.linear import Compute
 from ctx_jax.tokenizers.words import split_words
-
-_SHORTEST = 1e-12  # the least length that a vector is divided by
 
 
 def sentence_vectors(
@@ -44,12 +43,12 @@ def sentence_vectors(
     result = pool_texts(vectors, mask, modules.pooling, skipped=skipped)
     for name in modules.modules:
         if name == NORMALIZE:
-            result = _normalized(result)
+            result = unit_vectors(result)
         else:
             head = (heads or {})[name]
             result = head.module.vectors(head.params, result, compute=compute)
     result = result[..., : modules.dimensions]
-    return _normalized(result) if normalize else result
+    return unit_vectors(result) if normalize else result
 
 
 def pool_texts(
@@ -92,13 +91,6 @@ def _pooled(vectors: jax.Array, mask: jax.Array, kept: jax.Array, mode: PoolingM
             return summed / total
         case "lasttoken":
             return pool(vectors, kept, "last")
-
-
-def _normalized(vectors: jax.Array) -> jax.Array:
-    squared = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
-    # The root of 0 has no derivative.
-    length = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
-    return vectors / jnp.maximum(length, _SHORTEST)
 
 
 class TextSettings(NamedTuple):

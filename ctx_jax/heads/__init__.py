@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ctx_jax.heads.attention_pooling import AttentionPooling
+from ctx_jax.heads.cosine import CosineHead
 from ctx_jax.heads.label import LabelHead, LayerMix
 from ctx_jax.heads.sentence import DenseHead, SentenceModules
 from ctx_jax.heads.sequence import ClassificationHead, Pooler, SequenceHead
@@ -17,7 +19,9 @@ from ctx_jax.typing import Params
 
 __all__ = [
     "HEADS",
+    "AttentionPooling",
     "ClassificationHead",
+    "CosineHead",
     "DenseHead",
     "Head",
     "LabelHead",
@@ -30,7 +34,17 @@ __all__ = [
     "parameter_count",
 ]
 
-HEADS = (VocabularyHead, Pooler, SequenceHead, ClassificationHead, LabelHead, TaggerHead, LayerMix)
+HEADS = (
+    VocabularyHead,
+    Pooler,
+    SequenceHead,
+    ClassificationHead,
+    LabelHead,
+    TaggerHead,
+    LayerMix,
+    AttentionPooling,
+    CosineHead,
+)
 """The head types that a run's `encoder.json` may name."""
 
 

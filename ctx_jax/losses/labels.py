@@ -1,4 +1,4 @@
-"""The cross-entropy of labels, one by one and of whole sequences.
+"""The losses of labels: one of several, those of a whole sequence, several at once, a number.
 
 Letters: B rows, T words, K labels.
 """
@@ -41,6 +41,28 @@ def crf_loss(logits: jax.Array, mask: Mask, transitions: Transitions, labels: ja
     hits = jnp.where(viterbi(logits, mask, transitions).astype(labels.dtype) == labels, weights, 0.0)
     count = jnp.sum(weights)
     return {"label": (jnp.sum(nats), count), "accuracy": (jnp.sum(hits), count)}
+
+
+def several_loss(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Terms:
+    """Binary cross-entropy in nats of logits [B, K] for labels [B, K], 1.0 where a row has the label and 0.0 elsewhere.
+
+        label      sum over rows and labels of -log sigmoid(+-logit), and their number
+        accuracy   rows of which every label is right, and the number of rows
+
+    `weights` [B] are 0 at padding. The mean is that of torch's `BCEWithLogitsLoss`.
+    """
+    nats = jnp.sum(jax.nn.softplus(logits) - logits * labels, axis=-1)
+    hits = jnp.all((logits > 0) == (labels > 0), axis=-1).astype(jnp.float32)
+    count = jnp.sum(weights)
+    return {
+        "label": (jnp.sum(nats * weights), count * logits.shape[-1]),
+        "accuracy": (jnp.sum(hits * weights), count),
+    }
+
+
+def number_loss(numbers: jax.Array, labels: jax.Array, weights: jax.Array) -> Terms:
+    """The squared error of numbers [B] for labels float32 [B]: {"label": (its sum, the number of rows)}."""
+    return {"label": (jnp.sum(jnp.square(numbers - labels) * weights), jnp.sum(weights))}
 
 
 def balanced_weights(counts: np.ndarray) -> np.ndarray:

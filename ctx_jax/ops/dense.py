@@ -14,6 +14,8 @@ from ctx_jax.typing import Params
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
+_SHORTEST = 1e-12  # the least length that a vector is divided by
+
 
 def layer_norm(params: Params, values: jax.Array, epsilon: float) -> jax.Array:
     """(values - mean) / sqrt(variance + epsilon) * scale + bias over the last axis, in float32 (Ba et al. 2016).
@@ -25,6 +27,14 @@ def layer_norm(params: Params, values: jax.Array, epsilon: float) -> jax.Array:
     variance = jnp.square(centred).mean(-1, keepdims=True)
     normed = centred * lax.rsqrt(variance + epsilon) * _broadcast(params["scale"], values)
     return normed + _broadcast(params["bias"], values) if "bias" in params else normed
+
+
+def unit_vectors(vectors: jax.Array) -> jax.Array:
+    """Vectors [..., D] divided by their lengths; 0 stays 0."""
+    squared = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
+    # The root of 0 has no derivative.
+    length = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
+    return vectors / jnp.maximum(length, _SHORTEST)
 
 
 def _broadcast(vector: jax.Array, like: jax.Array) -> jax.Array:

@@ -15,11 +15,12 @@ from ctx_jax.tasks.bilm import BiLMConfig
 from ctx_jax.tasks.causal_lm import CausalLMConfig
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.masked_lm import MaskedLMConfig
+from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.training.config import RunConfig
 from ctx_jax.training.task import Predictor, TaskConfig
 
-AnyTask = BiLMConfig | MaskedLMConfig | CausalLMConfig | ClassifyConfig | TagConfig
+AnyTask = BiLMConfig | MaskedLMConfig | CausalLMConfig | ClassifyConfig | TagConfig | PairsConfig
 """The tasks of the package. A new task is added here; nothing else outside its file changes."""
 
 

@@ -1,20 +1,22 @@
-"""A label for a text: the mean of its tokens' vectors, from a mix of an encoder's layers, and a linear layer.
+"""A label for a text, several labels or a number: the mean of its tokens' vectors, from a mix of an encoder's layers,
+and a linear layer.
 
 ctx-jax train classify --encoder minilm --frozen --data.train train.tsv --data.valid dev.tsv --run-dir runs/sst2
 """
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from ctx_jax.data.labelled import Example, read_texts
-from ctx_jax.embedding.pooling import How
 from ctx_jax.encoders.base import InputProcessor, checked
 from ctx_jax.io.errors import InputTypeError
 from ctx_jax.tasks.label_config import LabelConfig
-from ctx_jax.tasks.label_rows import row_limit
+from ctx_jax.tasks.label_network import LabelNetwork, TextPooling
+from ctx_jax.tasks.label_rows import cut_texts
+from ctx_jax.tasks.label_values import Target, checked_number, split_labels
 from ctx_jax.typing import Log
 
 
@@ -22,21 +24,36 @@ from ctx_jax.typing import Log
 class ClassifyConfig(LabelConfig):
     """Train a classifier of texts."""
 
-    pooling: How = "mean"
-    """How the vectors of a text's tokens become one. A text without tokens has the vector 0."""
+    target: Literal["classes", "several", "number"] = "classes"
+    """What a text has: one label, several with `data.separator` between them (or none), or a number."""
+
+    pooling: TextPooling = "mean"
+    """How the vectors of a text's tokens become one. `attention`: a learned weighted mean. `concat`: the last, the
+    largest and the mean, one after the other. A text without tokens has the vector 0."""
 
     name: ClassVar[str] = "classify"
     item: ClassVar[str] = "text"
 
     @property
-    def text_pooling(self) -> How:
+    def text_pooling(self) -> TextPooling:
         return self.pooling
+
+    @property
+    def predicted(self) -> Target:
+        return self.target
 
     def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
         prefix = self.data.strip_prefix
-        return read_texts(path, self.columns, prefix=prefix, labels=known is None, known=known or ())
+        several = self.target == "several"
+        for example in read_texts(
+            path, self.columns, prefix=prefix, labels=known is None, known=known or (), empty_labels=several
+        ):
+            if several:
+                yield split_labels(example, self.data.separator)
+            else:
+                yield checked_number(example) if self.target == "number" and known is None else example
 
-    def processed(self, processor: InputProcessor) -> InputProcessor:
+    def processed(self, processor: InputProcessor, model: Any) -> InputProcessor:
         return processor.of_texts(empty=False)
 
     def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:
@@ -47,16 +64,9 @@ class ClassifyConfig(LabelConfig):
 
     def split(self, processor: InputProcessor, items: Sequence[str], log: Log) -> list[list[tuple[Any, int]]]:
         """One row a text, cut where it is longer than the encoder takes, which `log` says once."""
-        texts, longest = processor.split(list(items), "tokens"), row_limit(processor, self.length)
-        if longest is not None and (long := sum(size > longest for size in processor.sizes(texts))):
-            log(f"{long:,} of {len(texts):,} texts are longer than {longest} tokens: what is beyond is cut off")
-            texts = [processor.cut(text, longest) for text in texts]
-        return [[(text, 1)] for text in texts]
+        texts = processor.split(list(items), "tokens")
+        return [[(text, 1)] for text in cut_texts(processor, texts, self.length, log, "texts")]
 
-    def answer(self, item: str, labels: tuple[str, ...], found: np.ndarray) -> dict[str, Any]:
-        """{"label": ..., "probabilities": {label: p}}."""
-        probabilities = np.exp(found[0], dtype=np.float64).tolist()
-        return {
-            "label": labels[int(found[0].argmax())],
-            "probabilities": dict(zip(labels, probabilities, strict=True)),
-        }
+    def answer(self, item: str, network: LabelNetwork, found: np.ndarray) -> dict[str, Any]:
+        """{"label": ..., "probabilities": {label: p}}; "labels" of several, {"number": ...} of a number."""
+        return network.answer(found[0])

@@ -4,8 +4,7 @@ Letters: B rows, K labels.
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -21,18 +20,20 @@ from ctx_jax.embedding.encoder_digest import encoder_digest
 from ctx_jax.embedding.load import load
 from ctx_jax.embedding.mix_files import load_mix
 from ctx_jax.embedding.mixing import Mixing
-from ctx_jax.embedding.pooling import How
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.evaluation.reports import Report
 from ctx_jax.heads import HEADS
-from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, MissingFileError, SentenceError, listed
+from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, MissingFileError, SentenceError
 from ctx_jax.losses.labels import balanced_weights
 from ctx_jax.ops.linear import Compute
-from ctx_jax.tasks.label_network import LABELS, LabelNetwork, LayerChoice
+from ctx_jax.tasks.label_names import label_names
+from ctx_jax.tasks.label_network import LABELS, MIX, LabelNetwork, LayerChoice, TextPooling
+from ctx_jax.tasks.label_options import LabelEvaluate, TableOptions
 from ctx_jax.tasks.label_predictor import LabelPredictor
 from ctx_jax.tasks.label_rows import Labelled, Rows
 from ctx_jax.tasks.label_task import LabelTask
+from ctx_jax.tasks.label_values import METRICS, Target
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
 from ctx_jax.tasks.setup import check_digests, naming_setting, origin_of
 from ctx_jax.training.optimizer import AdamW
@@ -41,38 +42,6 @@ from ctx_jax.typing import Log
 
 Split = Literal["train", "valid"]
 _LANGUAGE_MODELS_ONLY = ("protocol", "batch", "per_sentence", "pseudo_perplexity", "errors")
-
-
-@dataclass(frozen=True)
-class LabelEvaluate:
-    """How often the validation file is measured, and what follows from it."""
-
-    every: int | None = None
-    """Steps between evaluations, besides one at the end; None: once an epoch. 0: never."""
-
-    metric: Literal["accuracy", "f1", "loss"] = "accuracy"
-    """The metric that chooses the best step. `f1` is that of spans for labels of BIO or BIOES, else the mean over
-    labels."""
-
-    patience: int | None = None
-    """The run ends after so many evaluations that are no better than the best one; 0: it does all its steps. None: 3 if
-    `steps` is 0, else 0."""
-
-    def __post_init__(self) -> None:
-        for name in ("every", "patience"):
-            if (getattr(self, name) or 0) < 0:
-                raise ConfigError(f"evaluate.{name}", f"must be at least 0, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """How a table of word vectors is read; for no other encoder."""
-
-    lowercase: bool = False
-    """Words of the text are looked up in lower case."""
-
-    unknown: Literal["zero", "mean", "error"] = "zero"
-    """Words that the table lacks: the vector 0, the mean of the table, or an error."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +108,24 @@ class LabelConfig(ABC):
         return {"optimizer": AdamW(schedule="linear", warmup=0.1, layer_decay=0.9), "steps": 0}
 
     @property
-    def text_pooling(self) -> How | None:
+    def text_pooling(self) -> TextPooling | None:
         """How a text's vectors become one; None where words are labelled."""
         return None
+
+    @property
+    def predicted(self) -> Target:
+        """What is predicted."""
+        return "classes"
+
+    @property
+    def metric(self) -> str:
+        """The metric that chooses the best step."""
+        return self.evaluate.metric or self.metrics[0]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that may choose the best step; Matthews correlation is none of words."""
+        return tuple(name for name in METRICS[self.predicted] if name != "matthews" or self.text_pooling)
 
     @property
     def columns(self) -> Columns:
@@ -170,18 +154,27 @@ class LabelConfig(ABC):
         """The rows of each text or sentence: (split by the processor, number of labels)."""
 
     @abstractmethod
-    def answer(self, item: Any, labels: tuple[str, ...], found: np.ndarray) -> dict[str, Any]:
-        """A prediction as JSON, of `label_rows.answers_of_rows`: log probabilities [1, K] of a text, the numbers of the
-        labels [words] of a sentence."""
+    def answer(self, item: Any, network: LabelNetwork, found: np.ndarray) -> dict[str, Any]:
+        """A prediction as JSON, of `label_rows.answers_of_rows`: the network's outputs [1, K] of a text, the numbers of
+        the labels [words] of a sentence."""
 
-    def processed(self, processor: InputProcessor) -> InputProcessor:
+    def processed(self, processor: InputProcessor, model: Any) -> InputProcessor:
         """The encoder's processor as the task uses it."""
         return processor
+
+    def rows(self, texts: Sequence[Any], make: Callable[[str, Sequence[Any]], Rows]) -> Rows:
+        """The rows of split texts; `make` makes those of a part of them, which its first argument names."""
+        return make("", texts)
+
+    @property
+    def task_type(self) -> type[LabelTask]:
+        """The class that trains it."""
+        return LabelTask
 
     def network(self, model: Any, labels: tuple[str, ...]) -> LabelNetwork:
         """The pure functions of the task."""
         drops = self.encoder_dropout and not self.frozen
-        return LabelNetwork(model, labels, self.layers, self.text_pooling, self.dropout, drops)
+        return LabelNetwork(model, labels, self.layers, self.text_pooling, self.dropout, drops, self.predicted)
 
     def check(self, steps: int) -> None:
         """ConfigError for settings that are missing, that do not name columns, or that contradict each other."""
@@ -193,6 +186,12 @@ class LabelConfig(ABC):
                 raise ConfigError(name, f"is needed: {what}")
         if self.mix and self.layers != "mix":
             raise ConfigError("mix", f"is for layers mix, which are {self.layers}: leave one of them out")
+        if self.metric not in self.metrics:
+            raise ConfigError(
+                "evaluate.metric", f"is {self.metric}; must be one of {', '.join(self.metrics)} for what is predicted"
+            )
+        if self.class_weights != "none" and self.predicted != "classes":
+            raise ConfigError("class_weights", f"are for one label of several, not for the target {self.predicted}")
         for path in (self.data.train, self.data.valid):
             self.columns.of_file(path)
 
@@ -210,28 +209,31 @@ class LabelConfig(ABC):
         """Load the encoder (a resumed run's from its own directory), read the files, and collect the labels."""
         encoder, given_key = self._encoder(context)
         splits: tuple[Split, ...] = ("train", "valid") if self.data.valid else ("train",)
-        files = {split: self._examples(split, context.log) for split in splits}
+        files: dict[str, list[Example]] = {split: self._examples(split, context.log) for split in splits}
         context.run_dir.mkdir(parents=True, exist_ok=True)
         digests = {f"data.{name}": digest(files[name]) if name in files else None for name in ("train", "valid")}
         check_digests(context, digests | ({"encoder": given_key} if given_key else {}))
-        labels, counts = self._labels(files, context.log)
+        labels, counts = label_names(self.predicted, files, context.log)
         network = self.network(encoder.model, labels)
         _ = network.layer  # raises for a layer that the encoder lacks
-        first_mix = None if context.resumed or not self.mix else self._first_mix(network)
+        first_heads: dict[str, Any] = {}
+        if self.mix and not context.resumed:
+            first_heads[MIX] = dict(self._first_mix(network))
+        if self.predicted == "number":
+            first_heads[LABELS] = network.first_scores(np.array([float(str(one.label)) for one in files["train"]]))
         if not context.resumed and is_first_process():
             encoder.processor.save(context.run_dir)
         if self.length and encoder.processor.longest is not None:  # one of words takes a row of any length
-            whole = encoder.processor.of_texts(empty=False)
-            least = whole.sizes(whole.split(["a"], "tokens"))[0]
+            least = encoder.processor.overhead + 1
             if self.length < least:
                 raise ConfigError("length", f"must be at least {least}, or 0, got {self.length}")
         key = given_key or (encoder_digest(encoder) if self.frozen else "")
-        return LabelTask(
+        return self.task_type(
             config=self._with_patience(0 if context.steps else 3),
             seed=context.seed,
             encoder=encoder,
             network=network,
-            first_mix=first_mix,
+            first_heads=first_heads,
             labelled={name: self.labelled(encoder, examples, labels, context.log) for name, examples in files.items()},
             class_weights=balanced_weights(counts) if self.class_weights == "balanced" else np.ones_like(counts),
             identities={
@@ -259,10 +261,11 @@ class LabelConfig(ABC):
             key = None
         if self.frozen:
             own = load(context.run_dir, step="latest")
-            return replace(own, processor=self.processed(own.processor)), key
+            return replace(own, processor=self.processed(own.processor, own.model)), key
         stored = read_encoder(context.run_dir, [family.model for family in FAMILIES], HEADS)
         inputs = stored.model.inputs(context.run_dir, rule=stored.rule).with_pieces(stored.pieces)
-        return Encoder(stored.model, {}, self.processed(inputs), {}, stored.sentence, stored.architecture), key
+        inputs = self.processed(inputs, stored.model)
+        return Encoder(stored.model, {}, inputs, {}, stored.sentence, stored.architecture), key
 
     def _load(self, path: str) -> Encoder:
         options = {name: value for name, value in asdict(self.table).items() if value != getattr(TableOptions, name)}
@@ -273,7 +276,7 @@ class LabelConfig(ABC):
             raise ConfigError(f"table.{next(iter(options))}", f"is for tables of word vectors: {error}") from error
         model: Any = encoder.model
         params = jax.device_get(encoder.params)  # on a device they would use memory for the whole run
-        processor = self.processed(encoder.processor)
+        processor = self.processed(encoder.processor, model)
         return replace(
             encoder, model=replace(model, compute=self.compute), params=params, processor=processor, heads={}
         )
@@ -296,40 +299,22 @@ class LabelConfig(ABC):
                 raise InputError(f"{path} holds no example")
         return self.prepared(examples, path, log)
 
-    def _labels(self, files: Mapping[Split, Sequence[Example]], log: Log) -> tuple[tuple[str, ...], np.ndarray]:
-        """The names of the labels in the training file, sorted, and their counts [K]."""
-        counts = {
-            name: Counter(label for each in examples for label in each.labels) for name, examples in files.items()
-        }
-        labels = tuple(sorted(counts["train"]))
-        if len(labels) < 2:
-            raise ConfigError(
-                "data.train", f"has the label {labels[0]!r} alone; two are needed. Is data.columns the file's order?"
-            )
-        if unseen := sorted(counts.get("valid", {}).keys() - {*labels}):
-            if len(unseen) == len(counts["valid"]):
-                raise ConfigError("data.valid", f"has none of the training file's labels, but {listed(unseen)}")
-            log(f"labels of data.valid that training has not seen, and which count as wrong: {listed(unseen)}")
-        log(
-            f"{len(files['train']):,} examples, {sum(counts['train'].values()):,} labels of {len(labels)} kinds"
-            + (f"; {len(files['valid']):,} examples for validation" if "valid" in files else "")
-        )
-        return labels, np.array([counts["train"][label] for label in labels], np.float32)
-
     def labelled(self, encoder: Encoder, examples: Sequence[Example], labels: tuple[str, ...], log: Log) -> Labelled:
         """The rows of examples, split by the encoder's processor, with the numbers of their labels."""
         try:
             rows = self.split(encoder.processor, [each.item for each in examples], log)
         except SentenceError as error:
             raise InputError(f"{examples[error.sentence].location}: {error.message}") from error
-        return Labelled.of(examples, rows, labels)
+        return Labelled.of(examples, rows, labels, self.predicted)
 
     def report(self, encoder: Encoder, run_dir: Path, options: EvaluateOptions) -> Report:
-        """Accuracy, F1 and loss of labelled files, and the mix."""
+        """The metrics of labelled files, and the mix."""
         refuse_options(options, _LANGUAGE_MODELS_ONLY, f"{run_dir}, a run with labels")
         return self.predictor(encoder).report(options.texts, options.log)
 
     def predictor(self, encoder: Encoder) -> LabelPredictor:
         """Predictions of a loaded run."""
-        network = self.network(encoder.model, encoder.heads[LABELS].module.labels)
-        return LabelPredictor(replace(encoder, processor=self.processed(encoder.processor)), self, network)
+        head = encoder.heads.get(LABELS)
+        network = self.network(encoder.model, getattr(head and head.module, "labels", ()))
+        processor = self.processed(encoder.processor, encoder.model)
+        return LabelPredictor(replace(encoder, processor=processor), self, network)

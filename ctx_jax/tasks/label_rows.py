@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -20,10 +20,11 @@ from ctx_jax.distributed.sharding import RowFunction, pipelined
 from ctx_jax.embedding.batching import plan
 from ctx_jax.embedding.vector_cache import StoredVectors
 from ctx_jax.encoders.base import InputProcessor, rounded
-from ctx_jax.evaluation.label_scores import accuracy, macro_f1, span_f1
+from ctx_jax.evaluation.label_scores import accuracy, macro_f1, matthews, span_f1
 from ctx_jax.io.errors import InputError
 from ctx_jax.tasks.label_network import LabelNetwork
-from ctx_jax.typing import Params
+from ctx_jax.tasks.label_values import Target, value_arrays
+from ctx_jax.typing import Log, Params
 
 _ROW_TOKENS = 64  # a batch has so many tokens for each of `batch_size` rows
 UNKNOWN = -1  # the number of a label that training has not seen
@@ -37,10 +38,14 @@ class Rows(Protocol):
         """The length of each row, [N], in what its encoder counts."""
 
     @property
+    def tokens(self) -> np.ndarray:
+        """How many of these are read in each row, [N]."""
+
+    @property
     def stored(self) -> bool:
         """Whether they are vectors already, so that no encoder is run."""
 
-    def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, np.ndarray]:
+    def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, Any]:
         """The inputs of `LabelNetwork.logits`: B = `rows`, T = `length`."""
 
 
@@ -50,12 +55,17 @@ class SplitRows:
 
     processor: InputProcessor
     texts: Sequence[Any]
-    stored = False
+    stored: ClassVar[bool] = False
 
     @cached_property
     def sizes(self) -> np.ndarray:
         """See `Rows`."""
         return np.array(self.processor.sizes(self.texts), np.int64)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """See `Rows`."""
+        return self.sizes
 
     def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, np.ndarray]:
         """See `Rows`."""
@@ -78,6 +88,11 @@ class StoredRows(NamedTuple):
         """See `Rows`."""
         return self.vectors.sizes
 
+    @property
+    def tokens(self) -> np.ndarray:
+        """See `Rows`."""
+        return self.sizes
+
     def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, np.ndarray]:
         """See `Rows`."""
         return self.vectors.batch(numbers, rows, length, self.layer)
@@ -88,22 +103,31 @@ class Labelled(NamedTuple):
 
     examples: Sequence[Example]
     texts: Sequence[Any]  # of the rows, split by the encoder's processor
-    labels: Sequence[np.ndarray]  # of the rows: int32, one number for a text, one a word for a sentence
+    labels: Sequence[np.ndarray]
+    """Of the rows: int32, one number for a text, one a word for a sentence; what `value_arrays` gives for a target that
+    is no class."""
     starts: np.ndarray  # [examples + 1], the first row of each example
 
     @classmethod
     def of(
-        cls, examples: Sequence[Example], rows: Sequence[Sequence[tuple[Any, int]]], names: Sequence[str]
+        cls,
+        examples: Sequence[Example],
+        rows: Sequence[Sequence[tuple[Any, int]]],
+        names: Sequence[str],
+        target: Target = "classes",
     ) -> "Labelled":
         """From the rows of each example, (split text, number of labels), and the K names of the labels."""
         numbers = {name: number for number, name in enumerate(names)}
-        labels = []
+        texts = [text for own in rows for text, _ in own]
+        starts = np.cumsum([0, *map(len, rows)])
+        if target != "classes":
+            return cls(examples, texts, list(value_arrays(examples, target, names)), starts)
+        labels: list[np.ndarray] = []
         for example, own in zip(examples, rows, strict=True):
             ids = np.array([numbers.get(name, UNKNOWN) for name in example.labels], np.int32)
             ends = np.cumsum([count for _, count in own])
             labels += [ids[stop - count : stop] for stop, (_, count) in zip(ends, own, strict=True)]
-        texts = [text for own in rows for text, _ in own]
-        return cls(examples, texts, labels, np.cumsum([0, *map(len, rows)]))
+        return cls(examples, texts, labels, starts)
 
     @property
     def counts(self) -> list[list[int]]:
@@ -111,17 +135,21 @@ class Labelled(NamedTuple):
         return [[len(own) for own in self.labels[first:stop]] for first, stop in pairwise(self.starts.tolist())]
 
     def label_arrays(self, numbers: Sequence[int], rows: int, length: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Labels int32 and weights float32 of some rows, [B] of texts, [B, T] of words with T = `length`; the weight is
-        0 where there is no label or an unknown one."""
-        labels = np.full((rows, 1 if length is None else length), UNKNOWN, np.int32)
+        """Labels and weights (float32) of some rows, [B, ...] of texts, [B, T] of words with T = `length`; the weight
+        is 0 where there is no label or an unknown one."""
+        kind = self.labels[0]
+        labels = np.zeros((rows, length or 1, *kind.shape[1:]), kind.dtype)
+        weights = np.zeros(labels.shape[:2], np.float32)
         for row, number in enumerate(numbers):
-            labels[row, : len(self.labels[number])] = self.labels[number]
-        labels = labels[:, 0] if length is None else labels
-        return np.maximum(labels, 0), (labels >= 0).astype(np.float32)
+            own = self.labels[number]
+            classes = own.ndim == 1 and own.dtype == np.int32
+            labels[row, : len(own)] = np.maximum(own, 0) if classes else own
+            weights[row, : len(own)] = own != UNKNOWN if classes else 1.0
+        return (labels[:, 0], weights[:, 0]) if length is None else (labels, weights)
 
 
 class Measured(NamedTuple):
-    """The metrics of examples, and how many labels were measured."""
+    """The metrics of examples, and how many labels, numbers or pairs were measured."""
 
     metrics: dict[str, float]
     labels: int
@@ -135,13 +163,17 @@ def measure(
     batch_size: int,
     devices: Sequence[jax.Device] | None = None,
 ) -> Measured:
-    """Loss (nats a label), accuracy and F1 of labelled rows.
+    """Loss (nats a label), accuracy, F1 and, of texts, Matthews correlation of labelled rows; the network's own
+    metrics of a target that is no class.
 
     F1 is that of spans for words with labels of BIO or BIOES (`span_f1`), else the mean over labels. A label that
     training has not seen counts as wrong and is left out of the loss, which is nan if there is no other.
     """
-    if rows.stored:
-        params = {"head": params["head"]}  # the encoder is not read
+    if network.target != "classes":
+        found = dict(answers_of_rows(network, params, rows, batch_size, devices))
+        outputs = np.stack([found[number] for number in range(len(labelled.examples))])
+        values = np.concatenate(labelled.labels)
+        return Measured(network.metrics(labelled.examples, values, outputs, batch_size), len(outputs))
     predicted: dict[int, np.ndarray] = {}
     nats, known = 0.0, 0
     for number, (best, own_nats) in _by_row(_measured, network, params, rows, batch_size, devices, labelled):
@@ -158,6 +190,8 @@ def measure(
         "accuracy": accuracy(true_labels, predicted_labels),
         "f1": span_f1(truths, predictions) if spans else macro_f1(true_labels, predicted_labels),
     }
+    if network.pooling is not None:
+        metrics["matthews"] = matthews(true_labels, predicted_labels)
     return Measured(metrics, len(true_labels))
 
 
@@ -168,16 +202,21 @@ def join_rows(rows: dict[int, np.ndarray], starts: np.ndarray) -> Iterator[np.nd
 
 
 def answers_of_rows(
-    network: LabelNetwork, params: Params, rows: Rows, batch_size: int
+    network: LabelNetwork,
+    params: Params,
+    rows: Rows,
+    batch_size: int,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, answer) of every row, longest rows first: the log probabilities [K] of a text, the numbers of the best
+    """(number, answer) of every row, longest rows first: `LabelNetwork.outputs` [K] of a text, the numbers of the best
     labels [T] of words."""
-    return _by_row(_answers, network, params, rows, batch_size)
+    return _by_row(_answers, network, params, rows, batch_size, devices)
 
 
 def _answers(network: LabelNetwork, params: Params, batch: dict[str, Any]) -> jax.Array:
-    scored = network.scored(params, batch["inputs"])
-    return network.best(scored) if network.pooling is None else jax.nn.log_softmax(scored.logits)
+    if network.pooling is None:
+        return network.best(network.scored(params, batch["inputs"]))
+    return network.outputs(params, batch["inputs"])
 
 
 def _measured(network: LabelNetwork, params: Params, batch: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
@@ -196,6 +235,8 @@ def _by_row(
     labelled: Labelled | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """(number, result) of every row: a tree of arrays, without the batch's axis. A batch has its labels if given."""
+    if rows.stored:
+        params = {"head": params["head"]}  # the encoder is not read
     compute = RowFunction(function, network, params, devices)
 
     def batch(chosen: Sequence[int], height: int, length: int) -> dict[str, Any]:
@@ -225,6 +266,16 @@ def row_limit(processor: InputProcessor, length: int) -> int | None:
     """The longest row: `length`, if it is not 0, but no more than the encoder takes. None: any."""
     limits = [limit for limit in (length, processor.longest) if limit]
     return min(limits, default=None)
+
+
+def cut_texts(processor: InputProcessor, texts: Sequence[Any], length: int, log: Log, what: str) -> list[Any]:
+    """Split texts, or pairs of them, cut to the `row_limit`; `log` says once how many of them, which it calls `what`,
+    were longer."""
+    longest = row_limit(processor, length)
+    if longest is None or not (long := sum(size > longest for size in processor.sizes(texts))):
+        return list(texts)
+    log(f"{long:,} of {len(texts):,} {what} are longer than {longest} tokens: what is beyond is cut off")
+    return [processor.cut(text, longest) for text in texts]
 
 
 def split_to_fit(processor: InputProcessor, words: list[str], longest: int | None) -> list[list[str]]:

@@ -5,7 +5,7 @@ Letters: B rows, T words or tokens.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from ctx_jax.checkpoints.run_files import Origin
 from ctx_jax.data.batch import LabelBatch
 from ctx_jax.data.epochs import Epochs
 from ctx_jax.embedding.encoder import Encoder
-from ctx_jax.embedding.mixing import Mixing
 from ctx_jax.embedding.vector_cache import store_vectors
 from ctx_jax.encoders.base import InputProcessor
-from ctx_jax.losses.labels import crf_loss, label_loss
+from ctx_jax.losses.labels import crf_loss, label_loss, number_loss, several_loss
 from ctx_jax.ops.dropout import Dropout
-from ctx_jax.tasks.label_network import LABELS, MIX, LabelNetwork, mix_metrics
+from ctx_jax.tasks.label_network import LabelNetwork, mix_metrics
 from ctx_jax.tasks.label_rows import Labelled, Rows, SplitRows, StoredRows, measure, row_length, row_limit
 from ctx_jax.training.parameter_groups import DEFAULT_GROUPS, ParameterGroup, named
 from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, Selection
@@ -36,7 +35,7 @@ class LabelTask:
     seed: int
     encoder: Encoder  # of a resumed run only its shapes, unless it is frozen
     network: LabelNetwork
-    first_mix: Mixing | None  # what a learned mix starts from; None: the plain mean
+    first_heads: Mapping[str, Any]  # parameters of heads that do not start fresh: {"mix": ..., "labels": ...}
     labelled: Mapping[str, Labelled]  # of "train" and, if there is a file, "valid"
     class_weights: np.ndarray
     identities: Mapping[str, Any]  # of the vectors of "train" and "valid"
@@ -45,7 +44,10 @@ class LabelTask:
     cache: Path
     log: Log
 
-    coefficients = {"label": 1.0, "accuracy": 0.0}  # noqa: RUF012
+    @property
+    def coefficients(self) -> Mapping[str, float]:
+        """The loss, and accuracy where there are labels."""
+        return {"label": 1.0} if self.network.target == "number" else {"label": 1.0, "accuracy": 0.0}
 
     @property
     def model(self) -> Any:
@@ -99,15 +101,19 @@ class LabelTask:
         return {"encoder": self.model.init(encoder), "head": self.network.init_heads(heads)}
 
     def initial(self, params: Params) -> Params:
-        own = {} if self.first_mix is None else {MIX: dict(self.first_mix)}
-        return {"encoder": self.encoder.params, "head": {**params["head"], **own}}
+        return {"encoder": self.encoder.params, "head": _replaced(params["head"], self.first_heads)}
 
     def zero_carry(self, rows: int) -> Carry:
         return ()
 
     def loss(self, params: Params, batch: Any, carry: Carry, key: jax.Array | None) -> tuple[Terms, Carry]:
-        """Cross-entropy in nats and accuracy of a `LabelBatch`."""
+        """Cross-entropy in nats and accuracy of a `LabelBatch`; of a number the squared error."""
         scored = self.network.scored(params, batch.inputs, None if key is None else Dropout(key, batch.rows))
+        match self.network.target:
+            case "number":
+                return number_loss(scored.logits[:, 0], batch.labels, batch.weights), carry
+            case "several":
+                return several_loss(scored.logits, batch.labels, batch.weights), carry
         if scored.transitions is not None:
             return crf_loss(scored.logits, scored.mask, scored.transitions, batch.labels, batch.weights), carry
         return label_loss(scored.logits, batch.labels, batch.weights, self.class_weights), carry
@@ -116,27 +122,26 @@ class LabelTask:
     def _rows(self) -> dict[str, Rows]:
         """The rows of both files: split texts, or stored vectors, which all processes compute together."""
         return {
-            name: self.config.completed(rows, [each.item for each in labelled.examples], labelled.counts)
-            for (name, rows), labelled in zip(self._vectors_or_texts().items(), self.labelled.values(), strict=True)
-        }
-
-    def _vectors_or_texts(self) -> dict[str, Rows]:
-        if not (self.config.frozen and self.config.data.cache_vectors):
-            return {name: SplitRows(self.processor, each.texts) for name, each in self.labelled.items()}
-        pooling = None if self.network.pooling == "max" else self.network.pooling  # the others commute with a mix
-        return {
-            name: StoredRows(
-                store_vectors(
-                    self.encoder, each.texts, self.identities[name], self.cache, pooling=pooling, log=self.log
-                ),
-                self.network.layer,
+            name: self.config.completed(
+                self.config.rows(each.texts, partial(self._made, name)),
+                [example.item for example in each.examples],
+                each.counts,
             )
             for name, each in self.labelled.items()
         }
 
+    def _made(self, name: str, part: str, texts: Sequence[Any]) -> Rows:
+        """The rows of one `part` of the texts of a file."""
+        if not (self.config.frozen and self.config.data.cache_vectors):
+            return SplitRows(self.processor, texts)
+        identity, pooling = {**self.identities[name], "part": part}, self.network.stored_pooling
+        stored = store_vectors(self.encoder, texts, identity, self.cache, pooling=pooling, log=self.log)
+        return StoredRows(stored, self.network.layer)
+
     def batches(self, first: int, count: int) -> Batches:
         """Shuffled epochs of the training rows; the length of a batch is that of its longest row, rounded up."""
-        rows, sizes = self._rows["train"], self._rows["train"].sizes
+        rows = self._rows["train"]
+        sizes, tokens = rows.sizes, rows.tokens.astype(np.int32)
         limit = row_limit(self.processor, self.config.length)
 
         def make(examples: np.ndarray, own: range) -> LabelBatch:
@@ -147,7 +152,7 @@ class LabelTask:
             )
             inputs = rows.batch(numbers, len(own), length)
             global_rows = np.arange(own.start, own.stop, dtype=np.int32)
-            return LabelBatch(inputs, labels, weights, global_rows, sizes[numbers].astype(np.int32))
+            return LabelBatch(inputs, labels, weights, global_rows, tokens[numbers])
 
         return Epochs(len(sizes), self.batch_size, range(first, first + count), self.seed, make)
 
@@ -156,15 +161,13 @@ class LabelTask:
         return int(arrays.lengths.sum())
 
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
-        return {"loss": means["label"], "accuracy": means["accuracy"]}
+        return {"loss": means["label"]} | ({"accuracy": means["accuracy"]} if "accuracy" in means else {})
 
     def flops_per_token(self) -> float:
         """Three times a forward pass; once that of a frozen encoder, and none of it with stored vectors."""
-        shapes = jax.eval_shape(self.network.init_heads, jax.random.key(0))[LABELS]
-        rows, head = (
-            self._rows["train"],
-            6.0 * sum(leaf.size for name, leaf in named(shapes).items() if name.endswith("kernel")),
-        )
+        shapes = named(jax.eval_shape(self.network.init_heads, jax.random.key(0)))
+        head = 6.0 * sum(leaf.size for name, leaf in shapes.items() if name.endswith("kernel"))
+        rows = self._rows["train"]
         if rows.stored:
             return head
         passes = 1.0 if self.config.frozen else 3.0
@@ -176,10 +179,19 @@ class LabelTask:
             return ()
         chosen = self.config.evaluate
         every = self.steps_per_epoch if chosen.every is None else chosen.every
-        selection = Selection(chosen.metric, chosen.metric != "loss", chosen.patience)
+        metric = self.config.metric
+        selection = Selection(metric, metric != "loss", chosen.patience)
         return (FunctionEvaluator("valid", every, self.valid_metrics, selection=selection),)
 
     def valid_metrics(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float]:
         """Loss, accuracy and F1 of the validation file, and the mix: its weights after the softmax, and gamma."""
         found = measure(self.network, params, self.labelled["valid"], self._rows["valid"], self.batch_size, devices)
         return found.metrics | mix_metrics(params)
+
+
+def _replaced(params: Params, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested dict with the values of another in the places that this one has."""
+    return {
+        name: _replaced(part, values[name]) if isinstance(values.get(name), Mapping) else values.get(name, part)
+        for name, part in params.items()
+    }

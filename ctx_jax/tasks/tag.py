@@ -40,7 +40,7 @@ class TagConfig(LabelConfig):
     name: ClassVar[str] = "tag"
     item: ClassVar[str] = "form"
 
-    def processed(self, processor: InputProcessor) -> InputProcessor:
+    def processed(self, processor: InputProcessor, model: Any) -> InputProcessor:
         return processor.with_pieces(self.pieces)
 
     def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
@@ -94,6 +94,6 @@ class TagConfig(LabelConfig):
             log(f"{long:,} of {len(rows):,} sentences are longer than {longest} tokens: their parts are tagged apart")
         return rows
 
-    def answer(self, item: list[str], labels: tuple[str, ...], found: np.ndarray) -> dict[str, Any]:
+    def answer(self, item: list[str], network: LabelNetwork, found: np.ndarray) -> dict[str, Any]:
         """{"words": [...], "labels": [...]}."""
-        return {"words": item, "labels": [labels[number] for number in found.tolist()]}
+        return {"words": item, "labels": [network.labels[number] for number in found.tolist()]}

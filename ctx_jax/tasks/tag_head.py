@@ -117,6 +117,11 @@ class CharacterRows:
         return self.rows.sizes
 
     @property
+    def tokens(self) -> np.ndarray:
+        """See `Rows`."""
+        return self.rows.tokens
+
+    @property
     def stored(self) -> bool:
         """See `Rows`."""
         return self.rows.stored
@@ -128,7 +133,7 @@ class CharacterRows:
         none = np.zeros((0, self.char_length), np.int16)
         return [np.array([known[word] for word in row], np.int16) if row else none for row in self.words]
 
-    def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, np.ndarray]:
+    def batch(self, numbers: Sequence[int], rows: int, length: int) -> dict[str, Any]:
         """See `Rows`; with char_ids int32 [B, T, C], 0 where there is no word."""
         char_ids = np.zeros((rows, length, self.char_length), np.int32)
         for row, number in enumerate(numbers):

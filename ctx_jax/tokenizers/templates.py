@@ -70,8 +70,8 @@ def pair_layout(tokenizer: Tokenizer, begin: int, end: int) -> PairLayout:
     types = [0] * (1 + half + separators) + [layout.second_type] * (half + 1)
     if separators < 1 or both.ids != ids or both.type_ids != types:
         raise InputError(
-            "pairs are trained as `begin A end B end`, or with two ends between, but the tokenizer lays out `a` and "
-            f"`a` as {both.tokens} of types {both.type_ids}: choose another tokenizer, or a packing without pairs"
+            "pairs are read as `begin A end B end`, or with two ends between, but the tokenizer lays out `a` and "
+            f"`a` as {both.tokens} of types {both.type_ids}: choose another tokenizer, or read each text by itself"
         )
     return layout
 

@@ -77,7 +77,7 @@ class RunConfig:
 
     steps: int = 1000
     """Total training steps, including those before a resume. 0: as many as the number of epochs takes, where there
-    is one (`classify`, `tag`)."""
+    is one (`classify`, `tag`, `pairs`)."""
 
     seed: int = 0
     """Seed of initial parameters, text order, dropout and sampling."""

@@ -157,7 +157,7 @@ class Devices:
         """
         if self.mode == "fsdp":
             return self._compile_fsdp(step)
-        collectives = Collectives(psum=_psum)
+        collectives = Collectives(psum=_psum, gather=_gather)
 
         def one(state: State, frozen: Params, batch: Any) -> State:
             return step(state, frozen, batch, collectives)
@@ -181,6 +181,7 @@ class Devices:
                 psum=_psum,
                 view=lambda shards, others: GatheredParams.of(merge_params(shards, others), all_specs, AXIS),
                 sum_gradients=lambda gradients: sum_gradients(gradients, specs, AXIS),
+                gather=_gather,
             )
             mapped = jax.shard_map(
                 partial(step.gradient_output, collectives=collectives),
@@ -228,3 +229,7 @@ class Devices:
 
 def _psum(tree: Any) -> Any:
     return jax.lax.psum(tree, AXIS)
+
+
+def _gather(tree: Any) -> Any:
+    return jax.tree.map(lambda array: jax.lax.all_gather(array, AXIS, axis=0, tiled=True), tree)

@@ -213,7 +213,9 @@ class Display:
         numbers = f"loss {metrics['loss']:.4f}"
         if "perplexity" in metrics:
             numbers += f"  perplexity {metrics['perplexity']:,.2f}"
-        numbers += "".join(f"  {name} {metrics[name]:.2%}" for name in ("accuracy", "f1") if name in metrics)
+        shares, others = ("accuracy", "f1", "recall_at_1"), ("matthews", "pearson", "spearman", "mrr")
+        numbers += "".join(f"  {name} {metrics[name]:.2%}" for name in shares if name in metrics)
+        numbers += "".join(f"  {name} {metrics[name]:.4f}" for name in others if name in metrics)
         if "tokens_per_second" in metrics:
             numbers += f"  {metrics['tokens_per_second']:,.0f} tokens/s"
         if self._bar is not None and split == "train":

@@ -12,13 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from ctx_jax.checkpoints.frozen import merge_params
-from ctx_jax.io.errors import ConfigError
+from ctx_jax.training.micro_batches import Arrays, compared_gradients, divided, joined, weighted_sum
 from ctx_jax.training.optimizer import OptimizerConfig, apply_gradients, averaged, optimizer
 from ctx_jax.training.parameter_groups import split_frozen
-from ctx_jax.training.task import Task
+from ctx_jax.training.task import ComparesRows, Task
 from ctx_jax.typing import Carry, Params, Terms
-
-Arrays = dict[str, jax.Array]
 
 INIT = 2**32 - 1
 """Folded into the seed for the initial parameters; larger than any step number."""
@@ -66,6 +64,8 @@ class Collectives(NamedTuple):
     """(trainable, frozen) parameters as stored on a device -> the parameters that the model reads."""
     sum_gradients: Callable[[Any], Any] | None = None
     """The sum over the devices of a gradient with respect to a device's shards; None: `psum`."""
+    gather: Callable[[Any], Any] = identity
+    """A tree of arrays [B, ...] of one device -> of the rows of all devices."""
 
 
 def params_to_measure(state: State, frozen: Params) -> Params:
@@ -120,29 +120,48 @@ class TrainingStep:
         self, params: Params, frozen: Params, batch: Any, carry: Carry, key: jax.Array, collectives: Collectives
     ) -> GradientOutput:
         """Gradients and sums of this device's rows; `params` and `frozen` as stored on the device."""
-        coefficients = self.task.coefficients
+        if isinstance(self.task, ComparesRows):
+            return self._compared(params, frozen, batch, carry, key, collectives)
         # Only the weights of this first loss are used; XLA removes the rest of the computation.
         terms, _ = self.task.loss(collectives.view(params, frozen), batch, carry, key)
+        weights, scales = self._scales(terms, collectives)
+
+        def scaled(params: Params, batch: Any, carry: Carry) -> tuple[jax.Array, tuple[Arrays, Carry]]:
+            terms, carry = self.task.loss(collectives.view(params, frozen), batch, carry, key)
+            return weighted_sum(terms, scales), ({name: terms[name][0] for name in scales}, carry)
+
+        gradients, sums, carry = _accumulated(
+            jax.grad(scaled, has_aux=True), params, batch, carry, list(scales), self.micro_batches
+        )
+        return _over_devices(gradients, sums, weights, carry, collectives)
+
+    def _scales(self, terms: Terms, collectives: Collectives) -> tuple[Arrays, Arrays]:
+        """The weights of the terms over all devices, and what each sum is multiplied by in the total loss."""
+        coefficients = self.task.coefficients
         weights = collectives.psum({name: terms[name][1] for name in coefficients})
-        scales = {
+        return weights, {
             # A term without targets counts as 0, not 0 / 0.
             name: self.config.loss_scale * factor / jnp.where(weights[name] > 0, weights[name], 1.0)
             for name, factor in coefficients.items()
         }
 
-        def scaled(params: Params, batch: Any, carry: Carry) -> tuple[jax.Array, tuple[Arrays, Carry]]:
-            terms, carry = self.task.loss(collectives.view(params, frozen), batch, carry, key)
-            total = sum((scales[name] * terms[name][0] for name in scales), start=jnp.zeros((), jnp.float32))
-            return total, ({name: terms[name][0] for name in scales}, carry)
+    def _compared(
+        self, params: Params, frozen: Params, batch: Any, carry: Carry, key: jax.Array, collectives: Collectives
+    ) -> GradientOutput:
+        """`gradient_output` of a task that compares rows."""
+        task: Any = self.task
 
-        gradients, sums, carry = _accumulated(
-            jax.grad(scaled, has_aux=True), params, batch, carry, list(scales), self.micro_batches
-        )
-        if collectives.sum_gradients is None:
-            gradients, sums = collectives.psum((gradients, sums))
-        else:
-            gradients, sums = collectives.sum_gradients(gradients), collectives.psum(sums)
-        return GradientOutput(gradients, sums, weights, carry)
+        def vectors(params: Params, batch: Any) -> Any:
+            return task.row_vectors(collectives.view(params, frozen), batch, key)
+
+        def compare(vectors: Any) -> Terms:
+            return task.compare(vectors, batch, collectives.gather)
+
+        def scales(terms: Terms) -> tuple[Arrays, Arrays]:
+            return self._scales(terms, collectives)
+
+        gradients, sums, weights = compared_gradients(vectors, compare, scales, params, batch, self.micro_batches)
+        return _over_devices(gradients, sums, weights, carry, collectives)
 
     def update(self, state: State, output: GradientOutput) -> State:
         """The state after the step."""
@@ -165,6 +184,17 @@ class TrainingStep:
         return self.update(state, output)
 
 
+def _over_devices(
+    gradients: Any, sums: Arrays, weights: Arrays, carry: Carry, collectives: Collectives
+) -> GradientOutput:
+    """With gradients and sums over all devices."""
+    if collectives.sum_gradients is None:
+        gradients, sums = collectives.psum((gradients, sums))
+    else:
+        gradients, sums = collectives.sum_gradients(gradients), collectives.psum(sums)
+    return GradientOutput(gradients, sums, weights, carry)
+
+
 def _accumulated(
     gradient: Callable[..., Any], params: Params, batch: Any, carry: Carry, terms: list[str], micro_batches: int
 ) -> tuple[Any, Arrays, Carry]:
@@ -173,19 +203,10 @@ def _accumulated(
         gradients, (sums, carry) = gradient(params, batch, carry)
         return gradients, sums, carry
 
-    def divide(array: jax.Array) -> jax.Array:
-        if array.shape[0] % micro_batches:
-            raise ConfigError(
-                "devices.micro_batches",
-                f"is {micro_batches}, which does not divide the {array.shape[0]} rows of a device: set batch_size to a "
-                "multiple of devices x micro_batches",
-            )
-        return array.reshape(micro_batches, array.shape[0] // micro_batches, *array.shape[1:])  # [M, B / M, ...]
-
     def add(totals: tuple[Any, Arrays], part: tuple[Any, Carry]) -> tuple[tuple[Any, Arrays], Carry]:
         gradients, (sums, carry) = gradient(params, *part)
         return jax.tree.map(jnp.add, totals, (gradients, sums)), carry
 
     zeros = (jax.tree.map(jnp.zeros_like, params), {name: jnp.zeros((), jnp.float32) for name in terms})
-    (gradients, sums), carry = jax.lax.scan(add, zeros, jax.tree.map(divide, (batch, carry)))
-    return gradients, sums, jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), carry)
+    (gradients, sums), carry = jax.lax.scan(add, zeros, divided((batch, carry), micro_batches))
+    return gradients, sums, joined(carry)

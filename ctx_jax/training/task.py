@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -31,6 +31,19 @@ class Objective(Protocol):
 
     def loss(self, params: Params, batch: Any, carry: Carry, key: jax.Array | None) -> tuple[Terms, Carry]:
         """({term: (sum, weight)} over the rows of `batch`, new carry); all parts of a step's batch have one `key`."""
+
+
+@runtime_checkable
+class ComparesRows(Protocol):
+    """What an objective may offer besides `Objective` whose loss compares each row with all others of the batch, which
+    lie on other devices and in other micro-batches too. Its `loss` compares the rows that it is given."""
+
+    def row_vectors(self, params: Params, batch: Any, key: jax.Array | None) -> Any:
+        """A tree of arrays [B, ...]: what is compared, of each row from this row alone."""
+
+    def compare(self, vectors: Any, batch: Any, gather: Callable[[Any], Any]) -> Terms:
+        """The terms of the rows of `batch`, as `loss`. `gather` turns a tree of arrays with the rows of one device into
+        that of all devices' rows."""
 
 
 class Batches(Protocol):

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -156,7 +156,7 @@ class SubwordInputs:
         before, after = self.special_tokens
         return [np.pad(each, ((before, after), (0, 0))) if len(each) or self.whole_texts else each for each in found]
 
-    def with_pieces(self, pieces: WordPieces) -> SubwordInputs:
+    def with_pieces(self, pieces: WordPieces) -> Self:
         """With another choice of `pieces`."""
         return replace(self, pieces=pieces)
 
@@ -178,11 +178,11 @@ class SubwordInputs:
             "pieces": self.pieces,
         }
 
-    def of_texts(self, *, empty: bool = True) -> SubwordInputs:
+    def of_texts(self, *, empty: bool = True) -> Self:
         """With `whole_texts`, if an `empty` text is to have its special tokens."""
         return replace(self, whole_texts=empty)
 
-    def lower_cased(self) -> SubwordInputs:
+    def lower_cased(self) -> Self:
         """With text lower-cased before the tokenizer's own rules."""
         return replace(self, subwords=self.subwords.lower_cased())
 

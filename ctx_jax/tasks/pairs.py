@@ -1,0 +1,136 @@
+"""Two texts: a label (entailment), a number (similarity), or which second text belongs to a first one.
+
+ctx-jax train pairs --encoder minilm --style cross --data.train train.tsv --data.valid dev.tsv --run-dir runs/nli
+ctx-jax train pairs --encoder minilm --style siamese --target ranking --data.columns first,second --data.train ...
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from ctx_jax.data.labelled import Columns, Example, LabelledData
+from ctx_jax.data.labelled_pairs import FIRST, SECOND, read_text_pairs
+from ctx_jax.encoders.base import InputProcessor
+from ctx_jax.encoders.transformer.pair_inputs import PairInputs
+from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
+from ctx_jax.tasks.label_config import LabelConfig
+from ctx_jax.tasks.label_network import LabelNetwork, TextPooling
+from ctx_jax.tasks.label_rows import Rows, cut_texts
+from ctx_jax.tasks.label_task import LabelTask
+from ctx_jax.tasks.label_values import Target, checked_number
+from ctx_jax.tasks.pair_network import Comparison, PairRows, SiameseNetwork
+from ctx_jax.tasks.ranking import RankingNetwork, RankingTask
+from ctx_jax.training.task import TaskContext
+from ctx_jax.typing import Log
+
+
+@dataclass(frozen=True)
+class PairsConfig(LabelConfig):
+    """Train on pairs of texts. The columns of the two are `first` and `second`."""
+
+    data: LabelledData = field(default_factory=lambda: LabelledData(columns="first,second,label"))
+
+    style: Literal["cross", "siamese"] = "siamese"
+    """`cross`: both texts in one row with the tokenizer's separators, for Transformers. `siamese`: each by itself."""
+
+    target: Literal["classes", "number", "ranking"] = "classes"
+    """What a pair has: a label, a number, or nothing, since it belongs together: `ranking` learns to find the second
+    text among those of the whole batch (siamese; `--data.columns first,second`)."""
+
+    compare: Comparison = "features"
+    """Of a siamese label or number: `features`, a linear layer on (u, v, |u - v|, u * v) of both vectors, or `cosine`,
+    scale * cosine + bias for a number. Ranking takes the cosine."""
+
+    pooling: TextPooling = "mean"
+    """How the vectors of a row's tokens become one, as in `classify`."""
+
+    scale: float = 20.0
+    """Of ranking: what cosines are multiplied by before the softmax."""
+
+    name: ClassVar[str] = "pairs"
+    item: ClassVar[str] = FIRST
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scale > 0:
+            raise ConfigError("scale", f"must be more than 0, got {self.scale}")
+        if self.style == "cross" and self.target == "ranking":
+            raise ConfigError("style", "is cross, which gives no vectors of single texts to rank: set siamese")
+        if self.compare == "cosine" and (self.style == "cross" or self.target == "classes"):
+            raise ConfigError("compare", "is cosine, which is for a number of the style siamese: set features")
+
+    @property
+    def text_pooling(self) -> TextPooling:
+        return self.pooling
+
+    @property
+    def predicted(self) -> Target:
+        return self.target
+
+    @property
+    def task_type(self) -> type[LabelTask]:
+        return RankingTask if self.target == "ranking" else LabelTask
+
+    @property
+    def columns(self) -> Columns:
+        return Columns.parse(self.data.columns, FIRST, SECOND, label=self.target != "ranking")
+
+    def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
+        for example in read_text_pairs(path, self.columns, prefix=self.data.strip_prefix, labels=known is None):
+            yield checked_number(example) if self.target == "number" and known is None else example
+
+    def processed(self, processor: InputProcessor, model: Any) -> InputProcessor:
+        if self.style == "siamese":
+            return processor.of_texts(empty=False)
+        try:
+            return PairInputs.of(processor, model)
+        except InputError as error:
+            raise ConfigError("style", f"is cross, which the encoder does not fit ({error}): set siamese") from error
+
+    def network(self, model: Any, labels: tuple[str, ...]) -> LabelNetwork:
+        base = super().network(model, labels)
+        if self.style == "cross":
+            return base
+        own = {name: getattr(base, name) for name in LabelNetwork.__dataclass_fields__}
+        if self.target == "ranking":
+            return RankingNetwork(**own, scale=self.scale)
+        return SiameseNetwork(**own, compare=self.compare)
+
+    def open(self, context: TaskContext) -> LabelTask:
+        """As `LabelConfig.open`; ConfigError where nothing would be trained."""
+        task = super().open(context)
+        if self.frozen and not task.heads:
+            raise ConfigError(
+                "frozen",
+                f"leaves nothing to train with layers {self.layers} and pooling {self.pooling}: set layers mix",
+            )
+        return task
+
+    def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:
+        for number, pair in enumerate(items):
+            texts = list(pair) if isinstance(pair, list | tuple) else []
+            if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
+                raise InputTypeError(f"a pair must be two strings; number {number} is {pair!r:.80}")
+        return [tuple(pair) for pair in items]
+
+    def split(
+        self, processor: InputProcessor, items: Sequence[tuple[str, str]], log: Log
+    ) -> list[list[tuple[Any, int]]]:
+        """One row a pair, cut where it is longer than the encoder takes, which `log` says once."""
+        if self.style == "cross":
+            pairs = processor.split([list(pair) for pair in items])
+            return [[(pair, 1)] for pair in cut_texts(processor, pairs, self.length, log, "pairs")]
+        sides = [processor.split([pair[side] for pair in items], "tokens") for side in (0, 1)]
+        cut = cut_texts(processor, [text for texts in sides for text in texts], self.length, log, "texts")
+        return [[(pair, 1)] for pair in zip(cut[: len(items)], cut[len(items) :], strict=True)]
+
+    def rows(self, texts: Sequence[Any], make: Callable[[str, Sequence[Any]], Rows]) -> Rows:
+        if self.style == "cross":
+            return make("pair", texts)
+        return PairRows(make(FIRST, [text for text, _ in texts]), make(SECOND, [text for _, text in texts]))
+
+    def answer(self, item: tuple[str, str], network: LabelNetwork, found: np.ndarray) -> dict[str, Any]:
+        """{"label": ..., "probabilities": {label: p}}, {"number": ...} or, of ranked pairs, {"cosine": ...}."""
+        return network.answer(found[0])
