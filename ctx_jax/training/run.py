@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+
 from ctx_jax.checkpoints import run_files
 from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
@@ -15,6 +17,7 @@ from ctx_jax.distributed import processes
 from ctx_jax.distributed.processes import is_first_process, on_first_process, stop_together
 from ctx_jax.distributed.watch import ending_others, watching
 from ctx_jax.io import configs
+from ctx_jax.io.allocator import keep_freed_memory
 from ctx_jax.io.build_once import locked
 from ctx_jax.io.errors import ConfigError, DiskError, RunError
 from ctx_jax.io.files import atomic_write
@@ -55,6 +58,8 @@ def run(config: RunConfig) -> bool:
         with stop_together():
             processes.check_same(config)
             check_config(config)  # after joining: a process that stopped before would leave the others waiting
+            if jax.default_backend() == "cpu":
+                keep_freed_memory()
             stack.enter_context(_locked(run_dir))
             processes.check_disk(run_dir)
             if config.devices.deterministic:
