@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import lzma
 import shutil
 import tempfile
@@ -148,6 +149,8 @@ def _make_texts(folder: Path) -> None:
     pairs = "".join(f"{text}\t{text[::-1]}\t{label}\n" for text, label in _ROWS)
     (folder / "pairs.tsv").write_text(pairs, encoding="utf-8")
     (folder / "texts.tsv.gz").write_bytes(gzip.compress((folder / "texts.tsv").read_bytes(), mtime=0))
+    objects = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in _ROWS)
+    (folder / "texts.jsonl").write_text(objects, encoding="utf-8")
     words = "\n".join("".join(f"{word} {label}\n" for word in text.split()) for text, label in _ROWS)
     (folder / "words.txt").write_text(words, encoding="utf-8")
     lines = [
@@ -226,7 +229,7 @@ CASES = (
     *map(_table, ("glove.txt", "table.vec", "table.bin", "glove.gz", "glove.xz", "glove.zip")),
     *map(_mix, ("mix.json", "mix.safetensors")),
     *map(_stack, (STACK, PROJECTIONS)),
-    *(_labelled(name, "text,label") for name in ("texts.tsv", "texts.csv", "texts.tsv.gz")),
+    *(_labelled(name, "text,label") for name in ("texts.tsv", "texts.csv", "texts.jsonl", "texts.tsv.gz")),
     *(_labelled(*kind) for kind in (("words.txt", "form,ner"), ("words.conllu", "form,upos"))),
     *map(_pairs, ("pairs.tsv", "pairs.csv")),
     *map(_plain, ("plain.txt", "plain.txt.gz", "plain.txt.xz")),

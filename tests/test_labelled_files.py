@@ -22,6 +22,9 @@ CONLLU = """# text = don't go
 
 1\tNo\tno\tINTJ\t_\t_\t0\troot\t_\t_
 """
+NEGATIVE = '{"text": "no, thanks", "label": "neg"}\n'
+GREAT_OBJECT = """{"gold": "pos", "sentence": "a \\"great\\" film", "text": 1}
+{"gold": "neg", "sentence": "no, thanks", "text": 2}"""
 SENTENCES = [(["do", "n't", "go"], ["AUX", "PART", "VERB"]), (["No"], ["INTJ"])]
 
 
@@ -49,6 +52,9 @@ def pairs(examples: "list[Example] | object") -> list[tuple[object, object]]:
         ("a.txt", "text,label", 'a "great" film pos\nno, thanks neg\n'),
         ("a", "_,label,text", '1 pos a "great" film\n2  neg  no, thanks\n'),
         ("a", "text,label", 'label id text\npos 1 a "great" film\nneg 2 no, thanks\n'),
+        ("a.tsv", "text=sentence,label=gold", 'gold\tlabel\tsentence\npos\t7\ta "great" film\nneg\t8\tno, thanks\n'),
+        ("a.jsonl", "text,label", '{"label": "pos", "id": 7, "text": "a \\"great\\" film"}\n\n' + NEGATIVE),
+        ("a.jsonl", "text=sentence,label=gold", GREAT_OBJECT),
     ],
 )
 def test_texts_of_every_format(tmp_path: Path, compression: str, name: str, columns: str, text: str) -> None:
@@ -111,6 +117,15 @@ def test_texts_may_lack_labels_where_none_are_needed_and_an_empty_row_is_a_text(
     assert [each.item for each in found] == ["one two", "", "three"]
 
 
+def test_objects_may_lack_labels_and_numbers_are_labels(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.jsonl", '{"text": "one"}\n{"text": "two", "label": "neg"}\n')
+    assert pairs(read_texts(path, TEXTS, labels=False)) == [("one", None), ("two", None)]
+    path = put(tmp_path, "b.jsonl", '{"text": "one", "label": 0}\n{"text": "two", "label": true}\n')
+    assert pairs(read_texts(path, TEXTS)) == [("one", "0"), ("two", "true")]
+    with pytest.raises(InputError, match="conllu"):
+        list(read_sentences(path, WORDS))
+
+
 def test_words_may_lack_labels_where_none_are_needed(tmp_path: Path) -> None:
     path = put(tmp_path, "a", "one\ntwo\n\nthree\n")
     assert pairs(read_sentences(path, WORDS, labels=False)) == [(["one", "two"], None), (["three"], None)]
@@ -140,6 +155,11 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a.tsv", "", "empty"),
         ("a.txt", "one pos\ntwo\n", "line 2"),
         ("a.tsv", "text\tlabel\tlabel\none\ta\tb\n", "line 1"),
+        ("a.jsonl", NEGATIVE + '{"text": "two"}', "line 2.*label"),
+        ("a.jsonl", NEGATIVE + '{"text": "two", "label": null}', "line 2.*label"),
+        ("a.jsonl", NEGATIVE + '{"text": ["two"], "label": "neg"}', "line 2.*text"),
+        ("a.jsonl", NEGATIVE + "{", "line 2"),
+        ("a.jsonl", "[]", "line 1"),
     ],
 )
 def test_what_is_wrong_with_a_file_of_texts_is_said_with_its_line(

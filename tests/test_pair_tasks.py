@@ -211,6 +211,20 @@ def test_a_siamese_minilm_as_it_comes_gives_the_pearson_of_similarity(shared: Pa
     assert lines(tmp_path / "run", "valid")[-1]["pearson"] == pytest.approx(expected, abs=1e-5)
 
 
+def test_pairs_without_a_label_are_left_out(place: Path, tmp_path: Path) -> None:
+    rows = [("a", "b", "0"), ("c", "d", "-"), ("e", "f", "1")]
+    for name, wanted in (("some.jsonl", rows), ("none.jsonl", rows[1:2])):
+        (tmp_path / name).write_text("".join(f'{{"s1": "{a}", "s2": "{b}", "gold": "{c}"}}\n' for a, b, c in wanted))
+    base = config(place, tmp_path / "run", PairsConfig)
+    data = replace(base.task.data, columns="first=s1,second=s2,label=gold", no_label="-", valid="")
+    settings = with_task(base, data=replace(data, train=str(tmp_path / "some.jsonl")))
+    assert run(replace(settings, steps=1))
+    assert tasks.load(tmp_path / "run").network.labels == ("0", "1")
+    settings = with_task(base, data=replace(data, train=str(tmp_path / "none.jsonl")))
+    with pytest.raises((ConfigError, InputError), match="none.jsonl"):
+        run(replace(settings, run_dir=str(tmp_path / "other")))
+
+
 def test_a_validation_file_without_examples_is_named(place: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.tsv").write_text("")
     settings = config(place, tmp_path / "run", PairsConfig)

@@ -1,34 +1,23 @@
 """Files of labelled texts and of labelled words.
 
-The suffix, before `.gz` or `.xz`, decides the format:
-
-    .tsv         columns between tabs, no quoting
-    .csv         RFC 4180: commas, quotes
-    .conllu      CoNLL-U's ten columns; ranges (3-4) and empty nodes (3.1) are skipped
-    any other    columns between white space; of a file of texts, the text is what the other columns leave of its line
-
-In files of words each line is a word, and an empty line ends a sentence. `-` is standard input.
+`data.row_files` says which formats there are. In a file of texts in columns between white space, the text is what the
+other columns leave of its line. In files of words each line is a word, and an empty line ends a sentence.
 """
 
-import csv
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 from ctx_jax.data.config import check_at_least
-from ctx_jax.data.text_files import COMPRESSED, STANDARD_INPUT, decode, read_lines
-from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
+from ctx_jax.data.row_files import CONLLU, WHITE_SPACE, Row, kind_of, read_located, read_objects, read_rows
+from ctx_jax.data.text_files import STANDARD_INPUT
+from ctx_jax.io.errors import ConfigError, InputError
 
-CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 SKIPPED = "_"
-LONGEST_FIELD = 2**31 - 1  # characters of a CSV field
-_WHITE_SPACE = re.compile(r"[ \t]+")  # a no-break space belongs to its word
 _WORD = re.compile(r"[^ \t]+")
 
 
@@ -37,14 +26,20 @@ class LabelledData:
     """Labelled files, and how they are read."""
 
     train: str = ""
-    """The training file: .tsv, .csv or .conllu, anything else in columns between white space; plain, .gz or .xz."""
+    """The training file: .tsv, .csv, .jsonl or .conllu, anything else in columns between white space; plain, .gz or
+    .xz."""
 
     valid: str = ""
     """The validation file. It chooses the best step and ends the run early; without it the last step counts."""
 
     columns: str = "text,label"
     """Names of the columns in their order, between commas; `_` skips one. A first row that holds all of these names is
-    a header, and its order counts. For .conllu the names are CoNLL-U's own (form, upos, ...)."""
+    a header, and its order counts. `name=key` where a header, or the objects of .jsonl, have another name for it, as in
+    `first=sentence1,second=sentence2,label=gold_label`. For .conllu the names are CoNLL-U's own (form, upos, ...)."""
+
+    no_label: str = ""
+    """What stands in the label's column where there is none, such as SNLI's `-`: these texts are neither trained on nor
+    measured."""
 
     separator: str = ","
     """Where a text has several labels: the sign between them in their column."""
@@ -85,11 +80,13 @@ class Columns(NamedTuple):
     names: tuple[str, ...]
     items: tuple[str, ...]
     label: str | None
+    keys: tuple[str, ...]  # what a header and the objects of .jsonl call them
 
     @classmethod
     def parse(cls, text: str, *items: str, label: bool = True) -> "Columns":
         """From names between commas: those of the `items` and, if asked, one more, which is the label's."""
-        names = tuple(name.strip() for name in text.split(","))
+        pairs = [[part.strip() for part in name.partition("=")] for name in text.split(",")]
+        names, keys = tuple(name for name, _, _ in pairs), tuple(key or name for name, _, key in pairs)
         named = [name for name in names if name != SKIPPED]
         others = [name for name in named if name not in items]
         if sorted(named) != sorted({*named}) or not {*items} <= {*named} or len(others) != label:
@@ -100,7 +97,7 @@ class Columns(NamedTuple):
                 f"must name {' and '.join(wanted)}, nothing else, and skip other columns by {SKIPPED}, as in "
                 f"`{example}`; got {text!r}",
             )
-        return cls(names, items, others[0] if label else None)
+        return cls(names, items, others[0] if label else None, keys)
 
     @property
     def item(self) -> str:
@@ -118,7 +115,21 @@ class Columns(NamedTuple):
             return self
         if unknown := [name for name in self.names if name in self.needed and name not in CONLLU]:
             raise ConfigError("data.columns", f"names {unknown[0]!r}, and CoNLL-U has {', '.join(CONLLU)}")
-        return self._replace(names=CONLLU)
+        return self._replace(names=CONLLU, keys=CONLLU)
+
+    def key(self, name: str) -> str:
+        """What a header calls the column `name`."""
+        return self.keys[self.names.index(name)]
+
+    def renamed(self, header: Sequence[str]) -> list[str]:
+        """A header with our names in place of the file's own."""
+        names = {self.key(name): name for name in self.needed}
+        return [names.get(key, SKIPPED if key in self.needed else key) for key in header]
+
+    def objects(self, path: str, labels: bool) -> Iterator[Row]:
+        """The rows of a .jsonl file, whose label may be missing unless `labels` are needed."""
+        keys = [self.key(name) for name in self.names if name in self.needed]
+        return read_objects(path, keys, None if labels or not self.label else self.key(self.label))
 
     @property
     def without_label(self) -> tuple[str, ...]:
@@ -147,7 +158,10 @@ def read_texts(
     kind = kind_of(path)
     if kind == ".conllu":
         raise InputError(f"{path}: CoNLL-U holds words, not texts: give .tsv or .csv")
-    rows = read_rows(path, kind) if kind else _texts_in_lines(path, columns, labels, known)
+    if kind == ".jsonl":
+        rows = columns.objects(path, labels)
+    else:
+        rows = read_rows(path, kind) if kind else _texts_in_lines(path, columns, labels, known)
     for location, fields in named(rows, columns, labels, tabular=bool(kind), empty_labels=empty_labels):
         if fields is not None:
             yield Example(fields[columns.item].removeprefix(prefix), fields.get(columns.label or ""), location)
@@ -162,6 +176,8 @@ def read_sentences(
     read like."""
     like = like or path
     kind, columns = kind_of(like), columns.of_file(like)
+    if kind == ".jsonl":
+        raise InputError(f"{path}: .jsonl holds texts, not words: give .conllu, .tsv or columns between white space")
     rows = named(read_rows(path, kind), columns, labels, tabular=kind in (".tsv", ".csv"))
     words: list[str] = []
     tags: list[str] = []
@@ -187,69 +203,10 @@ def digest(examples: Iterable[Example], *, labels: bool = True) -> str:
     return found.hexdigest()
 
 
-def kind_of(path: str) -> str:
-    """ ".tsv", ".csv", ".conllu", or "" for columns between white space."""
-    file = Path(path)
-    suffix = Path(file.stem).suffix if file.suffix in COMPRESSED else file.suffix
-    return suffix if suffix in (".tsv", ".csv", ".conllu") else ""
-
-
-def _lines(path: str) -> Iterator[tuple[str, str]]:
-    """(location, line) of a file or of standard input."""
-    if path == STANDARD_INPUT:
-        name, lines = "standard input", _decoded(sys.stdin.buffer)
-    elif not Path(path).is_file():
-        raise MissingFileError(f"{path} {'is a folder' if Path(path).is_dir() else 'does not exist'}")
-    else:
-        name, lines = path, read_lines(Path(path), "strict")
-    return ((f"{name}, line {number}", line.removesuffix("\r")) for number, line in enumerate(lines, start=1))
-
-
-def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
-        yield decode(line, "strict", f"standard input, line {number}").removesuffix("\n")
-
-
-Row = tuple[str, list[str] | None]  # location and fields; None: an empty line
-
-
-def read_rows(path: str, kind: str) -> Iterator[Row]:
-    """The rows of a file of a `kind_of`, or of standard input."""
-    if kind in (".csv", ".conllu"):
-        yield from _csv(path) if kind == ".csv" else _conllu(path)
-        return
-    for location, line in _lines(path):
-        fields = line.split("\t") if kind == ".tsv" else _WHITE_SPACE.split(line.strip(" \t"))
-        yield location, fields if line.strip() else None
-
-
-def _csv(path: str) -> Iterator[Row]:
-    csv.field_size_limit(LONGEST_FIELD)  # Python's default, 128 KiB, is less than a long document
-    reader = csv.reader((f"{line}\n" for _, line in _lines(path)), strict=True)
-    start = 1
-    try:
-        for fields in reader:
-            yield f"{path}, line {start}", fields if any(fields) else None
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}, line {start}: no CSV as of RFC 4180 ({error})") from error
-
-
-def _conllu(path: str) -> Iterator[Row]:
-    for location, line in _lines(path):
-        if line.startswith("#"):
-            continue
-        fields = line.split("\t") if line.strip() else None
-        if fields is not None and len(fields) != len(CONLLU):
-            raise InputError(f"{location}: CoNLL-U has {len(CONLLU)} columns between tabs, this line {len(fields)}")
-        if fields is None or fields[0].isdecimal():  # else a range of words or an empty node
-            yield location, fields
-
-
 def _texts_in_lines(path: str, columns: Columns, labels: bool, known: Collection[str]) -> Iterator[Row]:
     """The columns of lines of which the text takes all that the others leave (see `read_texts`). Where labels are not
     needed, a line is a text; if it holds tabs, columns between them."""
-    lines: Iterable[tuple[str, str]] = _lines(path)
+    lines: Iterable[tuple[str, str]] = read_located(path)
     if not labels and path != STANDARD_INPUT:
         lines = list(lines)
         labels = _all_labelled([line for _, line in lines], columns, known)
@@ -258,7 +215,7 @@ def _texts_in_lines(path: str, columns: Columns, labels: bool, known: Collection
         if not line.strip():
             yield location, None
             continue
-        header = _WHITE_SPACE.split(line.strip(" \t"))
+        header = columns.renamed(WHITE_SPACE.split(line.strip(" \t")))
         if first and columns.needed <= {*header}:
             names = tuple(header)
             yield location, header
@@ -271,7 +228,7 @@ def _all_labelled(lines: Sequence[str], columns: Columns, known: Collection[str]
     """Whether the label's column of every line, but for a header, holds one of the `known` labels."""
     filled = [line for line in lines if line.strip()]
     names = columns.names
-    if filled and columns.needed <= {*(header := _WHITE_SPACE.split(filled[0].strip(" \t")))}:
+    if filled and columns.needed <= {*(header := columns.renamed(WHITE_SPACE.split(filled[0].strip(" \t"))))}:
         filled, names = filled[1:], tuple(header)
     rows = [_split_around(line, names.index(columns.item), len(names)) for line in filled]
     label = names.index(columns.label or "")
@@ -304,14 +261,15 @@ def named(
         if fields is None:
             yield location, None
             continue
-        complete, has_items = needed <= {*fields}, {*items} <= {*fields}
-        elsewhere = has_items and any(fields.index(name) != columns.names.index(name) for name in items)
-        if first and (complete or (not labels and tabular and (elsewhere or fields == [*items]))):
-            if twice := sorted(name for name in needed if fields.count(name) > 1):
-                raise InputError(f"{location}: the header has {' and '.join(twice)} twice")
-            shapes, first = [tuple(fields)], False
-            continue
-        first = False
+        if first:
+            header, first = columns.renamed(fields), False
+            complete, has_items = needed <= {*header}, {*items} <= {*header}
+            elsewhere = has_items and any(header.index(name) != columns.names.index(name) for name in items)
+            if complete or (not labels and tabular and (elsewhere or header == [*items])):
+                if twice := sorted(columns.key(name) for name in needed if header.count(name) > 1):
+                    raise InputError(f"{location}: the header has {' and '.join(twice)} twice")
+                shapes = [tuple(header)]
+                continue
         names = next((shape for shape in shapes if len(shape) == len(fields)), None)
         if names is None:
             raise InputError(

@@ -1,8 +1,9 @@
-"""Files of labelled pairs of texts: .csv, or columns between tabs; plain, .gz or .xz. `-` is standard input."""
+"""Files of labelled pairs of texts: .csv, .jsonl, or columns between tabs; plain, .gz or .xz. `-` is standard input."""
 
 from collections.abc import Iterator
 
-from ctx_jax.data.labelled import Columns, Example, kind_of, named, read_rows
+from ctx_jax.data.labelled import Columns, Example, named
+from ctx_jax.data.row_files import kind_of, read_rows
 from ctx_jax.io.errors import InputError
 
 FIRST, SECOND = "first", "second"
@@ -17,7 +18,10 @@ def read_text_pairs(path: str, columns: Columns, *, prefix: str = "", labels: bo
     kind = kind_of(path)
     if kind == ".conllu":
         raise InputError(f"{path}: CoNLL-U holds words, not pairs of texts: give .tsv or .csv")
-    rows = read_rows(path, kind if kind == ".csv" else ".tsv")
+    if kind == ".jsonl":
+        rows = columns.objects(path, labels)
+    else:
+        rows = read_rows(path, kind if kind == ".csv" else ".tsv")
     for location, fields in named(rows, columns, labels, tabular=True):
         if fields is not None:
             texts = fields[FIRST].removeprefix(prefix), fields[SECOND].removeprefix(prefix)

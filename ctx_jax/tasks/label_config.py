@@ -138,7 +138,11 @@ class LabelConfig(ABC):
 
     def prepared(self, examples: list[Example], path: str, log: Log) -> list[Example]:
         """The examples of the labelled file `path` as they are trained on and measured."""
-        return examples
+        if not self.data.no_label:
+            return examples
+        kept = [example for example in examples if example.label != self.data.no_label]
+        log(f"{path}: {len(examples) - len(kept):,} of {len(examples):,} have the label {self.data.no_label}: left out")
+        return kept
 
     def completed(self, rows: Rows, items: Sequence[Any], counts: Sequence[Sequence[int]]) -> Rows:
         """The rows of texts or sentences with what the head reads besides vectors; `counts`: the labels of each one's
@@ -294,10 +298,10 @@ class LabelConfig(ABC):
     def _examples(self, split: Split, log: Log) -> list[Example]:
         path = getattr(self.data, split)
         with naming_setting(f"data.{split}"):
-            examples = list(self.read(path))
+            examples = self.prepared(list(self.read(path)), path, log)
             if not examples:
                 raise InputError(f"{path} holds no example")
-        return self.prepared(examples, path, log)
+        return examples
 
     def labelled(self, encoder: Encoder, examples: Sequence[Example], labels: tuple[str, ...], log: Log) -> Labelled:
         """The rows of examples, split by the encoder's processor, with the numbers of their labels."""

@@ -1,0 +1,110 @@
+"""The rows of files in columns; plain, .gz, .xz or .zst. The suffix before these decides the format:
+
+    .tsv         columns between tabs, no quoting
+    .csv         RFC 4180: commas, quotes
+    .conllu      CoNLL-U's ten columns; ranges (3-4) and empty nodes (3.1) are skipped
+    .jsonl       an object a line, whose keys name the columns
+    any other    columns between white space
+
+`-` is standard input.
+"""
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ctx_jax.data.text_files import COMPRESSED, STANDARD_INPUT, decode, read_lines
+from ctx_jax.io.errors import InputError, MissingFileError, brief
+
+CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+LONGEST_FIELD = 2**31 - 1  # characters of a CSV field
+WHITE_SPACE = re.compile(r"[ \t]+")  # a no-break space belongs to its word
+
+Row = tuple[str, list[str] | None]  # location and fields; None: an empty line
+
+
+def kind_of(path: str) -> str:
+    """ ".tsv", ".csv", ".conllu", ".jsonl", or "" for columns between white space."""
+    file = Path(path)
+    suffix = Path(file.stem).suffix if file.suffix in COMPRESSED else file.suffix
+    return suffix if suffix in (".tsv", ".csv", ".conllu", ".jsonl") else ""
+
+
+def read_located(path: str) -> Iterator[tuple[str, str]]:
+    """(location, line) of a file or of standard input."""
+    if path == STANDARD_INPUT:
+        name, lines = "standard input", _decoded(sys.stdin.buffer)
+    elif not Path(path).is_file():
+        raise MissingFileError(f"{path} {'is a folder' if Path(path).is_dir() else 'does not exist'}")
+    else:
+        name, lines = path, read_lines(Path(path), "strict")
+    return ((f"{name}, line {number}", line.removesuffix("\r")) for number, line in enumerate(lines, start=1))
+
+
+def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        yield decode(line, "strict", f"standard input, line {number}").removesuffix("\n")
+
+
+def read_rows(path: str, kind: str) -> Iterator[Row]:
+    """The rows of a file of a `kind_of` but .jsonl, or of standard input."""
+    if kind in (".csv", ".conllu"):
+        yield from _csv(path) if kind == ".csv" else _conllu(path)
+        return
+    for location, line in read_located(path):
+        fields = line.split("\t") if kind == ".tsv" else WHITE_SPACE.split(line.strip(" \t"))
+        yield location, fields if line.strip() else None
+
+
+def _csv(path: str) -> Iterator[Row]:
+    csv.field_size_limit(LONGEST_FIELD)  # Python's default, 128 KiB, is less than a long document
+    reader = csv.reader((f"{line}\n" for _, line in read_located(path)), strict=True)
+    start = 1
+    try:
+        for fields in reader:
+            yield f"{path}, line {start}", fields if any(fields) else None
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}, line {start}: no CSV as of RFC 4180 ({error})") from error
+
+
+def _conllu(path: str) -> Iterator[Row]:
+    for location, line in read_located(path):
+        if line.startswith("#"):
+            continue
+        fields = line.split("\t") if line.strip() else None
+        if fields is not None and len(fields) != len(CONLLU):
+            raise InputError(f"{location}: CoNLL-U has {len(CONLLU)} columns between tabs, this line {len(fields)}")
+        if fields is None or fields[0].isdecimal():  # else a range of words or an empty node
+            yield location, fields
+
+
+def read_objects(path: str, keys: Sequence[str], optional: str | None = None) -> Iterator[Row]:
+    """The values of `keys` in each object of a .jsonl file, after a row of the keys themselves, as a header.
+
+    Without the `optional` key if the first object lacks it. Numbers and truth values are as JSON writes them. Raises
+    InputError, naming the line, for what is no object, for another key that is missing, and for nested values.
+    """
+    header: list[str] = []
+    for location, line in read_located(path):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{location}: no JSON ({error})") from error
+        if not isinstance(found, dict):
+            raise InputError(f"{location}: needs a JSON object, got {brief(found)}")
+        if not header:
+            header = [key for key in keys if key in found or key != optional]
+            yield location, header
+        if missing := [key for key in header if found.get(key) is None]:
+            names = ", ".join(found)
+            raise InputError(f"{location}: has no {missing[0]!r} among its keys {names}. Set data.columns")
+        if nested := [key for key in header if isinstance(found[key], dict | list)]:
+            raise InputError(f"{location}: {nested[0]!r} must be a text or a number, got {brief(found[nested[0]])}")
+        values = (found[key] for key in header)
+        yield location, [value if isinstance(value, str) else json.dumps(value) for value in values]
