@@ -1,19 +1,39 @@
 """Probes: a planted signal is found at its layer and nothing in random labels; stopped and started again equals
 uninterrupted; what cannot be used is named."""
 
+import fcntl
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from evaluation_sets import write_blimp, write_tar
+from label_runs import make_place
 from probe_sets import LAYERS, SIGNAL, planted, write_data
 
+from ctx_jax import cli
+from ctx_jax.data.labelled import LabelledData
+from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.static import write_text
+from ctx_jax.encoders.static.inputs import StaticInputs
+from ctx_jax.encoders.static.model import StaticTable
+from ctx_jax.io.errors import ConfigError, InputError, MissingFileError, RunError
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.causal_lm import CausalLMConfig
+from ctx_jax.tasks.classify import ClassifyConfig
+from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.probing import LabelProbe, ProbeReport, probe
 from ctx_jax.tasks.probing.catalogue import named_probe
+from ctx_jax.tasks.probing.folder import ProbeFolder
 from ctx_jax.training.optimizer import AdamW
 
+OTHER_TABLE = Encoder(StaticTable(1, 2), {"words": {"embedding": jnp.zeros((2, 2))}}, StaticInputs(("a",)))
 FILES = ("results.json", "results.md", "layers.png")
 
 
@@ -58,3 +78,162 @@ def test_a_planted_signal_is_found_at_its_layer(done: tuple[ProbeReport, Path]) 
 def test_nothing_is_found_in_random_labels(data: Path, tmp_path: Path) -> None:
     found = probed(data, tmp_path, "sst2", random=False, seeds=1).results["sst2"]
     assert all(0.6 <= way.score <= 0.72 for way in found.ways.values()), "near the majority's 0.7"
+
+
+@contextmanager
+def interrupted(after: int) -> Iterator[None]:
+    """As by Ctrl-C once so many results are written."""
+    written = []
+
+    def write(folder: ProbeFolder, *arguments: Any) -> Any:
+        if len(written) == after:
+            raise KeyboardInterrupt
+        written.append(arguments)
+        return original(folder, *arguments)
+
+    original = ProbeFolder.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProbeFolder, "write", write)
+        yield
+
+
+@pytest.mark.slow
+def test_stopped_and_started_again_gives_the_same_files(
+    data: Path, done: tuple[ProbeReport, Path], tmp_path: Path
+) -> None:
+    table, output = done[1].parent / "table.vec", tmp_path / "out"
+    for _ in range(2):
+        with interrupted(after=3), pytest.raises(KeyboardInterrupt):
+            probed(data, output, table=table)
+        assert not (output / "results.json").exists()
+    times = {path: path.stat().st_mtime_ns for path in output.glob("results/upos/*-seed_*.json")}
+    assert len(times) == 6
+    probed(data, output, table=table)
+    assert {path: path.stat().st_mtime_ns for path in times} == times, "not computed again"
+    for name in FILES:
+        assert (output / name).read_bytes() == (done[1] / name).read_bytes()
+    assert not (output / "cache").exists(), "vectors of finished tasks are removed"
+
+
+def test_a_repeated_call_trains_nothing(
+    data: Path, done: tuple[ProbeReport, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, folder = done
+    monkeypatch.setattr(LabelProbe, "open", None)
+    again = probed(data, folder, seeds=1)
+    assert again.results["upos"].of_layer(SIGNAL).test == report.results["upos"].of_layer(SIGNAL).test[:1]
+    probed(data, folder, table=folder.parent / "table.vec")  # the report of all again
+
+
+@pytest.mark.parametrize("changes, named", [
+    ({"encoder": planted(seed=5)}, "encoder"), ({"limit": 30}, "limit"), ({"table": OTHER_TABLE}, "table"),
+])  # fmt: skip
+def test_a_folder_of_other_settings_is_refused(
+    data: Path, done: tuple[ProbeReport, Path], changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"  {named}: ") as caught:
+        probed(data, done[1], **changes)
+    assert caught.value.field == "output" and str(done[1]) in str(caught.value)
+
+
+def test_other_data_and_settings_of_a_task_are_refused(
+    data: Path, done: tuple[ProbeReport, Path], tmp_path: Path
+) -> None:
+    own = task(data, "upos")
+    for name, other in (
+        ("test.digest", replace(own, measured=own.config.data.train)),
+        ("task.epochs", replace(own, config=replace(own.config, epochs=9))),
+    ):
+        with pytest.raises(ConfigError, match=name):
+            probe(planted(), [other], output=done[1])
+
+
+def test_what_cannot_be_probed_is_named(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(ConfigError, match="did you mean upos") as caught:
+        probe(planted(), ["uops"], output=output, data=data)
+    assert caught.value.field == "task"
+    with pytest.raises(MissingFileError, match=r"cls/cola/train\.tsv"):
+        probe(planted(), ["cola"], output=output, data=data)
+    with pytest.raises(ConfigError) as caught:
+        probe(planted(), ["upos"], output=output)
+    assert caught.value.field == "data"
+    for changes in ({"seeds": 0}, {"limit": -1}, {"epochs": -1}):
+        with pytest.raises(ConfigError, match=next(iter(changes))):
+            probe(planted(), ["upos"], output=output, data=data, **changes)  # type: ignore[arg-type]
+    assert not output.exists(), "nothing is written before the request is known to make sense"
+    own = task(data, "sst2")
+    (tmp_path / "empty.tsv").write_text("")
+    with pytest.raises(InputError, match=r"empty\.tsv"):
+        probe(planted(), [replace(own, measured=str(tmp_path / "empty.tsv"))], output=output)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with pytest.raises(ConfigError, match="not empty"):
+        probed(data, tmp_path / "other")
+    with pytest.raises(ConfigError, match="table"):
+        probed(data, output, table=planted())
+    with (output / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match=str(output)):
+            probed(data, output)
+
+
+def test_tasks_of_ones_own_are_checked(tmp_path: Path) -> None:
+    data = LabelledData("train.tsv", "dev.tsv")
+    for run, named in (
+        (TrainConfig(CausalLMConfig()), "causal_lm"),
+        (TrainConfig(ClassifyConfig(data=replace(data, valid=""))), "data.valid"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            LabelProbe.of_run("mine", run)
+    ranked = PairsConfig(data=replace(data, columns="first,second"), target="ranking")
+    with pytest.raises(ConfigError, match="ranking"):
+        probe(planted(), [LabelProbe.of_run("mine", TrainConfig(ranked, steps=0))], output=tmp_path / "out")
+
+
+def test_every_tenth_training_example_chooses_where_no_file_does(data: Path) -> None:
+    run = TrainConfig(replace(task(data, "sst2").config, data=LabelledData(
+        str(data / "cls/sst2/train.tsv"), str(data / "cls/sst2/dev.tsv"))))  # fmt: skip
+    own, lines = LabelProbe.of_run("mine", run), (data / "cls/sst2/train.tsv").read_text().splitlines()
+    examples = own.read(0, print)
+    assert [each.item for each in examples["valid"]] == [line.split("\t")[0] for line in lines[9::10]]
+    assert sorted(each.location for split in ("train", "valid") for each in examples[split]) == sorted(
+        each.location for each in own.config.read(own.config.data.train)
+    )
+    assert len(examples["test"]) == 40 and own.measured_on == "dev"
+    few = own.read(7, print)
+    assert len(few["train"]) == 7 and {*few["train"]} < {*examples["train"]} and few["valid"] == examples["valid"]
+
+
+TASK_FILE = """from ctx_jax.data.labelled import LabelledData
+from ctx_jax.tasks import TrainConfig
+from ctx_jax.tasks.tag import TagConfig
+
+def config():
+    data = LabelledData({train!r}, {dev!r}, "form,ner")
+    return TrainConfig(task=TagConfig(data=data, epochs=1, batch_size=8), steps=0)
+"""
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a task file, without the head of a language model, and without matplotlib."""
+    place = make_place(tmp_path)
+    write_blimp(tmp_path / "blimp_part", {"one": [("a film", "film a")]})
+    (tmp_path / "blimp").mkdir()
+    write_tar(tmp_path / "blimp_part", tmp_path / "blimp" / "blimp_part.tar.xz")
+    (tmp_path / "mine.py").write_text(TASK_FILE.format(train=str(place / "train.txt"), dev=str(place / "dev.txt")))
+    output = tmp_path / "out"
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    command = ["probe", str(place / "bert"), str(tmp_path / "mine.py"), "blimp", "--data", str(tmp_path)]
+    command += ["-o", str(output), "--seeds", "1", "--table", str(place / "table.vec"), "--no-random"]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "blimp was not measured" in printed.out and "ctx-jax[plot]" in printed.err
+    found = json.loads((output / "results.json").read_text())
+    ways = ["layer 0", "layer 1", "layer 2", "mean", "mix", "table"]
+    assert [*found["tasks"]] == ["mine"] and [*found["tasks"]["mine"]["ways"]] == ways
+    assert sorted(path.name for path in output.iterdir() if path.name[0] != ".") == [
+        "probe.json", "results", "results.json", "results.md"]  # fmt: skip
+    assert cli.main([*command[:3], "-o", str(output), "--limit", "-1"]) == 1
+    assert "--limit" in capsys.readouterr().err

@@ -57,12 +57,27 @@ class StoredVectors:
         vectors = np.zeros((rows, layers if layer is None else 1, length, width), np.float32)
         mask = np.zeros((rows, length), bool)
         for row, text in enumerate(texts):
-            part = int(np.searchsorted(self._first, text, side="right")) - 1
-            start, stop = self._offsets[part][text - self._first[part] :][:2]
-            words = self._parts[part].reshape(-1, layers, width)[start:stop, chosen]  # [T, L, D]
+            words = self._words(text)[:, chosen]
             vectors[row, :, : len(words)] = words.swapaxes(0, 1)
             mask[row, : len(words)] = True
         return {"vectors": vectors, "mask": mask}
+
+    def joined(self, texts: Sequence[int], length: int) -> dict[str, np.ndarray]:
+        """As `batch`, the words of all texts one after the other in a single row: B = 1."""
+        layers, width = self.shape
+        vectors = np.zeros((1, layers, length, width), np.float32)
+        size = 0
+        for text in texts:
+            words = self._words(text)
+            vectors[0, :, size : size + len(words)] = words.swapaxes(0, 1)
+            size += len(words)
+        return {"vectors": vectors, "mask": np.arange(length)[None] < size}
+
+    def _words(self, text: int) -> np.ndarray:
+        """The vectors of a text, [T, L, D]."""
+        part = int(np.searchsorted(self._first, text, side="right")) - 1
+        start, stop = self._offsets[part][text - self._first[part] :][:2]
+        return self._parts[part].reshape(-1, *self.shape)[start:stop]
 
     def single(self, layer: int | None) -> "StoredVectors":
         """One layer alone, or the plain mean of all for None: L = 1, in memory."""

@@ -10,26 +10,31 @@ import jax
 import numpy as np
 
 from ctx_jax.checkpoints.run_files import Origin
+from ctx_jax.data.batch import LabelBatch
+from ctx_jax.data.epochs import Epochs
 from ctx_jax.data.labelled import Example, digest
 from ctx_jax.distributed.sharding import devices_in_use
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.encoder_digest import encoder_digest
 from ctx_jax.embedding.vector_cache import StoredVectors, store_vectors
+from ctx_jax.heads import LabelHead
 from ctx_jax.io import configs
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.losses.labels import balanced_weights
 from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.label_names import label_names
 from ctx_jax.tasks.label_network import LABELS
-from ctx_jax.tasks.label_rows import Rows, StoredRows, measure
+from ctx_jax.tasks.label_rows import UNKNOWN, Rows, StoredRows, measure
 from ctx_jax.tasks.label_task import LabelTask
 from ctx_jax.tasks.probing.results import Kind, layer_number
 from ctx_jax.training.config import RunConfig
 from ctx_jax.training.optimizer import OptimizerConfig
+from ctx_jax.training.task import Batches
 from ctx_jax.typing import Log, Params
 
 HELD_OUT = 10
 """Where no file chooses, every tenth training example does."""
+_ROW_WORDS = 128  # the words of a batch in one row are padded to a multiple
 SPLITS = ("train", "valid", "test")
 
 
@@ -177,6 +182,27 @@ class ProbedTask(LabelTask):
 
     def _made(self, name: str, part: str, texts: Sequence[Any]) -> Rows:
         return StoredRows(self.stored[name, part], None)
+
+    def batches(self, first: int, count: int) -> Batches:
+        """As `LabelTask.batches`. Where a linear head reads each word by itself, the words of a batch stand in one row,
+        which spares the padding: sentences of a batch differ in length."""
+        network, labelled = self.network, self.labelled["train"]
+        if network.pooling is not None or not isinstance(network.label_head, LabelHead):
+            return super().batches(first, count)
+        rows: Any = self._rows["train"]
+
+        def make(examples: np.ndarray, own: range) -> LabelBatch:
+            numbers = examples[own.start : own.stop].tolist()
+            size = int(rows.sizes[numbers].sum())
+            length = -(-max(size, 1) // _ROW_WORDS) * _ROW_WORDS
+            labels = np.zeros((1, length), np.int32)
+            labels[0, :size] = np.concatenate([labelled.labels[number] for number in numbers])
+            known = np.arange(length)[None] < size
+            weights = (known & (labels != UNKNOWN)).astype(np.float32)
+            inputs = rows.vectors.joined(numbers, length)
+            return LabelBatch(inputs, np.maximum(labels, 0), weights, np.zeros(1, np.int32), np.array([size], np.int32))
+
+        return Epochs(len(rows.sizes), self.batch_size, range(first, first + count), self.seed, make)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh heads."""

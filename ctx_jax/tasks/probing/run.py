@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ctx_jax.distributed.sharding import process_share
 from ctx_jax.embedding.encoder import Encoder
@@ -13,10 +14,10 @@ from ctx_jax.io.files import atomic_write
 from ctx_jax.tasks.probing.catalogue import Probe, named_probe
 from ctx_jax.tasks.probing.folder import ProbeFolder
 from ctx_jax.tasks.probing.label_probes import LabelProbe
-from ctx_jax.tasks.probing.measuring import ENCODER, NotMeasured, Source, trained_result, untrained_result
+from ctx_jax.tasks.probing.measuring import NotMeasured, Source, trained_result, untrained_result
 from ctx_jax.tasks.probing.plot import plot
 from ctx_jax.tasks.probing.report import ProbeReport
-from ctx_jax.tasks.probing.results import RANDOM, TABLE
+from ctx_jax.tasks.probing.results import TABLE, TaskResult
 from ctx_jax.tasks.tag_head import HeadKind
 from ctx_jax.typing import Log
 
@@ -64,42 +65,57 @@ def probe(
     """
     if process_share()[1] > 1:
         raise InputError("a probe runs in one process, and this job has several")
-    for name, value, least in (("seeds", seeds, 1), ("limit", limit, 0), ("epochs", epochs, 0)):
-        if value < least:
-            raise ConfigError(name, f"must be at least {least}, got {value}")
+    _check_numbers(seeds=(seeds, 1), limit=(limit, 0), epochs=(epochs, 0))
     probes = [named_probe(each, data, head=head, epochs=epochs) if isinstance(each, str) else each for each in tasks]
     _check(probes)
     own = _loaded(encoder)
     sources = Source.of(own, None if table is None else _loaded(table), random)
-    digests = {each.name: encoder_digest(each.encoder) for each in sources if each.name != RANDOM}
-    settings = {"encoder": digests[ENCODER], "table": digests.get(TABLE), "limit": limit}
-    about = {
-        "encoder": str(own.source.paths.get("path", type(own.model).__name__)),
-        "model": type(own.model).__name__,
-        "layers": int(own.model.num_layers),
-        "width": int(own.model.width),
-        "digest": digests[ENCODER],
-        "seeds": seeds,
-        "limit": limit,
-    }
+    about = _about(own, seeds, limit)
+    tables = [encoder_digest(each.encoder) for each in sources if each.name == TABLE]
     folder = ProbeFolder(Path(output))
-    results, notes = {}, []
-    with folder.opened(settings):
-        for each in probes:
-            try:
-                if isinstance(each, LabelProbe):
-                    results[each.name] = trained_result(each, sources, folder, seeds, limit, log)
-                else:
-                    results[each.name] = untrained_result(each, sources, folder, log)
-            except NotMeasured as reason:
-                notes.append(str(reason))
-        report = ProbeReport(about, results, notes)
+    with folder.opened({"encoder": about["digest"], "table": next(iter(tables), None), "limit": limit}):
+        report = ProbeReport(about, *_measured(probes, sources, folder, seeds, limit, log))
         _write(report, folder.path, log)
     return report
 
 
+def _measured(
+    probes: Sequence[Probe], sources: Sequence[Source], folder: ProbeFolder, seeds: int, limit: int, log: Log
+) -> tuple[dict[str, TaskResult], list[str]]:
+    """The results by task, and what was not measured."""
+    results, notes = {}, []
+    for each in probes:
+        try:
+            if isinstance(each, LabelProbe):
+                results[each.name] = trained_result(each, sources, folder, seeds, limit, log)
+            else:
+                results[each.name] = untrained_result(each, sources, folder, log)
+        except NotMeasured as reason:
+            notes.append(str(reason))
+    return results, notes
+
+
+def _about(encoder: Encoder, seeds: int, limit: int) -> dict[str, Any]:
+    """What is probed, as JSON."""
+    return {
+        "encoder": str(encoder.source.paths.get("path", type(encoder.model).__name__)),
+        "model": type(encoder.model).__name__,
+        "layers": int(encoder.model.num_layers),
+        "width": int(encoder.model.width),
+        "digest": encoder_digest(encoder),
+        "seeds": seeds,
+        "limit": limit,
+    }
+
+
 def _loaded(encoder: Encoder | str | Path) -> Encoder:
     return encoder if isinstance(encoder, Encoder) else load(encoder)
+
+
+def _check_numbers(**settings: tuple[int, int]) -> None:
+    for name, (value, least) in settings.items():
+        if value < least:
+            raise ConfigError(name, f"must be at least {least}, got {value}")
 
 
 def _check(probes: Sequence[Probe]) -> None:
