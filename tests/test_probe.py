@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from evaluation_sets import write_blimp, write_tar
-from label_runs import make_place
+from label_runs import config, lines, make_place
 from probe_sets import LAYERS, SIGNAL, planted, write_data
 
 from ctx_jax import cli
@@ -31,7 +31,9 @@ from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.probing import LabelProbe, ProbeReport, probe
 from ctx_jax.tasks.probing.catalogue import named_probe
 from ctx_jax.tasks.probing.folder import ProbeFolder
+from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.training.optimizer import AdamW
+from ctx_jax.training.run import run
 
 OTHER_TABLE = Encoder(StaticTable(1, 2), {"words": {"embedding": jnp.zeros((2, 2))}}, StaticInputs(("a",)))
 FILES = ("results.json", "results.md", "layers.png")
@@ -78,6 +80,26 @@ def test_a_planted_signal_is_found_at_its_layer(done: tuple[ProbeReport, Path]) 
 def test_nothing_is_found_in_random_labels(data: Path, tmp_path: Path) -> None:
     found = probed(data, tmp_path, "sst2", random=False, seeds=1).results["sst2"]
     assert all(0.6 <= way.score <= 0.72 for way in found.ways.values()), "near the majority's 0.7"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, layers", [(ClassifyConfig, "mix"), (TagConfig, 1)])
+def test_heads_are_those_of_train(tmp_path: Path, kind: type, layers: Any) -> None:
+    """A run with frozen parameters has the same loss after its last step, and the same mix. Of words without dropout,
+    whose seeds are those of rows: here the words of a batch stand in one row."""
+    place = make_place(tmp_path)
+    dropout = 0.1 if kind is ClassifyConfig else 0.0
+    trained = config(place, tmp_path / "run", kind, frozen=True, layers=layers, dropout=dropout)
+    assert run(trained)
+    own = replace(trained.task, layers="mix")
+    task = LabelProbe("mine", own, trained.optimizer, own.data.valid, steps=trained.steps)
+    probe(place / "bert", [task], output=tmp_path / "out", seeds=1, random=False)
+    way = layers if layers == "mix" else f"layer_{layers}"
+    found = json.loads((tmp_path / "out" / "results" / "mine" / f"{way}-seed_0.json").read_text())
+    expected = lines(tmp_path / "run", "valid")[-1]
+    assert found["test"]["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    assert found["mix"] == pytest.approx([expected[f"mix_{i}"] for i in range(len(found["mix"]))], abs=1e-5)
+    assert len(found["mix"]) == (3 if layers == "mix" else 0)
 
 
 @contextmanager
@@ -180,21 +202,21 @@ def test_what_cannot_be_probed_is_named(data: Path, tmp_path: Path) -> None:
 
 def test_tasks_of_ones_own_are_checked(tmp_path: Path) -> None:
     data = LabelledData("train.tsv", "dev.tsv")
-    for run, named in (
+    for settings, named in (
         (TrainConfig(CausalLMConfig()), "causal_lm"),
         (TrainConfig(ClassifyConfig(data=replace(data, valid=""))), "data.valid"),
     ):
         with pytest.raises(ConfigError, match=named):
-            LabelProbe.of_run("mine", run)
+            LabelProbe.of_run("mine", settings)
     ranked = PairsConfig(data=replace(data, columns="first,second"), target="ranking")
     with pytest.raises(ConfigError, match="ranking"):
         probe(planted(), [LabelProbe.of_run("mine", TrainConfig(ranked, steps=0))], output=tmp_path / "out")
 
 
 def test_every_tenth_training_example_chooses_where_no_file_does(data: Path) -> None:
-    run = TrainConfig(replace(task(data, "sst2").config, data=LabelledData(
+    own_run = TrainConfig(replace(task(data, "sst2").config, data=LabelledData(
         str(data / "cls/sst2/train.tsv"), str(data / "cls/sst2/dev.tsv"))))  # fmt: skip
-    own, lines = LabelProbe.of_run("mine", run), (data / "cls/sst2/train.tsv").read_text().splitlines()
+    own, lines = LabelProbe.of_run("mine", own_run), (data / "cls/sst2/train.tsv").read_text().splitlines()
     examples = own.read(0, print)
     assert [each.item for each in examples["valid"]] == [line.split("\t")[0] for line in lines[9::10]]
     assert sorted(each.location for split in ("train", "valid") for each in examples[split]) == sorted(

@@ -78,7 +78,8 @@ class HeadTraining:
 
     def _step(self, task: ProbedTask) -> tuple[TrainingStep, Callable[..., State]]:
         if task.network not in self._compiled:
-            step = TrainingStep(task, self._probe.optimizer, self._probe.steps or task.default_steps, 0)
+            without = replace(task, stored={})  # the step outlives the vectors of one layer
+            step = TrainingStep(without, self._probe.optimizer, self._probe.steps or task.default_steps, 0)
 
             def advance(state: State, frozen: Params, batch: Any, key: jax.Array) -> State:
                 # The key is an argument, so that all seeds share the program.

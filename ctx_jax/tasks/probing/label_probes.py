@@ -205,8 +205,9 @@ class ProbedTask(LabelTask):
         return Epochs(len(rows.sizes), self.batch_size, range(first, first + count), self.seed, make)
 
     def init(self, key: jax.Array) -> Params:
-        """Fresh heads."""
-        fresh = {"head": self.network.init_heads(key)}
+        """Fresh heads, those of a run of the same seed."""
+        _, heads = jax.random.split(key)
+        fresh = {"head": self.network.init_heads(heads)}
         return {"head": super().initial(fresh)["head"]}
 
     def scores(self, params: Params, split: str) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The results of one task for all encoders that are compared, computed where the folder does not have them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -102,13 +103,36 @@ def _train(
         for _, seed in own:
             name = source.trained_ways[way]
             found = train(reading, seed, f"{task.name} {name}, seed {seed}")
-            folder.write(task.name, _file(source, way, seed), {"way": name, "seed": seed, **found._asdict()})
+            record = {"way": name, "seed": seed, **found._asdict()}
+            folder.write(task.name, _file(source, way, seed), _finite(record))
             log(
                 f"{task.name} {name}, seed {seed}: {metric} {found.dev[metric]:.4f} on {task.chosen_on} in epoch "
                 f"{found.epoch}, {found.test[metric]:.4f} on {task.measured_on}"
             )
             progress.add()
     folder.drop_cache(cache)
+
+
+def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    """With null in place of scores that are not finite."""
+    return {
+        name: {key: number if math.isfinite(number) else None for key, number in value.items()}
+        if isinstance(value, Mapping)
+        else value
+        for name, value in record.items()
+    }
+
+
+def _shown(task: UntrainedProbe, record: Mapping[str, Any]) -> str:
+    """The scores of a record, and the threshold if one was chosen."""
+    parts = [
+        f"{task.metric} {record[half][task.metric]:.4f} on {where}"
+        for half, where in (("dev", task.chosen_on), ("test", task.measured_on))
+        if task.metric in record[half]
+    ]
+    if "threshold" in record["test"]:
+        parts.append(f"threshold {record['test']['threshold']:.4f}")
+    return ", ".join(parts)
 
 
 def untrained_result(task: UntrainedProbe, sources: Sequence[Source], folder: ProbeFolder, log: Log) -> TaskResult:
@@ -125,7 +149,9 @@ def untrained_result(task: UntrainedProbe, sources: Sequence[Source], folder: Pr
         if content is None:
             log(f"{task.name}: vectors of {source.name}")
             own, detail = task.measure(source.encoder, task.files[0], log)
-            content = folder.write(task.name, source.name, {"records": own, "result": detail})
+            content = folder.write(task.name, source.name, {"records": [*map(_finite, own)], "result": detail})
+            for record in own:
+                log(f"{task.name} {source.renamed(record['way'])}: {_shown(task, record)}")
         records += [{**record, "way": source.renamed(record["way"])} for record in content["records"]]
         counts = counts or content["result"]["counts"]
     ways = collected(records, task.metric)
