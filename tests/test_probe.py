@@ -3,6 +3,7 @@ uninterrupted; what cannot be used is named."""
 
 import fcntl
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +30,11 @@ from ctx_jax.tasks.causal_lm import CausalLMConfig
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.probing import LabelProbe, ProbeReport, probe
-from ctx_jax.tasks.probing.catalogue import named_probe
+from ctx_jax.tasks.probing.catalogue import FILES as FILES_BELOW
+from ctx_jax.tasks.probing.catalogue import NAMES, named_probe
 from ctx_jax.tasks.probing.folder import ProbeFolder
 from ctx_jax.tasks.tag import TagConfig
+from ctx_jax.tasks.tag_head import TagHead
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.run import run
 
@@ -259,3 +262,25 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
         "probe.json", "results", "results.json", "results.md"]  # fmt: skip
     assert cli.main([*command[:3], "-o", str(output), "--limit", "-1"]) == 1
     assert "--limit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_named_task_finds_its_files(tmp_path: Path, name: str) -> None:
+    """Plain, .xz or .gz; what is not there is named with the layout."""
+    for i, path in enumerate(FILES_BELOW[name]):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{path}{('', '.xz', '.gz')[i % 3]}").write_text("")
+    found = named_probe(name, tmp_path, head="crf", epochs=3)
+    if isinstance(found, LabelProbe):
+        found.check()
+        data = found.config.data
+        assert [Path(path).stem.split(".")[0].split("-")[-1] for path in (data.train, data.valid, found.measured)] == [
+            "train", *(("dev", "test") if data.valid else ("", "dev"))]  # fmt: skip
+        assert found.config.epochs == 3 and found.config.frozen and found.measured_on in found.measured
+        assert getattr(found.config, "head", None) == (
+            {"ner": TagHead("crf"), "upos": TagHead()}.get(name)), "of ner alone"  # fmt: skip
+    last = FILES_BELOW[name][-1]
+    next((tmp_path / last).parent.glob(f"{Path(last).name}*")).unlink()
+    with pytest.raises(MissingFileError, match=re.escape(last)) as caught:
+        named_probe(name, tmp_path)
+    assert isinstance(caught.value, ConfigError) and caught.value.field == "data"

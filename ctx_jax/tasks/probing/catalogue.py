@@ -50,7 +50,9 @@ _LABELS: dict[str, tuple[Kind, Callable[[], LabelConfig]]] = {
     "ner": (
         "other",
         lambda: TagConfig(
-            data=LabelledData(columns="form,ner", strip_prefix="en:"), evaluate=LabelEvaluate(metric="f1")
+            data=LabelledData(columns="form,ner", strip_prefix="en:"),
+            scheme="BIO",  # a CRF needs legal labels
+            evaluate=LabelEvaluate(metric="f1"),
         ),
     ),
     "sst2": ("other", ClassifyConfig),
