@@ -59,7 +59,9 @@ _LABELS: dict[str, tuple[Kind, Callable[[], LabelConfig]]] = {
     "cola": ("other", lambda: ClassifyConfig(evaluate=LabelEvaluate(metric="matthews"))),
     "stsb": (
         "other",
-        lambda: PairsConfig(style="siamese", target="number", evaluate=LabelEvaluate(metric="spearman")),
+        lambda: PairsConfig(
+            style="siamese", target="number", compare="cosine", evaluate=LabelEvaluate(metric="spearman")
+        ),
     ),
 }
 _UNTRAINED: dict[str, dict[str, Any]] = {
