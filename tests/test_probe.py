@@ -4,6 +4,7 @@ uninterrupted; what cannot be used is named."""
 import fcntl
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -148,6 +149,15 @@ def test_a_repeated_call_trains_nothing(
     again = probed(data, folder, seeds=1)
     assert again.results["upos"].of_layer(SIGNAL).test == report.results["upos"].of_layer(SIGNAL).test[:1]
     probed(data, folder, table=folder.parent / "table.vec")  # the report of all again
+
+
+def test_a_changed_result_is_named(data: Path, done: tuple[ProbeReport, Path], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(done[1], output)
+    path = output / "results" / "upos" / "mix-seed_1.json"
+    path.write_text(path.read_text().replace('"epoch": ', '"epoch": 1'))
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        probed(data, output)
 
 
 @pytest.mark.parametrize("changes, named", [

@@ -8,7 +8,7 @@
       cache/                        vectors, removed when their task is done
       results.json, results.md, layers.png
 
-A file appears whole or not at all, and is computed once.
+A file of `results/` appears whole or not at all, is computed once, and ends with the digest of its content.
 """
 
 import fcntl
@@ -21,8 +21,9 @@ from typing import Any
 
 from ctx_jax.io import configs
 from ctx_jax.io.build_once import locked
-from ctx_jax.io.errors import ConfigError, RunError
+from ctx_jax.io.errors import ConfigError, InputError, RunError
 from ctx_jax.io.files import atomic_write, leftovers, read_json
+from ctx_jax.io.sealed_json import read_sealed, sealed_text
 
 
 class ProbeFolder:
@@ -62,15 +63,18 @@ class ProbeFolder:
         self._agree(folder / "task.json", identity)
 
     def read(self, task: str, name: str) -> dict[str, Any] | None:
-        """A finished part; None if it is not there."""
+        """A finished part; None if it is not there. InputError for one that was changed."""
         path = self._file(task, name)
-        return read_json(path) if path.exists() else None
+        try:
+            return read_sealed(path) if path.exists() else None
+        except InputError as error:
+            raise InputError(f"{error}. Delete it, and it is computed again") from error
 
     def write(self, task: str, name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         """Write a finished part, and return it as it is read."""
         path = self._file(task, name)
-        atomic_write(path, json.dumps(content, indent=1) + "\n")
-        return read_json(path)
+        atomic_write(path, sealed_text(content))
+        return read_sealed(path)
 
     def cache(self, task: str) -> Path:
         """The folder of a task's vectors."""

@@ -50,14 +50,17 @@ class HeadTraining:
         sign = -1.0 if metric == "loss" else 1.0
         key = jax.random.key(seed)
         state, frozen = step.with_params(step.initial()[0], task.init(jax.random.fold_in(key, INIT)))
-        progress = Progress(what, "batches", step.steps, self._log)
+        progress: Progress | None = None  # begins after the first batch, for which the step is compiled
         best: tuple[float, int, Params, dict[str, float]] = (-math.inf, 0, {}, {})
         with prefetch(task.batches(0, task.batch_size), task.prefetch) as batches:
             for epoch in range(1, -(-step.steps // task.steps_per_epoch) + 1):
                 count = min(task.steps_per_epoch, step.steps - (epoch - 1) * task.steps_per_epoch)
                 for batch in islice(batches, count):
                     state = advance(state, frozen, batch.arrays, key)
-                    progress.add()
+                    if progress is None:
+                        progress = Progress(what, "batches", step.steps - 1, self._log)
+                    else:
+                        progress.add()
                 if (bad := int(state.totals.bad)) >= 0:
                     raise RunError(f"{what}: the loss is not finite at step {bad}: set a lower learning rate")
                 params = jax.device_get(params_to_measure(state, frozen))
