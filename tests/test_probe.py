@@ -29,6 +29,7 @@ from ctx_jax.io.errors import ConfigError, InputError, MissingFileError, RunErro
 from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.causal_lm import CausalLMConfig
 from ctx_jax.tasks.classify import ClassifyConfig
+from ctx_jax.tasks.label_options import LabelEvaluate
 from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.probing import LabelProbe, ProbeReport, probe
 from ctx_jax.tasks.probing.catalogue import FILES as FILES_BELOW
@@ -221,6 +222,9 @@ def test_tasks_of_ones_own_are_checked(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=named):
             LabelProbe.of_run("mine", settings)
+    by_loss = TrainConfig(ClassifyConfig(data=data, evaluate=LabelEvaluate(metric="loss")))
+    with pytest.raises(ConfigError, match="evaluate.metric"):
+        probe(planted(), [LabelProbe.of_run("mine", by_loss)], output=tmp_path / "out")
     ranked = PairsConfig(data=replace(data, columns="first,second"), target="ranking")
     with pytest.raises(ConfigError, match="ranking"):
         probe(planted(), [LabelProbe.of_run("mine", TrainConfig(ranked, steps=0))], output=tmp_path / "out")

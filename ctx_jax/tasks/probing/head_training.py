@@ -47,7 +47,6 @@ class HeadTraining:
         step, advance = self._step(task)
         task = replace(task, seed=seed)
         metric = self._probe.metric
-        sign = -1.0 if metric == "loss" else 1.0
         key = jax.random.key(seed)
         state, frozen = step.with_params(step.initial()[0], task.init(jax.random.fold_in(key, INIT)))
         progress: Progress | None = None  # begins after the first batch, for which the step is compiled
@@ -65,7 +64,7 @@ class HeadTraining:
                     raise RunError(f"{what}: the loss is not finite at step {bad}: set a lower learning rate")
                 params = jax.device_get(params_to_measure(state, frozen))
                 found = task.scores(params, "valid")
-                if (score := sign * found[metric]) > best[0] or not best[1]:
+                if (score := found[metric]) > best[0] or not best[1]:
                     best = score, epoch, params, found
                 if self._patience and epoch - best[1] >= self._patience:
                     break

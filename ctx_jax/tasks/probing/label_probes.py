@@ -79,6 +79,8 @@ class LabelProbe:
     def check(self) -> None:
         """ConfigError for settings that contradict each other, or that cannot be probed."""
         replace(self.config, encoder="probed").check(self.steps)
+        if self.metric == "loss":
+            raise ConfigError("evaluate.metric", f"of {self.name} is loss, and a probe compares scores: set another")
         if self.config.predicted == "ranking":
             raise ConfigError("target", f"of {self.name} is ranking, which trains no head: set classes or number")
 
