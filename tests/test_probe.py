@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from evaluation_sets import write_blimp, write_tar
+from evaluation_sets import write_blimp, write_tar, write_wic
 from label_runs import config, lines, make_place
 from probe_sets import LAYERS, SIGNAL, planted, write_data
 
@@ -298,3 +298,22 @@ def test_every_named_task_finds_its_files(tmp_path: Path, name: str) -> None:
     with pytest.raises(MissingFileError, match=re.escape(last)) as caught:
         named_probe(name, tmp_path)
     assert isinstance(caught.value, ConfigError) and caught.value.field == "data"
+
+
+def test_a_task_without_training_has_every_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the encoder, of random weights and of a table; read from the folder the second time."""
+    pairs = [("test1", f"test1 train{i}", f"dev{i} test1", i % 2) for i in range(12)]
+    (tmp_path / "wsd").mkdir()
+    write_wic(tmp_path / "wsd" / "wic_part_5228.jsonl.xz", pairs)
+    table = Encoder(StaticTable(1, 2), {"words": {"embedding": jnp.ones((2, 2))}}, StaticInputs(("test1",)))
+    report = probe(planted(), ["wic"], data=tmp_path, output=tmp_path / "out", table=table)
+    found = report.results["wic"]
+    single = [*(f"layer {i}" for i in range(LAYERS)), "mean"]
+    assert [*found.ways] == [*single, *(f"random {way}" for way in single[:-1]), "random", "table"]
+    assert found.layers == [*range(LAYERS)] and not found.trained and found.counts["pairs"] == 12
+    assert report.pattern.senses_high.verdict in ("yes", "no") and report.pattern.mix_best.verdict == "unknown"
+    monkeypatch.setattr(Encoder, "encode", None)
+    assert probe(planted(), ["wic"], data=tmp_path, output=tmp_path / "out", table=table).json() == report.json()
+    write_wic(tmp_path / "wsd" / "wic_part_5228.jsonl.xz", pairs[1:])
+    with pytest.raises(ConfigError, match="wic_part"):
+        probe(planted(), ["wic"], data=tmp_path, output=tmp_path / "out")

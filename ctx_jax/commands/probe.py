@@ -50,7 +50,7 @@ class Probe:
     """Train on so many examples, evenly spaced; 0: all."""
 
     epochs: int = 0
-    """The most passes over the training examples; 0: 20, and it ends after 3 without a better score."""
+    """Passes over the training examples of named tasks, of which the best counts; 0: 20."""
 
     head: HeadKind = "linear"
     """Of `ner`, as `--head.kind` of `ctx-jax train tag`."""

@@ -122,6 +122,8 @@ def named_probe(name: str, data: str | Path | None, *, head: HeadKind = "linear"
     settings: dict[str, Any] = {"data": replace(config.data, train=train, valid=valid[0] if valid else "")}
     if name == "ner":
         settings["head"] = TagHead(head)
+    # Every head takes all its epochs: Matthews correlation may be 0 for the first ones.
+    settings["evaluate"] = replace(config.evaluate, patience=0)
     config = replace(config, frozen=True, epochs=epochs, **settings)
     measured_on = "test" if valid else "dev"
     return LabelProbe(name, config, config.run_defaults()["optimizer"], test, measured_on, kind=kind)

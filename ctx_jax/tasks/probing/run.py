@@ -55,7 +55,7 @@ def probe(
       table: a table of word vectors, to compare with.
       seeds: how many heads are trained for each way, with seeds 0, 1 ...
       limit: of each trained task, so many training examples, evenly spaced; 0: all.
-      epochs: of named tasks, the most passes over the training examples; 0: 20.
+      epochs: of named tasks, passes over the training examples, of which the best counts; 0: 20.
       head: of ner, `TagHead.kind`.
       random: also probe an encoder of the same shape with random weights (one draw): its learned mix.
 
