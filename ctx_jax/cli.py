@@ -17,6 +17,7 @@ USAGE = """usage: ctx-jax COMMAND ...
   train [NAME|TASK|CONFIG.py] [--flags]  train a model; the same command again resumes it
   evaluate RUN FILES [--flags]         measure a trained run on text: perplexity, accuracy
   predict RUN [FILE]                   labels of texts, words or pairs, by a run of `classify`, `tag` or `pairs`
+  probe ENCODER TASK... -o DIR         what each layer of an encoder knows: tagging, senses, similarity ...
   export RUN DIR [--flags]             write a trained run as files other programs read
   embed ENCODER INPUT OUTPUT           vectors of a text's words or sentences, as a file
   neighbours ENCODER TEXT --word WORD  the nearest words to a word in several of its contexts
@@ -30,8 +31,8 @@ ctx-jax COMMAND --help lists its flags; ctx-jax --version prints the version.
 CTX_JAX_TRACEBACK=1 in the environment shows where in the code an error arose."""
 
 COMMANDS = (
-    "train", "evaluate", "predict", "export", "embed", "neighbours", "search", "similarity", "info", "tokenizer",
-    "cache",
+    "train", "evaluate", "predict", "probe", "export", "embed", "neighbours", "search", "similarity", "info",
+    "tokenizer", "cache",
 )  # fmt: skip
 
 
@@ -79,6 +80,8 @@ def _call(name: str, rest: list[str]) -> int:
             from ctx_jax.commands.evaluate import main as command
         case "predict":
             from ctx_jax.commands.predict import main as command
+        case "probe":
+            from ctx_jax.commands.probe import main as command
         case "export":
             from ctx_jax.commands.export import main as command
         case "embed":

@@ -46,6 +46,16 @@ def test_stored_layers_are_the_encoders(
     assert vectors.sizes.tolist() == [min(len(text), 1) if pooling else len(text) for text in TEXTS]
     one = vectors.batch(numbers, 6, 5, 2)
     np.testing.assert_array_equal(one["vectors"], found["vectors"][:, 2:3])
+    row = vectors.joined(numbers, 13)
+    np.testing.assert_array_equal(
+        row["vectors"][:, :, row["mask"][0]][0],
+        np.concatenate(
+            [own[:, :count] for own, count in zip(found["vectors"], found["mask"].sum(axis=1), strict=True)], axis=1
+        ),
+    )
+    np.testing.assert_array_equal(vectors.single(2).batch(numbers, 6, 5)["vectors"], one["vectors"])
+    mean = vectors.single(None).batch(numbers, 6, 5)["vectors"]
+    np.testing.assert_allclose(mean, found["vectors"].mean(axis=1, keepdims=True), atol=1e-6)
 
 
 def test_what_was_stored_is_read_and_what_was_not_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ Letters: L layers, B texts of a batch, T words or tokens, D width.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,9 @@ _BATCH_TOKENS = 1024
 class StoredVectors:
     """The stored layers of N texts. `sizes` [N] are their words or tokens; 1 where they were pooled."""
 
-    def __init__(self, folders: Sequence[Path], shape: tuple[int, int]) -> None:
-        """`shape`: (L, D)."""
+    def __init__(self, parts: Sequence[Mapping[str, np.ndarray]], shape: tuple[int, int]) -> None:
+        """`parts`: {"vectors", "offsets"} of neighbouring texts, as above; `shape`: (L, D)."""
         self.shape = shape
-        parts = [open_arrays(folder).arrays for folder in folders]
         self._parts = [part["vectors"] for part in parts]
         self._offsets = [part["offsets"] for part in parts]
         self._first = np.cumsum([0, *(len(offsets) - 1 for offsets in self._offsets)])  # text of each part
@@ -58,12 +57,37 @@ class StoredVectors:
         vectors = np.zeros((rows, layers if layer is None else 1, length, width), np.float32)
         mask = np.zeros((rows, length), bool)
         for row, text in enumerate(texts):
-            part = int(np.searchsorted(self._first, text, side="right")) - 1
-            start, stop = self._offsets[part][text - self._first[part] :][:2]
-            words = self._parts[part].reshape(-1, layers, width)[start:stop, chosen]  # [T, L, D]
+            words = self._words(text)[:, chosen]
             vectors[row, :, : len(words)] = words.swapaxes(0, 1)
             mask[row, : len(words)] = True
         return {"vectors": vectors, "mask": mask}
+
+    def joined(self, texts: Sequence[int], length: int) -> dict[str, np.ndarray]:
+        """As `batch`, the words of all texts one after the other in a single row: B = 1."""
+        layers, width = self.shape
+        vectors = np.zeros((1, layers, length, width), np.float32)
+        size = 0
+        for text in texts:
+            words = self._words(text)
+            vectors[0, :, size : size + len(words)] = words.swapaxes(0, 1)
+            size += len(words)
+        return {"vectors": vectors, "mask": np.arange(length)[None] < size}
+
+    def _words(self, text: int) -> np.ndarray:
+        """The vectors of a text, [T, L, D]."""
+        part = int(np.searchsorted(self._first, text, side="right")) - 1
+        start, stop = self._offsets[part][text - self._first[part] :][:2]
+        return self._parts[part].reshape(-1, *self.shape)[start:stop]
+
+    def single(self, layer: int | None) -> "StoredVectors":
+        """One layer alone, or the plain mean of all for None: L = 1, in memory."""
+        layers, width = self.shape
+        parts = []
+        for vectors, offsets in zip(self._parts, self._offsets, strict=True):
+            words = vectors.reshape(-1, layers, width)
+            own = words.mean(axis=1) if layer is None else np.ascontiguousarray(words[:, layer])
+            parts.append({"vectors": own, "offsets": offsets})
+        return StoredVectors(parts, (1, width))
 
 
 def store_vectors(
@@ -97,7 +121,7 @@ def store_vectors(
         write = partial(_write, encoder.processor, compute, texts, sizes, parts[number], progress)
         build_arrays(names[number], _KINDS, write, again="computing it again", log=log)
     gather(None)  # all parts are there
-    return StoredVectors(names, shape)
+    return StoredVectors([open_arrays(name).arrays for name in names], shape)
 
 
 def _parts(lengths: Sequence[int], item: int) -> list[range]:

@@ -3,6 +3,7 @@
 Letters: L layers, K senses, D width.
 """
 
+import logging
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ from ctx_jax.evaluation.nearest_senses import nearest
 from ctx_jax.evaluation.results import Result
 from ctx_jax.evaluation.sense_scores import framework_scores
 from ctx_jax.evaluation.target_vectors import LayerVectors, Targets
+from ctx_jax.typing import Log
 
+_LOGGER = logging.getLogger("ctx_jax")
 TEST_SETS = ("senseval2", "senseval3", "semeval2007")
 _MOST_FREQUENT = "most_frequent"
 _COUNTS = ("instances", "unseen", "backed_off", "unanswered")
@@ -73,6 +76,7 @@ def all_words_wsd(
     tests: Sequence[str] = TEST_SETS,
     layers: LayerChoice = "all",
     semcor: str | Path | None = None,
+    log: Log = _LOGGER.info,
 ) -> Result:
     """SemCor to the test sets of the framework of Raganato et al. (2017): F1, precision and recall of each and of all.
 
@@ -85,12 +89,13 @@ def all_words_wsd(
     most frequent sense everywhere.
 
     `semcor`: its folder or archive; None: the one called `semcor3.0...` in `folder`. `layers` as in `Encoder.encode`,
-    and of several also their plain mean. Memory holds one vector a layer and sense of the tests' lemmas.
+    and of several also their plain mean. Memory holds one vector a layer and sense of the tests' lemmas. `log` gets the
+    progress.
     """
     folder = Path(folder)
     sentences = {name: read_framework(folder, name) for name in tests}
     wanted = {(tag.lemma, tag.part_of_speech) for each in sentences.values() for one in each for tag in one.tags}
-    read = LayerVectors(encoder, layers)
+    read = LayerVectors(encoder, layers, log)
     source = next(iter(sorted(folder.glob("semcor3.0*"))), folder / "semcor3.0") if semcor is None else semcor
     inventory = _read_inventory(read, read_semcor(source), wanted)
     own = {name: _answered(read, inventory, each) for name, each in sentences.items()}

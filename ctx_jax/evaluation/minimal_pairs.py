@@ -1,10 +1,11 @@
 """Grammar by minimal pairs, BLiMP (Warstadt et al. 2020): whether a language model finds the good sentence likelier."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ctx_jax.checkpoints.run_files import VOCABULARY
 from ctx_jax.data.pair_sets import read_blimp
@@ -15,8 +16,12 @@ from ctx_jax.evaluation.perplexity import sentence_scores
 from ctx_jax.evaluation.results import Result
 from ctx_jax.evaluation.sentence_likelihood import log_probabilities, pseudo_log_likelihoods
 from ctx_jax.io.errors import InputError
+from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers.vocabulary import Vocabulary
 from ctx_jax.tokenizers.words import Rule, split_words
+from ctx_jax.typing import Log
+
+_LOGGER = logging.getLogger("ctx_jax")
 
 TIE = 1e-5
 """Scores that differ by no more than this share of the larger one are equal: they are sums in float32."""
@@ -44,6 +49,7 @@ def blimp(
     limit: int | None = None,
     vocabulary: Vocabulary | None = None,
     rule: Rule | None = None,
+    log: Log = _LOGGER.info,
 ) -> Result:
     """BLiMP by the encoder's own language model: the share of pairs whose good sentence has the greater score.
 
@@ -61,6 +67,7 @@ def blimp(
       vocabulary: the words of a biLM's softmax; None: `vocabulary.txt` of the run that it was loaded from.
       rule: how a sentence is split into words; None: the encoder's own, but "prose" for a biLM whose rule is white
         space, as it has punctuation apart in training.
+      log: gets the progress.
 
     Raises InputError for an encoder without the head of a language model, and for a biLM without its vocabulary.
     """
@@ -71,7 +78,8 @@ def blimp(
         own = encoder.processor.rule
         rule = "prose" if isinstance(encoder.model, BiLM) and own == "whitespace" else own
     words = (split_words(text, rule) for several in pairs.values() for pair in several for text in pair)
-    scores = score(words)
+    progress = Progress("scoring", "sentences", 2 * sum(map(len, pairs.values())), log)
+    scores = iter(progress.track(score(words)))
     tallies = {name: _tallies(scores, len(several)) for name, several in pairs.items()}
     parts = {
         name: Result({key: tally.metrics() for key, tally in own.items()}, {"pairs": len(pairs[name])})
@@ -100,18 +108,32 @@ def _tallies(scores: Iterator[_Scores], pairs: int) -> dict[str, _Tally]:
     return {name: _Tally(right[name], ties[name], pairs) for name in right}
 
 
+def language_model_head(encoder: Encoder) -> str | None:
+    """The name of the head by which an encoder gives sentences their scores; None if it has none."""
+    match encoder.model:
+        case BiLM():
+            name = "softmax"
+        case Transformer(causal=False):
+            name = "masked_lm"
+        case Transformer(causal=True):
+            name = "causal_lm"
+        case _:
+            return None
+    return name if name in encoder.heads else None
+
+
 def _scorer(encoder: Encoder, vocabulary: Vocabulary | None, counts: Counter[str]) -> _Scorer:
-    model, heads = encoder.model, encoder.heads
-    match model:
-        case BiLM() if "softmax" in heads:
+    model: Any = encoder.model
+    match language_model_head(encoder):
+        case "softmax":
             return partial(_bilm, encoder, _vocabulary(encoder) if vocabulary is None else vocabulary, counts)
-        case Transformer(causal=False) if "masked_lm" in heads:
+        case "masked_lm":
             return partial(_masked, encoder, model)
-        case Transformer(causal=True) if "causal_lm" in heads:
+        case "causal_lm":
             return partial(_causal, encoder, model)
     raise InputError(
         "minimal pairs need a language model: an encoder with the head masked_lm, causal_lm (of a causal model) or "
-        f"softmax (of a biLM); this {type(model).__name__} has the heads {sorted(heads)}"
+        f"softmax (of a biLM); this {type(model).__name__} has the heads {sorted(encoder.heads)}"
     )
 
 

@@ -3,6 +3,7 @@
 Letters: N pairs, L layers, D width.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from ctx_jax.evaluation.results import Result
 from ctx_jax.evaluation.sense_scores import wilson_interval
 from ctx_jax.evaluation.target_vectors import LayerVectors, Targets
 from ctx_jax.io.errors import InputError
+from ctx_jax.typing import Log
+
+_LOGGER = logging.getLogger("ctx_jax")
 
 
 class _Places(NamedTuple):
@@ -28,7 +32,9 @@ class _Places(NamedTuple):
     second: int
 
 
-def word_in_context(encoder: Encoder, path: str | Path, *, layers: LayerChoice = "all", seed: int = 0) -> Result:
+def word_in_context(
+    encoder: Encoder, path: str | Path, *, layers: LayerChoice = "all", seed: int = 0, log: Log = _LOGGER.info
+) -> Result:
     """WiC: a word has the same sense in two sentences if the cosine of its vectors there is above a threshold.
 
         result = word_in_context(encoder, "wic_part_5228.jsonl.xz")
@@ -40,13 +46,14 @@ def word_in_context(encoder: Encoder, path: str | Path, *, layers: LayerChoice =
     chooses no threshold and counts as wrong. The baseline "most_frequent" answers the first half's most frequent label.
 
     `path`: a file of JSON lines (`data.pair_sets.read_wic`); `layers` as in `Encoder.encode`, and of several also their
-    plain mean. Raises InputError for fewer than two pairs, and if the first half has none in which the word is found.
+    plain mean; `log` gets the progress. Raises InputError for fewer than two pairs, and if the first half has none in
+    which the word is found.
     """
     pairs = read_wic(path)
     if len(pairs) < 2:
         raise InputError(f"{path} has {len(pairs)} pairs; half of them choose the threshold, so it takes two or more")
     places = [_places(pair) for pair in pairs]
-    read = LayerVectors(encoder, layers)
+    read = LayerVectors(encoder, layers, log)
     cosines = _cosines(read, pairs, places)  # [N, L], nan where the word is not found
     same = np.array([pair.same for pair in pairs])
     order = np.random.default_rng(seed).permutation(len(pairs))
@@ -106,7 +113,7 @@ def _cosines(read: LayerVectors, pairs: Sequence[ContextPair], places: Sequence[
         for number in usable
         for sentence, place in zip((pairs[number].first, pairs[number].second), places[number] or (), strict=True)
     )
-    vectors = iter(read(spans))
+    vectors = iter(read(spans, 2 * len(usable)))
     for number in usable:
         first, second = next(vectors)[0], next(vectors)[0]  # [L, D]
         found[number] = cosine(first, second)

@@ -3,6 +3,7 @@
 Letters: L layers, N training sentences, M test sentences, D width.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
@@ -18,6 +19,9 @@ from ctx_jax.evaluation.results import Result
 from ctx_jax.evaluation.sense_scores import Answers, coarse_scores
 from ctx_jax.evaluation.target_vectors import LayerVectors, Targets
 from ctx_jax.io.errors import InputError
+from ctx_jax.typing import Log
+
+_LOGGER = logging.getLogger("ctx_jax")
 
 METHODS: dict[str, Callable[[np.ndarray, Sequence[str], np.ndarray], list[str]]] = {
     "centroid": nearest_centroid,
@@ -28,7 +32,12 @@ _Answered = dict[str, dict[str, Answers]]  # by layer, by method
 
 
 def coarse_wsd(
-    encoder: Encoder, folder: str | Path, *, layers: LayerChoice = "all", words: Collection[str] | None = None
+    encoder: Encoder,
+    folder: str | Path,
+    *,
+    layers: LayerChoice = "all",
+    words: Collection[str] | None = None,
+    log: Log = _LOGGER.info,
 ) -> Result:
     """CoarseWSD-20: the sense of a word is that of the nearest centroid of its training vectors, or of the nearest one.
 
@@ -38,14 +47,16 @@ def coarse_wsd(
     `folder` is the data set's, or a tar archive of it; `layers` as in `Encoder.encode`, and of several also their
     plain mean; `words`: only these. Scores begin with "centroid_" and "neighbour_", and are those of `coarse_scores`;
     of a word "accuracy" and "macro_recall". The baseline "most_frequent" answers the word's most frequent sense in
-    training. Memory holds the vectors of one word's occurrences. InputError for words that are not there.
+    training. Memory holds the vectors of one word's occurrences. `log` gets the progress. InputError
+    for words that are not there.
     """
     data = read_coarse_wsd(folder)
     if missing := sorted({*(words or ())} - {word.word for word in data}):
         raise InputError(f"{folder} lacks the words {', '.join(missing)}")
     data = [word for word in data if words is None or word.word in words]
-    read = LayerVectors(encoder, layers)
-    vectors = (each[0] for each in read(_targets(data)))  # [L, D] each
+    read = LayerVectors(encoder, layers, log)
+    total = sum(len(word.train) + len(word.test) for word in data)
+    vectors = (each[0] for each in read(_targets(data), total))  # [L, D] each
     answered = {word.word: _answers(word, vectors, read.names) for word in data}
     baseline = {word.word: _most_frequent(word) for word in data}
     parts = {

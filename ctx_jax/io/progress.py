@@ -47,7 +47,8 @@ class Progress:
                 f" ({100 * fraction:.0f} %)",
                 _left(seconds * (1 - fraction) / (fraction - self._begun)),
             )
-        speed = f"{rate:,.{0 if rate >= 10 else 1}f} {self._unit}/s"
+        slow = rate < 0.1
+        speed = f"{60 * rate if slow else rate:,.{0 if rate >= 10 else 1}f} {self._unit}/{'min' if slow else 's'}"
         self._log(f"{self._what}: {self._done:,.0f}{of_total} {self._unit}{percent}, {speed}{time_left}")
 
     def track(self, items: Iterable[Item], amount: Callable[[Item], float] = lambda item: 1) -> Iterator[Item]:

@@ -18,12 +18,14 @@ from ctx_jax.tasks.label_network import CHARACTERS
 from ctx_jax.tasks.label_rows import Rows
 from ctx_jax.tokenizers.characters import encode_word
 
+HeadKind = Literal["linear", "crf", "bilstm", "bilstm_crf"]
+
 
 @dataclass(frozen=True)
 class TagHead:
     """What scores the labels of words."""
 
-    kind: Literal["linear", "crf", "bilstm", "bilstm_crf"] = "linear"
+    kind: HeadKind = "linear"
     """`crf`: the labels of a sentence are scored together, by a linear-chain CRF, and the best sequence is the answer;
     else each word's by itself. `bilstm`: the scores are of BiLSTMs over the vectors, else of the vectors."""
 
