@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import jax
 import numpy as np
+from tyro.conf import arg
 
 from ctx_jax.checkpoints.run_files import TEXTS, read_encoder
 from ctx_jax.data.labelled import Columns, Example, LabelledData, digest
@@ -36,6 +37,7 @@ from ctx_jax.tasks.label_task import LabelTask
 from ctx_jax.tasks.label_values import METRICS, Target
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
 from ctx_jax.tasks.setup import check_digests, naming_setting, origin_of
+from ctx_jax.tasks.tuning import TuningOptions
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.task import TaskContext
 from ctx_jax.typing import Log
@@ -89,6 +91,7 @@ class LabelConfig(ABC):
     compute: Compute = "float32"
     """Precision of the encoder's matrix products."""
 
+    tuning: Annotated[TuningOptions, arg(name="")] = field(default_factory=TuningOptions)
     table: TableOptions = field(default_factory=TableOptions)
     evaluate: LabelEvaluate = field(default_factory=LabelEvaluate)
 
@@ -174,7 +177,8 @@ class LabelConfig(ABC):
     def network(self, model: Any, labels: tuple[str, ...]) -> LabelNetwork:
         """The pure functions of the task."""
         drops = self.encoder_dropout and not self.frozen
-        return LabelNetwork(model, labels, self.layers, self.text_pooling, self.dropout, drops, self.predicted)
+        choices = (self.layers, self.text_pooling, self.dropout, drops, self.predicted)
+        return LabelNetwork(model, labels, *choices, mix_norm=self.tuning.mix_norm)
 
     def check(self, steps: int) -> None:
         """ConfigError for settings that are missing, that do not name columns, or that contradict each other."""
@@ -192,6 +196,7 @@ class LabelConfig(ABC):
             )
         if self.class_weights != "none" and self.predicted != "classes":
             raise ConfigError("class_weights", f"are for one label of several, not for the target {self.predicted}")
+        self.tuning.check(frozen=self.frozen, mixes=self.layers == "mix", ranks=self.predicted == "ranking")
         for path in (self.data.train, self.data.valid):
             self.columns.of_file(path)
 
@@ -216,6 +221,7 @@ class LabelConfig(ABC):
         labels, counts = label_names(self.predicted, files, context.log)
         network = self.network(encoder.model, labels)
         _ = network.layer  # raises for a layer that the encoder lacks
+        self.tuning.check_model(network.model, jax.eval_shape(network.init_heads, jax.random.key(0)), self.frozen)
         first_heads: dict[str, Any] = {}
         if self.mix and not context.resumed:
             first_heads[MIX] = dict(self._first_mix(network))

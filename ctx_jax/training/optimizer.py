@@ -21,7 +21,7 @@ from ctx_jax.io.errors import ConfigError, InputTypeError
 from ctx_jax.training.parameter_groups import ParameterGroup, decayed, matrices_of_layers, rate_factors
 from ctx_jax.typing import Params
 
-Schedule = Literal["constant", "linear", "cosine", "trapezoid"]
+Schedule = Literal["constant", "linear", "cosine", "trapezoid", "slanted_triangular"]
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,21 @@ class OptimizerConfig:
 
     schedule: Schedule = "constant"
     """After the warm-up: `constant`; `linear` or `cosine` decay to `final` times the learning rate, reached one step
-    after the last; `trapezoid`: constant, then linear decay over the last `cooldown` of the run."""
+    after the last; `trapezoid`: constant, then linear decay over the last `cooldown` of the run. `slanted_triangular`
+    (Howard and Ruder 2018, equation 3): a line from 1 / `ratio` of the learning rate up to it during the warm-up, and
+    one back down over the rest."""
 
     warmup: int | float = 0
-    """Steps of linear warm-up from zero; below 1: a share of all steps."""
+    """Steps of linear warm-up from zero; below 1: a share of all steps (`cut_frac` of a slanted triangle)."""
 
     final: float = 0.0
     """The learning rate at the end of the schedule, as a fraction of the peak."""
 
     cooldown: float = 0.2
     """`trapezoid`: the fraction of all steps in which the learning rate decays."""
+
+    ratio: float = 32.0
+    """`slanted_triangular`: the highest learning rate divided by the lowest."""
 
     clip_norm: float = 0.0
     """Maximum global norm of the gradient; 0: no clipping."""
@@ -129,6 +134,7 @@ class Adagrad(OptimizerConfig):
 
 _FROM_ZERO = ("learning_rate", "warmup", "final", "clip_norm", "weight_decay", "accumulator")
 _ABOVE_ZERO = ("loss_scale", "epsilon")
+_FROM_ONE = ("ratio",)
 _SHARES = ("layer_decay", "average", "cooldown")
 _MEMORIES = ("beta1", "beta2", "momentum")  # at 1 Adam's bias correction would divide by zero
 
@@ -141,12 +147,19 @@ def _check(config: OptimizerConfig) -> None:
             wrong = "at least 0"
         elif name in _ABOVE_ZERO and not 0 < value < math.inf:
             wrong = "above 0"
+        elif name in _FROM_ONE and not 1 <= value < math.inf:
+            wrong = "at least 1"
         elif name in _SHARES and not 0 <= value <= 1:
             wrong = "between 0 and 1"
         elif name in _MEMORIES and not 0 <= value < 1:
             wrong = "at least 0 and below 1"
         if wrong:
             raise ConfigError(f"optimizer.{name}", f"must be {wrong}, got {value}")
+    if config.schedule == "slanted_triangular":
+        if not config.warmup:
+            raise ConfigError("optimizer.warmup", "is 0, and a slanted triangle rises first: set 0.1, for example")
+        if config.final:
+            raise ConfigError("optimizer.final", "is for other schedules; a slanted triangle ends by `ratio`")
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -154,6 +167,8 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
     warmup = round(config.warmup * steps) if config.warmup < 1 else int(config.warmup)
     peak, rest = config.learning_rate, max(steps - warmup, 1)
     match config.schedule:
+        case "slanted_triangular":
+            return _slanted_triangle(config, steps)
         case "constant":
             after_warmup: optax.Schedule = optax.constant_schedule(peak)
         case "linear":
@@ -168,6 +183,21 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
     # From peak / warmup, not from zero, so that the first step changes the parameters.
     rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
     return optax.join_schedules([rise, after_warmup], [warmup])
+
+
+def _slanted_triangle(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Howard and Ruder 2018, equation 3. Where T * cut_frac is no whole number their line ends below the lowest rate
+    in the last steps; here it stays there."""
+    share = config.warmup if config.warmup < 1 else min(config.warmup / max(steps, 1), 1.0)
+    cut = max(math.floor(share * steps), 1)
+    falling = max(cut * (1 / share - 1), 1.0)
+
+    def rate(step: Any) -> jax.Array:
+        t = jnp.asarray(step, jnp.float32)
+        p = jnp.where(t < cut, t / cut, jnp.maximum(1.0 - (t - cut) / falling, 0.0))
+        return config.learning_rate * (1.0 + p * (config.ratio - 1.0)) / config.ratio
+
+    return rate
 
 
 def optimizer(config: OptimizerConfig, steps: int, *, model: Model | None = None) -> optax.GradientTransformation:
