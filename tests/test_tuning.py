@@ -13,6 +13,7 @@ import ctx_jax
 from ctx_jax import cli, tasks
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tasks.classify import ClassifyConfig
+from ctx_jax.tasks.label_options import LabelEvaluate
 from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.tasks.tuning import TuningOptions
@@ -24,11 +25,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_place(tmp_path_factory.mktemp("labelled"))
 
 
+def encoder_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """The encoder's parameters by the names of `arrays`."""
+    leaves = jax.tree.leaves_with_path(ctx_jax.load(folder).params)
+    return {f"['encoder']{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
+
+
 def test_frozen_and_fresh_layers_by_name(place: Path, tmp_path: Path) -> None:
     """Fresh at a rate of 0 are exactly the arrays of the top layer; frozen at a rate above it stay the matching ones,
     from the command line."""
-    original = {f"['encoder']{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in
-                jax.tree.leaves_with_path(ctx_jax.load(place / "bert").params)}  # fmt: skip
+    original = encoder_arrays(place / "bert")
     flags = ["--encoder", str(place / "bert"), "--data.train", str(place / "train.tsv"), "--steps", "2"]
     flags += ["--devices.count", "1", "--fresh-layers", "1", "--freeze", "embeddings/", "layer_0/.*bias$"]
     assert cli.main(["train", "classify", *flags, "--run-dir", str(tmp_path / "a")]) == 0
@@ -91,6 +97,20 @@ def test_the_penalty_of_a_mix_pulls_its_weights_to_the_mean(place: Path, tmp_pat
     assert measured["gamma"] == pytest.approx(float(arrays(tmp_path / "with", 12)["['head']['mix']['gamma']"]))
 
 
+@pytest.mark.slow
+def test_a_run_unfreezes_a_layer_an_epoch(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Five steps are an epoch; what is not trained yet does not decay either."""
+    settings = config(place, tmp_path, tuning=TuningOptions(unfreeze_every=1), evaluate=LabelEvaluate(every=0))
+    assert run(replace(settings, steps=12, checkpoint=replace(settings.checkpoint, every=5)))
+    assert "1 of 3 stay frozen in 12 steps" in capsys.readouterr().out
+    original = encoder_arrays(place / "bert")
+    moved = []
+    for step in (5, 10, 12):
+        found = arrays(tmp_path, step)
+        moved.append({name.split("']['")[1] for name in original if not np.array_equal(found[name], original[name])})
+    assert moved == [set(), {"layer_1"}, {"layer_0", "layer_1"}]
+
+
 @pytest.mark.parametrize(
     "field, kind, changes",
     [
@@ -100,6 +120,7 @@ def test_the_penalty_of_a_mix_pulls_its_weights_to_the_mean(place: Path, tmp_pat
         ("fresh_layers", ClassifyConfig, {"tuning": TuningOptions(fresh_layers=3)}),
         ("fresh_layers", ClassifyConfig, {"tuning": TuningOptions(fresh_layers=1), "encoder": "table.vec"}),
         ("fresh_layers", ClassifyConfig, {"tuning": TuningOptions(fresh_layers=1), "frozen": True}),
+        ("unfreeze_every", ClassifyConfig, {"tuning": TuningOptions(unfreeze_every=1), "frozen": True}),
         ("mix_norm", TagConfig, {"tuning": TuningOptions(mix_norm=True), "layers": "last"}),
         ("mix_penalty", TagConfig, {"tuning": TuningOptions(mix_penalty=0.1), "layers": 0}),
         (

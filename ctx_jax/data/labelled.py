@@ -46,6 +46,10 @@ class LabelledData:
     """Names of the columns in their order, between commas; `_` skips one. A first row that holds all of these names is
     a header, and its order counts. For .conllu the names are CoNLL-U's own (form, upos, ...)."""
 
+    examples: int = 0
+    """Train on so many examples of the training file, chosen by the run's seed; a larger number has all examples of a
+    smaller one. 0: all."""
+
     separator: str = ","
     """Where a text has several labels: the sign between them in their column."""
 
@@ -62,7 +66,7 @@ class LabelledData:
     """Batches made ready ahead of the one being trained on."""
 
     def __post_init__(self) -> None:
-        check_at_least("data", self, prefetch=1)
+        check_at_least("data", self, prefetch=1, examples=0)
 
 
 class Example(NamedTuple):
@@ -185,6 +189,16 @@ def digest(examples: Iterable[Example], *, labels: bool = True) -> str:
     for example in examples:
         found.update(json.dumps([example.item, example.label if labels else None]).encode())
     return found.hexdigest()
+
+
+def nested_subset(examples: list[Example], count: int, seed: int) -> list[Example]:
+    """`count` of the examples, in their order: those of the least digests of seed and content, so that a larger subset
+    holds a smaller one, whatever the order of the file."""
+    if count >= len(examples):
+        return examples
+    digests = [hashlib.sha256(json.dumps([seed, one.item, one.label]).encode()).digest() for one in examples]
+    chosen = sorted(range(len(examples)), key=lambda number: digests[number])[:count]
+    return [examples[number] for number in sorted(chosen)]
 
 
 def kind_of(path: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from tyro.conf import arg
 
 from ctx_jax.checkpoints.run_files import TEXTS, read_encoder
-from ctx_jax.data.labelled import Columns, Example, LabelledData, digest
+from ctx_jax.data.labelled import Columns, Example, LabelledData, digest, nested_subset
 from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.encoder_digest import encoder_digest
@@ -30,7 +30,7 @@ from ctx_jax.losses.labels import balanced_weights
 from ctx_jax.ops.linear import Compute
 from ctx_jax.tasks.label_names import label_names
 from ctx_jax.tasks.label_network import LABELS, MIX, LabelNetwork, LayerChoice, TextPooling
-from ctx_jax.tasks.label_options import LabelEvaluate, TableOptions
+from ctx_jax.tasks.label_options import LabelEvaluate, RepeatOptions, TableOptions
 from ctx_jax.tasks.label_predictor import LabelPredictor
 from ctx_jax.tasks.label_rows import Labelled, Rows
 from ctx_jax.tasks.label_task import LabelTask
@@ -92,6 +92,7 @@ class LabelConfig(ABC):
     """Precision of the encoder's matrix products."""
 
     tuning: Annotated[TuningOptions, arg(name="")] = field(default_factory=TuningOptions)
+    repeats: Annotated[RepeatOptions, arg(name="")] = field(default_factory=RepeatOptions)
     table: TableOptions = field(default_factory=TableOptions)
     evaluate: LabelEvaluate = field(default_factory=LabelEvaluate)
 
@@ -188,6 +189,9 @@ class LabelConfig(ABC):
         ):
             if not value:
                 raise ConfigError(name, f"is needed: {what}")
+        if self.repeats.asked:
+            setting = "seeds" if self.repeats.seeds else "sizes"
+            raise ConfigError(setting, "asks for several runs: give the settings to ctx_jax.tasks.repeats.run")
         if self.mix and self.layers != "mix":
             raise ConfigError("mix", f"is for layers mix, which are {self.layers}: leave one of them out")
         if self.metric not in self.metrics:
@@ -215,6 +219,9 @@ class LabelConfig(ABC):
         encoder, given_key = self._encoder(context)
         splits: tuple[Split, ...] = ("train", "valid") if self.data.valid else ("train",)
         files: dict[str, list[Example]] = {split: self._examples(split, context.log) for split in splits}
+        if (wanted := self.data.examples) > (count := len(files["train"])):
+            raise ConfigError("data.examples", f"is {wanted}, and {self.data.train} has {count}")
+        files["train"] = nested_subset(files["train"], wanted or count, context.seed)
         context.run_dir.mkdir(parents=True, exist_ok=True)
         digests = {f"data.{name}": digest(files[name]) if name in files else None for name in ("train", "valid")}
         check_digests(context, digests | ({"encoder": given_key} if given_key else {}))
@@ -234,7 +241,7 @@ class LabelConfig(ABC):
             if self.length < least:
                 raise ConfigError("length", f"must be at least {least}, or 0, got {self.length}")
         key = given_key or (encoder_digest(encoder) if self.frozen else "")
-        return self.task_type(
+        task = self.task_type(
             config=self._with_patience(0 if context.steps else 3),
             seed=context.seed,
             encoder=encoder,
@@ -251,6 +258,9 @@ class LabelConfig(ABC):
             cache=Path(self.data.cache) if self.data.cache else context.run_dir / "cache",
             log=context.log,
         )
+        steps = context.steps or task.default_steps
+        self.tuning.log_unfreezing(network.model, task.unfreeze_every, steps, context.log)
+        return task
 
     def _encoder(self, context: TaskContext) -> tuple[Encoder, str | None]:
         """The run's encoder on the host, and the digest of the one that the settings name.

@@ -92,6 +92,11 @@ class LabelTask:
         return -(-len(self.labelled["train"].texts) // self.batch_size)
 
     @property
+    def unfreeze_every(self) -> int:
+        """See `training.task.UnfreezesGradually`."""
+        return int(self.config.tuning.unfreeze_steps(self.steps_per_epoch))
+
+    @property
     def default_steps(self) -> int:
         epochs = self.config.epochs or (20 if self.config.frozen else 3)
         return int(epochs * self.steps_per_epoch)

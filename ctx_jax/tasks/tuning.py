@@ -9,7 +9,7 @@ import jax
 
 from ctx_jax.io.errors import ConfigError, listed
 from ctx_jax.training.parameter_groups import ParameterGroup, map_named, named
-from ctx_jax.typing import Params
+from ctx_jax.typing import Log, Params
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,12 @@ class TuningOptions:
     fresh_layers: int = 0
     """So many of the encoder's top layers begin with new random parameters (Zhang et al. 2021)."""
 
+    unfreeze_every: float = 0.0
+    """Gradual unfreezing: the head is trained first, and after so many epochs each one more layer from the top; the
+    embeddings come last. 1: one an epoch (Howard and Ruder 2018). 0: all are trained from the start."""
+
     def __post_init__(self) -> None:
-        for name in ("mix_penalty", "fresh_layers"):
+        for name in ("mix_penalty", "fresh_layers", "unfreeze_every"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(name, f"must be at least 0, got {getattr(self, name)}")
         for pattern in self.freeze:
@@ -48,8 +52,9 @@ class TuningOptions:
                 raise ConfigError(name, "is for layers mix: leave it out, or set layers to mix")
         if self.mix_penalty and ranks:
             raise ConfigError("mix_penalty", "is added to losses of labels and numbers, and the target is ranking")
-        if self.fresh_layers and frozen:
-            raise ConfigError("fresh_layers", "would never be trained, as the encoder is frozen: leave one of them out")
+        for name in ("fresh_layers", "unfreeze_every"):
+            if getattr(self, name) and frozen:
+                raise ConfigError(name, "is for an encoder that is trained, and it is frozen: leave one of them out")
 
     def check_model(self, model: Any, heads: Any, frozen: bool) -> None:
         """ConfigError for patterns that no parameter matches, or that leave none to train, and for more layers than
@@ -65,6 +70,19 @@ class TuningOptions:
         stay = ("^encoder/", *self.freeze) if frozen else self.freeze
         if self.freeze and all(any(re.search(pattern, name) for pattern in stay) for name in names):
             raise ConfigError("freeze", f"leaves nothing to train: {listed(self.freeze)} match every parameter")
+
+    def unfreeze_steps(self, steps_per_epoch: int) -> int:
+        """`unfreeze_every` in steps."""
+        return max(round(self.unfreeze_every * steps_per_epoch), 1) if self.unfreeze_every else 0
+
+    def log_unfreezing(self, model: Any, every: int, steps: int, log: Log) -> None:
+        """Say when the last layer is unfrozen, or how many stay frozen in a run of so many steps."""
+        if not every:
+            return
+        layers = int(model.num_layers)
+        frozen = layers - min((steps - 1) // every, layers)
+        rest = f"{frozen} of {layers} stay frozen in {steps} steps" if frozen else f"all are from step {every * layers}"
+        log(f"one more layer is trained every {every} steps: {rest}")
 
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:

@@ -19,6 +19,7 @@ from tyro.conf import Fixed
 from ctx_jax.encoders.base import Model
 from ctx_jax.io.errors import ConfigError, InputTypeError
 from ctx_jax.training.parameter_groups import ParameterGroup, decayed, matrices_of_layers, rate_factors
+from ctx_jax.training.unfreezing import gradually
 from ctx_jax.typing import Params
 
 Schedule = Literal["constant", "linear", "cosine", "trapezoid", "slanted_triangular"]
@@ -200,34 +201,42 @@ def _slanted_triangle(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return rate
 
 
-def optimizer(config: OptimizerConfig, steps: int, *, model: Model | None = None) -> optax.GradientTransformation:
+def optimizer(
+    config: OptimizerConfig, steps: int, *, model: Model | None = None, unfreeze_every: int = 0
+) -> optax.GradientTransformation:
     """The optax chain of a config: clipping first, then the optimizer with its schedule, then the rate factors.
 
-    `layer_decay` and Muon need the layers of `model`. The chain is for trainable parameters only, see
-    `parameter_groups.split_frozen`.
+    `layer_decay`, Muon and `unfreeze_every` (see `unfreezing.gradually`; 0: all is trained from the start) need the
+    layers of `model`. The chain is for trainable parameters only, see `parameter_groups.split_frozen`.
     """
     rate = learning_rate_schedule(config, steps)
+    clip = [clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    core: Callable[[optax.Schedule], optax.GradientTransformation] = partial(_core, config, model)
+    if unfreeze_every:
+        if model is None:
+            raise ConfigError("unfreeze_every", "needs the number of layers: give model=")
+        parts = [gradually(core, rate, model, unfreeze_every, clip)]
+    else:
+        parts = [*clip, core(rate)]
+    if config.layer_decay != 1.0 or any(group.learning_rate_factor != 1.0 for group in config.groups):
+        parts.append(optax.stateless(lambda updates, _: _scaled(updates, config, model)))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+
+
+def _core(config: OptimizerConfig, model: Model | None, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer alone."""
     mask = partial(decayed, groups=config.groups)
     match config:
         case Adagrad():
             # optax adds eps to the accumulator; zero makes its formula TensorFlow's.
-            core = optax.adagrad(rate, initial_accumulator_value=config.accumulator, eps=0.0)
-        case AdamW():
-            core = optax.adamw(
-                rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=mask
-            )
-        case Lamb():
-            core = optax.lamb(
-                rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=mask
-            )
+            return optax.adagrad(rate, initial_accumulator_value=config.accumulator, eps=0.0)
+        case AdamW() | Lamb():
+            make = optax.adamw if isinstance(config, AdamW) else optax.lamb
+            return make(rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=mask)
         case Muon():
-            core = _muon(config, rate, mask, model)
+            return _muon(config, rate, mask, model)
         case _:
             raise InputTypeError(f"no optimizer for {type(config).__name__}: give AdamW, Lamb, Muon or Adagrad")
-    parts = [clip_by_global_norm(config.clip_norm), core] if config.clip_norm else [core]
-    if config.layer_decay != 1.0 or any(group.learning_rate_factor != 1.0 for group in config.groups):
-        parts.append(optax.stateless(lambda updates, _: _scaled(updates, config, model)))
-    return optax.chain(*parts) if len(parts) > 1 else core
 
 
 def clip_by_global_norm(largest: float) -> optax.GradientTransformation:

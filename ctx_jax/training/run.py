@@ -16,7 +16,7 @@ from ctx_jax.distributed.processes import is_first_process, on_first_process, st
 from ctx_jax.distributed.watch import ending_others, watching
 from ctx_jax.io import configs
 from ctx_jax.io.build_once import locked
-from ctx_jax.io.errors import ConfigError, DiskError, RunError
+from ctx_jax.io.errors import ConfigError, DiskError, RunError, listed
 from ctx_jax.io.files import atomic_write
 from ctx_jax.training.config import RunConfig, check_config, check_resume
 from ctx_jax.training.devices import KERNELS, fix_kernels
@@ -44,6 +44,8 @@ def run(config: RunConfig) -> bool:
     run_dir = Path(config.run_dir)
     if run_dir.is_file():
         raise ConfigError("run_dir", f"needs a directory, and {config.run_dir} is a file")
+    if names := run_files.runs_below(run_dir):
+        raise ConfigError("run_dir", f"{run_dir} holds several runs, {listed(names)}: name another directory, or one")
     fix_kernels(config.devices, run_dir)
     if config.devices.distributed:
         processes.join()
