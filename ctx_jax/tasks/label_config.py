@@ -28,6 +28,7 @@ from ctx_jax.heads import HEADS
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, MissingFileError, SentenceError
 from ctx_jax.losses.labels import balanced_weights
 from ctx_jax.ops.linear import Compute
+from ctx_jax.tasks.gpt import GPTNetwork, GPTTask, check_gpt, with_new_vocabulary
 from ctx_jax.tasks.label_names import label_names
 from ctx_jax.tasks.label_network import LABELS, MIX, LabelNetwork, LayerChoice, TextPooling
 from ctx_jax.tasks.label_options import LabelEvaluate, RepeatOptions, TableOptions
@@ -173,13 +174,14 @@ class LabelConfig(ABC):
     @property
     def task_type(self) -> type[LabelTask]:
         """The class that trains it."""
-        return LabelTask
+        return GPTTask if self.tuning.gpt else LabelTask
 
     def network(self, model: Any, labels: tuple[str, ...]) -> LabelNetwork:
         """The pure functions of the task."""
         drops = self.encoder_dropout and not self.frozen
         choices = (self.layers, self.text_pooling, self.dropout, drops, self.predicted)
-        return LabelNetwork(model, labels, *choices, mix_norm=self.tuning.mix_norm)
+        kind = GPTNetwork if self.tuning.gpt else LabelNetwork
+        return kind(model, labels, *choices, mix_norm=self.tuning.mix_norm)
 
     def check(self, steps: int) -> None:
         """ConfigError for settings that are missing, that do not name columns, or that contradict each other."""
@@ -201,6 +203,8 @@ class LabelConfig(ABC):
         if self.class_weights != "none" and self.predicted != "classes":
             raise ConfigError("class_weights", f"are for one label of several, not for the target {self.predicted}")
         self.tuning.check(frozen=self.frozen, mixes=self.layers == "mix", ranks=self.predicted == "ranking")
+        if self.tuning.gpt:
+            check_gpt(self)
         for path in (self.data.train, self.data.valid):
             self.columns.of_file(path)
 
@@ -290,6 +294,8 @@ class LabelConfig(ABC):
                 encoder = load(path, **options)
         except InputTypeError as error:
             raise ConfigError(f"table.{next(iter(options))}", f"is for tables of word vectors: {error}") from error
+        if self.tuning.gpt:
+            encoder = with_new_vocabulary(encoder, self.tuning.lm_weight)
         model: Any = encoder.model
         params = jax.device_get(encoder.params)  # on a device they would use memory for the whole run
         processor = self.processed(encoder.processor, model)

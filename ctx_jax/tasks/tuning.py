@@ -11,6 +11,8 @@ from ctx_jax.io.errors import ConfigError, listed
 from ctx_jax.training.parameter_groups import ParameterGroup, map_named, named
 from ctx_jax.typing import Log, Params
 
+LM_WEIGHT = 0.5  # that of Radford et al. 2018, section 4.1
+
 
 @dataclass(frozen=True)
 class TuningOptions:
@@ -35,8 +37,15 @@ class TuningOptions:
     """Gradual unfreezing: the head is trained first, and after so many epochs each one more layer from the top; the
     embeddings come last. 1: one an epoch (Howard and Ruder 2018). 0: all are trained from the start."""
 
+    gpt: bool = False
+    """The first GPT's way, for `classify` and `pairs` (cross) on a causal Transformer: new start, delimiter and extract
+    tokens, the extract token's vector for the head, and the language model's loss as an auxiliary term."""
+
+    lm_weight: float = LM_WEIGHT
+    """With `gpt`: the weight of the language model's loss."""
+
     def __post_init__(self) -> None:
-        for name in ("mix_penalty", "fresh_layers", "unfreeze_every"):
+        for name in ("mix_penalty", "fresh_layers", "unfreeze_every", "lm_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(name, f"must be at least 0, got {getattr(self, name)}")
         for pattern in self.freeze:
@@ -52,6 +61,8 @@ class TuningOptions:
                 raise ConfigError(name, "is for layers mix: leave it out, or set layers to mix")
         if self.mix_penalty and ranks:
             raise ConfigError("mix_penalty", "is added to losses of labels and numbers, and the target is ranking")
+        if self.lm_weight != LM_WEIGHT and not self.gpt:
+            raise ConfigError("lm_weight", "is for gpt: leave it out, or set gpt")
         for name in ("fresh_layers", "unfreeze_every"):
             if getattr(self, name) and frozen:
                 raise ConfigError(name, "is for an encoder that is trained, and it is frozen: leave one of them out")
