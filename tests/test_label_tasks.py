@@ -42,6 +42,7 @@ NUMBERS = {"files": "numbers", "target": "number", "pooling": "concat"}
 CROSS = {"style": "cross", "pooling": "first"}
 SIMILAR = {"files": "similar", "target": "number", "compare": "cosine"}
 RANKED = {"files": "ranked", "target": "ranking"}
+NORMED = {"tuning": TuningOptions(mix_norm=True)}
 GRADUAL = {"tuning": TuningOptions(mix_penalty=0.1, unfreeze_every=0.2)}
 """A layer joins at each of the first steps."""
 
@@ -126,7 +127,13 @@ def test_frozen_parameters_stay_and_are_in_no_checkpoint(place: Path, tmp_path: 
 @pytest.mark.parametrize(
     "kind, changes",
     [(kind, {"layers": layers}) for kind in (ClassifyConfig, TagConfig) for layers in ("mix", 1)]
-    + [(TagConfig, CRF), (ClassifyConfig, {"pooling": "concat"}), (PairsConfig, CROSS), (PairsConfig, {"layers": 1})],
+    + [
+        (TagConfig, CRF),
+        (ClassifyConfig, {"pooling": "concat"}),
+        (ClassifyConfig, NORMED),
+        (PairsConfig, CROSS),
+        (PairsConfig, {"layers": 1}),
+    ],
 )
 def test_stored_vectors_give_the_losses_of_computed_ones(
     place: Path, tmp_path: Path, kind: type, changes: dict[str, Any]

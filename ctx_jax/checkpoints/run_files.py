@@ -35,12 +35,14 @@ METRICS = "metrics.jsonl"
 """In no checkpoint: it grows with every logged line."""
 RESULTS = "results.json"
 """In a directory of several runs, which is no run itself: their metrics."""
+RESULTS_TABLE = "results.md"
+"""The same as a table."""
 SELECTION = "selection"
 """The metric of a checkpoint that the best step has the least of."""
 FROZEN = "frozen"
 """The folder of the frozen parameters; checkpoints keep its digest files (`checkpoints.frozen`)."""
 
-_ATOMIC = (CONFIG, ENCODER, VOCABULARY, WORDS, subwords.FILE, subwords.CONFIG, TEXTS, METRICS)
+_ATOMIC = (CONFIG, ENCODER, VOCABULARY, WORDS, subwords.FILE, subwords.CONFIG, TEXTS, METRICS, RESULTS, RESULTS_TABLE)
 
 FREE = (
     *("devices", "checkpoint", "log", "run_dir", "task.evaluate"),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ctx_jax.checkpoints.run_files import RESULTS, SELECTION
+from ctx_jax.checkpoints.run_files import RESULTS, RESULTS_TABLE, SELECTION
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.distributed import processes
 from ctx_jax.distributed.processes import is_first_process, on_first_process
@@ -24,8 +24,6 @@ from ctx_jax.training import run as training_run
 from ctx_jax.training.config import RunConfig
 from ctx_jax.training.devices import fix_kernels
 from ctx_jax.training.metrics import print_line
-
-TABLE = "results.md"
 
 
 class SubRun(NamedTuple):
@@ -50,17 +48,21 @@ def run(config: RunConfig) -> bool:
     fix_kernels(config.devices, Path(sub_runs[0].config.run_dir))
     if config.devices.distributed:
         processes.join()
-    folder, done = Path(config.run_dir), True
+    with training_run.locked_directory(Path(config.run_dir)):
+        return _run_all(Path(config.run_dir), config.task, sub_runs)
+
+
+def _run_all(folder: Path, task: Any, sub_runs: Sequence[SubRun]) -> bool:
+    """Train each run and write the tables after it; False if one was stopped."""
     for number, sub_run in enumerate(sub_runs):
-        _write(folder, config.task, sub_runs, number)
+        _write(folder, task, sub_runs, number)
         if is_first_process():
             print_line(f"run {number + 1} of {len(sub_runs)}: {sub_run.config.run_dir}")
-        done = training_run.run(sub_run.config)
-        if not done:
+        if not training_run.run(sub_run.config):
             return False
-    _write(folder, config.task, sub_runs, len(sub_runs))
+    _write(folder, task, sub_runs, len(sub_runs))
     if is_first_process():
-        print_line((folder / TABLE).read_text(encoding="utf-8").rstrip("\n"))
+        print_line((folder / RESULTS_TABLE).read_text(encoding="utf-8").rstrip("\n"))
     return True
 
 
@@ -100,11 +102,10 @@ def _write(folder: Path, task: Any, sub_runs: Sequence[SubRun], finished: int) -
     """The tables of the finished runs, on the first process."""
 
     def write() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         found = [_result(folder, each, number < finished) for number, each in enumerate(sub_runs)]
         content = {"metric": task.metric, "runs": found, "table": _rows(found)}
         atomic_write(folder / RESULTS, json.dumps(content, indent=2) + "\n")
-        atomic_write(folder / TABLE, _markdown(content["table"], ("loss", *_without_loss(task.metrics))))
+        atomic_write(folder / RESULTS_TABLE, _markdown(content["table"], ("loss", *_without_loss(task.metrics))))
 
     on_first_process(write)
 

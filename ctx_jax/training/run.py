@@ -57,7 +57,7 @@ def run(config: RunConfig) -> bool:
         with stop_together():
             processes.check_same(config)
             check_config(config)  # after joining: a process that stopped before would leave the others waiting
-            stack.enter_context(_locked(run_dir))
+            stack.enter_context(locked_directory(run_dir))
             processes.check_disk(run_dir)
             if config.devices.deterministic:
                 (run_dir / KERNELS).mkdir(exist_ok=True)
@@ -130,8 +130,9 @@ def _naming_removed(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    """Lock the directory; RunError while another process trains there, as each would remove the other's files."""
+def locked_directory(run_dir: Path) -> Iterator[None]:
+    """Make and lock the directory of a run, or of several; RunError while another process trains there, as each would
+    remove the other's files."""
     with ExitStack() as stack:
 
         def lock() -> None:
