@@ -149,10 +149,11 @@ def test_a_word_that_a_table_lacks_is_named_with_its_line_before_training(place:
 
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_is_uninterrupted(place: Path, tmp_path: Path) -> None:
-    """`train.py` itself, fine-tuning with the default schedule, killed twice."""
+    """`train.py` itself, fine-tuning with the default schedule and gradual unfreezing, killed twice."""
     data = ["--data.train", str(place / "train.tsv"), "--data.valid", str(place / "dev.tsv"), "--steps", "40"]
     command = [sys.executable, "train.py", "classify", "--encoder", str(place / "bert"), *data]
-    command += ["--checkpoint.every", "3", "--log.every", "1", "--batch-size", "8", "--run-dir"]
+    command += ["--checkpoint.every", "3", "--log.every", "1", "--batch-size", "8"]
+    command += ["--freeze", "embeddings/types", "--unfreeze-every", "1", "--run-dir"]
     for kill in (8, 21):
         process = subprocess.Popen([*command, str(tmp_path / "killed")], cwd=ROOT, stdout=subprocess.DEVNULL)
         written = tmp_path / "killed" / "metrics.jsonl"

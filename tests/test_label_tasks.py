@@ -18,6 +18,7 @@ from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.label_options import LabelEvaluate
 from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.tag import TagConfig
+from ctx_jax.tasks.tuning import TuningOptions
 from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
 from ctx_jax.training.run import run
 
@@ -41,6 +42,9 @@ NUMBERS = {"files": "numbers", "target": "number", "pooling": "concat"}
 CROSS = {"style": "cross", "pooling": "first"}
 SIMILAR = {"files": "similar", "target": "number", "compare": "cosine"}
 RANKED = {"files": "ranked", "target": "ranking"}
+NORMED = {"tuning": TuningOptions(mix_norm=True)}
+GRADUAL = {"tuning": TuningOptions(mix_penalty=0.1, unfreeze_every=0.2)}
+"""A layer joins at each of the first steps."""
 
 
 @pytest.mark.parametrize(
@@ -53,6 +57,7 @@ RANKED = {"files": "ranked", "target": "ranking"}
         (TagConfig, True, CRF),
         (PairsConfig, True, SIMILAR),
         (PairsConfig, True, RANKED),
+        pytest.param(ClassifyConfig, False, GRADUAL, marks=pytest.mark.slow),
         pytest.param(TagConfig, False, {}, marks=pytest.mark.slow),
         pytest.param(PairsConfig, False, CROSS, marks=pytest.mark.slow),
     ],
@@ -80,10 +85,10 @@ def test_stopped_and_resumed_is_uninterrupted(
 @pytest.mark.parametrize(
     "kind, mode, frozen, changes",
     [
-        (ClassifyConfig, "shard", False, {}),
+        (ClassifyConfig, "shard", False, {"tuning": TuningOptions(mix_norm=True, freeze=("types",))}),
         (ClassifyConfig, "shard", True, SEVERAL),
         (ClassifyConfig, "shard", True, NUMBERS),
-        (TagConfig, "fsdp", False, {}),
+        (TagConfig, "fsdp", False, GRADUAL),
         (TagConfig, "shard", True, {}),
         (TagConfig, "shard", True, CRF),
         (TagConfig, "fsdp", True, CRF),
@@ -122,7 +127,13 @@ def test_frozen_parameters_stay_and_are_in_no_checkpoint(place: Path, tmp_path: 
 @pytest.mark.parametrize(
     "kind, changes",
     [(kind, {"layers": layers}) for kind in (ClassifyConfig, TagConfig) for layers in ("mix", 1)]
-    + [(TagConfig, CRF), (ClassifyConfig, {"pooling": "concat"}), (PairsConfig, CROSS), (PairsConfig, {"layers": 1})],
+    + [
+        (TagConfig, CRF),
+        (ClassifyConfig, {"pooling": "concat"}),
+        (ClassifyConfig, NORMED),
+        (PairsConfig, CROSS),
+        (PairsConfig, {"layers": 1}),
+    ],
 )
 def test_stored_vectors_give_the_losses_of_computed_ones(
     place: Path, tmp_path: Path, kind: type, changes: dict[str, Any]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ctx_jax
+from ctx_jax.embedding.mixing import Mixing
 
 CASES = ("emb_relu_skip_clip", "emb_tanh_noskip")
 BATCHES = (0, 1, 2)
@@ -113,3 +114,19 @@ def test_wrong_calls_say_what_to_give(change: dict, message: str) -> None:
         ctx_jax.mix(arguments.pop("values"), arguments.pop("mixing"), **arguments)
     with pytest.raises(ValueError, match="at least one layer"):
         ctx_jax.init_mix(0)
+
+
+def test_the_norm_of_a_row_is_that_of_a_batch_of_one() -> None:
+    """AllenNLP's formula without the other sentences."""
+    values, mask = random_layers()
+    mixing: Mixing = {"weights": jnp.array([0.5, 0.0, -1.0, 2.0]), "gamma": jnp.float32(1.3)}
+    together = ctx_jax.mix(values, mixing, mask=mask, layer_norm="row")
+    for row, real in enumerate(mask.sum(1)):
+        alone = ctx_jax.mix(values[:, row : row + 1], mixing, mask=mask[row : row + 1], layer_norm="allennlp")
+        np.testing.assert_allclose(together[row], alone[0], atol=1e-6)
+        own = values[:, row, :real].astype(np.float64)
+        if real:
+            own = (own - own.mean((1, 2), keepdims=True)) / np.sqrt(own.var((1, 2), keepdims=True) + 1e-13)
+        expected = 1.3 * np.tensordot(softmax(np.array([0.5, 0.0, -1.0, 2.0])), own, 1)
+        np.testing.assert_allclose(together[row, :real], expected, atol=1e-5)
+        assert not np.asarray(together[row, real:]).any()

@@ -246,6 +246,25 @@ def test_schedules_after_their_warmup(shape: Any, final: float, expected: list[f
     assert float(rate(11)) == pytest.approx(expected[-1], abs=1e-6)
 
 
+@pytest.mark.parametrize("warmup, steps", [(0.1, 40), (0.25, 10), (4, 40), (0.01, 20)])
+def test_a_slanted_triangle_is_equation_3_of_ulmfit(warmup: float, steps: int) -> None:
+    config = AdamW(learning_rate=2.0, schedule="slanted_triangular", warmup=warmup, ratio=32)
+    share = warmup if warmup < 1 else warmup / steps
+    cut = max(math.floor(steps * share), 1)
+    rate = learning_rate_schedule(config, steps)
+    for t in range(steps):
+        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / share - 1))
+        assert float(rate(t)) == pytest.approx(2.0 * (1 + max(p, 0.0) * 31) / 32, rel=1e-5)
+    assert float(rate(cut)) == pytest.approx(2.0) and float(rate(0)) == pytest.approx(2.0 / 32)
+
+
+@pytest.mark.parametrize("field, changes", [("warmup", {"warmup": 0}), ("final", {"final": 0.1})])
+def test_a_slanted_triangle_needs_its_rise_and_ends_by_its_ratio(field: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        AdamW(schedule="slanted_triangular", **changes)
+    assert caught.value.field == f"optimizer.{field}"
+
+
 NUMBERS = [
     (config, field.name)
     for config in (AdamW(), Lamb(), Muon(), Adagrad())

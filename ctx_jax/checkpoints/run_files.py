@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ctx_jax.heads import SentenceModules
 from ctx_jax.io import configs
-from ctx_jax.io.errors import InputError, MissingFileError
+from ctx_jax.io.errors import InputError, MissingFileError, listed
 from ctx_jax.io.files import leftovers, read_json, read_text
 from ctx_jax.tokenizers import subwords
 from ctx_jax.tokenizers.alignment import WordPieces
@@ -33,12 +33,16 @@ TEXTS = "texts.json"
 """The digests of the texts."""
 METRICS = "metrics.jsonl"
 """In no checkpoint: it grows with every logged line."""
+RESULTS = "results.json"
+"""In a directory of several runs, which is no run itself: their metrics."""
+RESULTS_TABLE = "results.md"
+"""The same as a table."""
 SELECTION = "selection"
 """The metric of a checkpoint that the best step has the least of."""
 FROZEN = "frozen"
 """The folder of the frozen parameters; checkpoints keep its digest files (`checkpoints.frozen`)."""
 
-_ATOMIC = (CONFIG, ENCODER, VOCABULARY, WORDS, subwords.FILE, subwords.CONFIG, TEXTS, METRICS)
+_ATOMIC = (CONFIG, ENCODER, VOCABULARY, WORDS, subwords.FILE, subwords.CONFIG, TEXTS, METRICS, RESULTS, RESULTS_TABLE)
 
 FREE = (
     *("devices", "checkpoint", "log", "run_dir", "task.evaluate"),
@@ -109,6 +113,20 @@ def folders(run_dir: Path) -> list[Path]:
 def is_free(field: str) -> bool:
     """Whether a dotted field, "devices.count" say, is one of `FREE` or below it."""
     return field not in FIXED and any(f"{field}.".startswith(f"{free}.") for free in FREE)
+
+
+def runs_below(folder: Path) -> list[str]:
+    """The names of the runs in a directory of several (`RESULTS`); [] for any other path."""
+    if not (folder / RESULTS).is_file() or (folder / "checkpoints").is_dir():
+        return []
+    found = [path for pattern in ("seed_*", "size_*/seed_*") for path in folder.glob(pattern) if path.is_dir()]
+    return sorted(str(path.relative_to(folder)) for path in found)
+
+
+def refuse_several(folder: Path) -> None:
+    """MissingFileError, which names the runs, for a directory of several."""
+    if names := runs_below(folder):
+        raise MissingFileError(f"{folder} holds several runs, {listed(names)}: name one, as {folder / names[0]}")
 
 
 def existing(run_dir: Path, name: str) -> Path:

@@ -15,8 +15,8 @@ from ctx_jax.commands.flags import naming_flags, parse
 from ctx_jax.configs import __file__ as SHIPPED_PACKAGE
 from ctx_jax.io import configs
 from ctx_jax.io.errors import InputError, InputTypeError, MissingFileError
+from ctx_jax.tasks.repeats import run
 from ctx_jax.training.config import RunConfig
-from ctx_jax.training.run import run
 
 SHIPPED = Path(SHIPPED_PACKAGE).parent
 

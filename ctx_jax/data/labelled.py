@@ -41,6 +41,10 @@ class LabelledData:
     """What stands in the label's column where there is none, such as SNLI's `-`: these texts are neither trained on nor
     measured."""
 
+    examples: int = 0
+    """Train on so many examples of the training file, chosen by the run's seed; a larger number has all examples of a
+    smaller one. 0: all."""
+
     separator: str = ","
     """Where a text has several labels: the sign between them in their column."""
 
@@ -57,7 +61,7 @@ class LabelledData:
     """Batches made ready ahead of the one being trained on."""
 
     def __post_init__(self) -> None:
-        check_at_least("data", self, prefetch=1)
+        check_at_least("data", self, prefetch=1, examples=0)
 
 
 class Example(NamedTuple):
@@ -201,6 +205,16 @@ def digest(examples: Iterable[Example], *, labels: bool = True) -> str:
     for example in examples:
         found.update(json.dumps([example.item, example.label if labels else None]).encode())
     return found.hexdigest()
+
+
+def nested_subset(examples: list[Example], count: int, seed: int) -> list[Example]:
+    """`count` of the examples, in their order: those of the least digests of seed and content, so that a larger subset
+    holds a smaller one, whatever the order of the file."""
+    if count >= len(examples):
+        return examples
+    digests = [hashlib.sha256(json.dumps([seed, one.item, one.label]).encode()).digest() for one in examples]
+    chosen = sorted(range(len(examples)), key=lambda number: digests[number])[:count]
+    return [examples[number] for number in sorted(chosen)]
 
 
 def _texts_in_lines(path: str, columns: Columns, labels: bool, known: Collection[str]) -> Iterator[Row]:

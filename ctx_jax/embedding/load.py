@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, read_encoder
+from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, read_encoder, refuse_several
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.stack_loading import read_stack
 from ctx_jax.encoders import FAMILIES, elmo
@@ -80,6 +80,7 @@ def load(
     if is_run(folder):
         _refuse_choices(choices, (), folder)
         return _run(folder, step, families, heads)
+    refuse_several(folder)
     if folder.exists():
         _refuse_step(step, folder)
     if (folder / STACK).is_file():

@@ -53,7 +53,7 @@ def load_mix(path: str | Path, *, step: CheckpointStep | None = None) -> Mixing:
     `step` is for a run: "best" (also None), "latest" or a number.
 
     Raises MissingFileError; InputError, naming the file and the key, for a damaged file, a key that is missing or
-    unknown, another shape or type, NaN or infinity, and for a run without a mix.
+    unknown, another shape or type, NaN or infinity, and for a run without a mix or whose mix normalises its layers.
     """
     path = Path(path)
     if is_run(path):
@@ -61,6 +61,11 @@ def load_mix(path: str | Path, *, step: CheckpointStep | None = None) -> Mixing:
         if "mix" not in heads:
             raise InputError(
                 f"{path} is a run without a learned mix; its heads are {', '.join(sorted(heads)) or 'none'}"
+            )
+        if heads["mix"].module.row_norm:
+            raise InputError(
+                f"{path} learned a mix of normalised layers (mix_norm), which its numbers alone do not give: take "
+                'heads["mix"].params of the loaded run, and ctx_jax.mix(..., layer_norm="row")'
             )
         return _mixing(str(path), heads["mix"].params)
     if step is not None:

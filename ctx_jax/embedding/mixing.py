@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from ctx_jax.io.errors import InputError
 
-LayerNorm = Literal["bilm_tf", "allennlp"]
-_EPSILON: dict[LayerNorm, float] = {"bilm_tf": 1e-12, "allennlp": 1e-13}
+LayerNorm = Literal["bilm_tf", "allennlp", "row"]
+_EPSILON: dict[LayerNorm, float] = {"bilm_tf": 1e-12, "allennlp": 1e-13, "row": 1e-13}
 
 
 class Mixing(TypedDict):
@@ -53,6 +53,9 @@ def mix(
         mixed = mix(layers.values, mixing, mask=layers.mask, layer_norm="allennlp")[:, 1:-1]
         vectors = jnp.where(layers.mask[:, 2:, None], mixed, 0)                              # [B, T, D]
 
+    Such vectors depend on the other sentences of the batch. "row" takes AllenNLP's statistics over each sentence alone,
+    as if it were a batch of its own.
+
     For the top layer alone use `values[-1]`.
     """
     values = jnp.asarray(values, jnp.float32)
@@ -63,8 +66,8 @@ def mix(
         if mask is None:
             raise InputError(f"layer_norm={layer_norm!r} takes statistics over real words: give mask=layers.mask")
         if layer_norm not in _EPSILON:
-            raise InputError(f'layer_norm must be None, "bilm_tf" or "allennlp", got {layer_norm!r}')
-        values = _normalise(values, mask, _EPSILON[layer_norm])
+            raise InputError(f'layer_norm must be None, "bilm_tf", "allennlp" or "row", got {layer_norm!r}')
+        values = _normalise(values, mask, _EPSILON[layer_norm], by_row=layer_norm == "row")
     mixed = jnp.einsum("l,lbtd->btd", softmax_weights(mixing), values, precision=jax.lax.Precision.HIGHEST)
     mixed = gamma * mixed
     return mixed if mask is None else jnp.where(mask[..., None], mixed, 0.0)  # [B, T, D]
@@ -80,11 +83,12 @@ def mix_penalty(mixing: Mixing, scale: float = 1e-3) -> jax.Array:
     return scale * jnp.sum(jnp.square(jnp.asarray(mixing["weights"], jnp.float32)))
 
 
-def _normalise(values: jax.Array, mask: jax.Array, epsilon: float) -> jax.Array:
-    """(values - mean) / sqrt(variance + epsilon), one mean and variance a layer; 0 where `mask` is False."""
+def _normalise(values: jax.Array, mask: jax.Array, epsilon: float, *, by_row: bool) -> jax.Array:
+    """(values - mean) / sqrt(variance + epsilon), one mean and variance a layer, or a layer and row; 0 where `mask` is
+    False."""
     real = jnp.asarray(mask, jnp.bool_)[None, :, :, None]  # [1, B, T, 1]
-    count = jnp.maximum(jnp.sum(real), 1).astype(jnp.float32) * values.shape[-1]
-    axes = (1, 2, 3)
+    axes = (2, 3) if by_row else (1, 2, 3)
+    count = jnp.maximum(jnp.sum(real, axes, keepdims=True), 1).astype(jnp.float32) * values.shape[-1]
     mean = jnp.sum(jnp.where(real, values, 0.0), axes, keepdims=True) / count
     centred = jnp.where(real, values - mean, 0.0)
     variance = jnp.sum(jnp.square(centred), axes, keepdims=True) / count

@@ -24,3 +24,5 @@ class LayerMix:
     """A learned mix of L layers. Its parameters, {"weights": [L], "gamma": []}, are what `ctx_jax.mix` takes."""
 
     layers: int = 1
+    row_norm: bool = False
+    """Each layer of a row is normalised first: `ctx_jax.mix(..., mask=, layer_norm="row")`."""

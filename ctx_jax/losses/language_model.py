@@ -87,6 +87,16 @@ def causal_lm(
     return _token_terms("next_token", model, params, head, "causal_lm", hidden, labels, weights), ()
 
 
+def next_token_loss(
+    model: Transformer, params: Params, hidden: jax.Array, token_ids: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(sum in nats, number) of the next tokens of rows that a causal model has read already: its last layer [B, T, D],
+    their ids int [B, T] and mask bool [B, T]. The scores are those of `model.default_head()`, the token table's."""
+    weights = jnp.asarray(mask[:, 1:], jnp.float32)
+    terms = _token_terms("next_token", model, params, None, "causal_lm", hidden[:, :-1], token_ids[:, 1:], weights)
+    return terms["next_token"]
+
+
 def masked_lm_tokens(
     model: Transformer, params: Params, batch: MaskedBatch, *, head: VocabularyHead | None = None
 ) -> jax.Array:

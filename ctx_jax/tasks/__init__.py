@@ -6,7 +6,7 @@ from typing import Annotated, get_args
 
 from tyro.conf import AvoidSubcommands, arg
 
-from ctx_jax.checkpoints.run_files import CONFIG, existing
+from ctx_jax.checkpoints.run_files import CONFIG, existing, refuse_several
 from ctx_jax.embedding.load import CheckpointStep
 from ctx_jax.embedding.load import load as load_encoder
 from ctx_jax.io import configs
@@ -38,6 +38,7 @@ def named() -> dict[str, TrainConfig]:
 
 def read_config(run_dir: Path, config_type: type[RunConfig] = TrainConfig) -> RunConfig:
     """The settings of a run. Raises MissingFileError for a folder that is no run, InputError for a damaged file."""
+    refuse_several(run_dir)
     if not (run_dir / "checkpoints").is_dir():
         raise MissingFileError(
             f"{run_dir} is no run directory: it has no checkpoints/. For an imported Transformer start a run from it "

@@ -12,6 +12,7 @@ import numpy as np
 
 from ctx_jax.data.labelled import Example, read_texts
 from ctx_jax.encoders.base import InputProcessor, checked
+from ctx_jax.encoders.transformer.gpt_inputs import GPTInputs
 from ctx_jax.io.errors import InputTypeError
 from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.label_network import LabelNetwork, TextPooling
@@ -54,6 +55,8 @@ class ClassifyConfig(LabelConfig):
                 yield checked_number(example) if self.target == "number" and known is None else example
 
     def processed(self, processor: InputProcessor, model: Any) -> InputProcessor:
+        if self.tuning.gpt:
+            return GPTInputs.of_model(processor, model, pairs=False)
         return processor.of_texts(empty=False)
 
     def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:

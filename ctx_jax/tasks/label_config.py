@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import jax
 import numpy as np
+from tyro.conf import arg
 
 from ctx_jax.checkpoints.run_files import TEXTS, read_encoder
-from ctx_jax.data.labelled import Columns, Example, LabelledData, digest
+from ctx_jax.data.labelled import Columns, Example, LabelledData, digest, nested_subset
 from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.encoder_digest import encoder_digest
@@ -27,15 +28,17 @@ from ctx_jax.heads import HEADS
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, MissingFileError, SentenceError
 from ctx_jax.losses.labels import balanced_weights
 from ctx_jax.ops.linear import Compute
+from ctx_jax.tasks.gpt import GPTNetwork, GPTTask, check_gpt, with_new_vocabulary
 from ctx_jax.tasks.label_names import label_names
 from ctx_jax.tasks.label_network import LABELS, MIX, LabelNetwork, LayerChoice, TextPooling
-from ctx_jax.tasks.label_options import LabelEvaluate, TableOptions
+from ctx_jax.tasks.label_options import LabelEvaluate, RepeatOptions, TableOptions
 from ctx_jax.tasks.label_predictor import LabelPredictor
 from ctx_jax.tasks.label_rows import Labelled, Rows
 from ctx_jax.tasks.label_task import LabelTask
 from ctx_jax.tasks.label_values import METRICS, Target
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
 from ctx_jax.tasks.setup import check_digests, naming_setting, origin_of
+from ctx_jax.tasks.tuning import TuningOptions
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.task import TaskContext
 from ctx_jax.typing import Log
@@ -89,6 +92,8 @@ class LabelConfig(ABC):
     compute: Compute = "float32"
     """Precision of the encoder's matrix products."""
 
+    tuning: Annotated[TuningOptions, arg(name="")] = field(default_factory=TuningOptions)
+    repeats: Annotated[RepeatOptions, arg(name="")] = field(default_factory=RepeatOptions)
     table: TableOptions = field(default_factory=TableOptions)
     evaluate: LabelEvaluate = field(default_factory=LabelEvaluate)
 
@@ -173,12 +178,14 @@ class LabelConfig(ABC):
     @property
     def task_type(self) -> type[LabelTask]:
         """The class that trains it."""
-        return LabelTask
+        return GPTTask if self.tuning.gpt else LabelTask
 
     def network(self, model: Any, labels: tuple[str, ...]) -> LabelNetwork:
         """The pure functions of the task."""
         drops = self.encoder_dropout and not self.frozen
-        return LabelNetwork(model, labels, self.layers, self.text_pooling, self.dropout, drops, self.predicted)
+        choices = (self.layers, self.text_pooling, self.dropout, drops, self.predicted)
+        kind = GPTNetwork if self.tuning.gpt else LabelNetwork
+        return kind(model, labels, *choices, mix_norm=self.tuning.mix_norm)
 
     def check(self, steps: int) -> None:
         """ConfigError for settings that are missing, that do not name columns, or that contradict each other."""
@@ -188,6 +195,9 @@ class LabelConfig(ABC):
         ):
             if not value:
                 raise ConfigError(name, f"is needed: {what}")
+        if self.repeats.asked:
+            setting = "seeds" if self.repeats.seeds else "sizes"
+            raise ConfigError(setting, "asks for several runs: give the settings to ctx_jax.tasks.repeats.run")
         if self.mix and self.layers != "mix":
             raise ConfigError("mix", f"is for layers mix, which are {self.layers}: leave one of them out")
         if self.metric not in self.metrics:
@@ -196,6 +206,9 @@ class LabelConfig(ABC):
             )
         if self.class_weights != "none" and self.predicted != "classes":
             raise ConfigError("class_weights", f"are for one label of several, not for the target {self.predicted}")
+        self.tuning.check(frozen=self.frozen, mixes=self.layers == "mix", ranks=self.predicted == "ranking")
+        if self.tuning.gpt:
+            check_gpt(self)
         for path in (self.data.train, self.data.valid):
             self.columns.of_file(path)
 
@@ -214,12 +227,16 @@ class LabelConfig(ABC):
         encoder, given_key = self._encoder(context)
         splits: tuple[Split, ...] = ("train", "valid") if self.data.valid else ("train",)
         files: dict[str, list[Example]] = {split: self._examples(split, context.log) for split in splits}
+        if (wanted := self.data.examples) > (count := len(files["train"])):
+            raise ConfigError("data.examples", f"is {wanted}, and {self.data.train} has {count}")
+        files["train"] = nested_subset(files["train"], wanted or count, context.seed)
         context.run_dir.mkdir(parents=True, exist_ok=True)
         digests = {f"data.{name}": digest(files[name]) if name in files else None for name in ("train", "valid")}
         check_digests(context, digests | ({"encoder": given_key} if given_key else {}))
         labels, counts = label_names(self.predicted, files, context.log)
         network = self.network(encoder.model, labels)
         _ = network.layer  # raises for a layer that the encoder lacks
+        self.tuning.check_model(network.model, jax.eval_shape(network.init_heads, jax.random.key(0)), self.frozen)
         first_heads: dict[str, Any] = {}
         if self.mix and not context.resumed:
             first_heads[MIX] = dict(self._first_mix(network))
@@ -232,7 +249,7 @@ class LabelConfig(ABC):
             if self.length < least:
                 raise ConfigError("length", f"must be at least {least}, or 0, got {self.length}")
         key = given_key or (encoder_digest(encoder) if self.frozen else "")
-        return self.task_type(
+        task = self.task_type(
             config=self._with_patience(0 if context.steps else 3),
             seed=context.seed,
             encoder=encoder,
@@ -249,6 +266,9 @@ class LabelConfig(ABC):
             cache=Path(self.data.cache) if self.data.cache else context.run_dir / "cache",
             log=context.log,
         )
+        steps = context.steps or task.default_steps
+        self.tuning.log_unfreezing(network.model, task.unfreeze_every, steps, context.log)
+        return task
 
     def _encoder(self, context: TaskContext) -> tuple[Encoder, str | None]:
         """The run's encoder on the host, and the digest of the one that the settings name.
@@ -278,6 +298,8 @@ class LabelConfig(ABC):
                 encoder = load(path, **options)
         except InputTypeError as error:
             raise ConfigError(f"table.{next(iter(options))}", f"is for tables of word vectors: {error}") from error
+        if self.tuning.gpt:
+            encoder = with_new_vocabulary(encoder, self.tuning.lm_weight)
         model: Any = encoder.model
         params = jax.device_get(encoder.params)  # on a device they would use memory for the whole run
         processor = self.processed(encoder.processor, model)

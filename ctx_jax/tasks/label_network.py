@@ -55,6 +55,8 @@ class LabelNetwork:
     target: Target = "classes"
     head: Any = None
     """A `TaggerHead` or `LabelHead` of these labels; None: a `LabelHead`."""
+    mix_norm: bool = False
+    """Each layer of a row is normalised before the mix (`ctx_jax.mix`, layer_norm="row")."""
 
     @property
     def layer(self) -> int | None:
@@ -71,7 +73,7 @@ class LabelNetwork:
     @property
     def heads(self) -> dict[str, Any]:
         """The heads' modules by name."""
-        own: dict[str, Any] = {MIX: LayerMix(self.model.num_layers)} if self.layer is None else {}
+        own: dict[str, Any] = {MIX: LayerMix(self.model.num_layers, self.mix_norm)} if self.layer is None else {}
         if self.pooling == "attention":
             own[POOLING] = AttentionPooling()
         return {LABELS: self.label_head} | own
@@ -89,6 +91,8 @@ class LabelNetwork:
     @property
     def stored_pooling(self) -> How | None:
         """How the layers of a text may be pooled before they are mixed; None: in none that gives the same."""
+        if self.mix_norm:
+            return None
         return self.pooling if self.pooling in get_args(How) and self.pooling != "max" else None  # type: ignore[return-value]
 
     def init_heads(self, key: jax.Array) -> dict[str, Params]:
@@ -116,7 +120,11 @@ class LabelNetwork:
             found = self.model.layers(params["encoder"], inputs, dropout=dropout if self.encoder_dropout else None)
             values, mask = found.values if self.layer is None else found.values[self.layer][None], found.mask
         heads = params["head"]
-        vectors = mix(values, plain_params(heads[MIX])) if self.layer is None else values[0]  # type: ignore[arg-type]
+        if self.layer is None:
+            mixing: Any = plain_params(heads[MIX])
+            vectors = mix(values, mixing, mask=mask, layer_norm="row") if self.mix_norm else mix(values, mixing)
+        else:
+            vectors = values[0]
         match self.pooling:
             case None:
                 return vectors, mask

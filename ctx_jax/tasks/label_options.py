@@ -1,4 +1,4 @@
-"""Groups of settings that the tasks with labels share: how a run is measured, and how a table of vectors is read."""
+"""Groups of settings that the tasks with labels share: how a run is measured and repeated, how a table is read."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -40,3 +40,39 @@ class TableOptions:
 
     unknown: Literal["zero", "mean", "error"] = "zero"
     """Words that the table lacks: the vector 0, the mean of the table, or an error."""
+
+
+@dataclass(frozen=True)
+class RepeatOptions:
+    """Several runs in place of one (`tasks.repeats`)."""
+
+    seeds: int = 0
+    """So many runs, with `seed`, `seed` + 1, ..., each in a directory of its own (`seed_0`, ...) below `run_dir`, and a
+    table of their mean and spread. 0: one run, in `run_dir` itself."""
+
+    sizes: str = ""
+    """A learning curve: numbers of training examples between commas, or `all`, as in `100,1000,all`. Each is a
+    directory (`size_100`, ...) with a run for every seed. By the same seed a larger number has all examples of a
+    smaller one."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 0:
+            raise ConfigError("seeds", f"must be at least 0, got {self.seeds}")
+        _ = self.parsed_sizes
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is more than a single run."""
+        return bool(self.seeds or self.sizes)
+
+    @property
+    def parsed_sizes(self) -> tuple[int | None, ...]:
+        """The sizes, the smallest first; None, the last one, for all examples. ConfigError for what is no size."""
+        found: list[int | None] = []
+        for word in filter(None, (word.strip() for word in self.sizes.split(","))):
+            if word != "all" and not (word.isascii() and word.isdecimal() and int(word)):
+                raise ConfigError("sizes", f"must be whole numbers above 0, or all, between commas; got {word[:40]!r}")
+            found.append(None if word == "all" else int(word))
+        if len({*found}) < len(found) or (self.sizes and not found):
+            raise ConfigError("sizes", f"must be different numbers between commas, got {self.sizes[:80]!r}")
+        return tuple(sorted(found, key=lambda size: float("inf") if size is None else size))

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ctx_jax.checkpoints.run_files import Origin
 from ctx_jax.data.batch import LabelBatch
 from ctx_jax.data.epochs import Epochs
 from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.mixing import mix_penalty
 from ctx_jax.embedding.vector_cache import store_vectors
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.losses.labels import crf_loss, label_loss, number_loss, several_loss
 from ctx_jax.ops.dropout import Dropout
-from ctx_jax.tasks.label_network import LabelNetwork, mix_metrics
+from ctx_jax.tasks.label_network import MIX, LabelNetwork, Scored, mix_metrics
 from ctx_jax.tasks.label_rows import Labelled, Rows, SplitRows, StoredRows, measure, row_length, row_limit
 from ctx_jax.training.parameter_groups import DEFAULT_GROUPS, ParameterGroup, named
 from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, Selection
@@ -46,8 +48,10 @@ class LabelTask:
 
     @property
     def coefficients(self) -> Mapping[str, float]:
-        """The loss, and accuracy where there are labels."""
-        return {"label": 1.0} if self.network.target == "number" else {"label": 1.0, "accuracy": 0.0}
+        """The loss, accuracy where there are labels, and the penalty of the mix, if there is one."""
+        accuracy = {} if self.network.target == "number" else {"accuracy": 0.0}
+        penalty = self.config.tuning.mix_penalty
+        return {"label": 1.0} | accuracy | ({"mix_penalty": penalty} if penalty else {})
 
     @property
     def model(self) -> Any:
@@ -63,11 +67,11 @@ class LabelTask:
 
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:
-        """The encoder frozen, or slower than the head; the mix faster than it."""
+        """The encoder frozen, all or part of it, or slower than the head; the mix faster than it."""
         mix = ParameterGroup("^head/mix/", learning_rate_factor=self.config.mix_rate, weight_decay=False)
         crf = ParameterGroup("^head/labels/crf/", weight_decay=False)
         if self.config.frozen:
-            return ParameterGroup("^encoder/", frozen=True), mix, crf
+            return *self.config.tuning.groups, ParameterGroup("^encoder/", frozen=True), mix, crf
         slower = (
             replace(
                 group,
@@ -76,7 +80,7 @@ class LabelTask:
             )
             for group in DEFAULT_GROUPS
         )
-        return *slower, mix, crf
+        return *self.config.tuning.groups, *slower, mix, crf
 
     @property
     def batch_size(self) -> int:
@@ -86,6 +90,11 @@ class LabelTask:
     def steps_per_epoch(self) -> int:
         """Batches that hold every training row once."""
         return -(-len(self.labelled["train"].texts) // self.batch_size)
+
+    @property
+    def unfreeze_every(self) -> int:
+        """See `training.task.UnfreezesGradually`."""
+        return int(self.config.tuning.unfreeze_steps(self.steps_per_epoch))
 
     @property
     def default_steps(self) -> int:
@@ -101,22 +110,31 @@ class LabelTask:
         return {"encoder": self.model.init(encoder), "head": self.network.init_heads(heads)}
 
     def initial(self, params: Params) -> Params:
-        return {"encoder": self.encoder.params, "head": _replaced(params["head"], self.first_heads)}
+        encoder = self.config.tuning.first_params(self.model, self.encoder.params, params["encoder"])
+        return {"encoder": encoder, "head": _replaced(params["head"], self.first_heads)}
 
     def zero_carry(self, rows: int) -> Carry:
         return ()
 
     def loss(self, params: Params, batch: Any, carry: Carry, key: jax.Array | None) -> tuple[Terms, Carry]:
-        """Cross-entropy in nats and accuracy of a `LabelBatch`; of a number the squared error."""
+        """`label_terms`, and the penalty of the mix."""
         scored = self.network.scored(params, batch.inputs, None if key is None else Dropout(key, batch.rows))
+        terms = self.label_terms(scored, batch)
+        if self.config.tuning.mix_penalty:  # a constant of all rows, so that devices and micro-batches add up
+            rows = float(len(batch.rows))
+            terms["mix_penalty"] = (mix_penalty(params["head"][MIX], rows), jnp.float32(rows))
+        return terms, carry
+
+    def label_terms(self, scored: Scored, batch: Any) -> Terms:
+        """Cross-entropy in nats and accuracy of a `LabelBatch`; of a number the squared error."""
         match self.network.target:
             case "number":
-                return number_loss(scored.logits[:, 0], batch.labels, batch.weights), carry
+                return number_loss(scored.logits[:, 0], batch.labels, batch.weights)
             case "several":
-                return several_loss(scored.logits, batch.labels, batch.weights), carry
+                return several_loss(scored.logits, batch.labels, batch.weights)
         if scored.transitions is not None:
-            return crf_loss(scored.logits, scored.mask, scored.transitions, batch.labels, batch.weights), carry
-        return label_loss(scored.logits, batch.labels, batch.weights, self.class_weights), carry
+            return crf_loss(scored.logits, scored.mask, scored.transitions, batch.labels, batch.weights)
+        return label_loss(scored.logits, batch.labels, batch.weights, self.class_weights)
 
     @cached_property
     def _rows(self) -> dict[str, Rows]:
@@ -161,7 +179,11 @@ class LabelTask:
         return int(arrays.lengths.sum())
 
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
-        return {"loss": means["label"]} | ({"accuracy": means["accuracy"]} if "accuracy" in means else {})
+        """The loss of the labels alone, accuracy, and what the penalty adds."""
+        others = {name: means[name] for name in ("accuracy", "mix_penalty") if name in means}
+        if "mix_penalty" in others:
+            others["mix_penalty"] *= self.coefficients["mix_penalty"]
+        return {"loss": means["label"]} | others
 
     def flops_per_token(self) -> float:
         """Three times a forward pass; once that of a frozen encoder, and none of it with stored vectors."""

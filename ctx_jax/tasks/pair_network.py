@@ -48,6 +48,16 @@ class PairRows(NamedTuple):
         return {FIRST: self.first.batch(numbers, rows, length), SECOND: self.second.batch(numbers, rows, length)}
 
 
+def both_texts(inputs: Mapping[str, Any], dropout: Dropout | None) -> tuple[dict[str, jax.Array], Dropout | None]:
+    """The inputs {"first": ..., "second": ...} as one batch of 2 B rows, all first ones first, with its dropout."""
+    first, second = inputs[FIRST], inputs[SECOND]
+    both = {name: jnp.concatenate([first[name], second[name]]) for name in first}
+    if dropout is not None:
+        rows = jnp.arange(len(next(iter(first.values())))) if dropout.rows is None else dropout.rows
+        dropout = dropout._replace(rows=jnp.concatenate([2 * rows, 2 * rows + 1]))
+    return both, dropout
+
+
 @dataclass(frozen=True)
 class SiameseNetwork(LabelNetwork):
     """`LabelNetwork` of inputs {"first": ..., "second": ...}, each those of B texts."""
@@ -86,14 +96,10 @@ class SiameseNetwork(LabelNetwork):
         self, params: Params, inputs: Mapping[str, Any], dropout: Dropout | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """The vectors [B, D] of the first and of the second texts, which the encoder reads in one batch."""
-        first, second = inputs[FIRST], inputs[SECOND]
-        both = {name: jnp.concatenate([first[name], second[name]]) for name in first}
-        count = len(next(iter(first.values())))
-        if dropout is not None:
-            rows = jnp.arange(count) if dropout.rows is None else dropout.rows
-            dropout = dropout._replace(rows=jnp.concatenate([2 * rows, 2 * rows + 1]))
+        both, dropout = both_texts(inputs, dropout)
         vectors, _ = self.vectors(params, both, dropout)
-        return vectors[:count], vectors[count:]
+        first, second = jnp.split(vectors, 2)
+        return first, second
 
     def scored(self, params: Params, inputs: Mapping[str, Any], dropout: Dropout | None = None) -> Scored:
         """The scores [B, K] of pairs."""

@@ -5,7 +5,7 @@ ctx-jax train pairs --encoder minilm --style siamese --target ranking --data.col
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,8 +13,10 @@ import numpy as np
 from ctx_jax.data.labelled import Columns, Example, LabelledData
 from ctx_jax.data.labelled_pairs import FIRST, SECOND, read_text_pairs
 from ctx_jax.encoders.base import InputProcessor
+from ctx_jax.encoders.transformer.gpt_inputs import GPTInputs
 from ctx_jax.encoders.transformer.pair_inputs import PairInputs
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
+from ctx_jax.tasks.gpt import GPTNetwork
 from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.label_network import LabelNetwork, TextPooling
 from ctx_jax.tasks.label_rows import Rows, cut_texts
@@ -46,6 +48,10 @@ class PairsConfig(LabelConfig):
     pooling: TextPooling = "mean"
     """How the vectors of a row's tokens become one, as in `classify`."""
 
+    both_orders: bool | None = None
+    """With `gpt`: a pair is read in both orders, and the two vectors are added, as where it has none (similarity).
+    None: of a number."""
+
     scale: float = 20.0
     """Of ranking: what cosines are multiplied by before the softmax."""
 
@@ -58,6 +64,8 @@ class PairsConfig(LabelConfig):
             raise ConfigError("scale", f"must be more than 0, got {self.scale}")
         if self.style == "cross" and self.target == "ranking":
             raise ConfigError("style", "is cross, which gives no vectors of single texts to rank: set siamese")
+        if self.both_orders is not None and not self.tuning.gpt:
+            raise ConfigError("both_orders", "is for gpt: leave it out, or set gpt")
         if self.compare == "cosine" and (self.style == "cross" or self.target == "classes"):
             raise ConfigError("compare", "is cosine, which is for a number of the style siamese: set features")
 
@@ -71,7 +79,12 @@ class PairsConfig(LabelConfig):
 
     @property
     def task_type(self) -> type[LabelTask]:
-        return RankingTask if self.target == "ranking" else LabelTask
+        return RankingTask if self.target == "ranking" else super().task_type
+
+    @property
+    def reads_both_orders(self) -> bool:
+        """Whether each pair is two rows."""
+        return self.tuning.gpt and (self.target == "number" if self.both_orders is None else self.both_orders)
 
     @property
     def columns(self) -> Columns:
@@ -84,6 +97,8 @@ class PairsConfig(LabelConfig):
     def processed(self, processor: InputProcessor, model: Any) -> InputProcessor:
         if self.style == "siamese":
             return processor.of_texts(empty=False)
+        if self.tuning.gpt:
+            return GPTInputs.of_model(processor, model, pairs=True)
         try:
             return PairInputs.of(processor, model)
         except InputError as error:
@@ -91,6 +106,8 @@ class PairsConfig(LabelConfig):
 
     def network(self, model: Any, labels: tuple[str, ...]) -> LabelNetwork:
         base = super().network(model, labels)
+        if isinstance(base, GPTNetwork):
+            return replace(base, both_orders=self.reads_both_orders)
         if self.style == "cross":
             return base
         own = {name: getattr(base, name) for name in LabelNetwork.__dataclass_fields__}
@@ -120,14 +137,18 @@ class PairsConfig(LabelConfig):
     ) -> list[list[tuple[Any, int]]]:
         """One row a pair, cut where it is longer than the encoder takes, which `log` says once."""
         if self.style == "cross":
-            pairs = processor.split([list(pair) for pair in items])
-            return [[(pair, 1)] for pair in cut_texts(processor, pairs, self.length, log, "pairs")]
+            orders = [items, [(second, first) for first, second in items]] if self.reads_both_orders else [items]
+            pairs = processor.split([list(pair) for own in orders for pair in own])
+            found = cut_texts(processor, pairs, self.length, log, "orders of pairs" if len(orders) == 2 else "pairs")
+            if not self.reads_both_orders:
+                return [[(pair, 1)] for pair in found]
+            return [[(both, 1)] for both in zip(found[: len(items)], found[len(items) :], strict=True)]
         sides = [processor.split([pair[side] for pair in items], "tokens") for side in (0, 1)]
         cut = cut_texts(processor, [text for texts in sides for text in texts], self.length, log, "texts")
         return [[(pair, 1)] for pair in zip(cut[: len(items)], cut[len(items) :], strict=True)]
 
     def rows(self, texts: Sequence[Any], make: Callable[[str, Sequence[Any]], Rows]) -> Rows:
-        if self.style == "cross":
+        if self.style == "cross" and not self.reads_both_orders:
             return make("pair", texts)
         return PairRows(make(FIRST, [text for text, _ in texts]), make(SECOND, [text for _, text in texts]))
 

@@ -19,9 +19,10 @@ from tyro.conf import Fixed
 from ctx_jax.encoders.base import Model
 from ctx_jax.io.errors import ConfigError, InputTypeError
 from ctx_jax.training.parameter_groups import ParameterGroup, decayed, matrices_of_layers, rate_factors
+from ctx_jax.training.unfreezing import gradually
 from ctx_jax.typing import Params
 
-Schedule = Literal["constant", "linear", "cosine", "trapezoid"]
+Schedule = Literal["constant", "linear", "cosine", "trapezoid", "slanted_triangular"]
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,21 @@ class OptimizerConfig:
 
     schedule: Schedule = "constant"
     """After the warm-up: `constant`; `linear` or `cosine` decay to `final` times the learning rate, reached one step
-    after the last; `trapezoid`: constant, then linear decay over the last `cooldown` of the run."""
+    after the last; `trapezoid`: constant, then linear decay over the last `cooldown` of the run. `slanted_triangular`
+    (Howard and Ruder 2018, equation 3): a line from 1 / `ratio` of the learning rate up to it during the warm-up, and
+    one back down over the rest."""
 
     warmup: int | float = 0
-    """Steps of linear warm-up from zero; below 1: a share of all steps."""
+    """Steps of linear warm-up from zero; below 1: a share of all steps (`cut_frac` of a slanted triangle)."""
 
     final: float = 0.0
     """The learning rate at the end of the schedule, as a fraction of the peak."""
 
     cooldown: float = 0.2
     """`trapezoid`: the fraction of all steps in which the learning rate decays."""
+
+    ratio: float = 32.0
+    """`slanted_triangular`: the highest learning rate divided by the lowest."""
 
     clip_norm: float = 0.0
     """Maximum global norm of the gradient; 0: no clipping."""
@@ -129,6 +135,7 @@ class Adagrad(OptimizerConfig):
 
 _FROM_ZERO = ("learning_rate", "warmup", "final", "clip_norm", "weight_decay", "accumulator")
 _ABOVE_ZERO = ("loss_scale", "epsilon")
+_FROM_ONE = ("ratio",)
 _SHARES = ("layer_decay", "average", "cooldown")
 _MEMORIES = ("beta1", "beta2", "momentum")  # at 1 Adam's bias correction would divide by zero
 
@@ -141,12 +148,19 @@ def _check(config: OptimizerConfig) -> None:
             wrong = "at least 0"
         elif name in _ABOVE_ZERO and not 0 < value < math.inf:
             wrong = "above 0"
+        elif name in _FROM_ONE and not 1 <= value < math.inf:
+            wrong = "at least 1"
         elif name in _SHARES and not 0 <= value <= 1:
             wrong = "between 0 and 1"
         elif name in _MEMORIES and not 0 <= value < 1:
             wrong = "at least 0 and below 1"
         if wrong:
             raise ConfigError(f"optimizer.{name}", f"must be {wrong}, got {value}")
+    if config.schedule == "slanted_triangular":
+        if not config.warmup:
+            raise ConfigError("optimizer.warmup", "is 0, and a slanted triangle rises first: set 0.1, for example")
+        if config.final:
+            raise ConfigError("optimizer.final", "is for other schedules; a slanted triangle ends by `ratio`")
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -154,6 +168,8 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
     warmup = round(config.warmup * steps) if config.warmup < 1 else int(config.warmup)
     peak, rest = config.learning_rate, max(steps - warmup, 1)
     match config.schedule:
+        case "slanted_triangular":
+            return _slanted_triangle(config, steps)
         case "constant":
             after_warmup: optax.Schedule = optax.constant_schedule(peak)
         case "linear":
@@ -170,34 +186,57 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
     return optax.join_schedules([rise, after_warmup], [warmup])
 
 
-def optimizer(config: OptimizerConfig, steps: int, *, model: Model | None = None) -> optax.GradientTransformation:
+def _slanted_triangle(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Howard and Ruder 2018, equation 3. Where T * cut_frac is no whole number their line ends below the lowest rate
+    in the last steps; here it stays there."""
+    share = config.warmup if config.warmup < 1 else min(config.warmup / max(steps, 1), 1.0)
+    cut = max(math.floor(share * steps), 1)
+    falling = max(cut * (1 / share - 1), 1.0)
+
+    def rate(step: Any) -> jax.Array:
+        t = jnp.asarray(step, jnp.float32)
+        p = jnp.where(t < cut, t / cut, jnp.maximum(1.0 - (t - cut) / falling, 0.0))
+        return config.learning_rate * (1.0 + p * (config.ratio - 1.0)) / config.ratio
+
+    return rate
+
+
+def optimizer(
+    config: OptimizerConfig, steps: int, *, model: Model | None = None, unfreeze_every: int = 0
+) -> optax.GradientTransformation:
     """The optax chain of a config: clipping first, then the optimizer with its schedule, then the rate factors.
 
-    `layer_decay` and Muon need the layers of `model`. The chain is for trainable parameters only, see
-    `parameter_groups.split_frozen`.
+    `layer_decay`, Muon and `unfreeze_every` (see `unfreezing.gradually`; 0: all is trained from the start) need the
+    layers of `model`. The chain is for trainable parameters only, see `parameter_groups.split_frozen`.
     """
     rate = learning_rate_schedule(config, steps)
+    clip = [clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    core: Callable[[optax.Schedule], optax.GradientTransformation] = partial(_core, config, model)
+    if unfreeze_every:
+        if model is None:
+            raise ConfigError("unfreeze_every", "needs the number of layers: give model=")
+        parts = [gradually(core, rate, model, unfreeze_every, clip)]
+    else:
+        parts = [*clip, core(rate)]
+    if config.layer_decay != 1.0 or any(group.learning_rate_factor != 1.0 for group in config.groups):
+        parts.append(optax.stateless(lambda updates, _: _scaled(updates, config, model)))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+
+
+def _core(config: OptimizerConfig, model: Model | None, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer alone."""
     mask = partial(decayed, groups=config.groups)
     match config:
         case Adagrad():
             # optax adds eps to the accumulator; zero makes its formula TensorFlow's.
-            core = optax.adagrad(rate, initial_accumulator_value=config.accumulator, eps=0.0)
-        case AdamW():
-            core = optax.adamw(
-                rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=mask
-            )
-        case Lamb():
-            core = optax.lamb(
-                rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=mask
-            )
+            return optax.adagrad(rate, initial_accumulator_value=config.accumulator, eps=0.0)
+        case AdamW() | Lamb():
+            make = optax.adamw if isinstance(config, AdamW) else optax.lamb
+            return make(rate, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=mask)
         case Muon():
-            core = _muon(config, rate, mask, model)
+            return _muon(config, rate, mask, model)
         case _:
             raise InputTypeError(f"no optimizer for {type(config).__name__}: give AdamW, Lamb, Muon or Adagrad")
-    parts = [clip_by_global_norm(config.clip_norm), core] if config.clip_norm else [core]
-    if config.layer_decay != 1.0 or any(group.learning_rate_factor != 1.0 for group in config.groups):
-        parts.append(optax.stateless(lambda updates, _: _scaled(updates, config, model)))
-    return optax.chain(*parts) if len(parts) > 1 else core
 
 
 def clip_by_global_norm(largest: float) -> optax.GradientTransformation:

@@ -19,7 +19,7 @@ from ctx_jax.distributed.watch import ending_others, watching
 from ctx_jax.io import configs
 from ctx_jax.io.allocator import keep_freed_memory
 from ctx_jax.io.build_once import locked
-from ctx_jax.io.errors import ConfigError, DiskError, RunError
+from ctx_jax.io.errors import ConfigError, DiskError, RunError, listed
 from ctx_jax.io.files import atomic_write
 from ctx_jax.training.config import RunConfig, check_config, check_resume
 from ctx_jax.training.devices import KERNELS, fix_kernels
@@ -47,6 +47,8 @@ def run(config: RunConfig) -> bool:
     run_dir = Path(config.run_dir)
     if run_dir.is_file():
         raise ConfigError("run_dir", f"needs a directory, and {config.run_dir} is a file")
+    if names := run_files.runs_below(run_dir):
+        raise ConfigError("run_dir", f"{run_dir} holds several runs, {listed(names)}: name another directory, or one")
     fix_kernels(config.devices, run_dir)
     if config.devices.distributed:
         processes.join()
@@ -60,7 +62,7 @@ def run(config: RunConfig) -> bool:
             check_config(config)  # after joining: a process that stopped before would leave the others waiting
             if jax.default_backend() == "cpu":
                 keep_freed_memory()
-            stack.enter_context(_locked(run_dir))
+            stack.enter_context(locked_directory(run_dir))
             processes.check_disk(run_dir)
             if config.devices.deterministic:
                 (run_dir / KERNELS).mkdir(exist_ok=True)
@@ -133,8 +135,9 @@ def _naming_removed(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    """Lock the directory; RunError while another process trains there, as each would remove the other's files."""
+def locked_directory(run_dir: Path) -> Iterator[None]:
+    """Make and lock the directory of a run, or of several; RunError while another process trains there, as each would
+    remove the other's files."""
     with ExitStack() as stack:
 
         def lock() -> None:

@@ -15,7 +15,7 @@ from ctx_jax.checkpoints.frozen import merge_params
 from ctx_jax.training.micro_batches import Arrays, compared_gradients, divided, joined, weighted_sum
 from ctx_jax.training.optimizer import OptimizerConfig, apply_gradients, averaged, optimizer
 from ctx_jax.training.parameter_groups import split_frozen
-from ctx_jax.training.task import ComparesRows, Task
+from ctx_jax.training.task import ComparesRows, Task, UnfreezesGradually
 from ctx_jax.typing import Carry, Params, Terms
 
 INIT = 2**32 - 1
@@ -80,7 +80,8 @@ class TrainingStep:
         """`steps`: of the whole run, which the learning rate schedule depends on."""
         self.task, self.steps, self.seed, self.micro_batches = task, steps, seed, micro_batches
         self.config = replace(config, groups=(*config.groups, *task.groups))
-        self.chain = optimizer(self.config, steps, model=task.model)
+        every = task.unfreeze_every if isinstance(task, UnfreezesGradually) else 0
+        self.chain = optimizer(self.config, steps, model=task.model, unfreeze_every=every)
 
     def zero_totals(self) -> Totals:
         """The totals of no steps."""

@@ -46,6 +46,15 @@ class ComparesRows(Protocol):
         that of all devices' rows."""
 
 
+@runtime_checkable
+class UnfreezesGradually(Protocol):
+    """What an objective may offer besides `Objective`: training that begins at the top (`training.unfreezing`)."""
+
+    @property
+    def unfreeze_every(self) -> int:
+        """Steps after which one more layer is trained; 0: all are from the start."""
+
+
 class Batches(Protocol):
     """An endless iterator of batches that can start from any position."""
 

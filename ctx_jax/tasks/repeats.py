@@ -1,0 +1,160 @@
+"""Several runs of one task with labels: by seeds, and by sizes of the training file (a learning curve).
+
+runs/sst2/
+  results.json, results.md      written after each finished run
+  seed_0/, seed_1/ ...          runs; with sizes below size_100/, size_1000/, size_all/ ...
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ctx_jax.checkpoints.run_files import RESULTS, RESULTS_TABLE, SELECTION
+from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.distributed import processes
+from ctx_jax.distributed.processes import is_first_process, on_first_process
+from ctx_jax.io.errors import ConfigError
+from ctx_jax.io.files import atomic_write
+from ctx_jax.tasks.label_options import RepeatOptions
+from ctx_jax.training import run as training_run
+from ctx_jax.training.config import RunConfig
+from ctx_jax.training.devices import fix_kernels
+from ctx_jax.training.metrics import print_line
+
+
+class SubRun(NamedTuple):
+    """One of the runs."""
+
+    size: int | None  # examples of the training file; None: all
+    config: RunConfig
+
+
+def run(config: RunConfig) -> bool:
+    """`training.run.run(config)`, or the runs that `config.task.repeats` asks for, one after the other.
+
+    The same call again goes on with the runs that are not finished, and with those of further seeds and sizes. False if
+    one was stopped. Raises as `training.run.run`, and ConfigError for settings that give no table.
+    """
+    options = getattr(config.task, "repeats", None)
+    if not isinstance(options, RepeatOptions) or not options.asked:
+        return training_run.run(config)
+    _check(config)
+    sub_runs = list(_sub_runs(config, options))
+    # Before the first use of jax, as `training.run.run` does.
+    fix_kernels(config.devices, Path(sub_runs[0].config.run_dir))
+    if config.devices.distributed:
+        processes.join()
+    with training_run.locked_directory(Path(config.run_dir)):
+        return _run_all(Path(config.run_dir), config.task, sub_runs)
+
+
+def _run_all(folder: Path, task: Any, sub_runs: Sequence[SubRun]) -> bool:
+    """Train each run and write the tables after it; False if one was stopped."""
+    for number, sub_run in enumerate(sub_runs):
+        _write(folder, task, sub_runs, number)
+        if is_first_process():
+            print_line(f"run {number + 1} of {len(sub_runs)}: {sub_run.config.run_dir}")
+        if not training_run.run(sub_run.config):
+            return False
+    _write(folder, task, sub_runs, len(sub_runs))
+    if is_first_process():
+        print_line((folder / RESULTS_TABLE).read_text(encoding="utf-8").rstrip("\n"))
+    return True
+
+
+def _check(config: RunConfig) -> None:
+    """ConfigError for what gives no table of metrics, and for more examples than the training file has."""
+    task, options = config.task, config.task.repeats
+    setting = "seeds" if options.seeds else "sizes"
+    if not config.run_dir:
+        raise ConfigError("run_dir", "is needed: name a directory for the runs")
+    if (Path(config.run_dir) / "checkpoints").is_dir():
+        raise ConfigError("run_dir", f"{config.run_dir} is a single run: name another directory for several")
+    if not task.data.valid:
+        raise ConfigError(setting, "gives a table of the metrics of data.valid: name a validation file")
+    if task.evaluate.every == 0:
+        raise ConfigError("evaluate.every", f"is 0, and {setting} gives a table of evaluations: leave it out")
+    if task.data.examples and options.sizes:
+        raise ConfigError("sizes", "takes the place of data.examples: leave one of them out")
+    replace(task, repeats=RepeatOptions()).check(config.steps)
+    largest = max((size for size in options.parsed_sizes if size is not None), default=0)
+    if largest and largest > (count := sum(1 for _ in task.read(task.data.train))):
+        raise ConfigError("sizes", f"has {largest}, and {task.data.train} {count} examples")
+
+
+def _sub_runs(config: RunConfig, options: RepeatOptions) -> Iterator[SubRun]:
+    """The runs, the smallest size first. A frozen encoder's vectors are stored once for all."""
+    task, parent = config.task, Path(config.run_dir)
+    cache = task.data.cache or (str(parent / "cache") if task.frozen else "")
+    for size in options.parsed_sizes or (task.data.examples or None,):
+        folder = parent / f"size_{size or 'all'}" if options.sizes else parent
+        data = replace(task.data, examples=size or 0, cache=cache)
+        for seed in range(config.seed, config.seed + max(options.seeds, 1)):
+            own = replace(task, data=data, repeats=RepeatOptions())
+            yield SubRun(size, replace(config, task=own, seed=seed, run_dir=str(folder / f"seed_{seed}")))
+
+
+def _write(folder: Path, task: Any, sub_runs: Sequence[SubRun], finished: int) -> None:
+    """The tables of the finished runs, on the first process."""
+
+    def write() -> None:
+        found = [_result(folder, each, number < finished) for number, each in enumerate(sub_runs)]
+        content = {"metric": task.metric, "runs": found, "table": _rows(found)}
+        atomic_write(folder / RESULTS, json.dumps(content, indent=2) + "\n")
+        atomic_write(folder / RESULTS_TABLE, _markdown(content["table"], ("loss", *_without_loss(task.metrics))))
+
+    on_first_process(write)
+
+
+def _without_loss(metrics: Sequence[str]) -> list[str]:
+    return [name for name in metrics if name != "loss"]
+
+
+def _result(folder: Path, sub_run: SubRun, finished: bool) -> dict[str, Any]:
+    """A run's place, and once it is finished its best step and the metrics there."""
+    run_dir = Path(sub_run.config.run_dir)
+    found = {"run": str(run_dir.relative_to(folder)), "size": sub_run.size, "seed": sub_run.config.seed}
+    if not finished:
+        return found | {"step": None, "metrics": None}
+    with RunCheckpoints(run_dir / "checkpoints") as checkpoints:
+        step = checkpoints.best()
+        metrics = (checkpoints.metrics(step) if step is not None else None) or {}
+    known = {name: value if np.isfinite(value) else None for name, value in metrics.items() if name != SELECTION}
+    return found | {"step": step, "metrics": known}
+
+
+def _rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each size the mean over its finished runs, the standard deviation (n - 1), the least and the greatest of
+    every metric; of one run no deviation."""
+    rows = []
+    for size in dict.fromkeys(each["size"] for each in results):
+        own = [each["metrics"] for each in results if each["size"] == size and each["metrics"]]
+        row: dict[str, Any] = {"size": size, "seeds": len(own), "metrics": {}}
+        for name in own[0] if own else ():
+            values = np.array([np.nan if each.get(name) is None else each[name] for each in own], np.float64)
+            if np.isfinite(values).all():
+                spread = float(values.std(ddof=1)) if len(values) > 1 else None
+                row["metrics"][name] = {
+                    "mean": float(values.mean()), "deviation": spread, "least": values.min(), "greatest": values.max()
+                }  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def _markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """A table of the metrics `names`: mean, and standard deviation if there are several seeds."""
+
+    def cell(found: dict[str, Any] | None) -> str:
+        if found is None:
+            return ""
+        return f"{found['mean']:.4f}" + ("" if found["deviation"] is None else f" ± {found['deviation']:.4f}")
+
+    lines = [["examples", "seeds", *names], ["---"] * (2 + len(names))]
+    for row in rows:
+        size = "all" if row["size"] is None else f"{row['size']:,}"
+        lines.append([size, str(row["seeds"]), *(cell(row["metrics"].get(name)) for name in names)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

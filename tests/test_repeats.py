@@ -1,0 +1,124 @@
+"""Several runs by seeds and by sizes of the training file: their directories, their table, and going on with them."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from label_runs import arrays, config, lines, make_place, with_task
+
+import ctx_jax
+from ctx_jax import cli, tasks
+from ctx_jax.data.labelled import Example, nested_subset
+from ctx_jax.io.errors import ConfigError, MissingFileError
+from ctx_jax.tasks import repeats
+from ctx_jax.tasks.label_options import LabelEvaluate, RepeatOptions
+from ctx_jax.training.run import run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_place(tmp_path_factory.mktemp("labelled"))
+
+
+def flags(place: Path, run_dir: Path, *more: str) -> list[str]:
+    data = ["--data.train", str(place / "train.tsv"), "--data.valid", str(place / "dev.tsv")]
+    settings = ["--encoder", str(place / "table.vec"), "--frozen", "--steps", "4", "--devices.count", "1"]
+    return ["train", "classify", *data, *settings, "--run-dir", str(run_dir), *more]
+
+
+def test_seeds_and_sizes_by_the_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parent = tmp_path / "runs"
+    command = flags(place, parent, "--seed", "4", "--seeds", "2", "--sizes", "all,20", "--evaluate.every", "2")
+    assert cli.main(command) == 0
+    names = ["size_20/seed_4", "size_20/seed_5", "size_all/seed_4", "size_all/seed_5"]
+    content = json.loads((parent / "results.json").read_text())
+    assert [each["run"] for each in content["runs"]] == names and content["metric"] == "accuracy"
+    for each in content["runs"]:
+        best = min(lines(parent / each["run"], "valid"), key=lambda line: (-line["accuracy"], line["loss"]))
+        assert each["step"] == best["step"]
+        assert each["metrics"]["accuracy"] == best["accuracy"] and "mix_0" in each["metrics"]
+    for row, own in zip(content["table"], (content["runs"][:2], content["runs"][2:]), strict=True):
+        values = [each["metrics"]["loss"] for each in own]
+        found = row["metrics"]["loss"]
+        assert row["seeds"] == 2 and (found["least"], found["greatest"]) == (min(values), max(values))
+        assert (found["mean"], found["deviation"]) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    table = (parent / "results.md").read_text()
+    assert table in capsys.readouterr().out
+    head, _, first, last = (line.strip("| ").split(" | ") for line in table.splitlines())
+    assert head == ["examples", "seeds", "loss", "accuracy", "f1", "matthews"]
+    assert first[:2] == ["20", "2"] and last[:2] == ["all", "2"] and "±" in first[2]
+    for load in (ctx_jax.load, tasks.load):
+        with pytest.raises(MissingFileError, match="size_20/seed_4"):
+            load(parent)
+    assert tasks.load(parent / names[0]).predict(["good"])
+
+    # Finished runs stay; one that is gone is made again with the same numbers; a further seed is added.
+    written = {name: (parent / name / "metrics.jsonl").read_bytes() for name in names}
+    shutil.rmtree(parent / names[1])
+    command[command.index("--seeds") + 1] = "3"
+    assert cli.main(command) == 0
+    assert all((parent / name / "metrics.jsonl").read_bytes() == written[name] for name in names if name != names[1])
+    again = {each["run"]: each for each in json.loads((parent / "results.json").read_text())["runs"]}
+    assert len(again) == 6 and all(again[each["run"]] == each for each in content["runs"])
+
+
+def test_a_run_of_several_is_the_single_run_of_its_seed(place: Path, tmp_path: Path) -> None:
+    single = config(place, tmp_path / "single", encoder="table.vec", frozen=True)
+    single = replace(single, seed=1)
+    several = with_task(replace(single, seed=0, run_dir=str(tmp_path / "several")), repeats=RepeatOptions(seeds=2))
+    assert run(single) and repeats.run(several)
+    expected, found = arrays(tmp_path / "single", 4), arrays(tmp_path / "several" / "seed_1", 4)
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+    with pytest.raises(ConfigError) as caught:
+        run(replace(single, run_dir=str(tmp_path / "several")))
+    assert caught.value.field == "run_dir" and "seed_1" in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        repeats.run(replace(several, run_dir=str(tmp_path / "single")))
+    assert caught.value.field == "run_dir"
+
+
+def test_subsets_are_nested_and_do_not_depend_on_the_order_of_the_file() -> None:
+    examples = [Example(f"text {number}", str(number % 2), "") for number in range(50)]
+    found = {count: nested_subset(examples, count, 3) for count in (1, 7, 20, 50)}
+    assert [len(each) for each in found.values()] == [1, 7, 20, 50]
+    for less, more in ((1, 7), (7, 20), (20, 50)):
+        assert {*found[less]} < {*found[more]}
+    assert {*nested_subset(examples[::-1], 20, 3)} == {*found[20]} != {*nested_subset(examples, 20, 4)}
+
+
+@pytest.mark.parametrize(
+    "field, options, changes",
+    [
+        ("sizes", {"sizes": "10,41"}, {}),
+        ("sizes", {"sizes": "10,all"}, {"examples": 5}),
+        ("data.examples", None, {"examples": 41}),
+        ("seeds", {"seeds": 2}, {"valid": ""}),
+        ("evaluate.every", {"seeds": 2}, {"every": 0}),
+    ],
+)
+def test_what_gives_no_table_is_refused_at_once(
+    place: Path, tmp_path: Path, field: str, options: dict[str, Any] | None, changes: dict[str, Any]
+) -> None:
+    every = LabelEvaluate(every=changes.pop("every", 2)) if "every" in changes else LabelEvaluate(every=2)
+    settings = config(place, tmp_path / "run", encoder="table.vec", frozen=True, evaluate=every)
+    settings = with_task(settings, data=replace(settings.task.data, **changes))
+    with pytest.raises(ConfigError) as caught:
+        repeats.run(with_task(settings, repeats=RepeatOptions(**options or {})))
+    assert caught.value.field == field and not (tmp_path / "run" / "results.json").exists()
+    if options:
+        with pytest.raises(ConfigError) as caught:  # not silently one run
+            run(with_task(settings, repeats=RepeatOptions(**options)))
+        assert caught.value.field in options
+
+
+def test_words_that_are_no_sizes_are_refused() -> None:
+    assert RepeatOptions(sizes="100, all,10").parsed_sizes == (10, 100, None)
+    for wrong in ("ten", "10,10", "0", "-1", ",", "1.5"):
+        with pytest.raises(ConfigError):
+            RepeatOptions(sizes=wrong)
+    with pytest.raises(ConfigError):
+        RepeatOptions(seeds=-1)
