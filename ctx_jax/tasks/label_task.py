@@ -111,7 +111,11 @@ class LabelTask:
 
     def initial(self, params: Params) -> Params:
         encoder = self.config.tuning.first_params(self.model, self.encoder.params, params["encoder"])
-        return {"encoder": encoder, "head": _replaced(params["head"], self.first_heads)}
+        return {"encoder": encoder, "head": self.initial_heads(params["head"])}
+
+    def initial_heads(self, fresh: Params) -> Params:
+        """The heads' parameters at the first step, from fresh ones."""
+        return _replaced(fresh, self.first_heads)
 
     def zero_carry(self, rows: int) -> Carry:
         return ()

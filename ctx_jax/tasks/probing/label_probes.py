@@ -209,8 +209,7 @@ class ProbedTask(LabelTask):
     def init(self, key: jax.Array) -> Params:
         """Fresh heads, those of a run of the same seed."""
         _, heads = jax.random.split(key)
-        fresh = {"head": self.network.init_heads(heads)}
-        return {"head": super().initial(fresh)["head"]}
+        return {"head": self.initial_heads(self.network.init_heads(heads))}
 
     def scores(self, params: Params, split: str) -> dict[str, float]:
         """The metrics of a split."""
