@@ -10,10 +10,8 @@ from typing import Annotated
 import tyro
 
 from ctx_jax.commands.flags import naming_flags
-from ctx_jax.embedding.load import CheckpointStep, load
-from ctx_jax.encoders import FAMILIES
-from ctx_jax.encoders.base import Imported
-from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.embedding.load import CheckpointStep
+from ctx_jax.tasks.exporting import export
 
 
 @dataclass(frozen=True)
@@ -35,24 +33,17 @@ class Export:
     step: CheckpointStep = "best"
     """Which checkpoint: `best` (by the metric that the run chose), `latest`, or a step number."""
 
+    encoder_only: bool = False
+    """Leave all heads out. Without it the head of a run of `classify`, `tag` or `pairs` is written to a Hugging Face
+    folder with the names of its labels, if a class of transformers computes the same."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Write the files the command line asks for; 0 when done."""
     options = tyro.cli(Export, args=list(arguments), prog="ctx-jax export")
-    encoder = load(options.run, step=options.step)
-    imported = Imported(**{name: getattr(encoder, name) for name in Imported._fields})
-    family = next(family for family in FAMILIES if isinstance(encoder.model, family.model))
-    name = type(encoder.model).__name__
-    if not family.formats:
-        raise InputError(f"{options.run} holds a {name}, which no format of other programs can hold")
-    form = next(iter(family.formats)) if options.format == "model" else options.format
-    if form not in family.formats:
-        with naming_flags(Export):
-            formats = ", ".join(form for family in FAMILIES for form in family.formats)
-            raise ConfigError("format", f"{form} cannot hold a {name}: leave it out (the formats are {formats})")
     # Python's default format of a warning quotes a source line of this package; print the message alone.
-    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught:
-        family.formats[form](options.folder, imported, options.run)
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught, naming_flags(Export):
+        export(options.run, options.folder, form=options.format, step=options.step, encoder_only=options.encoder_only)
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     print(f"{options.run} written to {options.folder}")

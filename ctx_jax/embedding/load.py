@@ -171,4 +171,4 @@ def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: 
     own_heads = {name: Head(module, params.get("head", {}).get(name, {})) for name, module in stored.heads.items()}
     inputs = model.inputs(folder, rule=stored.rule).with_pieces(stored.pieces)
     source = Source({"path": str(folder)}, {"step": number})
-    return Encoder(model, params["encoder"], inputs, own_heads, stored.sentence, stored.architecture, source)
+    return Encoder(model, params["encoder"], inputs, own_heads, stored.sentence, stored.architecture, source=source)

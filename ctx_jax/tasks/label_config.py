@@ -23,12 +23,13 @@ from ctx_jax.embedding.mixing import Mixing
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.evaluation.reports import Report
-from ctx_jax.heads import HEADS
+from ctx_jax.heads import HEADS, Head
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, MissingFileError, SentenceError
 from ctx_jax.losses.labels import balanced_weights
 from ctx_jax.ops.linear import Compute
+from ctx_jax.tasks.huggingface_head import exported, first_params
 from ctx_jax.tasks.label_names import label_names
-from ctx_jax.tasks.label_network import LABELS, MIX, LabelNetwork, LayerChoice, TextPooling
+from ctx_jax.tasks.label_network import LABELS, MIX, POOLING, LabelNetwork, LayerChoice, TextPooling
 from ctx_jax.tasks.label_options import LabelEvaluate, TableOptions
 from ctx_jax.tasks.label_predictor import LabelPredictor
 from ctx_jax.tasks.label_rows import Labelled, Rows
@@ -94,6 +95,8 @@ class LabelConfig(ABC):
 
     item: ClassVar[str]
     """The name of the column of what is labelled."""
+    exportable: ClassVar[str] = "layers last, pooling first (of GPT last) and head huggingface"
+    """The settings of a run that can be exported with its head."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -171,10 +174,10 @@ class LabelConfig(ABC):
         """The class that trains it."""
         return LabelTask
 
-    def network(self, model: Any, labels: tuple[str, ...]) -> LabelNetwork:
-        """The pure functions of the task."""
+    def network(self, encoder: Encoder, labels: tuple[str, ...]) -> LabelNetwork:
+        """The pure functions of the task. An encoder of a run has the run's heads."""
         drops = self.encoder_dropout and not self.frozen
-        return LabelNetwork(model, labels, self.layers, self.text_pooling, self.dropout, drops, self.predicted)
+        return LabelNetwork(encoder.model, labels, self.layers, self.text_pooling, self.dropout, drops, self.predicted)
 
     def check(self, steps: int) -> None:
         """ConfigError for settings that are missing, that do not name columns, or that contradict each other."""
@@ -214,13 +217,14 @@ class LabelConfig(ABC):
         digests = {f"data.{name}": digest(files[name]) if name in files else None for name in ("train", "valid")}
         check_digests(context, digests | ({"encoder": given_key} if given_key else {}))
         labels, counts = label_names(self.predicted, files, context.log)
-        network = self.network(encoder.model, labels)
+        network = self.network(encoder, labels)
         _ = network.layer  # raises for a layer that the encoder lacks
-        first_heads: dict[str, Any] = {}
+        first_heads: dict[str, Any] = {LABELS: first_params(network, encoder)}
         if self.mix and not context.resumed:
             first_heads[MIX] = dict(self._first_mix(network))
         if self.predicted == "number":
-            first_heads[LABELS] = network.first_scores(np.array([float(str(one.label)) for one in files["train"]]))
+            numbers = np.array([float(str(one.label)) for one in files["train"]])
+            first_heads[LABELS] = first_heads[LABELS] | network.first_scores(numbers)
         if not context.resumed and is_first_process():
             encoder.processor.save(context.run_dir)
         if self.length and encoder.processor.longest is not None:  # one of words takes a row of any length
@@ -231,7 +235,7 @@ class LabelConfig(ABC):
         return self.task_type(
             config=self._with_patience(0 if context.steps else 3),
             seed=context.seed,
-            encoder=encoder,
+            encoder=replace(encoder, heads={}),
             network=network,
             first_heads=first_heads,
             labelled={name: self.labelled(encoder, examples, labels, context.log) for name, examples in files.items()},
@@ -265,7 +269,8 @@ class LabelConfig(ABC):
         stored = read_encoder(context.run_dir, [family.model for family in FAMILIES], HEADS)
         inputs = stored.model.inputs(context.run_dir, rule=stored.rule).with_pieces(stored.pieces)
         inputs = self.processed(inputs, stored.model)
-        return Encoder(stored.model, {}, inputs, {}, stored.sentence, stored.architecture), key
+        heads = {name: Head(module, {}) for name, module in stored.heads.items()}
+        return Encoder(stored.model, {}, inputs, heads, stored.sentence, stored.architecture), key
 
     def _load(self, path: str) -> Encoder:
         options = {name: value for name, value in asdict(self.table).items() if value != getattr(TableOptions, name)}
@@ -277,8 +282,9 @@ class LabelConfig(ABC):
         model: Any = encoder.model
         params = jax.device_get(encoder.params)  # on a device they would use memory for the whole run
         processor = self.processed(encoder.processor, model)
+        heads = {name: head for name, head in encoder.heads.items() if name not in (LABELS, MIX, POOLING)}
         return replace(
-            encoder, model=replace(model, compute=self.compute), params=params, processor=processor, heads={}
+            encoder, model=replace(model, compute=self.compute), params=params, processor=processor, heads=heads
         )
 
     def _first_mix(self, network: LabelNetwork) -> Mixing:
@@ -315,6 +321,11 @@ class LabelConfig(ABC):
     def predictor(self, encoder: Encoder) -> LabelPredictor:
         """Predictions of a loaded run."""
         head = encoder.heads.get(LABELS)
-        network = self.network(encoder.model, getattr(head and head.module, "labels", ()))
+        network = self.network(encoder, getattr(head and head.module, "labels", ()))
         processor = self.processed(encoder.processor, encoder.model)
         return LabelPredictor(replace(encoder, processor=processor), self, network)
+
+    def exported(self, encoder: Encoder) -> Encoder:
+        """The encoder of a run with its head of labels as a Hugging Face folder has it; InputError where no class of
+        transformers computes the labels."""
+        return exported(encoder, self.predictor(encoder).network, self.exportable)
