@@ -32,7 +32,7 @@ class Evaluate:
     sentence markers. A masked Transformer is measured on a fixed choice of masked tokens, a causal one on every token,
     in sequences as in the run; their tokens are cached in the system's temporary folder (set TMPDIR for another)."""
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The run's directory, or a Hugging Face folder with a head of labels."""
 
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES...")]
@@ -97,7 +97,7 @@ def evaluate(
     )
     report = task.report(
         encoder,
-        options.run,
+        Path(options.run),
         EvaluateOptions(
             options.files,
             protocol=options.protocol,

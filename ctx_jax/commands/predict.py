@@ -24,7 +24,7 @@ class Predict:
     [...]} for a sentence."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """The run's directory, or the folder."""
+    """The run's directory, or the folder, or hf://organisation/name."""
 
     file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")] = STANDARD_INPUT
     """A file like those the run was trained on, whose labels may be missing; `-` is standard input: a text a line,

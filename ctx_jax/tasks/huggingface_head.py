@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.encoders.transformer.huggingface_export import architecture_of
-from ctx_jax.encoders.transformer.huggingface_labels import classification_head, in_file
+from ctx_jax.encoders.transformer.huggingface_labels import classification_head, first_values, in_file
 from ctx_jax.encoders.transformer.huggingface_names import NAMES, Architecture
 from ctx_jax.heads import ClassificationHead, Head, LabelHead, Labelling, SequenceHead
 from ctx_jax.io.errors import ConfigError, InputError
@@ -42,15 +42,9 @@ def with_own_head(network: LabelNetwork, encoder: Encoder, setting: str) -> Labe
 
 
 def first_params(network: LabelNetwork, encoder: Encoder) -> Mapping[str, Any]:
-    """What the folder of an encoder has of a `ClassificationHead`: BERT's pooler, ModernBERT's prediction head."""
-    head, heads = network.head, encoder.heads
-    if not isinstance(head, ClassificationHead):
-        return {}
-    if head.norm_epsilon is not None and "masked_lm" in heads:
-        return {name: heads["masked_lm"].params[name] for name in ("dense", "norm")}
-    if own_architecture(encoder) == "bert" and "pooler" in heads:
-        return {"dense": heads["pooler"].params}
-    return {}
+    """What the folder of an encoder has of the parameters of a `ClassificationHead`."""
+    head = network.head
+    return first_values(head, own_architecture(encoder), encoder.heads) if isinstance(head, ClassificationHead) else {}
 
 
 def own_architecture(encoder: Encoder) -> Architecture:

@@ -50,7 +50,8 @@ class LabelConfig(ABC):
     """Settings of a task with labels; subclasses say what is labelled."""
 
     encoder: str = ""
-    """What `ctx_jax.load` takes: a run, an AllenNLP or Hugging Face folder, a table of word vectors, or a stack."""
+    """What `ctx_jax.load` takes: a run, an AllenNLP or Hugging Face folder, a table of word vectors, a stack, or
+    hf://organisation/name."""
 
     frozen: bool = False
     """The encoder stays as it is; only the mix and the head are trained."""

@@ -17,6 +17,7 @@ from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import ClassificationHead, Head, Labelling, Pooler, SequenceHead, VocabularyHead
 from ctx_jax.heads.sequence import UNNAMED
 from ctx_jax.io.errors import InputError, brief
+from ctx_jax.typing import Params
 
 CLASSIFIERS = ("classifier", "score")
 """The names of heads of labels in `encoder.heads`."""
@@ -28,6 +29,8 @@ _PROBLEMS: Mapping[str, Literal["classes", "several", "number"]] = {
     "regression": "number",
 }
 _POOLING: Mapping[str, Literal["first", "mean"]] = {"cls": "first", "mean": "mean"}
+_POOLED = ("bert",)  # whose class for texts has the pooler and a linear layer
+# The head of each class for texts; one that is not here is neither predicted with nor written.
 _DENSE: Mapping[Architecture, ClassificationHead] = {
     "bert": ClassificationHead(activation="tanh"),
     "roberta": ClassificationHead(activation="tanh", input_dropout=True),
@@ -125,14 +128,14 @@ def labelling_of(config: Mapping[str, Any], architecture: Architecture, heads: M
     if architecture == "modernbert":
         of_texts = of_tokens = isinstance(head, ClassificationHead)
     else:
-        of_texts = name == "score" or isinstance(head, ClassificationHead)
-        of_texts = "pooler" in heads if architecture == "bert" else of_texts
+        of_texts = name == "score" or (isinstance(head, ClassificationHead) and architecture in _DENSE)
+        of_texts = "pooler" in heads if architecture in _POOLED else of_texts
         of_tokens = name == "classifier" and isinstance(head, SequenceHead)
     named = config.get("architectures")
     kind = str(named[0]) if isinstance(named, list) and named else ""
     if not kind and of_texts != of_tokens:
         kind = _SEQUENCES if of_texts else _TOKENS
-    elif not kind and architecture == "bert":
+    elif not kind and architecture in _POOLED:
         kind = _SEQUENCES  # the class of tokens has no pooler
     if kind.endswith(_TOKENS):
         return Labelling(pooling=None) if of_tokens else None
@@ -169,18 +172,28 @@ def label_entries(heads: Mapping[str, Head], labelling: Labelling | None) -> dic
     return entries
 
 
+def first_values(head: ClassificationHead, architecture: Architecture, heads: Mapping[str, Head]) -> dict[str, Params]:
+    """Those of the parameters of a head of `classification_head` that other heads of a folder have: BERT's pooler,
+    ModernBERT's prediction head."""
+    if head.norm_epsilon is not None and "masked_lm" in heads:
+        return {name: heads["masked_lm"].params[name] for name in ("dense", "norm")}
+    if architecture in _POOLED and "pooler" in heads:
+        return {"dense": heads["pooler"].params}
+    return {}
+
+
 def in_file(head: Head, architecture: Architecture, pooling: str | None) -> dict[str, Head]:
     """A head of `classification_head` under the names that a file's heads have."""
-    if architecture == "bert" and pooling is not None:
+    if architecture in _POOLED and pooling is not None:
         linear = Head(SequenceHead(head.module.labels), head.params["out"])
         return {"pooler": Head(Pooler(), head.params["dense"]), "classifier": linear}
     return {"score" if architecture in ("gpt2", "openai-gpt") and pooling is not None else "classifier": head}
 
 
-def from_file(heads: Mapping[str, Head], architecture: str, labelling: Labelling) -> Head:
+def from_file(heads: Mapping[str, Head], architecture: Architecture, labelling: Labelling) -> Head:
     """The inverse of `in_file`."""
     head = next(heads[name] for name in CLASSIFIERS if name in heads)
-    if architecture != "bert" or labelling.pooling is None:
+    if architecture not in _POOLED or labelling.pooling is None:
         return head
-    module = replace(_DENSE["bert"], labels=head.module.labels)
+    module = replace(_DENSE[architecture], labels=head.module.labels)
     return Head(module, {"dense": heads["pooler"].params, "out": head.params})
