@@ -143,6 +143,7 @@ def test_commands_tasks_and_stacks_take_the_name(
     assert cli.main(["info", "hf://lab/labels", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["path"] == "hf://lab/labels" and not found["problems"] and found["digests"]["encoder"]
+    assert found["heads"]["classifier"]["labels"] == ["bad", "good"] and found["labelling"]["target"] == "classes"
     assert cli.main(["info", "hf://lab/none", "--json"]) == 1
     assert "lab/none" in json.loads(capsys.readouterr().out)["problems"][0]
     assert cli.main(["similarity", "hf://lab/labels", "the film", "the plot"]) == 0
