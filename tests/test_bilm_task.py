@@ -175,7 +175,7 @@ def test_a_run_is_exported_to_files_that_load_reads_as_the_same_encoder(
     assert main(["train", config, "--run-dir", str(run), "--evaluate.ngrams", "9"]) == 0
     assert pages(capsys.readouterr().out) == {"ngrams"}, "once at the end"
     assert main(["export", str(run), str(folder)]) == 0
-    names = {"options.json", "weights.hdf5", "softmax.hdf5", "vocabulary.txt"}
+    names = {"options.json", "weights.hdf5", "softmax.hdf5", "vocabulary.txt", "README.md"}
     assert {path.name for path in folder.iterdir()} == names
     assert (folder / "vocabulary.txt").read_bytes() == (run / "vocabulary.txt").read_bytes()
     ours, theirs = ctx_jax.load(run), ctx_jax.load(folder)

@@ -138,7 +138,7 @@ def test_an_optional_package_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         (["{folder}", "{tmp}/nul.txt", "{tmp}/out.npz"], "nul.txt, line 3"),
         (["{folder}", "{tmp}/text.txt", "{tmp}/there.npz"], "there.npz exists"),
         (["{tmp}", "{tmp}/text.txt", "{tmp}/out.npz"], "is no encoder"),
-        (["bert-base-uncased", "{tmp}/text.txt", "{tmp}/out.npz"], "hf download"),
+        (["bert-base-uncased", "{tmp}/text.txt", "{tmp}/out.npz"], "hf://bert-base-uncased"),
         (["{folder}", "{tmp}/text.txt", "{tmp}/out.npz", "--mix", "{tmp}/mix.json"], "--mix"),
         (["{folder}", "{tmp}/text.txt", "{tmp}/out.npz", "--layers", "top"], "--layers"),
     ],

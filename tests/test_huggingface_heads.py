@@ -1,5 +1,6 @@
 """Heads of tasks beside the body of a Hugging Face folder: kept where known, left out with a notice where not."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from ctx_jax.encoders.transformer import hidden_states, huggingface
+from ctx_jax.encoders.transformer.huggingface_labels import labelling_of
 
 SMALL = {
     "vocab_size": 23,
@@ -39,12 +41,14 @@ KNOWN: list[tuple[str, dict[str, Any]]] = [
     ("DistilBertForSequenceClassification", DISTIL),
     ("DistilBertForTokenClassification", DISTIL),
     ("DistilBertForQuestionAnswering", DISTIL),
+    ("ModernBertForSequenceClassification", MODERN),
+    ("ModernBertForTokenClassification", {**MODERN, "norm_bias": True, "classifier_bias": True}),
     ("GPT2ForSequenceClassification", GPT2),
+    ("GPT2ForTokenClassification", GPT2),
     ("OpenAIGPTForSequenceClassification", {key: GPT2[key] for key in GPT2 if not key.startswith(("bos", "eos"))}),
 ]
 UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
     ("ElectraForPreTraining", ELECTRA, "discriminator_predictions.dense.weight"),
-    ("ModernBertForSequenceClassification", MODERN, "classifier.weight"),
     ("GPT2DoubleHeadsModel", GPT2, "multiple_choice_head.summary.weight"),
 ]
 IDS = np.array([[2, 5, 9, 4, 7, 3], [3, 8, 22, 6, 3, 11]])
@@ -97,7 +101,13 @@ def test_known_heads_are_kept_in_and_out(kind: str, settings: dict[str, Any], tm
     np.testing.assert_allclose(_ours(found), expected, rtol=0, atol=2e-5)
 
     architecture = found.config["model_type"]
-    huggingface.write(tmp_path / "ours", found.model, found.params, heads=found.heads, architecture=architecture)
+    modules = {name: head.module for name, head in found.heads.items()}
+    labelling = labelling_of(found.config, architecture, modules)
+    assert (labelling is None) == ("QuestionAnswering" in kind)
+    huggingface.write(
+        tmp_path / "ours", found.model, found.params, heads=found.heads, architecture=architecture, labelling=labelling
+    )
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["architectures"] == [kind]
     padding = {"pad_token_id": settings["pad_token_id"]} if "pad_token_id" in settings else {}
     back, info = type(reference).from_pretrained(tmp_path / "ours", output_loading_info=True, **padding)
     assert not any(info.values()), info

@@ -225,13 +225,13 @@ def test_repr_is_three_lines_without_arrays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["sentence-transformers/all-MiniLM-L6-v2", "bert-base-uncased", "org/model-v1.5"])
 def test_a_name_of_the_hub_is_told_from_a_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"hf download {name}"):
+    with pytest.raises(FileNotFoundError, match=f"say hf://{name}"):
         ctx_jax.load(name)
     if "/" in name:  # a folder that is there makes it a path
         Path(name).parent.mkdir()
         with pytest.raises(FileNotFoundError, match=name) as error:
             ctx_jax.load(name)
-        assert "hf download" not in str(error.value)
+        assert "hf:" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["glove.6B.300d.txt", "runs", "/nowhere/bert-base", "../up/bert-base", "glove-50.txt"])
@@ -241,4 +241,4 @@ def test_other_paths_are_taken_for_no_name_of_the_hub(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as error:
         ctx_jax.load(name)
-    assert name in str(error.value) and "hf download" not in str(error.value)
+    assert name in str(error.value) and "hf:" not in str(error.value)

@@ -167,11 +167,13 @@ def test_killed_at_any_moment_and_resumed_is_uninterrupted(place: Path, tmp_path
     assert expected.keys() == found.keys() and all(np.array_equal(expected[name], found[name]) for name in expected)
 
 
-def test_a_fine_tuned_encoder_is_exported_without_its_task_heads(
+def test_a_fine_tuned_encoder_is_exported_without_a_head_that_no_class_has(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(replace(config(place, tmp_path / "run", frozen=True), steps=1))
-    assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
-    assert "labels" in capsys.readouterr().err
+    assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "head huggingface" in said and "layers last" in said and not (tmp_path / "out").exists()
+    assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--encoder-only"]) == 0
     exported, trained = ctx_jax.load(tmp_path / "out"), ctx_jax.load(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, exported.params, trained.params)

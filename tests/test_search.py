@@ -203,7 +203,7 @@ def test_similarity_prints_a_cosine_a_line(folder: Path, tmp_path: Path, capsys:
         (["similarity", "{folder}", "{tmp}/number.tsv", "--columns", "a,b"], "--columns"),
         (["similarity", "{folder}", "a", "b", "--columns", "first,second"], "--columns"),
         (["similarity", "{tmp}", "a", "b"], "is no encoder"),
-        (["search", "bert-base-uncased", "{tmp}/text.txt", "--query", "a"], "hf download"),
+        (["search", "bert-base-uncased", "{tmp}/text.txt", "--query", "a"], "hf://bert-base-uncased"),
         (["search", "{folder}", "{tmp}/none.txt", "--query", "a"], "none.txt"),
         (["search", "{folder}", "-", "--query", "a"], "-"),
         (["search", "{folder}", "{tmp}/bytes.txt", "--query", "a"], "bytes.txt, line 1"),

@@ -23,8 +23,8 @@ class Embed:
     """Write vectors of a text, a sentence a line. Stopped and started again, it goes on where it was: finished parts
     lie in OUTPUT.partial/ until OUTPUT appears whole."""
 
-    encoder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ENCODER")]
-    """A run, a folder of AllenNLP, Hugging Face or `save_stack`, or a file of word vectors."""
+    encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
+    """A run, a folder of AllenNLP, Hugging Face or `save_stack`, a file of word vectors, or hf://organisation/name."""
 
     input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="INPUT")]
     """Text, a sentence a line; plain, .gz, .xz or .zst. `-` is standard input. An empty line is an empty sentence."""

@@ -13,13 +13,13 @@ import tyro
 
 from ctx_jax.commands.flags import naming_flags
 from ctx_jax.data.text_files import Errors
-from ctx_jax.embedding.load import CheckpointStep, load
+from ctx_jax.embedding.load import CheckpointStep
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import Family
 from ctx_jax.evaluation.perplexity import ProtocolName
 from ctx_jax.heads import HEADS
 from ctx_jax.io.errors import ConfigError, ExistingFileError, InputError, MissingFileError
-from ctx_jax.tasks import TrainConfig, read_config
+from ctx_jax.tasks import TrainConfig, load_trained
 from ctx_jax.tasks.options import EvaluateOptions
 from ctx_jax.training.config import RunConfig
 
@@ -32,8 +32,8 @@ class Evaluate:
     sentence markers. A masked Transformer is measured on a fixed choice of masked tokens, a causal one on every token,
     in sequences as in the run; their tokens are cached in the system's temporary folder (set TMPDIR for another)."""
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The run's directory."""
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """The run's directory, or a Hugging Face folder with a head of labels."""
 
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES...")]
     """Labelled files with the run's columns. Of a language model, text, split into words as in the run: files or globs
@@ -56,6 +56,9 @@ class Evaluate:
 
     pseudo_perplexity: bool = False
     """Masked Transformer only: also mask each token of each sentence in turn, which takes one pass a token."""
+
+    pairs: bool = False
+    """The Hugging Face folder labels pairs of texts, which its files do not say."""
 
     json: bool = False
     """Print the metrics as one JSON object, and nothing else."""
@@ -89,11 +92,12 @@ def evaluate(
             raise ExistingFileError(f"--per-sentence {path} exists: name a new file, or remove this one")
         if not path.parent.is_dir():
             raise MissingFileError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
-    config = read_config(options.run, config_type)
-    encoder = load(options.run, step=options.step, families=families, heads=heads)
-    report = config.task.report(
+    task, encoder = load_trained(
+        options.run, step=options.step, pairs=options.pairs, config_type=config_type, families=families, heads=heads
+    )
+    report = task.report(
         encoder,
-        options.run,
+        Path(options.run),
         EvaluateOptions(
             options.files,
             protocol=options.protocol,

@@ -3,27 +3,28 @@
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from ctx_jax.commands.flags import naming_flags
-from ctx_jax.embedding.load import CheckpointStep, load
-from ctx_jax.encoders import FAMILIES
-from ctx_jax.encoders.base import Imported
-from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.embedding.hub import check_upload, upload
+from ctx_jax.embedding.load import CheckpointStep
+from ctx_jax.tasks.exporting import export
+from ctx_jax.tasks.model_card import CardOptions
 
 
 @dataclass(frozen=True)
 class Export:
     """Write a trained biLM as AllenNLP's options.json and weights.hdf5, with its softmax and vocabulary; a Transformer
     as a folder that transformers loads: config.json, model.safetensors and the tokenizer, or sentence-transformers; a
-    table of word vectors as table.vec and table.bin, word2vec's text and binary."""
+    table of word vectors as table.vec and table.bin, word2vec's text and binary. README.md, the model card, says what
+    was written and how to load it."""
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The run's directory."""
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """The run's directory, or anything else that `load` takes."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     """A new folder for the files."""
@@ -35,25 +36,36 @@ class Export:
     step: CheckpointStep = "best"
     """Which checkpoint: `best` (by the metric that the run chose), `latest`, or a step number."""
 
+    encoder_only: bool = False
+    """Leave all heads out. Without it the head of a run of `classify`, `tag` or `pairs` is written to a Hugging Face
+    folder with the names of its labels, if a class of transformers computes the same."""
+
+    card: Annotated[CardOptions, tyro.conf.arg(name="")] = field(default_factory=CardOptions)
+
+    push: str = ""
+    """A name on the Hugging Face Hub, organisation/name, under which DIR is uploaded too (`ctx-jax[hub]`), with the
+    token of `hf auth login`. A repository that does not exist is made, as a private one."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Write the files the command line asks for; 0 when done."""
     options = tyro.cli(Export, args=list(arguments), prog="ctx-jax export")
-    encoder = load(options.run, step=options.step)
-    imported = Imported(**{name: getattr(encoder, name) for name in Imported._fields})
-    family = next(family for family in FAMILIES if isinstance(encoder.model, family.model))
-    name = type(encoder.model).__name__
-    if not family.formats:
-        raise InputError(f"{options.run} holds a {name}, which no format of other programs can hold")
-    form = next(iter(family.formats)) if options.format == "model" else options.format
-    if form not in family.formats:
-        with naming_flags(Export):
-            formats = ", ".join(form for family in FAMILIES for form in family.formats)
-            raise ConfigError("format", f"{form} cannot hold a {name}: leave it out (the formats are {formats})")
+    if options.push:
+        check_upload(options.push)
     # Python's default format of a warning quotes a source line of this package; print the message alone.
-    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught:
-        family.formats[form](options.folder, imported, options.run)
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught, naming_flags(Export):
+        export(
+            options.run,
+            options.folder,
+            form=options.format,
+            step=options.step,
+            encoder_only=options.encoder_only,
+            card=options.card,
+            name=options.push,
+        )
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     print(f"{options.run} written to {options.folder}")
+    if options.push:
+        print(f"uploaded to {upload(options.folder, options.push)}")
     return 0

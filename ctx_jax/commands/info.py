@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -21,8 +20,8 @@ class Info:
     tokenizer, heads, SHA-256 digests, the keys of its config.json, and what of it is not supported. Exits with status 1
     if `load` refuses it."""
 
-    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
-    """The run, folder or file."""
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
+    """The run, folder or file, or hf://organisation/name."""
 
     json: bool = False
     """Print one JSON object."""

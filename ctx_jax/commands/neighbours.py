@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -19,8 +18,8 @@ from ctx_jax.tokenizers.words import split_words
 class Neighbours:
     """Show a word in several sentences of a text, and the words in context whose vectors are nearest to each."""
 
-    encoder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ENCODER")]
-    """A run, a folder of AllenNLP, Hugging Face or `save_stack`, or a file of word vectors."""
+    encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
+    """A run, a folder of AllenNLP, Hugging Face or `save_stack`, a file of word vectors, or hf://organisation/name."""
 
     corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
     """Text, a sentence a line; plain, .gz, .xz or .zst. `-` is standard input."""

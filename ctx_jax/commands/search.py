@@ -22,8 +22,8 @@ class Search:
     """Find the lines of a text that are nearest to each query by the cosine of their sentence vectors. The lines'
     vectors are computed once and kept on disk. Prompts for queries and documents are the folder's, if it has them."""
 
-    encoder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ENCODER")]
-    """A run, a folder of AllenNLP, Hugging Face or `save_stack`, or a file of word vectors."""
+    encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
+    """A run, a folder of AllenNLP, Hugging Face or `save_stack`, a file of word vectors, or hf://organisation/name."""
 
     corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
     """Text, a sentence a line; plain, .gz, .xz or .zst."""

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -21,8 +20,8 @@ class Similarity:
     """Print the cosine of the sentence vectors of two texts, or of each pair of a file. If the file has gold scores,
     print Pearson's and Spearman's correlation with them instead."""
 
-    encoder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ENCODER")]
-    """A run, a folder of AllenNLP, Hugging Face or `save_stack`, or a file of word vectors."""
+    encoder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENCODER")]
+    """A run, a folder of AllenNLP, Hugging Face or `save_stack`, a file of word vectors, or hf://organisation/name."""
 
     first: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
     """A text; without B, a file of pairs: .tsv, .csv, or columns between tabs; plain, .gz, .xz or .zst; `-` is standard

@@ -16,7 +16,7 @@ _OF_LINEN = ("parent", "name")  # fields of every Linen module, which say nothin
 
 
 def describe(encoder: "Encoder") -> dict[str, Any]:
-    """Family, sizes, tokenizer, heads and sentence modules of an encoder.
+    """Family, sizes, tokenizer, heads, sentence modules and what a head of labels predicts, of an encoder.
 
     {"family": "Transformer", "parameters": 22713216, "layers": 7, "width": 384, "vocabulary": 30522,
      "tokenizer": {...}, "heads": {"pooler": {"type": "Pooler", "parameters": 147840}}, "model": {...}}
@@ -30,6 +30,7 @@ def describe(encoder: "Encoder") -> dict[str, Any]:
         "tokenizer": describe_processor(encoder.processor),
         "heads": describe_heads(encoder.heads),
         "sentence": None if encoder.sentence is None else _settings(encoder.sentence),
+        "labelling": None if encoder.labelling is None else _settings(encoder.labelling),
     }
 
 

@@ -28,7 +28,7 @@ from ctx_jax.encoders.base import (
     rounded,
     sentences_to_words,
 )
-from ctx_jax.heads import Head, SentenceModules
+from ctx_jax.heads import Head, Labelling, SentenceModules
 from ctx_jax.heads.sentence import PoolingMode
 from ctx_jax.io.errors import InputError, InputTypeError, numbering_sentences
 from ctx_jax.io.progress import Progress
@@ -47,8 +47,8 @@ class Encoder:
     `processor` makes the model's inputs from text. `heads` are the other modules of the file or run by name
     ("masked_lm", "pooler", "softmax" ...), each a `Head(module, params)`. `sentence` is what a sentence-transformers
     folder says of vectors of whole texts; its dense layers are among the heads. `architecture` is the encoder's name in
-    the files it came from (Hugging Face's model_type), if they have one. `source` says what `load` read it from, `sif`
-    what `fit_sif` found.
+    the files it came from (Hugging Face's model_type), if they have one, `labelling` what their head of labels
+    predicts. `source` says what `load` read it from, `sif` what `fit_sif` found.
 
     A run trained in bf16 also computes in bf16 after loading. For full float32 (parity, a CPU without bf16
     instructions): `dataclasses.replace(encoder, model=dataclasses.replace(encoder.model, compute="float32"))`.
@@ -60,6 +60,7 @@ class Encoder:
     heads: Mapping[str, Head] = field(default_factory=dict)
     sentence: SentenceModules | None = None
     architecture: str = ""
+    labelling: Labelling | None = None
     source: Source = field(default_factory=Source)
     sif: Sif | None = None
     kept: EncodeState = field(default_factory=EncodeState, init=False)

@@ -19,6 +19,7 @@ from ctx_jax.checkpoints.run_files import (
 )
 from ctx_jax.embedding.description import describe, describe_model
 from ctx_jax.embedding.encoder_digest import encoder_digest
+from ctx_jax.embedding.hub import local_path
 from ctx_jax.embedding.load import is_run, load
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import Family
@@ -41,7 +42,6 @@ def inspect(
     the encoder as `encoder_digest` has it (a single file's own stands for it). "problems" are the errors of `load` and
     of the facts: empty if all of it is read.
     """
-    path = Path(path)
     problems: list[str] = []
 
     def attempt(fact: Callable[[], Any]) -> Any:
@@ -57,8 +57,11 @@ def inspect(
             problems.append(problem)
         return None
 
-    encoder = attempt(lambda: load(path, families=families, heads=heads))
-    facts: Facts = attempt(lambda: _facts(path, families, heads)) or {}
+    place = attempt(lambda: local_path(path))
+    if place is None:
+        return {"path": str(path), "problems": problems}
+    encoder = attempt(lambda: load(place, families=families, heads=heads))
+    facts: Facts = attempt(lambda: _facts(place, families, heads)) or {}
     found = {name: value for name, fact in facts.items() if (value := attempt(fact)) is not None}
     model = found.pop("model", None)
     described = describe(encoder) if encoder is not None else describe_model(model) if model is not None else {}
@@ -67,9 +70,9 @@ def inspect(
     settings = {"model": described.pop("model")} if "model" in described else {}
     names = found.pop("files", [])
     result = {"path": str(path), **found, **described, **settings}
-    place = path if path.is_dir() else next(folder for folder in path.parents if folder.is_dir())
-    result["digests"] = {"files": {name: attempt(partial(file_digest, place / name)) for name in names}}
-    if encoder is not None and path.is_dir():
+    inside = place if place.is_dir() else next(folder for folder in place.parents if folder.is_dir())
+    result["digests"] = {"files": {name: attempt(partial(file_digest, inside / name)) for name in names}}
+    if encoder is not None and place.is_dir():
         result["digests"]["encoder"] = encoder_digest(encoder)
     return {**result, "problems": problems}
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ctx_jax.checkpoints.run_files import CONFIG, ENCODER, read_encoder, refuse_several
 from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.hub import hub_name, local_path
 from ctx_jax.embedding.stack_loading import read_stack
 from ctx_jax.encoders import FAMILIES, elmo
 from ctx_jax.encoders.base import Family, Source
@@ -51,6 +52,7 @@ def load(
         load("elmo_2x4096_512_2048cnn_2xhighway")           # a folder with options and weights
         load("bert-base-uncased")                           # config.json, model.safetensors, tokenizer files
         load("all-MiniLM-L6-v2")                            # the same with modules.json (sentence-transformers)
+        load("hf://org/name@revision")                      # either, from the Hugging Face Hub (`ctx-jax[hub]`)
         load("glove.6B.300d.txt", lowercase=True)           # GloVe, word2vec, fastText's .vec; gzip, xz or zip too
         load("stacks/minilm_glove")                         # several of them as one (`save_stack`)
         load(options="options.json", weights="weights.hdf5")
@@ -59,7 +61,8 @@ def load(
       path: a run directory (`encoder.json`, `checkpoints/`), a folder with one `options.json` or `*_options.json`
         and one HDF5 file that holds `char_embed`, a Hugging Face folder of an encoder that
         `encoders.transformer.huggingface` reads, with its tokenizer, a sentence-transformers folder, a file that
-        `encoders.static.read` reads, or a folder of `save_stack`.
+        `encoders.static.read` reads, or a folder of `save_stack`; or `hf://` and the name of a model on the Hub, with
+        `@` and a revision (`embedding.hub`).
       step: for a run; "best" is so by the metric that the run chose, mostly its validation loss.
       options, weights: AllenNLP's two files, instead of `path`.
       choices: options of the family that reads the path: `lowercase` and `unknown` of a table of word vectors.
@@ -68,6 +71,7 @@ def load(
     Raises:
       MissingFileError: nothing at the path, a folder that no family reads (the error lists what was looked for and what
         is there), a run without a complete checkpoint or without this step.
+      MissingPackageError: a name of the Hub without `huggingface_hub`.
       InputError: neither or both of `path` and the two files; `step` without a run; a file that is damaged or does not
         fit the others; parameters that do not fit the config (the error lists all missing, extra and misshapen ones).
     """
@@ -76,7 +80,7 @@ def load(
     if path is None or path == "":
         got = "nothing" if path is None else "''"
         raise InputError(f"load needs a path, or both options= and weights=; got {got}")
-    folder = Path(path)
+    folder = local_path(path)
     if is_run(folder):
         _refuse_choices(choices, (), folder)
         return _run(folder, step, families, heads)
@@ -86,12 +90,19 @@ def load(
     if (folder / STACK).is_file():
         _refuse_choices(choices, (), folder)
         return read_stack(folder, partial(load, families=families, heads=heads))
+    return _of_family(folder, str(hub_name(path) or folder), step, families, choices)
+
+
+def _of_family(
+    folder: Path, path: str, step: CheckpointStep, families: Sequence[Family], choices: Mapping[str, Any]
+) -> Encoder:
+    """The encoder of other programs' files, which `load` was given as `path`."""
     for family in families:
         own = {name: value for name, value in choices.items() if name in family.options}
         if (imported := family.read(folder, **own)) is not None:
             _refuse_choices(choices, family.options, folder)
             _refuse_step(step, folder)  # a member of an archive is no path that exists
-            return Encoder(*imported, source=Source({"path": str(folder)}, own))
+            return Encoder(*imported, source=Source({"path": path}, own))
     raise _nothing_found(folder, families)
 
 
@@ -104,10 +115,7 @@ def _nothing_found(folder: Path, families: Sequence[Family]) -> MissingFileError
     if not folder.exists():
         hint = ""
         if _HUB_NAME.fullmatch(str(folder)) and folder.suffix not in _FILES and not Path(folder.parts[0]).exists():
-            hint = (
-                f". If {folder} is a model's name on the Hugging Face Hub: nothing is downloaded here; download its "
-                f"files first (hf download {folder} --local-dir DIR), then load(DIR)"
-            )
+            hint = f". If it is the name of a model on the Hugging Face Hub, say hf://{folder}, which is fetched"
         return MissingFileError(f"{folder} does not exist{hint}")
     if not folder.is_dir():
         return MissingFileError(
@@ -172,4 +180,4 @@ def _run(folder: Path, step: CheckpointStep, families: Sequence[Family], heads: 
     own_heads = {name: Head(module, params.get("head", {}).get(name, {})) for name, module in stored.heads.items()}
     inputs = model.inputs(folder, rule=stored.rule).with_pieces(stored.pieces)
     source = Source({"path": str(folder)}, {"step": number})
-    return Encoder(model, params["encoder"], inputs, own_heads, stored.sentence, stored.architecture, source)
+    return Encoder(model, params["encoder"], inputs, own_heads, stored.sentence, stored.architecture, source=source)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.encoder_digest import encoder_digest
+from ctx_jax.embedding.hub import hub_name
 from ctx_jax.embedding.load import load
 from ctx_jax.embedding.stack_loading import as_member
 from ctx_jax.embedding.stacking import member_encoder, stack_parts
@@ -73,7 +74,8 @@ def save_stack(
 
 
 def _path_from(folder: Path, path: str) -> str:
-    """A relative path from the current folder as one from the stack's; an absolute one as it is."""
-    if Path(path).is_absolute():
+    """A relative path from the current folder as one from the stack's; an absolute one, and a name of the Hub, as it
+    is."""
+    if Path(path).is_absolute() or hub_name(path) is not None:
         return path
     return os.path.relpath(Path(path).parent.resolve() / Path(path).name, folder.resolve())

@@ -10,6 +10,7 @@ import numpy as np
 
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.encoder_digest import encoder_digest
+from ctx_jax.embedding.hub import hub_name
 from ctx_jax.encoders.base import Source
 from ctx_jax.encoders.stack import Member, Stack
 from ctx_jax.encoders.stack.files import PROJECTIONS, STACK, MemberFile, StackFile
@@ -65,8 +66,11 @@ def _stored(folder: Path, outer: tuple[Path, ...]) -> StackFile:
 def _loaded(path: Path, number: int, file: MemberFile, load: Callable[..., Encoder]) -> Encoder:
     if {*file.paths} not in ({"path"}, {"options", "weights"}) or {*file.choices} & {"families", "heads", *file.paths}:
         raise InputError(f"{path}: members.{number}.paths must have path, or options and weights, got {brief(file)}")
-    paths = {name: str(path.parent / given) for name, given in file.paths.items()}
     try:
+        paths = {
+            name: given if hub_name(given) is not None else str(path.parent / given)
+            for name, given in file.paths.items()
+        }
         return load(**paths, **file.choices)
     except FileNotFoundError as error:
         raise MissingFileError(f"{path}: {member_name(number)}: {str(error)[:1000]}") from error

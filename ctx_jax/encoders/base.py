@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from ctx_jax.encoders.facts import Facts
-from ctx_jax.heads import Head, SentenceModules
+from ctx_jax.heads import Head, Labelling, SentenceModules
 from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.ops.dropout import Dropout
 from ctx_jax.ops.linear import Compute
@@ -221,6 +221,8 @@ class Imported(NamedTuple):
     sentence: SentenceModules | None = None
     architecture: str = ""
     """Its name in those files, if they have one."""
+    labelling: Labelling | None = None
+    """What its head of labels predicts, if there is one that is known."""
 
 
 class Family(NamedTuple):

@@ -12,7 +12,7 @@ from ctx_jax.heads.attention_pooling import AttentionPooling
 from ctx_jax.heads.cosine import CosineHead
 from ctx_jax.heads.label import LabelHead, LayerMix
 from ctx_jax.heads.sentence import DenseHead, SentenceModules
-from ctx_jax.heads.sequence import ClassificationHead, Pooler, SequenceHead
+from ctx_jax.heads.sequence import ClassificationHead, Labelling, Pooler, SequenceHead
 from ctx_jax.heads.tagger import TaggerHead
 from ctx_jax.heads.vocabulary import VocabularyHead
 from ctx_jax.typing import Params
@@ -25,6 +25,7 @@ __all__ = [
     "DenseHead",
     "Head",
     "LabelHead",
+    "Labelling",
     "LayerMix",
     "Pooler",
     "SentenceModules",

@@ -1,17 +1,31 @@
-"""One vector for a sequence, and the scores of labels: BERT's pooler, linear heads, RoBERTa's classification head.
+"""One vector for a sequence, and the scores of labels: BERT's pooler, and the heads that transformers' classes have.
 
 Letters: B rows, T tokens, D width, K labels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from ctx_jax.ops.dense import activate, dense, init_dense
+from ctx_jax.ops.dense import Activation, activate, dense, init_dense, init_norm, layer_norm
 from ctx_jax.ops.linear import Compute
 from ctx_jax.typing import Params
+
+UNNAMED = "LABEL_{}"
+"""What transformers calls a label without a name, by its number."""
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What the head of labels of a Hugging Face folder predicts, as its class and config.json say."""
+
+    target: Literal["classes", "several", "number"] = "classes"
+    """One label of several, any number of them, or a number."""
+    pooling: Literal["first", "last", "mean"] | None = "first"
+    """How the last layer's vectors of a text become the one that is scored; None: every token has its own label."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +46,14 @@ class SequenceHead:
     """A linear layer on a sequence's or each token's vector; parameters {kernel [D, K], bias [K]}. In BERT's
     next-sentence head label 0 is the real next sentence and 1 a random one."""
 
-    labels: int = 2
-    """K."""
+    labels: tuple[str, ...] = (UNNAMED.format(0), UNNAMED.format(1))
+    """The names of the K scores."""
     bias: bool = True
     """The layer has a bias; GPT-2's has none."""
 
     def init(self, key: jax.Array, *, width: int, scale: float = 0.02) -> Params:
         """A truncated normal kernel and a bias of zeros."""
-        return init_dense(key, width, self.labels, bias=self.bias, scale=scale)
+        return init_dense(key, width, len(self.labels), bias=self.bias, scale=scale)
 
     def logits(self, params: Params, vectors: jax.Array, *, compute: Compute = "float32") -> jax.Array:
         """[..., K] of the vectors [..., D]."""
@@ -48,23 +62,44 @@ class SequenceHead:
 
 @dataclass(frozen=True)
 class ClassificationHead:
-    """out(activation(dense(x))) of a sequence's first token: how RoBERTa (tanh), DistilBERT (relu) and ELECTRA (gelu)
-    classify sequences. Parameters {dense {kernel [D, D], bias [D]}, out {kernel [D, K], bias [K]}}."""
+    """out(norm(activation(dense(x)))) of a sequence's or each token's vector: how BERT with its pooler (tanh), RoBERTa
+    (tanh), DistilBERT (relu) and ELECTRA (gelu) classify sequences, and ModernBERT, which alone has the norm, sequences
+    and tokens. Parameters {dense {kernel [D, D], bias [D]}, norm {scale [D], bias [D]}, out {kernel [D, K], bias [K]}}.
+    """
 
-    labels: int = 2
-    """K."""
-    activation: Literal["tanh", "relu", "gelu"] = "tanh"
+    labels: tuple[str, ...] = (UNNAMED.format(0), UNNAMED.format(1))
+    """The names of the K scores."""
+    activation: Literal["tanh"] | Activation = "tanh"
+    bias: bool = True
+    """The dense layer has a bias."""
+    norm_epsilon: float | None = None
+    """Added to the variance in the norm; None: there is no norm."""
+    norm_bias: bool = True
+    """The norm has a bias."""
+    input_dropout: bool = False
+    """In training `x` is dropped out too, as RoBERTa and ELECTRA do, not the input of `out` alone."""
 
     def init(self, key: jax.Array, *, width: int, scale: float = 0.02) -> Params:
-        """Truncated normal kernels and biases of zeros."""
+        """Truncated normal kernels, biases of zeros and a scale of ones."""
         first, second = jax.random.split(key)
+        norm = {} if self.norm_epsilon is None else {"norm": init_norm(width, bias=self.norm_bias)}
         return {
-            "dense": init_dense(first, width, width, bias=True, scale=scale),
-            "out": init_dense(second, width, self.labels, bias=True, scale=scale),
+            "dense": init_dense(first, width, width, bias=self.bias, scale=scale),
+            **norm,
+            "out": init_dense(second, width, len(self.labels), bias=True, scale=scale),
         }
 
-    def logits(self, params: Params, vectors: jax.Array, *, compute: Compute = "float32") -> jax.Array:
-        """[..., K] of the vectors [..., D]."""
+    def logits(
+        self,
+        params: Params,
+        vectors: jax.Array,
+        *,
+        compute: Compute = "float32",
+        dropout: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> jax.Array:
+        """[..., K] of the vectors [..., D]. `dropout` is applied to the input of `out`."""
         values = dense(params["dense"], vectors, compute)
         values = jnp.tanh(values) if self.activation == "tanh" else activate(self.activation, values)
-        return dense(params["out"], values, compute)
+        if self.norm_epsilon is not None:
+            values = layer_norm(params["norm"], values, self.norm_epsilon)
+        return dense(params["out"], values if dropout is None else dropout(values), compute)

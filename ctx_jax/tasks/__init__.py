@@ -1,5 +1,6 @@
 """Tasks, one file each: its config, how data becomes batches, its loss, metrics and evaluators."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, get_args
@@ -7,13 +8,18 @@ from typing import Annotated, get_args
 from tyro.conf import AvoidSubcommands, arg
 
 from ctx_jax.checkpoints.run_files import CONFIG, existing, refuse_several
-from ctx_jax.embedding.load import CheckpointStep
+from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.load import CheckpointStep, is_run
 from ctx_jax.embedding.load import load as load_encoder
+from ctx_jax.encoders import FAMILIES
+from ctx_jax.encoders.base import Family
+from ctx_jax.heads import HEADS
 from ctx_jax.io import configs
-from ctx_jax.io.errors import InputError, MissingFileError
+from ctx_jax.io.errors import InputError, MissingFileError, listed
 from ctx_jax.tasks.bilm import BiLMConfig
 from ctx_jax.tasks.causal_lm import CausalLMConfig
 from ctx_jax.tasks.classify import ClassifyConfig
+from ctx_jax.tasks.imported_labels import imported_task
 from ctx_jax.tasks.masked_lm import MaskedLMConfig
 from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.tag import TagConfig
@@ -48,16 +54,47 @@ def read_config(run_dir: Path, config_type: type[RunConfig] = TrainConfig) -> Ru
     return config
 
 
-def load(run_dir: str | Path, *, step: CheckpointStep = "best") -> Predictor:
-    """A trained run that predicts: `.encoder` and `.predict(list)`.
+def load_trained(
+    path: str | Path,
+    *,
+    step: CheckpointStep = "best",
+    pairs: bool = False,
+    config_type: type[RunConfig] = TrainConfig,
+    families: Sequence[Family] = FAMILIES,
+    heads: Sequence[type] = HEADS,
+) -> tuple[TaskConfig, Encoder]:
+    """A run's task and its encoder with heads; of a Hugging Face folder with a head of labels those that a run would
+    have, of `pairs` of texts if the folder is for them, which its files do not say.
+
+    Raises as `ctx_jax.load` and `read_config`; InputError for a folder without labels that are known.
+    """
+    if is_run(Path(path)):
+        return read_config(Path(path), config_type).task, load_encoder(path, step=step, families=families, heads=heads)
+    encoder = load_encoder(path, step=step, families=families, heads=heads)
+    if encoder.labelling is None:
+        raise InputError(
+            f"{path} is no run, and no Hugging Face folder with a head of labels that is known, of a class "
+            f"ForSequenceClassification or ForTokenClassification; its heads are {listed(encoder.heads)}. Train one on "
+            "it: ctx-jax train classify --encoder ...; for measures of language models start a run from it: ctx-jax "
+            "train ... --init FOLDER"
+        )
+    return imported_task(encoder, encoder.labelling, pairs=pairs)
+
+
+def load(path: str | Path, *, step: CheckpointStep = "best", pairs: bool = False) -> Predictor:
+    """What labels texts, words or pairs: a trained run or a Hugging Face folder with a head of labels. It has
+    `.encoder` and `.predict(list)`.
 
         tagger = ctx_jax.tasks.load("runs/upos")
         tagger.predict([["The", "river"]])        # [{"words": ["The", "river"], "labels": ["DET", "NOUN"]}]
+        ctx_jax.tasks.load("nli-deberta", pairs=True).predict([("A cat sleeps.", "It is awake.")])
 
-    Raises as `ctx_jax.load`; InputError for the run of a task without predictions.
+    `pairs`: the folder is for pairs of texts. A folder's words have the labels of their first pieces, as
+    transformers' example of token classification trains them. Raises as `ctx_jax.load`; InputError for the run of a
+    task without predictions.
     """
-    task: TaskConfig = read_config(Path(run_dir)).task
-    predictor = task.predictor(load_encoder(run_dir, step=step))
+    task, encoder = load_trained(path, step=step, pairs=pairs)
+    predictor = task.predictor(encoder)
     if predictor is None:
-        raise InputError(f"{run_dir} holds a {task.name} run, which predicts no labels: use ctx_jax.load")
+        raise InputError(f"{path} holds a {task.name} run, which predicts no labels: use ctx_jax.load")
     return predictor

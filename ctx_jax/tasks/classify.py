@@ -11,9 +11,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ctx_jax.data.labelled import Example, read_texts
+from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.base import InputProcessor, checked
 from ctx_jax.encoders.transformer.gpt_inputs import GPTInputs
 from ctx_jax.io.errors import InputTypeError
+from ctx_jax.tasks.huggingface_head import HeadChoice, with_own_head
 from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.label_network import LabelNetwork, TextPooling
 from ctx_jax.tasks.label_rows import cut_texts
@@ -31,6 +33,11 @@ class ClassifyConfig(LabelConfig):
     pooling: TextPooling = "mean"
     """How the vectors of a text's tokens become one. `attention`: a learned weighted mean. `concat`: the last, the
     largest and the mean, one after the other. A text without tokens has the vector 0."""
+
+    head: HeadChoice = "linear"
+    """`huggingface`: the head that the encoder's class in transformers has (of BERT its pooler, which starts as the
+    folder's, and a linear layer); such a run is exported with its head. Needs `layers` last and the class's `pooling`:
+    first, of GPT last, of ModernBERT first or mean. An empty text then has its special tokens."""
 
     name: ClassVar[str] = "classify"
     item: ClassVar[str] = "text"
@@ -57,7 +64,11 @@ class ClassifyConfig(LabelConfig):
     def processed(self, processor: InputProcessor, model: Any) -> InputProcessor:
         if self.tuning.gpt:
             return GPTInputs.of_model(processor, model, pairs=False)
-        return processor.of_texts(empty=False)
+        return processor.of_texts(empty=self.head == "huggingface")
+
+    def network(self, encoder: Encoder, labels: tuple[str, ...]) -> LabelNetwork:
+        base = super().network(encoder, labels)
+        return with_own_head(base, encoder, "head") if self.head == "huggingface" else base
 
     def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:
         texts = checked(items)

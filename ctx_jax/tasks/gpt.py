@@ -106,6 +106,8 @@ def check_gpt(config: Any) -> None:
         raise ConfigError(
             "gpt", "has new tokens, whose vectors a frozen encoder would not learn: leave one of them out"
         )
+    if config.head != "linear":
+        raise ConfigError("head", f"is {config.head}, and gpt has a linear one: leave one of them out")
     for name, needed in (("layers", "last"), ("pooling", "last")):
         if getattr(config, name) != needed:
             raise ConfigError(

@@ -5,7 +5,7 @@ Letters: B rows, K labels.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -13,22 +13,19 @@ import jax
 import numpy as np
 from tyro.conf import arg
 
-from ctx_jax.checkpoints.run_files import TEXTS, read_encoder
+from ctx_jax.checkpoints.run_files import TEXTS
 from ctx_jax.data.labelled import Columns, Example, LabelledData, digest, nested_subset
 from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.encoder_digest import encoder_digest
-from ctx_jax.embedding.load import load
-from ctx_jax.embedding.mix_files import load_mix
-from ctx_jax.embedding.mixing import Mixing
-from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.evaluation.reports import Report
-from ctx_jax.heads import HEADS
-from ctx_jax.io.errors import ConfigError, InputError, InputTypeError, MissingFileError, SentenceError
+from ctx_jax.io.errors import ConfigError, InputError, SentenceError
 from ctx_jax.losses.labels import balanced_weights
 from ctx_jax.ops.linear import Compute
-from ctx_jax.tasks.gpt import GPTNetwork, GPTTask, check_gpt, with_new_vocabulary
+from ctx_jax.tasks.gpt import GPTNetwork, GPTTask, check_gpt
+from ctx_jax.tasks.huggingface_head import exported, first_params
+from ctx_jax.tasks.label_encoder import first_mix, open_encoder
 from ctx_jax.tasks.label_names import label_names
 from ctx_jax.tasks.label_network import LABELS, MIX, LabelNetwork, LayerChoice, TextPooling
 from ctx_jax.tasks.label_options import LabelEvaluate, RepeatOptions, TableOptions
@@ -52,7 +49,8 @@ class LabelConfig(ABC):
     """Settings of a task with labels; subclasses say what is labelled."""
 
     encoder: str = ""
-    """What `ctx_jax.load` takes: a run, an AllenNLP or Hugging Face folder, a table of word vectors, or a stack."""
+    """What `ctx_jax.load` takes: a run, an AllenNLP or Hugging Face folder, a table of word vectors, a stack, or
+    hf://organisation/name."""
 
     frozen: bool = False
     """The encoder stays as it is; only the mix and the head are trained."""
@@ -99,6 +97,8 @@ class LabelConfig(ABC):
 
     item: ClassVar[str]
     """The name of the column of what is labelled."""
+    exportable: ClassVar[str] = "layers last, pooling first (of GPT last) and head huggingface"
+    """The settings of a run that can be exported with its head."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -180,12 +180,12 @@ class LabelConfig(ABC):
         """The class that trains it."""
         return GPTTask if self.tuning.gpt else LabelTask
 
-    def network(self, model: Any, labels: tuple[str, ...]) -> LabelNetwork:
-        """The pure functions of the task."""
+    def network(self, encoder: Encoder, labels: tuple[str, ...]) -> LabelNetwork:
+        """The pure functions of the task. An encoder of a run has the run's heads."""
         drops = self.encoder_dropout and not self.frozen
         choices = (self.layers, self.text_pooling, self.dropout, drops, self.predicted)
         kind = GPTNetwork if self.tuning.gpt else LabelNetwork
-        return kind(model, labels, *choices, mix_norm=self.tuning.mix_norm)
+        return kind(encoder.model, labels, *choices, mix_norm=self.tuning.mix_norm)
 
     def check(self, steps: int) -> None:
         """ConfigError for settings that are missing, that do not name columns, or that contradict each other."""
@@ -224,7 +224,7 @@ class LabelConfig(ABC):
 
     def open(self, context: TaskContext) -> LabelTask:
         """Load the encoder (a resumed run's from its own directory), read the files, and collect the labels."""
-        encoder, given_key = self._encoder(context)
+        encoder, given_key = open_encoder(self, context)
         splits: tuple[Split, ...] = ("train", "valid") if self.data.valid else ("train",)
         files: dict[str, list[Example]] = {split: self._examples(split, context.log) for split in splits}
         if (wanted := self.data.examples) > (count := len(files["train"])):
@@ -234,14 +234,15 @@ class LabelConfig(ABC):
         digests = {f"data.{name}": digest(files[name]) if name in files else None for name in ("train", "valid")}
         check_digests(context, digests | ({"encoder": given_key} if given_key else {}))
         labels, counts = label_names(self.predicted, files, context.log)
-        network = self.network(encoder.model, labels)
+        network = self.network(encoder, labels)
         _ = network.layer  # raises for a layer that the encoder lacks
         self.tuning.check_model(network.model, jax.eval_shape(network.init_heads, jax.random.key(0)), self.frozen)
-        first_heads: dict[str, Any] = {}
+        first_heads: dict[str, Any] = {LABELS: first_params(network, encoder)}
         if self.mix and not context.resumed:
-            first_heads[MIX] = dict(self._first_mix(network))
+            first_heads[MIX] = dict(first_mix(self.mix, network))
         if self.predicted == "number":
-            first_heads[LABELS] = network.first_scores(np.array([float(str(one.label)) for one in files["train"]]))
+            numbers = np.array([float(str(one.label)) for one in files["train"]])
+            first_heads[LABELS] = first_heads[LABELS] | network.first_scores(numbers)
         if not context.resumed and is_first_process():
             encoder.processor.save(context.run_dir)
         if self.length and encoder.processor.longest is not None:  # one of words takes a row of any length
@@ -252,7 +253,7 @@ class LabelConfig(ABC):
         task = self.task_type(
             config=self._with_patience(0 if context.steps else 3),
             seed=context.seed,
-            encoder=encoder,
+            encoder=replace(encoder, heads={}),
             network=network,
             first_heads=first_heads,
             labelled={name: self.labelled(encoder, examples, labels, context.log) for name, examples in files.items()},
@@ -269,53 +270,6 @@ class LabelConfig(ABC):
         steps = context.steps or task.default_steps
         self.tuning.log_unfreezing(network.model, task.unfreeze_every, steps, context.log)
         return task
-
-    def _encoder(self, context: TaskContext) -> tuple[Encoder, str | None]:
-        """The run's encoder on the host, and the digest of the one that the settings name.
-
-        A resumed run reads its own copy, without parameters unless they are frozen; the digest is None if the path that
-        it came from is gone.
-        """
-        if not context.resumed:
-            encoder = self._load(self.encoder)
-            return encoder, encoder_digest(encoder)
-        try:
-            key: str | None = encoder_digest(self._load(self.encoder))
-        except MissingFileError:
-            key = None
-        if self.frozen:
-            own = load(context.run_dir, step="latest")
-            return replace(own, processor=self.processed(own.processor, own.model)), key
-        stored = read_encoder(context.run_dir, [family.model for family in FAMILIES], HEADS)
-        inputs = stored.model.inputs(context.run_dir, rule=stored.rule).with_pieces(stored.pieces)
-        inputs = self.processed(inputs, stored.model)
-        return Encoder(stored.model, {}, inputs, {}, stored.sentence, stored.architecture), key
-
-    def _load(self, path: str) -> Encoder:
-        options = {name: value for name, value in asdict(self.table).items() if value != getattr(TableOptions, name)}
-        try:
-            with naming_setting("encoder", path):
-                encoder = load(path, **options)
-        except InputTypeError as error:
-            raise ConfigError(f"table.{next(iter(options))}", f"is for tables of word vectors: {error}") from error
-        if self.tuning.gpt:
-            encoder = with_new_vocabulary(encoder, self.tuning.lm_weight)
-        model: Any = encoder.model
-        params = jax.device_get(encoder.params)  # on a device they would use memory for the whole run
-        processor = self.processed(encoder.processor, model)
-        return replace(
-            encoder, model=replace(model, compute=self.compute), params=params, processor=processor, heads={}
-        )
-
-    def _first_mix(self, network: LabelNetwork) -> Mixing:
-        with naming_setting("mix", self.mix):
-            found = load_mix(self.mix)
-        if len(found["weights"]) != network.model.num_layers:
-            raise ConfigError(
-                "mix",
-                f"is of {len(found['weights'])} layers in {self.mix}, and the encoder has {network.model.num_layers}",
-            )
-        return found
 
     def _examples(self, split: Split, log: Log) -> list[Example]:
         path = getattr(self.data, split)
@@ -341,6 +295,11 @@ class LabelConfig(ABC):
     def predictor(self, encoder: Encoder) -> LabelPredictor:
         """Predictions of a loaded run."""
         head = encoder.heads.get(LABELS)
-        network = self.network(encoder.model, getattr(head and head.module, "labels", ()))
+        network = self.network(encoder, getattr(head and head.module, "labels", ()))
         processor = self.processed(encoder.processor, encoder.model)
         return LabelPredictor(replace(encoder, processor=processor), self, network)
+
+    def exported(self, encoder: Encoder) -> Encoder:
+        """The encoder of a run with its head of labels as a Hugging Face folder has it; InputError where no class of
+        transformers computes the labels."""
+        return exported(encoder, self.predictor(encoder).network, self.exportable)

@@ -5,6 +5,7 @@ Letters: L layers, B rows, T words or tokens, D width, K labels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -16,7 +17,7 @@ from ctx_jax.data.span_labels import legal_steps
 from ctx_jax.embedding.mixing import init_mix, mix, softmax_weights
 from ctx_jax.embedding.pooling import How, pool
 from ctx_jax.flax import plain_params
-from ctx_jax.heads import AttentionPooling, LabelHead, LayerMix, TaggerHead
+from ctx_jax.heads import AttentionPooling, ClassificationHead, LabelHead, LayerMix, SequenceHead, TaggerHead
 from ctx_jax.heads.crf import Transitions, sequence_nats, viterbi
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.ops.dropout import Dropout, fold_seeds, row_seeds
@@ -54,7 +55,7 @@ class LabelNetwork:
     """With `dropout` the encoder drops out at its own rates too."""
     target: Target = "classes"
     head: Any = None
-    """A `TaggerHead` or `LabelHead` of these labels; None: a `LabelHead`."""
+    """A `TaggerHead`, `ClassificationHead`, `SequenceHead` or `LabelHead` of these labels; None: a `LabelHead`."""
     mix_norm: bool = False
     """Each layer of a row is normalised before the mix (`ctx_jax.mix`, layer_norm="row")."""
 
@@ -100,6 +101,8 @@ class LabelNetwork:
         own: dict[str, Any] = {MIX: dict(init_mix(self.model.num_layers))} if self.layer is None else {}
         if self.pooling == "attention":
             own[POOLING] = {"query": {"kernel": jnp.zeros((self.model.width, 1), jnp.float32)}}
+        if isinstance(self.head, ClassificationHead | SequenceHead):
+            return {LABELS: self.head.init(key, width=self.width)} | own
         inputs: list[Any] = [jnp.zeros((1, 1, self.width), jnp.float32)]
         if isinstance(self.head, TaggerHead):
             inputs += [jnp.ones((1, 1), bool), jnp.ones((1, 1, self.head.char_length), jnp.int32)]
@@ -107,7 +110,13 @@ class LabelNetwork:
 
     def first_scores(self, numbers: np.ndarray) -> Params:
         """Parameters of the head of a number that fit these numbers better than fresh ones: it starts at their mean."""
-        return {"scores": {"bias": np.full(1, numbers.mean(), np.float32)}}
+        bias = {"bias": np.full(1, numbers.mean(), np.float32)}
+        match self.head:
+            case SequenceHead():
+                return bias if self.head.bias else {}
+            case ClassificationHead():
+                return {"out": bias}
+        return {"scores": bias}
 
     def vectors(
         self, params: Params, inputs: Mapping[str, Any], dropout: Dropout | None = None
@@ -157,12 +166,18 @@ class LabelNetwork:
         characters: jax.Array | None = None,
     ) -> Scored:
         """The scores of vectors [..., D] with their mask [...]."""
-        seeds = None
+        seeds, head = None, self.label_head
         if dropout is not None:
             rows = jnp.arange(len(vectors)) if dropout.rows is None else dropout.rows
             seeds = fold_seeds(row_seeds(dropout.key, rows), 1)
-            vectors = drop_out(seeds, 0, self.dropout, vectors)
-        own, head = {"params": plain_params(params["head"][LABELS])}, self.label_head
+            if not isinstance(head, ClassificationHead) or head.input_dropout:
+                vectors = drop_out(seeds, 0, self.dropout, vectors)
+        own = {"params": plain_params(params["head"][LABELS])}
+        if isinstance(head, SequenceHead):
+            return Scored(head.logits(own["params"], vectors), mask)
+        if isinstance(head, ClassificationHead):
+            before_last = partial(drop_out, seeds, 1, self.dropout)
+            return Scored(head.logits(own["params"], vectors, dropout=before_last), mask)
         if isinstance(head, TaggerHead):
             tags: Any = head.apply(own, vectors, mask, characters, seeds)
             return Scored(tags.logits, mask, tags.transitions)

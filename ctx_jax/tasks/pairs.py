@@ -12,11 +12,13 @@ import numpy as np
 
 from ctx_jax.data.labelled import Columns, Example, LabelledData
 from ctx_jax.data.labelled_pairs import FIRST, SECOND, read_text_pairs
+from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.base import InputProcessor
 from ctx_jax.encoders.transformer.gpt_inputs import GPTInputs
 from ctx_jax.encoders.transformer.pair_inputs import PairInputs
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
 from ctx_jax.tasks.gpt import GPTNetwork
+from ctx_jax.tasks.huggingface_head import HeadChoice, with_own_head
 from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.label_network import LabelNetwork, TextPooling
 from ctx_jax.tasks.label_rows import Rows, cut_texts
@@ -48,6 +50,9 @@ class PairsConfig(LabelConfig):
     pooling: TextPooling = "mean"
     """How the vectors of a row's tokens become one, as in `classify`."""
 
+    head: HeadChoice = "linear"
+    """As in `classify`; for the style cross."""
+
     both_orders: bool | None = None
     """With `gpt`: a pair is read in both orders, and the two vectors are added, as where it has none (similarity).
     None: of a number."""
@@ -56,12 +61,15 @@ class PairsConfig(LabelConfig):
     """Of ranking: what cosines are multiplied by before the softmax."""
 
     name: ClassVar[str] = "pairs"
+    exportable: ClassVar[str] = f"style cross, {LabelConfig.exportable}"
     item: ClassVar[str] = FIRST
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.scale > 0:
             raise ConfigError("scale", f"must be more than 0, got {self.scale}")
+        if self.head == "huggingface" and self.style != "cross":
+            raise ConfigError("head", "is huggingface, which is for the style cross: set it, or head linear")
         if self.style == "cross" and self.target == "ranking":
             raise ConfigError("style", "is cross, which gives no vectors of single texts to rank: set siamese")
         if self.both_orders is not None and not self.tuning.gpt:
@@ -104,12 +112,12 @@ class PairsConfig(LabelConfig):
         except InputError as error:
             raise ConfigError("style", f"is cross, which the encoder does not fit ({error}): set siamese") from error
 
-    def network(self, model: Any, labels: tuple[str, ...]) -> LabelNetwork:
-        base = super().network(model, labels)
+    def network(self, encoder: Encoder, labels: tuple[str, ...]) -> LabelNetwork:
+        base = super().network(encoder, labels)
         if isinstance(base, GPTNetwork):
             return replace(base, both_orders=self.reads_both_orders)
         if self.style == "cross":
-            return base
+            return with_own_head(base, encoder, "head") if self.head == "huggingface" else base
         own = {name: getattr(base, name) for name in LabelNetwork.__dataclass_fields__}
         if self.target == "ranking":
             return RankingNetwork(**own, scale=self.scale)

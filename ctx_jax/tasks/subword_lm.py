@@ -65,9 +65,9 @@ class SubwordLMConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     init: str = ""
-    """A Hugging Face folder or a Transformer's run to start from. Its parameters, tokenizer and shape replace those of
-    `model`, `head` and `tokenizer`; of `model` only `compute`, `attention`, `scan`, `remat` and the dropout rates are
-    used. Heads that it lacks are newly initialised."""
+    """A Hugging Face folder (or hf://organisation/name) or a Transformer's run to start from. Its parameters, tokenizer
+    and shape replace those of `model`, `head` and `tokenizer`; of `model` only `compute`, `attention`, `scan`, `remat`
+    and the dropout rates are used. Heads that it lacks are newly initialised."""
 
     name: ClassVar[str]
     """The name of the task, and of its vocabulary head in params["head"]."""

@@ -14,8 +14,10 @@ import numpy as np
 
 from ctx_jax.data.labelled import STANDARD_INPUT, Example, LabelledData, read_sentences
 from ctx_jax.data.span_labels import OUTSIDE, has_illegal, in_scheme, scheme_of
+from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.base import InputProcessor, WordPieces, sentences_to_words
-from ctx_jax.io.errors import ConfigError
+from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.tasks.huggingface_head import with_own_head
 from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.label_network import LabelNetwork
 from ctx_jax.tasks.label_rows import Rows, row_limit, split_to_fit
@@ -38,6 +40,7 @@ class TagConfig(LabelConfig):
     those of the files, in either scheme, are converted."""
 
     name: ClassVar[str] = "tag"
+    exportable: ClassVar[str] = "layers last, pieces first and head.kind linear (of ModernBERT huggingface)"
     item: ClassVar[str] = "form"
 
     def processed(self, processor: InputProcessor, model: Any) -> InputProcessor:
@@ -62,12 +65,26 @@ class TagConfig(LabelConfig):
             )
         return found
 
-    def network(self, model: Any, labels: tuple[str, ...]) -> LabelNetwork:
-        return replace(super().network(model, labels), head=self.head.module(model, labels, self.dropout))
+    def network(self, encoder: Encoder, labels: tuple[str, ...]) -> LabelNetwork:
+        base = super().network(encoder, labels)
+        if self.head.kind == "huggingface":
+            return with_own_head(base, encoder, "head.kind")
+        return replace(base, head=self.head.module(encoder.model, labels, self.dropout))
+
+    def exported(self, encoder: Encoder) -> Encoder:
+        """As `LabelConfig.exported`; InputError for words whose labels are not those of their first pieces."""
+        if self.pieces != "first":
+            raise InputError(
+                f"a class of transformers labels pieces, and a word by its first one; pieces are {self.pieces}. Train "
+                f"with {self.exportable}, or export the encoder alone"
+            )
+        return super().exported(encoder)
 
     def check(self, steps: int) -> None:
-        """As `LabelConfig.check`; ConfigError for class weights with a CRF."""
+        """As `LabelConfig.check`; ConfigError for class weights with a CRF, and for other pieces than a class has."""
         super().check(steps)
+        if self.head.kind == "huggingface" and self.pieces != "first":
+            raise ConfigError("pieces", f"must be first for head.kind huggingface, got {self.pieces}: set it")
         if self.head.crf and self.class_weights != "none":
             raise ConfigError("class_weights", f"weigh single labels, and head.kind {self.head.kind} scores sequences")
 

@@ -25,9 +25,11 @@ HeadKind = Literal["linear", "crf", "bilstm", "bilstm_crf"]
 class TagHead:
     """What scores the labels of words."""
 
-    kind: HeadKind = "linear"
+    kind: HeadKind | Literal["huggingface"] = "linear"
     """`crf`: the labels of a sentence are scored together, by a linear-chain CRF, and the best sequence is the answer;
-    else each word's by itself. `bilstm`: the scores are of BiLSTMs over the vectors, else of the vectors."""
+    else each word's by itself. `bilstm`: the scores are of BiLSTMs over the vectors, else of the vectors.
+    `huggingface`: the head of the encoder's class in transformers, with `layers` last and `pieces` first; a linear one
+    of all but ModernBERT."""
 
     hidden: int = 200
     """Hidden units of a BiLSTM in each direction."""
@@ -55,6 +57,8 @@ class TagHead:
         for name, least in (("hidden", 1), ("layers", 1), ("char_filters", 0), ("char_dim", 1), ("char_length", 3)):
             if getattr(self, name) < least:
                 raise ConfigError(f"head.{name}", f"must be at least {least}, got {getattr(self, name)}")
+        if self.kind == "huggingface" and self.char_filters:
+            raise ConfigError("head.char_filters", "must be 0 for head.kind huggingface, which reads no characters")
         if self.placement == "first_output" and not self.recurrent:
             raise ConfigError("head.placement", f"first_output needs head.kind bilstm or bilstm_crf, got {self.kind}")
 

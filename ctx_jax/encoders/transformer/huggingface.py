@@ -27,9 +27,14 @@ from ctx_jax.encoders.transformer.huggingface_export import (
     tokenizer_settings,
 )
 from ctx_jax.encoders.transformer.huggingface_facts import is_huggingface
-from ctx_jax.encoders.transformer.huggingface_names import NAMES, Architecture
+from ctx_jax.encoders.transformer.huggingface_labels import (
+    label_entries,
+    labelling_of,
+    named_labels,
+    prediction_head,
+)
+from ctx_jax.encoders.transformer.huggingface_names import DENSE, NAMES, TOKENS, Architecture
 from ctx_jax.encoders.transformer.huggingface_params import (
-    VOCABULARY_HEADS,
     canonical_tensors,
     head_modules,
     layers_held,
@@ -40,7 +45,7 @@ from ctx_jax.encoders.transformer.huggingface_params import (
 from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.encoders.transformer.sentence_folders import MODULES, transformer_folder, with_modules, write_modules
-from ctx_jax.heads import ClassificationHead, Head, SentenceModules, SequenceHead
+from ctx_jax.heads import ClassificationHead, Head, Labelling, SentenceModules, VocabularyHead
 from ctx_jax.io.errors import InputError, MissingFileError, listed
 from ctx_jax.io.files import atomic_folder, read_json
 from ctx_jax.io.safetensors_files import write_tensors
@@ -67,8 +72,9 @@ def read(folder: str | PathLike[str]) -> Pretrained:
     which heads there are. A linear head ("classifier", "qa_outputs", GPT-2's "score") is a `SequenceHead` for the
     vectors that its class takes: of a BERT with a pooler the pooled one, of a GPT-2 the last token's, else each
     token's.
-    RoBERTa's, DistilBERT's and ELECTRA's heads for sequences are `ClassificationHead`s for the first token. Tensors of
-    heads of other kinds are left out, and one line of the log says so.
+    RoBERTa's, DistilBERT's and ELECTRA's heads for sequences are `ClassificationHead`s for the first token,
+    ModernBERT's for sequences or tokens. `huggingface_labels` says what their labels are of. Tensors of heads of other
+    kinds are left out, and one line of the log says so.
 
     Raises MissingFileError, InputError: config.json or the tensors are missing, damaged, or do not fit; one error lists
     every missing, unexpected and misshapen tensor.
@@ -91,6 +97,7 @@ def read(folder: str | PathLike[str]) -> Pretrained:
         trees = params_from_tensors(
             model, modules, {name: tensor for name, tensor in tensors.items() if name not in {*others}}, names
         )
+        modules = named_labels(config, modules)
     if others:
         _LOGGER.warning("%s: left out the tensors of heads that cannot be read: %s", folder, listed(others))
     heads = {name: Head(module, trees.pop(name, {})) for name, module in modules.items()}
@@ -104,6 +111,7 @@ def write(
     *,
     heads: Mapping[str, Head] | None = None,
     architecture: Architecture | None = None,
+    labelling: Labelling | None = None,
     subwords: Subwords | None = None,
     beside: Callable[[Path], None] | None = None,
 ) -> None:
@@ -111,6 +119,7 @@ def write(
 
     heads         by name, as `read` gives them
     architecture  None: the one whose files fit the model
+    labelling     what "classifier" or "score" predicts; None: not known, and no problem_type is written
     subwords      the tokenizer, written beside the model; config.json names its special tokens by id
     beside        writes further files into the folder
 
@@ -120,27 +129,17 @@ def write(
     Raises InputError for a model or heads that no file of the architecture can express, ExistingFileError for a folder
     that is not empty.
     """
-    architecture, heads = architecture or architecture_of(model), dict(heads or {})
-    classes = NAMES[architecture].classes
-    if "score" in heads and "causal_lm" in heads and not heads["causal_lm"].module.has_params:
-        del heads["causal_lm"]  # it is the token embedding, which the class with "score" has too
-    keys = _class_keys(heads)
-    if keys not in classes and keys - {"pooler"} in classes:
-        others = sorted(heads.keys() - {"pooler"})
-        warnings.warn(f"the pooler is left out: no class of {architecture} has it beside {others}", stacklevel=2)
-        del heads["pooler"]
-        keys = _class_keys(heads)
-    if keys not in classes:
-        supported = [sorted(names) for names in classes]
-        raise InputError(f"no class of {architecture} has the heads {sorted(keys)}; they can be one of {supported}")
-    vocabulary_head = next((heads[name].module for name in VOCABULARY_HEADS if name in heads), None)
+    architecture = architecture or architecture_of(model)
+    heads, class_name = _class_of(architecture, dict(heads or {}), labelling)
     config = {
         **(special_ids(subwords) if subwords else {}),
-        **config_from_model(model, architecture, head=vocabulary_head),
-        "architectures": [classes[keys]],
+        **config_from_model(model, architecture, head=_vocabulary_head(heads)),
+        "architectures": [class_name],
         "dtype": "float32",
-        **_label_names(heads),
+        **label_entries(heads, labelling),
     }
+    if "score" in heads and config.get("pad_token_id") is None and subwords:
+        config["pad_token_id"] = subwords.pad_id  # by which transformers finds the last token
     tensors = tensors_from_params(model, params, architecture, heads)
     with atomic_folder(Path(folder)) as partial:
         write_tensors(partial / WHOLE, tensors)
@@ -151,16 +150,44 @@ def write(
             beside(partial)
 
 
+def _class_of(
+    architecture: Architecture, heads: dict[str, Head], labelling: Labelling | None
+) -> tuple[dict[str, Head], str]:
+    """The heads that are written, and transformers' class that has exactly these."""
+    classes = NAMES[architecture].classes
+    if len(heads) > 1 and "causal_lm" in heads and not heads["causal_lm"].module.has_params:
+        del heads["causal_lm"]  # it is the token embedding, which the classes with other heads have too
+    of_tokens = labelling is not None and labelling.pooling is None
+    if of_tokens:
+        heads.pop("pooler", None)  # which files of old versions have beside labels of tokens
+    keys = _class_keys(heads)
+    if keys | {TOKENS} in classes:
+        if labelling is None:
+            raise InputError(f"files of {architecture} hold one head for labels of texts or of tokens: give labelling")
+        keys |= {TOKENS} if of_tokens else set()
+    if keys not in classes and keys - {"pooler"} in classes:
+        others = sorted(heads.keys() - {"pooler"})
+        warnings.warn(f"the pooler is left out: no class of {architecture} has it beside {others}", stacklevel=3)
+        del heads["pooler"]
+        keys = _class_keys(heads)
+    if keys not in classes:
+        supported = [sorted(names) for names in classes]
+        raise InputError(f"no class of {architecture} has the heads {sorted(keys)}; they can be one of {supported}")
+    return heads, classes[keys]
+
+
 def _class_keys(heads: Mapping[str, Head]) -> frozenset[str]:
     return frozenset(module_key(name, head.module) for name, head in heads.items())
 
 
-def _label_names(heads: Mapping[str, Head]) -> dict[str, Any]:
-    """id2label of config.json, from which transformers takes the number of labels; their own names are not kept."""
-    for name, head in heads.items():
-        if isinstance(head.module, SequenceHead | ClassificationHead) and name != "next_sentence":
-            return {"id2label": {str(label): f"LABEL_{label}" for label in range(head.module.labels)}}
-    return {}
+def _vocabulary_head(heads: Mapping[str, Head]) -> VocabularyHead | None:
+    """The head that config.json describes, which of ModernBERT may be that of labels."""
+    for head in heads.values():
+        if isinstance(head.module, VocabularyHead):
+            return head.module
+        if isinstance(head.module, ClassificationHead) and head.module.norm_epsilon is not None:
+            return prediction_head(head.module)
+    return None
 
 
 def read_folder(folder: Path) -> Imported | None:
@@ -179,7 +206,10 @@ def read_folder(folder: Path) -> Imported | None:
 def _read_body(folder: Path) -> Imported:
     found = read(folder)
     architecture = architecture_of_config(found.config)
-    return Imported(found.model, found.params, found.model.inputs(folder), found.heads, architecture=architecture)
+    with naming(folder):
+        labelling = labelling_of(found.config, architecture, {name: head.module for name, head in found.heads.items()})
+    inputs = found.model.inputs(folder)
+    return Imported(found.model, found.params, inputs, found.heads, None, architecture, labelling)
 
 
 def _architecture(encoder: Imported) -> Architecture:
@@ -192,7 +222,7 @@ def write_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
     """A run's encoder, heads and tokenizer, as `write` writes them. A warning names heads that have no place there."""
     processor: Any = encoder.processor
     architecture = _architecture(encoder)
-    known = {name for names in NAMES[architecture].classes for name in names}
+    known = {name.removesuffix(DENSE) for names in NAMES[architecture].classes for name in names}
     if left := sorted(encoder.heads.keys() - known):
         warnings.warn(f"a Hugging Face folder has no place for the heads left out: {', '.join(left)}", stacklevel=2)
     write(
@@ -201,6 +231,7 @@ def write_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
         encoder.params,
         heads={name: head for name, head in encoder.heads.items() if name in known},
         architecture=architecture,
+        labelling=encoder.labelling,
         subwords=processor.subwords,
     )
 

@@ -31,26 +31,35 @@ class Entry(NamedTuple):
 
 
 class LabelHead(NamedTuple):
-    """A head of labels, recognised by its tensors: a linear layer, or one after a dense layer and its activation."""
+    """A head of labels, recognised by its tensors: a linear layer, or one after a dense layer, its activation and,
+    perhaps, a norm, which then have biases where the config says so."""
 
     head: str  # name in `encoder.heads`
     out: str  # the linear layer's module in the file
     bias: bool = True
     dense: str = ""  # the module of the dense layer before it, of `ClassificationHead`
+    norm: str = ""  # the module of the norm between the two; the config then says the activation
     activation: Literal["tanh", "relu", "gelu"] = "tanh"
 
     @property
     def tensors(self) -> frozenset[str]:
         """The names of its tensors."""
-        names = {f"{self.out}.weight", *([f"{self.out}.bias"] if self.bias else [])}
-        return frozenset(names | ({f"{self.dense}.weight", f"{self.dense}.bias"} if self.dense else set()))
+        return frozenset(
+            entry.name for entry in self.entries if self.bias or not entry.name.startswith(f"{self.out}.bias")
+        )
+
+    @property
+    def optional(self) -> frozenset[str]:
+        """Those of them that a config may do without."""
+        return frozenset({f"{self.dense}.bias", f"{self.norm}.bias"}) if self.norm else frozenset()
 
     @property
     def entries(self) -> tuple[Entry, ...]:
         """Its tensors and their parameters."""
         if not self.dense:
             return _dense(self.out, self.head)
-        return (*_dense(self.dense, f"{self.head}/dense"), *_dense(self.out, f"{self.head}/out"))
+        norm = _norm(self.norm, f"{self.head}/norm") if self.norm else ()
+        return (*_dense(self.dense, f"{self.head}/dense"), *norm, *_dense(self.out, f"{self.head}/out"))
 
 
 class Names(NamedTuple):
@@ -87,6 +96,8 @@ def _norm(name: str, path: str) -> tuple[Entry, ...]:
 
 DENSE = "+dense"
 """Follows the name of a `ClassificationHead` in `Names.classes`: "classifier+dense"."""
+TOKENS = "tokens"
+"""Stands beside the heads in `Names.classes` where two classes have the same: that of labels of tokens."""
 
 
 def _classes(start: str, *sequence: str) -> dict[frozenset[str], str]:
@@ -222,9 +233,14 @@ _MODERNBERT = Names(
     embedding="embeddings.tok_embeddings.weight",
     tied_copy="decoder.weight",
     ignored=r".*rotary_emb\.inv_freq",
-    labels=(),
+    labels=(LabelHead("classifier", "classifier", dense="head.dense", norm="head.norm"),),
     shared_by_labels=("classifier.", "qa_outputs."),
-    classes={frozenset(): "ModernBertModel", frozenset({"masked_lm"}): "ModernBertForMaskedLM"},
+    classes={
+        frozenset(): "ModernBertModel",
+        frozenset({"masked_lm"}): "ModernBertForMaskedLM",
+        frozenset({f"classifier{DENSE}"}): "ModernBertForSequenceClassification",
+        frozenset({f"classifier{DENSE}", TOKENS}): "ModernBertForTokenClassification",
+    },
 )
 _GPT_LAYER = (
     *_dense("h.{l}.attn.c_attn", "layer_{l}/query", "layer_{l}/key", "layer_{l}/value", transposed=False),
@@ -247,11 +263,13 @@ _GPT2 = Names(
     embedding="wte.weight",
     tied_copy="lm_head.weight",
     ignored=r"h\.\d+\.attn\.(masked_)?bias",
-    labels=(LabelHead("score", "score", bias=False),),
+    labels=(LabelHead("score", "score", bias=False), *_LINEAR),
     classes={
         frozenset(): "GPT2Model",
         frozenset({"causal_lm"}): "GPT2LMHeadModel",
         frozenset({"score"}): "GPT2ForSequenceClassification",
+        frozenset({"classifier"}): "GPT2ForTokenClassification",
+        frozenset({"qa_outputs"}): "GPT2ForQuestionAnswering",
     },
 )
 _GPT = _GPT2._replace(
@@ -262,6 +280,7 @@ _GPT = _GPT2._replace(
     ),
     embedding="tokens_embed.weight",
     ignored=r"h\.\d+\.attn\.bias|position_ids",
+    labels=(LabelHead("score", "score", bias=False),),
     classes={
         frozenset(): "OpenAIGPTModel",
         frozenset({"causal_lm"}): "OpenAIGPTLMHeadModel",

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctx_jax.encoders.transformer.huggingface_labels import modern_head
 from ctx_jax.encoders.transformer.huggingface_names import (
     DENSE,
     NAMES,
@@ -21,11 +22,13 @@ from ctx_jax.encoders.transformer.huggingface_names import (
 )
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import ClassificationHead, Head, Pooler, SequenceHead, VocabularyHead
+from ctx_jax.heads.sequence import UNNAMED
 from ctx_jax.io.errors import InputError, brief, listed
 from ctx_jax.typing import Params
 
 VOCABULARY_HEADS = ("masked_lm", "causal_lm")
 _MOST_PROBLEMS = 50  # that one error lists
+_MOST_LABELS = 1_000_000
 
 
 def canonical_tensors(names: Names, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -54,7 +57,7 @@ def head_modules(
 ) -> tuple[dict[str, Any], list[str]]:
     """name -> module of the heads of a file, recognised by the names of its tensors; and the names of the tensors of
     other heads, which are not read: those that belong to no module of the body."""
-    labels = _label_modules(names, tensors)
+    labels = _label_modules(names, vocabulary_head, tensors)
     read = {name for form, _ in labels for name in form.tensors}
     of_labels = {form.head: module for form, module in labels}
     found = [
@@ -73,21 +76,28 @@ def head_modules(
     return {name: modules.get(name, vocabulary_head) for name in found} | of_labels, others
 
 
-def _label_modules(names: Names, tensors: Mapping[str, np.ndarray]) -> list[tuple[LabelHead, Any]]:
-    """The heads of labels of a file, each with its module."""
+def _label_modules(
+    names: Names, vocabulary_head: VocabularyHead, tensors: Mapping[str, np.ndarray]
+) -> list[tuple[LabelHead, Any]]:
+    """The heads of labels of a file, each with its module, whose labels have no names yet."""
     result: list[tuple[LabelHead, Any]] = []
     for form in names.labels:
         roots = tuple({f"{module.partition('.')[0]}." for module in (form.out, form.dense) if module})
         if any(form.head == other.head for other, _ in result):
             continue
-        if {name for name in tensors if name.startswith(roots)} != form.tensors:
+        if not form.tensors - form.optional <= {name for name in tensors if name.startswith(roots)} <= form.tensors:
             continue
         kernel = tensors[f"{form.out}.weight"]
-        if kernel.ndim == 2:
-            count = kernel.shape[0]
-            dense = ClassificationHead(count, form.activation)
-            result.append((form, dense if form.dense else SequenceHead(count, form.bias)))
+        if kernel.ndim == 2 and kernel.shape[0] <= _MOST_LABELS:
+            labels = tuple(UNNAMED.format(number) for number in range(kernel.shape[0]))
+            result.append((form, _label_module(form, labels, vocabulary_head)))
     return result
+
+
+def _label_module(form: LabelHead, labels: tuple[str, ...], vocabulary_head: VocabularyHead) -> Any:
+    if form.norm:
+        return modern_head(labels, vocabulary_head)
+    return ClassificationHead(labels, form.activation) if form.dense else SequenceHead(labels, form.bias)
 
 
 def module_key(name: str, module: Any) -> str:

@@ -53,6 +53,11 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+def shard_names(folder: Path) -> list[str]:
+    """The files that the folder's index names, there or not; InputError for an index that cannot be followed."""
+    return sorted({*_weight_map(folder).values()})
+
+
 def _index(folder: Path) -> dict[str, str]:
     """The file of every tensor, of files that are there."""
     held = sorted(path.name for path in folder.iterdir())
@@ -60,6 +65,17 @@ def _index(folder: Path) -> dict[str, str]:
         raise MissingFileError(
             f"{folder}: needs {WHOLE} or {INDEX}, holds {listed(held)}; pickled weights are not read"
         )
+    weight_map = _weight_map(folder)
+    missing = [name for name in sorted({*weight_map.values()}) if name not in held]
+    if missing:
+        raise MissingFileError(
+            f"{folder / INDEX}: names files that are not there: {listed(missing)}; download them too"
+        )
+    return weight_map
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """The file of every tensor, as the index says."""
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise InputError(f"{folder / INDEX}: needs weight_map, an object of tensor names and file names")
@@ -67,9 +83,4 @@ def _index(folder: Path) -> dict[str, str]:
     outside = [name for name in files if Path(name).name != name]
     if outside:
         raise InputError(f"{folder / INDEX}: names files outside its folder: {listed(outside)}")
-    missing = [name for name in files if name not in held]
-    if missing:
-        raise MissingFileError(
-            f"{folder / INDEX}: names files that are not there: {listed(missing)}; download them too"
-        )
     return weight_map

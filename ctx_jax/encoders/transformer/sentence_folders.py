@@ -86,6 +86,11 @@ def transformer_folder(folder: Path) -> Path:
     return folder / _modules(folder)[0].path if (folder / MODULES).is_file() else folder
 
 
+def module_paths(folder: Path) -> list[str]:
+    """The folders of the modules of a sentence-transformers folder, the Transformer's first; "" is `folder` itself."""
+    return [module.path for module in _modules(folder)]
+
+
 def with_modules(folder: Path, imported: Imported) -> Imported:
     """The encoder of `transformer_folder(folder)`, with the folder's modules and lower-casing."""
     modules = _modules(folder)

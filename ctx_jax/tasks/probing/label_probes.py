@@ -124,7 +124,7 @@ class LabelProbe:
         )
         files = {name: examples[name] for name in ("train", "valid")}
         labels, counts = label_names(config.predicted, files, log)
-        network = config.network(encoder.model, labels)
+        network = config.network(encoder, labels)
         first: dict[str, Any] = {}
         if config.predicted == "number":
             numbers = np.array([float(str(one.label)) for one in examples["train"]])

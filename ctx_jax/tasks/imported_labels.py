@@ -1,0 +1,36 @@
+"""The task and the heads that a run would have, of a Hugging Face folder with a head of labels."""
+
+from dataclasses import replace
+from typing import Any
+
+from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.encoders.transformer.huggingface_labels import from_file
+from ctx_jax.heads import Labelling
+from ctx_jax.io.errors import InputError, listed
+from ctx_jax.tasks.classify import ClassifyConfig
+from ctx_jax.tasks.huggingface_head import own_architecture
+from ctx_jax.tasks.label_network import LABELS
+from ctx_jax.tasks.pairs import PairsConfig
+from ctx_jax.tasks.tag import TagConfig
+from ctx_jax.tasks.tag_head import TagHead
+
+
+def imported_task(
+    encoder: Encoder, labelling: Labelling, *, pairs: bool
+) -> tuple[ClassifyConfig | TagConfig | PairsConfig, Encoder]:
+    """The settings that predict as the folder's class does, and the encoder with its heads as a run has them.
+
+    InputError for labels of the same name, and where `pairs` have no labels of this kind.
+    """
+    head = from_file(encoder.heads, own_architecture(encoder), labelling)
+    labels = head.module.labels
+    if twice := sorted({name for name in labels if labels.count(name) > 1}):
+        raise InputError(f"id2label of config.json names several labels {listed(twice)}: give each a name of its own")
+    own, pooling, target = replace(encoder, heads={LABELS: head}), labelling.pooling, labelling.target
+    if pairs and (pooling is None or target == "several"):
+        what = "tokens" if pooling is None else "texts that may have several"
+        raise InputError(f"the head is for labels of {what}, not of pairs of texts: leave pairs out")
+    if pooling is None:
+        return TagConfig(layers="last", pieces="first", head=TagHead("huggingface")), own
+    settings: dict[str, Any] = {"target": target, "layers": "last", "pooling": pooling, "head": "huggingface"}
+    return PairsConfig(style="cross", **settings) if pairs else ClassifyConfig(**settings), own
