@@ -1,7 +1,9 @@
 """Several runs by seeds and by sizes of the training file: their directories, their table, and going on with them."""
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from ctx_jax.data.labelled import Example, nested_subset
 from ctx_jax.io.errors import ConfigError, MissingFileError
 from ctx_jax.tasks import repeats
 from ctx_jax.tasks.label_options import LabelEvaluate, RepeatOptions
+from ctx_jax.training.loop import Loop
 from ctx_jax.training.run import run
 
 
@@ -79,6 +82,33 @@ def test_a_run_of_several_is_the_single_run_of_its_seed(place: Path, tmp_path: P
     with pytest.raises(ConfigError) as caught:
         repeats.run(replace(several, run_dir=str(tmp_path / "single")))
     assert caught.value.field == "run_dir"
+
+
+def test_a_command_stopped_within_a_run_goes_on_there(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM in the second run's second step: no row of the table yet, then the uninterrupted numbers."""
+    whole = config(place, tmp_path / "whole", encoder="table.vec", frozen=True)
+    whole = with_task(whole, repeats=RepeatOptions(seeds=2))
+    parts = replace(whole, run_dir=str(tmp_path / "parts"))
+    advance, calls = Loop._advance, [0]
+
+    def stopping(self: Loop, *given: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return advance(self, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "_advance", stopping)
+        assert not repeats.run(parts)
+    steps = [each["step"] for each in json.loads((tmp_path / "parts" / "results.json").read_text())["runs"]]
+    assert steps[0] is not None and steps[1] is None
+    assert repeats.run(whole) and repeats.run(parts)
+    for name in ("results.json", "results.md"):
+        assert (tmp_path / "parts" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    expected, found = (arrays(tmp_path / side / "seed_1", 4) for side in ("whole", "parts"))
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
 
 
 def test_subsets_are_nested_and_do_not_depend_on_the_order_of_the_file() -> None:
