@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from ctx_jax.encoders.transformer.huggingface_config import head_from_config, model_from_config
-from ctx_jax.encoders.transformer.huggingface_keys import GPT_READ, KEYS, READ, decided_keys
+from ctx_jax.encoders.transformer.huggingface_gpt import GPT_READ
+from ctx_jax.encoders.transformer.huggingface_keys import READ
+from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS, decided_keys
 from ctx_jax.ops.dense import activate
 
 # About the file, what is returned and labels: no config class computes hidden states with them.
@@ -63,7 +65,7 @@ def _noticed(entries: dict[str, Any], key: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("model_type", KEYS)
+@pytest.mark.parametrize("model_type", LAYOUTS)
 def test_every_key_of_the_installed_config_class_is_decided(model_type: str) -> None:
     entries, keys = _entries(model_type), _keys(model_type)
     assert {"vocab_size", "pad_token_id", "tie_last_hidden_states", "is_causal"} <= keys
@@ -74,7 +76,7 @@ def test_every_key_of_the_installed_config_class_is_decided(model_type: str) -> 
     assert decided_keys(model_type, ["nobody_knows_it"])["unknown"] == ["nobody_knows_it"]
 
 
-@pytest.mark.parametrize("model_type", KEYS)
+@pytest.mark.parametrize("model_type", LAYOUTS)
 def test_keys_called_harmless_change_nothing_in_transformers(model_type: str) -> None:
     """The hidden states of a small model with each of the class's harmless keys set to something else."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
@@ -105,10 +107,10 @@ def test_keys_called_harmless_change_nothing_in_transformers(model_type: str) ->
             np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=key)
 
 
-@pytest.mark.parametrize("model_type", KEYS)
+@pytest.mark.parametrize("model_type", LAYOUTS)
 def test_values_of_missing_keys_are_the_classes_own(model_type: str) -> None:
     entries = _entries(model_type)
-    for key, value in KEYS[model_type].defaults.items():
+    for key, value in LAYOUTS[model_type].keys.defaults.items():
         if value is not None:
             assert _config_class(model_type)().to_dict()[key] == value
             assert model_from_config({name: entries[name] for name in entries if name != key}) == model_from_config(

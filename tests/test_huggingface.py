@@ -35,6 +35,18 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "type_vocab_size": 1},
     ),
     "electra": ("ElectraForMaskedLM", {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "embedding_size": 8}),
+    "electra small": (
+        "ElectraForMaskedLM",
+        {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "embedding_size": 4},
+    ),
+    "xlm-roberta-xl": (
+        "XLMRobertaXLForMaskedLM",
+        {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "type_vocab_size": 1},
+    ),
+    "data2vec-text": (
+        "Data2VecTextForMaskedLM",
+        {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "type_vocab_size": 1},
+    ),
     "electra headless": (
         "ElectraModel",
         {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "embedding_size": 8, "hidden_act": "relu"},

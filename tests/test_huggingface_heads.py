@@ -36,6 +36,9 @@ KNOWN: list[tuple[str, dict[str, Any]]] = [
     ("CamembertForSequenceClassification", ROBERTA),
     ("ElectraForSequenceClassification", ELECTRA),
     ("ElectraForTokenClassification", ELECTRA),
+    ("ElectraForPreTraining", {**ELECTRA, "embedding_size": 4, "hidden_act": "relu"}),
+    ("XLMRobertaXLForSequenceClassification", ROBERTA),
+    ("Data2VecTextForSequenceClassification", ROBERTA),
     ("DistilBertForSequenceClassification", DISTIL),
     ("DistilBertForTokenClassification", DISTIL),
     ("DistilBertForQuestionAnswering", DISTIL),
@@ -43,7 +46,7 @@ KNOWN: list[tuple[str, dict[str, Any]]] = [
     ("OpenAIGPTForSequenceClassification", {key: GPT2[key] for key in GPT2 if not key.startswith(("bos", "eos"))}),
 ]
 UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
-    ("ElectraForPreTraining", ELECTRA, "discriminator_predictions.dense.weight"),
+    ("ElectraForMultipleChoice", ELECTRA, "sequence_summary.summary.weight"),
     ("ModernBertForSequenceClassification", MODERN, "classifier.weight"),
     ("GPT2DoubleHeadsModel", GPT2, "multiple_choice_head.summary.weight"),
 ]
@@ -72,7 +75,7 @@ def _theirs(model: Any) -> np.ndarray:
         out = model.eval()(input_ids=torch.tensor(IDS))
     if "start_logits" in out:
         return torch.stack([out.start_logits, out.end_logits], -1).numpy()
-    return out.logits.numpy()
+    return (out.logits[..., None] if "PreTraining" in type(model).__name__ else out.logits).numpy()
 
 
 def _ours(found: huggingface.Pretrained) -> np.ndarray:
@@ -119,4 +122,4 @@ def test_other_heads_are_left_out_with_one_line(
         expected = reference.base_model(input_ids=torch.tensor(IDS)).last_hidden_state.numpy()
     states = hidden_states(found.model, found.params, jnp.asarray(IDS))
     np.testing.assert_allclose(states[-1], expected, rtol=0, atol=2e-5)
-    assert found.heads.keys() <= {"causal_lm"}
+    assert found.heads.keys() <= {"causal_lm", "classifier"}

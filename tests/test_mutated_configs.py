@@ -12,7 +12,7 @@ import pytest
 from mutations import mutated_json
 
 from ctx_jax.encoders.transformer import hidden_states, huggingface
-from ctx_jax.encoders.transformer.huggingface_keys import KEYS
+from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
 
 SEEDS = 15
 IDS = np.array([[2, 5, 9, 4, 7, 3], [3, 8, 22, 6, 3, 11]])
@@ -51,7 +51,7 @@ def _states(folder: Path) -> np.ndarray | None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", KEYS)
+@pytest.mark.parametrize("model_type", LAYOUTS)
 def test_what_is_read_is_what_transformers_computes(model_type: str, tmp_path: Path) -> None:
     reference = _tiny(model_type)
     reference.save_pretrained(tmp_path)

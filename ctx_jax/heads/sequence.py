@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ctx_jax.ops.dense import activate, dense, init_dense
+from ctx_jax.ops.dense import Activation, activate, dense, init_dense
 from ctx_jax.ops.linear import Compute
 from ctx_jax.typing import Params
 
@@ -49,11 +49,12 @@ class SequenceHead:
 @dataclass(frozen=True)
 class ClassificationHead:
     """out(activation(dense(x))) of a sequence's first token: how RoBERTa (tanh), DistilBERT (relu) and ELECTRA (gelu)
-    classify sequences. Parameters {dense {kernel [D, D], bias [D]}, out {kernel [D, K], bias [K]}}."""
+    classify sequences; of each token: ELECTRA's discriminator. Parameters {dense {kernel [D, D], bias [D]}, out {kernel
+    [D, K], bias [K]}}."""
 
     labels: int = 2
     """K."""
-    activation: Literal["tanh", "relu", "gelu"] = "tanh"
+    activation: Literal["tanh"] | Activation = "tanh"
 
     def init(self, key: jax.Array, *, width: int, scale: float = 0.02) -> Params:
         """Truncated normal kernels and biases of zeros."""

@@ -226,6 +226,8 @@ OF_MODEL_TYPE = {
     "roberta": "RobertaTokenizer",
     "camembert": "CamembertTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
+    "xlm-roberta-xl": "TokenizersBackend",
+    "data2vec-text": "RobertaTokenizer",
     "gpt2": "GPT2Tokenizer",
     "openai-gpt": "OpenAIGPTTokenizer",
     "modernbert": "TokenizersBackend",

@@ -1,7 +1,6 @@
 """Read and write Hugging Face folders: `config.json`, safetensors, tokenizer files.
 
-BERT (MiniLM included), RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT, ModernBERT, GPT-2 and GPT, with or without
-heads. The tables are in `huggingface_names` and `huggingface_keys`.
+BERT (MiniLM included), RoBERTa, XLM-R, GPT-2 and many more, with or without heads. `huggingface_layouts` lists them.
 """
 
 import json
@@ -27,7 +26,8 @@ from ctx_jax.encoders.transformer.huggingface_export import (
     tokenizer_settings,
 )
 from ctx_jax.encoders.transformer.huggingface_facts import is_huggingface
-from ctx_jax.encoders.transformer.huggingface_names import NAMES, Architecture
+from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
+from ctx_jax.encoders.transformer.huggingface_names import Architecture
 from ctx_jax.encoders.transformer.huggingface_params import (
     VOCABULARY_HEADS,
     canonical_tensors,
@@ -56,7 +56,8 @@ class Pretrained(NamedTuple):
     model: Transformer
     params: Params
     heads: dict[str, Head]
-    """"masked_lm" or, of GPT and GPT-2, "causal_lm"; "pooler", "next_sentence"; "classifier", "qa_outputs", "score"."""
+    """"masked_lm" or, of GPT and GPT-2, "causal_lm"; "pooler", "next_sentence", "replaced_token" (ELECTRA's
+    discriminator); "classifier", "qa_outputs", "score"."""
     config: dict[str, Any]  # the parsed config.json
 
 
@@ -81,13 +82,13 @@ def read(folder: str | PathLike[str]) -> Pretrained:
         model = model_from_config(config)
         vocabulary_head = head_from_config(config, model)
     architecture = architecture_of_config(config)
-    names, tensors = NAMES[architecture], read_tensors(folder)
+    names, tensors = LAYOUTS[architecture].names, read_tensors(folder)
     with naming(folder):
         tensors = canonical_tensors(names, tensors)
         if (held := layers_held(names, tensors)) < model.depth:
             key = key_of(architecture, "depth")
             raise InputError(f"{key} of config.json is {model.depth}, the tensors are those of {held} layers")
-        modules, others = head_modules(names, vocabulary_head, tensors)
+        modules, others = head_modules(names, vocabulary_head, tensors, model.activation)
         trees = params_from_tensors(
             model, modules, {name: tensor for name, tensor in tensors.items() if name not in {*others}}, names
         )
@@ -121,7 +122,7 @@ def write(
     that is not empty.
     """
     architecture, heads = architecture or architecture_of(model), dict(heads or {})
-    classes = NAMES[architecture].classes
+    classes = LAYOUTS[architecture].names.classes
     if "score" in heads and "causal_lm" in heads and not heads["causal_lm"].module.has_params:
         del heads["causal_lm"]  # it is the token embedding, which the class with "score" has too
     keys = _class_keys(heads)
@@ -158,7 +159,10 @@ def _class_keys(heads: Mapping[str, Head]) -> frozenset[str]:
 def _label_names(heads: Mapping[str, Head]) -> dict[str, Any]:
     """id2label of config.json, from which transformers takes the number of labels; their own names are not kept."""
     for name, head in heads.items():
-        if isinstance(head.module, SequenceHead | ClassificationHead) and name != "next_sentence":
+        if isinstance(head.module, SequenceHead | ClassificationHead) and name not in (
+            "next_sentence",
+            "replaced_token",
+        ):
             return {"id2label": {str(label): f"LABEL_{label}" for label in range(head.module.labels)}}
     return {}
 
@@ -184,7 +188,7 @@ def _read_body(folder: Path) -> Imported:
 
 def _architecture(encoder: Imported) -> Architecture:
     """That of the files it came from, else the one that fits the model."""
-    known = (name for name in NAMES if name == encoder.architecture)
+    known = (name for name in LAYOUTS if name == encoder.architecture)
     return next(known, None) or architecture_of(encoder.model)
 
 
@@ -192,14 +196,15 @@ def write_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
     """A run's encoder, heads and tokenizer, as `write` writes them. A warning names heads that have no place there."""
     processor: Any = encoder.processor
     architecture = _architecture(encoder)
-    known = {name for names in NAMES[architecture].classes for name in names}
-    if left := sorted(encoder.heads.keys() - known):
+    known = {key for keys in LAYOUTS[architecture].names.classes for key in keys}
+    heads = {name: head for name, head in encoder.heads.items() if module_key(name, head.module) in known}
+    if left := sorted(encoder.heads.keys() - heads.keys()):
         warnings.warn(f"a Hugging Face folder has no place for the heads left out: {', '.join(left)}", stacklevel=2)
     write(
         folder,
         encoder.model,
         encoder.params,
-        heads={name: head for name, head in encoder.heads.items() if name in known},
+        heads=heads,
         architecture=architecture,
         subwords=processor.subwords,
     )

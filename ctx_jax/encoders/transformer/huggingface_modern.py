@@ -1,13 +1,80 @@
-"""ModernBERT's own keys of `config.json`: which layers are local, how far they attend, and the rotary bases."""
+"""ModernBERT in Hugging Face's files: names of tensors and keys of `config.json`.
+
+Its own keys say which layers are local, how far they attend, and the rotary bases.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_keys import WRITTEN
-from ctx_jax.encoders.transformer.huggingface_values import check_constants, checked_number
+from ctx_jax.encoders.transformer.huggingface_keys import SIZES, WRITTEN, Keys
+from ctx_jax.encoders.transformer.huggingface_names import Entry, Names, dense, norm
+from ctx_jax.encoders.transformer.huggingface_values import (
+    check_constants,
+    checked_activation,
+    checked_flag,
+    checked_number,
+)
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import InputError, brief
+
+MODERNBERT_NAMES = Names(
+    prefix="model.",
+    body=(
+        Entry("embeddings.tok_embeddings.weight", ("embeddings/tokens",)),
+        *norm("embeddings.norm", "embeddings/norm"),
+        *dense("layers.{l}.attn.Wqkv", "layer_{l}/query", "layer_{l}/key", "layer_{l}/value"),
+        *dense("layers.{l}.attn.Wo", "layer_{l}/output"),
+        *norm("layers.{l}.attn_norm", "layer_{l}/attention_norm"),
+        *dense("layers.{l}.mlp.Wi", "layer_{l}/gate", "layer_{l}/up"),
+        *dense("layers.{l}.mlp.Wo", "layer_{l}/down"),
+        *norm("layers.{l}.mlp_norm", "layer_{l}/feed_forward_norm"),
+        *norm("final_norm", "final_norm"),
+    ),
+    heads=(
+        *dense("head.dense", "masked_lm/dense"),
+        *norm("head.norm", "masked_lm/norm"),
+        Entry("decoder.weight", ("masked_lm/decoder/matrix",)),
+        Entry("decoder.bias", ("masked_lm/decoder/bias",)),
+    ),
+    head_prefixes={"masked_lm": ("head.", "decoder.")},
+    embedding="embeddings.tok_embeddings.weight",
+    tied_copy="decoder.weight",
+    ignored=r".*rotary_emb\.inv_freq",
+    labels=(),
+    shared_by_labels=("classifier.", "qa_outputs."),
+    classes={frozenset(): "ModernBertModel", frozenset({"masked_lm"}): "ModernBertForMaskedLM"},
+)
+MODERNBERT_KEYS = Keys(
+    required={
+        **SIZES,
+        "norm_eps": ("norm_epsilon",),
+        "norm_bias": ("norm_bias",),
+        "attention_bias": ("attention_bias",),
+        "mlp_bias": ("feed_forward_bias",),
+        "pad_token_id": ("pad_id",),
+        "embedding_dropout": ("embedding_dropout",),
+        "attention_dropout": ("attention_dropout", "attention_output_dropout"),
+        "mlp_dropout": ("feed_forward_inner_dropout",),
+    },
+    activations={"hidden_activation": "activation"},
+    fixed={
+        "gated": True,
+        "norm": "pre",
+        "first_attention_norm": False,
+        "positions": "rotary",
+        "token_types": 0,
+        "feed_forward_dropout": 0.0,
+        "depth_scaled": True,
+    },
+    constant={"is_causal": False},
+    further=(
+        *("layer_types", "global_attn_every_n_layers", "local_attention", "sliding_window"),
+        *("rope_parameters", "global_rope_theta", "local_rope_theta"),
+        *("classifier_activation", "classifier_bias", "decoder_bias"),
+    ),
+    neutral=("head_dim", "rope_scaling"),
+)
 
 _KINDS = ("full_attention", "sliding_attention")  # of global and of local layers
 _OLD = {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"}
@@ -82,8 +149,21 @@ def _thetas(config: Mapping[str, Any]) -> list[float]:
     return [checked_number(key, theta, "rotary_theta") for key, theta in thetas.items()]
 
 
-def modern_config(model: Transformer, head: VocabularyHead) -> dict[str, Any]:
+def modern_head(config: Mapping[str, Any], model: Transformer) -> dict[str, Any]:
+    """The fields of its vocabulary head."""
+    key = "classifier_activation"
+    return {
+        "norm_epsilon": model.norm_epsilon,
+        "norm_bias": model.norm_bias,
+        "activation": checked_activation(config.get(key, "gelu"), key),
+        "bias": checked_flag(config, "classifier_bias", False),
+        "decoder_bias": checked_flag(config, "decoder_bias", True),
+    }
+
+
+def modern_entries(model: Transformer, head: VocabularyHead | None) -> dict[str, Any]:
     """ModernBERT's own keys for a model and its vocabulary head."""
+    head = head or VocabularyHead(bias=False)
     thetas = {"full_attention": model.rotary_theta, "sliding_attention": model.local_rotary_theta}
     return {
         "layer_types": [_KINDS[layer in model.local_layers] for layer in range(model.depth)],

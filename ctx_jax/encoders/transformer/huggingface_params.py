@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
 from ctx_jax.encoders.transformer.huggingface_names import (
     DENSE,
-    NAMES,
     Architecture,
     Entry,
     LabelHead,
@@ -22,6 +22,7 @@ from ctx_jax.encoders.transformer.huggingface_names import (
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import ClassificationHead, Head, Pooler, SequenceHead, VocabularyHead
 from ctx_jax.io.errors import InputError, brief, listed
+from ctx_jax.ops.dense import Activation
 from ctx_jax.typing import Params
 
 VOCABULARY_HEADS = ("masked_lm", "causal_lm")
@@ -50,11 +51,11 @@ def layers_held(names: Names, tensors: Mapping[str, np.ndarray]) -> int:
 
 
 def head_modules(
-    names: Names, vocabulary_head: VocabularyHead, tensors: Mapping[str, np.ndarray]
+    names: Names, vocabulary_head: VocabularyHead, tensors: Mapping[str, np.ndarray], activation: Activation
 ) -> tuple[dict[str, Any], list[str]]:
     """name -> module of the heads of a file, recognised by the names of its tensors; and the names of the tensors of
-    other heads, which are not read: those that belong to no module of the body."""
-    labels = _label_modules(names, tensors)
+    other heads, which are not read: those that belong to no module of the body. `activation` is the encoder's."""
+    labels = _label_modules(names, tensors, activation)
     read = {name for form, _ in labels for name in form.tensors}
     of_labels = {form.head: module for form, module in labels}
     found = [
@@ -73,7 +74,9 @@ def head_modules(
     return {name: modules.get(name, vocabulary_head) for name in found} | of_labels, others
 
 
-def _label_modules(names: Names, tensors: Mapping[str, np.ndarray]) -> list[tuple[LabelHead, Any]]:
+def _label_modules(
+    names: Names, tensors: Mapping[str, np.ndarray], activation: Activation
+) -> list[tuple[LabelHead, Any]]:
     """The heads of labels of a file, each with its module."""
     result: list[tuple[LabelHead, Any]] = []
     for form in names.labels:
@@ -85,7 +88,7 @@ def _label_modules(names: Names, tensors: Mapping[str, np.ndarray]) -> list[tupl
         kernel = tensors[f"{form.out}.weight"]
         if kernel.ndim == 2:
             count = kernel.shape[0]
-            dense = ClassificationHead(count, form.activation)
+            dense = ClassificationHead(count, form.activation or activation)
             result.append((form, dense if form.dense else SequenceHead(count, form.bias)))
     return result
 
@@ -163,8 +166,8 @@ def _shapes(model: Transformer, heads: Mapping[str, Any]) -> dict[str, tuple[int
     def init(key: jax.Array) -> dict[str, Any]:
         params = small.init(key)
         for name, head in heads.items():
-            sizes = {"vocabulary": model.vocabulary} if name in VOCABULARY_HEADS else {}
-            params[name] = head.init(key, width=model.width, **sizes)
+            sizes = {"vocabulary": model.vocabulary, "decoder_width": model.embedding_dim}
+            params[name] = head.init(key, width=model.width, **(sizes if name in VOCABULARY_HEADS else {}))
         return params
 
     shapes = {path: leaf.shape for path, leaf in _flat(jax.eval_shape(init, jax.random.key(0))).items()}
@@ -193,7 +196,7 @@ def tensors_from_params(
     Tied tensors are written once. Raises InputError for parameters that do not fit the model or its heads, and for
     parameters that the file format has no tensor for.
     """
-    names = NAMES[architecture]
+    names = LAYOUTS[architecture].names
     flat = _flat({**params, **{name: head.params for name, head in heads.items()}})
     shapes = _shapes(model, {name: head.module for name, head in heads.items()})
     wrong = sorted(
