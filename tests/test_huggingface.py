@@ -55,6 +55,31 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "DistilBertForMaskedLM",
         {"vocab_size": 23, "max_position_embeddings": 16, "dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12},
     ),
+    "mpnet": ("MPNetForMaskedLM", {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "hidden_act": "relu"}),
+    "mpnet headless": ("MPNetModel", {"vocab_size": 23, "max_position_embeddings": 16, **SIZES}),
+    "albert": (
+        "AlbertForPreTraining",
+        {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "num_hidden_layers": 3, "embedding_size": 4},
+    ),
+    "albert masked": (
+        "AlbertForMaskedLM",
+        {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "embedding_size": 8},
+    ),
+    "nomic_bert": ("NomicBertForMaskedLM", {"vocab_size": 23, "max_position_embeddings": 16, **SIZES}),
+    "gte": (
+        "GteForMaskedLM",
+        {"vocab_size": 23, "max_position_embeddings": 16, **SIZES, "pad_token_id": 0, "type_vocab_size": 0},
+    ),
+    "gte linear": (
+        "GteModel",
+        {
+            "vocab_size": 23,
+            "max_position_embeddings": 16,
+            **SIZES,
+            "pad_token_id": 0,
+            "rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 100.0},
+        },
+    ),
     "modernbert": (
         "ModernBertForMaskedLM",
         {
@@ -83,7 +108,7 @@ def _theirs(model: Any, ids: np.ndarray, token_types: bool) -> tuple[np.ndarray,
         given["token_type_ids"] = torch.tensor(TYPES)
     with torch.no_grad():
         out = model.eval()(**given, output_hidden_states=True)
-    names = ("logits", "prediction_logits", "seq_relationship_logits", "pooler_output")
+    names = ("logits", "prediction_logits", "seq_relationship_logits", "sop_logits", "pooler_output")
     return torch.stack(out.hidden_states).numpy(), {name: out[name].numpy() for name in names if name in out}
 
 
@@ -135,9 +160,9 @@ def _ours(
             results["logits"] = heads[name].module.logits(trees[name], hidden[-1], table)
         if "pooler" in heads:
             results["pooler_output"] = heads["pooler"].module.vectors(trees["pooler"], hidden[-1])
-        if "next_sentence" in heads:
-            head, vectors = heads["next_sentence"].module, results["pooler_output"]
-            results["seq_relationship_logits"] = head.logits(trees["next_sentence"], vectors)
+        for name, output in (("next_sentence", "seq_relationship_logits"), ("sentence_order", "sop_logits")):
+            if name in heads:
+                results[output] = heads[name].module.logits(trees[name], results["pooler_output"])
         return results
 
     trees = {name: head.params for name, head in heads.items()}

@@ -56,8 +56,8 @@ class Pretrained(NamedTuple):
     model: Transformer
     params: Params
     heads: dict[str, Head]
-    """"masked_lm" or, of GPT and GPT-2, "causal_lm"; "pooler", "next_sentence", "replaced_token" (ELECTRA's
-    discriminator); "classifier", "qa_outputs", "score"."""
+    """"masked_lm" or, of GPT and GPT-2, "causal_lm"; "pooler", "next_sentence", "sentence_order" (ALBERT),
+    "replaced_token" (ELECTRA's discriminator); "classifier", "qa_outputs", "score"."""
     config: dict[str, Any]  # the parsed config.json
 
 

@@ -4,12 +4,13 @@ The tables of its architecture (`huggingface_layouts`) say which key is which fi
 fixes, and which keys must have one value. A key that is in no table changes nothing that is read.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_keys import EVERYWHERE, Keys
-from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
+from ctx_jax.encoders.transformer.huggingface_keys import EVERYWHERE, MOST_LAYERS, Keys
+from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS, RENAMED
 from ctx_jax.encoders.transformer.huggingface_names import Architecture
 from ctx_jax.encoders.transformer.huggingface_values import (
     check_constants,
@@ -20,9 +21,6 @@ from ctx_jax.encoders.transformer.huggingface_values import (
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError, brief
-
-MOST_LAYERS = 10_000
-"""More than any published model has; each layer is named in lists before its tensors are looked for."""
 
 
 @contextmanager
@@ -35,9 +33,9 @@ def naming(source: object) -> Iterator[None]:
 
 
 def architecture_of_config(config: Mapping[str, Any]) -> Architecture:
-    """`model_type` of a config.json; InputError for one that is missing or cannot be read."""
+    """`model_type` of a config.json, or transformers' name for it; InputError for a missing or an unknown one."""
     for architecture in LAYOUTS:
-        if config.get("model_type") == architecture:
+        if config.get("model_type") in (architecture, *(name for name, now in RENAMED.items() if now == architecture)):
             return architecture
     if "model_type" not in config:
         raise InputError(f"config.json: the key model_type is missing; add the model's, one of {list(LAYOUTS)}")
@@ -71,7 +69,7 @@ def _model_fields(config: Mapping[str, Any], architecture: Architecture) -> dict
     if absent:
         raise InputError(f"these keys are needed and missing: {absent}")
     check_constants(config, {**keys.constant, **EVERYWHERE})
-    _check_code(config)
+    _check_code(config, keys.code)
     values: dict[str, Any] = dict(keys.fixed)
     for key, names in keys.required.items():
         if key != "pad_token_id":
@@ -102,10 +100,13 @@ def _with_one_name_each(config: Mapping[str, Any], keys: Keys) -> dict[str, Any]
     return result
 
 
-def _check_code(config: Mapping[str, Any]) -> None:
-    """Raise for a folder whose model is computed by a program of its own."""
+def _check_code(config: Mapping[str, Any], known: str) -> None:
+    """Raise for a folder whose model is computed by a program of its own, unless its name matches `known`."""
     code = config.get("auto_map")
-    own = sorted(key for key in code if str(key).startswith("AutoModel")) if isinstance(code, Mapping) else code
+    own: Any = code
+    if isinstance(code, Mapping):
+        models = [key for key in code if str(key).startswith("AutoModel")]
+        own = sorted(str(key) for key in models if not known or not re.fullmatch(known, str(code[key])))
     if own:
         raise InputError(
             f"auto_map names a program of its own for {brief(own)}, which is not run; if the model is the standard "

@@ -26,11 +26,15 @@ _WITHOUT_TRANSFORM = ("transform", "decoder_bias", "tied")  # the fields of a he
 def architecture_of(model: Transformer) -> Architecture:
     """The architecture whose files fit a model's mathematics; "roberta", not "xlm-roberta", which is the same."""
     if model.positions == "rotary":
-        return "modernbert"
+        return "modernbert" if model.norm == "pre" else "gte" if model.attention_bias else "nomic_bert"
     if model.causal:
         return "gpt2" if model.norm == "pre" else "openai-gpt"
+    if model.relative == "bias":
+        return "mpnet"
     if model.positions_after_padding:
-        return "roberta"
+        return "xlm-roberta-xl" if model.norm == "pre" else "roberta"
+    if model.embedding_dim is not None:
+        return "albert" if model.shared_layers else "electra"
     return "bert" if model.token_types else "distilbert"
 
 

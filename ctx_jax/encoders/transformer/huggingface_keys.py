@@ -19,6 +19,10 @@ READ = {
 WRITTEN = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
 
 
+MOST_LAYERS = 10_000
+"""More than any published model has; each layer is named in lists before its tensors are looked for."""
+
+
 class Keys(NamedTuple):
     """The keys of one architecture, and the fields that it fixes."""
 
@@ -32,6 +36,7 @@ class Keys(NamedTuple):
     neutral: tuple[str, ...] = ()  # and those of them that must have the value without effect
     readable: Mapping[str, str] = READ  # the values of its activation keys -> our names
     written: Mapping[str, str] = WRITTEN  # and back
+    code: str = ""  # regular expression of programs in auto_map that compute what is computed here
 
 
 # Features that none of our models has, whatever the architecture.
@@ -104,6 +109,7 @@ HARMLESS = {
     *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "use_cache"),
     # Of labels: the tensors say how many there are.
     *("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "classifier_pooling"),
+    "classifier_dropout_prob",
     # Of heads of multiple choice, which are left out with a notice.
     *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
     *("summary_first_dropout", "summary_last_dropout"),

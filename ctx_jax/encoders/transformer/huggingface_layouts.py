@@ -3,10 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ctx_jax.encoders.transformer import huggingface_albert as albert
 from ctx_jax.encoders.transformer import huggingface_gpt as gpt
+from ctx_jax.encoders.transformer import huggingface_gte as gte
 from ctx_jax.encoders.transformer import huggingface_keys as keys
 from ctx_jax.encoders.transformer import huggingface_modern as modern
+from ctx_jax.encoders.transformer import huggingface_mpnet as mpnet
 from ctx_jax.encoders.transformer import huggingface_names as names
+from ctx_jax.encoders.transformer import huggingface_nomic as nomic
 from ctx_jax.encoders.transformer.huggingface_keys import Keys
 from ctx_jax.encoders.transformer.huggingface_names import Architecture, Names, classes
 from ctx_jax.encoders.transformer.model import Transformer
@@ -64,12 +68,19 @@ LAYOUTS: Mapping[Architecture, Layout] = {
     "camembert": Layout(names.ROBERTA._replace(classes=classes("Camembert")), keys.ROBERTA),
     "electra": Layout(names.ELECTRA, keys.ELECTRA, fields=_electra_fields, entries=_electra_entries),
     "distilbert": Layout(names.DISTILBERT, keys.DISTILBERT, _bert_head),
+    "mpnet": Layout(mpnet.NAMES, mpnet.KEYS, fields=mpnet.fields),
+    "albert": Layout(albert.NAMES, albert.KEYS, _bert_head),
+    "nomic_bert": Layout(nomic.NAMES, nomic.KEYS, _bert_head, nomic.fields, nomic.entries),
+    "gte": Layout(gte.NAMES, gte.KEYS, fields=gte.fields, entries=gte.entries),
     "modernbert": Layout(
         modern.MODERNBERT_NAMES, modern.MODERNBERT_KEYS, modern.modern_head, modern.modern_fields, modern.modern_entries
     ),
     "gpt2": Layout(gpt.GPT2_NAMES, gpt.GPT2_KEYS, _decoder, gpt.gpt2_fields, gpt.gpt2_entries),
     "openai-gpt": Layout(gpt.GPT_NAMES, gpt.GPT_KEYS, _decoder, gpt.gpt_fields, gpt.gpt_entries),
 }
+
+RENAMED = {"new": "gte"}
+"""The authors' own name of an architecture -> transformers'."""
 
 
 def decided_keys(architecture: Architecture, names: Iterable[str]) -> dict[str, list[str]]:

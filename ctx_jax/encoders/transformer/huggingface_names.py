@@ -57,6 +57,7 @@ class Names(NamedTuple):
     shared_by_labels: tuple[str, ...] = ()  # with tensors that start so, those of "masked_lm" belong to another head
     bias_copy: tuple[str, str] | None = None  # the decoder's bias: (its name in tied files, the name of its copy)
     embedding: str = "embeddings.word_embeddings.weight"
+    old_prefixes: tuple[str, ...] = ()  # others that files may have in the place of `prefix`
     ignored: str = r"embeddings\.(position|token_type)_ids"  # regular expression of buffers that old files hold
 
     @property
@@ -223,7 +224,8 @@ def canonical(names: Names, name: str) -> str:
 
     bert.embeddings.LayerNorm.gamma -> embeddings.LayerNorm.weight
     """
-    name = name.removeprefix(names.prefix)
+    for prefix in (names.prefix, *names.old_prefixes):
+        name = name.removeprefix(prefix)
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctx_jax.encoders.transformer.huggingface_keys import MOST_LAYERS
 from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
 from ctx_jax.encoders.transformer.huggingface_names import (
     DENSE,
@@ -43,7 +44,9 @@ def canonical_tensors(names: Names, tensors: Mapping[str, np.ndarray]) -> dict[s
 
 
 def layers_held(names: Names, tensors: Mapping[str, np.ndarray]) -> int:
-    """How many layers canonical names number: 1 + the greatest."""
+    """How many layers canonical names number: 1 + the greatest; any number where all layers share their tensors."""
+    if not any("{l}" in entry.name for entry in names.body):
+        return MOST_LAYERS
     starts = {re.escape(entry.name.partition("{l}")[0]) for entry in names.body if "{l}" in entry.name}
     pattern = re.compile(rf"(?:{'|'.join(sorted(starts))})(\d{{1,9}})\.")
     numbers = {found[1] for name in tensors if (found := pattern.match(name))}
@@ -66,9 +69,9 @@ def head_modules(
     read |= {name for name in tensors for head in found if name.startswith(names.head_prefixes[head])}
     if "causal_lm" in names.head_prefixes and not vocabulary_head.has_params:
         found = ["causal_lm"]  # GPT's tied head is the token embedding, which a file of the base model has too
-    if "next_sentence" in found and "pooler" not in found:
+    if {"next_sentence", "sentence_order"} & {*found} and "pooler" not in found:
         found.append("pooler")  # the error then lists its tensors as missing
-    modules = {"pooler": Pooler(), "next_sentence": SequenceHead()}
+    modules = {"pooler": Pooler(), "next_sentence": SequenceHead(), "sentence_order": SequenceHead()}
     body = {entry.name.partition(".")[0] for entry in names.body}
     others = sorted(name for name in tensors.keys() - read if name.partition(".")[0] not in body)
     return {name: modules.get(name, vocabulary_head) for name in found} | of_labels, others

@@ -57,12 +57,10 @@ def select(flag: Any, yes: Choice, no: Choice) -> Choice:
 
 def rotation(positions: jax.Array, width: int, theta: float, factor: float = 1.0) -> Rotation:
     """Cosines and sines [B or 1, T, 1, E] of rotary positions (Su et al. 2021); value i is paired with i + E / 2.
-
-    A `factor` above 1 stretches the wavelengths of a model trained on shorter rows: theta grows with it and positions
-    shrink by factor ** (2 / E), so that the shortest wavelengths stay ("NTK-aware").
+    Positions are divided by `factor` (linear scaling, Chen et al. 2023).
     """
-    inverse = 1.0 / (theta * factor) ** (jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    angles = positions.astype(jnp.float32)[:, :, None] * (inverse / factor ** (2 / width))[None, None, :]
+    inverse = 1.0 / theta ** (jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angles = positions.astype(jnp.float32)[:, :, None] * (inverse / factor)[None, None, :]
     angles = jnp.concatenate([angles, angles], -1)[:, :, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 

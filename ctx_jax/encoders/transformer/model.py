@@ -106,7 +106,7 @@ class Transformer:
     local_rotary_theta: float = 10_000.0
     """Theta of the `local_layers`."""
     rotary_factor: float = 1.0
-    """How many times longer sequences are than those that theta was chosen for (NTK-aware scaling)."""
+    """Rotary positions are divided by it, for rows longer than those that theta was chosen for (linear scaling)."""
     relative: Literal["none", "bias", "disentangled"] = "none"
     """`bias`: a number for each head and bucket of distances is added to the scores, the same in all layers (T5,
     MPNet). `disentangled`: products with vectors of distances are (DeBERTa)."""
