@@ -21,6 +21,17 @@ UNTRIED = {
     *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "use_cache"),
     *("id2label", "label2id", "problem_type"),
 }
+# Of classes whose defaults are no model that is read.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "electra": {"embedding_size": 256},
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 256,
+        "pos_att_type": ["c2p", "p2c"],
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+    },
+}
 OTHERS = (True, False, None, 7, 0.25, "tanh", {"x": 1})  # values of another kind, or not the default
 
 
@@ -31,8 +42,7 @@ def _config_class(model_type: str) -> Any:
 
 def _entries(model_type: str) -> dict[str, Any]:
     """The entries of a whole config.json with the class's defaults."""
-    settings = {"embedding_size": 256} if model_type == "electra" else {}
-    return _config_class(model_type)(**settings).to_dict()
+    return _config_class(model_type)(**SETTINGS.get(model_type, {})).to_dict()
 
 
 def _keys(model_type: str) -> set[str]:
@@ -82,14 +92,18 @@ def test_keys_called_harmless_change_nothing_in_transformers(model_type: str) ->
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     made = _config_class(model_type)
     small = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 23}
-    small |= {"max_position_embeddings": 16, **({"embedding_size": 8} if model_type == "electra" else {})}
-    sized = {field.name for field in dataclasses.fields(made)} & {"intermediate_size", "hidden_dim"}
-    small |= {**dict.fromkeys(sized, 12), "pad_token_id": 0}
+    small |= {"max_position_embeddings": 16, **SETTINGS.get(model_type, {})}
+    small |= {"embedding_size": 8} if model_type in ("electra", "albert") else {}
+    sizes = {"intermediate_size": 12, "hidden_dim": 12, "num_key_value_heads": 1, "head_dim": 4}
+    sized = {field.name for field in dataclasses.fields(made)} & {*sizes}
+    small |= {"pad_token_id": 0, **{name: sizes[name] for name in sized}}
+    kinds = {"t5": transformers.T5EncoderModel, "mt5": transformers.MT5EncoderModel}
     ids = torch.tensor([[2, 5, 9, 4, 7, 3]])
 
     def states(state: Any, **entries: Any) -> Any:
         torch.manual_seed(0)
-        model = transformers.AutoModel.from_config(made(**small, **entries)).eval()
+        config = made(**{**small, **entries})
+        model = kinds.get(model_type, transformers.AutoModel.from_config)(config).eval()
         model.load_state_dict(state or model.state_dict())
         with torch.no_grad():
             return model(input_ids=ids, output_hidden_states=True, return_dict=True).hidden_states, model.state_dict()

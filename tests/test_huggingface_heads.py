@@ -27,6 +27,8 @@ MODERN = {
     **SMALL,
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
 }
+DEBERTA = {**SMALL, "relative_attention": True, "position_buckets": 4, "pos_att_type": ["p2c"]}
+DEBERTA |= {"norm_rel_ebd": "layer_norm", "share_att_key": True}
 KNOWN: list[tuple[str, dict[str, Any]]] = [
     ("BertForSequenceClassification", SMALL),
     ("BertForTokenClassification", SMALL),
@@ -42,6 +44,9 @@ KNOWN: list[tuple[str, dict[str, Any]]] = [
     ("AlbertForSequenceClassification", ELECTRA),
     ("AlbertForQuestionAnswering", ELECTRA),
     ("NomicBertForSequenceClassification", SMALL),
+    ("DebertaV2ForSequenceClassification", DEBERTA),
+    ("DebertaV2ForTokenClassification", DEBERTA),
+    ("Qwen3ForSequenceClassification", {**SMALL, "num_key_value_heads": 1, "head_dim": 4, "pad_token_id": 0}),
     ("GteForTokenClassification", {**SMALL, "pad_token_id": 0}),
     ("Data2VecTextForSequenceClassification", ROBERTA),
     ("DistilBertForSequenceClassification", DISTIL),

@@ -68,7 +68,8 @@ def _model_fields(config: Mapping[str, Any], architecture: Architecture) -> dict
     absent = sorted({*keys.required, *keys.activations} - {*config})
     if absent:
         raise InputError(f"these keys are needed and missing: {absent}")
-    check_constants(config, {**keys.constant, **EVERYWHERE})
+    neutral = {**keys.constant, **EVERYWHERE}
+    check_constants(config, {key: value for key, value in neutral.items() if key not in keys.harmless})
     _check_code(config, keys.code)
     values: dict[str, Any] = dict(keys.fixed)
     for key, names in keys.required.items():
@@ -129,5 +130,6 @@ def head_from_config(config: Mapping[str, Any], model: Transformer) -> Vocabular
     """The vocabulary head that a parsed config.json describes; `model` is the encoder that it describes."""
     architecture = architecture_of_config(config)
     with naming(f"config.json of {architecture}"):
-        tied = checked_flag(config, "tie_word_embeddings", True)
-        return VocabularyHead(**LAYOUTS[architecture].head(config, model), tied=tied)
+        layout = LAYOUTS[architecture]
+        tied = checked_flag(config, "tie_word_embeddings", layout.keys.tied)
+        return VocabularyHead(**layout.head(config, model), tied=tied)

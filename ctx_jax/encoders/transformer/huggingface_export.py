@@ -25,12 +25,16 @@ _WITHOUT_TRANSFORM = ("transform", "decoder_bias", "tied")  # the fields of a he
 
 def architecture_of(model: Transformer) -> Architecture:
     """The architecture whose files fit a model's mathematics; "roberta", not "xlm-roberta", which is the same."""
+    if model.norm == "both":
+        return "gemma3_text"
+    if model.norm_kind == "rms":
+        return "t5" if model.positions == "none" else "qwen3" if model.head_norms else "eurobert"
+    if model.relative != "none":
+        return "mpnet" if model.relative == "bias" else "deberta-v2"
     if model.positions == "rotary":
         return "modernbert" if model.norm == "pre" else "gte" if model.attention_bias else "nomic_bert"
     if model.causal:
         return "gpt2" if model.norm == "pre" else "openai-gpt"
-    if model.relative == "bias":
-        return "mpnet"
     if model.positions_after_padding:
         return "xlm-roberta-xl" if model.norm == "pre" else "roberta"
     if model.embedding_dim is not None:

@@ -34,6 +34,8 @@ class Keys(NamedTuple):
     aliases: Mapping[str, str] = {}  # transformers' second name of a key -> that key
     further: tuple[str, ...] = ()  # keys that the architecture's own functions read
     neutral: tuple[str, ...] = ()  # and those of them that must have the value without effect
+    harmless: tuple[str, ...] = ()  # keys that change no number of this architecture
+    tied: bool = True  # whether decoders are tied where nothing is said
     readable: Mapping[str, str] = READ  # the values of its activation keys -> our names
     written: Mapping[str, str] = WRITTEN  # and back
     code: str = ""  # regular expression of programs in auto_map that compute what is computed here

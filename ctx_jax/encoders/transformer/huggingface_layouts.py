@@ -4,13 +4,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ctx_jax.encoders.transformer import huggingface_albert as albert
+from ctx_jax.encoders.transformer import huggingface_deberta as deberta
+from ctx_jax.encoders.transformer import huggingface_gemma as gemma
 from ctx_jax.encoders.transformer import huggingface_gpt as gpt
 from ctx_jax.encoders.transformer import huggingface_gte as gte
 from ctx_jax.encoders.transformer import huggingface_keys as keys
+from ctx_jax.encoders.transformer import huggingface_llama as llama
 from ctx_jax.encoders.transformer import huggingface_modern as modern
 from ctx_jax.encoders.transformer import huggingface_mpnet as mpnet
 from ctx_jax.encoders.transformer import huggingface_names as names
 from ctx_jax.encoders.transformer import huggingface_nomic as nomic
+from ctx_jax.encoders.transformer import huggingface_t5 as t5
 from ctx_jax.encoders.transformer.huggingface_keys import Keys
 from ctx_jax.encoders.transformer.huggingface_names import Architecture, Names, classes
 from ctx_jax.encoders.transformer.model import Transformer
@@ -72,6 +76,16 @@ LAYOUTS: Mapping[Architecture, Layout] = {
     "albert": Layout(albert.NAMES, albert.KEYS, _bert_head),
     "nomic_bert": Layout(nomic.NAMES, nomic.KEYS, _bert_head, nomic.fields, nomic.entries),
     "gte": Layout(gte.NAMES, gte.KEYS, fields=gte.fields, entries=gte.entries),
+    "deberta-v2": Layout(deberta.NAMES, deberta.KEYS, _bert_head, deberta.fields, deberta.entries),
+    "t5": Layout(t5.NAMES, t5.KEYS, fields=t5.fields, entries=t5.entries),
+    "mt5": Layout(
+        t5.NAMES._replace(classes={frozenset(): "MT5EncoderModel"}), t5.KEYS, fields=t5.fields, entries=t5.entries
+    ),
+    "qwen3": Layout(llama.QWEN3_NAMES, llama.QWEN3_KEYS, _decoder, llama.qwen3_fields, llama.entries),
+    "eurobert": Layout(
+        llama.EUROBERT_NAMES, llama.EUROBERT_KEYS, llama.eurobert_head, llama.eurobert_fields, llama.entries
+    ),
+    "gemma3_text": Layout(gemma.NAMES, gemma.KEYS, _decoder, gemma.fields, gemma.entries),
     "modernbert": Layout(
         modern.MODERNBERT_NAMES, modern.MODERNBERT_KEYS, modern.modern_head, modern.modern_fields, modern.modern_entries
     ),
@@ -92,8 +106,8 @@ def decided_keys(architecture: Architecture, names: Iterable[str]) -> dict[str, 
     own = LAYOUTS[architecture].keys
     tables = {
         "read": {*own.required, *own.activations, *own.aliases, *own.further, *keys.READ_EVERYWHERE},
-        "neutral": {*own.constant, *own.neutral, *keys.EVERYWHERE, "auto_map"},
-        "harmless": keys.HARMLESS | keys.HARMLESS_ELSEWHERE,
+        "neutral": {*own.constant, *own.neutral, *keys.EVERYWHERE, "auto_map"} - {*own.harmless},
+        "harmless": keys.HARMLESS | keys.HARMLESS_ELSEWHERE | {*own.harmless},
     }
     result: dict[str, list[str]] = {name: [] for name in (*tables, "unknown")}
     for key in sorted(names):

@@ -76,7 +76,7 @@ MODERNBERT_KEYS = Keys(
     neutral=("head_dim", "rope_scaling"),
 )
 
-_KINDS = ("full_attention", "sliding_attention")  # of global and of local layers
+KINDS = ("full_attention", "sliding_attention")  # of global and of local layers
 _OLD = {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"}
 # Of a kind's rope_parameters; transformers does not use the third with rope_type default.
 _ROTARY = ("rope_type", "rope_theta", "partial_rotary_factor", "type")
@@ -85,7 +85,7 @@ _ROTARY = ("rope_type", "rope_theta", "partial_rotary_factor", "type")
 def modern_fields(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `Transformer` that ModernBERT's own keys set; `sizes` are the fields read before."""
     check_constants(config, {"head_dim": sizes["dim"] // sizes["heads"]})
-    global_theta, local_theta = _thetas(config)
+    global_theta, local_theta = thetas(config, _OLD)
     return {
         "local_layers": _local_layers(config, sizes["depth"]),
         "window": _window(config),
@@ -112,41 +112,47 @@ def _window(config: Mapping[str, Any]) -> int:
 
 
 def _local_layers(config: Mapping[str, Any], layers: int) -> tuple[int, ...]:
-    kinds = config.get("layer_types")
-    if kinds is None:
+    if config.get("layer_types") is None:
         if "global_attn_every_n_layers" not in config:
             raise InputError("it needs layer_types or global_attn_every_n_layers")
         # A count from 1, as heads.
         every = checked_number("global_attn_every_n_layers", config["global_attn_every_n_layers"], "heads")
         return tuple(layer for layer in range(layers) if layer % every)
-    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in _KINDS for kind in kinds):
-        raise InputError(f"layer_types must name {layers} layers, each one of {list(_KINDS)}, got {brief(kinds)}")
+    return layer_kinds(config, layers)
+
+
+def layer_kinds(config: Mapping[str, Any], layers: int) -> tuple[int, ...]:
+    """The local ones of `layers` layers, as layer_types says."""
+    kinds = config.get("layer_types")
+    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in KINDS for kind in kinds):
+        raise InputError(f"layer_types must name {layers} layers, each one of {list(KINDS)}, got {brief(kinds)}")
     return tuple(layer for layer, kind in enumerate(kinds) if kind == "sliding_attention")
 
 
-def _thetas(config: Mapping[str, Any]) -> list[float]:
-    """The rotary base of the global layers and that of the local ones; newer files hold both in rope_parameters."""
+def thetas(config: Mapping[str, Any], old: Mapping[str, str]) -> list[float]:
+    """The rotary base of the global layers and that of the local ones: newer files hold both in rope_parameters, older
+    ones in the keys `old`."""
     scaling = config.get("rope_scaling")
     if scaling is not None and scaling not in ({}, {"rope_type": "default"}, {"type": "default"}):
         raise InputError(f"rope_scaling is {brief(scaling)}, only null can be expressed")
     rotary = config.get("rope_parameters")
     if rotary is None:
-        absent = sorted({*_OLD.values()} - {*config})
+        absent = sorted({*old.values()} - {*config})
         if absent:
             raise InputError(f"it needs rope_parameters, or these keys too: {absent}")
-        thetas = {key: config[key] for key in _OLD.values()}
-        if thetas["local_rope_theta"] is None:
-            thetas["local_rope_theta"] = thetas["global_rope_theta"]
+        bases = {key: config[key] for key in old.values()}
+        if bases.get("local_rope_theta", 0) is None:
+            bases["local_rope_theta"] = bases["global_rope_theta"]
     else:
-        thetas = {}
-        for kind in _KINDS:
+        bases = {}
+        for kind in KINDS:
             part = rotary.get(kind) if isinstance(rotary, Mapping) else None
             part = part if isinstance(part, Mapping) else {}
             rope_type = part.get("rope_type", part.get("type", "default"))
             if rope_type != "default" or "rope_theta" not in part or part.keys() - {*_ROTARY}:
                 raise InputError(f"rope_parameters need rope_type default and a theta: {brief(rotary)}")
-            thetas[f"rope_theta of {kind}"] = part["rope_theta"]
-    return [checked_number(key, theta, "rotary_theta") for key, theta in thetas.items()]
+            bases[f"rope_theta of {kind}"] = part["rope_theta"]
+    return [checked_number(key, theta, "rotary_theta") for key, theta in bases.items()]
 
 
 def modern_head(config: Mapping[str, Any], model: Transformer) -> dict[str, Any]:
@@ -164,10 +170,10 @@ def modern_head(config: Mapping[str, Any], model: Transformer) -> dict[str, Any]
 def modern_entries(model: Transformer, head: VocabularyHead | None) -> dict[str, Any]:
     """ModernBERT's own keys for a model and its vocabulary head."""
     head = head or VocabularyHead(bias=False)
-    thetas = {"full_attention": model.rotary_theta, "sliding_attention": model.local_rotary_theta}
+    bases = {"full_attention": model.rotary_theta, "sliding_attention": model.local_rotary_theta}
     return {
-        "layer_types": [_KINDS[layer in model.local_layers] for layer in range(model.depth)],
-        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()},
+        "layer_types": [KINDS[layer in model.local_layers] for layer in range(model.depth)],
+        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in bases.items()},
         "local_attention": 2 * model.window,
         "classifier_activation": WRITTEN[head.activation],
         "classifier_bias": head.bias,

@@ -6,6 +6,7 @@ its file, so the tables need no variants. Linear weights are [out, in] in the fi
 [in, out] like ours. A tensor that holds several parameters has them concatenated along the out axis.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -14,11 +15,14 @@ Architecture = str
 
 
 class Entry(NamedTuple):
-    """One tensor of a file: its name there, the parameters it holds, and whether it is transposed."""
+    """One tensor of a file: its name there, the parameters it holds, and how it holds them."""
 
     name: str
     paths: tuple[str, ...]
     transposed: bool = False
+    less_one: bool = False  # the tensor is the parameter minus 1
+    given: str = ""  # a parameter with which alone the file has this tensor
+    unless: str = ""  # and one without which
 
 
 class LabelHead(NamedTuple):
@@ -57,6 +61,7 @@ class Names(NamedTuple):
     shared_by_labels: tuple[str, ...] = ()  # with tensors that start so, those of "masked_lm" belong to another head
     bias_copy: tuple[str, str] | None = None  # the decoder's bias: (its name in tied files, the name of its copy)
     embedding: str = "embeddings.word_embeddings.weight"
+    renamed: tuple[tuple[str, str], ...] = ()  # (regular expression of a name without prefix, the name in `body`)
     old_prefixes: tuple[str, ...] = ()  # others that files may have in the place of `prefix`
     ignored: str = r"embeddings\.(position|token_type)_ids"  # regular expression of buffers that old files hold
 
@@ -226,6 +231,8 @@ def canonical(names: Names, name: str) -> str:
     """
     for prefix in (names.prefix, *names.old_prefixes):
         name = name.removeprefix(prefix)
+    for pattern, new in names.renamed:
+        name = re.sub(f"{pattern}$", new, name) if re.match(pattern, name) else name
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
@@ -234,7 +241,9 @@ def expand(entries: tuple[Entry, ...], depth: int, present: set[str]) -> list[En
     result = []
     for entry in entries:
         for layer in range(depth) if "{l}" in entry.name else range(1):
-            paths = tuple(path.format(l=layer) for path in entry.paths)
-            if all(path in present for path in paths):
-                result.append(Entry(entry.name.format(l=layer), paths, entry.transposed))
+            name, given, unless, *paths = (
+                text.format(l=layer) for text in (entry.name, entry.given, entry.unless, *entry.paths)
+            )
+            if {*paths} <= present and (not given or given in present) and unless not in present:
+                result.append(entry._replace(name=name, paths=tuple(paths)))
     return result

@@ -67,8 +67,9 @@ def head_modules(
     if names.shared_by_labels and any(name.startswith(names.shared_by_labels) for name in tensors):
         found = [head for head in found if head != "masked_lm"]
     read |= {name for name in tensors for head in found if name.startswith(names.head_prefixes[head])}
-    if "causal_lm" in names.head_prefixes and not vocabulary_head.has_params:
-        found = ["causal_lm"]  # GPT's tied head is the token embedding, which a file of the base model has too
+    if not vocabulary_head.has_params:
+        # GPT's tied head is the token embedding, which a file of the base model has too.
+        found = [name for name in VOCABULARY_HEADS if name in names.head_prefixes]
     if {"next_sentence", "sentence_order"} & {*found} and "pooler" not in found:
         found.append("pooler")  # the error then lists its tensors as missing
     modules = {"pooler": Pooler(), "next_sentence": SequenceHead(), "sentence_order": SequenceHead()}
@@ -126,7 +127,7 @@ def params_from_tensors(
         raise InputError("the tensors do not fit config.json:\n  " + "\n  ".join(problems[:_MOST_PROBLEMS] + more))
     params: dict[str, Any] = {}
     for name, entry in entries.items():
-        tensor = given[name].astype(np.float32)
+        tensor = given[name].astype(np.float32) + np.float32(entry.less_one)
         parts = np.split(tensor.T if entry.transposed else tensor, len(entry.paths), axis=-1)
         for path, part in zip(entry.paths, parts, strict=True):
             *outer, last = path.split("/")
@@ -216,7 +217,7 @@ def tensors_from_params(
     for entry in body + above:
         tensor = np.concatenate([np.asarray(flat[path], np.float32) for path in entry.paths], axis=-1)
         name = entry.name if entry in above else prefix + entry.name
-        tensors[name] = tensor.T if entry.transposed else tensor
+        tensors[name] = (tensor.T if entry.transposed else tensor) - np.float32(entry.less_one)
     tied = all(heads[name].module.tied for name in VOCABULARY_HEADS if name in heads)
     if names.bias_copy and not tied and names.bias_copy[0] in tensors:
         tensors[names.bias_copy[1]] = tensors[names.bias_copy[0]]

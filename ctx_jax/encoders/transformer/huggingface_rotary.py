@@ -36,7 +36,9 @@ def rotary_fields(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
             raise InputError(f"{key}: {name} is {brief(rotary[name])}, only {neutral!r} can be expressed")
     theta = rotary.get("rope_theta", config.get("rope_theta"))
     if config.get("rope_theta") not in (None, theta):
-        raise InputError(f"rope_theta is {brief(config['rope_theta'])}, and {brief(theta)} in {key}: remove the wrong one")
+        raise InputError(
+            f"rope_theta is {brief(config['rope_theta'])}, and {brief(theta)} in {key}: remove the wrong one"
+        )
     theta = checked_number("rope_theta", theta, "rotary_theta")
     if kind == "default":
         return {"rotary_theta": theta}

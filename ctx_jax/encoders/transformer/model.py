@@ -87,7 +87,8 @@ class Transformer:
     head_norms: bool = False
     """Qwen3, Gemma 3: a norm over each head of queries and keys."""
     attention_scale: float | None = None
-    """Multiplies the scores, products of queries and keys; None: 1 / sqrt(E)."""
+    """Multiplies the scores, products of queries and keys; None: 1 / sqrt(E), or with `disentangled` 1 / sqrt(E (1 +
+    the number of `relative_terms`))."""
 
     positions: Literal["learned", "rotary", "none"] = "learned"
     """`learned`: a table whose rows are added to the embeddings. `rotary`: queries and keys are rotated by position.
@@ -173,8 +174,11 @@ class Transformer:
 
     @property
     def score_scale(self) -> float:
-        """What the scores of attention are multiplied by."""
-        return self.head_width**-0.5 if self.attention_scale is None else self.attention_scale
+        """What the scores of attention are multiplied by; disentangled ones are sums of so many products."""
+        if self.attention_scale is not None:
+            return self.attention_scale
+        terms = 1 + len(self.relative_terms) if self.relative == "disentangled" else 1
+        return float((self.head_width * terms) ** -0.5)
 
     @property
     def residual_scale(self) -> float:
