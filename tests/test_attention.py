@@ -107,7 +107,7 @@ def test_the_fused_call_takes_groups_and_a_scale_and_refuses_a_bias_once(
     low, _ = attend(query, key, value, mask, compute="bfloat16", implementation=fused, scale=0.7)
     np.testing.assert_allclose(low, plain, atol=3e-2)
     attention._warn_once.cache_clear()
-    bias = jnp.ones((1, H, T, T), jnp.float32) * jnp.arange(T)
+    bias = jnp.broadcast_to(jnp.arange(T, dtype=jnp.float32), (1, H, T, T))
     with pytest.warns(UserWarning, match="plain implementation.*bias"):
         attention.attend(*heads, mask, compute="bfloat16", implementation=fused, bias=bias)
     with warnings.catch_warnings(action="error"):

@@ -31,7 +31,7 @@ def _configure(folder: Path, **entries: Any) -> None:
 @pytest.mark.parametrize(
     ("entries", "says"),
     [
-        ({"model_type": "t5"}, "model_type is 't5'; these are read"),
+        ({"model_type": "xlnet"}, "model_type is 'xlnet'; these are read"),
         ({"position_embedding_type": "relative_key"}, "only 'absolute' can be expressed"),
         ({"is_decoder": True}, "only False can be expressed"),
         ({"is_decoder": None}, "is_decoder is None, only False"),

@@ -12,7 +12,8 @@ from ctx_jax.tokenizers.sentencepiece_files import read_sentencepiece
 from ctx_jax.tokenizers.special_files import Settings, read_settings
 from ctx_jax.tokenizers.subwords import CONFIG, FILE, Subwords
 from ctx_jax.tokenizers.templates import GPT2, ROBERTA
-from ctx_jax.tokenizers.tokenizer_classes import CLASSES, VocabularyParts, build, checked_ids
+from ctx_jax.tokenizers.tokenizer_builders import VocabularyParts
+from ctx_jax.tokenizers.tokenizer_classes import CLASSES, build, checked_ids
 from ctx_jax.tokenizers.tokenizer_json import read_tokenizer_json
 
 # transformers' names for the SentencePiece files of XLM-R, of ALBERT, T5 and XLNet, and of Llama.
