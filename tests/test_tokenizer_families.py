@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_tokenizer_classes import compare
 from tiny_tokenizers import put
@@ -76,6 +77,11 @@ def test_tokenizers_of_newer_families(name: str, tmp_path: Path) -> None:
     model_type = _saved(tmp_path / "saved", name)
     ours = compare(tmp_path / "saved", model_type, TEXTS)
     assert ours.after
+    sentence = ["the", "cat's", "東", "", "a,b"]
+    (pieces,) = ours.tokenize_words([sentence])
+    assert sorted({*pieces.words.tolist()}) == list(range(5)) and (np.diff(pieces.words) >= 0).all()
+    kept = pieces.ids[pieces.words != 3]  # the blank word is an unknown token, which the text does not have
+    np.testing.assert_array_equal(kept, ours.tokenize_text([" ".join(word for word in sentence if word)])[0])
     ours.save(tmp_path / "ours")
     again = read_folder(tmp_path / "ours")
     assert again.digest == ours.digest and (again.before, again.after) == (ours.before, ours.after)

@@ -216,7 +216,8 @@ def write_sentence_folder(folder: Path, encoder: Imported, run_dir: Path) -> Non
     A run without modules gets the mean. A warning names heads that have no place in such a folder.
     """
     sentence, processor = encoder.sentence or SentenceModules(), encoder.processor
-    if left := [name for name in encoder.heads if name not in (*sentence.modules, "pooler")]:
+    kept = (*sentence.modules, "pooler")
+    if left := [name for name, head in encoder.heads.items() if name not in kept and head.params]:
         warnings.warn(f"a sentence-transformers folder holds no heads, left out: {', '.join(left)}", stacklevel=2)
     subwords = processor.subwords  # type: ignore[attr-defined]
     longest = encoder.model.longest

@@ -74,7 +74,7 @@ def fields(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
     global_theta, local_theta = thetas(config, _OLD)
     return {
         **kv_heads(config),
-        "attention_scale": scalar**-0.5,
+        "attention_scale": None if scalar == values["head_dim"] else scalar**-0.5,
         "causal": not both_sides,
         # A token attends to as many tokens behind as before it, or to so many with itself.
         "window": window // 2 if both_sides else window - 1,
