@@ -87,6 +87,24 @@ def test_tokenizers_of_newer_families(name: str, tmp_path: Path) -> None:
     assert again.digest == ours.digest and (again.before, again.after) == (ours.before, ours.after)
 
 
+def test_byt5_needs_no_vocabulary_file(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    transformers.ByT5Tokenizer().save_pretrained(tmp_path)
+    put(tmp_path, {"config.json": {"model_type": "t5"}})
+    ours, theirs = read_folder(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    texts = [*TEXTS[:-2], "東", "the\u0000\x7f\xad\U0001f600", "<extra_id_7>a", ""]
+    for text, ids in zip(texts, ours.tokenize_text(texts), strict=True):
+        assert ours.add_special_tokens(ids).tolist() == theirs(text)["input_ids"], text
+    assert len(ours) == len(theirs) == 384 and (ours.pad_id, ours.unknown_id) == (0, 2)
+    (pieces,) = ours.tokenize_words([["é", "", "the"]])
+    assert pieces.words.tolist() == [0, 0, 1, 2, 2, 2, 2]
+    ours.save(tmp_path / "ours")
+    assert read_folder(tmp_path / "ours").digest == ours.digest
+    config = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 125, "pad_token": "[PAD]"}
+    with pytest.raises(ValueError, match="ByT5Tokenizer"):
+        read_folder(put(tmp_path / "other", {"tokenizer_config.json": config, "config.json": {"model_type": "t5"}}))
+
+
 def test_flags_that_contradict_the_post_processor_are_refused(tmp_path: Path) -> None:
     _saved(tmp_path, "Qwen2Tokenizer")
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
