@@ -21,6 +21,7 @@ SMALL = {
 DISTIL = {"vocab_size": 23, "max_position_embeddings": 16, "dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12}
 GPT2 = {"vocab_size": 23, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2, "pad_token_id": 0}
 GPT2 |= {"bos_token_id": 0, "eos_token_id": 0}
+GPT2_TOKENS = {name: GPT2[name] for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
 ROBERTA = {**SMALL, "type_vocab_size": 1}
 ELECTRA = {**SMALL, "embedding_size": 8}
 MODERN = {
@@ -47,6 +48,10 @@ KNOWN: list[tuple[str, dict[str, Any]]] = [
     ("DebertaV2ForSequenceClassification", DEBERTA),
     ("DebertaV2ForTokenClassification", DEBERTA),
     ("Qwen3ForSequenceClassification", {**SMALL, "num_key_value_heads": 1, "head_dim": 4, "pad_token_id": 0}),
+    (
+        "Gemma3TextForSequenceClassification",
+        {**GPT2_TOKENS, **SMALL, "num_key_value_heads": 1, "head_dim": 4, "layer_types": ["full_attention"] * 2},
+    ),
     ("GteForTokenClassification", {**SMALL, "pad_token_id": 0}),
     ("Data2VecTextForSequenceClassification", ROBERTA),
     ("DistilBertForSequenceClassification", DISTIL),
@@ -114,7 +119,8 @@ def test_known_heads_are_kept_in_and_out(kind: str, settings: dict[str, Any], tm
     padding = {"pad_token_id": settings["pad_token_id"]} if "pad_token_id" in settings else {}
     back, info = type(reference).from_pretrained(tmp_path / "ours", output_loading_info=True, **padding)
     assert not any(info.values()), info
-    np.testing.assert_array_equal(_theirs(back), expected)
+    # Gemma's files hold norms less 1, and torch's products depend on where tensors stand in a file.
+    np.testing.assert_allclose(_theirs(back), expected, rtol=0, atol=1e-6 if "Gemma" in kind else 0)
 
 
 @pytest.mark.parametrize(("kind", "settings", "tensor"), UNKNOWN)
