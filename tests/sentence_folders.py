@@ -19,6 +19,19 @@ TEXT = ["the cat sat on the mat", "a dog and a cat", "the dogs sat", "query : th
 SUBWORDS = train(TEXT, "wordpiece", 70)
 BERT = Transformer(vocabulary=len(SUBWORDS), dim=8, depth=2, heads=2, feed_forward=12, max_positions=24, token_types=1)
 ROBERTA = replace(BERT, max_positions=BERT.max_positions + 2, positions_after_padding=True, pad_id=1)  # byte-level
+QWEN3 = replace(
+    BERT.without_dropout, kv_heads=1, head_dim=6, head_norms=True, activation="silu", gated=True, causal=True,
+    norm="pre", norm_kind="rms", norm_bias=False, embedding_norm=False, attention_bias=False, feed_forward_bias=False,
+    token_types=0, positions="rotary", rotary_theta=1e4, pad_id=None,
+)  # fmt: skip
+GEMMA = replace(
+    QWEN3, norm="both", scaled_embeddings=True, activation="gelu_tanh", causal=False, local_layers=(0,), window=2,
+    pad_id=1,
+)  # fmt: skip
+T5 = replace(
+    QWEN3, kv_heads=None, head_norms=False, causal=False, activation="gelu_tanh", positions="none", relative="bias",
+    attention_scale=1.0, rotary_theta=BERT.rotary_theta, max_positions=2**31 - 1, pad_id=1,
+)  # fmt: skip
 PROCESSOR = SubwordInputs(SUBWORDS, BERT.longest)
 TEXTS = ["the cat sat", "", "dogs", "a cat " * 20, "The DOG sat on mats and dogs", "cat", "query : the mat", "sat sat"]
 

@@ -18,7 +18,7 @@ from ctx_jax.ops import attention
 from ctx_jax.ops.attention import attention_mask
 
 # One compiled call is much quicker here than many small ones.
-attend = jax.jit(attention.attend, static_argnames=("compute", "implementation", "maps"))
+attend = jax.jit(attention.attend, static_argnames=("compute", "implementation", "scale", "maps"))
 
 B, T, H, E = 2, 6, 2, 8
 MASK = jnp.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]], bool)
@@ -83,6 +83,37 @@ def test_both_implementations_follow_the_formula(name: str, fused: Any, heads: t
     low, none = attend(*heads, mask, compute="bfloat16", implementation=fused)
     assert none is None and low.dtype == jnp.float32
     np.testing.assert_allclose(low, plain, atol=3e-2)
+
+
+def test_grouped_queries_scale_and_bias_follow_the_formula(heads: tuple[jax.Array, ...]) -> None:
+    """Queries of a group share the first group's head of keys and values."""
+    query, key, value = heads[0], heads[1][:, :, :1], heads[2][:, :, :1]
+    mask, scale = attention_mask(T, causal=True), 0.7
+    bias = jnp.asarray(np.random.default_rng(2).normal(size=(1, H, T, T)), jnp.float32)
+    plain, maps = attend(query, key, value, mask, compute="float32", scale=scale, bias=bias, maps=True)
+    allowed = np.tril(np.ones((T, T), bool))
+    weights = np.exp(np.einsum("bthe,bse->bhts", query, key[:, :, 0]) * scale + np.asarray(bias)) * allowed
+    weights /= weights.sum(-1, keepdims=True)
+    np.testing.assert_allclose(maps, weights, atol=1e-6)
+    np.testing.assert_allclose(plain, np.einsum("bhts,bse->bthe", weights, value[:, :, 0]), atol=1e-6)
+
+
+def test_the_fused_call_takes_groups_and_a_scale_and_refuses_a_bias_once(
+    fused: Any, heads: tuple[jax.Array, ...]
+) -> None:
+    query, key, value = heads[0], heads[1][:, :, :1], heads[2][:, :, :1]
+    mask = attention_mask(T, mask=MASK)
+    plain, _ = attend(query, key, value, mask, compute="float32", implementation="plain", scale=0.7)
+    low, _ = attend(query, key, value, mask, compute="bfloat16", implementation=fused, scale=0.7)
+    np.testing.assert_allclose(low, plain, atol=3e-2)
+    attention._warn_once.cache_clear()
+    bias = jnp.broadcast_to(jnp.arange(T, dtype=jnp.float32), (1, H, T, T))
+    with pytest.warns(UserWarning, match="plain implementation.*bias"):
+        attention.attend(*heads, mask, compute="bfloat16", implementation=fused, bias=bias)
+    with warnings.catch_warnings(action="error"):
+        found, _ = attention.attend(*heads, mask, compute="bfloat16", implementation=fused, bias=bias)
+    expected, _ = attend(*heads, mask, compute="float32", implementation="plain", bias=bias)
+    np.testing.assert_allclose(found, expected, atol=3e-2)
 
 
 def test_dropped_probabilities_are_gone_and_the_others_grow(heads: tuple[jax.Array, ...]) -> None:

@@ -53,6 +53,17 @@ MODERN = replace(
 GPT = replace(
     BERT, depth=2, causal=True, norm="pre", embedding_norm=False, token_types=0, activation="gelu_tanh", scan=True
 )
+ALBERT = replace(BERT, depth=2, shared_layers=True, embedding_dim=8, scan=True)
+T5 = replace(  # its embeddings scaled, so that the gradients' test takes small steps
+    BERT, norm="pre", norm_kind="rms", norm_bias=False, embedding_norm=False, attention_bias=False, head_dim=6,
+    feed_forward_bias=False, gated=True, positions="none", relative="bias", relative_buckets=8, relative_distance=6,
+    attention_scale=1.0, token_types=0, scaled_embeddings=True,
+)  # fmt: skip
+DEBERTA = replace(BERT, positions="none", relative="disentangled", relative_buckets=4, relative_distance=9)
+GEMMA = replace(
+    MODERN, norm="both", norm_kind="rms", first_attention_norm=True, heads=4, kv_heads=2, head_dim=6, head_norms=True,
+    scaled_embeddings=True, embedding_norm=False, activation="gelu_tanh",
+)  # fmt: skip
 
 
 def no_files(folder: Path) -> None:
@@ -122,6 +133,10 @@ CASES = {
     "bert": Case(BERT, PIECES, SUBWORDS.save),
     "modernbert": Case(MODERN, PIECES, SUBWORDS.save),
     "gpt": Case(GPT, PIECES, SUBWORDS.save),
+    "albert": Case(ALBERT, PIECES, SUBWORDS.save),
+    "t5": Case(T5, PIECES, SUBWORDS.save),
+    "deberta": Case(DEBERTA, PIECES, SUBWORDS.save),
+    "gemma": Case(GEMMA, PIECES, SUBWORDS.save),
     "static": Case(TABLE, TABLE_WORDS, TABLE_WORDS.save),
     "bag_of_characters": Case(BagOfCharacters(), BagOfCharacters().inputs()),
     "stack": Case(WORDS_STACK, WORDS_STACK.inputs_of(WORDS_INPUTS, "whitespace"), write_member_files),

@@ -31,7 +31,7 @@ def _configure(folder: Path, **entries: Any) -> None:
 @pytest.mark.parametrize(
     ("entries", "says"),
     [
-        ({"model_type": "t5"}, "model_type is 't5'; these are read"),
+        ({"model_type": "xlnet"}, "model_type is 'xlnet'; these are read"),
         ({"position_embedding_type": "relative_key"}, "only 'absolute' can be expressed"),
         ({"is_decoder": True}, "only False can be expressed"),
         ({"is_decoder": None}, "is_decoder is None, only False"),
@@ -53,7 +53,7 @@ def _configure(folder: Path, **entries: Any) -> None:
         ({"auto_map": {"AutoModel": "their.Model"}}, "auto_map names a program of its own"),
         ({"hidden_size": 9}, r"hidden_size \(dim\) must be a multiple of heads"),
         ({"model_type": "electra"}, r"needed and missing: \['embedding_size'\]"),
-        ({"model_type": "electra", "embedding_size": 4}, "embedding_size must equal hidden_size, got 4 and 8"),
+        ({"model_type": "electra", "embedding_size": 0}, "embedding_size must be at least 1, got 0"),
         ({"pad_token_id": 23}, "pad_token_id must be below vocab_size, which is 23, got 23"),
         ({"hidden_act": "mish"}, "hidden_act is 'mish'; these can be expressed"),
         ({"hidden_act": ["gelu"]}, "hidden_act is ..gelu..; these can be expressed"),

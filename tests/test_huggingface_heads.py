@@ -23,12 +23,15 @@ SMALL = {
 DISTIL = {"vocab_size": 23, "max_position_embeddings": 16, "dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12}
 GPT2 = {"vocab_size": 23, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2, "pad_token_id": 0}
 GPT2 |= {"bos_token_id": 0, "eos_token_id": 0}
+GPT2_TOKENS = {name: GPT2[name] for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
 ROBERTA = {**SMALL, "type_vocab_size": 1}
 ELECTRA = {**SMALL, "embedding_size": 8}
 MODERN = {
     **SMALL,
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
 }
+DEBERTA = {**SMALL, "relative_attention": True, "position_buckets": 4, "pos_att_type": ["p2c"]}
+DEBERTA |= {"norm_rel_ebd": "layer_norm", "share_att_key": True}
 KNOWN: list[tuple[str, dict[str, Any]]] = [
     ("BertForSequenceClassification", SMALL),
     ("BertForTokenClassification", SMALL),
@@ -38,6 +41,21 @@ KNOWN: list[tuple[str, dict[str, Any]]] = [
     ("CamembertForSequenceClassification", ROBERTA),
     ("ElectraForSequenceClassification", ELECTRA),
     ("ElectraForTokenClassification", ELECTRA),
+    ("ElectraForPreTraining", {**ELECTRA, "embedding_size": 4, "hidden_act": "relu"}),
+    ("XLMRobertaXLForSequenceClassification", ROBERTA),
+    ("MPNetForSequenceClassification", SMALL),
+    ("AlbertForSequenceClassification", ELECTRA),
+    ("AlbertForQuestionAnswering", ELECTRA),
+    ("NomicBertForSequenceClassification", SMALL),
+    ("DebertaV2ForSequenceClassification", DEBERTA),
+    ("DebertaV2ForTokenClassification", DEBERTA),
+    ("Qwen3ForSequenceClassification", {**SMALL, "num_key_value_heads": 1, "head_dim": 4, "pad_token_id": 0}),
+    (
+        "Gemma3TextForSequenceClassification",
+        {**GPT2_TOKENS, **SMALL, "num_key_value_heads": 1, "head_dim": 4, "layer_types": ["full_attention"] * 2},
+    ),
+    ("GteForTokenClassification", {**SMALL, "pad_token_id": 0}),
+    ("Data2VecTextForSequenceClassification", ROBERTA),
     ("DistilBertForSequenceClassification", DISTIL),
     ("DistilBertForTokenClassification", DISTIL),
     ("DistilBertForQuestionAnswering", DISTIL),
@@ -48,7 +66,7 @@ KNOWN: list[tuple[str, dict[str, Any]]] = [
     ("OpenAIGPTForSequenceClassification", {key: GPT2[key] for key in GPT2 if not key.startswith(("bos", "eos"))}),
 ]
 UNKNOWN: list[tuple[str, dict[str, Any], str]] = [
-    ("ElectraForPreTraining", ELECTRA, "discriminator_predictions.dense.weight"),
+    ("ElectraForMultipleChoice", ELECTRA, "sequence_summary.summary.weight"),
     ("GPT2DoubleHeadsModel", GPT2, "multiple_choice_head.summary.weight"),
 ]
 IDS = np.array([[2, 5, 9, 4, 7, 3], [3, 8, 22, 6, 3, 11]])
@@ -76,7 +94,7 @@ def _theirs(model: Any) -> np.ndarray:
         out = model.eval()(input_ids=torch.tensor(IDS))
     if "start_logits" in out:
         return torch.stack([out.start_logits, out.end_logits], -1).numpy()
-    return out.logits.numpy()
+    return (out.logits[..., None] if "PreTraining" in type(model).__name__ else out.logits).numpy()
 
 
 def _ours(found: huggingface.Pretrained) -> np.ndarray:
@@ -103,7 +121,7 @@ def test_known_heads_are_kept_in_and_out(kind: str, settings: dict[str, Any], tm
     architecture = found.config["model_type"]
     modules = {name: head.module for name, head in found.heads.items()}
     labelling = labelling_of(found.config, architecture, modules)
-    assert (labelling is None) == ("QuestionAnswering" in kind)
+    assert (labelling is None) == kind.endswith(("QuestionAnswering", "PreTraining"))
     huggingface.write(
         tmp_path / "ours", found.model, found.params, heads=found.heads, architecture=architecture, labelling=labelling
     )
@@ -111,7 +129,8 @@ def test_known_heads_are_kept_in_and_out(kind: str, settings: dict[str, Any], tm
     padding = {"pad_token_id": settings["pad_token_id"]} if "pad_token_id" in settings else {}
     back, info = type(reference).from_pretrained(tmp_path / "ours", output_loading_info=True, **padding)
     assert not any(info.values()), info
-    np.testing.assert_array_equal(_theirs(back), expected)
+    # Gemma's files hold norms less 1, and torch's products depend on where tensors stand in a file.
+    np.testing.assert_allclose(_theirs(back), expected, rtol=0, atol=1e-6 if "Gemma" in kind else 0)
 
 
 @pytest.mark.parametrize(("kind", "settings", "tensor"), UNKNOWN)
@@ -129,4 +148,4 @@ def test_other_heads_are_left_out_with_one_line(
         expected = reference.base_model(input_ids=torch.tensor(IDS)).last_hidden_state.numpy()
     states = hidden_states(found.model, found.params, jnp.asarray(IDS))
     np.testing.assert_allclose(states[-1], expected, rtol=0, atol=2e-5)
-    assert found.heads.keys() <= {"causal_lm"}
+    assert found.heads.keys() <= {"causal_lm", "classifier"}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from label_runs import config, make_place
 from safetensors.numpy import load_file, save_file
-from test_huggingface_heads import DISTIL, ELECTRA, GPT2, MODERN, ROBERTA, SMALL
+from test_huggingface_heads import DEBERTA, DISTIL, ELECTRA, GPT2, MODERN, ROBERTA, SMALL
 
 import ctx_jax
 from ctx_jax import cli, tasks
@@ -42,6 +42,12 @@ FOLDERS: list[tuple[str, dict[str, Any]]] = [
     ("ModernBertForTokenClassification", MODERN),
     ("GPT2ForSequenceClassification", GPT2),
     ("GPT2ForTokenClassification", GPT2),
+    ("XLMRobertaXLForSequenceClassification", ROBERTA),
+    ("NomicBertForSequenceClassification", SMALL),
+    ("GteForSequenceClassification", SMALL),
+    ("AlbertForSequenceClassification", ELECTRA),
+    ("DebertaV2ForSequenceClassification", DEBERTA),
+    ("Qwen3ForSequenceClassification", {**SMALL, "num_key_value_heads": 1, "head_dim": 4}),
 ]
 
 

@@ -291,8 +291,8 @@ def test_every_named_task_finds_its_files(tmp_path: Path, name: str) -> None:
         assert [Path(path).stem.split(".")[0].split("-")[-1] for path in (data.train, data.valid, found.measured)] == [
             "train", *(("dev", "test") if data.valid else ("", "dev"))]  # fmt: skip
         assert found.config.epochs == 3 and found.config.frozen and found.measured_on in found.measured
-        assert getattr(found.config, "head", None) == (
-            {"ner": TagHead("crf"), "upos": TagHead()}.get(name)), "of ner alone"  # fmt: skip
+        assert found.config.head == (
+            {"ner": TagHead("crf"), "upos": TagHead()}.get(name, "linear")), "of ner alone"  # fmt: skip
     last = FILES_BELOW[name][-1]
     next((tmp_path / last).parent.glob(f"{Path(last).name}*")).unlink()
     with pytest.raises(MissingFileError, match=re.escape(last)) as caught:

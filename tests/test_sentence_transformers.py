@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from sentence_folders import BERT, ROBERTA, TEXTS, write_folder
+from sentence_folders import BERT, GEMMA, QWEN3, ROBERTA, T5, TEXTS, write_folder
 
 import ctx_jax
 from ctx_jax.encoders.transformer.sentence_folders import TYPES
@@ -69,6 +69,16 @@ FOLDERS: dict[str, dict[str, Any]] = {
         "pooling": modes("weightedmean", "cls") | {"include_prompt": False},
         "settings": {**PROMPTS, "default_prompt_name": "query"},
     },
+    "last token, as Qwen3-Embedding": {
+        "model": QWEN3, "pooling": modes("lasttoken"), "after": [None],
+        "settings": {**PROMPTS, "similarity_fn_name": "cosine"},
+    },
+    "two dense, as EmbeddingGemma": {
+        "model": GEMMA,
+        "after": [dense(D, 12, "linear.Identity", bias=False), dense(12, D, "linear.Identity", bias=False), None],
+        "settings": {**PROMPTS, "default_prompt_name": "query"},
+    },
+    "t5": {"model": T5, "after": [dense(D, 5, "linear.Identity", bias=False), None]},
     "dimensions": {"after": [None], "settings": {"truncate_dim": 3, "similarity_fn_name": "dot"}},
 }  # fmt: skip
 
@@ -139,7 +149,16 @@ def test_names_of_classes_are_the_librarys(library: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["dense, dense", "in an order", "default prompt", "lower-casing", "dimensions", "length"]
+    "name",
+    [
+        "dense, dense",
+        "in an order",
+        "default prompt",
+        "lower-casing",
+        "dimensions",
+        "length",
+        "last token, as Qwen3-Embedding",
+    ],
 )
 def test_what_is_exported_gives_the_same_vectors_in_the_library(library: Any, name: str, tmp_path: Path) -> None:
     from ctx_jax.encoders.base import Imported

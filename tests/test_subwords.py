@@ -190,8 +190,8 @@ def test_clashing_special_tokens_are_refused(tmp_path: Path) -> None:
     train(TEXT, "bpe", 290).save(tmp_path)
     config = tmp_path / "tokenizer_config.json"
     kept = json.loads(config.read_text())
-    config.write_text(json.dumps(kept | {"pad_token": "</s>"}))
-    with pytest.raises(ValueError, match=r"clash: pad and end are both </s> \(id 2\)"):
+    config.write_text(json.dumps(kept | {"pad_token": "<s>"}))
+    with pytest.raises(ValueError, match=r"clash: pad and begin are both <s> \(id 0\)"):
         read(tmp_path)
     config.write_text(json.dumps(kept | {"cls_token": "<mask>", "mask_token": "<s>"}))
     with pytest.raises(ValueError, match="around a sentence, but begin is <mask>"):

@@ -25,6 +25,10 @@ from ctx_jax.ops.dropout import dropout_mask, fold_seeds, row_seeds
 
 GPT = replace(BERT, causal=True, norm="pre", embedding_norm=False, token_types=0)
 ROBERTA = replace(BERT, positions_after_padding=True, pad_id=1, token_types=1)
+GEMMA = replace(
+    MODERN, norm="both", norm_kind="rms", first_attention_norm=True, kv_heads=1, head_norms=True, scaled_embeddings=True
+)
+DEBERTA = replace(BERT, relative="disentangled", relative_buckets=2, relative_distance=5, shared_layers=True)
 IDS = jnp.array([[2, 5, 9, 4, 7, 3, 8], [2, 6, 3, 11, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]])
 MASK = jnp.array([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]], bool)
 
@@ -86,7 +90,11 @@ def test_one_post_norm_layer_by_hand() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model, scan", [(BERT, False), (MODERN, True)], ids=["bert", "modern"])
+@pytest.mark.parametrize(
+    "model, scan",
+    [(BERT, False), (MODERN, True), (GEMMA, True), (DEBERTA, True)],
+    ids=["bert", "modern", "gemma", "deberta"],
+)
 def test_scan_and_remat_change_nothing(model: Transformer, scan: bool) -> None:
     """Scanned alone: tests/test_optimizers.py."""
     params = _params(model)

@@ -203,6 +203,11 @@ IMPORTS: dict[str, tuple[dict[str, Any], Kind, str]] = {
          "max_position_embeddings": 32, "local_attention": 128, "global_attn_every_n_layers": 1,
          "global_rope_theta": 160000.0, "local_rope_theta": 10000.0, "classifier_bias": True},
         "bpe", "tiny_masked.py --sequences.packing packed"),
+    "albert": ({**BERT, "pad_token_id": 0, "embedding_size": 4}, "wordpiece", "tiny_masked.py"),
+    "qwen3": (
+        {**SIZES, "num_key_value_heads": 1, "head_dim": 4, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+         "rope_theta": 10000.0, "max_position_embeddings": 32},
+        "bpe", "tiny_causal.py"),
     "gpt2": (
         {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_inner": 8, "n_positions": 32, "layer_norm_epsilon": 1e-12,
          "embd_pdrop": 0.1, "attn_pdrop": 0.1, "resid_pdrop": 0.1, "activation_function": "gelu_new",
@@ -225,7 +230,8 @@ def imported(name: str, folder: Path) -> Subwords:
         return jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes)
 
     params = draw(model.init)
-    own = draw(partial(head.init, width=model.width, vocabulary=model.vocabulary))
+    sizes = {"vocabulary": model.vocabulary, "decoder_width": model.embedding_dim}
+    own = draw(partial(head.init, width=model.width, **sizes))
     heads = {"causal_lm" if model.causal else "masked_lm": Head(head, own)}
     huggingface.write(folder, model, params, heads=heads, architecture=name)  # type: ignore[arg-type]
     subwords.save(folder)

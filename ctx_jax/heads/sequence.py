@@ -63,8 +63,10 @@ class SequenceHead:
 @dataclass(frozen=True)
 class ClassificationHead:
     """out(norm(activation(dense(x)))) of a sequence's or each token's vector: how BERT with its pooler (tanh), RoBERTa
-    (tanh), DistilBERT (relu) and ELECTRA (gelu) classify sequences, and ModernBERT, which alone has the norm, sequences
-    and tokens. Parameters {dense {kernel [D, D], bias [D]}, norm {scale [D], bias [D]}, out {kernel [D, K], bias [K]}}.
+    (tanh), DistilBERT (relu) and ELECTRA (gelu) classify sequences, ModernBERT, which alone has the norm, sequences and
+    tokens, and ELECTRA's discriminator tokens.
+
+    Parameters {dense {kernel [D, D], bias [D]}, norm {scale [D], bias [D]}, out {kernel [D, K], bias [K]}}.
     """
 
     labels: tuple[str, ...] = (UNNAMED.format(0), UNNAMED.format(1))

@@ -1,6 +1,6 @@
 """Scaled dot-product attention: the one function every Transformer layer calls.
 
-Letters: B rows, T tokens, H heads, E width of a head.
+Letters: B rows, T tokens, H heads, G heads of keys and values (H is a multiple), E width of a head.
 
 plain   matrix products and a masked softmax in float32; supports every argument
 fused   cuDNN's flash attention through `jax.nn.dot_product_attention`: no [T, T] array per head in memory
@@ -99,26 +99,38 @@ def attend(
     *,
     compute: Compute,
     implementation: Implementation = "auto",
+    scale: float | None = None,
+    bias: jax.Array | None = None,
     dropout_mask: jax.Array | None = None,
     dropout_rate: float = 0.0,
     maps: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """softmax(query key^T / sqrt(E)) value over the keys that `mask` allows: float32 [B, T, H, E].
+    """softmax(scale query key^T + bias) value over the keys that `mask` allows: float32 [B, T, H, E].
 
-    query, key, value are float32 [B, T, H, E]. A query without any key gives 0. `dropout_mask`, bool [B, H, T, T], is
-    True at the probabilities that dropout keeps; they are divided by 1 - `dropout_rate`. With `maps`, the second result
-    is the probabilities before dropout, float32 [B, H, T, T]; else None.
+    query is float32 [B, T, H, E], key and value [B, T, G, E]; H / G neighbouring heads of queries share a head of keys
+    (grouped queries, Ainslie et al. 2023). `scale` None: 1 / sqrt(E). `bias`, float32 [B or 1, H, T, T], is added to
+    the scores. A query without any key gives 0. `dropout_mask`, bool [B, H, T, T], is True at the probabilities that
+    dropout keeps; they are divided by 1 - `dropout_rate`. With `maps`, the second result is the probabilities before
+    dropout, float32 [B, H, T, T]; else None.
     """
-    dropped = dropout_mask is not None
-    if implementation != "plain" and _fusible(query.shape, mask, compute, implementation, dropped, maps):
-        return _fused(query, key, value, mask, "xla" if implementation == "xla" else "cudnn"), None
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    plain_only = {
+        "it does not return attention maps": maps,
+        "it does not support dropout by row; set attention_dropout=0 to use it": dropout_mask is not None,
+        "it adds no bias to the scores, as relative positions need": bias is not None,
+    }
+    missing = next((reason for reason, asked in plain_only.items() if asked), None)
+    if implementation != "plain" and _fusible(query.shape, mask, compute, implementation, missing):
+        return _fused(query, key, value, mask, scale, "xla" if implementation == "xla" else "cudnn"), None
 
-    # On CPUs the gradient of bf16 products of this shape fails at run time, so they are computed in float32 there.
-    low = compute == "bfloat16" and platform() != "cpu"
-    precision: Compute | None = "bfloat16" if low else "float32" if compute == "float32" else None
+    precision = score_precision(compute)
     # Heads first: both products then contract whole matrices, without a transposed copy of their operands.
-    query, key, value = (part.transpose(0, 2, 1, 3) for part in (query, key, value))  # [B, H, T, E]
-    logits = contract("bhte,bhse->bhts", query * query.shape[-1] ** -0.5, key, precision)
+    query, key, value = (part.transpose(0, 2, 1, 3) for part in (query, key, value))  # [B, H or G, T, E]
+    if key.shape[1] != query.shape[1]:
+        key, value = (jnp.repeat(part, query.shape[1] // part.shape[1], axis=1) for part in (key, value))
+    logits = contract("bhte,bhse->bhts", query * scale, key, precision)
+    if bias is not None:
+        logits = logits + bias
     pairs = _pairs(mask, query.shape[2])
     if pairs is not None:
         logits = jnp.where(pairs, logits, _EXCLUDED)
@@ -134,6 +146,14 @@ def attend(
     return mixed.transpose(0, 2, 1, 3), probabilities
 
 
+def score_precision(compute: Compute) -> Compute | None:
+    """How `contract` computes the products of queries, keys and values."""
+    # On CPUs the gradient of bf16 products of this shape fails at run time, so they are computed in float32 there.
+    if compute == "bfloat16" and platform() == "cpu":
+        return None
+    return compute
+
+
 _EXCLUDED = float(jnp.finfo(jnp.float32).min)  # the logit of a key that a query does not attend to
 
 
@@ -147,7 +167,9 @@ def _pairs(mask: AttentionMask, length: int) -> jax.Array | None:
     return earlier if pairs is None else pairs & earlier
 
 
-def _fused(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, backend: _Backend) -> jax.Array:
+def _fused(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, scale: float, backend: _Backend
+) -> jax.Array:
     low = (part.astype(jnp.bfloat16) for part in (query, key, value))
     has_key = None
     if mask.pairs is not None:
@@ -157,19 +179,22 @@ def _fused(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
         # The kernel needs at least one key a row. In a row with keys, every query attends to key 0.
         has_key = (mask.lengths > 0)[:, None]
         mask = replace(mask, lengths=jnp.maximum(mask.lengths, 1))
-    mixed = _kernel(*low, mask, backend).astype(jnp.float32)
+    mixed = _kernel(*low, mask, scale, backend).astype(jnp.float32)
     return mixed if has_key is None else jnp.where(has_key[:, :, None, None], mixed, 0.0)
 
 
 _Pullback = Callable[[jax.Array], tuple[jax.Array, ...]]
 
 
-def _bound(mask: AttentionMask, backend: _Backend) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+def _bound(
+    mask: AttentionMask, scale: float, backend: _Backend
+) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
     """jax's attention with everything set but query, key and value."""
     # Queries have no lengths: padded queries attend to the same keys as the others, as in the plain implementation.
     return partial(
         jax.nn.dot_product_attention,
         mask=mask.pairs,
+        scale=scale,
         is_causal=mask.causal,
         key_value_seq_lengths=mask.lengths,
         implementation=backend,
@@ -179,20 +204,24 @@ def _bound(mask: AttentionMask, backend: _Backend) -> Callable[[jax.Array, jax.A
 # jax's own code mixes dtypes, which strict promotion refuses. This custom derivative traces both passes under standard
 # promotion and takes no gradient of the mask. XLA's kernels mix dtypes again when they are lowered, so a caller that
 # takes a gradient through "xla" must set standard promotion for the whole call.
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _kernel(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, backend: _Backend) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _kernel(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, scale: float, backend: _Backend
+) -> jax.Array:
     with jax.numpy_dtype_promotion("standard"):
-        return _bound(mask, backend)(query, key, value)
+        return _bound(mask, scale, backend)(query, key, value)
 
 
 def _kernel_forward(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, backend: _Backend
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, scale: float, backend: _Backend
 ) -> tuple[jax.Array, _Pullback]:
     with jax.numpy_dtype_promotion("standard"):
-        return jax.vjp(_bound(mask, backend), query, key, value)
+        return jax.vjp(_bound(mask, scale, backend), query, key, value)
 
 
-def _kernel_backward(backend: _Backend, pullback: _Pullback, cotangent: jax.Array) -> tuple[jax.Array | None, ...]:
+def _kernel_backward(
+    scale: float, backend: _Backend, pullback: _Pullback, cotangent: jax.Array
+) -> tuple[jax.Array | None, ...]:
     with jax.numpy_dtype_promotion("standard"):
         return (*pullback(cotangent), None)
 
@@ -205,10 +234,10 @@ def _fusible(
     mask: AttentionMask,
     compute: Compute,
     implementation: Implementation,
-    dropped: bool,
-    maps: bool,
+    missing: str | None,
 ) -> bool:
-    """Whether the fused kernel supports this call; if not, warns once with the reason where a user may expect it."""
+    """Whether the fused kernel supports this call; if not, warns once with the reason where a user may expect it.
+    `missing` is what the call asks for that no fused kernel does."""
     _, length, _, width = shape
     supported = implementation == "xla" or _cuda()
     capability = None if implementation == "xla" or not supported else _capability()
@@ -220,10 +249,8 @@ def _fusible(
         reason = f"it needs a GPU of compute capability 8.0 or more (such as an A100), this one has {capability}"
     elif compute != "bfloat16":
         reason = "it computes in bfloat16 and compute is float32"
-    elif maps:
-        reason = "it does not return attention maps"
-    elif dropped:
-        reason = "it does not support dropout by row; set attention_dropout=0 to use it"
+    elif missing is not None:
+        reason = missing
     elif capability is not None and (width % 8 or width > widest):
         reason = f"its head width must be a multiple of 8 up to {widest}, got {width}"
     elif mask.pairs is not None and length % 2:

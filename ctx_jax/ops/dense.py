@@ -1,4 +1,4 @@
-"""A dense layer, layer norm and activations, shared by encoders and heads.
+"""A dense layer, norms and activations, shared by encoders and heads.
 
 Letters: I inputs, O outputs, D width.
 """
@@ -13,6 +13,7 @@ from ctx_jax.ops.linear import Compute, linear
 from ctx_jax.typing import Params
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+NormKind = Literal["layer", "rms"]
 
 _SHORTEST = 1e-12  # the least length that a vector is divided by
 
@@ -27,6 +28,20 @@ def layer_norm(params: Params, values: jax.Array, epsilon: float) -> jax.Array:
     variance = jnp.square(centred).mean(-1, keepdims=True)
     normed = centred * lax.rsqrt(variance + epsilon) * _broadcast(params["scale"], values)
     return normed + _broadcast(params["bias"], values) if "bias" in params else normed
+
+
+def rms_norm(params: Params, values: jax.Array, epsilon: float) -> jax.Array:
+    """values / sqrt(mean of squares + epsilon) * scale over the last axis, in float32 (Zhang and Sennrich 2019).
+
+    `params` {"scale": [D]}.
+    """
+    squares = jnp.square(values).mean(-1, keepdims=True)
+    return values * lax.rsqrt(squares + epsilon) * _broadcast(params["scale"], values)
+
+
+def norm(kind: NormKind, params: Params, values: jax.Array, epsilon: float) -> jax.Array:
+    """`layer_norm` or `rms_norm`."""
+    return rms_norm(params, values, epsilon) if kind == "rms" else layer_norm(params, values, epsilon)
 
 
 def unit_vectors(vectors: jax.Array) -> jax.Array:

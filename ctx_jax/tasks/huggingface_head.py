@@ -11,7 +11,8 @@ from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.encoders.transformer.huggingface_export import architecture_of
 from ctx_jax.encoders.transformer.huggingface_labels import classification_head, first_values, in_file
-from ctx_jax.encoders.transformer.huggingface_names import NAMES, Architecture
+from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
+from ctx_jax.encoders.transformer.huggingface_names import Architecture
 from ctx_jax.heads import ClassificationHead, Head, LabelHead, Labelling, SequenceHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tasks.label_network import LABELS, LabelNetwork
@@ -50,7 +51,7 @@ def first_params(network: LabelNetwork, encoder: Encoder) -> Mapping[str, Any]:
 def own_architecture(encoder: Encoder) -> Architecture:
     """That of the files that a Transformer came from, else the one that fits it."""
     model: Any = encoder.model
-    return next((name for name in NAMES if name == encoder.architecture), None) or architecture_of(model)
+    return next((name for name in LAYOUTS if name == encoder.architecture), None) or architecture_of(model)
 
 
 def exported(encoder: Encoder, network: LabelNetwork, needed: str) -> Encoder:

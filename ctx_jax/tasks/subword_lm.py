@@ -260,6 +260,7 @@ class SubwordLMTask:
                     head_key,
                     width=model.width,
                     vocabulary=model.vocabulary,
+                    decoder_width=model.embedding_dim,
                     scale=model.initial_scale,
                     dense_scale=model.residual_scale,
                 )
@@ -313,7 +314,9 @@ class SubwordLMTask:
         """Three times the forward pass; the head counts only for the fraction of positions that are predicted."""
         model, sequences = self.model, self.config.sequences
         share = 1.0 if model.causal else sequences.predictions_per_row / sequences.length
-        head = self.config.head.flops_per_token(width=model.width, vocabulary=model.vocabulary)
+        head = self.config.head.flops_per_token(
+            width=model.width, vocabulary=model.vocabulary, decoder_width=model.embedding_dim
+        )
         return 3.0 * (model.flops_per_token(sequences.length) + share * head)
 
     @cached_property

@@ -6,13 +6,15 @@ from typing import NamedTuple
 
 from ctx_jax.io.errors import InputError, MissingFileError, brief
 from ctx_jax.io.files import read_json, read_text
+from ctx_jax.tokenizers import byte_tokenizer
 from ctx_jax.tokenizers import tokenizer_classes as classes
 from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
 from ctx_jax.tokenizers.sentencepiece_files import read_sentencepiece
 from ctx_jax.tokenizers.special_files import Settings, read_settings
 from ctx_jax.tokenizers.subwords import CONFIG, FILE, Subwords
 from ctx_jax.tokenizers.templates import GPT2, ROBERTA
-from ctx_jax.tokenizers.tokenizer_classes import CLASSES, VocabularyParts, build, checked_ids
+from ctx_jax.tokenizers.tokenizer_builders import VocabularyParts
+from ctx_jax.tokenizers.tokenizer_classes import CLASSES, build, checked_ids
 from ctx_jax.tokenizers.tokenizer_json import read_tokenizer_json
 
 # transformers' names for the SentencePiece files of XLM-R, of ALBERT, T5 and XLNet, and of Llama.
@@ -53,6 +55,8 @@ def read_folder(folder: str | Path, model_type: str = "", tokenizer_class: str =
     transformers; `tokenizer_classes` has those that are read. InputError for another one.
     """
     found = locate(folder, model_type, tokenizer_class)
+    if found.class_name == byte_tokenizer.CLASS:
+        return byte_tokenizer.byte_tokenizer(found.settings, found.file)
     if found.file.suffix not in SENTENCEPIECE:
         return _read_file(*found)
     class_name = _checked_class(found.class_name, classes.FOR_SENTENCEPIECE, found.file, found.settings)
@@ -76,6 +80,8 @@ def locate(folder: str | Path, model_type: str = "", tokenizer_class: str = "") 
         model_type, tokenizer_class = (str(config.get(key) or "") for key in ("model_type", "tokenizer_class"))
     named = "" if model_type in classes.IGNORES_CLASS else settings.class_name or tokenizer_class
     class_name = named or classes.OF_MODEL_TYPE.get(model_type, "")
+    if class_name == byte_tokenizer.CLASS:
+        return Location(folder / CONFIG, settings, class_name)
     for names in ((FILE,), ("vocab.txt",), ("vocab.json", "merges.txt")):
         if all((folder / name).is_file() for name in names):
             return Location(folder / names[0], settings, class_name)

@@ -33,7 +33,7 @@ class Subwords:
     none for GPT-2.
 
     InputError if the tokenizer lacks a special token, or two roles share one. Only a family that puts nothing around a
-    sentence (GPT, GPT-2) may share a token between roles, the mask excepted.
+    sentence (GPT, GPT-2) or has no mask (T5, Qwen3) may share a token between roles; any may pad with the end.
     """
 
     def __init__(self, tokenizer: Tokenizer, special: SpecialTokens) -> None:
@@ -46,8 +46,6 @@ class Subwords:
         if len(set(ids)) < len(ids):
             raise InputError(f"the tokenizer gives one id to two tokens: {_of_one_id(tokenizer)}")
         missing = special.missing(tokenizer)
-        if (self.before or self.after) and special.mask is None:
-            missing.append("mask")
         if missing:
             raise InputError(
                 f"the tokenizer lacks special tokens: {', '.join(missing)}; name the ones it has in {CONFIG} "
@@ -58,9 +56,9 @@ class Subwords:
         self._check_roles()
 
     def _check_roles(self) -> None:
-        around = bool(self.before or self.after)
+        apart = bool(self.before or self.after) and self.special.mask is not None
         for (role, token), (other, same) in combinations(self.special.roles().items(), 2):
-            if self._id(token) == self._id(same) and (around or other == "mask"):
+            if self._id(token) == self._id(same) and (apart or other == "mask") and {role, other} != {"pad", "end"}:
                 raise InputError(
                     f"special tokens clash: {role} and {other} are both {token:.80} (id {self._id(token)}); give each "
                     "a token of its own"

@@ -1,6 +1,6 @@
 """The special tokens of each family of tokenizers, and the post-processors that put them around one text and two."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 from tokenizers import Tokenizer, processors
@@ -32,6 +32,10 @@ ROBERTA = SpecialTokens("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 _END = "<|endoftext|>"
 GPT2 = SpecialTokens(_END, _END, _END, _END, None)
 GPT = SpecialTokens("<unk>", "<unk>", "<unk>", "<unk>", None)
+MPNET = SpecialTokens("<pad>", "[UNK]", "<s>", "</s>", "<mask>")
+ALBERT = SpecialTokens("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
+T5 = SpecialTokens("<pad>", "<unk>", "</s>", "</s>", None)
+GEMMA = SpecialTokens("<pad>", "<unk>", "<bos>", "<eos>", "<mask>")
 
 
 class PairLayout(NamedTuple):
@@ -56,6 +60,14 @@ def template(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if len(before) + len(after) != count:
         raise InputError(f"the tokenizer puts {count} special tokens around a text; at most one on each side is read")
     return before, after
+
+
+def with_ends(special: SpecialTokens, tokenizer: Tokenizer) -> SpecialTokens:
+    """`special` with the begin and the end that the post-processor puts around one text, where it does; one that only
+    puts an end there has no other begin."""
+    before, after = (tokenizer.id_to_token(ids[0]) if len(ids) == 1 else None for ids in template(tokenizer))
+    end = after or special.end
+    return replace(special, begin=before or (end if after else special.begin), end=end)
 
 
 def pair_layout(tokenizer: Tokenizer, begin: int, end: int) -> PairLayout:

@@ -4,39 +4,37 @@ transformers 5 builds the tokenizer of a class anew from the vocabulary, the mer
 tokenizer.json; only a class without a constructor of its own takes the file as it is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer
 
 from ctx_jax.io.errors import InputError, brief
+from ctx_jax.tokenizers import tokenizer_builders as builders
 from ctx_jax.tokenizers.special_files import Settings
-from ctx_jax.tokenizers.subwords import CONFIG, Subwords, naming
+from ctx_jax.tokenizers.subwords import CONFIG, FILE, Subwords, naming
 from ctx_jax.tokenizers.templates import (
+    ALBERT,
     BERT,
+    GEMMA,
     GPT,
     GPT2,
+    MPNET,
     ONE_END,
     ROBERTA,
+    T5,
     TWO_ENDS,
     PairLayout,
     SpecialTokens,
     add_post_processor,
+    template,
+    with_ends,
 )
+from ctx_jax.tokenizers.tokenizer_builders import Flags, VocabularyParts
 
 ModelKind = Literal["WordPiece", "BPE", "Unigram", "WordLevel"]
-Flags = Mapping[str, bool | None]
-
-
-class VocabularyParts(NamedTuple):
-    """What a class builds its tokenizer of."""
-
-    ids: Mapping[str, int]
-    merges: Sequence[tuple[str, str]] = ()  # of BPE
-    scores: Sequence[tuple[str, float]] = ()  # of Unigram, in the order of the ids
-    character_map: bytes = b""  # SentencePiece's, of Unigram
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class TokenizerClass:
     @property
     def byte_level(self) -> bool:
         """Whether pieces stand for bytes."""
-        return self.build is _byte_level
+        return self.build is builders.byte_level
 
 
 def build(
@@ -111,7 +109,10 @@ def build(
     settings.add_tokens(tokenizer, special, defaults)
     with naming(path):
         if kind.around is None:
-            tokenizer.post_processor = post_processor
+            if tokenizer.post_processor is None:
+                tokenizer.post_processor = post_processor
+            special = with_ends(special, tokenizer)
+            _check_flags(settings, special, tokenizer)
         elif not special.missing(tokenizer):
             add_post_processor(tokenizer, special, kind.around)
         subwords = Subwords(tokenizer, special)
@@ -121,6 +122,18 @@ def build(
             f"tokenizer_class in {CONFIG} to the class of the tokenizer, as HerbertTokenizer or OpenAIGPTTokenizer"
         )
     return subwords
+
+
+def _check_flags(settings: Settings, special: SpecialTokens, tokenizer: Tokenizer) -> None:
+    """InputError where tokenizer_config.json says that ends are added and the post-processor adds none, or the other
+    way round: versions of transformers differ in which of them they follow."""
+    around = dict(zip(("add_bos_token", "add_eos_token"), template(tokenizer), strict=True))
+    for key, stated in settings.flags(dict.fromkeys(around)).items():
+        if stated is not None and stated != bool(around[key]):
+            raise InputError(
+                f"{settings.file}: {key} is {str(stated).lower()}, and the post-processor of {FILE} says otherwise: "
+                "correct one of them"
+            )
 
 
 def checked_ids(ids: Any, path: Path) -> dict[str, int]:
@@ -136,62 +149,12 @@ def checked_ids(ids: Any, path: Path) -> dict[str, int]:
     return ids
 
 
-def _bert(parts: VocabularyParts, flags: Flags, special: SpecialTokens) -> Tokenizer:
-    model = models.WordPiece(dict(parts.ids), unk_token=special.unknown, max_input_chars_per_word=100)
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        handle_chinese_chars=bool(flags["tokenize_chinese_chars"]),
-        strip_accents=flags["strip_accents"],
-        lowercase=bool(flags["do_lower_case"]),
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    return tokenizer
-
-
-def _byte_level(parts: VocabularyParts, flags: Flags, special: SpecialTokens) -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE(dict(parts.ids), list(parts.merges)))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(flags["add_prefix_space"]))
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def _words_with_ends(parts: VocabularyParts, special: SpecialTokens, *, lowercase: bool) -> Tokenizer:
-    """BPE of words that end in `</w>`."""
-    # Not `implementations.CharBPETokenizer`, which keeps the accents that GPT strips.
-    model = models.BPE(dict(parts.ids), list(parts.merges), unk_token=special.unknown, end_of_word_suffix="</w>")
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
-    return tokenizer
-
-
-def _gpt(parts: VocabularyParts, flags: Flags, special: SpecialTokens) -> Tokenizer:
-    return _words_with_ends(parts, special, lowercase=True)
-
-
-def _herbert(parts: VocabularyParts, flags: Flags, special: SpecialTokens) -> Tokenizer:
-    return _words_with_ends(parts, special, lowercase=False)
-
-
-def _unigram(parts: VocabularyParts, flags: Flags, special: SpecialTokens) -> Tokenizer:
-    unknown = parts.ids.get(special.unknown)
-    tokenizer = Tokenizer(models.Unigram(list(parts.scores), unk_id=unknown, byte_fallback=False))
-    if parts.character_map:
-        tokenizer.normalizer = normalizers.Precompiled(parts.character_map)
-    scheme: Literal["always", "never"] = "always" if flags["add_prefix_space"] else "never"
-    split: list[Any] = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme=scheme)]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
-    return tokenizer
-
-
 _BERT_FLAGS = {"do_lower_case": True, "tokenize_chinese_chars": True, "strip_accents": None}
 _PREFIX = {"add_prefix_space": False}
-_BERT = TokenizerClass("WordPiece", BERT, _bert, _BERT_FLAGS, ONE_END)
-_ROBERTA = TokenizerClass("BPE", ROBERTA, _byte_level, _PREFIX, TWO_ENDS)
+_BERT = TokenizerClass("WordPiece", BERT, builders.bert, _BERT_FLAGS, ONE_END)
+_ROBERTA = TokenizerClass("BPE", ROBERTA, builders.byte_level, _PREFIX, TWO_ENDS)
 _OWN_ENDS = ("bos_token", "eos_token")
+_SENTINELS = tuple(f"<extra_id_{number}>" for number in range(100))
 _NOT_USED = ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED")
 
 CLASSES: Mapping[str, TokenizerClass] = {
@@ -199,20 +162,54 @@ CLASSES: Mapping[str, TokenizerClass] = {
     **dict.fromkeys(("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "LayoutLMTokenizer"), _BERT),
     **dict.fromkeys(("LxmertTokenizer", "MobileBertTokenizer", "SqueezeBertTokenizer"), _BERT),
     **dict.fromkeys(("RobertaTokenizer", "BartTokenizer", "LEDTokenizer", "LongformerTokenizer"), _ROBERTA),
-    "GPT2Tokenizer": TokenizerClass("BPE", GPT2, _byte_level, _PREFIX, ends=_OWN_ENDS),
-    "OpenAIGPTTokenizer": TokenizerClass("BPE", GPT, _gpt, ends=_OWN_ENDS),
-    "HerbertTokenizer": TokenizerClass("BPE", ROBERTA, _herbert, around=ONE_END, fixed=(("begin", 0), ("end", 2))),
+    "GPT2Tokenizer": TokenizerClass("BPE", GPT2, builders.byte_level, _PREFIX, ends=_OWN_ENDS),
+    "OpenAIGPTTokenizer": TokenizerClass("BPE", GPT, builders.gpt, ends=_OWN_ENDS),
+    "HerbertTokenizer": TokenizerClass(
+        "BPE", ROBERTA, builders.herbert, around=ONE_END, fixed=(("begin", 0), ("end", 2))
+    ),
     "XLMRobertaTokenizer": TokenizerClass(
-        "Unigram", ROBERTA, _unigram, {"add_prefix_space": True}, TWO_ENDS, _OWN_ENDS, fixed=(("unknown", 3),)
+        "Unigram", ROBERTA, builders.unigram, {"add_prefix_space": True}, TWO_ENDS, _OWN_ENDS, fixed=(("unknown", 3),)
     ),
     "CamembertTokenizer": TokenizerClass(
-        "Unigram", ROBERTA, _unigram, {"add_prefix_space": True}, TWO_ENDS, _OWN_ENDS, _NOT_USED, mask_takes_space=True
+        "Unigram",
+        ROBERTA,
+        builders.unigram,
+        {"add_prefix_space": True},
+        TWO_ENDS,
+        _OWN_ENDS,
+        _NOT_USED,
+        mask_takes_space=True,
     ),
+    "MPNetTokenizer": TokenizerClass("WordPiece", MPNET, builders.bert, _BERT_FLAGS, TWO_ENDS, mask_takes_space=True),
+    "AlbertTokenizer": TokenizerClass(
+        "Unigram",
+        ALBERT,
+        builders.albert,
+        {"do_lower_case": True, "keep_accents": False, "add_prefix_space": True},
+        ONE_END,
+        fixed=(("unknown", 1),),
+    ),
+    "DebertaV2Tokenizer": TokenizerClass(
+        "Unigram",
+        BERT,
+        builders.deberta,
+        {"do_lower_case": False, "split_by_punct": False, "add_prefix_space": True},
+        ONE_END,
+    ),
+    "T5Tokenizer": TokenizerClass(
+        "Unigram", T5, builders.t5, ends=_OWN_ENDS, extra=_SENTINELS, fixed=(("unknown", 2),)
+    ),
+    "Qwen2Tokenizer": TokenizerClass("BPE", GPT2, builders.qwen, {"add_prefix_space": None}, ends=_OWN_ENDS),
+    "GemmaTokenizer": TokenizerClass("BPE", GEMMA, builders.gemma, ends=_OWN_ENDS),
 }
 """By name, without "Fast"."""
 
 FOR_WORDPIECE = tuple(name for name, known in CLASSES.items() if known.model == "WordPiece")
-FOR_BPE = tuple(name for name, known in CLASSES.items() if known.model == "BPE")
+FOR_BPE = tuple(
+    name
+    for name, known in CLASSES.items()
+    if known.model == "BPE" and known.build not in (builders.qwen, builders.gemma)
+)
 FOR_SENTENCEPIECE = ("XLMRobertaTokenizer",)
 """The classes that a `vocab.txt`, a `vocab.json` with `merges.txt`, and a SentencePiece file may have."""
 
@@ -226,9 +223,19 @@ OF_MODEL_TYPE = {
     "roberta": "RobertaTokenizer",
     "camembert": "CamembertTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
+    "xlm-roberta-xl": "TokenizersBackend",
+    "data2vec-text": "RobertaTokenizer",
     "gpt2": "GPT2Tokenizer",
     "openai-gpt": "OpenAIGPTTokenizer",
     "modernbert": "TokenizersBackend",
+    "mpnet": "MPNetTokenizer",
+    "albert": "AlbertTokenizer",
+    "nomic_bert": "BertTokenizer",
+    "deberta-v2": "DebertaV2Tokenizer",
+    "t5": "T5Tokenizer",
+    "mt5": "T5Tokenizer",
+    "qwen3": "Qwen2Tokenizer",
+    "gemma3_text": "GemmaTokenizer",
 }
 """The class where none is named."""
 
@@ -236,13 +243,13 @@ IGNORES_CLASS = ("modernbert",)
 """Types of models whose named class transformers ignores."""
 
 _REBUILT = """
-    Albert Barthez Bartpho BertGeneration BertJapanese Bertweet BigBird BioGpt BlenderbotSmall Blenderbot ByT5 CLIP
+    Barthez Bartpho BertGeneration BertJapanese Bertweet BigBird BioGpt BlenderbotSmall Blenderbot ByT5 CLIP
     CTRL Canine Clvp CodeGen CodeLlama Cohere ConvBert CpmAnt Cpm DPRContextEncoder DPRQuestionEncoder DPRReader
-    Deberta DebertaV2 Dia Esm Esmc FNet FSMT FastSpeech2Conformer Flaubert Funnel GPTNeoXJapanese GPTNeoX GPTSw3
-    Gemma Lasr LayoutLMv2 LayoutLMv3 LayoutXLM Llama Luke M2M100 MBart50 MBart MLuke MPNet Marian MarkupLM Mgpstr
-    Mvp MyT5 Nllb Nougat PLBart Pegasus Perceiver Phobert Pop2Piano ProphetNet Qwen2 Qwen3_5 Rag Reformer RemBert
-    RoCBert RoFormer SeamlessM4T Siglip2 Siglip Speech2Text SpeechT5 Splinter T5 Tapas Tipsv2 Udop VideoPrism Vits
-    Wav2Vec2CTC Wav2Vec2PhonemeCTC Whisper XGLM XLM XLNet
+    Deberta Dia Esm Esmc FNet FSMT FastSpeech2Conformer Flaubert Funnel GPTNeoXJapanese GPTNeoX GPTSw3 Lasr
+    LayoutLMv2 LayoutLMv3 LayoutXLM Llama Luke M2M100 MBart50 MBart MLuke Marian MarkupLM Mgpstr Mvp MyT5 Nllb
+    Nougat PLBart Pegasus Perceiver Phobert Pop2Piano ProphetNet Qwen3_5 Rag Reformer RemBert RoCBert RoFormer
+    SeamlessM4T Siglip2 Siglip Speech2Text SpeechT5 Splinter Tapas Tipsv2 Udop VideoPrism Vits Wav2Vec2CTC
+    Wav2Vec2PhonemeCTC Whisper XGLM XLM XLNet
 """
 REBUILT = frozenset(["MistralCommonBackend", *(f"{name}Tokenizer" for name in _REBUILT.split())])
 """Further classes that build a tokenizer of their own beside a tokenizer.json, in ways that are not written here."""

@@ -16,7 +16,8 @@ from ctx_jax.tokenizers.character_map import character_map
 from ctx_jax.tokenizers.special_files import Settings
 from ctx_jax.tokenizers.subwords import CONFIG, FILE, Subwords, naming
 from ctx_jax.tokenizers.templates import BERT, GPT2, ROBERTA, SpecialTokens, template
-from ctx_jax.tokenizers.tokenizer_classes import CLASSES, GENERIC, REBUILT, VocabularyParts, build, checked_ids
+from ctx_jax.tokenizers.tokenizer_builders import VocabularyParts
+from ctx_jax.tokenizers.tokenizer_classes import CLASSES, GENERIC, REBUILT, build, checked_ids
 
 _PROBES = ["", "a", " a  b\n", "e\u0301\u6771\uff8c\uff9f\u200b", "a" * 40 + "!"]
 

@@ -1,4 +1,4 @@
-"""Transformer encoders: the BERT family, GPT and GPT-2, ModernBERT."""
+"""Transformer encoders: those of docs/families.md."""
 
 from ctx_jax.encoders.base import Family
 from ctx_jax.encoders.transformer.huggingface import read_folder, write_folder, write_sentence_folder

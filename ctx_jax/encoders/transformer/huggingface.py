@@ -1,7 +1,6 @@
 """Read and write Hugging Face folders: `config.json`, safetensors, tokenizer files.
 
-BERT (MiniLM included), RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT, ModernBERT, GPT-2 and GPT, with or without
-heads. The tables are in `huggingface_names` and `huggingface_keys`.
+BERT (MiniLM included), RoBERTa, XLM-R, GPT-2 and many more, with or without heads. `huggingface_layouts` lists them.
 """
 
 import json
@@ -33,7 +32,8 @@ from ctx_jax.encoders.transformer.huggingface_labels import (
     named_labels,
     prediction_head,
 )
-from ctx_jax.encoders.transformer.huggingface_names import DENSE, NAMES, TOKENS, Architecture
+from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
+from ctx_jax.encoders.transformer.huggingface_names import TOKENS, Architecture
 from ctx_jax.encoders.transformer.huggingface_params import (
     canonical_tensors,
     head_modules,
@@ -61,7 +61,8 @@ class Pretrained(NamedTuple):
     model: Transformer
     params: Params
     heads: dict[str, Head]
-    """"masked_lm" or, of GPT and GPT-2, "causal_lm"; "pooler", "next_sentence"; "classifier", "qa_outputs", "score"."""
+    """"masked_lm" or, of GPT and GPT-2, "causal_lm"; "pooler", "next_sentence", "sentence_order" (ALBERT),
+    "replaced_token" (ELECTRA's discriminator); "classifier", "qa_outputs", "score"."""
     config: dict[str, Any]  # the parsed config.json
 
 
@@ -87,13 +88,13 @@ def read(folder: str | PathLike[str]) -> Pretrained:
         model = model_from_config(config)
         vocabulary_head = head_from_config(config, model)
     architecture = architecture_of_config(config)
-    names, tensors = NAMES[architecture], read_tensors(folder)
+    names, tensors = LAYOUTS[architecture].names, read_tensors(folder)
     with naming(folder):
         tensors = canonical_tensors(names, tensors)
         if (held := layers_held(names, tensors)) < model.depth:
             key = key_of(architecture, "depth")
             raise InputError(f"{key} of config.json is {model.depth}, the tensors are those of {held} layers")
-        modules, others = head_modules(names, vocabulary_head, tensors)
+        modules, others = head_modules(names, vocabulary_head, tensors, model.activation)
         trees = params_from_tensors(
             model, modules, {name: tensor for name, tensor in tensors.items() if name not in {*others}}, names
         )
@@ -154,7 +155,7 @@ def _class_of(
     architecture: Architecture, heads: dict[str, Head], labelling: Labelling | None
 ) -> tuple[dict[str, Head], str]:
     """The heads that are written, and transformers' class that has exactly these."""
-    classes = NAMES[architecture].classes
+    classes = LAYOUTS[architecture].names.classes
     if len(heads) > 1 and "causal_lm" in heads and not heads["causal_lm"].module.has_params:
         del heads["causal_lm"]  # it is the token embedding, which the classes with other heads have too
     of_tokens = labelling is not None and labelling.pooling is None
@@ -214,7 +215,7 @@ def _read_body(folder: Path) -> Imported:
 
 def _architecture(encoder: Imported) -> Architecture:
     """That of the files it came from, else the one that fits the model."""
-    known = (name for name in NAMES if name == encoder.architecture)
+    known = (name for name in LAYOUTS if name == encoder.architecture)
     return next(known, None) or architecture_of(encoder.model)
 
 
@@ -222,14 +223,15 @@ def write_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
     """A run's encoder, heads and tokenizer, as `write` writes them. A warning names heads that have no place there."""
     processor: Any = encoder.processor
     architecture = _architecture(encoder)
-    known = {name.removesuffix(DENSE) for names in NAMES[architecture].classes for name in names}
-    if left := sorted(encoder.heads.keys() - known):
+    known = {key for keys in LAYOUTS[architecture].names.classes for key in keys}
+    heads = {name: head for name, head in encoder.heads.items() if module_key(name, head.module) in known}
+    if left := sorted(encoder.heads.keys() - heads.keys()):
         warnings.warn(f"a Hugging Face folder has no place for the heads left out: {', '.join(left)}", stacklevel=2)
     write(
         folder,
         encoder.model,
         encoder.params,
-        heads={name: head for name, head in encoder.heads.items() if name in known},
+        heads=heads,
         architecture=architecture,
         labelling=encoder.labelling,
         subwords=processor.subwords,
@@ -242,7 +244,8 @@ def write_sentence_folder(folder: Path, encoder: Imported, run_dir: Path) -> Non
     A run without modules gets the mean. A warning names heads that have no place in such a folder.
     """
     sentence, processor = encoder.sentence or SentenceModules(), encoder.processor
-    if left := [name for name in encoder.heads if name not in (*sentence.modules, "pooler")]:
+    kept = (*sentence.modules, "pooler")
+    if left := [name for name, head in encoder.heads.items() if name not in kept and head.params]:
         warnings.warn(f"a sentence-transformers folder holds no heads, left out: {', '.join(left)}", stacklevel=2)
     subwords = processor.subwords  # type: ignore[attr-defined]
     longest = encoder.model.longest

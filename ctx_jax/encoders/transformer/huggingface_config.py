@@ -1,15 +1,16 @@
 """Hugging Face's `config.json` to our `Transformer` and `VocabularyHead`; `huggingface_export` is the way back.
 
-Tables per architecture (`huggingface_keys`) say which key is which field, which fields the architecture fixes, and
-which keys must have one value. A key that is in no table changes nothing that is read.
+The tables of its architecture (`huggingface_layouts`) say which key is which field, which fields the architecture
+fixes, and which keys must have one value. A key that is in no table changes nothing that is read.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_keys import EVERYWHERE, KEYS, Keys
-from ctx_jax.encoders.transformer.huggingface_modern import modern_fields
+from ctx_jax.encoders.transformer.huggingface_keys import EVERYWHERE, MOST_LAYERS, Keys
+from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS, RENAMED
 from ctx_jax.encoders.transformer.huggingface_names import Architecture
 from ctx_jax.encoders.transformer.huggingface_values import (
     check_constants,
@@ -20,10 +21,6 @@ from ctx_jax.encoders.transformer.huggingface_values import (
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError, brief
-
-CAUSAL = ("gpt2", "openai-gpt")
-MOST_LAYERS = 10_000
-"""More than any published model has; each layer is named in lists before its tensors are looked for."""
 
 
 @contextmanager
@@ -36,18 +33,18 @@ def naming(source: object) -> Iterator[None]:
 
 
 def architecture_of_config(config: Mapping[str, Any]) -> Architecture:
-    """`model_type` of a config.json; InputError for one that is missing or cannot be read."""
-    for architecture in KEYS:
-        if config.get("model_type") == architecture:
+    """`model_type` of a config.json, or transformers' name for it; InputError for a missing or an unknown one."""
+    for architecture in LAYOUTS:
+        if config.get("model_type") in (architecture, *(name for name, now in RENAMED.items() if now == architecture)):
             return architecture
     if "model_type" not in config:
-        raise InputError(f"config.json: the key model_type is missing; add the model's, one of {list(KEYS)}")
-    raise InputError(f"config.json: model_type is {brief(config['model_type'])}; these are read: {list(KEYS)}")
+        raise InputError(f"config.json: the key model_type is missing; add the model's, one of {list(LAYOUTS)}")
+    raise InputError(f"config.json: model_type is {brief(config['model_type'])}; these are read: {list(LAYOUTS)}")
 
 
 def key_of(architecture: Architecture, field: str) -> str:
     """The key of config.json that sets a field of `Transformer`; the field's own name if none does."""
-    return next((key for key, names in KEYS[architecture].required.items() if field in names), field)
+    return next((key for key, names in LAYOUTS[architecture].keys.required.items() if field in names), field)
 
 
 def model_from_config(config: Mapping[str, Any]) -> Transformer:
@@ -65,16 +62,15 @@ def model_from_config(config: Mapping[str, Any]) -> Transformer:
 
 
 def _model_fields(config: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
-    keys = KEYS[architecture]
+    layout = LAYOUTS[architecture]
+    keys = layout.keys
     config = _with_one_name_each(config, keys)
-    absent = sorted({*keys.required, *keys.activations, *keys.same} - {*config})
+    absent = sorted({*keys.required, *keys.activations} - {*config})
     if absent:
         raise InputError(f"these keys are needed and missing: {absent}")
-    check_constants(config, {**keys.constant, **EVERYWHERE})
-    _check_code(config)
-    for key, other in keys.same.items():
-        if type(config[key]) is not type(config[other]) or config[key] != config[other]:
-            raise InputError(f"{key} must equal {other}, got {brief(config[key])} and {brief(config[other])}")
+    neutral = {**keys.constant, **EVERYWHERE}
+    check_constants(config, {key: value for key, value in neutral.items() if key not in keys.harmless})
+    _check_code(config, keys.code)
     values: dict[str, Any] = dict(keys.fixed)
     for key, names in keys.required.items():
         if key != "pad_token_id":
@@ -82,14 +78,9 @@ def _model_fields(config: Mapping[str, Any], architecture: Architecture) -> dict
     if values["depth"] > MOST_LAYERS:
         raise InputError(f"{key_of(architecture, 'depth')} must be at most {MOST_LAYERS}, got {values['depth']}")
     for key, name in keys.activations.items():
-        values[name] = checked_activation(config[key], key, architecture)
-    if architecture in CAUSAL:
-        inner = config.get("n_inner") if architecture == "gpt2" else None  # GPT has no such key
-        inner = 4 * values["dim"] if inner is None else inner
-        values["feed_forward"] = checked_number("n_inner", inner, "feed_forward")
+        values[name] = checked_activation(config[key], key, keys.readable)
     values["pad_id"] = _pad_id(config, values)
-    if architecture == "modernbert":
-        values |= modern_fields(config, values)
+    values |= layout.fields(config, values)
     if "initializer_range" in config:
         values["initial_scale"] = checked_number("initializer_range", config["initializer_range"], "initial_scale")
     return values
@@ -110,10 +101,13 @@ def _with_one_name_each(config: Mapping[str, Any], keys: Keys) -> dict[str, Any]
     return result
 
 
-def _check_code(config: Mapping[str, Any]) -> None:
-    """Raise for a folder whose model is computed by a program of its own."""
+def _check_code(config: Mapping[str, Any], known: str) -> None:
+    """Raise for a folder whose model is computed by a program of its own, unless its name matches `known`."""
     code = config.get("auto_map")
-    own = sorted(key for key in code if str(key).startswith("AutoModel")) if isinstance(code, Mapping) else code
+    own: Any = code
+    if isinstance(code, Mapping):
+        models = [key for key in code if str(key).startswith("AutoModel")]
+        own = sorted(str(key) for key in models if not known or not re.fullmatch(known, str(code[key])))
     if own:
         raise InputError(
             f"auto_map names a program of its own for {brief(own)}, which is not run; if the model is the standard "
@@ -136,15 +130,6 @@ def head_from_config(config: Mapping[str, Any], model: Transformer) -> Vocabular
     """The vocabulary head that a parsed config.json describes; `model` is the encoder that it describes."""
     architecture = architecture_of_config(config)
     with naming(f"config.json of {architecture}"):
-        tied = checked_flag(config, "tie_word_embeddings", True)
-        if architecture in CAUSAL:
-            return VocabularyHead(transform=False, decoder_bias=False, tied=tied)
-        values: dict[str, Any] = {"norm_epsilon": model.norm_epsilon, "norm_bias": model.norm_bias, "tied": tied}
-        if architecture in ("bert", "distilbert"):
-            values["activation"] = model.activation  # RoBERTa's and ELECTRA's are always gelu
-        if architecture == "modernbert":
-            key = "classifier_activation"
-            values["activation"] = checked_activation(config.get(key, "gelu"), key, architecture)
-            values["bias"] = checked_flag(config, "classifier_bias", False)
-            values["decoder_bias"] = checked_flag(config, "decoder_bias", True)
-        return VocabularyHead(**values)
+        layout = LAYOUTS[architecture]
+        tied = checked_flag(config, "tie_word_embeddings", layout.keys.tied)
+        return VocabularyHead(**layout.head(config, model), tied=tied)

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_config import CAUSAL, head_from_config, model_from_config
-from ctx_jax.encoders.transformer.huggingface_keys import GPT_WRITTEN, KEYS, WRITTEN
-from ctx_jax.encoders.transformer.huggingface_modern import modern_config
+from ctx_jax.encoders.transformer.huggingface_config import head_from_config, model_from_config
+from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
 from ctx_jax.encoders.transformer.huggingface_names import Architecture
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import VocabularyHead
@@ -26,12 +25,20 @@ _WITHOUT_TRANSFORM = ("transform", "decoder_bias", "tied")  # the fields of a he
 
 def architecture_of(model: Transformer) -> Architecture:
     """The architecture whose files fit a model's mathematics; "roberta", not "xlm-roberta", which is the same."""
+    if model.norm == "both":
+        return "gemma3_text"
+    if model.norm_kind == "rms":
+        return "t5" if model.positions == "none" else "qwen3" if model.head_norms else "eurobert"
+    if model.relative != "none":
+        return "mpnet" if model.relative == "bias" else "deberta-v2"
     if model.positions == "rotary":
-        return "modernbert"
+        return "modernbert" if model.norm == "pre" else "gte" if model.attention_bias else "nomic_bert"
     if model.causal:
         return "gpt2" if model.norm == "pre" else "openai-gpt"
     if model.positions_after_padding:
-        return "roberta"
+        return "xlm-roberta-xl" if model.norm == "pre" else "roberta"
+    if model.embedding_dim is not None:
+        return "albert" if model.shared_layers else "electra"
     return "bert" if model.token_types else "distilbert"
 
 
@@ -44,24 +51,18 @@ def config_from_model(
     what the model computes does not depend on it. Raises InputError naming the fields that no such file can express.
     """
     architecture = architecture or architecture_of(model)
-    keys = KEYS[architecture]
+    layout = LAYOUTS[architecture]
+    keys = layout.keys
     # Not is_causal: transformers hands it on as an argument, and its absence means the same.
     constant = {key: value for key, value in keys.constant.items() if key != "is_causal"}
     config: dict[str, Any] = {"model_type": architecture, **constant}
     for key, names in keys.required.items():
         values = [getattr(model, name) for name in names]
         config[key] = max(values, key=values.count)
-    written = GPT_WRITTEN if architecture == "openai-gpt" else WRITTEN
     for key, name in keys.activations.items():
-        config[key] = written.get(getattr(model, name))
+        config[key] = keys.written.get(getattr(model, name))
     config |= {"initializer_range": model.initial_scale, "tie_word_embeddings": head is None or head.tied}
-    config |= {key: config[other] for key, other in keys.same.items()}
-    if architecture in CAUSAL:
-        config["pad_token_id"] = model.pad_id
-    if architecture == "gpt2":
-        config["n_inner"] = model.feed_forward
-    if architecture == "modernbert":
-        config |= modern_config(model, head or VocabularyHead(bias=False))
+    config |= layout.entries(model, head)
     _check_expressed(model, head, config, architecture)
     return config
 

@@ -14,8 +14,7 @@ from ctx_jax.encoders.transformer.huggingface_config import (
     model_from_config,
     naming,
 )
-from ctx_jax.encoders.transformer.huggingface_keys import decided_keys
-from ctx_jax.encoders.transformer.huggingface_names import NAMES
+from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS, decided_keys
 from ctx_jax.encoders.transformer.huggingface_params import canonical_tensors, head_modules
 from ctx_jax.encoders.transformer.huggingface_tensors import INDEX, WHOLE, tensor_files, tensor_shapes
 from ctx_jax.encoders.transformer.model import Transformer
@@ -88,12 +87,13 @@ def _modules(folder: Path) -> list[str]:
 def _left_out(folder: Path, config: dict[str, Any]) -> list[str]:
     """The names of the tensors of heads that are not read."""
     with naming(folder):
-        names = NAMES[architecture_of_config(config)]
-        head = head_from_config(config, model_from_config(config))
+        names = LAYOUTS[architecture_of_config(config)].names
+        model = model_from_config(config)
+        head = head_from_config(config, model)
         shapes: Any = {
             name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, (_, shape) in tensor_shapes(folder).items()
         }
-        return head_modules(names, head, canonical_tensors(names, shapes))[1]
+        return head_modules(names, head, canonical_tensors(names, shapes), model.activation)[1]
 
 
 def _keys(folder: Path, config: dict[str, Any]) -> dict[str, list[str]]:

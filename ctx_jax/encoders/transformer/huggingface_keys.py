@@ -1,9 +1,7 @@
 """The keys of Hugging Face's `config.json` as data: which key is which field of `Transformer`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-from ctx_jax.encoders.transformer.huggingface_names import Architecture
 
 # The values of config.json's activation keys -> our names, and back.
 READ = {
@@ -19,9 +17,10 @@ READ = {
     "swish": "silu",
 }
 WRITTEN = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
-# GPT has names of its own, and its "gelu" means the tanh formula.
-GPT_READ = {"gelu": "gelu_tanh", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
-GPT_WRITTEN = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}
+
+
+MOST_LAYERS = 10_000
+"""More than any published model has; each layer is named in lists before its tensors are looked for."""
 
 
 class Keys(NamedTuple):
@@ -33,9 +32,13 @@ class Keys(NamedTuple):
     constant: Mapping[str, Any] = {}  # optional keys that must have this value if present
     defaults: Mapping[str, Any] = {}  # keys of `required` that may be absent, as files older than the key are
     aliases: Mapping[str, str] = {}  # transformers' second name of a key -> that key
-    same: Mapping[str, str] = {}  # keys that must be there and equal another one
-    further: tuple[str, ...] = ()  # keys that are read one by one, by `huggingface_config` and `huggingface_modern`
+    further: tuple[str, ...] = ()  # keys that the architecture's own functions read
     neutral: tuple[str, ...] = ()  # and those of them that must have the value without effect
+    harmless: tuple[str, ...] = ()  # keys that change no number of this architecture
+    tied: bool = True  # whether decoders are tied where nothing is said
+    readable: Mapping[str, str] = READ  # the values of its activation keys -> our names
+    written: Mapping[str, str] = WRITTEN  # and back
+    code: str = ""  # regular expression of programs in auto_map that compute what is computed here
 
 
 # Features that none of our models has, whatever the architecture.
@@ -49,7 +52,7 @@ EVERYWHERE: Mapping[str, Any] = {
 # null means the default for these; transformers refuses it for others.
 NULLABLE = (*EVERYWHERE, "position_embedding_type", "is_causal", "head_dim")
 
-_SIZES = {
+SIZES = {
     "vocab_size": ("vocabulary",),
     "hidden_size": ("dim",),
     "num_hidden_layers": ("depth",),
@@ -57,9 +60,9 @@ _SIZES = {
     "intermediate_size": ("feed_forward",),
     "max_position_embeddings": ("max_positions",),
 }
-_BERT = Keys(
+BERT = Keys(
     required={
-        **_SIZES,
+        **SIZES,
         "type_vocab_size": ("token_types",),
         "layer_norm_eps": ("norm_epsilon",),
         "pad_token_id": ("pad_id",),
@@ -75,9 +78,12 @@ _BERT = Keys(
     },
     defaults={"layer_norm_eps": 1e-12, "pad_token_id": None},
 )
-_ROBERTA = _BERT._replace(fixed={"positions_after_padding": True}, defaults={"layer_norm_eps": 1e-12})
-_ELECTRA = _BERT._replace(same={"embedding_size": "hidden_size"})  # else a projection follows the embeddings
-_DISTILBERT = Keys(
+ROBERTA = BERT._replace(fixed={"positions_after_padding": True}, defaults={"layer_norm_eps": 1e-12})
+XLM_ROBERTA_XL = ROBERTA._replace(
+    fixed={**ROBERTA.fixed, "norm": "pre", "embedding_norm": False}, defaults={"layer_norm_eps": 1e-5}
+)
+ELECTRA = BERT._replace(required={**BERT.required, "embedding_size": ("embedding_dim",)})
+DISTILBERT = Keys(
     required={
         "vocab_size": ("vocabulary",),
         "dim": ("dim",),
@@ -95,93 +101,17 @@ _DISTILBERT = Keys(
     defaults={"pad_token_id": None},
     aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
 )
-_MODERNBERT = Keys(
-    required={
-        **_SIZES,
-        "norm_eps": ("norm_epsilon",),
-        "norm_bias": ("norm_bias",),
-        "attention_bias": ("attention_bias",),
-        "mlp_bias": ("feed_forward_bias",),
-        "pad_token_id": ("pad_id",),
-        "embedding_dropout": ("embedding_dropout",),
-        "attention_dropout": ("attention_dropout", "attention_output_dropout"),
-        "mlp_dropout": ("feed_forward_inner_dropout",),
-    },
-    activations={"hidden_activation": "activation"},
-    fixed={
-        "gated": True,
-        "norm": "pre",
-        "first_attention_norm": False,
-        "positions": "rotary",
-        "token_types": 0,
-        "feed_forward_dropout": 0.0,
-        "depth_scaled": True,
-    },
-    constant={"is_causal": False},
-    further=(
-        *("layer_types", "global_attn_every_n_layers", "local_attention", "sliding_window"),
-        *("rope_parameters", "global_rope_theta", "local_rope_theta"),
-        *("classifier_activation", "classifier_bias", "decoder_bias"),
-    ),
-    neutral=("head_dim", "rope_scaling"),
-)
-_GPT2 = Keys(
-    required={
-        "vocab_size": ("vocabulary",),
-        "n_embd": ("dim",),
-        "n_layer": ("depth",),
-        "n_head": ("heads",),
-        "n_positions": ("max_positions",),
-        "layer_norm_epsilon": ("norm_epsilon",),
-        "embd_pdrop": ("embedding_dropout",),
-        "attn_pdrop": ("attention_dropout",),
-        "resid_pdrop": ("attention_output_dropout", "feed_forward_dropout"),
-    },
-    activations={"activation_function": "activation"},
-    fixed={"causal": True, "norm": "pre", "embedding_norm": False, "token_types": 0, "depth_scaled": True},
-    constant={
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "add_cross_attention": False,
-        "is_causal": True,
-    },
-    aliases={
-        "hidden_size": "n_embd",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-        "max_position_embeddings": "n_positions",
-    },
-    further=("n_inner",),
-)
-_GPT = _GPT2._replace(
-    activations={"afn": "activation"},
-    fixed={"causal": True, "embedding_norm": False, "token_types": 0},
-    constant={"is_causal": True},
-    further=(),
-)
 
-
-KEYS: Mapping[Architecture, Keys] = {
-    "bert": _BERT,
-    "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA,
-    "camembert": _ROBERTA,
-    "electra": _ELECTRA,
-    "distilbert": _DISTILBERT,
-    "modernbert": _MODERNBERT,
-    "gpt2": _GPT2,
-    "openai-gpt": _GPT,
-}
-
-_READ_EVERYWHERE = ("model_type", "pad_token_id", "initializer_range", "tie_word_embeddings", "tokenizer_class")
+READ_EVERYWHERE = ("model_type", "pad_token_id", "initializer_range", "tie_word_embeddings", "tokenizer_class")
 # Keys that change no number that is read: `tests/test_config_keys.py` compares with transformers.
-_HARMLESS = {
+HARMLESS = {
     # About the file itself.
     *("architectures", "transformers_version", "name_or_path", "_name_or_path", "dtype", "torch_dtype"),
     # What transformers returns.
     *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "use_cache"),
     # Of labels: `huggingface_labels` reads what they are, and the tensors say how many; no layer depends on them.
     *("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "classifier_pooling"),
+    "classifier_dropout_prob",
     # Of heads of multiple choice, which are left out with a notice.
     *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
     *("summary_first_dropout", "summary_last_dropout"),
@@ -195,22 +125,4 @@ _HARMLESS = {
     *("allow_global_per_layer_attribute_access", "serialize_explicit_per_layer_config"),
 }
 # Without windows and rotary positions these ask for nothing.
-_HARMLESS_ELSEWHERE = {"sliding_window", "rope_scaling"}
-
-
-def decided_keys(architecture: Architecture, names: Iterable[str]) -> dict[str, list[str]]:
-    """The names of keys of a config.json by what becomes of them.
-
-    "read": the model or a head depends on it; "neutral": any other value than the one without effect is refused;
-    "harmless": known to change no number that is read; "unknown": in no table, left unread.
-    """
-    keys = KEYS[architecture]
-    tables = {
-        "read": {*keys.required, *keys.activations, *keys.aliases, *keys.same, *keys.further, *_READ_EVERYWHERE},
-        "neutral": {*keys.constant, *keys.neutral, *EVERYWHERE, "auto_map"},
-        "harmless": _HARMLESS | _HARMLESS_ELSEWHERE,
-    }
-    result: dict[str, list[str]] = {name: [] for name in (*tables, "unknown")}
-    for key in sorted(names):
-        result[next((name for name, table in tables.items() if key in table), "unknown")].append(key)
-    return result
+HARMLESS_ELSEWHERE = {"sliding_window", "rope_scaling"}

@@ -29,13 +29,16 @@ _PROBLEMS: Mapping[str, Literal["classes", "several", "number"]] = {
     "regression": "number",
 }
 _POOLING: Mapping[str, Literal["first", "mean"]] = {"cls": "first", "mean": "mean"}
-_POOLED = ("bert",)  # whose class for texts has the pooler and a linear layer
+_POOLED = ("bert", "albert", "nomic_bert", "gte")  # whose class for texts has the pooler and a linear layer
+_CAUSAL = ("gpt2", "openai-gpt", "qwen3")  # whose class for texts reads the last token
 # The head of each class for texts; one that is not here is neither predicted with nor written.
 _DENSE: Mapping[Architecture, ClassificationHead] = {
-    "bert": ClassificationHead(activation="tanh"),
-    "roberta": ClassificationHead(activation="tanh", input_dropout=True),
-    "xlm-roberta": ClassificationHead(activation="tanh", input_dropout=True),
-    "camembert": ClassificationHead(activation="tanh", input_dropout=True),
+    **dict.fromkeys(_POOLED, ClassificationHead(activation="tanh")),
+    **dict.fromkeys(
+        ("roberta", "xlm-roberta", "xlm-roberta-xl", "data2vec-text", "camembert", "mpnet"),
+        ClassificationHead(activation="tanh", input_dropout=True),
+    ),
+    "deberta-v2": ClassificationHead(activation="gelu"),
     "electra": ClassificationHead(activation="gelu", input_dropout=True),
     "distilbert": ClassificationHead(activation="relu"),
 }
@@ -54,7 +57,7 @@ def classification_head(
 
     Raises InputError where there is no such class, or where it pools otherwise.
     """
-    names, causal = tuple(labels), architecture in ("gpt2", "openai-gpt")
+    names, causal = tuple(labels), architecture in _CAUSAL
     form = prediction or VocabularyHead(bias=False, norm_epsilon=model.norm_epsilon, norm_bias=model.norm_bias)
     if pooling is None:
         if architecture == "openai-gpt":
@@ -90,10 +93,18 @@ def named_labels(config: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[
 
     InputError where id2label or num_labels counts other labels than the tensors, or is damaged.
     """
+    if _class_of(config).endswith("ForMultipleChoice"):  # one score a choice, whatever num_labels
+        return dict(modules)
     return {
         name: replace(module, labels=_names(config, name, len(module.labels))) if name in CLASSIFIERS else module
         for name, module in modules.items()
     }
+
+
+def _class_of(config: Mapping[str, Any]) -> str:
+    """transformers' class that wrote config.json, or ""."""
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else ""
 
 
 def _names(config: Mapping[str, Any], head: str, count: int) -> tuple[str, ...]:
@@ -131,8 +142,7 @@ def labelling_of(config: Mapping[str, Any], architecture: Architecture, heads: M
         of_texts = name == "score" or (isinstance(head, ClassificationHead) and architecture in _DENSE)
         of_texts = "pooler" in heads if architecture in _POOLED else of_texts
         of_tokens = name == "classifier" and isinstance(head, SequenceHead)
-    named = config.get("architectures")
-    kind = str(named[0]) if isinstance(named, list) and named else ""
+    kind = _class_of(config)
     if not kind and of_texts != of_tokens:
         kind = _SEQUENCES if of_texts else _TOKENS
     elif not kind and architecture in _POOLED:
@@ -187,7 +197,7 @@ def in_file(head: Head, architecture: Architecture, pooling: str | None) -> dict
     if architecture in _POOLED and pooling is not None:
         linear = Head(SequenceHead(head.module.labels), head.params["out"])
         return {"pooler": Head(Pooler(), head.params["dense"]), "classifier": linear}
-    return {"score" if architecture in ("gpt2", "openai-gpt") and pooling is not None else "classifier": head}
+    return {"score" if architecture in _CAUSAL and pooling is not None else "classifier": head}
 
 
 def from_file(heads: Mapping[str, Head], architecture: Architecture, labelling: Labelling) -> Head:

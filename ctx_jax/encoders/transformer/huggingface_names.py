@@ -6,28 +6,23 @@ its file, so the tables need no variants. Linear weights are [out, in] in the fi
 [in, out] like ours. A tensor that holds several parameters has them concatenated along the out axis.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-Architecture = Literal[
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "electra",
-    "distilbert",
-    "modernbert",
-    "gpt2",
-    "openai-gpt",
-]
+Architecture = str
+"""`model_type` of a config.json, such as "bert"."""
 
 
 class Entry(NamedTuple):
-    """One tensor of a file: its name there, the parameters it holds, and whether it is transposed."""
+    """One tensor of a file: its name there, the parameters it holds, and how it holds them."""
 
     name: str
     paths: tuple[str, ...]
     transposed: bool = False
+    less_one: bool = False  # the tensor is the parameter minus 1
+    given: str = ""  # a parameter with which alone the file has this tensor
+    unless: str = ""  # and one without which
 
 
 class LabelHead(NamedTuple):
@@ -39,7 +34,7 @@ class LabelHead(NamedTuple):
     bias: bool = True
     dense: str = ""  # the module of the dense layer before it, of `ClassificationHead`
     norm: str = ""  # the module of the norm between the two; the config then says the activation
-    activation: Literal["tanh", "relu", "gelu"] = "tanh"
+    activation: Literal["tanh", "relu", "gelu"] | None = "tanh"  # None: the model's
 
     @property
     def tensors(self) -> frozenset[str]:
@@ -57,9 +52,9 @@ class LabelHead(NamedTuple):
     def entries(self) -> tuple[Entry, ...]:
         """Its tensors and their parameters."""
         if not self.dense:
-            return _dense(self.out, self.head)
-        norm = _norm(self.norm, f"{self.head}/norm") if self.norm else ()
-        return (*_dense(self.dense, f"{self.head}/dense"), *norm, *_dense(self.out, f"{self.head}/out"))
+            return dense(self.out, self.head)
+        inner = norm(self.norm, f"{self.head}/norm") if self.norm else ()
+        return (*dense(self.dense, f"{self.head}/dense"), *inner, *dense(self.out, f"{self.head}/out"))
 
 
 class Names(NamedTuple):
@@ -75,6 +70,8 @@ class Names(NamedTuple):
     shared_by_labels: tuple[str, ...] = ()  # with tensors that start so, those of "masked_lm" belong to another head
     bias_copy: tuple[str, str] | None = None  # the decoder's bias: (its name in tied files, the name of its copy)
     embedding: str = "embeddings.word_embeddings.weight"
+    renamed: tuple[tuple[str, str], ...] = ()  # (regular expression of a name without prefix, the name in `body`)
+    old_prefixes: tuple[str, ...] = ()  # others that files may have in the place of `prefix`
     ignored: str = r"embeddings\.(position|token_type)_ids"  # regular expression of buffers that old files hold
 
     @property
@@ -83,14 +80,14 @@ class Names(NamedTuple):
         return self.heads + tuple(entry for form in self.labels for entry in form.entries)
 
 
-def _dense(name: str, *paths: str, transposed: bool = True) -> tuple[Entry, ...]:
+def dense(name: str, *paths: str, transposed: bool = True) -> tuple[Entry, ...]:
     return (
         Entry(f"{name}.weight", tuple(f"{path}/kernel" for path in paths), transposed),
         Entry(f"{name}.bias", tuple(f"{path}/bias" for path in paths)),
     )
 
 
-def _norm(name: str, path: str) -> tuple[Entry, ...]:
+def norm(name: str, path: str) -> tuple[Entry, ...]:
     return (Entry(f"{name}.weight", (f"{path}/scale",)), Entry(f"{name}.bias", (f"{path}/bias",)))
 
 
@@ -100,7 +97,7 @@ TOKENS = "tokens"
 """Stands beside the heads in `Names.classes` where two classes have the same: that of labels of tokens."""
 
 
-def _classes(start: str, *sequence: str) -> dict[frozenset[str], str]:
+def classes(start: str, *sequence: str) -> dict[frozenset[str], str]:
     """The classes whose names begin with `start`, such as "Bert"; `sequence` are the heads that classify sequences."""
     return {
         frozenset(): f"{start}Model",
@@ -112,35 +109,35 @@ def _classes(start: str, *sequence: str) -> dict[frozenset[str], str]:
     }
 
 
-_LINEAR = (LabelHead("classifier", "classifier"), LabelHead("qa_outputs", "qa_outputs"))
-_DENSE = LabelHead("classifier", "classifier.out_proj", dense="classifier.dense")
-_EMBEDDINGS = (
+LINEAR = (LabelHead("classifier", "classifier"), LabelHead("qa_outputs", "qa_outputs"))
+DENSE_HEAD = LabelHead("classifier", "classifier.out_proj", dense="classifier.dense")
+EMBEDDINGS = (
     Entry("embeddings.word_embeddings.weight", ("embeddings/tokens",)),
     Entry("embeddings.position_embeddings.weight", ("embeddings/positions",)),
     Entry("embeddings.token_type_embeddings.weight", ("embeddings/types",)),
-    *_norm("embeddings.LayerNorm", "embeddings/norm"),
+    *norm("embeddings.LayerNorm", "embeddings/norm"),
 )
-_BERT_BODY = (
-    *_EMBEDDINGS,
-    *_dense("encoder.layer.{l}.attention.self.query", "layer_{l}/query"),
-    *_dense("encoder.layer.{l}.attention.self.key", "layer_{l}/key"),
-    *_dense("encoder.layer.{l}.attention.self.value", "layer_{l}/value"),
-    *_dense("encoder.layer.{l}.attention.output.dense", "layer_{l}/output"),
-    *_norm("encoder.layer.{l}.attention.output.LayerNorm", "layer_{l}/attention_norm"),
-    *_dense("encoder.layer.{l}.intermediate.dense", "layer_{l}/up"),
-    *_dense("encoder.layer.{l}.output.dense", "layer_{l}/down"),
-    *_norm("encoder.layer.{l}.output.LayerNorm", "layer_{l}/feed_forward_norm"),
-    *_dense("pooler.dense", "pooler"),
+BERT_BODY = (
+    *EMBEDDINGS,
+    *dense("encoder.layer.{l}.attention.self.query", "layer_{l}/query"),
+    *dense("encoder.layer.{l}.attention.self.key", "layer_{l}/key"),
+    *dense("encoder.layer.{l}.attention.self.value", "layer_{l}/value"),
+    *dense("encoder.layer.{l}.attention.output.dense", "layer_{l}/output"),
+    *norm("encoder.layer.{l}.attention.output.LayerNorm", "layer_{l}/attention_norm"),
+    *dense("encoder.layer.{l}.intermediate.dense", "layer_{l}/up"),
+    *dense("encoder.layer.{l}.output.dense", "layer_{l}/down"),
+    *norm("encoder.layer.{l}.output.LayerNorm", "layer_{l}/feed_forward_norm"),
+    *dense("pooler.dense", "pooler"),
 )
-_BERT = Names(
+BERT = Names(
     prefix="bert.",
-    body=_BERT_BODY,
+    body=BERT_BODY,
     heads=(
-        *_dense("cls.predictions.transform.dense", "masked_lm/dense"),
-        *_norm("cls.predictions.transform.LayerNorm", "masked_lm/norm"),
+        *dense("cls.predictions.transform.dense", "masked_lm/dense"),
+        *norm("cls.predictions.transform.LayerNorm", "masked_lm/norm"),
         Entry("cls.predictions.decoder.weight", ("masked_lm/decoder/matrix",)),
         Entry("cls.predictions.bias", ("masked_lm/decoder/bias",)),
-        *_dense("cls.seq_relationship", "next_sentence"),
+        *dense("cls.seq_relationship", "next_sentence"),
     ),
     head_prefixes={
         "masked_lm": ("cls.predictions.",),
@@ -149,157 +146,93 @@ _BERT = Names(
     },
     tied_copy="cls.predictions.decoder.weight",
     bias_copy=("cls.predictions.bias", "cls.predictions.decoder.bias"),
-    labels=_LINEAR,
+    labels=LINEAR,
     classes={
-        **_classes("Bert", "pooler", "classifier"),
+        **classes("Bert", "pooler", "classifier"),
         frozenset({"masked_lm", "pooler", "next_sentence"}): "BertForPreTraining",
         frozenset({"pooler", "next_sentence"}): "BertForNextSentencePrediction",
     },
 )
-_ROBERTA = Names(
+ROBERTA = Names(
     prefix="roberta.",
-    body=_BERT_BODY,
+    body=BERT_BODY,
     heads=(
-        *_dense("lm_head.dense", "masked_lm/dense"),
-        *_norm("lm_head.layer_norm", "masked_lm/norm"),
+        *dense("lm_head.dense", "masked_lm/dense"),
+        *norm("lm_head.layer_norm", "masked_lm/norm"),
         Entry("lm_head.decoder.weight", ("masked_lm/decoder/matrix",)),
         Entry("lm_head.bias", ("masked_lm/decoder/bias",)),
     ),
     head_prefixes={"masked_lm": ("lm_head.",), "pooler": ("pooler.",)},
     tied_copy="lm_head.decoder.weight",
     bias_copy=("lm_head.bias", "lm_head.decoder.bias"),
-    labels=(*_LINEAR, _DENSE),
-    classes=_classes("Roberta"),
+    labels=(*LINEAR, DENSE_HEAD),
+    classes=classes("Roberta"),
 )
-_ELECTRA = _ROBERTA._replace(
+# Its norms precede what they normalise; the last one has the name of an embedding norm elsewhere.
+_XL_NORMS = {
+    "encoder.layer.{l}.attention.output.LayerNorm": "encoder.layer.{l}.attention.self_attn_layer_norm",
+    "encoder.layer.{l}.output.LayerNorm": "encoder.layer.{l}.LayerNorm",
+}
+XLM_ROBERTA_XL = ROBERTA._replace(
+    body=tuple(
+        entry._replace(name=_XL_NORMS.get(module := entry.name.rpartition(".")[0], module) + entry.name[len(module) :])
+        for entry in BERT_BODY
+        if not entry.name.startswith("embeddings.LayerNorm")
+    )
+    + norm("encoder.LayerNorm", "final_norm"),
+    classes=classes("XLMRobertaXL"),
+)
+ELECTRA = ROBERTA._replace(
     prefix="electra.",
-    body=tuple(entry for entry in _BERT_BODY if not entry.name.startswith("pooler")),
+    body=(
+        *(entry for entry in BERT_BODY if not entry.name.startswith("pooler")),
+        *dense("embeddings_project", "embeddings/projection"),
+    ),
     heads=(
-        *_dense("generator_predictions.dense", "masked_lm/dense"),
-        *_norm("generator_predictions.LayerNorm", "masked_lm/norm"),
+        *dense("generator_predictions.dense", "masked_lm/dense"),
+        *norm("generator_predictions.LayerNorm", "masked_lm/norm"),
         Entry("generator_lm_head.weight", ("masked_lm/decoder/matrix",)),
         Entry("generator_lm_head.bias", ("masked_lm/decoder/bias",)),
     ),
     head_prefixes={"masked_lm": ("generator_",)},
     tied_copy="generator_lm_head.weight",
     bias_copy=None,
-    labels=(*_LINEAR, _DENSE._replace(activation="gelu")),
-    classes=_classes("Electra"),
+    labels=(
+        *LINEAR,
+        DENSE_HEAD._replace(activation="gelu"),
+        LabelHead(
+            "replaced_token",
+            "discriminator_predictions.dense_prediction",
+            dense="discriminator_predictions.dense",
+            activation=None,
+        ),
+    ),
+    classes={**classes("Electra"), frozenset({f"replaced_token{DENSE}"}): "ElectraForPreTraining"},
 )
-_DISTILBERT = Names(
+DISTILBERT = Names(
     prefix="distilbert.",
     body=(
-        *_EMBEDDINGS,
-        *_dense("transformer.layer.{l}.attention.q_lin", "layer_{l}/query"),
-        *_dense("transformer.layer.{l}.attention.k_lin", "layer_{l}/key"),
-        *_dense("transformer.layer.{l}.attention.v_lin", "layer_{l}/value"),
-        *_dense("transformer.layer.{l}.attention.out_lin", "layer_{l}/output"),
-        *_norm("transformer.layer.{l}.sa_layer_norm", "layer_{l}/attention_norm"),
-        *_dense("transformer.layer.{l}.ffn.lin1", "layer_{l}/up"),
-        *_dense("transformer.layer.{l}.ffn.lin2", "layer_{l}/down"),
-        *_norm("transformer.layer.{l}.output_layer_norm", "layer_{l}/feed_forward_norm"),
+        *EMBEDDINGS,
+        *dense("transformer.layer.{l}.attention.q_lin", "layer_{l}/query"),
+        *dense("transformer.layer.{l}.attention.k_lin", "layer_{l}/key"),
+        *dense("transformer.layer.{l}.attention.v_lin", "layer_{l}/value"),
+        *dense("transformer.layer.{l}.attention.out_lin", "layer_{l}/output"),
+        *norm("transformer.layer.{l}.sa_layer_norm", "layer_{l}/attention_norm"),
+        *dense("transformer.layer.{l}.ffn.lin1", "layer_{l}/up"),
+        *dense("transformer.layer.{l}.ffn.lin2", "layer_{l}/down"),
+        *norm("transformer.layer.{l}.output_layer_norm", "layer_{l}/feed_forward_norm"),
     ),
     heads=(
-        *_dense("vocab_transform", "masked_lm/dense"),
-        *_norm("vocab_layer_norm", "masked_lm/norm"),
+        *dense("vocab_transform", "masked_lm/dense"),
+        *norm("vocab_layer_norm", "masked_lm/norm"),
         Entry("vocab_projector.weight", ("masked_lm/decoder/matrix",)),
         Entry("vocab_projector.bias", ("masked_lm/decoder/bias",)),
     ),
     head_prefixes={"masked_lm": ("vocab_",)},
     tied_copy="vocab_projector.weight",
-    labels=(LabelHead("classifier", "classifier", dense="pre_classifier", activation="relu"), *_LINEAR),
-    classes=_classes("DistilBert"),
+    labels=(LabelHead("classifier", "classifier", dense="pre_classifier", activation="relu"), *LINEAR),
+    classes=classes("DistilBert"),
 )
-_MODERNBERT = Names(
-    prefix="model.",
-    body=(
-        Entry("embeddings.tok_embeddings.weight", ("embeddings/tokens",)),
-        *_norm("embeddings.norm", "embeddings/norm"),
-        *_dense("layers.{l}.attn.Wqkv", "layer_{l}/query", "layer_{l}/key", "layer_{l}/value"),
-        *_dense("layers.{l}.attn.Wo", "layer_{l}/output"),
-        *_norm("layers.{l}.attn_norm", "layer_{l}/attention_norm"),
-        *_dense("layers.{l}.mlp.Wi", "layer_{l}/gate", "layer_{l}/up"),
-        *_dense("layers.{l}.mlp.Wo", "layer_{l}/down"),
-        *_norm("layers.{l}.mlp_norm", "layer_{l}/feed_forward_norm"),
-        *_norm("final_norm", "final_norm"),
-    ),
-    heads=(
-        *_dense("head.dense", "masked_lm/dense"),
-        *_norm("head.norm", "masked_lm/norm"),
-        Entry("decoder.weight", ("masked_lm/decoder/matrix",)),
-        Entry("decoder.bias", ("masked_lm/decoder/bias",)),
-    ),
-    head_prefixes={"masked_lm": ("head.", "decoder.")},
-    embedding="embeddings.tok_embeddings.weight",
-    tied_copy="decoder.weight",
-    ignored=r".*rotary_emb\.inv_freq",
-    labels=(LabelHead("classifier", "classifier", dense="head.dense", norm="head.norm"),),
-    shared_by_labels=("classifier.", "qa_outputs."),
-    classes={
-        frozenset(): "ModernBertModel",
-        frozenset({"masked_lm"}): "ModernBertForMaskedLM",
-        frozenset({f"classifier{DENSE}"}): "ModernBertForSequenceClassification",
-        frozenset({f"classifier{DENSE}", TOKENS}): "ModernBertForTokenClassification",
-    },
-)
-_GPT_LAYER = (
-    *_dense("h.{l}.attn.c_attn", "layer_{l}/query", "layer_{l}/key", "layer_{l}/value", transposed=False),
-    *_dense("h.{l}.attn.c_proj", "layer_{l}/output", transposed=False),
-    *_norm("h.{l}.ln_1", "layer_{l}/attention_norm"),
-    *_dense("h.{l}.mlp.c_fc", "layer_{l}/up", transposed=False),
-    *_dense("h.{l}.mlp.c_proj", "layer_{l}/down", transposed=False),
-    *_norm("h.{l}.ln_2", "layer_{l}/feed_forward_norm"),
-)
-_GPT2 = Names(
-    prefix="transformer.",
-    body=(
-        Entry("wte.weight", ("embeddings/tokens",)),
-        Entry("wpe.weight", ("embeddings/positions",)),
-        *_GPT_LAYER,
-        *_norm("ln_f", "final_norm"),
-    ),
-    heads=(Entry("lm_head.weight", ("causal_lm/decoder/matrix",)),),
-    head_prefixes={"causal_lm": ("lm_head.",)},
-    embedding="wte.weight",
-    tied_copy="lm_head.weight",
-    ignored=r"h\.\d+\.attn\.(masked_)?bias",
-    labels=(LabelHead("score", "score", bias=False), *_LINEAR),
-    classes={
-        frozenset(): "GPT2Model",
-        frozenset({"causal_lm"}): "GPT2LMHeadModel",
-        frozenset({"score"}): "GPT2ForSequenceClassification",
-        frozenset({"classifier"}): "GPT2ForTokenClassification",
-        frozenset({"qa_outputs"}): "GPT2ForQuestionAnswering",
-    },
-)
-_GPT = _GPT2._replace(
-    body=(
-        Entry("tokens_embed.weight", ("embeddings/tokens",)),
-        Entry("positions_embed.weight", ("embeddings/positions",)),
-        *_GPT_LAYER,
-    ),
-    embedding="tokens_embed.weight",
-    ignored=r"h\.\d+\.attn\.bias|position_ids",
-    labels=(LabelHead("score", "score", bias=False),),
-    classes={
-        frozenset(): "OpenAIGPTModel",
-        frozenset({"causal_lm"}): "OpenAIGPTLMHeadModel",
-        frozenset({"score"}): "OpenAIGPTForSequenceClassification",
-    },
-)
-
-
-NAMES: Mapping[Architecture, Names] = {
-    "bert": _BERT,
-    "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA._replace(classes=_classes("XLMRoberta")),
-    "camembert": _ROBERTA._replace(classes=_classes("Camembert")),
-    "electra": _ELECTRA,
-    "distilbert": _DISTILBERT,
-    "modernbert": _MODERNBERT,
-    "gpt2": _GPT2,
-    "openai-gpt": _GPT,
-}
 
 
 def canonical(names: Names, name: str) -> str:
@@ -307,7 +240,10 @@ def canonical(names: Names, name: str) -> str:
 
     bert.embeddings.LayerNorm.gamma -> embeddings.LayerNorm.weight
     """
-    name = name.removeprefix(names.prefix)
+    for prefix in (names.prefix, *names.old_prefixes):
+        name = name.removeprefix(prefix)
+    for pattern, new in names.renamed:
+        name = re.sub(f"{pattern}$", new, name) if re.match(pattern, name) else name
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
@@ -316,7 +252,9 @@ def expand(entries: tuple[Entry, ...], depth: int, present: set[str]) -> list[En
     result = []
     for entry in entries:
         for layer in range(depth) if "{l}" in entry.name else range(1):
-            paths = tuple(path.format(l=layer) for path in entry.paths)
-            if all(path in present for path in paths):
-                result.append(Entry(entry.name.format(l=layer), paths, entry.transposed))
+            name, given, unless, *paths = (
+                text.format(l=layer) for text in (entry.name, entry.given, entry.unless, *entry.paths)
+            )
+            if {*paths} <= present and (not given or given in present) and unless not in present:
+                result.append(entry._replace(name=name, paths=tuple(paths)))
     return result

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctx_jax.encoders.transformer.huggingface_keys import MOST_LAYERS
 from ctx_jax.encoders.transformer.huggingface_labels import modern_head
+from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
 from ctx_jax.encoders.transformer.huggingface_names import (
     DENSE,
-    NAMES,
     Architecture,
     Entry,
     LabelHead,
@@ -24,6 +25,7 @@ from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import ClassificationHead, Head, Pooler, SequenceHead, VocabularyHead
 from ctx_jax.heads.sequence import UNNAMED
 from ctx_jax.io.errors import InputError, brief, listed
+from ctx_jax.ops.dense import Activation
 from ctx_jax.typing import Params
 
 VOCABULARY_HEADS = ("masked_lm", "causal_lm")
@@ -45,7 +47,9 @@ def canonical_tensors(names: Names, tensors: Mapping[str, np.ndarray]) -> dict[s
 
 
 def layers_held(names: Names, tensors: Mapping[str, np.ndarray]) -> int:
-    """How many layers canonical names number: 1 + the greatest."""
+    """How many layers canonical names number: 1 + the greatest; any number where all layers share their tensors."""
+    if not any("{l}" in entry.name for entry in names.body):
+        return MOST_LAYERS
     starts = {re.escape(entry.name.partition("{l}")[0]) for entry in names.body if "{l}" in entry.name}
     pattern = re.compile(rf"(?:{'|'.join(sorted(starts))})(\d{{1,9}})\.")
     numbers = {found[1] for name in tensors if (found := pattern.match(name))}
@@ -53,11 +57,11 @@ def layers_held(names: Names, tensors: Mapping[str, np.ndarray]) -> int:
 
 
 def head_modules(
-    names: Names, vocabulary_head: VocabularyHead, tensors: Mapping[str, np.ndarray]
+    names: Names, vocabulary_head: VocabularyHead, tensors: Mapping[str, np.ndarray], activation: Activation
 ) -> tuple[dict[str, Any], list[str]]:
     """name -> module of the heads of a file, recognised by the names of its tensors; and the names of the tensors of
-    other heads, which are not read: those that belong to no module of the body."""
-    labels = _label_modules(names, vocabulary_head, tensors)
+    other heads, which are not read: those that belong to no module of the body. `activation` is the encoder's."""
+    labels = _label_modules(names, vocabulary_head, tensors, activation)
     read = {name for form, _ in labels for name in form.tensors}
     of_labels = {form.head: module for form, module in labels}
     found = [
@@ -66,18 +70,19 @@ def head_modules(
     if names.shared_by_labels and any(name.startswith(names.shared_by_labels) for name in tensors):
         found = [head for head in found if head != "masked_lm"]
     read |= {name for name in tensors for head in found if name.startswith(names.head_prefixes[head])}
-    if "causal_lm" in names.head_prefixes and not vocabulary_head.has_params:
-        found = ["causal_lm"]  # GPT's tied head is the token embedding, which a file of the base model has too
-    if "next_sentence" in found and "pooler" not in found:
+    if not vocabulary_head.has_params:
+        # GPT's tied head is the token embedding, which a file of the base model has too.
+        found = [name for name in VOCABULARY_HEADS if name in names.head_prefixes]
+    if {"next_sentence", "sentence_order"} & {*found} and "pooler" not in found:
         found.append("pooler")  # the error then lists its tensors as missing
-    modules = {"pooler": Pooler(), "next_sentence": SequenceHead()}
+    modules = {"pooler": Pooler(), "next_sentence": SequenceHead(), "sentence_order": SequenceHead()}
     body = {entry.name.partition(".")[0] for entry in names.body}
     others = sorted(name for name in tensors.keys() - read if name.partition(".")[0] not in body)
     return {name: modules.get(name, vocabulary_head) for name in found} | of_labels, others
 
 
 def _label_modules(
-    names: Names, vocabulary_head: VocabularyHead, tensors: Mapping[str, np.ndarray]
+    names: Names, vocabulary_head: VocabularyHead, tensors: Mapping[str, np.ndarray], activation: Activation
 ) -> list[tuple[LabelHead, Any]]:
     """The heads of labels of a file, each with its module, whose labels have no names yet."""
     result: list[tuple[LabelHead, Any]] = []
@@ -90,14 +95,17 @@ def _label_modules(
         kernel = tensors[f"{form.out}.weight"]
         if kernel.ndim == 2 and kernel.shape[0] <= _MOST_LABELS:
             labels = tuple(UNNAMED.format(number) for number in range(kernel.shape[0]))
-            result.append((form, _label_module(form, labels, vocabulary_head)))
+            result.append((form, _label_module(form, labels, vocabulary_head, activation)))
     return result
 
 
-def _label_module(form: LabelHead, labels: tuple[str, ...], vocabulary_head: VocabularyHead) -> Any:
+def _label_module(
+    form: LabelHead, labels: tuple[str, ...], vocabulary_head: VocabularyHead, activation: Activation
+) -> Any:
     if form.norm:
         return modern_head(labels, vocabulary_head)
-    return ClassificationHead(labels, form.activation) if form.dense else SequenceHead(labels, form.bias)
+    dense = ClassificationHead(labels, form.activation or activation)
+    return dense if form.dense else SequenceHead(labels, form.bias)
 
 
 def module_key(name: str, module: Any) -> str:
@@ -130,7 +138,7 @@ def params_from_tensors(
         raise InputError("the tensors do not fit config.json:\n  " + "\n  ".join(problems[:_MOST_PROBLEMS] + more))
     params: dict[str, Any] = {}
     for name, entry in entries.items():
-        tensor = given[name].astype(np.float32)
+        tensor = given[name].astype(np.float32) + np.float32(entry.less_one)
         parts = np.split(tensor.T if entry.transposed else tensor, len(entry.paths), axis=-1)
         for path, part in zip(entry.paths, parts, strict=True):
             *outer, last = path.split("/")
@@ -173,8 +181,8 @@ def _shapes(model: Transformer, heads: Mapping[str, Any]) -> dict[str, tuple[int
     def init(key: jax.Array) -> dict[str, Any]:
         params = small.init(key)
         for name, head in heads.items():
-            sizes = {"vocabulary": model.vocabulary} if name in VOCABULARY_HEADS else {}
-            params[name] = head.init(key, width=model.width, **sizes)
+            sizes = {"vocabulary": model.vocabulary, "decoder_width": model.embedding_dim}
+            params[name] = head.init(key, width=model.width, **(sizes if name in VOCABULARY_HEADS else {}))
         return params
 
     shapes = {path: leaf.shape for path, leaf in _flat(jax.eval_shape(init, jax.random.key(0))).items()}
@@ -203,7 +211,7 @@ def tensors_from_params(
     Tied tensors are written once. Raises InputError for parameters that do not fit the model or its heads, and for
     parameters that the file format has no tensor for.
     """
-    names = NAMES[architecture]
+    names = LAYOUTS[architecture].names
     flat = _flat({**params, **{name: head.params for name, head in heads.items()}})
     shapes = _shapes(model, {name: head.module for name, head in heads.items()})
     wrong = sorted(
@@ -220,7 +228,7 @@ def tensors_from_params(
     for entry in body + above:
         tensor = np.concatenate([np.asarray(flat[path], np.float32) for path in entry.paths], axis=-1)
         name = entry.name if entry in above else prefix + entry.name
-        tensors[name] = tensor.T if entry.transposed else tensor
+        tensors[name] = (tensor.T if entry.transposed else tensor) - np.float32(entry.less_one)
     tied = all(heads[name].module.tied for name in VOCABULARY_HEADS if name in heads)
     if names.bias_copy and not tied and names.bias_copy[0] in tensors:
         tensors[names.bias_copy[1]] = tensors[names.bias_copy[0]]

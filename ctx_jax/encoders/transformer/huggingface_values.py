@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_keys import GPT_READ, NULLABLE, READ
-from ctx_jax.encoders.transformer.huggingface_names import Architecture
-from ctx_jax.encoders.transformer.model import Transformer, number_problem
+from ctx_jax.encoders.transformer.checks import number_problem
+from ctx_jax.encoders.transformer.huggingface_keys import NULLABLE, READ
+from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.io.errors import InputError, brief
 
 _MOST = 2**31 - 1  # of a size or an id: what an int32 holds
+# Of fields that are None by default.
+_EXAMPLES = {"embedding_dim": 1, "kv_heads": 1, "head_dim": 1, "attention_scale": 1.0}
 
 
 def checked_number(key: str, value: Any, field: str) -> Any:
     """The value of `key`, which must be a number of the type and range of `field`."""
-    default = getattr(Transformer(), field)
+    default = _EXAMPLES.get(field, getattr(Transformer(), field))
     # By exact type: True is an int to isinstance.
     if type(value) not in {bool: (bool,), int: (int,), float: (int, float)}[type(default)]:
         raise InputError(f"{key} needs a {type(default).__name__}, got {brief(value)}")
@@ -33,9 +35,8 @@ def checked_flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
     return value
 
 
-def checked_activation(name: Any, key: str, architecture: Architecture) -> str:
+def checked_activation(name: Any, key: str, known: Mapping[str, str] = READ) -> str:
     """Our name of the activation that `key` names."""
-    known = GPT_READ if architecture == "openai-gpt" else READ
     if not isinstance(name, str) or name not in known:
         raise InputError(f"{key} is {brief(name)}; these can be expressed: {sorted(known)}")
     return known[name]

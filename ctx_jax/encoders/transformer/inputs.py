@@ -286,6 +286,11 @@ def read_inputs(model: Transformer, folder: Path, rule: Rule = "whitespace") -> 
             f"{folder}: the model counts positions after pad_id={model.pad_id}, its tokenizer pads with "
             f"{tokenizer.pad_id} ({tokenizer.special.pad}): they do not belong together"
         )
+    if model.positions_after_padding and tokenizer.pad_id == tokenizer.end_id:
+        raise InputError(
+            f"{folder}: special tokens clash: pad and end are both {tokenizer.special.pad} (id {tokenizer.pad_id}), "
+            "and the model recognises padding by its id: give each a token of its own"
+        )
     return SubwordInputs(tokenizer, model.longest, rule)
 
 

@@ -1,9 +1,10 @@
 """A Transformer layer as plain functions over a nested mapping of float32 arrays.
 
-Letters: B rows, T tokens, D width, H heads, E width of a head.
+Letters: B rows, T tokens, D width, H heads, G heads of keys and values, E width of a head.
 
-post-norm   x = norm(x + attention(x));  x = norm(x + feed_forward(x))
-pre-norm    x = x + attention(norm(x));  x = x + feed_forward(norm(x))
+post-norm   x = norm(x + attention(x));        x = norm(x + feed_forward(x))
+pre-norm    x = x + attention(norm(x));        x = x + feed_forward(norm(x))
+both        x = x + norm(attention(norm(x)));  x = x + norm(feed_forward(norm(x)))
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from ctx_jax.ops.attention import AttentionMask, attend
-from ctx_jax.ops.dense import activate, dense, layer_norm
+from ctx_jax.ops.attention import AttentionMask, attend, score_precision
+from ctx_jax.ops.dense import activate, dense, norm
 from ctx_jax.ops.dropout import dropout, dropout_mask, fold_seeds
+from ctx_jax.ops.relative import disentangled_bias
 from ctx_jax.typing import Params
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class LayerContext(NamedTuple):
     local_rotation: Rotation | None
     seeds: jax.Array | None  # uint32 [B, 2], the dropout seed of each row; None: no dropout
     maps: bool  # whether to return the attention maps
+    bias: jax.Array | None = None  # [1, H, T, T], added to the scores of every layer
+    relative: jax.Array | None = None  # [R, D], vectors of distances, of disentangled attention
 
 
 def select(flag: Any, yes: Choice, no: Choice) -> Choice:
@@ -51,10 +55,12 @@ def select(flag: Any, yes: Choice, no: Choice) -> Choice:
     return jax.tree.map(lambda first, second: jnp.where(flag, first, second), yes, no)
 
 
-def rotation(positions: jax.Array, width: int, theta: float) -> Rotation:
-    """Cosines and sines [B or 1, T, 1, E] of rotary positions (Su et al. 2021); value i is paired with i + E / 2."""
+def rotation(positions: jax.Array, width: int, theta: float, factor: float = 1.0) -> Rotation:
+    """Cosines and sines [B or 1, T, 1, E] of rotary positions (Su et al. 2021); value i is paired with i + E / 2.
+    Positions are divided by `factor` (linear scaling, Chen et al. 2023).
+    """
     inverse = 1.0 / theta ** (jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    angles = positions.astype(jnp.float32)[:, :, None] * inverse[None, None, :]
+    angles = positions.astype(jnp.float32)[:, :, None] * (inverse / factor)[None, None, :]
     angles = jnp.concatenate([angles, angles], -1)[:, :, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
@@ -71,23 +77,32 @@ def layer(
 ) -> tuple[jax.Array, jax.Array | None]:
     """One layer: float32 [B, T, D] to the same, and its attention maps [B, H, T, T] or None."""
     seeds = None if context.seeds is None else fold_seeds(context.seeds, kind.index)
-    epsilon = model.norm_epsilon
+
+    def normed(name: str, vectors: jax.Array) -> jax.Array:
+        return norm(model.norm_kind, params[name], vectors, model.norm_epsilon)
+
     inputs = values
-    if model.norm == "pre" and kind.normed is not False:
-        inputs = select(kind.normed, layer_norm(params["attention_norm"], values, epsilon), values)
+    if model.norm != "post" and kind.normed is not False:
+        inputs = select(kind.normed, normed("attention_norm", values), values)
     attention, probabilities = _attention(model, params, inputs, context, kind, seeds)
+    if model.norm == "both":
+        attention = normed("attention_output_norm", attention)
     values = values + dropout(seeds, 1, model.attention_output_dropout, attention)
     if model.norm == "post":
-        values = layer_norm(params["attention_norm"], values, epsilon)
-    inputs = values if model.norm == "post" else layer_norm(params["feed_forward_norm"], values, epsilon)
+        values = normed("attention_norm", values)
+    inputs = values if model.norm == "post" else normed("feed_forward_norm", values)
+    outputs = _feed_forward(model, params, inputs, seeds)
+    if model.norm == "both":
+        outputs = normed("feed_forward_output_norm", outputs)
+    values = values + dropout(seeds, 3, model.feed_forward_dropout, outputs)
+    return normed("feed_forward_norm", values) if model.norm == "post" else values, probabilities
+
+
+def _feed_forward(model: Transformer, params: Params, inputs: jax.Array, seeds: jax.Array | None) -> jax.Array:
     inner = activate(model.activation, dense(params["gate" if model.gated else "up"], inputs, model.compute))
     if model.gated:
         inner = inner * dense(params["up"], inputs, model.compute)
-    inner = dropout(seeds, 2, model.feed_forward_inner_dropout, inner)
-    values = values + dropout(seeds, 3, model.feed_forward_dropout, dense(params["down"], inner, model.compute))
-    if model.norm == "post":
-        values = layer_norm(params["feed_forward_norm"], values, epsilon)
-    return values, probabilities
+    return dense(params["down"], dropout(seeds, 2, model.feed_forward_inner_dropout, inner), model.compute)
 
 
 def _attention(
@@ -98,20 +113,24 @@ def _attention(
     kind: LayerKind,
     seeds: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array | None]:
-    rows, length, _ = inputs.shape
-    heads = (rows, length, model.heads, model.dim // model.heads)
-    query, key, value = (
-        dense(params[name], inputs, model.compute).reshape(heads) for name in ("query", "key", "value")
-    )
+    query, key, value = (_heads(model, params[name], inputs) for name in ("query", "key", "value"))
+    if model.head_norms:
+        query, key = (
+            norm(model.norm_kind, params[name], heads, model.norm_epsilon)
+            for name, heads in (("query_norm", query), ("key_norm", key))
+        )
     mask = context.global_mask
     if model.local_layers:
         mask = select(kind.local, context.local_mask, context.global_mask)
     if context.global_rotation is not None and context.local_rotation is not None:
         by = select(kind.local, context.local_rotation, context.global_rotation)
         query, key = rotate(query, by), rotate(key, by)
+    bias = context.bias
+    if context.relative is not None:
+        bias = _disentangled(model, params, query, key, context.relative)
     dropped, rate = None, model.attention_dropout
     if seeds is not None and rate:
-        dropped = dropout_mask(seeds, 0, rate, (model.heads, length, length))
+        dropped = dropout_mask(seeds, 0, rate, (model.heads, inputs.shape[1], inputs.shape[1]))
     mixed, probabilities = attend(
         query,
         key,
@@ -119,8 +138,33 @@ def _attention(
         mask,
         compute=model.compute,
         implementation=model.attention,
+        scale=model.score_scale,
+        bias=bias,
         dropout_mask=dropped,
         dropout_rate=rate,
         maps=context.maps,
     )
-    return dense(params["output"], mixed.reshape(inputs.shape), model.compute), probabilities
+    return dense(params["output"], mixed.reshape(*inputs.shape[:2], -1), model.compute), probabilities
+
+
+def _heads(model: Transformer, params: Params, inputs: jax.Array) -> jax.Array:
+    """[..., T, D] to heads [..., T, H or G, E]."""
+    return dense(params, inputs, model.compute).reshape(*inputs.shape[:-1], -1, model.head_width)
+
+
+def _disentangled(
+    model: Transformer, params: Params, query: jax.Array, key: jax.Array, relative: jax.Array
+) -> jax.Array:
+    """The bias of distances, whose vectors go through the matrices of queries and keys; unlike in DeBERTa's own
+    training they are never dropped out, since rows would share the mask."""
+    of_query, of_key = (_heads(model, params[name], relative) for name in ("query", "key"))
+    bias = disentangled_bias(
+        query,
+        key,
+        of_query,
+        of_key,
+        model.relative_distance,
+        terms=model.relative_terms,
+        compute=score_precision(model.compute),
+    )
+    return bias * model.score_scale

@@ -13,15 +13,18 @@ import jax
 import jax.numpy as jnp
 
 from ctx_jax.encoders.base import Layers
+from ctx_jax.encoders.transformer.checks import check
+from ctx_jax.encoders.transformer.initial import init
 from ctx_jax.encoders.transformer.inputs import SubwordInputs, checked_arrays, read_inputs
-from ctx_jax.encoders.transformer.network import default_positions, embed_tokens, hidden_states, init
+from ctx_jax.encoders.transformer.network import default_positions, embed_tokens, hidden_states
 from ctx_jax.encoders.transformer.word_pooling import pool_to_words
 from ctx_jax.heads import VocabularyHead
-from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
+from ctx_jax.io.errors import InputError, InputTypeError
 from ctx_jax.ops.attention import Implementation
-from ctx_jax.ops.dense import Activation
+from ctx_jax.ops.dense import Activation, NormKind
 from ctx_jax.ops.dropout import Dropout
 from ctx_jax.ops.linear import Compute
+from ctx_jax.ops.relative import Term
 from ctx_jax.tokenizers.words import Rule
 from ctx_jax.typing import Carry, Params
 
@@ -47,30 +50,51 @@ class Transformer:
     activation: Activation = "gelu"
     """Activation of the feed-forward part. `gelu` is exact (erf), `gelu_tanh` its tanh approximation."""
     gated: bool = False
-    """GeGLU: down(activation(gate(x)) * up(x)) instead of down(activation(up(x)))."""
+    """GeGLU, SwiGLU: down(activation(gate(x)) * up(x)) instead of down(activation(up(x)))."""
     causal: bool = False
     """GPT: a token attends to itself and to earlier tokens only."""
 
-    norm: Literal["post", "pre"] = "post"
-    """Layer norms come after each residual sum (`post`: BERT), or before attention and feed-forward, with one more at
-    the end (`pre`: GPT-2, ModernBERT)."""
+    shared_layers: bool = False
+    """ALBERT: all layers have the parameters of the first."""
+    embedding_dim: int | None = None
+    """Width of the embedding tables, which a matrix projects to D (ELECTRA's small one, ALBERT); None: D, no matrix."""
+    scaled_embeddings: bool = False
+    """Gemma: token vectors are multiplied by sqrt(D)."""
+
+    norm: Literal["post", "pre", "both"] = "post"
+    """Norms come after each residual sum (`post`: BERT), or before attention and feed-forward, with one more at the end
+    (`pre`: GPT-2, ModernBERT), or before them and behind them (`both`: Gemma 3)."""
+    norm_kind: NormKind = "layer"
+    """`layer`: layer norm. `rms`: without mean and bias (T5, Qwen3)."""
     norm_epsilon: float = 1e-12
-    """Added to the variance in every layer norm."""
+    """Added to the variance in every norm."""
     norm_bias: bool = True
     """Layer norms have a bias as well as a scale."""
     embedding_norm: bool = True
-    """A layer norm after the sum of the embeddings."""
+    """A norm after the sum of the embeddings."""
     first_attention_norm: bool = True
     """If False (ModernBERT), layer 0 has no norm before its attention; needs `pre` norms."""
     attention_bias: bool = True
     """Query, key, value and attention output have biases."""
     feed_forward_bias: bool = True
     """The feed-forward part's matrices have biases."""
+    down_bias: bool | None = None
+    """Its last matrix has one; None: as `feed_forward_bias` says."""
+    kv_heads: int | None = None
+    """G, heads of keys and values, each for H / G heads of queries (grouped queries); None: H."""
+    head_dim: int | None = None
+    """E, width of a head; None: D / H."""
+    head_norms: bool = False
+    """Qwen3, Gemma 3: a norm over each head of queries and keys."""
+    attention_scale: float | None = None
+    """Multiplies the scores, products of queries and keys; None: 1 / sqrt(E), or with `disentangled` 1 / sqrt(E (1 +
+    the number of `relative_terms`))."""
 
-    positions: Literal["learned", "rotary"] = "learned"
-    """`learned`: a table whose rows are added to the embeddings. `rotary`: queries and keys are rotated by position."""
+    positions: Literal["learned", "rotary", "none"] = "learned"
+    """`learned`: a table whose rows are added to the embeddings. `rotary`: queries and keys are rotated by position.
+    `none`: those of `relative` alone (T5)."""
     max_positions: int = 512
-    """P, rows of the position table, or the longest sequence with rotary positions. RoBERTa's table has pad_id + 1
+    """P, rows of the position table; without one the longest sequence. RoBERTa's table has pad_id + 1
     rows that no token uses."""
     positions_after_padding: bool = False
     """RoBERTa: the first position is pad_id + 1, and padding has position pad_id."""
@@ -82,6 +106,17 @@ class Transformer:
     """Base of the rotary positions' wavelengths, theta; the longest wavelength grows with it."""
     local_rotary_theta: float = 10_000.0
     """Theta of the `local_layers`."""
+    rotary_factor: float = 1.0
+    """Rotary positions are divided by it, for rows longer than those that theta was chosen for (linear scaling)."""
+    relative: Literal["none", "bias", "disentangled"] = "none"
+    """`bias`: a number for each head and bucket of distances is added to the scores, the same in all layers (T5,
+    MPNet). `disentangled`: products with vectors of distances are (DeBERTa)."""
+    relative_buckets: int = 32
+    """R, buckets of distances; with `disentangled` as many again for keys behind the query."""
+    relative_distance: int = 128
+    """The distance from which on all fall into the last bucket."""
+    relative_terms: tuple[Term, ...] = ("c2p", "p2c")
+    """The products of `disentangled`: contents with positions, and positions with contents."""
     local_layers: tuple[int, ...] = ()
     """Layers, counted from 0, whose tokens attend only to tokens at most `window` away; the others attend to all."""
     window: int = 64
@@ -115,27 +150,7 @@ class Transformer:
     """Recompute each layer in the backward pass: less memory, more arithmetic."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if (problem := number_problem(field.name, value)) is not None:
-                raise ConfigError(field.name, f"{problem}, got {value}")
-        if self.dim % self.heads:
-            raise ConfigError("dim", f"must be a multiple of heads, got {self.dim} and {self.heads}")
-        if self.positions == "rotary" and (self.dim // self.heads) % 2:
-            raise ConfigError("dim", f"/ heads must be even for rotary positions, got {self.dim // self.heads}")
-        if self.positions_after_padding and (self.pad_id is None or self.positions != "learned"):
-            raise ConfigError("positions_after_padding", 'needs a pad_id and positions="learned": set both')
-        if self.longest < 1:
-            raise ConfigError(
-                "max_positions",
-                f"must exceed the {self.first_position} rows up to pad_id that positions_after_padding leaves unused, "
-                f"got {self.max_positions}",
-            )
-        outside = [layer for layer in self.local_layers if not 0 <= layer < self.depth]
-        if outside:
-            raise ConfigError("local_layers", f"must lie in 0..{self.depth - 1}, got {outside}")
-        if not self.first_attention_norm and self.norm == "post":
-            raise ConfigError("first_attention_norm", 'can be False with norm="pre" only: set one of them')
+        check(self)
 
     @property
     def longest(self) -> int:
@@ -146,6 +161,24 @@ class Transformer:
     def first_position(self) -> int:
         """The position of a row's first token: 0, or with `positions_after_padding` pad_id + 1."""
         return 1 + (self.pad_id or 0) if self.positions_after_padding else 0
+
+    @property
+    def head_width(self) -> int:
+        """E, width of a head."""
+        return self.dim // self.heads if self.head_dim is None else self.head_dim
+
+    @property
+    def attention_widths(self) -> tuple[int, int]:
+        """H E and G E: the widths of queries and of keys."""
+        return self.heads * self.head_width, (self.kv_heads or self.heads) * self.head_width
+
+    @property
+    def score_scale(self) -> float:
+        """What the scores of attention are multiplied by; disentangled ones are sums of so many products."""
+        if self.attention_scale is not None:
+            return self.attention_scale
+        terms = 1 + len(self.relative_terms) if self.relative == "disentangled" else 1
+        return float((self.head_width * terms) ** -0.5)
 
     @property
     def residual_scale(self) -> float:
@@ -223,41 +256,19 @@ class Transformer:
         )
 
     def depth_of(self, name: str) -> int:
-        """0 for the embeddings, i + 1 for "layer_i", depth + 1 for "final_norm"; InputError for other names."""
+        """0 for the embeddings and distances, i + 1 for "layer_i", depth + 1 for "final_norm"; else InputError."""
         first = name.split("/", 1)[0]
         layer = re.fullmatch(r"layer_(\d+)", first)
         if layer and int(layer[1]) < self.depth:
             return int(layer[1]) + 1
-        if first == "embeddings":
+        if first == "embeddings" or (first == "relative" and self.relative != "none"):
             return 0
-        if first == "final_norm" and self.norm == "pre":
+        if first == "final_norm" and self.norm != "post":
             return self.depth + 1
         raise InputError(f"a Transformer of depth {self.depth} has no parameter {name}")
 
     def flops_per_token(self, length: int) -> float:
         """2 for each matrix weight, and 4 T D per layer for attention to a whole row of T = `length` tokens."""
-        layer = 4 * self.dim**2 + (3 if self.gated else 2) * self.dim * self.feed_forward
-        return float(self.depth * (2 * layer + 4 * length * self.dim))
-
-
-_FROM_ONE = ("dim", "heads", "feed_forward", "max_positions")
-_FROM_ZERO = ("depth", "vocabulary", "token_types", "window", "pad_id", "initial_scale")
-_POSITIVE = ("rotary_theta", "local_rotary_theta")
-_FLOAT_MAX = 3.4028234e38  # of float32
-
-
-def number_problem(field: str, value: Any) -> str | None:
-    """What is wrong with the number of one field, such as "must be at least 1"; None where it is allowed."""
-    if value is None:
-        return None
-    if field in _FROM_ONE and not value >= 1:
-        return "must be at least 1"
-    if field in _FROM_ZERO and not value >= 0:
-        return "must be at least 0"
-    if field in _POSITIVE and not value > 0:
-        return "must be above 0"
-    if field in ("initial_scale", *_POSITIVE) and value > _FLOAT_MAX:
-        return f"must be at most {_FLOAT_MAX}, float32's greatest"
-    if (field.endswith("_dropout") or field == "norm_epsilon") and not 0 <= value < 1:
-        return "must be in [0, 1)"
-    return None
+        of_queries, of_keys = self.attention_widths
+        layer = 2 * self.dim * (of_queries + of_keys) + (3 if self.gated else 2) * self.dim * self.feed_forward
+        return float(self.depth * (2 * layer + 4 * length * of_queries) + 2 * (self.embedding_dim or 0) * self.dim)

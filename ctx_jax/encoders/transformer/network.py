@@ -2,11 +2,14 @@
 
 Parameters, one layout whatever the settings (kernels [in, out], float32):
 
-  embeddings     tokens [V, D], positions [P, D], types [S, D], norm {scale, bias}
-  layer_0 ...    query, key, value, output {kernel, bias}; attention_norm; gate (gated), up, down; feed_forward_norm
+  embeddings     tokens [V, D], positions [P, D], types [S, D], norm {scale, bias}; projection, of narrower tables
+  relative       embedding [R, H] or, disentangled, [2 R, D], and norm
+  layer_0 ...    query, key, value, output {kernel, bias}; attention_norm; gate (gated), up, down; feed_forward_norm;
+                 query_norm, key_norm (head_norms); attention_output_norm, feed_forward_output_norm (norm="both")
   final_norm     {scale, bias}, of pre-norm models
 
-Letters: L layers, B rows, T tokens, D width, H heads, V vocabulary, P rows of the position table, S token types.
+Letters: L layers, B rows, T tokens, D width, H heads, V vocabulary, P rows of the position table, S token types, R
+buckets of distances.
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ from ctx_jax.data.batch import TokenRows
 from ctx_jax.encoders.transformer.layers import LayerContext, LayerKind, layer, rotation
 from ctx_jax.io.errors import InputError
 from ctx_jax.ops.attention import attention_mask
-from ctx_jax.ops.dense import init_dense, init_norm, layer_norm, truncated_normal
+from ctx_jax.ops.dense import dense, layer_norm, norm
 from ctx_jax.ops.dropout import dropout, row_seeds
 from ctx_jax.ops.linear import lookup
+from ctx_jax.ops.relative import bucketed_bias
 from ctx_jax.typing import Mask, Params
 
 if TYPE_CHECKING:
@@ -33,54 +37,6 @@ if TYPE_CHECKING:
 
 Output = Literal["all", "last", "maps"]
 LayerFunction = Callable[..., tuple[jax.Array, jax.Array | None]]  # (params, values, *, kind) -> (values, maps or None)
-
-
-def init(model: Transformer, key: jax.Array) -> dict[str, Any]:
-    """Initial parameters.
-
-    Kernels and tables are truncated normal (cut at two standard deviations) of `initial_scale`, as the original BERT's;
-    biases 0, scales 1. With `depth_scaled`, the kernels that write into the residual stream (attention output, down
-    projection) start smaller by sqrt(2 depth), as GPT-2's and ModernBERT's.
-    """
-    params: dict[str, Any] = {"embeddings": _init_embeddings(model, jax.random.fold_in(jax.random.fold_in(key, 0), 0))}
-    for index in range(model.depth):
-        normed = index > 0 or model.first_attention_norm
-        params[f"layer_{index}"] = _init_layer(model, jax.random.fold_in(key, index + 1), normed)
-    if model.norm == "pre":
-        params["final_norm"] = init_norm(model.dim, bias=model.norm_bias)
-    return params
-
-
-def _init_embeddings(model: Transformer, key: jax.Array) -> dict[str, Any]:
-    tokens, positions, types = jax.random.split(key, 3)
-    tables: dict[str, Any] = {"tokens": truncated_normal(tokens, (model.vocabulary, model.dim), model.initial_scale)}
-    if model.positions == "learned":
-        tables["positions"] = truncated_normal(positions, (model.max_positions, model.dim), model.initial_scale)
-    if model.token_types:
-        tables["types"] = truncated_normal(types, (model.token_types, model.dim), model.initial_scale)
-    if model.embedding_norm:
-        tables["norm"] = init_norm(model.dim, bias=model.norm_bias)
-    return tables
-
-
-def _init_layer(model: Transformer, key: jax.Array, normed: bool) -> dict[str, Any]:
-    keys = jax.random.split(key, 7)
-    width, inner, scale, residual = model.dim, model.feed_forward, model.initial_scale, model.residual_scale
-    bias = model.attention_bias
-    params: dict[str, Any] = {
-        name: init_dense(keys[number], width, width, bias=bias, scale=scale)
-        for number, name in enumerate(("query", "key", "value"))
-    }
-    params["output"] = init_dense(keys[3], width, width, bias=bias, scale=residual)
-    bias = model.feed_forward_bias
-    if model.gated:
-        params["gate"] = init_dense(keys[4], width, inner, bias=bias, scale=scale)
-    params["up"] = init_dense(keys[5], width, inner, bias=bias, scale=scale)
-    params["down"] = init_dense(keys[6], inner, width, bias=bias, scale=residual)
-    if normed:
-        params["attention_norm"] = init_norm(width, bias=model.norm_bias)
-    params["feed_forward_norm"] = init_norm(width, bias=model.norm_bias)
-    return params
 
 
 def hidden_states(
@@ -166,8 +122,10 @@ def embed_tokens(
     token_types: jax.Array | None,
     seeds: jax.Array | None,
 ) -> jax.Array:
-    """Layer norm of the sum of token, position and segment vectors, [B, T, D]; `params` is the tree "embeddings"."""
+    """Norm of the sum of token, position and segment vectors, [B, T, D]; `params` is the tree "embeddings"."""
     values = lookup(params["tokens"], token_ids)
+    if model.scaled_embeddings:
+        values = values * model.dim**0.5
     if model.token_types:
         types = jnp.zeros_like(token_ids) if token_types is None else token_types
         values = values + lookup(params["types"], types)
@@ -176,8 +134,9 @@ def embed_tokens(
     if model.positions == "learned":
         values = values + lookup(params["positions"], positions)
     if model.embedding_norm:
-        values = layer_norm(params["norm"], values, model.norm_epsilon)
-    return dropout(seeds, 0, model.embedding_dropout, values)
+        values = norm(model.norm_kind, params["norm"], values, model.norm_epsilon)
+    values = dropout(seeds, 0, model.embedding_dropout, values)
+    return values if model.embedding_dim is None else dense(params["projection"], values, model.compute)
 
 
 def _run(model: Transformer, params: Params, inputs: TokenRows, key: jax.Array | None, output: Output) -> jax.Array:
@@ -192,8 +151,8 @@ def _run(model: Transformer, params: Params, inputs: TokenRows, key: jax.Array |
     if positions is None:
         positions = default_positions(model, inputs.token_ids, segments)
     values = embed_tokens(model, params["embeddings"], inputs.token_ids, positions, inputs.token_types, seeds)
-    step = partial(layer, model, context=_context(model, inputs, positions, seeds, output == "maps"))
-    layers = [params[f"layer_{index}"] for index in range(model.depth)]
+    step = partial(layer, model, context=_context(model, params, inputs, positions, seeds, output == "maps"))
+    layers = [params[f"layer_{0 if model.shared_layers else index}"] for index in range(model.depth)]
     kinds = [
         LayerKind(index + 1, index in model.local_layers, index > 0 or model.first_attention_norm)
         for index in range(model.depth)
@@ -210,15 +169,20 @@ def _run(model: Transformer, params: Params, inputs: TokenRows, key: jax.Array |
             values = outputs
     if output == "maps":
         return jnp.stack([*collected])
-    if model.norm == "pre":
-        values = layer_norm(params["final_norm"], values, model.norm_epsilon)
+    if model.norm != "post":
+        values = norm(model.norm_kind, params["final_norm"], values, model.norm_epsilon)
     if output == "last":
         return values
     return jnp.stack([*collected, values])
 
 
 def _context(
-    model: Transformer, inputs: TokenRows, positions: jax.Array, seeds: jax.Array | None, maps: bool
+    model: Transformer,
+    params: Params,
+    inputs: TokenRows,
+    positions: jax.Array,
+    seeds: jax.Array | None,
+    maps: bool,
 ) -> LayerContext:
     length = inputs.token_ids.shape[1]
     limits = {"mask": inputs.mask, "lengths": inputs.lengths, "segments": inputs.segments}
@@ -228,12 +192,16 @@ def _context(
         local = masks(window=model.window)
         if model.scan:  # a scanned layer selects between the two masks, which needs them as arrays
             everywhere = everywhere.dense(length)
-    if model.positions == "learned":
-        return LayerContext(everywhere, local, None, None, seeds, maps)
-    width = model.dim // model.heads
-    global_rotation = rotation(positions, width, model.rotary_theta)
-    local_rotation = rotation(positions, width, model.local_rotary_theta)
-    return LayerContext(everywhere, local, global_rotation, local_rotation, seeds, maps)
+    context = LayerContext(everywhere, local, None, None, seeds, maps)
+    if model.positions == "rotary":
+        of = partial(rotation, positions, model.head_width, factor=model.rotary_factor)
+        context = context._replace(global_rotation=of(model.rotary_theta), local_rotation=of(model.local_rotary_theta))
+    if model.relative == "bias":
+        return context._replace(bias=bucketed_bias(params["relative"]["embedding"], length, model.relative_distance))
+    if model.relative == "disentangled":
+        relative = layer_norm(params["relative"]["norm"], params["relative"]["embedding"], model.norm_epsilon)
+        return context._replace(relative=relative)
+    return context
 
 
 def _scan(
