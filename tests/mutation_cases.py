@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,21 @@ from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.encoders.transformer.huggingface_config import model_from_config
 from ctx_jax.io.errors import CtxJaxError, InputError
 
+_SIZES = {key: BERT_ENTRIES[key] for key in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")}
+_SIZES |= {"num_hidden_layers": 1, "max_position_embeddings": 16}
+_GROUPED = {**_SIZES, "num_key_value_heads": 1, "head_dim": 4, "rope_theta": 1e4}
+ENTRIES: dict[str, dict[str, Any]] = {
+    "t5": {"vocab_size": 9, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2,
+           "relative_attention_num_buckets": 8, "feed_forward_proj": "gated-gelu", "dropout_rate": 0.1},
+    "deberta-v2": {**BERT_ENTRIES, "num_hidden_layers": 1, "relative_attention": True, "position_buckets": 4,
+                   "pos_att_type": "c2p|p2c", "share_att_key": True, "norm_rel_ebd": "layer_norm"},
+    "qwen3": {**_GROUPED, "hidden_act": "silu"},
+    "gemma3_text": {**_GROUPED, "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 4,
+                    "sliding_window": 4, "layer_types": ["sliding_attention"], "rope_local_base_freq": 1e4},
+    "gte": {**BERT_ENTRIES, "num_hidden_layers": 1, "rope_theta": 1e4, "rope_scaling": {"type": "ntk", "factor": 2.0}},
+}  # fmt: skip
+"""Of a config.json, by architecture."""
+
 
 def _make_huggingface(folder: Path) -> None:
     model = model_from_config(BERT_ENTRIES)
@@ -43,6 +59,13 @@ def _make_huggingface(folder: Path) -> None:
 def _make_modernbert(folder: Path) -> None:
     model = replace(MODERN, feed_forward_dropout=0.0)
     _write_into(folder, lambda new: huggingface.write(new, model, model.init(jax.random.key(0))))
+
+
+def _make_architecture(architecture: str, folder: Path) -> None:
+    """With a tiny model of one layer."""
+    model = model_from_config({**ENTRIES[architecture], "model_type": architecture})
+    params = model.init(jax.random.key(0))
+    _write_into(folder, lambda new: huggingface.write(new, model, params, architecture=architecture))
 
 
 def _make_shards(folder: Path) -> None:
@@ -214,6 +237,10 @@ _SETS: dict[str, Callable[[Path], Any]] = {  # file, how its data set is read
 CASES = (
     Case("huggingface-config", "config.json", _make_huggingface, huggingface.read),
     Case("huggingface-config-modernbert", "config.json", _make_modernbert, huggingface.read),
+    *(
+        Case(f"huggingface-config-{name}", "config.json", partial(_make_architecture, name), huggingface.read)
+        for name in ENTRIES
+    ),
     Case("huggingface-tensors", "model.safetensors", _make_huggingface, huggingface.read, _parameters),
     Case("huggingface-index", "model.safetensors.index.json", _make_shards, huggingface.read),
     Case("huggingface-shard", "b.safetensors", _make_shards, huggingface.read, _parameters),

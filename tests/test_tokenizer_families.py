@@ -87,6 +87,36 @@ def test_tokenizers_of_newer_families(name: str, tmp_path: Path) -> None:
     assert again.digest == ours.digest and (again.before, again.after) == (ours.before, ours.after)
 
 
+@pytest.mark.parametrize(
+    ("name", "special", "file"),
+    [
+        ("AlbertTokenizer", ("<pad>", "<unk>", "[CLS]", "[SEP]"), "spiece.model"),
+        ("DebertaV2Tokenizer", ("[PAD]", "[UNK]", "[CLS]", "[SEP]"), "spm.model"),
+        ("T5Tokenizer", ("<pad>", "<unk>", "", "</s>"), "spiece.model"),
+    ],
+)
+def test_sentencepiece_files_are_built_as_their_class_is(
+    name: str, special: tuple[str, str, str, str], file: str, tmp_path: Path
+) -> None:
+    """As mT5 and DeBERTa-v3 are published, without a tokenizer.json."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    (tmp_path / "text").write_text("the cats sat on the mat , a dog\nThe cat's `` dogs '' and (mats)\n" * 20)
+    pad, unknown, begin, end = special
+    places = (1, 2, 3) if begin else (2, -1, 1)
+    ids = {"pad_id": 0, **dict(zip(("unk_id", "bos_id", "eos_id"), places, strict=True))}
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"), model_prefix=str(tmp_path / "model"), vocab_size=45, hard_vocab_limit=False,
+        pad_piece=pad, unk_piece=unknown, bos_piece=begin or "<s>", eos_piece=end, minloglevel=2,
+        user_defined_symbols=["(", "[MASK]"] if begin else [], **ids,
+    )  # fmt: skip
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "model.model").rename(tmp_path / "folder" / file)
+    model_type = next(kind for known, (_, kind, _) in CLASSES.items() if known == name)
+    put(tmp_path / "folder", {"config.json": {"model_type": model_type}})
+    put(tmp_path / "folder", {"tokenizer_config.json": {"tokenizer_class": name}})
+    compare(tmp_path / "folder", model_type, (*TEXTS, "(the) ﬁ cats", "a[MASK] the"))
+
+
 def test_byt5_needs_no_vocabulary_file(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     transformers.ByT5Tokenizer().save_pretrained(tmp_path)

@@ -18,6 +18,7 @@ from ctx_jax.tokenizers.character_map import mapping_normalizers
 from ctx_jax.tokenizers.special_files import Settings
 from ctx_jax.tokenizers.subwords import Subwords, naming
 from ctx_jax.tokenizers.templates import BERT, ONE_END, ROBERTA, TWO_ENDS, add_post_processor
+from ctx_jax.tokenizers.tokenizer_builders import VocabularyParts
 
 SUFFIXES = (".model", ".spm")
 Layout = Literal["plain", "xlm-r"]
@@ -85,6 +86,26 @@ def read_sentencepiece(
     with naming(path):
         add_post_processor(tokenizer, special, ONE_END if special.begin == BERT.begin else TWO_ENDS)
         return Subwords(tokenizer, special)
+
+
+def sentencepiece_parts(path: Path, sentinels: int = 0) -> tuple[VocabularyParts, list[AddedToken]]:
+    """What a tokenizer class is built of: the pieces with their scores, `sentinels` tokens `<extra_id_i>` behind them,
+    the last number first, and the character map; and the control and user-defined pieces, which are found in a text
+    before it is cut, as in transformers. Raises as `read_sentencepiece`; InputError for another kind than unigram."""
+    proto = _parse(path)
+    if proto.trainer_spec.model_type != 1:
+        raise InputError(f"{path} is no unigram model, of which its tokenizer class is built")
+    scores = [(piece.piece, piece.score) for piece in proto.pieces]
+    scores += [(f"<extra_id_{number}>", 0.0) for number in reversed(range(sentinels))]
+    ids = {piece: number for number, (piece, _) in enumerate(scores)}
+    if len(ids) < len(scores) or not all(math.isfinite(score) for _, score in scores):
+        raise InputError(f"{path} has a piece twice, or a score that is no number")
+    added = [
+        AddedToken(piece.piece, normalized=False, special=piece.type == _CONTROL)
+        for piece in proto.pieces
+        if piece.type in (_CONTROL, _USER)
+    ]
+    return VocabularyParts(ids, scores=scores, character_map=proto.normalizer_spec.precompiled_charsmap), added
 
 
 def _parse(path: Path) -> Any:

@@ -1,6 +1,7 @@
 """Subword tokenizers from files of other programs: tokenizer.json, vocab.txt, vocab.json with merges.txt, folders."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from ctx_jax.io.files import read_json, read_text
 from ctx_jax.tokenizers import byte_tokenizer
 from ctx_jax.tokenizers import tokenizer_classes as classes
 from ctx_jax.tokenizers.sentencepiece_files import SUFFIXES as SENTENCEPIECE
-from ctx_jax.tokenizers.sentencepiece_files import read_sentencepiece
+from ctx_jax.tokenizers.sentencepiece_files import read_sentencepiece, sentencepiece_parts
 from ctx_jax.tokenizers.special_files import Settings, read_settings
 from ctx_jax.tokenizers.subwords import CONFIG, FILE, Subwords
 from ctx_jax.tokenizers.templates import GPT2, ROBERTA
@@ -60,7 +61,13 @@ def read_folder(folder: str | Path, model_type: str = "", tokenizer_class: str =
     if found.file.suffix not in SENTENCEPIECE:
         return _read_file(*found)
     class_name = _checked_class(found.class_name, classes.FOR_SENTENCEPIECE, found.file, found.settings)
-    return read_sentencepiece(found.file, layout="xlm-r" if class_name else "plain", settings=found.settings)
+    if class_name in ("", "XLMRobertaTokenizer"):
+        return read_sentencepiece(found.file, layout="xlm-r" if class_name else "plain", settings=found.settings)
+    sentinels = found.settings.entries.get("extra_ids", 100) if class_name == "T5Tokenizer" else 0
+    if type(sentinels) is not int or not 0 <= sentinels < 10**6:
+        raise InputError(f"{found.settings.file}: extra_ids must be a number of tokens, got {brief(sentinels)}")
+    parts, added = sentencepiece_parts(found.file, sentinels)
+    return build(class_name, parts, replace(found.settings, extra=(*found.settings.extra, *added)), found.file)
 
 
 class Location(NamedTuple):

@@ -210,7 +210,7 @@ FOR_BPE = tuple(
     for name, known in CLASSES.items()
     if known.model == "BPE" and known.build not in (builders.qwen, builders.gemma)
 )
-FOR_SENTENCEPIECE = ("XLMRobertaTokenizer",)
+FOR_SENTENCEPIECE = ("XLMRobertaTokenizer", "AlbertTokenizer", "DebertaV2Tokenizer", "T5Tokenizer")
 """The classes that a `vocab.txt`, a `vocab.json` with `merges.txt`, and a SentencePiece file may have."""
 
 GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
