@@ -90,7 +90,7 @@ def torch_losses(folder: Path, head: dict[str, np.ndarray], batches: list[Any], 
         ("classify", ClassifyConfig, {}),
         ("tag", TagConfig, {}),
         ("cross", PairsConfig, {"style": "cross", "files": "similar", "target": "number"}),
-        ("siamese", PairsConfig, {"files": "similar", "target": "number"}),
+        ("siamese", PairsConfig, {}),
     ],
 )
 def test_every_ten_steps_have_the_mean_loss_of_torch(

@@ -113,8 +113,14 @@ def test_texts_may_lack_labels_where_none_are_needed_and_an_empty_row_is_a_text(
     tmp_path: Path, name: str, columns: str, text: str
 ) -> None:
     path = put(tmp_path, name, text)
-    found = read_texts(path, Columns.parse(columns, "text"), labels=False, known={"pos"})
+    found = read_texts(path, Columns.parse(columns, "text"), labels=False, is_label={"pos"}.__contains__)
     assert [each.item for each in found] == ["one two", "", "three"]
+
+
+def test_a_file_in_which_only_most_lines_have_a_label_is_refused(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.txt", "one two pos\nthree pos\nfour new\n")
+    with pytest.raises(InputError, match="line 3"):
+        list(read_texts(path, TEXTS, labels=False, is_label={"pos"}.__contains__))
 
 
 def test_objects_may_lack_labels_and_numbers_are_labels(tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ from label_runs import config, lines, make_place, with_task
 
 import ctx_jax
 from ctx_jax import cli, tasks
+from ctx_jax.data.labelled import LabelledData
 from ctx_jax.embedding.similarity import similarity
 from ctx_jax.evaluation.correlation import pearson, spearman
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.label_options import LabelEvaluate
 from ctx_jax.tasks.pairs import PairsConfig
+from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.training.config import LogConfig
 from ctx_jax.training.run import run
 
@@ -223,6 +225,21 @@ def test_pairs_without_a_label_are_left_out(place: Path, tmp_path: Path) -> None
     settings = with_task(base, data=replace(data, train=str(tmp_path / "none.jsonl")))
     with pytest.raises((ConfigError, InputError), match="none.jsonl"):
         run(replace(settings, run_dir=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize(
+    "target, label, other", [("number", "2.5", "-1e3"), ("several", "film,it", "plot"), ("classes", "a", "b")]
+)
+def test_labels_in_a_file_of_white_space_are_no_text(place: Path, target: Any, label: str, other: str) -> None:
+    own = ClassifyConfig(target=target, data=LabelledData(columns="text,label", no_label="-"))
+    path = place / f"white-{target}.txt"
+    path.write_text(f"the film {label}\nit was {other}\n")
+    known = {"number": ("number",), "several": ("film", "it", "plot"), "classes": ("a", "b")}[target]
+    assert [each.item for each in own.read(str(path), known)] == ["the film", "it was"]
+    path.write_text(f"the film {label}\nit was -\n")
+    assert [each.item for each in own.prepared(list(own.read(str(path))), str(path), print)] == ["the film"]
+    with pytest.raises(ConfigError, match="no_label"):
+        replace(TagConfig(), encoder="e", data=LabelledData(str(path), columns="form,upos", no_label="-")).check(1)
 
 
 def test_a_validation_file_without_examples_is_named(place: Path, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from ctx_jax.tasks.probing.catalogue import NAMES, named_probe
 from ctx_jax.tasks.probing.folder import ProbeFolder
 from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.tasks.tag_head import TagHead
+from ctx_jax.tasks.tuning import TuningOptions
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.run import run
 
@@ -225,6 +226,14 @@ def test_tasks_of_ones_own_are_checked(tmp_path: Path) -> None:
     by_loss = TrainConfig(ClassifyConfig(data=data, evaluate=LabelEvaluate(metric="loss")))
     with pytest.raises(ConfigError, match="evaluate.metric"):
         probe(planted(), [LabelProbe.of_run("mine", by_loss)], output=tmp_path / "out")
+    for changes, named in (
+        ({"tuning": TuningOptions(mix_norm=True)}, "mix_norm"),
+        ({"tuning": TuningOptions(mix_penalty=0.1)}, "mix_penalty"),
+        ({"data": replace(data, examples=3)}, "data.examples"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            LabelProbe.of_run("mine", TrainConfig(replace(ClassifyConfig(data=data), **changes), steps=0)).check()
+        assert caught.value.field == named
     ranked = PairsConfig(data=replace(data, columns="first,second"), target="ranking")
     with pytest.raises(ConfigError, match="ranking"):
         probe(planted(), [LabelProbe.of_run("mine", TrainConfig(ranked, steps=0))], output=tmp_path / "out")

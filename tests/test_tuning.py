@@ -18,6 +18,13 @@ from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.tasks.tuning import TuningOptions
 from ctx_jax.training.run import run
+from ctx_jax.training.task import Selection
+
+
+def test_a_loss_of_any_size_decides_among_equal_metrics_alone() -> None:
+    by = Selection("pearson", larger_is_better=True)
+    assert by.value({"pearson": 0.8001, "loss": 1e12}) < by.value({"pearson": 0.8, "loss": 1e3})
+    assert by.value({"pearson": 0.8, "loss": 1e3}) < by.value({"pearson": 0.8, "loss": 2e3})
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,10 @@ class Evaluate:
     pairs: bool = False
     """The Hugging Face folder labels pairs of texts, which its files do not say."""
 
+    columns: str = ""
+    """Names of the columns of labelled files, as `--data.columns` in training; empty: those of the run, or of a folder
+    text,label, form,upos or first,second,label."""
+
     json: bool = False
     """Print the metrics as one JSON object, and nothing else."""
 
@@ -93,7 +97,13 @@ def evaluate(
         if not path.parent.is_dir():
             raise MissingFileError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
     task, encoder = load_trained(
-        options.run, step=options.step, pairs=options.pairs, config_type=config_type, families=families, heads=heads
+        options.run,
+        step=options.step,
+        pairs=options.pairs,
+        columns=options.columns,
+        config_type=config_type,
+        families=families,
+        heads=heads,
     )
     report = task.report(
         encoder,

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from ctx_jax import tasks
+from ctx_jax.commands.flags import naming_flags
 from ctx_jax.data.labelled import STANDARD_INPUT
 from ctx_jax.embedding.load import CheckpointStep
 
@@ -36,11 +37,16 @@ class Predict:
     pairs: bool = False
     """The folder labels pairs of texts, which its files do not say."""
 
+    columns: str = ""
+    """Names of the file's columns, as `--data.columns` in training; empty: those of the run, or of a folder text,label,
+    form,upos (whatever the labels are) or first,second,label."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Print the predictions that the command line asks for; 0 when done."""
     options = tyro.cli(Predict, args=list(arguments), prog="ctx-jax predict")
-    predictor = tasks.load(options.run, step=options.step, pairs=options.pairs)
+    with naming_flags(Predict):
+        predictor = tasks.load(options.run, step=options.step, pairs=options.pairs, columns=options.columns)
     items = predictor.read(options.file)
     while some := list(islice(items, AT_ONCE)):
         for answer in predictor.predict(some):

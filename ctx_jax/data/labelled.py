@@ -7,7 +7,7 @@ other columns leave of its line. In files of words each line is a word, and an e
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -147,14 +147,14 @@ def read_texts(
     *,
     prefix: str = "",
     labels: bool = True,
-    known: Collection[str] = (),
+    is_label: Callable[[str], bool] | None = None,
     empty_labels: bool = False,
 ) -> Iterator[Example]:
     """The labelled texts of a file, one a row. A label may be empty if `empty_labels`.
 
     Unless `labels` are needed, their column may be missing, and an empty row is an empty text. In a file of columns
-    between white space they are then taken for a part of the text, unless all rows have one of the `known` labels in
-    their place.
+    between white space they are then taken for a part of the text, unless `is_label` finds that all rows have a label
+    in their place.
 
     Raises MissingFileError; InputError, naming file and line, for a row with another number of columns, an empty label,
     damage, and .conllu, which has no column of texts.
@@ -165,7 +165,7 @@ def read_texts(
     if kind == ".jsonl":
         rows = columns.objects(path, labels)
     else:
-        rows = read_rows(path, kind) if kind else _texts_in_lines(path, columns, labels, known)
+        rows = read_rows(path, kind) if kind else _texts_in_lines(path, columns, labels, is_label)
     for location, fields in named(rows, columns, labels, tabular=bool(kind), empty_labels=empty_labels):
         if fields is not None:
             yield Example(fields[columns.item].removeprefix(prefix), fields.get(columns.label or ""), location)
@@ -217,13 +217,13 @@ def nested_subset(examples: list[Example], count: int, seed: int) -> list[Exampl
     return [examples[number] for number in sorted(chosen)]
 
 
-def _texts_in_lines(path: str, columns: Columns, labels: bool, known: Collection[str]) -> Iterator[Row]:
+def _texts_in_lines(path: str, columns: Columns, labels: bool, is_label: Callable[[str], bool] | None) -> Iterator[Row]:
     """The columns of lines of which the text takes all that the others leave (see `read_texts`). Where labels are not
     needed, a line is a text; if it holds tabs, columns between them."""
     lines: Iterable[tuple[str, str]] = read_located(path)
-    if not labels and path != STANDARD_INPUT:
+    if not labels and is_label and path != STANDARD_INPUT:
         lines = list(lines)
-        labels = _all_labelled([line for _, line in lines], columns, known)
+        labels = _all_labelled(lines, columns, is_label)
     names, first = columns.names, True
     for location, line in lines:
         if not line.strip():
@@ -238,15 +238,22 @@ def _texts_in_lines(path: str, columns: Columns, labels: bool, known: Collection
         first = False
 
 
-def _all_labelled(lines: Sequence[str], columns: Columns, known: Collection[str]) -> bool:
-    """Whether the label's column of every line, but for a header, holds one of the `known` labels."""
-    filled = [line for line in lines if line.strip()]
+def _all_labelled(lines: Sequence[tuple[str, str]], columns: Columns, is_label: Callable[[str], bool]) -> bool:
+    """Whether the label's column of every line, but for a header, holds a label. InputError where only most have one,
+    so that it cannot be told."""
+    filled = [(location, line) for location, line in lines if line.strip()]
     names = columns.names
-    if filled and columns.needed <= {*(header := columns.renamed(WHITE_SPACE.split(filled[0].strip(" \t"))))}:
+    if filled and columns.needed <= {*(header := columns.renamed(WHITE_SPACE.split(filled[0][1].strip(" \t"))))}:
         filled, names = filled[1:], tuple(header)
-    rows = [_split_around(line, names.index(columns.item), len(names)) for line in filled]
+    rows = [_split_around(line, names.index(columns.item), len(names)) for _, line in filled]
     label = names.index(columns.label or "")
-    return all(len(row) == len(names) and row[label] in known for row in rows)
+    without = [i for i, row in enumerate(rows) if len(row) != len(names) or not is_label(row[label])]
+    if without and 2 * len(without) < len(rows):
+        raise InputError(
+            f"{filled[without[0]][0]}: has no {columns.label} that training has seen, as most lines of the file do: is "
+            "its end a label or text? Give columns between tabs, in a .tsv"
+        )
+    return not without
 
 
 def _split_around(line: str, before: int, count: int) -> list[str]:

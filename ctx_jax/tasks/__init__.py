@@ -1,9 +1,9 @@
 """Tasks, one file each: its config, how data becomes batches, its loss, metrics and evaluators."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 from tyro.conf import AvoidSubcommands, arg
 
@@ -15,11 +15,12 @@ from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import Family
 from ctx_jax.heads import HEADS
 from ctx_jax.io import configs
-from ctx_jax.io.errors import InputError, MissingFileError, listed
+from ctx_jax.io.errors import ConfigError, InputError, MissingFileError, listed
 from ctx_jax.tasks.bilm import BiLMConfig
 from ctx_jax.tasks.causal_lm import CausalLMConfig
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.imported_labels import imported_task
+from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.masked_lm import MaskedLMConfig
 from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.tag import TagConfig
@@ -59,17 +60,23 @@ def load_trained(
     *,
     step: CheckpointStep = "best",
     pairs: bool = False,
+    columns: str = "",
     config_type: type[RunConfig] = TrainConfig,
     families: Sequence[Family] = FAMILIES,
     heads: Sequence[type] = HEADS,
 ) -> tuple[TaskConfig, Encoder]:
     """A run's task and its encoder with heads; of a Hugging Face folder with a head of labels those that a run would
-    have, of `pairs` of texts if the folder is for them, which its files do not say.
+    have, of `pairs` of texts if the folder is for them, which its files do not say. `columns`: those of the labelled
+    files in place of the run's, or of the defaults of a task.
 
-    Raises as `ctx_jax.load` and `read_config`; InputError for a folder without labels that are known.
+    Raises as `ctx_jax.load` and `read_config`; InputError for a folder without labels that are known; ConfigError for
+    `pairs` of a run, and `columns` of a language model.
     """
     if is_run(Path(path)):
-        return read_config(Path(path), config_type).task, load_encoder(path, step=step, families=families, heads=heads)
+        if pairs:
+            raise ConfigError("pairs", f"is for folders of Hugging Face, and {path} is a run: leave it out")
+        own = read_config(Path(path), config_type).task
+        return _with_columns(own, columns), load_encoder(path, step=step, families=families, heads=heads)
     encoder = load_encoder(path, step=step, families=families, heads=heads)
     if encoder.labelling is None:
         raise InputError(
@@ -78,10 +85,17 @@ def load_trained(
             "it: ctx-jax train classify --encoder ...; for measures of language models start a run from it: ctx-jax "
             "train ... --init FOLDER"
         )
-    return imported_task(encoder, encoder.labelling, pairs=pairs)
+    imported, encoder = imported_task(encoder, encoder.labelling, pairs=pairs)
+    return _with_columns(imported, columns), encoder
 
 
-def load(path: str | Path, *, step: CheckpointStep = "best", pairs: bool = False) -> Predictor:
+def _with_columns(task: Any, columns: str) -> Any:
+    if columns and not isinstance(task, LabelConfig):
+        raise ConfigError("columns", f"are of labelled files, and {task.name} is a language model: leave them out")
+    return replace(task, data=replace(task.data, columns=columns)) if columns else task
+
+
+def load(path: str | Path, *, step: CheckpointStep = "best", pairs: bool = False, columns: str = "") -> Predictor:
     """What labels texts, words or pairs: a trained run or a Hugging Face folder with a head of labels. It has
     `.encoder` and `.predict(list)`.
 
@@ -89,11 +103,11 @@ def load(path: str | Path, *, step: CheckpointStep = "best", pairs: bool = False
         tagger.predict([["The", "river"]])        # [{"words": ["The", "river"], "labels": ["DET", "NOUN"]}]
         ctx_jax.tasks.load("nli-deberta", pairs=True).predict([("A cat sleeps.", "It is awake.")])
 
-    `pairs`: the folder is for pairs of texts. A folder's words have the labels of their first pieces, as
-    transformers' example of token classification trains them. Raises as `ctx_jax.load`; InputError for the run of a
-    task without predictions.
+    `pairs`: the folder is for pairs of texts. `columns`: as in `load_trained`. A folder's words have the labels of
+    their first pieces, as transformers' example of token classification trains them. Raises as `ctx_jax.load`;
+    InputError for the run of a task without predictions.
     """
-    task, encoder = load_trained(path, step=step, pairs=pairs)
+    task, encoder = load_trained(path, step=step, pairs=pairs, columns=columns)
     predictor = task.predictor(encoder)
     if predictor is None:
         raise InputError(f"{path} holds a {task.name} run, which predicts no labels: use ctx_jax.load")

@@ -6,6 +6,7 @@ ctx-jax train classify --encoder minilm --frozen --data.train train.tsv --data.v
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from ctx_jax.tasks.huggingface_head import HeadChoice, with_own_head
 from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.label_network import LabelNetwork, TextPooling
 from ctx_jax.tasks.label_rows import cut_texts
-from ctx_jax.tasks.label_values import Target, checked_number, split_labels
+from ctx_jax.tasks.label_values import Target, checked_number, is_number, labels_in, split_labels
 from ctx_jax.typing import Log
 
 
@@ -51,15 +52,31 @@ class ClassifyConfig(LabelConfig):
         return self.target
 
     def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
-        prefix = self.data.strip_prefix
-        several = self.target == "several"
-        for example in read_texts(
-            path, self.columns, prefix=prefix, labels=known is None, known=known or (), empty_labels=several
-        ):
-            if several:
-                yield split_labels(example, self.data.separator)
-            else:
-                yield checked_number(example) if self.target == "number" and known is None else example
+        return read_texts(
+            path,
+            self.columns,
+            prefix=self.data.strip_prefix,
+            labels=known is None,
+            is_label=partial(self._is_label, known) if known else None,
+            empty_labels=self.target == "several",
+        )
+
+    def _is_label(self, known: Collection[str], text: str) -> bool:
+        """Whether a text may be the label of one that is predicted, whose labels are `known`."""
+        match self.target:
+            case "number":
+                return is_number(text)
+            case "several":
+                return {*labels_in(text, self.data.separator)} <= {*known}
+        return text in known
+
+    def converted(self, example: Example) -> Example:
+        match self.target:
+            case "several":
+                return split_labels(example, self.data.separator)
+            case "number":
+                return checked_number(example)
+        return example
 
     def processed(self, processor: InputProcessor, model: Any) -> InputProcessor:
         if self.tuning.gpt:

@@ -139,15 +139,20 @@ class LabelConfig(ABC):
 
     @abstractmethod
     def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
-        """The examples of a file. Where the labels of a trained run are `known`, the file's may be missing."""
+        """The examples of a file, their labels as they stand there. Where the labels of a trained run are `known`, the
+        file's may be missing."""
+
+    def converted(self, example: Example) -> Example:
+        """An example with its label as the task takes it."""
+        return example
 
     def prepared(self, examples: list[Example], path: str, log: Log) -> list[Example]:
         """The examples of the labelled file `path` as they are trained on and measured."""
-        if not self.data.no_label:
-            return examples
-        kept = [example for example in examples if example.label != self.data.no_label]
-        log(f"{path}: {len(examples) - len(kept):,} of {len(examples):,} have the label {self.data.no_label}: left out")
-        return kept
+        if none := self.data.no_label:
+            count = len(examples)
+            examples = [example for example in examples if example.label != none]
+            log(f"{path}: {count - len(examples):,} of {count:,} have the label {none}: left out")
+        return [self.converted(example) for example in examples]
 
     def completed(self, rows: Rows, items: Sequence[Any], counts: Sequence[Sequence[int]]) -> Rows:
         """The rows of texts or sentences with what the head reads besides vectors; `counts`: the labels of each one's
@@ -204,6 +209,8 @@ class LabelConfig(ABC):
             raise ConfigError(
                 "evaluate.metric", f"is {self.metric}; must be one of {', '.join(self.metrics)} for what is predicted"
             )
+        if self.data.no_label and not self.text_pooling:
+            raise ConfigError("data.no_label", "is for labels of texts and pairs, and these are of words: leave it out")
         if self.class_weights != "none" and self.predicted != "classes":
             raise ConfigError("class_weights", f"are for one label of several, not for the target {self.predicted}")
         self.tuning.check(frozen=self.frozen, mixes=self.layers == "mix", ranks=self.predicted == "ranking")

@@ -34,19 +34,27 @@ def split_labels(example: Example, separator: str) -> Example:
     """With the list of its labels in place of the text that holds them."""
     if not isinstance(example.label, str):
         return example
-    labels = [label.strip() for label in example.label.split(separator)]
-    return example._replace(label=sorted({label for label in labels if label}))
+    return example._replace(label=labels_in(example.label, separator))
+
+
+def labels_in(text: str, separator: str) -> list[str]:
+    """The labels that a text holds, sorted."""
+    return sorted({label.strip() for label in text.split(separator)} - {""})
 
 
 def checked_number(example: Example) -> Example:
     """The example; InputError naming its line if its label is no finite number."""
-    try:
-        number = float(str(example.label))
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+    if not is_number(str(example.label)):
         raise InputError(f"{example.location}: the label must be a number, got {str(example.label)[:80]!r}")
     return example
+
+
+def is_number(text: str) -> bool:
+    """Whether it is a finite number."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def value_arrays(examples: Sequence[Example], target: Target, names: Sequence[str]) -> Iterator[np.ndarray]:
@@ -91,7 +99,7 @@ def value_metrics(
 
 def _log_of_rest(logs: np.ndarray) -> np.ndarray:
     """log(1 - p) of log(p)."""
-    return np.log1p(-np.exp(np.minimum(logs, -1e-7), dtype=np.float64))
+    return np.log(-np.expm1(np.minimum(logs, -1e-38, dtype=np.float64)))
 
 
 def chosen_labels(names: Sequence[str], logs: np.ndarray) -> list[str]:

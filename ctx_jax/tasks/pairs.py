@@ -99,8 +99,10 @@ class PairsConfig(LabelConfig):
         return Columns.parse(self.data.columns, FIRST, SECOND, label=self.target != "ranking")
 
     def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
-        for example in read_text_pairs(path, self.columns, prefix=self.data.strip_prefix, labels=known is None):
-            yield checked_number(example) if self.target == "number" and known is None else example
+        return read_text_pairs(path, self.columns, prefix=self.data.strip_prefix, labels=known is None)
+
+    def converted(self, example: Example) -> Example:
+        return checked_number(example) if self.target == "number" else example
 
     def processed(self, processor: InputProcessor, model: Any) -> InputProcessor:
         if self.style == "siamese":

@@ -82,8 +82,10 @@ def _check(config: RunConfig) -> None:
         raise ConfigError("sizes", "takes the place of data.examples: leave one of them out")
     replace(task, repeats=RepeatOptions()).check(config.steps)
     largest = max((size for size in options.parsed_sizes if size is not None), default=0)
-    if largest and largest > (count := sum(1 for _ in task.read(task.data.train))):
-        raise ConfigError("sizes", f"has {largest}, and {task.data.train} {count} examples")
+    if largest:
+        examples = task.prepared(list(task.read(task.data.train)), task.data.train, lambda _: None)
+        if largest > len(examples):
+            raise ConfigError("sizes", f"has {largest}, and {task.data.train} {len(examples)} examples")
 
 
 def _sub_runs(config: RunConfig, options: RepeatOptions) -> Iterator[SubRun]:

@@ -73,6 +73,8 @@ class TuningOptions:
         layers = int(model.num_layers) - 1
         if self.fresh_layers > layers:
             raise ConfigError("fresh_layers", f"is {self.fresh_layers}, and the encoder has {layers} above its first")
+        if self.fresh_layers and getattr(model, "shared_layers", False):
+            raise ConfigError("fresh_layers", "is for layers of their own, and those of the encoder share parameters")
         shapes = {"encoder": jax.eval_shape(model.init, jax.random.key(0)), "head": heads}
         names = list(named(shapes))
         for pattern in self.freeze:

@@ -83,7 +83,10 @@ class Selection:
         """The number that the best step has the least of. Of two with the same metric it is the one with less `loss`:
         an accuracy has few values, and a loss still falls where it stands."""
         value = -metrics[self.metric] if self.larger_is_better else metrics[self.metric]
-        return value if self.metric == "loss" else value + TIE * metrics.get("loss", 0.0)
+        if self.metric == "loss":
+            return value
+        loss = max(metrics.get("loss", 0.0), 0.0)  # of numbers it may be of any size
+        return value + TIE * (1.0 - 1.0 / (1.0 + loss))
 
 
 class Evaluator(Protocol):

@@ -256,11 +256,12 @@ class Transformer:
         )
 
     def depth_of(self, name: str) -> int:
-        """0 for the embeddings and distances, i + 1 for "layer_i", depth + 1 for "final_norm"; else InputError."""
+        """0 for the embeddings and distances, i + 1 for "layer_i", depth + 1 for "final_norm"; else InputError. A layer
+        that is shared by all depths counts as the top one."""
         first = name.split("/", 1)[0]
         layer = re.fullmatch(r"layer_(\d+)", first)
         if layer and int(layer[1]) < self.depth:
-            return int(layer[1]) + 1
+            return self.depth if self.shared_layers else int(layer[1]) + 1
         if first == "embeddings" or (first == "relative" and self.relative != "none"):
             return 0
         if first == "final_norm" and self.norm != "post":

@@ -64,7 +64,8 @@ class HeadTraining:
                     raise RunError(f"{what}: the loss is not finite at step {bad}: set a lower learning rate")
                 params = jax.device_get(params_to_measure(state, frozen))
                 found = task.scores(params, "valid")
-                if (score := found[metric]) > best[0] or not best[1]:
+                score = found[metric] if math.isfinite(found[metric]) else -math.inf  # a correlation of equal answers
+                if score > best[0] or not best[1]:
                     best = score, epoch, params, found
                 if self._patience and epoch - best[1] >= self._patience:
                     break

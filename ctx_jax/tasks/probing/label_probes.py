@@ -81,6 +81,13 @@ class LabelProbe:
         replace(self.config, encoder="probed").check(self.steps)
         if self.metric == "loss":
             raise ConfigError("evaluate.metric", f"of {self.name} is loss, and a probe compares scores: set another")
+        for name in ("mix_norm", "mix_penalty"):
+            if getattr(self.config.tuning, name):
+                raise ConfigError(
+                    name, f"of {self.name} is for a mix alone, which is compared with layers: leave it out"
+                )
+        if self.config.data.examples:
+            raise ConfigError("data.examples", f"of {self.name} is for training: set the probe's limit")
         if self.config.predicted == "ranking":
             raise ConfigError("target", f"of {self.name} is ranking, which trains no head: set classes or number")
 

@@ -64,6 +64,22 @@ class Source:
         return self.name if way == whole else f"{self.name} {way}"
 
 
+def suited(task: LabelProbe, sources: Sequence[Source]) -> tuple[list[Source], list[str]]:
+    """The encoders that the task can be asked of, and a note for each other one; ConfigError if the one that is probed
+    is not among them."""
+    found, notes = [], []
+    for source in sources:
+        try:
+            task.config.processed(source.encoder.processor, source.encoder.model)
+        except ConfigError as error:
+            if source.name == ENCODER:
+                raise
+            notes.append(f"{task.name} was not measured with the {source.name}: {error}.")
+        else:
+            found.append(source)
+    return found, notes
+
+
 def trained_result(
     task: LabelProbe, sources: Sequence[Source], folder: ProbeFolder, seeds: int, limit: int, log: Log
 ) -> TaskResult:
@@ -75,10 +91,16 @@ def trained_result(
     progress = Progress(f"probing {task.name}", "runs", len(missing), log)
     for source, own in groupby(missing, key=lambda part: part[0]):
         _train(task, source, [(way, seed) for _, way, seed in own], examples, folder, progress, log)
+    for source in sources:
+        folder.drop_cache(_cache(task, source))
     records = [record for part in parts if (record := folder.read(task.name, _file(*part))) is not None]
     counts = {name: len(own) for name, own in examples.items()}
     ways = collected(records, task.metric)
     return TaskResult(task.name, task.kind, task.metric, task.chosen_on, task.measured_on, True, ways, counts)
+
+
+def _cache(task: LabelProbe, source: Source) -> str:
+    return f"{task.name}-{source.name}"
 
 
 def _file(source: Source, way: str, seed: int) -> str:
@@ -95,8 +117,8 @@ def _train(
     log: Log,
 ) -> None:
     """Train a head for each way and seed of one encoder, which reads the text once."""
-    cache, metric = f"{task.name}-{source.name}", task.metric
-    opened = task.open(source.encoder, examples, folder.cache(cache), log)
+    metric = task.metric
+    opened = task.open(source.encoder, examples, folder.cache(_cache(task, source)), log)
     train = HeadTraining(task, log)
     for way, own in groupby(runs, key=lambda run: run[0]):
         reading = opened.reading(way)
@@ -110,7 +132,6 @@ def _train(
                 f"{found.epoch}, {found.test[metric]:.4f} on {task.measured_on}"
             )
             progress.add()
-    folder.drop_cache(cache)
 
 
 def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +162,7 @@ def untrained_result(task: UntrainedProbe, sources: Sequence[Source], folder: Pr
         sources = [source for source in sources if source.name == ENCODER]
         if language_model_head(sources[0].encoder) is None:
             raise NotMeasured(f"{task.name} was not measured: the encoder has no head of a language model.")
-    folder.open_task(task.name, task.identity())
+    folder.open_task(task.name, task.identity(sources[0].encoder))
     records: list[dict[str, Any]] = []
     counts: dict[str, Any] = {}
     for source in sources:

@@ -14,7 +14,7 @@ from ctx_jax.io.files import atomic_write
 from ctx_jax.tasks.probing.catalogue import Probe, named_probe
 from ctx_jax.tasks.probing.folder import ProbeFolder
 from ctx_jax.tasks.probing.label_probes import LabelProbe
-from ctx_jax.tasks.probing.measuring import NotMeasured, Source, trained_result, untrained_result
+from ctx_jax.tasks.probing.measuring import NotMeasured, Source, suited, trained_result, untrained_result
 from ctx_jax.tasks.probing.plot import plot
 from ctx_jax.tasks.probing.report import ProbeReport
 from ctx_jax.tasks.probing.results import TABLE, TaskResult
@@ -83,11 +83,16 @@ def _measured(
     probes: Sequence[Probe], sources: Sequence[Source], folder: ProbeFolder, seeds: int, limit: int, log: Log
 ) -> tuple[dict[str, TaskResult], list[str]]:
     """The results by task, and what was not measured."""
-    results, notes = {}, []
+    results, notes = dict[str, TaskResult](), list[str]()
+    asked: dict[str, Sequence[Source]] = {}
+    for each in probes:  # before anything is trained
+        if isinstance(each, LabelProbe):
+            asked[each.name], unsuited = suited(each, sources)
+            notes += unsuited
     for each in probes:
         try:
             if isinstance(each, LabelProbe):
-                results[each.name] = trained_result(each, sources, folder, seeds, limit, log)
+                results[each.name] = trained_result(each, asked[each.name], folder, seeds, limit, log)
             else:
                 results[each.name] = untrained_result(each, sources, folder, log)
         except NotMeasured as reason:

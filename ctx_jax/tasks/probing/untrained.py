@@ -12,6 +12,7 @@ from typing import Any
 
 from ctx_jax.data.sense_files import read_coarse_wsd
 from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.embedding.encoder_digest import heads_digest
 from ctx_jax.evaluation.all_words_senses import all_words_wsd
 from ctx_jax.evaluation.minimal_pairs import blimp
 from ctx_jax.evaluation.results import Result
@@ -39,9 +40,10 @@ class UntrainedProbe:
     """(encoder, the first file, log): the records, and the result as JSON."""
     has_layers: bool = True
 
-    def identity(self) -> dict[str, Any]:
-        """All that the results depend on besides the encoder, as JSON."""
-        return {"task": self.name, "files": {path.name: file_digest(path) for path in self.files}}
+    def identity(self, encoder: Encoder) -> dict[str, Any]:
+        """All that the results depend on besides the encoder's vectors, as JSON."""
+        heads = {} if self.has_layers else {"heads": heads_digest(encoder)}
+        return {"task": self.name, "files": {path.name: file_digest(path) for path in self.files}, **heads}
 
 
 def coarse_senses(encoder: Encoder, path: Path, log: Log) -> tuple[list[Record], dict[str, Any]]:
@@ -60,7 +62,7 @@ def coarse_senses(encoder: Encoder, path: Path, log: Log) -> tuple[list[Record],
 
 def all_words_senses(encoder: Encoder, path: Path, log: Log) -> tuple[list[Record], dict[str, Any]]:
     """SemCor to the framework's test sets by nearest centroid: F1."""
-    result = all_words_wsd(encoder, path.parent, log=log)
+    result = all_words_wsd(encoder, path.parent, semcor=path, log=log)
 
     def together(layer: str) -> dict[str, float]:
         hits = instances = answered = 0.0
