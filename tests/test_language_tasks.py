@@ -119,6 +119,15 @@ def test_a_text_that_is_missing_or_empty_is_named_by_its_language(folder: Path, 
             broken.open(context(tmp_path / "run"))
 
 
+def test_a_text_without_rows_in_a_packing_is_named_by_its_language(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_text("der Hund\nund\n\nein Haus\nund ein Hund\n")
+    names = (f"de={tmp_path}/de.txt", f"fr={folder}/fr.txt")
+    config = config_of(folder, tmp_path, languages=names, valid_languages=()).task
+    pairs = replace(config, sequences=replace(config.sequences, packing="pairs"))
+    with pytest.raises(ConfigError, match=r"pair_label .*documents.* fr"):
+        pairs.open(context(tmp_path / "run"))
+
+
 def test_a_language_may_lack_a_validation_text_and_the_shares_are_printed(folder: Path, tmp_path: Path) -> None:
     config = config_of(folder, tmp_path, valid_languages=(f"fr={folder}/fr.valid.txt",)).task
     lines: list[str] = []

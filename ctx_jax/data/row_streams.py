@@ -14,6 +14,7 @@ from ctx_jax.data.packing import Rows
 from ctx_jax.data.permutation import permuted
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens
+from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tokenizers.subwords import Subwords
 
 
@@ -69,10 +70,14 @@ class LanguageRows:
         self, tokens: LanguageTokens, vocabulary: Subwords, config: SequenceConfig, seed: int, *, shuffle: bool
     ) -> None:
         self._order = tokens.order(seed)
-        self._streams = [
-            TextRows(text, vocabulary, config, own_seed, shuffle=shuffle)
-            for text, own_seed in zip(tokens.texts.values(), tokens.seeds(seed), strict=True)
-        ]
+        self._streams: list[TextRows] = []
+        for (name, text), own_seed in zip(tokens.texts.items(), tokens.seeds(seed), strict=True):
+            try:
+                self._streams.append(TextRows(text, vocabulary, config, own_seed, shuffle=shuffle))
+            except ConfigError as error:
+                raise ConfigError(error.field, f"{error.message} (text of {name})") from error
+            except InputError as error:
+                raise ConfigError("data.languages", f"{name}: {error}") from error
 
     def __len__(self) -> int:
         return ROUND
