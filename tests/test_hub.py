@@ -18,11 +18,13 @@ from tiny_transformers import split_tensors
 
 import ctx_jax
 from ctx_jax import cli
+from ctx_jax.data.config import TextConfig
 from ctx_jax.data.labelled import LabelledData
 from ctx_jax.encoders.transformer import huggingface
 from ctx_jax.heads import Head, Labelling, Pooler, SequenceHead
 from ctx_jax.io.errors import InputError, MissingFileError, MissingPackageError
 from ctx_jax.tasks.classify import ClassifyConfig
+from ctx_jax.tasks.masked_lm import MaskedLMConfig
 from ctx_jax.tasks.model_card import CardOptions, model_card
 
 constants: Any = pytest.importorskip("huggingface_hub.constants")
@@ -203,4 +205,7 @@ def test_the_card_of_a_run_names_its_task_texts_and_labels(place: Path) -> None:
         "AutoModelForSequenceClassification",
     ):
         assert words in text
+    several: Any = MaskedLMConfig(data=TextConfig(languages=("de=/home/me/de.txt", "fr=fr.txt")))
+    text = model_card("mine", ctx_jax.load(place / "bert"), "huggingface", several, CardOptions(), on_hub=False)
+    assert "(de): `de.txt`" in text and "(fr): `fr.txt`" in text and "python-docs" not in text
     assert "/home/me" not in text

@@ -38,6 +38,7 @@ class Sentences:
     Attributes:
         digest: SHA-256 of words, sentence ends and document ends, in hexadecimal.
         words: the total number of words.
+        size: bytes of UTF-8, with a line end after each sentence.
         documents: int64 [documents], the number of each document's first sentence, mapped from the disk.
         source: the name of the source.
     """
@@ -49,6 +50,7 @@ class Sentences:
         self.digest = hashlib.sha256((digests["text"] + digests["documents"]).encode()).hexdigest()
         self.words: int = facts["words"]
         self.source: str = facts["source"]
+        self.size = int(arrays["offsets"][-1])
         self.documents, self._offsets = arrays["documents"], arrays["offsets"]
         # Read with pread instead of mmap, whose pages would count as this process's memory.
         self._text = os.open(self.folder / "text.bin", os.O_RDONLY)

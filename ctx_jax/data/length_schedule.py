@@ -19,6 +19,11 @@ class LengthSchedule(Iterator[Batch]):
         self._short, self._short_steps, self._full = short, short_steps, full
         self._step = 0
 
+    def epochs(self, batches: int) -> np.ndarray:
+        """See `Sequences.epochs`."""
+        short = min(batches, self._short_steps)
+        return self._short.epochs(short) + self._full.epochs(batches - short)
+
     def seek(self, position: Mapping[str, np.ndarray]) -> None:
         """Go on after the batch that left this position; InputError for one of another run."""
         if "step" not in position:

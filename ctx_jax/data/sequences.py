@@ -2,8 +2,8 @@
 (seed, position) alone.
 
 The text is cut into examples, which have numbers, before the first batch. An epoch is a permutation of them; row b of
-batch n reads the n B + b-th place of the endless stream of epochs. So a process reads the text of its own rows only,
-and any place of any epoch is found at once.
+batch n reads the n B + b-th place of the endless stream of epochs (`row_streams`). So a process reads the text of its
+own rows only, and any place of any epoch is found at once.
 
 Letters: B rows, T tokens, K predicted positions of a row.
 """
@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ctx_jax.data.batch import Batch, CausalBatch, MaskedBatch, TokenRows
-from ctx_jax.data.corpus_shards import lay_out
-from ctx_jax.data.masking import Masking
-from ctx_jax.data.permutation import permuted
+from ctx_jax.data.languages import LanguageTokens
+from ctx_jax.data.row_streams import LanguageRows, RowStream, TextRows
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens
 from ctx_jax.io.errors import ConfigError, InputError
@@ -34,17 +33,17 @@ class Sequences(Iterator[Batch]):
         next_sentence, next_sentence_weights      "pairs" with a label
 
     Positions of the data (`batch.position`, `sequences.position`, for `seek`): `epoch` and `index`, int32 [B]: the
-    place in the epoch's order of each row's last example. Several processes' concatenated are the position of all rows,
-    whatever number of processes goes on from it.
+    place in the epoch's order (several languages: the round's) of each row's last example. Several processes'
+    concatenated are the position of all rows, whatever number of processes goes on from it.
 
     Args:
-        tokens: the text; see `tokens.cache_tokens`.
+        tokens: the text, see `tokens.cache_tokens`; or the texts of several languages, each row of one of them.
         vocabulary: the tokenizer's special tokens and size.
         config: packing, shape and masking.
         seed: of order, packing, pairing and masks. Two sources of one run (a length schedule) need different ones.
         rows: the rows of this process; None: all.
-        epochs: how often the text is read; None: without end. The last batch is filled up with rows of padding, whose
-            weights are 0.
+        epochs: how often the text is read (several languages: rounds); None: without end. The last batch is filled up
+            with rows of padding, whose weights are 0.
         shuffle: a permutation per epoch; without it the text's order.
         first_position: what positions of tokens count from, again in each segment. RoBERTa's tables begin after the
             padding's id (pad_id + 1): padding then stands at first_position - 1.
@@ -55,7 +54,7 @@ class Sequences(Iterator[Batch]):
 
     def __init__(
         self,
-        tokens: Tokens,
+        tokens: Tokens | LanguageTokens,
         vocabulary: Subwords,
         config: SequenceConfig,
         *,
@@ -69,23 +68,30 @@ class Sequences(Iterator[Batch]):
         if not len(own) or own.step != 1:
             raise ConfigError("rows", f"must be neighbouring rows out of {config.batch_size}, got {rows}")
         self._own, self._rows = np.arange(own.start, own.stop), config.batch_size
-        self._layout = lay_out(tokens, vocabulary, config, seed)
-        self._masking = None if config.packing == "causal_blocks" else Masking(config, vocabulary, seed)
-        self._seed, self._shuffle, self._pad = seed, shuffle, vocabulary.pad_id
-        self._first_position = first_position
-        self._end = None if epochs is None else epochs * len(self._layout)
+        self.stream: RowStream = (
+            LanguageRows(tokens, vocabulary, config, seed, shuffle=shuffle)
+            if isinstance(tokens, LanguageTokens)
+            else TextRows(tokens, vocabulary, config, seed, shuffle=shuffle)
+        )
+        self._kind = CausalBatch if config.packing == "causal_blocks" else MaskedBatch
+        self._pad, self._first_position = vocabulary.pad_id, first_position
+        self._end = None if epochs is None else epochs * len(self.stream)
         self._next = 0  # place in the stream of row 0's next example
 
     @property
     def examples(self) -> int:
         """How many rows of text an epoch has."""
-        return len(self._layout)
+        return len(self.stream)
 
     @property
     def position(self) -> dict[str, np.ndarray]:
         """Where the data stands after the last batch given (or at the start), as in `batch.position`."""
-        epoch, index = np.divmod(self._next - self._rows + self._own, len(self._layout))
+        epoch, index = np.divmod(self._next - self._rows + self._own, len(self.stream))
         return {"epoch": epoch.astype(np.int32), "index": index.astype(np.int32)}
+
+    def epochs(self, batches: int) -> np.ndarray:
+        """How often the first `batches` batches of all processes read the text, or each language's: float64 [L]."""
+        return self.stream.epochs(batches * self._rows)
 
     def seek(self, position: Mapping[str, np.ndarray]) -> None:
         """Go on after the batch whose `position` this is; nothing in between is read.
@@ -100,11 +106,11 @@ class Sequences(Iterator[Batch]):
                 "be the one it was saved with, and the processes' positions concatenated"
             )
         epoch, index = (np.asarray(position[key], np.int64) for key in ("epoch", "index"))
-        last = epoch * len(self._layout) + index
+        last = epoch * len(self.stream) + index
         first = last[0] + self._rows
-        if (index >= len(self._layout)).any() or first < 0 or (np.diff(last) != 1).any() or first % self._rows:
+        if (index >= len(self.stream)).any() or first < 0 or (np.diff(last) != 1).any() or first % self._rows:
             raise InputError(
-                f"a position names example {index.max()} of a text of {len(self._layout)}, or rows that do not follow "
+                f"a position names example {index.max()} of a text of {len(self.stream)}, or rows that do not follow "
                 "each other: it was saved with another text, tokenizer or packing; resume with the run's own"
             )
         self._next = int(first)
@@ -115,15 +121,7 @@ class Sequences(Iterator[Batch]):
         places = self._next + self._own
         if self._end is not None:
             places = places[places < self._end]
-        epochs = places // len(self._layout)
-        examples = np.array(
-            [permuted(place, len(self._layout), self._seed, shuffle=self._shuffle) for place in places.tolist()],
-            np.int64,
-        )
-        arrays = self._layout.rows(examples, epochs)
-        begins = arrays.pop("begins")
-        if self._masking is not None:
-            arrays |= self._masking(arrays["token_ids"], begins, epochs, examples)
+        arrays = self.stream.at(places)
         if missing := len(self._own) - len(places):
             for name, rows in arrays.items():
                 padding = np.full((missing, *rows.shape[1:]), self._pad if name == "token_ids" else 0, rows.dtype)
@@ -136,5 +134,5 @@ class Sequences(Iterator[Batch]):
             arrays["lengths"] = arrays["mask"].sum(axis=1, dtype=np.int32)
         self._next += self._rows
         tokens = TokenRows(**{name: arrays[name] for name in TokenRows._fields if name in arrays})
-        kind = MaskedBatch if self._masking else CausalBatch
-        return Batch(kind(tokens, **{name: arrays[name] for name in kind._fields if name in arrays}), self.position)
+        fields = {name: arrays[name] for name in self._kind._fields if name in arrays}
+        return Batch(self._kind(tokens, **fields), self.position)

@@ -1,6 +1,6 @@
 """Masked language modelling as a task (Devlin et al. 2019), optionally with a label for pairs of sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -72,7 +72,12 @@ class MaskedLMTask(SubwordLMTask):
         return () if self.valid is None else (*super().evaluators, page)
 
     def fill_mask_page(self, params: Params, devices: Sequence[jax.Device], log: Log) -> str:
-        """Validation sentences with masked words, and the model's predictions for them."""
-        assert self.sentences is not None
+        """Validation sentences with masked words, and the model's predictions for them; of several languages, each."""
         head = Head(self.config.head, params["head"]["masked_lm"])
-        return filled_page(self.model, params["encoder"], head, self.subwords, self.sentences)
+        assert self.sentences is not None
+        texts = self.sentences if isinstance(self.sentences, Mapping) else {"": self.sentences}
+        pages = [
+            (name, filled_page(self.model, params["encoder"], head, self.subwords, text))
+            for name, text in texts.items()
+        ]
+        return "\n".join(f"{name}: {page}" if name else page for name, page in pages)

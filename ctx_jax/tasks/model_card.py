@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ctx_jax.data.config import TextConfig
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.training.task import TaskConfig
 
@@ -64,11 +65,12 @@ def _pipeline_tag(encoder: Encoder, form: str) -> str | None:
 def _training(task: Any) -> str:
     """The task, where its encoder came from, and the texts that it names; of absolute paths the last part."""
     data = getattr(task, "data", None)
-    named = {
-        "Started from": getattr(task, "encoder", "") or getattr(task, "init", ""),
-        "Training data": getattr(data, "train", ""),
-        "Validation data": getattr(data, "valid", ""),
-    }
+    texts = data.language_texts() if isinstance(data, TextConfig) else {}
+    named = {"Started from": getattr(task, "encoder", "") or getattr(task, "init", "")}
+    for name, one in texts.items() or [("", data)]:
+        language = f" ({name})" if name else ""
+        named[f"Training data{language}"] = getattr(one, "train", "")
+        named[f"Validation data{language}"] = getattr(one, "valid", "")
     lines = [f"Trained with ctx_jax, task `{task.name}`.\n\n"]
     for what, value in named.items():
         if isinstance(value, str) and value:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ctx_jax.checkpoints.run_files import TEXTS, VOCABULARY, Origin, existing
 from ctx_jax.data.cache import Sentences, load_sentences
 from ctx_jax.data.config import BiLMData, TextConfig
+from ctx_jax.data.languages import LanguageSentences
 from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.heads.sentence import NORMALIZE
@@ -107,7 +108,12 @@ def prepare_vocabulary(data: BiLMData, train: Sentences, context: TaskContext) -
 
 
 def prepare_tokenizer(
-    wanted: TokenizerConfig, given: Subwords | None, train: Sentences, context: TaskContext, *, causal: bool
+    wanted: TokenizerConfig,
+    given: Subwords | None,
+    train: Sentences | LanguageSentences,
+    context: TaskContext,
+    *,
+    causal: bool,
 ) -> Subwords:
     """Of a new run, the tokenizer `given` or a trained one, saved to the run directory; a resumed run reads it there.
 

@@ -16,6 +16,7 @@ from ctx_jax.checkpoints.run_files import TEXTS, Origin, read_encoder
 from ctx_jax.data.cache import Sentences
 from ctx_jax.data.config import TextConfig
 from ctx_jax.data.corpora import Several
+from ctx_jax.data.languages import LanguageTokens
 from ctx_jax.data.length_schedule import LengthSchedule
 from ctx_jax.data.permutation import mix_seed
 from ctx_jax.data.sequence_config import SequenceConfig
@@ -36,14 +37,15 @@ from ctx_jax.evaluation.reports import Report
 from ctx_jax.heads import HEADS, VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.io.progress import Progress
+from ctx_jax.tasks.languages import cut_texts, log_shares, metrics_by_language, open_texts, shares_of_run, without_name
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
-from ctx_jax.tasks.setup import EvaluateConfig, check_steps, naming_setting, origin_of, prepare_tokenizer, read_texts
+from ctx_jax.tasks.setup import EvaluateConfig, check_steps, naming_setting, origin_of, prepare_tokenizer
 from ctx_jax.tokenizers import subword_files
 from ctx_jax.tokenizers import subwords as subwords_of
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.training.parameter_groups import ParameterGroup
-from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, TaskContext
+from ctx_jax.training.task import Evaluator, FunctionEvaluator, TaskContext
 from ctx_jax.typing import Carry, Log, Params
 
 Opened = TypeVar("Opened", bound="SubwordLMTask")
@@ -139,7 +141,7 @@ class SubwordLMConfig:
                 given = given.without_special_tokens() if self.model.causal else given
         if given is not None:
             config.with_tokenizer(given)
-        train, valid = read_texts(self.data, context)
+        train, valid = open_texts(self.data, context)
         if context.resumed:
             stored = read_encoder(context.run_dir, [Transformer], HEADS)
             origin = Origin(stored.architecture, stored.sentence)
@@ -151,12 +153,16 @@ class SubwordLMConfig:
         def tokens(text: Sentences) -> Tokens:
             return cache_tokens(text, subwords, self.data.cache or context.run_dir / "cache", log=context.log)
 
-        measured = None if valid is None else first_sentences(tokens(valid), self.evaluate.sentences)
-        if measured is not None and self.evaluate.every:  # check now, not when the first evaluation is due
-            with naming_setting("data.valid", "the validation text cannot be measured"):
-                evaluation_sequences(measured, subwords, config.model, config.sequences)
+        measured = {name: first_sentences(tokens(text), self.evaluate.sentences) for name, text in valid.items()}
+        for name, text in measured.items() if self.evaluate.every else ():  # now, not when the first evaluation is due
+            field = f"data.{'valid_languages' if name else 'valid'}"
+            with naming_setting(field, f"the validation text {name}".rstrip() + " cannot be measured"):
+                evaluation_sequences(text, subwords, config.model, config.sequences)
         files = (subwords_of.FILE, subwords_of.CONFIG, TEXTS)
-        return task(config, context.seed, tokens(train), measured, subwords, files, valid, imported, origin)
+        cut, held_out = cut_texts(train, tokens), without_name(measured)
+        made = task(config, context.seed, cut, held_out, subwords, files, without_name(valid), imported, origin)
+        log_shares(cut, made.data_metrics(context.steps), context.log)
+        return made
 
     def _import(self) -> tuple[Encoder, Subwords]:
         with naming_setting("init", self.init):
@@ -220,11 +226,11 @@ class SubwordLMTask:
 
     config: Any
     seed: int
-    train: Tokens
-    valid: Tokens | None
+    train: Tokens | LanguageTokens
+    valid: Tokens | Mapping[str, Tokens] | None  # by language, if the training text has several
     subwords: Subwords
     files: tuple[str, ...]
-    sentences: Sentences | None = None  # of the validation text
+    sentences: Sentences | Mapping[str, Sentences] | None = None  # of the validation text
     imported: Encoder | None = None
     origin: Origin = field(default_factory=Origin)
 
@@ -279,7 +285,7 @@ class SubwordLMTask:
     def zero_carry(self, rows: int) -> Carry:
         return ()
 
-    def batches(self, first: int, count: int) -> Batches:
+    def batches(self, first: int, count: int) -> Sequences | LengthSchedule:
         """Batches of this process's rows; short sequences first if the length schedule has them."""
         config = self.config.sequences
         full = self._rows(config, first, count, self.seed)
@@ -288,9 +294,8 @@ class SubwordLMTask:
             return full
         parts = short.batch_size // config.batch_size
         # A different seed, so that order and masks of the short sequences are not repeated at full length.
-        return LengthSchedule(
-            self._rows(short, first * parts, count * parts, mix_seed(self.seed, 1)), config.short_steps, full
-        )
+        early = self._rows(short, first * parts, count * parts, mix_seed(self.seed, 1))
+        return LengthSchedule(early, config.short_steps, full)
 
     def _rows(self, config: SequenceConfig, first: int, count: int, seed: int) -> Sequences:
         return Sequences(
@@ -326,15 +331,20 @@ class SubwordLMTask:
         return (FunctionEvaluator("valid", self.config.evaluate.every, self.valid_metrics),)
 
     def valid_metrics(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float]:
-        """The training metrics on the validation text, with one fixed mask and without dropout."""
+        """The training metrics on the validation text, with one fixed mask and without dropout; of several languages by
+        language, and their means."""
         assert self.valid is not None
-        return masked_lm_metrics(
-            self.model,
-            params,
-            self.valid,
-            self.subwords,
-            self.config.sequences,
-            head=self.config.head,
-            devices=devices,
-            progress=Progress("evaluating", "tokens", len(self.valid.ids), log),
-        )
+
+        model, sequences, head = self.model, self.config.sequences, self.config.head
+
+        def measure(text: Tokens) -> dict[str, float]:
+            shown = Progress("evaluating", "tokens", len(text.ids), log)
+            return masked_lm_metrics(
+                model, params, text, self.subwords, sequences, head=head, devices=devices, progress=shown
+            )
+
+        return metrics_by_language(self.valid, measure, log)
+
+    def data_metrics(self, steps: int) -> dict[str, float]:
+        """See `training.task.DescribesData`: of several languages `languages.shares_of_run`, of one text nothing."""
+        return shares_of_run(self.train, self.batches(0, self.batch_size).epochs(steps))

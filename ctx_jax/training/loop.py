@@ -31,7 +31,7 @@ from ctx_jax.training.metrics import Display, Metrics, MetricsLog, Speed, peak_f
 from ctx_jax.training.optimizer import learning_rate_schedule
 from ctx_jax.training.signals import StopRequests
 from ctx_jax.training.step import State, TrainingStep, params_to_measure
-from ctx_jax.training.task import Evaluator, Task
+from ctx_jax.training.task import DescribesData, Evaluator, Task
 from ctx_jax.typing import Log, Params
 
 Position = dict[str, np.ndarray]
@@ -237,6 +237,8 @@ def train(
             if shown:
                 log = MetricsLog(Path(config.run_dir), loop.step, tensorboard=config.log.tensorboard)
                 stack.enter_context(log)
+                if loop.step == 0 and isinstance(task, DescribesData) and (numbers := task.data_metrics(config.steps)):
+                    log.write(0, "data", numbers)
         if loop.step:
             log_line(f"resumed from step {loop.step}")
         display = stack.enter_context(Display(config.steps, loop.step, shown=shown))

@@ -89,7 +89,7 @@ class MetricsLog:
     def __init__(self, run_dir: Path, step: int, *, tensorboard: bool = False) -> None:
         """`step`: the run continues after it, and later lines are removed. MissingPackageError without tensorboardX."""
         self.path = run_dir / METRICS
-        cut_after(self.path, step)
+        cut_after(self.path, step or -1)  # a run that begins writes its numbers of step 0 again
         self._file = self.path.open("a", encoding="utf-8")
         self._board: Any = None
         if tensorboard:

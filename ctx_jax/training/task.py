@@ -55,6 +55,14 @@ class UnfreezesGradually(Protocol):
         """Steps after which one more layer is trained; 0: all are from the start."""
 
 
+@runtime_checkable
+class DescribesData(Protocol):
+    """What a task may offer besides `Task` whose data has numbers of interest before the first step."""
+
+    def data_metrics(self, steps: int) -> dict[str, float]:
+        """Numbers of a run of `steps` steps, written once as split "data" of step 0; empty: none."""
+
+
 class Batches(Protocol):
     """An endless iterator of batches that can start from any position."""
 
