@@ -12,7 +12,7 @@ import tyro
 from ctx_jax.commands.flags import naming_flags
 from ctx_jax.embedding.hub import check_upload, upload
 from ctx_jax.embedding.load import CheckpointStep
-from ctx_jax.tasks.exporting import export
+from ctx_jax.tasks.exporting import Part, export
 from ctx_jax.tasks.model_card import CardOptions
 
 
@@ -35,6 +35,10 @@ class Export:
 
     step: CheckpointStep = "best"
     """Which checkpoint: `best` (by the metric that the run chose), `latest`, or a step number."""
+
+    part: Part = "encoder"
+    """`generator`: the generator of a run of `replaced_token` as a masked language model; its `encoder` is the
+    discriminator."""
 
     encoder_only: bool = False
     """Leave all heads out. Without it the head of a run of `classify`, `tag` or `pairs` is written to a Hugging Face
@@ -59,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
             options.folder,
             form=options.format,
             step=options.step,
+            part=options.part,
             encoder_only=options.encoder_only,
             card=options.card,
             name=options.push,

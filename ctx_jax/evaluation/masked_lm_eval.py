@@ -7,13 +7,14 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from ctx_jax import losses
+from ctx_jax.data.batch import Batch
 from ctx_jax.data.prefetch import prefetch
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
@@ -97,19 +98,42 @@ def masked_lm_metrics(
     alone, so the batch size and the number of `devices` (default: all of this machine) change only rounding. The mean
     of a term without a target is NaN. `progress` counts tokens.
     """
+    means = text_means(
+        partial(compile_loss, model, head), model, params, tokens, subwords, sequences, devices, progress
+    )
+    return metrics_of_means(means)
+
+
+def text_means(
+    compiled: Callable[[int, tuple[jax.Device, ...]], tuple[Callable[..., Any], Callable[[Any], Any]]],
+    model: Transformer,
+    params: Params,
+    tokens: Tokens,
+    subwords: Subwords,
+    sequences: SequenceConfig,
+    devices: Sequence[jax.Device] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """The mean of each term of a loss over a text; `compiled(batch_size, devices)` gives what `compile_loss` does.
+
+    A row's number is that of its example, so that what a loss draws by rows (`losses.replaced_token`) does not depend
+    on the batch size."""
     devices = devices or jax.local_devices()
     config = replace(sequences, batch_size=evaluation_batch_size(sequences, len(devices)))
     progress = progress or Progress("evaluating", "tokens", len(tokens.ids))
-    loss, replicate = compile_loss(model, head, config.batch_size, tuple(devices))
+    loss, replicate = compiled(config.batch_size, tuple(devices))
     params = replicate(params)
     sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
     with prefetch(evaluation_sequences(tokens, subwords, model, config), PREFETCHED) as ready:
         batches = progress.track(ready, lambda batch: float(np.count_nonzero(batch.arrays.tokens.mask)))
-        for terms in pipelined(loss(params, batch.arrays, ()) for batch in batches):
+        for terms in pipelined(loss(params, _by_example(batch), ()) for batch in batches):
             for name, pair in jax.device_get(terms).items():
                 sums[name] += [part.sum(dtype=np.float64) for part in pair]
-    means = {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
-    return metrics_of_means(means)
+    return {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
+
+
+def _by_example(batch: Batch) -> Any:
+    return batch.arrays._replace(tokens=batch.arrays.tokens._replace(rows=batch.position["index"]))
 
 
 def metrics_of_means(means: dict[str, float]) -> dict[str, float]:

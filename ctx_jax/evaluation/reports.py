@@ -1,19 +1,18 @@
 """Evaluate a text and return the metrics as aligned lines of text."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from ctx_jax.data.cache import build_cache
 from ctx_jax.data.corpora import Source
-from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.data.tokens import cache_tokens
+from ctx_jax.data.tokens import Tokens, cache_tokens
 from ctx_jax.encoders.elmo import BiLM
-from ctx_jax.evaluation.masked_lm_eval import masked_lm_metrics
 from ctx_jax.evaluation.perplexity import Perplexity, ProtocolName, perplexity, sentence_scores, summarize
 from ctx_jax.evaluation.protocols import SentenceScore
 from ctx_jax.evaluation.pseudo_perplexity import pseudo_perplexity
+from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.files import atomic_file, temporary_folder
 from ctx_jax.io.progress import Progress
 from ctx_jax.tokenizers.vocabulary import Vocabulary
@@ -59,30 +58,30 @@ def bilm(
 
 def transformer_lm(
     encoder: Any,
-    head_name: str,
-    sequences: SequenceConfig,
+    measure: Callable[[Tokens, Progress], dict[str, float]],
     text: Source,
     *,
-    with_pseudo_perplexity: bool,
+    pseudo_perplexity_head: VocabularyHead | None = None,
     log: Log,
 ) -> Report:
-    """The metrics of `masked_lm_metrics` and, if asked for, the pseudo-perplexity.
+    """The metrics that `measure` gives of a text and, with a head, the pseudo-perplexity.
 
-    `encoder` is a loaded Transformer, `head_name` its vocabulary head. The text and its tokens are cached in the
+    `encoder` is a loaded Transformer. The text and its tokens are cached in the
     system's temporary folder (TMPDIR), so that memory does not grow with the text unless that folder is in memory.
     Raises InputError for text without words, and what `Sequences` raises.
     """
     model, params, subwords = encoder.model, encoder.run_params, encoder.processor.subwords
-    head = encoder.heads[head_name].module
     with temporary_folder("evaluate") as folder:
         sentences = build_cache(text, folder, log=log)
         tokens = cache_tokens(sentences, subwords, folder, log=log)
         progress = Progress("evaluating", "tokens", len(tokens.ids), log)
-        metrics = masked_lm_metrics(model, params, tokens, subwords, sequences, head=head, progress=progress)
+        metrics = measure(tokens, progress)
         rows = [(name.replace("_", " "), f"{value:,.4f}") for name, value in metrics.items()]
-        if with_pseudo_perplexity:
+        if pseudo_perplexity_head is not None:
             progress = Progress("pseudo-perplexity", "sentences", len(sentences), log)
-            result = pseudo_perplexity(model, params, subwords, sentences, head=head, progress=progress)
+            result = pseudo_perplexity(
+                model, params, subwords, sentences, head=pseudo_perplexity_head, progress=progress
+            )
             rows += [("pseudo-perplexity", f"{result.perplexity:,.4f}"), ("of tokens", f"{result.tokens:,}")]
             metrics = metrics | {"pseudo_perplexity": result.perplexity}
     return Report(aligned(rows), metrics)

@@ -10,6 +10,7 @@ import jax
 
 from ctx_jax.heads.attention_pooling import AttentionPooling
 from ctx_jax.heads.cosine import CosineHead
+from ctx_jax.heads.generator import Generator
 from ctx_jax.heads.label import LabelHead, LayerMix
 from ctx_jax.heads.sentence import DenseHead, SentenceModules
 from ctx_jax.heads.sequence import ClassificationHead, Labelling, Pooler, SequenceHead
@@ -23,6 +24,7 @@ __all__ = [
     "ClassificationHead",
     "CosineHead",
     "DenseHead",
+    "Generator",
     "Head",
     "LabelHead",
     "Labelling",
@@ -45,6 +47,7 @@ HEADS = (
     LayerMix,
     AttentionPooling,
     CosineHead,
+    Generator,
 )
 """The head types that a run's `encoder.json` may name."""
 

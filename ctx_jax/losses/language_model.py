@@ -47,8 +47,8 @@ def masked_lm(
     Raises:
       InputError: parameters without a head that the batch needs.
     """
-    hidden = _last_hidden(model, params, batch.tokens, key)
-    chosen = jnp.take_along_axis(hidden, batch.predicted_positions[:, :, None], axis=1)  # [B, K, D]
+    hidden = last_of_rows(model, params, batch.tokens, key)
+    chosen = _at_masked(hidden, batch)
     terms = _token_terms(
         "masked", model, params, head, "masked_lm", chosen, batch.predicted_ids, batch.predicted_weights
     )
@@ -83,7 +83,7 @@ def causal_lm(
         raise ConfigError("causal", "must be True, or the next token is visible to the model: set it, or use masked_lm")
     labels = batch.next_token_ids
     weights = jnp.ones(labels.shape, jnp.float32) if batch.weights is None else batch.weights
-    hidden = _last_hidden(model, params, batch.tokens, key)
+    hidden = last_of_rows(model, params, batch.tokens, key)
     return _token_terms("next_token", model, params, head, "causal_lm", hidden, labels, weights), ()
 
 
@@ -101,8 +101,7 @@ def masked_lm_tokens(
     model: Transformer, params: Params, batch: MaskedBatch, *, head: VocabularyHead | None = None
 ) -> jax.Array:
     """Cross-entropy of each predicted token, float32 [B, K], for evaluation; arguments as in `masked_lm`."""
-    hidden = _last_hidden(model, params, batch.tokens, None)
-    chosen = jnp.take_along_axis(hidden, batch.predicted_positions[:, :, None], axis=1)  # [B, K, D]
+    chosen = masked_vectors(model, params, batch, None)
     return _token_losses(model, params, head, "masked_lm", chosen, batch.predicted_ids)
 
 
@@ -110,11 +109,21 @@ def causal_lm_tokens(
     model: Transformer, params: Params, batch: CausalBatch, *, head: VocabularyHead | None = None
 ) -> jax.Array:
     """Cross-entropy of each next token, float32 [B, T], for evaluation; arguments as in `causal_lm`."""
-    hidden = _last_hidden(model, params, batch.tokens, None)
+    hidden = last_of_rows(model, params, batch.tokens, None)
     return _token_losses(model, params, head, "causal_lm", hidden, batch.next_token_ids)
 
 
-def _last_hidden(model: Transformer, params: Params, tokens: TokenRows, key: jax.Array | None) -> jax.Array:
+def masked_vectors(model: Transformer, params: Params, batch: MaskedBatch, key: jax.Array | None) -> jax.Array:
+    """The last layer at the predicted positions, [B, K, D]; arguments as in `masked_lm`."""
+    return _at_masked(last_of_rows(model, params, batch.tokens, key), batch)
+
+
+def _at_masked(hidden: jax.Array, batch: MaskedBatch) -> jax.Array:
+    return jnp.take_along_axis(hidden, batch.predicted_positions[:, :, None], axis=1)  # [B, K, D]
+
+
+def last_of_rows(model: Transformer, params: Params, tokens: TokenRows, key: jax.Array | None) -> jax.Array:
+    """The last layer of rows, [B, T, D]; `params` and `key` as in `masked_lm`."""
     if tokens.lengths is not None:
         tokens = tokens._replace(mask=None)  # the two are equivalent, and lengths are faster
     return last_hidden(model, params["encoder"], **tokens._asdict(), key=key)

@@ -23,11 +23,12 @@ from ctx_jax.tasks.imported_labels import imported_task
 from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.masked_lm import MaskedLMConfig
 from ctx_jax.tasks.pairs import PairsConfig
+from ctx_jax.tasks.replaced_token import ReplacedTokenConfig
 from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.training.config import RunConfig
 from ctx_jax.training.task import Predictor, TaskConfig
 
-AnyTask = BiLMConfig | MaskedLMConfig | CausalLMConfig | ClassifyConfig | TagConfig | PairsConfig
+AnyTask = BiLMConfig | MaskedLMConfig | CausalLMConfig | ReplacedTokenConfig | ClassifyConfig | TagConfig | PairsConfig
 """The tasks of the package. A new task is added here; nothing else outside its file changes."""
 
 

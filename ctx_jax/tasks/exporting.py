@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from ctx_jax.checkpoints.run_files import CONFIG
 from ctx_jax.embedding.encoder import Encoder
@@ -15,9 +15,13 @@ from ctx_jax.io.files import atomic_folder, read_json
 from ctx_jax.tasks import AnyTask, read_config
 from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.model_card import CARD, CardOptions, model_card
+from ctx_jax.tasks.replaced_token import generator_of
+from ctx_jax.tasks.setup import naming_setting
 from ctx_jax.training.task import TaskConfig
 
 HUGGINGFACE = "huggingface"
+Part = Literal["encoder", "generator"]
+"""What of a run is written: its encoder, or the generator of one of `replaced_token`."""
 _INSIDE = "files"  # where the format writes its own folder, before all appear together
 
 
@@ -27,6 +31,7 @@ def export(
     *,
     form: str = "model",
     step: CheckpointStep = "best",
+    part: Part = "encoder",
     encoder_only: bool = False,
     card: CardOptions | None = None,
     name: str = "",
@@ -34,11 +39,16 @@ def export(
     """Write the encoder and heads of `run` into the new `folder`, in the format `form` of its family ("model": the
     first one), with a model card. `name` is what the folder will be called on the Hub, if it goes there.
 
-    A head of labels is written as transformers' class has it, or not at all with `encoder_only`. What has no place in
-    the format causes a UserWarning. Raises as `load`; ConfigError for another format, InputError for what the format
-    cannot hold, ExistingFileError for a folder that is not empty.
+    `part` "generator" is that of a run of `replaced_token`, as a masked language model of its own, whose discriminator
+    is its encoder. A head of labels is written as transformers' class has it, or not at all with `encoder_only`. What
+    has no place in the format causes a UserWarning. Raises as `load`; ConfigError for another format, and for a part
+    that the run does not have; InputError for what the format cannot hold, ExistingFileError for a folder that is not
+    empty.
     """
     encoder, path = load(run, step=step), Path(run)
+    if part == "generator":
+        with naming_setting("part", f"{run} has no such part"):
+            encoder = generator_of(encoder)
     family = next(family for family in FAMILIES if isinstance(encoder.model, family.model))
     kind = type(encoder.model).__name__
     if not family.formats:

@@ -5,7 +5,7 @@ Letters: B rows, T tokens of a row.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -23,7 +23,6 @@ from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens, cache_tokens
 from ctx_jax.embedding.encoder import Encoder
-from ctx_jax.embedding.load import load
 from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.encoders.transformer.inputs import SubwordInputs
 from ctx_jax.evaluation import reports
@@ -35,8 +34,9 @@ from ctx_jax.evaluation.masked_lm_eval import (
 )
 from ctx_jax.evaluation.reports import Report
 from ctx_jax.heads import HEADS, VocabularyHead
-from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.io.errors import ConfigError
 from ctx_jax.io.progress import Progress
+from ctx_jax.tasks.imported_transformer import adapted, read_import
 from ctx_jax.tasks.languages import cut_texts, log_shares, metrics_by_language, open_texts, shares_of_run, without_name
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
 from ctx_jax.tasks.setup import EvaluateConfig, check_steps, naming_setting, origin_of, prepare_tokenizer
@@ -49,10 +49,6 @@ from ctx_jax.training.task import Evaluator, FunctionEvaluator, TaskContext
 from ctx_jax.typing import Carry, Log, Params
 
 Opened = TypeVar("Opened", bound="SubwordLMTask")
-
-_KEPT = ("compute", "attention", "scan", "remat", "embedding_dropout", "attention_dropout", "attention_output_dropout",
-         "feed_forward_inner_dropout", "feed_forward_dropout")  # fmt: skip
-"""The fields of `model` that an import does not replace: how to compute, and dropout rates."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ class SubwordLMConfig:
     def merged(self, old: Self) -> Self:
         """With the vocabulary size, the padding id and the import's shape that the original run inferred."""
         if self.init and self.init == old.init:
-            return replace(self, model=_adapted(self.model, old.model), head=old.head)
+            return replace(self, model=adapted(self.model, old.model), head=old.head)
         size = self.model.vocabulary or old.model.vocabulary
         return replace(self, model=replace(self.model, vocabulary=size, pad_id=old.model.pad_id))
 
@@ -130,10 +126,8 @@ class SubwordLMConfig:
         imported: Encoder | None = None
         given: Subwords | None = None
         if self.init and not context.resumed:
-            imported, given = self._import()
-            shape: Any = imported.model
-            head = imported.heads[self.name].module if self.name in imported.heads else shape.default_head()
-            config = replace(config, model=_adapted(self.model, shape), head=head)
+            imported, given = read_import(self.init)
+            config = replace(config, model=adapted(self.model, imported.model), head=self._imported_head(imported))
         elif self.tokenizer.file and not context.resumed:
             with naming_setting("tokenizer.file", self.tokenizer.file):
                 given = subword_files.read(self.tokenizer.file)
@@ -164,14 +158,11 @@ class SubwordLMConfig:
         log_shares(cut, made.data_metrics(context.steps), context.log)
         return made
 
-    def _import(self) -> tuple[Encoder, Subwords]:
-        with naming_setting("init", self.init):
-            encoder = load(self.init)
-            if not isinstance(encoder.processor, SubwordInputs):
-                raise InputError(f"it holds a {type(encoder.model).__name__}; a Transformer is needed")
-            # Kept on the host: on a device they would use memory for the whole run.
-            heads = {name: head._replace(params=jax.device_get(head.params)) for name, head in encoder.heads.items()}
-            return replace(encoder, params=jax.device_get(encoder.params), heads=heads), encoder.processor.subwords
+    def _imported_head(self, imported: Encoder) -> VocabularyHead:
+        """The vocabulary head of an import, or one that fits it."""
+        shape: Any = imported.model
+        head: VocabularyHead = imported.heads[self.name].module if self.name in imported.heads else shape.default_head()
+        return head
 
     def with_tokenizer(self, subwords: Subwords) -> Self:
         """With the tokenizer's vocabulary size and padding id; ConfigError if they do not fit model and sequences."""
@@ -205,19 +196,28 @@ class SubwordLMConfig:
         if self.model.causal:
             refuse_options(options, ("pseudo_perplexity",), f"a causal model, which {run_dir} holds")
         assert isinstance(encoder.processor, SubwordInputs), "a Transformer's run reads subwords"
+        subwords, modules = encoder.processor.subwords, {name: head.module for name, head in encoder.heads.items()}
         return reports.transformer_lm(
             encoder,
-            self.name,
-            self.sequences,
+            partial(self.measure, encoder.model, modules, encoder.run_params, subwords),
             Several(tuple(options.sources(self.data))),
-            with_pseudo_perplexity=options.pseudo_perplexity,
+            pseudo_perplexity_head=modules[self.name] if options.pseudo_perplexity else None,
             log=options.log,
         )
 
-
-def _adapted(wanted: Transformer, imported: Transformer) -> Transformer:
-    """The imported model with the fields `_KEPT` of `wanted`."""
-    return replace(imported, **{name: getattr(wanted, name) for name in _KEPT})
+    def measure(
+        self,
+        model: Any,
+        heads: Mapping[str, Any],
+        params: Params,
+        subwords: Subwords,
+        tokens: Tokens,
+        progress: Progress,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> dict[str, float]:
+        """The training metrics of a text, with one fixed mask and without dropout."""
+        head, rows = heads[self.name], self.sequences
+        return masked_lm_metrics(model, params, tokens, subwords, rows, head=head, devices=devices, progress=progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,17 +331,15 @@ class SubwordLMTask:
         return (FunctionEvaluator("valid", self.config.evaluate.every, self.valid_metrics),)
 
     def valid_metrics(self, params: Params, devices: Sequence[jax.Device], log: Log) -> dict[str, float]:
-        """The training metrics on the validation text, with one fixed mask and without dropout; of several languages by
-        language, and their means."""
+        """`SubwordLMConfig.measure` of the validation text; of several languages by language, and their means."""
         assert self.valid is not None
-
-        model, sequences, head = self.model, self.config.sequences, self.config.head
 
         def measure(text: Tokens) -> dict[str, float]:
             shown = Progress("evaluating", "tokens", len(text.ids), log)
-            return masked_lm_metrics(
-                model, params, text, self.subwords, sequences, head=head, devices=devices, progress=shown
+            found: dict[str, float] = self.config.measure(
+                self.model, self.heads, params, self.subwords, text, shown, devices
             )
+            return found
 
         return metrics_by_language(self.valid, measure, log)
 
