@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer, normalizers
+from tokenizers import Encoding, Tokenizer, normalizers, processors
 
 from ctx_jax.io.errors import InputError, SentenceError
 from ctx_jax.io.files import atomic_write
@@ -106,6 +106,15 @@ class Subwords:
             return self
         tokenizer = copy.deepcopy(self.tokenizer)
         tokenizer.post_processor = None
+        return Subwords(tokenizer, self.special)
+
+    def without_end(self) -> "Subwords":
+        """The same pieces with nothing put behind a text."""
+        tokenizer = copy.deepcopy(self.tokenizer)
+        tokenizer.post_processor = None
+        if self.before:
+            begin = [(self.special.begin, self.begin_id)]
+            tokenizer.post_processor = processors.TemplateProcessing([begin[0][0], "$A"], None, begin)
         return Subwords(tokenizer, self.special)
 
     def lower_cased(self) -> "Subwords":

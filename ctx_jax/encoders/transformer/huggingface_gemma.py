@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ctx_jax.encoders.transformer.huggingface_keys import Keys
-from ctx_jax.encoders.transformer.huggingface_llama import LLAMA_FIXED, LLAMA_SIZES, MATRICES, QWEN3_NAMES, kv_heads
+from ctx_jax.encoders.transformer.huggingface_llama import (
+    LAST_TOKEN,
+    LLAMA_FIXED,
+    LLAMA_SIZES,
+    MATRICES,
+    QWEN3_NAMES,
+    kv_heads,
+)
 from ctx_jax.encoders.transformer.huggingface_modern import KINDS, layer_kinds, thetas
 from ctx_jax.encoders.transformer.huggingface_names import Entry
 from ctx_jax.encoders.transformer.huggingface_values import checked_flag, checked_number
@@ -32,6 +39,7 @@ NAMES = QWEN3_NAMES._replace(
         *MATRICES,
         *(Entry(f"{name}.weight", (f"{path}/scale",), less_one=True) for name, path in _NORMS.items()),
     ),
+    labels=(LAST_TOKEN,),
     classes={
         frozenset(): "Gemma3TextModel",
         frozenset({"causal_lm"}): "Gemma3ForCausalLM",
