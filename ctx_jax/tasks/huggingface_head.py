@@ -59,8 +59,8 @@ def check_end(encoder: Encoder, pooling: str | None) -> None:
     pad = subwords.pad_id if written is None else written
     if pad in subwords.after:
         raise InputError(
-            f"the tokenizer puts {subwords.tokens([pad])[0]} behind every text, which is also its padding: transformers' "
-            "class would read the token before it. Give another token of the vocabulary as pad_token in "
+            f"the tokenizer puts {subwords.tokens([pad])[0]} behind every text, which is also its padding: "
+            "transformers' class would read the token before it. Give another token of the vocabulary as pad_token in "
             "tokenizer_config.json of the encoder's folder"
         )
 
