@@ -55,7 +55,8 @@ def model_card(
         text += f"\nLabels: {', '.join(head.module.labels)}.\n"
     if task is not None:
         text += f"\n## Training\n\n{_training(task)}"
-    return f"---\n{front}---\n\n{text}\n## Use\n\n{_use(name, f'hf://{name}' if on_hub else name, encoder, form, class_name)}"
+    use = _use(name, f"hf://{name}" if on_hub else name, encoder, form, class_name)
+    return f"---\n{front}---\n\n{text}\n## Use\n\n{use}"
 
 
 def _pipeline_tag(encoder: Encoder, form: str) -> str | None:
