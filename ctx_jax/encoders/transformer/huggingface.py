@@ -92,6 +92,7 @@ def read(folder: str | PathLike[str]) -> Pretrained:
     names, tensors = LAYOUTS[architecture].names, read_tensors(folder)
     with naming(folder):
         tensors = canonical_tensors(names, tensors)
+        tensors |= LAYOUTS[architecture].completed(config, tensors)
         if (held := layers_held(names, tensors)) < model.depth:
             key = key_of(architecture, "depth")
             raise InputError(f"{key} of config.json is {model.depth}, the tensors are those of {held} layers")
