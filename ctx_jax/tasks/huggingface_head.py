@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.transformer import Transformer
-from ctx_jax.encoders.transformer.huggingface_export import architecture_of, config_from_model
+from ctx_jax.encoders.transformer.huggingface_export import architecture_of, config_from_model, own_head
 from ctx_jax.encoders.transformer.huggingface_labels import classification_head, first_values, in_file
 from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
 from ctx_jax.encoders.transformer.huggingface_names import Architecture
-from ctx_jax.heads import ClassificationHead, Head, LabelHead, Labelling, SequenceHead
+from ctx_jax.heads import ClassificationHead, Head, LabelHead, Labelling, SequenceHead, VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tasks.label_network import LABELS, LabelNetwork
 
@@ -63,6 +63,16 @@ def check_end(encoder: Encoder, pooling: str | None) -> None:
             "transformers' class would read the token before it. Give another token of the vocabulary as pad_token in "
             "tokenizer_config.json of the encoder's folder"
         )
+
+
+def vocabulary_head(encoder: Encoder, name: str) -> VocabularyHead:
+    """The encoder's head "masked_lm" or "causal_lm"; where it has none, that of transformers' class, so that a run can
+    be exported with it."""
+    if name in encoder.heads:
+        own: VocabularyHead = encoder.heads[name].module
+        return own
+    model: Any = encoder.model
+    return own_head(model, own_architecture(encoder))
 
 
 def own_architecture(encoder: Encoder) -> Architecture:

@@ -36,6 +36,7 @@ from ctx_jax.evaluation.reports import Report
 from ctx_jax.heads import HEADS, VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.io.progress import Progress
+from ctx_jax.tasks.huggingface_head import vocabulary_head
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
 from ctx_jax.tasks.setup import EvaluateConfig, check_steps, naming_setting, origin_of, prepare_tokenizer, read_texts
 from ctx_jax.tokenizers import subword_files
@@ -130,7 +131,7 @@ class SubwordLMConfig:
         if self.init and not context.resumed:
             imported, given = self._import()
             shape: Any = imported.model
-            head = imported.heads[self.name].module if self.name in imported.heads else shape.default_head()
+            head = vocabulary_head(imported, self.name)
             config = replace(config, model=_adapted(self.model, shape), head=head)
         elif self.tokenizer.file and not context.resumed:
             with naming_setting("tokenizer.file", self.tokenizer.file):
