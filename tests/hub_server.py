@@ -48,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _missing(self, code: str) -> None:
-        self._answer({"error": code}, 404, X_Error_Code=code)
+        self._answer({"error": code}, 404, X_Error_Code=code, X_Repo_Commit=COMMIT)
 
     def do_GET(self) -> None:
         if self.hub.refused:

@@ -1,5 +1,6 @@
 """Models by their name on the Hub, against a stand-in for it: what is fetched, what is cached, errors, uploads."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -103,6 +104,55 @@ def test_all_shards_and_the_modules_of_sentence_transformers_are_fetched(hub: Hu
     assert not any("openvino" in path for path in hub.fetched)
 
 
+def test_a_cache_that_another_program_filled_is_not_taken_for_whole(
+    hub: Hub, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers fetches a sentence-transformers folder without its modules."""
+    library: Any = pytest.importorskip("huggingface_hub")
+    write_folder(tmp_path / "st", settings={"prompts": {"query": "q: "}})
+    hub.add("lab/st", tmp_path / "st")
+    hub.add("lab/bert", place / "bert")
+    files = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    for name in ("lab/st", "lab/bert"):
+        for file in (*files, *(("special_tokens_map.json", "added_tokens.json") if name == "lab/st" else ())):
+            with contextlib.suppress(library.errors.EntryNotFoundError):
+                library.hf_hub_download(name, file)
+    with monkeypatch.context() as offline:
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(MissingFileError, match="does not say whether the model has modules.json"):
+            ctx_jax.load("hf://lab/st")
+    for file in ("modules.json", "special_tokens_map.json", "added_tokens.json"):  # as sentence-transformers asks
+        with contextlib.suppress(library.errors.EntryNotFoundError):
+            library.hf_hub_download("lab/bert", file)
+    whole = ctx_jax.load("hf://lab/st")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    same(ctx_jax.load("hf://lab/bert"), ctx_jax.load(place / "bert"))
+    assert ctx_jax.load("hf://lab/st").sentence == whole.sentence is not None
+
+
+def test_names_in_a_repository_s_files_are_no_patterns(hub: Hub, place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bert"
+    shutil.copytree(place / "bert", folder)
+    split_tensors(folder)
+    index = folder / "model.safetensors.index.json"
+    entries = json.loads(index.read_text())["weight_map"]
+    for name in ("evil.safetensors", "evil.bin", "sub/spiece.model"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"heavy")
+    for name, words in (("e*.safetensors", "lacks e"), ("*.bin", "no safetensors"), ("evil.bin", "no safetensors")):
+        index.write_text(json.dumps({"weight_map": {**entries, "more": name}}))
+        hub.add(f"lab/bert{len(hub.models)}", folder)
+        with pytest.raises((InputError, MissingFileError), match=words):
+            ctx_jax.load(f"hf://lab/bert{len(hub.models) - 1}")
+    write_folder(tmp_path / "st")
+    modules = json.loads((tmp_path / "st" / "modules.json").read_text())
+    (tmp_path / "st" / "modules.json").write_text(json.dumps([modules[0], {**modules[1], "path": "*"}]))
+    hub.add("lab/st", tmp_path / "st")
+    with pytest.raises(MissingFileError):
+        ctx_jax.load("hf://lab/st")
+    assert not any("evil" in path or "sub" in path or "Pooling" in path for path in hub.fetched)
+
+
 def test_what_cannot_be_fetched_says_what_to_do(
     hub: Hub, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,29 +232,32 @@ def test_an_export_has_a_card_and_is_uploaded_with_the_user_s_token(
         "language": ["en", "de"],
         "license": "mit",
     }
-    assert 'ctx_jax.load("hf://lab/mine")' in card.text and 'from_pretrained("lab/mine")' in card.text
+    assert 'ctx_jax.load("hf://lab/mine")' in card.text and 'BertModel.from_pretrained("lab/mine")' in card.text
 
 
 def test_the_card_of_a_run_names_its_task_texts_and_labels(place: Path) -> None:
-    task: Any = ClassifyConfig(encoder="hf://lab/bert", data=LabelledData("/home/me/train.tsv", "dev.tsv"))
+    data = LabelledData("/home/me/train.tsv, ~/more.tsv,../../me/last.tsv", "dev.tsv,/home/me/other.tsv")
+    task: Any = ClassifyConfig(encoder="hf://lab/bert", data=data)
     labelled = replace(
         ctx_jax.load(place / "bert"),
         heads={"classifier": Head(SequenceHead(("bad", "good")), {})},
         labelling=Labelling(),
     )
-    text = model_card("mine", labelled, "huggingface", task, CardOptions(), on_hub=False)
+    named: Any = {"on_hub": False, "class_name": "T5EncoderModel"}
+    text = model_card("mine", labelled, "huggingface", task, CardOptions(), **named)
     for words in (
         'pipeline_tag: "text-classification"',
         "`classify`",
         "hf://lab/bert",
-        "`train.tsv`",
-        "dev.tsv",
+        "`train.tsv`, `more.tsv`, `last.tsv`",
+        "`dev.tsv`, `other.tsv`",
         "bad, good",
         "3 layers of width 16",
         'tasks.load("mine")',
-        "AutoModelForSequenceClassification",
+        "import T5EncoderModel, AutoTokenizer",
     ):
         assert words in text
+    assert "me/" not in text
     several: Any = MaskedLMConfig(data=TextConfig(languages=("de=/home/me/de.txt", "fr=fr.txt")))
     text = model_card("mine", ctx_jax.load(place / "bert"), "huggingface", several, CardOptions(), on_hub=False)
     assert "(de): `de.txt`" in text and "(fr): `fr.txt`" in text and "python-docs" not in text

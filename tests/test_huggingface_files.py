@@ -251,7 +251,7 @@ def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(ValueError, match=f"b.safetensors: holds '{name}', which another shard holds too"):
         huggingface.read(folder)
-    weight_map["x"] = "b" * 5000
+    weight_map["x"] = "b" * 5000 + ".safetensors"
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(FileNotFoundError, match="names files that are not there"):
         huggingface.read(folder)

@@ -50,6 +50,7 @@ KNOWN: list[tuple[str, dict[str, Any]]] = [
     ("DebertaV2ForSequenceClassification", DEBERTA),
     ("DebertaV2ForTokenClassification", DEBERTA),
     ("Qwen3ForSequenceClassification", {**SMALL, "num_key_value_heads": 1, "head_dim": 4, "pad_token_id": 0}),
+    ("Qwen3ForTokenClassification", {**SMALL, "num_key_value_heads": 1, "head_dim": 4, "pad_token_id": 0}),
     (
         "Gemma3TextForSequenceClassification",
         {**GPT2_TOKENS, **SMALL, "num_key_value_heads": 1, "head_dim": 4, "layer_types": ["full_attention"] * 2},

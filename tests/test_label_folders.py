@@ -1,5 +1,6 @@
 """Hugging Face folders with a head of labels, in and out: transformers' logits, its label names, and wrong counts."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,14 @@ import pytest
 from label_runs import config, make_place
 from safetensors.numpy import load_file, save_file
 from test_huggingface_heads import DEBERTA, DISTIL, ELECTRA, GPT2, MODERN, ROBERTA, SMALL
+from tokenizers.processors import TemplateProcessing
 
 import ctx_jax
 from ctx_jax import cli, tasks
 from ctx_jax.data.labelled import LabelledData
 from ctx_jax.encoders.base import Imported
 from ctx_jax.encoders.transformer import huggingface
-from ctx_jax.heads import Head, Pooler
+from ctx_jax.heads import Head, Pooler, SequenceHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.exporting import export
@@ -25,11 +27,14 @@ from ctx_jax.tasks.huggingface_head import first_params
 from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.tasks.tag_head import TagHead
+from ctx_jax.tokenizers.subwords import Subwords
+from ctx_jax.tokenizers.templates import BERT
 from ctx_jax.training.run import run
 
 TEXTS = ["the film was good", "it", "awful plot the film was poor", "unfit film"]
 PAIRS = [("the film", "was good"), ("it was awful", "the plot"), ("it", "it")]
 NAMES = {0: "bad", 1: "fine, or good", 2: "other"}
+QWEN3 = {**SMALL, "num_key_value_heads": 1, "head_dim": 4}
 FOLDERS: list[tuple[str, dict[str, Any]]] = [
     ("BertForSequenceClassification", SMALL),
     ("BertForTokenClassification", SMALL),
@@ -47,7 +52,9 @@ FOLDERS: list[tuple[str, dict[str, Any]]] = [
     ("GteForSequenceClassification", SMALL),
     ("AlbertForSequenceClassification", ELECTRA),
     ("DebertaV2ForSequenceClassification", DEBERTA),
-    ("Qwen3ForSequenceClassification", {**SMALL, "num_key_value_heads": 1, "head_dim": 4}),
+    ("Qwen3ForSequenceClassification", QWEN3),
+    ("Qwen3ForTokenClassification", QWEN3),
+    ("Gemma3TextForSequenceClassification", {**QWEN3, "layer_types": ["full_attention"] * 2}),
 ]
 
 
@@ -95,11 +102,11 @@ def our_logits(predictor: Any, items: list[Any]) -> np.ndarray:
     return np.asarray(predictor.network.logits(predictor.encoder.run_params, inputs))[: len(rows)]
 
 
-def make_folder(kind: str, settings: dict[str, Any], place: Path, folder: Path) -> None:
-    """A random model of transformers with labels of these names, and the small BERT's tokenizer."""
+def make_folder(kind: str, settings: dict[str, Any], place: Path, folder: Path, own: Any = None) -> None:
+    """A random model of transformers with labels of these names, and its `own` tokenizer or the small BERT's."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     processor: Any = ctx_jax.load(place / "bert").processor
-    subwords = processor.subwords
+    subwords = own or processor.subwords
     torch.manual_seed(0)
     made = getattr(transformers, kind)
     ids = {"vocab_size": len(subwords), "pad_token_id": subwords.pad_id}
@@ -148,6 +155,34 @@ def test_a_folder_predicts_as_in_transformers_and_is_written_again(
     assert stored["label2id"] == {name: number for number, name in NAMES.items()}
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_padding_token_behind_a_text_is_passed_over_as_in_transformers(
+    before: bool, place: Path, tmp_path: Path
+) -> None:
+    folder, processor = tmp_path / "theirs", ctx_jax.load(place / "bert").processor
+    tokenizer = copy.deepcopy(processor.subwords.tokenizer)  # type: ignore[attr-defined]
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[PAD]")]
+    around = ["[CLS]", "$A", "[PAD]"] if before else ["$A", "[PAD]"]
+    tokenizer.post_processor = TemplateProcessing(around, None, ends)
+    subwords = Subwords(tokenizer, replace(BERT, end="[PAD]"))
+    make_folder("Qwen3ForSequenceClassification", QWEN3, place, folder, subwords)
+    expected, encoding = their_logits(folder, TEXTS, truncation=True, max_length=16)
+    assert encoding["input_ids"][0, encoding["attention_mask"][0].sum() - 1] == subwords.pad_id
+    predictor: Any = tasks.load(folder)
+    np.testing.assert_allclose(our_logits(predictor, TEXTS), expected, rtol=0, atol=2e-5)
+    export(folder, tmp_path / "again")
+    again, _ = their_logits(tmp_path / "again", TEXTS, truncation=True)
+    np.testing.assert_allclose(again, expected, rtol=0, atol=1e-6)
+    settings: Any = ClassifyConfig(**{**LAST, "pooling": "last"})
+    base = replace(ctx_jax.load(folder), heads={}, labelling=None)
+    with pytest.raises(ConfigError, match="pad_token"):
+        settings.network(base, ("bad", "good"))
+    head = SequenceHead(("bad", "good"), bias=False)
+    run = replace(base, heads={"labels": Head(head, head.init(jax.random.key(0), width=8))})
+    with pytest.raises(InputError, match="pad_token"):
+        settings.exported(run)
+
+
 LAST: dict[str, Any] = {"layers": "last", "pooling": "first", "head": "huggingface"}
 
 
@@ -184,6 +219,7 @@ EXPORTED: list[tuple[str, dict[str, Any], Any, str]] = [
     ),
     ("GPT2Model", GPT2, ClassifyConfig(**{**LAST, "pooling": "last"}), "single_label_classification"),
     ("DistilBertModel", DISTIL, TagConfig(layers="last", pieces="first"), ""),
+    ("Qwen3Model", QWEN3, TagConfig(layers="last", pieces="first"), ""),
     ("ModernBertModel", MODERN, TagConfig(layers="last", pieces="first", head=TagHead("huggingface")), ""),
 ]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_tokenizer_classes import compare
 from tiny_tokenizers import put
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from ctx_jax.tokenizers.subword_files import read_folder
 
@@ -88,15 +89,16 @@ def test_tokenizers_of_newer_families(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "special", "file"),
+    ("name", "special", "file", "own"),
     [
-        ("AlbertTokenizer", ("<pad>", "<unk>", "[CLS]", "[SEP]"), "spiece.model"),
-        ("DebertaV2Tokenizer", ("[PAD]", "[UNK]", "[CLS]", "[SEP]"), "spm.model"),
-        ("T5Tokenizer", ("<pad>", "<unk>", "", "</s>"), "spiece.model"),
+        ("AlbertTokenizer", ("<pad>", "<unk>", "[CLS]", "[SEP]"), "spiece.model", ["(", "[MASK]"]),
+        ("DebertaV2Tokenizer", ("[PAD]", "[UNK]", "[CLS]", "[SEP]"), "spm.model", ["(", "[MASK]"]),
+        ("DebertaV2Tokenizer", ("[PAD]", "[UNK]", "[CLS]", "[SEP]"), "spm.model", ["("]),
+        ("T5Tokenizer", ("<pad>", "<unk>", "", "</s>"), "spiece.model", []),
     ],
 )
 def test_sentencepiece_files_are_built_as_their_class_is(
-    name: str, special: tuple[str, str, str, str], file: str, tmp_path: Path
+    name: str, special: tuple[str, str, str, str], file: str, own: list[str], tmp_path: Path
 ) -> None:
     """As mT5 and DeBERTa-v3 are published, without a tokenizer.json."""
     sentencepiece = pytest.importorskip("sentencepiece")
@@ -107,14 +109,35 @@ def test_sentencepiece_files_are_built_as_their_class_is(
     sentencepiece.SentencePieceTrainer.train(
         input=str(tmp_path / "text"), model_prefix=str(tmp_path / "model"), vocab_size=45, hard_vocab_limit=False,
         pad_piece=pad, unk_piece=unknown, bos_piece=begin or "<s>", eos_piece=end, minloglevel=2,
-        user_defined_symbols=["(", "[MASK]"] if begin else [], **ids,
+        user_defined_symbols=own, **ids,
     )  # fmt: skip
     (tmp_path / "folder").mkdir()
     (tmp_path / "model.model").rename(tmp_path / "folder" / file)
     model_type = next(kind for known, (_, kind, _) in CLASSES.items() if known == name)
     put(tmp_path / "folder", {"config.json": {"model_type": model_type}})
     put(tmp_path / "folder", {"tokenizer_config.json": {"tokenizer_class": name}})
-    compare(tmp_path / "folder", model_type, (*TEXTS, "(the) ﬁ cats", "a[MASK] the"))
+    ours = compare(tmp_path / "folder", model_type, (*TEXTS, "(the) ﬁ cats", "a[MASK] the"))
+    if own == ["("]:  # DeBERTa-v3's, whose mask has the id behind its pieces
+        assert ours.mask_id == len(ours) - 1
+
+
+def test_euroberts_byte_pieces_need_no_unknown_token(tmp_path: Path) -> None:
+    """Begin and end around a text, a mask, padding with the end, and no unk_token."""
+    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|mask|>"]
+    tokenizer = Tokenizer(models.BPE(_ids(*BYTES, *special), MERGES, ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    ends = [(token, tokenizer.token_to_id(token)) for token in special[:2]]
+    tokenizer.post_processor = processors.TemplateProcessing([special[0], "$A", special[1]], None, ends)
+    begin, end, mask = special
+    roles = {"bos_token": begin, "eos_token": end, "mask_token": mask, "pad_token": end}
+    put(tmp_path, {"tokenizer.json": tokenizer.to_str(), "config.json": {"model_type": "eurobert"}})
+    put(tmp_path, {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", **roles}})
+    ours = compare(tmp_path, "eurobert", ("the cats", "a<|mask|> the"))
+    assert ours.mask_id == len(BYTES) + 2 and ours.pad_id == ours.end_id == ours.unknown_id
+    ours.save(tmp_path / "ours")
+    assert read_folder(tmp_path / "ours").digest == ours.digest
 
 
 def test_byt5_needs_no_vocabulary_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Settings of a Transformer's tasks that fit each other, the tokenizer and an import, or are refused by field."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -9,16 +10,21 @@ import pytest
 
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.encoders.transformer.huggingface_config import head_from_config
+from ctx_jax.encoders.transformer.huggingface_export import config_from_model
+from ctx_jax.encoders.transformer.huggingface_llama import LLAMA_FIXED
 from ctx_jax.evaluation.pseudo_perplexity import pseudo_perplexity
-from ctx_jax.heads import VocabularyHead
+from ctx_jax.heads import Head, VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.causal_lm import CausalLMConfig
+from ctx_jax.tasks.huggingface_head import vocabulary_head
 from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.training.config import check_config
 
+DROPOUT = [each.name for each in fields(Transformer) if each.name.endswith("_dropout")]
 MODEL = Transformer(0, dim=8, depth=1, heads=2, feed_forward=8, max_positions=16)
 PAIRS = SequenceConfig("pairs", length=16, batch_size=8)
 PLAIN = SequenceConfig(length=16, batch_size=8)
@@ -63,6 +69,32 @@ def test_an_import_is_fitted_by_other_sequences_alone(subwords: Subwords) -> Non
     with pytest.raises(ConfigError, match="causal_blocks") as error:
         CausalLMConfig(model=replace(model, causal=True), sequences=PLAIN, init="folder").with_tokenizer(subwords)
     assert error.value.field == "sequences.packing"
+
+
+@pytest.mark.parametrize("architecture", ["bert", "electra", "mpnet", "albert", "nomic_bert", "gte", "eurobert"])
+def test_an_import_without_a_head_gets_one_that_its_files_can_hold(architecture: str) -> None:
+    shapes: dict[str, dict[str, Any]] = {
+        "electra": {"activation": "relu"},
+        "mpnet": {
+            "relative": "bias",
+            "pad_id": 1,
+            "positions_after_padding": True,
+            "activation": "relu",
+            "token_types": 0,
+        },
+        "albert": {"shared_layers": True, "embedding_dim": 4, "activation": "relu"},
+        "nomic_bert": {"gated": True, "positions": "rotary", "attention_bias": False, "feed_forward_bias": False},
+        "gte": {"gated": True, "positions": "rotary", "feed_forward_bias": False, "down_bias": True},
+        "eurobert": {**LLAMA_FIXED, "attention_bias": False, "token_types": 0},
+    }
+    model = replace(MODEL, vocabulary=23, **{**dict.fromkeys(DROPOUT, 0.0), **shapes.get(architecture, {})})
+    encoder: Any = SimpleNamespace(model=model, heads={}, architecture=architecture)
+    head = vocabulary_head(encoder, "masked_lm")
+    config = config_from_model(model, architecture, head=head)  # refuses what it cannot express
+    assert head_from_config(config, model) == head
+    given = VocabularyHead(bias=False)
+    encoder.heads["masked_lm"] = Head(given, {})
+    assert vocabulary_head(encoder, "masked_lm") is given
 
 
 def test_sequences_longer_than_rotary_positions_are_refused_too(subwords: Subwords) -> None:

@@ -4,6 +4,7 @@ folders uploaded.
 Files go into the library's own cache (HF_HOME), which is all that is read offline (HF_HUB_OFFLINE=1).
 """
 
+import glob
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,15 +15,18 @@ from typing import NamedTuple
 from ctx_jax.encoders.transformer.huggingface_tensors import INDEX, WHOLE, shard_names
 from ctx_jax.encoders.transformer.sentence_folders import BODY_SETTINGS, MODULES, SETTINGS, module_paths
 from ctx_jax.io.errors import CtxJaxError, InputError, MissingFileError, MissingPackageError
+from ctx_jax.tokenizers.subword_files import SENTENCEPIECE_NAMES
 
 _NAME = re.compile(r"hf:/{1,2}(?P<name>[^@]+)(?:@(?P<revision>.+))?")  # pathlib makes one slash of two
 _UPLOADED = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = (
     *("config.json", *BODY_SETTINGS),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.txt", "vocab.json", "merges.txt", "*.model"),
+    *("vocab.txt", "vocab.json", "merges.txt", *SENTENCEPIECE_NAMES),
 )
 """Configs and tokenizers. Tensors are named one by one: a repository may hold the same in several formats."""
+_UNNOTICED = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""Files without which a folder is read all the same, and gives other vectors."""
 
 
 class HubName(NamedTuple):
@@ -64,13 +68,17 @@ def local_path(path: str | Path) -> Path:
     root = _fetch(hub, wanted, wanted.revision, [*_FILES, MODULES, SETTINGS, INDEX])
     # A snapshot's folder has the name of its commit: all files are those of one.
     commit = root.name
-    body, *others = module_paths(root) if (root / MODULES).is_file() else [""]
-    before = f"{body}/" if body not in ("", ".") else ""
+    _check_absent(hub, wanted, root, [MODULES, *_UNNOTICED])
+    is_sentence = (root / MODULES).is_file()
+    body, *others = module_paths(root) if is_sentence else [""]
+    before = f"{body.strip('/')}/" if body not in ("", ".") else ""
     names = [f"{other}/{name}" for other in others for name in ("config.json", WHOLE)]
     if before:
         names += [before + name for name in (*_FILES, INDEX)]
     if names:
         _fetch(hub, wanted, commit, names)
+    if is_sentence:
+        _check_absent(hub, wanted, root, [SETTINGS, *(before + name for name in (BODY_SETTINGS[0], *_UNNOTICED))])
     if not (root / body / "config.json").is_file():
         raise MissingFileError(f"{wanted} has no {before}config.json: it is no model that is read here")
     tensors = shard_names(root / body) if (root / body / INDEX).is_file() else [WHOLE]
@@ -119,11 +127,48 @@ def _library(what: str) -> ModuleType:
     return huggingface_hub
 
 
-def _fetch(hub: ModuleType, wanted: HubName, revision: str | None, patterns: Sequence[str]) -> Path:
+def _fetch(hub: ModuleType, wanted: HubName, revision: str | None, names: Sequence[str]) -> Path:
+    """The snapshot's folder with these files, where there are such."""
+    patterns = [glob.escape(name) for name in names]  # a file of the repository may say the names
     with _explained(hub, wanted):
         return Path(
-            hub.snapshot_download(wanted.name, revision=revision, allow_patterns=list(patterns), library_name="ctx_jax")
+            hub.snapshot_download(wanted.name, revision=revision, allow_patterns=patterns, library_name="ctx_jax")
         )
+
+
+def _check_absent(hub: ModuleType, wanted: HubName, root: Path, names: Sequence[str]) -> None:
+    """Check that those of the files that a snapshot lacks are not in the repository either.
+
+    Offline, a snapshot is what any program has fetched of it. Without these files the folder would be read as another
+    model. MissingFileError where neither the cache nor the Hub says whether there is such a file.
+    """
+    commit = root.name
+    for name in [name for name in dict.fromkeys(names) if not (root / name).is_file()]:
+        if hub.try_to_load_from_cache(wanted.name, name, revision=commit) is not None or _listed(hub, wanted, commit):
+            continue  # it is known to be absent
+        try:
+            hub.hf_hub_download(wanted.name, name, revision=commit, library_name="ctx_jax")
+        except hub.errors.LocalEntryNotFoundError as error:
+            raise MissingFileError(
+                f"{wanted}: the Hub cannot be reached, and {hub.constants.HF_HUB_CACHE} does not say whether the model "
+                f"has {name}, as another program has fetched a part of its files. Load it once where there is a network"
+            ) from error
+        except hub.errors.EntryNotFoundError:
+            continue  # and the library keeps it in mind
+        except Exception:
+            with _explained(hub, wanted):
+                raise
+
+
+def _listed(hub: ModuleType, wanted: HubName, commit: str) -> bool:
+    """Whether the cache has the list of the repository's files, by which the library has fetched those asked for."""
+    if not hasattr(hub, "get_cached_repo_tree"):  # before version 2
+        return False
+    try:
+        hub.get_cached_repo_tree(wanted.name, revision=commit)
+    except hub.errors.CachedRepoTreeNotFoundError:
+        return False
+    return True
 
 
 @contextmanager

@@ -26,6 +26,9 @@ class Labelling:
     """One label of several, any number of them, or a number."""
     pooling: Literal["first", "last", "mean"] | None = "first"
     """How the last layer's vectors of a text become the one that is scored; None: every token has its own label."""
+    skips_end: bool = False
+    """"last" is the token before the one that the tokenizer puts behind a text: that one is the padding token, which
+    transformers passes over."""
 
 
 @dataclass(frozen=True)

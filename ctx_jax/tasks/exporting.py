@@ -60,12 +60,15 @@ def export(
     task = _task_of(path) if is_run(path) else None
     encoder = _alone(encoder) if encoder_only else _with_labels(encoder, task, form)
     imported = Imported(**{field: getattr(encoder, field) for field in Imported._fields})
-    text = model_card(name or folder.name, encoder, form, task, card or CardOptions(), on_hub=bool(name))
     with atomic_folder(folder) as partial:
         family.formats[form](partial / _INSIDE, imported, path)
         for file in (partial / _INSIDE).iterdir():
             file.rename(partial / file.name)
         (partial / _INSIDE).rmdir()
+        own = read_json(partial / "config.json")["architectures"][0] if form == HUGGINGFACE else ""
+        text = model_card(
+            name or folder.name, encoder, form, task, card or CardOptions(), on_hub=bool(name), class_name=own
+        )
         (partial / CARD).write_text(text, encoding="utf-8")
 
 

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.transformer import Transformer
-from ctx_jax.encoders.transformer.huggingface_export import architecture_of
+from ctx_jax.encoders.transformer.huggingface_export import architecture_of, config_from_model, own_head
 from ctx_jax.encoders.transformer.huggingface_labels import classification_head, first_values, in_file
 from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
 from ctx_jax.encoders.transformer.huggingface_names import Architecture
-from ctx_jax.heads import ClassificationHead, Head, LabelHead, Labelling, SequenceHead
+from ctx_jax.heads import ClassificationHead, Head, LabelHead, Labelling, SequenceHead, VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tasks.label_network import LABELS, LabelNetwork
 
@@ -36,6 +36,7 @@ def with_own_head(network: LabelNetwork, encoder: Encoder, setting: str) -> Labe
         head = classification_head(
             own_architecture(encoder), encoder.model, network.labels, network.pooling, prediction=prediction
         )
+        check_end(encoder, network.pooling)
     except InputError as error:
         name = setting if network.pooling is None else "pooling"
         raise ConfigError(name, f"is {network.pooling}, and {error}: set it") from error
@@ -46,6 +47,32 @@ def first_params(network: LabelNetwork, encoder: Encoder) -> Mapping[str, Any]:
     """What the folder of an encoder has of the parameters of a `ClassificationHead`."""
     head = network.head
     return first_values(head, own_architecture(encoder), encoder.heads) if isinstance(head, ClassificationHead) else {}
+
+
+def check_end(encoder: Encoder, pooling: str | None) -> None:
+    """InputError where the last token is the padding token of config.json: transformers' class passes over it."""
+    model, processor = encoder.model, encoder.processor
+    subwords = getattr(processor, "subwords", None)
+    if pooling != "last" or subwords is None:
+        return
+    written = config_from_model(model, own_architecture(encoder)).get("pad_token_id")  # type: ignore[arg-type]
+    pad = subwords.pad_id if written is None else written
+    if pad in subwords.after:
+        raise InputError(
+            f"the tokenizer puts {subwords.tokens([pad])[0]} behind every text, which is also its padding: "
+            "transformers' class would read the token before it. Give another token of the vocabulary as pad_token in "
+            "tokenizer_config.json of the encoder's folder"
+        )
+
+
+def vocabulary_head(encoder: Encoder, name: str) -> VocabularyHead:
+    """The encoder's head "masked_lm" or "causal_lm"; where it has none, that of transformers' class, so that a run can
+    be exported with it."""
+    if name in encoder.heads:
+        own: VocabularyHead = encoder.heads[name].module
+        return own
+    model: Any = encoder.model
+    return own_head(model, own_architecture(encoder))
 
 
 def own_architecture(encoder: Encoder) -> Architecture:
@@ -68,6 +95,7 @@ def exported(encoder: Encoder, network: LabelNetwork, needed: str) -> Encoder:
         if type(network) is not LabelNetwork or network.layer != encoder.model.num_layers - 1 or head is None:
             raise InputError("it scores one vector of the last layer")
         wanted = classification_head(architecture, encoder.model, labels, network.pooling)  # type: ignore[arg-type]
+        check_end(encoder, network.pooling)
         if isinstance(module, LabelHead) and isinstance(wanted, SequenceHead) and wanted.bias:
             head = Head(wanted, head.params["scores"])
         elif type(module) is not type(wanted):

@@ -27,6 +27,8 @@ def imported_task(
     if twice := sorted({name for name in labels if labels.count(name) > 1}):
         raise InputError(f"id2label of config.json names several labels {listed(twice)}: give each a name of its own")
     own, pooling, target = replace(encoder, heads={LABELS: head}), labelling.pooling, labelling.target
+    if labelling.skips_end:
+        own = replace(own, processor=_without_end(encoder))
     if pairs and (pooling is None or target == "several"):
         what = "tokens" if pooling is None else "texts that may have several"
         raise InputError(f"the head is for labels of {what}, not of pairs of texts: leave pairs out")
@@ -34,3 +36,14 @@ def imported_task(
         return TagConfig(layers="last", pieces="first", head=TagHead("huggingface")), own
     settings: dict[str, Any] = {"target": target, "layers": "last", "pooling": pooling, "head": "huggingface"}
     return PairsConfig(style="cross", **settings) if pairs else ClassifyConfig(**settings), own
+
+
+def _without_end(encoder: Encoder) -> Any:
+    """The processor without the token behind a text, which no other token of a causal model depends on."""
+    processor, model = encoder.processor, encoder.model
+    if not getattr(model, "causal", False):
+        raise InputError(
+            "the tokenizer puts its padding token behind a text, whose vector transformers' class passes over: in a "
+            "model that is not causal this cannot be computed here. Give the tokenizer another pad_token"
+        )
+    return processor.without_end()  # type: ignore[attr-defined]

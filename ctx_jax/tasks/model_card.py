@@ -26,10 +26,17 @@ class CardOptions:
 
 
 def model_card(
-    name: str, encoder: Encoder, form: str, task: TaskConfig | None, options: CardOptions, *, on_hub: bool
+    name: str,
+    encoder: Encoder,
+    form: str,
+    task: TaskConfig | None,
+    options: CardOptions,
+    *,
+    on_hub: bool,
+    class_name: str,
 ) -> str:
     """The text of the card of a folder in the format `form`. `name` is its name, on the Hub or here; `task` that of the
-    run, if the encoder is a run's."""
+    run, if the encoder is a run's; `class_name` transformers' class of the folder."""
     model, matter = encoder.model, dict[str, Any]()
     if form in _LIBRARIES:
         matter["library_name"] = _LIBRARIES[form]
@@ -49,7 +56,8 @@ def model_card(
         text += f"\nLabels: {', '.join(head.module.labels)}.\n"
     if task is not None:
         text += f"\n## Training\n\n{_training(task)}"
-    return f"---\n{front}---\n\n{text}\n## Use\n\n{_use(name, f'hf://{name}' if on_hub else name, encoder, form)}"
+    use = _use(name, f"hf://{name}" if on_hub else name, encoder, form, class_name)
+    return f"---\n{front}---\n\n{text}\n## Use\n\n{use}"
 
 
 def _pipeline_tag(encoder: Encoder, form: str) -> str | None:
@@ -74,23 +82,23 @@ def _training(task: Any) -> str:
     lines = [f"Trained with ctx_jax, task `{task.name}`.\n\n"]
     for what, value in named.items():
         if isinstance(value, str) and value:
-            lines.append(f"- {what}: `{Path(value).name if Path(value).is_absolute() else value}`\n")
+            paths = filter(None, map(str.strip, value.split(",")))  # files and globs
+            lines.append(f"- {what}: {', '.join(f'`{_without_folder(path)}`' for path in paths)}\n")
     return "".join(lines)
 
 
-def _use(name: str, path: str, encoder: Encoder, form: str) -> str:
+def _without_folder(path: str) -> str:
+    """The last part of a path that says where somebody's files are."""
+    return Path(path).name if path.startswith("~") or ".." in Path(path).parts or Path(path).is_absolute() else path
+
+
+def _use(name: str, path: str, encoder: Encoder, form: str, kind: str) -> str:
     lines = ["import ctx_jax", "", f'encoder = ctx_jax.load("{path}")', 'encoder.encode(["a text of some words"])']
     if form == "huggingface" and encoder.labelling is not None:
         item = '["A", "text"]' if encoder.labelling.pooling is None else '"a text"'
         lines += [f'ctx_jax.tasks.load("{path}").predict([{item}])']
     theirs: list[str] = []
     if form == "huggingface":
-        kind = {
-            "fill-mask": "AutoModelForMaskedLM",
-            "text-generation": "AutoModelForCausalLM",
-            "text-classification": "AutoModelForSequenceClassification",
-            "token-classification": "AutoModelForTokenClassification",
-        }.get(_pipeline_tag(encoder, form) or "", "AutoModel")
         theirs = [f"from transformers import {kind}, AutoTokenizer", ""]
         theirs += [f'model = {kind}.from_pretrained("{name}")', f'tokenizer = AutoTokenizer.from_pretrained("{name}")']
     elif form == "sentence-transformers":

@@ -36,6 +36,7 @@ from ctx_jax.evaluation.reports import Report
 from ctx_jax.heads import HEADS, VocabularyHead
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.io.progress import Progress
+from ctx_jax.tasks.huggingface_head import vocabulary_head
 from ctx_jax.tasks.imported_transformer import adapted, read_import
 from ctx_jax.tasks.languages import cut_texts, log_shares, metrics_by_language, open_texts, shares_of_run, without_name
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
@@ -159,10 +160,8 @@ class SubwordLMConfig:
         return made
 
     def _imported_head(self, imported: Encoder) -> VocabularyHead:
-        """The vocabulary head of an import, or one that fits it."""
-        shape: Any = imported.model
-        head: VocabularyHead = imported.heads[self.name].module if self.name in imported.heads else shape.default_head()
-        return head
+        """The vocabulary head of an import, or that of its class."""
+        return vocabulary_head(imported, self.name)
 
     def with_tokenizer(self, subwords: Subwords) -> Self:
         """With the tokenizer's vocabulary size and padding id; ConfigError if they do not fit model and sequences."""

@@ -123,12 +123,16 @@ class Settings:
         return tuple(added)
 
     def add_tokens(
-        self, tokenizer: Tokenizer, special: SpecialTokens, defaults: Mapping[str, AddedToken] | None = None
+        self,
+        tokenizer: Tokenizer,
+        special: SpecialTokens,
+        defaults: Mapping[str, AddedToken] | None = None,
+        behind: Container[str] = (),
     ) -> None:
         """Add the tokens in the order of their ids, then the named ones, or their `defaults`, and the further ones.
 
-        The token of a role, one of `special`, gets no new id: `Subwords` refuses it where it is missing. InputError for
-        one whose id is not the one its file states.
+        The token of a role, one of `special`, gets no new id unless it is one of `behind`: `Subwords` refuses it where
+        it is missing. InputError for one whose id is not the one its file states.
         """
         present = {repr(token) for token in tokenizer.get_added_tokens_decoder().values()}
         tokens = [added.token for added in self.added if repr(added.token) not in present]
@@ -136,7 +140,8 @@ class Settings:
         known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
         named = dict(defaults or {}) | self._named()
         order = [*_NAMED, *(key for key in named if key not in _NAMED)]
-        known |= {token for token in special.roles().values() if tokenizer.token_to_id(token) is None}
+        absent = {token for token in special.roles().values() if tokenizer.token_to_id(token) is None}
+        known |= {token for token in absent if token not in behind}
         # Of tokens with one content the last counts, but of those with flags, and of those without, the first.
         new: dict[tuple[str, bool], AddedToken] = {}
         for token in (*(named[key] for key in order if key in named), *self.extra):

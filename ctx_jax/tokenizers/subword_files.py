@@ -18,8 +18,8 @@ from ctx_jax.tokenizers.tokenizer_builders import VocabularyParts
 from ctx_jax.tokenizers.tokenizer_classes import CLASSES, build, checked_ids
 from ctx_jax.tokenizers.tokenizer_json import read_tokenizer_json
 
-# transformers' names for the SentencePiece files of XLM-R, of ALBERT, T5 and XLNet, and of Llama.
-_SENTENCEPIECE_NAMES = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+SENTENCEPIECE_NAMES = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model")
+"""transformers' names for the SentencePiece files of XLM-R, of ALBERT, T5 and XLNet, of DeBERTa-v2, and of Llama."""
 
 
 def read(path: str | Path) -> Subwords:
@@ -113,7 +113,7 @@ def _read_file(path: Path, settings: Settings, class_name: str) -> Subwords:
 
 def _sentencepiece_of(folder: Path) -> Path | None:
     files = sorted(file for file in folder.iterdir() if file.suffix in SENTENCEPIECE and file.name[0] != ".")
-    known = [file for file in files if file.name in _SENTENCEPIECE_NAMES]
+    known = [file for file in files if file.name in SENTENCEPIECE_NAMES]
     if len(files) > 1 and len(known) != 1:
         raise InputError(
             f"{folder} has more than one SentencePiece file: {', '.join(file.name for file in files)}; keep only the "

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer, normalizers
+from tokenizers import Encoding, Tokenizer, models, normalizers, processors
 
 from ctx_jax.io.errors import InputError, SentenceError
 from ctx_jax.io.files import atomic_write
@@ -33,7 +33,8 @@ class Subwords:
     none for GPT-2.
 
     InputError if the tokenizer lacks a special token, or two roles share one. Only a family that puts nothing around a
-    sentence (GPT, GPT-2) or has no mask (T5, Qwen3) may share a token between roles; any may pad with the end.
+    sentence (GPT, GPT-2) or has no mask (T5, Qwen3) may share a token between roles; any may pad with the end, and one
+    of bytes (EuroBERT), for which no character is unknown, may have no token of its own for that.
     """
 
     def __init__(self, tokenizer: Tokenizer, special: SpecialTokens) -> None:
@@ -57,8 +58,11 @@ class Subwords:
 
     def _check_roles(self) -> None:
         apart = bool(self.before or self.after) and self.special.mask is not None
+        shared = [{"pad", "end"}]
+        if type(self.tokenizer.model) is models.BPE and self.tokenizer.model.unk_token is None:
+            shared += [{"unknown", "end"}, {"unknown", "pad"}]
         for (role, token), (other, same) in combinations(self.special.roles().items(), 2):
-            if self._id(token) == self._id(same) and (apart or other == "mask") and {role, other} != {"pad", "end"}:
+            if self._id(token) == self._id(same) and (apart or other == "mask") and {role, other} not in shared:
                 raise InputError(
                     f"special tokens clash: {role} and {other} are both {token:.80} (id {self._id(token)}); give each "
                     "a token of its own"
@@ -106,6 +110,15 @@ class Subwords:
             return self
         tokenizer = copy.deepcopy(self.tokenizer)
         tokenizer.post_processor = None
+        return Subwords(tokenizer, self.special)
+
+    def without_end(self) -> "Subwords":
+        """The same pieces with nothing put behind a text."""
+        tokenizer = copy.deepcopy(self.tokenizer)
+        tokenizer.post_processor = None
+        if self.before:
+            begin = [(self.special.begin, self.begin_id)]
+            tokenizer.post_processor = processors.TemplateProcessing([begin[0][0], "$A"], None, begin)
         return Subwords(tokenizer, self.special)
 
     def lower_cased(self) -> "Subwords":

@@ -53,6 +53,7 @@ class TokenizerClass:
     around: PairLayout | None = None
     ends: tuple[str, str] = ("cls_token", "sep_token")
     extra: tuple[str, ...] = ()
+    adds: tuple[str, ...] = ()  # roles whose tokens get an id behind the vocabulary where it lacks them
     mask_takes_space: bool = False  # the mask swallows the space before it
     fixed: tuple[
         tuple[str, int], ...
@@ -100,13 +101,14 @@ def build(
         begin, end = kind.special.begin, kind.special.end
         tokens = {"bos_token": begin, "eos_token": end, "cls_token": begin, "sep_token": end} | tokens
     tokens |= {token: token for token in kind.extra}
+    behind = [getattr(special, role) for role in kind.adds]
     lstrip = kind.mask_takes_space or (mask_takes_space and special.mask not in settings.tokens)
     defaults = {
         key: AddedToken(token, special=True, lstrip=lstrip and key == "mask_token")
         for key, token in tokens.items()
-        if token in parts.ids
+        if token in parts.ids or token in behind
     }
-    settings.add_tokens(tokenizer, special, defaults)
+    settings.add_tokens(tokenizer, special, defaults, behind)
     with naming(path):
         if kind.around is None:
             if tokenizer.post_processor is None:
@@ -195,6 +197,7 @@ CLASSES: Mapping[str, TokenizerClass] = {
         builders.deberta,
         {"do_lower_case": False, "split_by_punct": False, "add_prefix_space": True},
         ONE_END,
+        adds=("mask",),
     ),
     "T5Tokenizer": TokenizerClass(
         "Unigram", T5, builders.t5, ends=_OWN_ENDS, extra=_SENTINELS, fixed=(("unknown", 2),)

@@ -7,6 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,6 +92,7 @@ def read(folder: str | PathLike[str]) -> Pretrained:
     names, tensors = LAYOUTS[architecture].names, read_tensors(folder)
     with naming(folder):
         tensors = canonical_tensors(names, tensors)
+        tensors |= LAYOUTS[architecture].completed(config, tensors)
         if (held := layers_held(names, tensors)) < model.depth:
             key = key_of(architecture, "depth")
             raise InputError(f"{key} of config.json is {model.depth}, the tensors are those of {held} layers")
@@ -210,6 +212,8 @@ def _read_body(folder: Path) -> Imported:
     with naming(folder):
         labelling = labelling_of(found.config, architecture, {name: head.module for name, head in found.heads.items()})
     inputs = found.model.inputs(folder)
+    if labelling is not None and labelling.pooling == "last":
+        labelling = replace(labelling, skips_end=found.config.get("pad_token_id") in inputs.subwords.after)
     return Imported(found.model, found.params, inputs, found.heads, None, architecture, labelling)
 
 

@@ -42,6 +42,7 @@ NAMES = BERT_NAMES._replace(
         (r"lm_predictions\.lm_head\.bias", "cls.predictions.bias"),
         (r"lm_predictions\.lm_head\.(dense|LayerNorm)\.(weight|bias)", r"cls.predictions.transform.\1.\2"),
     ),
+    unused=("embeddings.position_embeddings.weight",),  # without position_biased_input
     labels=(DENSE_HEAD._replace(out="classifier", dense="pooler.dense", activation="gelu"), *LINEAR),
     classes={heads: name for heads, name in classes("DebertaV2").items() if "pooler" not in heads},
 )

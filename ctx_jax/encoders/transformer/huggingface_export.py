@@ -42,6 +42,12 @@ def architecture_of(model: Transformer) -> Architecture:
     return "bert" if model.token_types else "distilbert"
 
 
+def own_head(model: Transformer, architecture: Architecture) -> VocabularyHead:
+    """The vocabulary head that transformers' class has, for a model whose files have none."""
+    layout = LAYOUTS[architecture]
+    return VocabularyHead(**layout.head(layout.entries(model, None), model))
+
+
 def config_from_model(
     model: Transformer, architecture: Architecture | None = None, *, head: VocabularyHead | None = None
 ) -> dict[str, Any]:

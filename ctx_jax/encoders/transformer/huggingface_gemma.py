@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ctx_jax.encoders.transformer.huggingface_keys import Keys
-from ctx_jax.encoders.transformer.huggingface_llama import LLAMA_FIXED, LLAMA_SIZES, MATRICES, QWEN3_NAMES, kv_heads
+from ctx_jax.encoders.transformer.huggingface_llama import (
+    LAST_TOKEN,
+    LLAMA_FIXED,
+    LLAMA_SIZES,
+    MATRICES,
+    QWEN3_NAMES,
+    kv_heads,
+)
 from ctx_jax.encoders.transformer.huggingface_modern import KINDS, layer_kinds, thetas
 from ctx_jax.encoders.transformer.huggingface_names import Entry
 from ctx_jax.encoders.transformer.huggingface_values import checked_flag, checked_number
@@ -32,6 +39,7 @@ NAMES = QWEN3_NAMES._replace(
         *MATRICES,
         *(Entry(f"{name}.weight", (f"{path}/scale",), less_one=True) for name, path in _NORMS.items()),
     ),
+    labels=(LAST_TOKEN,),
     classes={
         frozenset(): "Gemma3TextModel",
         frozenset({"causal_lm"}): "Gemma3ForCausalLM",
@@ -57,6 +65,7 @@ KEYS = Keys(
     neutral=("rope_scaling", "is_causal"),
     harmless=("text_config", "vision_config", "image_token_id", "mm_tokens_per_image"),  # of models that see
 )
+_PATTERN = 6
 _OLD = {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"}
 
 
@@ -70,7 +79,6 @@ def fields(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
     scalar = checked_number("query_pre_attn_scalar", config["query_pre_attn_scalar"], "heads")
     both_sides = checked_flag(config, "use_bidirectional_attention", False)
     window = checked_number("sliding_window", config["sliding_window"], "heads")
-    every = config.get("sliding_window_pattern", config.get("_sliding_window_pattern"))
     global_theta, local_theta = thetas(config, _OLD)
     return {
         **kv_heads(config),
@@ -78,16 +86,25 @@ def fields(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
         "causal": not both_sides,
         # A token attends to as many tokens behind as before it, or to so many with itself.
         "window": window // 2 if both_sides else window - 1,
-        "local_layers": _local_layers(config, values["depth"], every),
+        "local_layers": _local_layers(config, values["depth"]),
         "rotary_theta": global_theta,
         "local_rotary_theta": local_theta,
     }
 
 
-def _local_layers(config: Mapping[str, Any], depth: int, every: Any) -> tuple[int, ...]:
-    if config.get("layer_types") is not None or every is None:
+def _local_layers(config: Mapping[str, Any], depth: int) -> tuple[int, ...]:
+    """Of a file without layer_types all but every sixth, unless sliding_window_pattern says otherwise. transformers
+    writes the second name of that key and does not read it."""
+    known = "sliding_window_pattern" in config or "_sliding_window_pattern" in config
+    if config.get("layer_types") is not None or not known:
         return layer_kinds(config, depth)
-    count = checked_number("sliding_window_pattern", every, "heads")
+    unread = config.get("_sliding_window_pattern", _PATTERN)
+    count = checked_number("sliding_window_pattern", config.get("sliding_window_pattern", _PATTERN), "heads")
+    if unread not in (count, _PATTERN):
+        raise InputError(
+            f"_sliding_window_pattern is {brief(unread)}, which transformers leaves unread: give layer_types, or "
+            "sliding_window_pattern"
+        )
     return tuple(layer for layer in range(depth) if (layer + 1) % count)
 
 

@@ -37,8 +37,12 @@ NAMES = ROBERTA._replace(
     ),
     bias_copy=None,
     ignored=r".*rotary_emb\.inv_freq",
-    labels=LINEAR,
-    classes=classes("Gte", "pooler", "classifier"),
+    labels=LINEAR[:1],
+    classes={
+        heads: name
+        for heads, name in classes("Gte", "pooler", "classifier").items()
+        if heads not in ({"pooler"}, {"qa_outputs"})  # transformers' model alone has no pooler
+    },
 )
 # The authors' keys that must have the value of the published models.
 _PUBLISHED: Mapping[str, Any] = {

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
 from ctx_jax.encoders.transformer.huggingface_names import Architecture
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import ClassificationHead, Head, Labelling, Pooler, SequenceHead, VocabularyHead
@@ -30,7 +31,7 @@ _PROBLEMS: Mapping[str, Literal["classes", "several", "number"]] = {
 }
 _POOLING: Mapping[str, Literal["first", "mean"]] = {"cls": "first", "mean": "mean"}
 _POOLED = ("bert", "albert", "nomic_bert", "gte")  # whose class for texts has the pooler and a linear layer
-_CAUSAL = ("gpt2", "openai-gpt", "qwen3")  # whose class for texts reads the last token
+_LAST = ("gpt2", "openai-gpt", "qwen3", "gemma3_text")  # whose class for texts reads the last token
 # The head of each class for texts; one that is not here is neither predicted with nor written.
 _DENSE: Mapping[Architecture, ClassificationHead] = {
     **dict.fromkeys(_POOLED, ClassificationHead(activation="tanh")),
@@ -57,21 +58,21 @@ def classification_head(
 
     Raises InputError where there is no such class, or where it pools otherwise.
     """
-    names, causal = tuple(labels), architecture in _CAUSAL
+    names, reads_last = tuple(labels), architecture in _LAST
+    known, ending = LAYOUTS[architecture].names.classes.values(), _TOKENS if pooling is None else _SEQUENCES
+    if not any(name.endswith(ending) for name in known):
+        what = "tokens" if pooling is None else "texts"
+        raise InputError(f"no class for labels of {what} of {architecture} is known here")
     form = prediction or VocabularyHead(bias=False, norm_epsilon=model.norm_epsilon, norm_bias=model.norm_bias)
     if pooling is None:
-        if architecture == "openai-gpt":
-            raise InputError(f"transformers has no class for labels of tokens of {architecture}")
         return modern_head(names, form) if architecture == "modernbert" else SequenceHead(names)
-    possible = ("last",) if causal else ("first", "mean") if architecture == "modernbert" else ("first",)
+    possible = ("last",) if reads_last else ("first", "mean") if architecture == "modernbert" else ("first",)
     if pooling not in possible:
         raise InputError(f"transformers' class for labels of texts of {architecture} pools {' or '.join(possible)}")
-    if causal:
+    if reads_last:
         return SequenceHead(names, bias=False)
     if architecture == "modernbert":
         return modern_head(names, form)
-    if architecture not in _DENSE:
-        raise InputError(f"the class for labels of texts of {architecture} is not known here")
     return replace(_DENSE[architecture], labels=names)
 
 
@@ -197,7 +198,7 @@ def in_file(head: Head, architecture: Architecture, pooling: str | None) -> dict
     if architecture in _POOLED and pooling is not None:
         linear = Head(SequenceHead(head.module.labels), head.params["out"])
         return {"pooler": Head(Pooler(), head.params["dense"]), "classifier": linear}
-    return {"score" if architecture in _CAUSAL and pooling is not None else "classifier": head}
+    return {"score" if architecture in _LAST and pooling is not None else "classifier": head}
 
 
 def from_file(heads: Mapping[str, Head], architecture: Architecture, labelling: Labelling) -> Head:

@@ -51,6 +51,8 @@ class Layout(NamedTuple):
     """(config, fields read so far): the fields that its own keys set."""
     entries: Callable[[Transformer, VocabularyHead | None], dict[str, Any]] = _nothing
     """(model, vocabulary head): the entries of config.json that the tables do not write."""
+    completed: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] = _nothing
+    """(config, tensors by their canonical names): zeros for biases that files with this config leave out."""
 
 
 def _electra_fields(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +76,7 @@ LAYOUTS: Mapping[Architecture, Layout] = {
     "distilbert": Layout(names.DISTILBERT, keys.DISTILBERT, _bert_head),
     "mpnet": Layout(mpnet.NAMES, mpnet.KEYS, fields=mpnet.fields),
     "albert": Layout(albert.NAMES, albert.KEYS, _bert_head),
-    "nomic_bert": Layout(nomic.NAMES, nomic.KEYS, _bert_head, nomic.fields, nomic.entries),
+    "nomic_bert": Layout(nomic.NAMES, nomic.KEYS, _bert_head, nomic.fields, nomic.entries, nomic.completed),
     "gte": Layout(gte.NAMES, gte.KEYS, fields=gte.fields, entries=gte.entries),
     "deberta-v2": Layout(deberta.NAMES, deberta.KEYS, _bert_head, deberta.fields, deberta.entries),
     "t5": Layout(t5.NAMES, t5.KEYS, fields=t5.fields, entries=t5.entries),

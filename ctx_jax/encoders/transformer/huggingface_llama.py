@@ -25,6 +25,7 @@ MATRICES = (
     *dense(f"{_LAYER}.mlp.up_proj", "layer_{l}/up"),
     *dense(f"{_LAYER}.mlp.down_proj", "layer_{l}/down"),
 )
+LAST_TOKEN = LabelHead("score", "score", bias=False)  # of texts; that of tokens has a bias
 QWEN3_NAMES = Names(
     prefix="model.",
     body=(
@@ -41,11 +42,12 @@ QWEN3_NAMES = Names(
     embedding="embed_tokens.weight",
     tied_copy="lm_head.weight",
     ignored=r".*rotary_emb\.inv_freq",
-    labels=(LabelHead("score", "score", bias=False),),
+    labels=(LAST_TOKEN, LabelHead("classifier", "score")),
     classes={
         frozenset(): "Qwen3Model",
         frozenset({"causal_lm"}): "Qwen3ForCausalLM",
         frozenset({"score"}): "Qwen3ForSequenceClassification",
+        frozenset({"classifier"}): "Qwen3ForTokenClassification",
     },
 )
 EUROBERT_NAMES = QWEN3_NAMES._replace(

@@ -73,6 +73,7 @@ class Names(NamedTuple):
     renamed: tuple[tuple[str, str], ...] = ()  # (regular expression of a name without prefix, the name in `body`)
     old_prefixes: tuple[str, ...] = ()  # others that files may have in the place of `prefix`
     ignored: str = r"embeddings\.(position|token_type)_ids"  # regular expression of buffers that old files hold
+    unused: tuple[str, ...] = ()  # tensors that files may hold of parameters that the config switches off
 
     @property
     def above(self) -> tuple[Entry, ...]:

@@ -6,6 +6,8 @@ A config.json may have transformers' keys or those of the authors' own program, 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ctx_jax.encoders.transformer.huggingface_keys import BERT, READ, Keys
 from ctx_jax.encoders.transformer.huggingface_names import BERT as BERT_NAMES
 from ctx_jax.encoders.transformer.huggingface_names import LINEAR, Entry, classes, dense, norm
@@ -41,7 +43,9 @@ NAMES = BERT_NAMES._replace(
     ignored=r".*rotary_emb\.inv_freq",
     labels=LINEAR[:1],
     classes={
-        heads: name for heads, name in classes("NomicBert", "pooler", "classifier").items() if "qa_outputs" not in heads
+        heads: name
+        for heads, name in classes("NomicBert", "pooler", "classifier").items()
+        if heads not in ({"pooler"}, {"qa_outputs"})  # transformers' model alone has no pooler
     },
 )
 # The authors' keys that must have the value of the published models.
@@ -88,6 +92,17 @@ def fields(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
     check_constants(config, {"head_dim": values["dim"] // values["heads"], **_PUBLISHED})
     check_constants({key: value for key, value in config.items() if value is not None}, dict.fromkeys(_UNSCALED))
     return rotary_fields(config, values)
+
+
+def completed(config: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Zeros for the biases that the authors' vocabulary head has only with `mlp_fc1_bias`, and transformers' always."""
+    dense, decoder = "cls.predictions.transform.dense", "cls.predictions.decoder"
+    if config.get("mlp_fc1_bias", True) or f"{dense}.weight" not in tensors or NAMES.embedding not in tensors:
+        return {}
+    sizes = {f"{dense}.bias": len(tensors[f"{dense}.weight"])}
+    if f"{decoder}.bias" not in tensors:
+        sizes["cls.predictions.bias"] = len(tensors[NAMES.embedding])
+    return {name: np.zeros(size, np.float32) for name, size in sizes.items() if name not in tensors}
 
 
 def entries(model: Transformer, head: VocabularyHead | None) -> dict[str, Any]:

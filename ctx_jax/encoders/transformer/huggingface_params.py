@@ -125,7 +125,7 @@ def params_from_tensors(
     entries = {entry.name: entry for entry in expand(names.body + names.above, model.depth, {*shapes})}
     given = _without_copies(heads, tensors, names)
     problems = [f"missing {name}" for name in entries if name not in given]
-    unexpected = sorted(given.keys() - entries.keys())
+    unexpected = sorted(given.keys() - entries.keys() - {*names.unused})
     problems += [f"unexpected {name[:200]} {list(given[name].shape)}" for name in unexpected]
     for name in entries.keys() & given.keys():
         needed = _file_shape(entries[name], shapes)

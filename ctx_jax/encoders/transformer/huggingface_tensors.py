@@ -80,7 +80,8 @@ def _weight_map(folder: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise InputError(f"{folder / INDEX}: needs weight_map, an object of tensor names and file names")
     files = sorted(set(weight_map.values()))
-    outside = [name for name in files if Path(name).name != name]
-    if outside:
+    if outside := [name for name in files if Path(name).name != name]:
         raise InputError(f"{folder / INDEX}: names files outside its folder: {listed(outside)}")
+    if others := [name for name in files if not name.endswith(".safetensors")]:
+        raise InputError(f"{folder / INDEX}: names files that are no safetensors: {listed(others)}")
     return weight_map

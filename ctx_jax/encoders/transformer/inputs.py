@@ -182,6 +182,11 @@ class SubwordInputs:
         """With `whole_texts`, if an `empty` text is to have its special tokens."""
         return replace(self, whole_texts=empty)
 
+    def without_end(self) -> Self:
+        """Without the token that the tokenizer puts behind a text, which is cut where it would be with that token."""
+        longest = None if self.longest is None else self.longest - len(self.subwords.after)
+        return replace(self, subwords=self.subwords.without_end(), longest=longest)
+
     def lower_cased(self) -> Self:
         """With text lower-cased before the tokenizer's own rules."""
         return replace(self, subwords=self.subwords.lower_cased())
