@@ -259,6 +259,14 @@ def test_the_card_of_a_run_names_its_task_texts_and_labels(place: Path) -> None:
         assert words in text
     assert "me/" not in text
     several: Any = MaskedLMConfig(data=TextConfig(languages=("de=/home/me/de.txt", "fr=fr.txt")))
-    text = model_card("mine", ctx_jax.load(place / "bert"), "huggingface", several, CardOptions(), on_hub=False)
+    text = model_card(
+        "mine",
+        ctx_jax.load(place / "bert"),
+        "huggingface",
+        several,
+        CardOptions(),
+        class_name="BertModel",
+        on_hub=False,
+    )
     assert "(de): `de.txt`" in text and "(fr): `fr.txt`" in text and "python-docs" not in text
     assert "/home/me" not in text
