@@ -100,7 +100,7 @@ def test_prints_the_perplexity_of_the_text(
         (["RUN", "TEXT", "--protocol", "bilm-tf"], "bilm-tf fills 256 rows"),  # as the original does
         (["RUN", "TEXT", "--step", "7"], "step 7"),
         (["RUN", "missing*.txt"], "missing"),
-        (["TEXT", "TEXT"], "no run directory"),  # nor is a folder of another program
+        (["TEXT", "TEXT"], "text.txt"),  # no run directory, nor a folder of another program
         (
             ["RUN", "TEXT", "--per-sentence", "missing/x.jsonl"],
             "--per-sentence missing/x.jsonl: there is no folder missing",

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_replaced_token_parity import both_models
 
 import ctx_jax
 from ctx_jax.cli import main
@@ -105,14 +106,21 @@ def test_samples_have_the_distribution_of_the_softmax_and_depend_on_the_row_alon
     assert len({*map(tuple, np.asarray(one).tolist())}) == 4
 
 
-def test_the_loss_is_a_few_lines_of_numpy_over_the_layers_of_both_networks(subwords: Subwords) -> None:
+def test_the_loss_is_a_few_lines_of_numpy_and_no_gradient_passes_through_the_samples(subwords: Subwords) -> None:
     task = task_of(subwords)
     params = jax.jit(task.init)(jax.random.key(0))
     batch: MaskedBatch = next(task.batches(0, 8)).arrays
     frequent = np.bincount(batch.predicted_ids[batch.predicted_weights > 0]).argmax()
     decoder = params["head"][GENERATOR]["masked_lm"]["decoder"]
     decoder["bias"] = decoder["bias"].at[frequent].set(6.0)  # so that some samples hit the original
-    terms, _ = jax.jit(lambda params: task.loss(params, batch, (), None))(params)
+
+    def discriminator(params: Any) -> Any:
+        terms, _ = task.loss(params, batch, (), None)
+        return terms["discriminator"][0], terms
+
+    gradient, terms = jax.jit(jax.grad(discriminator, has_aux=True))(params)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient["head"][GENERATOR]))
+    assert np.any(gradient["encoder"]["embeddings"]["tokens"]) and np.any(gradient["head"][HEAD]["out"]["kernel"])
 
     generator, own = task.heads[GENERATOR], params["head"][GENERATOR]
     shared = {name: params["encoder"]["embeddings"][name] for name in ("tokens", "positions", "types", "norm")}
@@ -150,19 +158,6 @@ def test_the_loss_is_a_few_lines_of_numpy_over_the_layers_of_both_networks(subwo
     assert not mask.all() and 0 < labels.sum() < real.sum()
 
 
-def test_no_gradient_passes_through_the_samples(subwords: Subwords) -> None:
-    task = task_of(subwords)
-    params = jax.jit(task.init)(jax.random.key(0))
-    batch = next(task.batches(0, 8)).arrays
-
-    def discriminator(params: Any) -> jax.Array:
-        return task.loss(params, batch, (), jax.random.key(0))[0]["discriminator"][0]
-
-    gradient = jax.jit(jax.grad(discriminator))(params)
-    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient["head"][GENERATOR]))
-    assert np.any(gradient["encoder"]["embeddings"]["tokens"]) and np.any(gradient["head"][HEAD]["out"]["kernel"])
-
-
 def stepped(task: ReplacedTokenTask, config: DevicesConfig) -> State:
     """The state after two steps."""
     devices = Devices(config, task.batch_size)
@@ -192,7 +187,7 @@ def test_metrics_of_a_text_are_the_same_on_any_devices(subwords: Subwords) -> No
     assert one == pytest.approx(eight, rel=1e-5)
     assert isinstance(one, dict)
     assert one["loss"] == pytest.approx(one["generator_loss"] + 50 * one["discriminator_loss"], rel=1e-6)
-    assert 0 < one["replaced"] < 0.3 and 0 <= one["recall"] <= 1
+    assert 0 < one["replaced"] < 0.3 and 0 <= one["replaced_recall"] <= 1
 
 
 def settings(folder: Path, **changes: Any) -> TrainConfig:
@@ -257,7 +252,14 @@ def test_a_run_loads_as_its_discriminator_and_its_metrics_are_named(place: Path)
     assert all(shared[name] is tables[name] for name in ("tokens", "positions", "types", "norm"))
     with pytest.raises(InputError, match="no generator.*masked_lm"):
         generator_of(generator)
-    names = {"loss", "generator_loss", "generator_accuracy", "discriminator_loss", "discriminator_accuracy", "recall"}
+    names = {
+        "loss",
+        "generator_loss",
+        "generator_accuracy",
+        "discriminator_loss",
+        "discriminator_accuracy",
+        "replaced_recall",
+    }
     assert all(names <= line.keys() for line in lines(place / "run"))
     assert {line["split"] for line in lines(place / "run")} == {"train", "valid"}
 
@@ -286,6 +288,33 @@ def test_a_run_starts_from_an_exported_discriminator(place: Path, tmp_path: Path
     other = replace(config, init=str(place / "run"), generator=GeneratorConfig(width=1.0))
     with pytest.raises(ConfigError, match=r"generator\.width.*width 4"):
         other.open(TaskContext(tmp_path, 0, 4, False, lambda line: None))
+
+
+@pytest.mark.slow
+def test_exported_parts_are_the_same_models_in_transformers_and_read_back(place: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    for part, name in (("encoder", "discriminator"), ("generator", "generator")):
+        assert main(["export", str(place / "run"), str(tmp_path / name), "--part", part]) == 0
+    generator, discriminator = both_models(tmp_path)
+    encoder = ctx_jax.load(place / "run")
+    inputs = encoder.tokenize(["the cat sat over a dog", "a tree"], level="tokens")
+    arrays = {
+        "input_ids": torch.tensor(inputs["token_ids"].astype(np.int64)),
+        "attention_mask": torch.tensor(inputs["token_mask"].astype(np.int64)),
+    }
+    real = inputs["token_mask"]
+    for theirs, head, name in ((discriminator, HEAD, "discriminator"), (generator, "masked_lm", "generator")):
+        read = ctx_jax.load(tmp_path / name)
+        assert {*read.heads} == {head}
+        hidden = ctx_jax.embed(read.model, read.params, inputs).values[-1]
+        module, params = read.heads[head]
+        table = (read.params["embeddings"]["tokens"],) if head == "masked_lm" else ()
+        ours = np.asarray(module.logits(params, hidden, *table))
+        with torch.no_grad():
+            logits = theirs(**arrays).logits.numpy()
+        np.testing.assert_allclose(ours[real].squeeze(), logits[real], atol=2e-5)
+    jax.tree.map(np.testing.assert_array_equal, ctx_jax.load(tmp_path / "discriminator").params, encoder.params)
 
 
 @pytest.mark.parametrize(

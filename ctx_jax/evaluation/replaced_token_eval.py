@@ -62,7 +62,7 @@ def replaced_token_metrics(
 def metrics_of_means(means: dict[str, float], weight: float) -> dict[str, float]:
     """Metrics of the terms' means: `loss` is the generator's plus `weight` times the discriminator's.
 
-    "replaced" is the share of the real tokens that are not the original, "recall" the share of these that the
+    "replaced" is the share of the real tokens that are not the original, "replaced_recall" the share of these that the
     discriminator calls replaced; NaN if there is none.
     """
     return {
@@ -72,5 +72,5 @@ def metrics_of_means(means: dict[str, float], weight: float) -> dict[str, float]
         "discriminator_loss": means["discriminator"],
         "discriminator_accuracy": means["discriminator_accuracy"],
         "replaced": means["replaced"],
-        "recall": means["found"] / means["replaced"] if means["replaced"] else math.nan,
+        "replaced_recall": means["found"] / means["replaced"] if means["replaced"] else math.nan,
     }

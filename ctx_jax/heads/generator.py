@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from ctx_jax.heads.vocabulary import VocabularyHead
+from ctx_jax.io.errors import ConfigError
 from ctx_jax.typing import Params
 
 SHARED = ("tokens", "positions", "types", "norm")
@@ -28,6 +29,10 @@ class Generator:
     """Its shape, a model value of the kind of the encoder's."""
     head: VocabularyHead
     """Its vocabulary head."""
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.model, "embedding_dim"):
+            raise ConfigError("generator.model", f"must be a Transformer, got {type(self.model).__name__}")
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters, without the shared tables."""

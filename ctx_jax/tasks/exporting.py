@@ -1,5 +1,6 @@
 """Write a trained run, or an encoder of other files, as files that other programs read."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,7 +16,7 @@ from ctx_jax.io.files import atomic_folder, read_json
 from ctx_jax.tasks import AnyTask, read_config
 from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.model_card import CARD, CardOptions, model_card
-from ctx_jax.tasks.replaced_token import generator_of
+from ctx_jax.tasks.replaced_token import GENERATOR, generator_of
 from ctx_jax.tasks.setup import naming_setting
 from ctx_jax.training.task import TaskConfig
 
@@ -46,9 +47,7 @@ def export(
     empty.
     """
     encoder, path = load(run, step=step), Path(run)
-    if part == "generator":
-        with naming_setting("part", f"{run} has no such part"):
-            encoder = generator_of(encoder)
+    encoder = _part(encoder, part, str(run), warn=not encoder_only)
     family = next(family for family in FAMILIES if isinstance(encoder.model, family.model))
     kind = type(encoder.model).__name__
     if not family.formats:
@@ -70,6 +69,18 @@ def export(
             name or folder.name, encoder, form, task, card or CardOptions(), on_hub=bool(name), class_name=own
         )
         (partial / CARD).write_text(text, encoding="utf-8")
+
+
+def _part(encoder: Encoder, part: Part, run: str, *, warn: bool) -> Encoder:
+    """The generator, or the encoder without it: no file of one model holds both."""
+    if part == "generator":
+        with naming_setting("part", f"{run} has none"):
+            return generator_of(encoder)
+    if GENERATOR not in encoder.heads:
+        return encoder
+    if warn:
+        warnings.warn("the generator is left out: export it for itself, as the part generator", stacklevel=3)
+    return replace(encoder, heads={name: head for name, head in encoder.heads.items() if name != GENERATOR})
 
 
 def _alone(encoder: Encoder) -> Encoder:

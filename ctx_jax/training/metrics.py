@@ -213,7 +213,8 @@ class Display:
         numbers = f"loss {metrics['loss']:.4f}"
         if "perplexity" in metrics:
             numbers += f"  perplexity {metrics['perplexity']:,.2f}"
-        shares, others = ("accuracy", "f1", "recall_at_1"), ("matthews", "pearson", "spearman", "mrr")
+        shares = ("accuracy", "generator_accuracy", "discriminator_accuracy", "replaced_recall", "f1", "recall_at_1")
+        others = ("matthews", "pearson", "spearman", "mrr")
         numbers += "".join(f"  {name} {metrics[name]:.2%}" for name in shares if name in metrics)
         numbers += "".join(f"  {name} {metrics[name]:.4f}" for name in others if name in metrics)
         if "tokens_per_second" in metrics:
