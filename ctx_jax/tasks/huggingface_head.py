@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.transformer import Transformer
-from ctx_jax.encoders.transformer.huggingface_export import architecture_of, config_from_model, own_head
+from ctx_jax.encoders.transformer.huggingface_export import architecture_of, own_head
 from ctx_jax.encoders.transformer.huggingface_labels import classification_head, first_values, in_file
 from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
 from ctx_jax.encoders.transformer.huggingface_names import Architecture
@@ -51,17 +51,17 @@ def first_params(network: LabelNetwork, encoder: Encoder) -> Mapping[str, Any]:
 
 def check_end(encoder: Encoder, pooling: str | None) -> None:
     """InputError where the last token is the padding token of config.json: transformers' class passes over it."""
-    model, processor = encoder.model, encoder.processor
-    subwords = getattr(processor, "subwords", None)
+    subwords: Any = getattr(encoder.processor, "subwords", None)
     if pooling != "last" or subwords is None:
         return
-    written = config_from_model(model, own_architecture(encoder)).get("pad_token_id")  # type: ignore[arg-type]
-    pad = subwords.pad_id if written is None else written
+    model: Any = encoder.model
+    in_config = "pad_token_id" in LAYOUTS[own_architecture(encoder)].keys.required
+    pad = model.pad_id if in_config and model.pad_id is not None else subwords.pad_id
     if pad in subwords.after:
         raise InputError(
             f"the tokenizer puts {subwords.tokens([pad])[0]} behind every text, which is also its padding: "
-            "transformers' class would read the token before it. Give another token of the vocabulary as pad_token in "
-            "tokenizer_config.json of the encoder's folder"
+            "transformers' class would read the token before it. Name another token of the vocabulary as pad_token in "
+            "tokenizer_config.json of the encoder's folder, and as pad_token_id in its config.json if that has one"
         )
 
 

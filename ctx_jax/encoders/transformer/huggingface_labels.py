@@ -1,11 +1,13 @@
 """The labels of a Hugging Face folder: their names and what they are of, and the heads that transformers' classes have.
 
-sequences   BERT            the pooler and a linear layer              first token
-            RoBERTa, ELECTRA, DistilBERT    a dense and a linear layer first token
-            ModernBERT      dense layer, norm and linear layer         first token or mean (classifier_pooling)
-            GPT-2, GPT      a linear layer without bias                last token
-tokens      ModernBERT      dense layer, norm and linear layer
-            others but GPT  a linear layer
+sequences   BERT, ALBERT, NomicBERT, GTE       the pooler and a linear layer          first token
+            RoBERTa and its like, MPNet, DeBERTa-v2, ELECTRA, DistilBERT
+                                               a dense and a linear layer             first token
+            ModernBERT                         dense layer, norm and linear layer     first token or mean
+                                                                                      (classifier_pooling)
+            GPT-2, GPT, Qwen3, Gemma 3         a linear layer without bias            last token
+tokens      ModernBERT                         dense layer, norm and linear layer
+            others but GPT and Gemma 3         a linear layer
 """
 
 from collections.abc import Mapping, Sequence
