@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.encoders.transformer.huggingface_export import architecture_of, own_head
-from ctx_jax.encoders.transformer.huggingface_labels import classification_head, first_values, in_file
+from ctx_jax.encoders.transformer.huggingface_labels import classification_head, first_values, has_class, in_file
 from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
 from ctx_jax.encoders.transformer.huggingface_names import Architecture
 from ctx_jax.heads import ClassificationHead, Head, LabelHead, Labelling, SequenceHead, VocabularyHead
@@ -101,9 +101,9 @@ def exported(encoder: Encoder, network: LabelNetwork, needed: str) -> Encoder:
         elif type(module) is not type(wanted):
             raise InputError(f"its head is a {type(wanted).__name__}, and the run's a {type(module).__name__}")
     except InputError as error:
+        hint = f"Train with {needed}, or export" if has_class(architecture, network.pooling) else "Export"
         raise InputError(
-            f"no class of transformers for {architecture} computes these labels ({error}). Train with {needed}, or "
-            "export the encoder alone"
+            f"no class of transformers for {architecture} computes these labels ({error}). {hint} the encoder alone"
         ) from error
     heads = in_file(head, architecture, network.pooling)
     pooling: Any = network.pooling

@@ -47,6 +47,12 @@ _DENSE: Mapping[Architecture, ClassificationHead] = {
 }
 
 
+def has_class(architecture: Architecture, pooling: str | None) -> bool:
+    """Whether a class of transformers for labels of texts, or with None of tokens, is read and written."""
+    ending = _TOKENS if pooling is None else _SEQUENCES
+    return any(name.endswith(ending) for name in LAYOUTS[architecture].names.classes.values())
+
+
 def classification_head(
     architecture: Architecture,
     model: Transformer,
@@ -61,8 +67,7 @@ def classification_head(
     Raises InputError where there is no such class, or where it pools otherwise.
     """
     names, reads_last = tuple(labels), architecture in _LAST
-    known, ending = LAYOUTS[architecture].names.classes.values(), _TOKENS if pooling is None else _SEQUENCES
-    if not any(name.endswith(ending) for name in known):
+    if not has_class(architecture, pooling):
         what = "tokens" if pooling is None else "texts"
         raise InputError(f"no class for labels of {what} of {architecture} is known here")
     form = prediction or VocabularyHead(bias=False, norm_epsilon=model.norm_epsilon, norm_bias=model.norm_bias)
