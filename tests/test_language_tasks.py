@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.io.errors import ConfigError, MissingFileError
 from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.causal_lm import CausalLMConfig
+from ctx_jax.tasks.languages import metrics_by_language
 from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMEvaluate
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
 from ctx_jax.training.config import CheckpointConfig, DevicesConfig, LogConfig
@@ -47,7 +49,7 @@ def config_of(folder: Path, run_dir: Path, **data: object) -> TrainConfig:
     } | data
     task = MaskedLMConfig(
         model=MODEL,
-        data=TextConfig(**data),  # type: ignore[arg-type]
+        data=TextConfig(**data),
         sequences=SequenceConfig(length=16, batch_size=8, mask_rate=0.3),
         tokenizer=TokenizerConfig(kind="bpe", size=280),
         evaluate=MaskedLMEvaluate(every=4),
@@ -147,6 +149,14 @@ def test_a_causal_model_reads_languages_too(folder: Path, tmp_path: Path) -> Non
     task = CausalLMConfig(model=model, data=config.data, sequences=sequences, tokenizer=config.tokenizer)
     batch = next(task.open(context(tmp_path / "run")).batches(0, 8))
     assert batch.arrays.next_token_ids.shape == (8, 16)
+
+
+def test_the_means_over_languages_are_of_whatever_a_task_measures() -> None:
+    texts: Any = {"de": 1.0, "fr": 3.0}
+    found = metrics_by_language(texts, lambda loss: {"loss": loss}, str)
+    assert found == {"loss": 2.0, "loss_de": 1.0, "loss_fr": 3.0}
+    found = metrics_by_language(texts, lambda loss: {"perplexity": np.exp(loss)}, str)
+    assert found["perplexity"] == pytest.approx(np.exp(2.0))
 
 
 def test_the_command_line_names_languages(folder: Path) -> None:

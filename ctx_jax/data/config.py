@@ -69,7 +69,9 @@ class TextConfig:
         if self.languages and (self.train, self.valid) != ("python-docs", ""):
             field = "valid" if self.valid else "train"
             raise ConfigError(
-                f"data.{field}", "is for one text, and data.languages names several: leave one of them out"
+                f"data.{field}",
+                "is for one text, and data.languages names several: leave one of them out (of a configuration "
+                "that names one text: --data.train python-docs --data.valid '')",
             )
 
     def language_texts(self) -> dict[str, Self]:

@@ -93,5 +93,6 @@ def metrics_by_language(
         log(f"  {name}  " + "  ".join(f"{metric} {value:,.4f}" for metric, value in measured[name].items()))
     metrics = list(next(iter(measured.values())))
     means = {metric: float(np.mean([one[metric] for one in measured.values()])) for metric in metrics}
-    means["perplexity"] = exp_or_inf(float(np.mean(np.log([one["perplexity"] for one in measured.values()]))))
+    if "perplexity" in means:
+        means["perplexity"] = exp_or_inf(float(np.mean(np.log([one["perplexity"] for one in measured.values()]))))
     return means | {f"{metric}_{name}": one[metric] for name, one in measured.items() for metric in metrics}
