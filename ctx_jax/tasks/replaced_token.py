@@ -21,6 +21,7 @@ from ctx_jax.heads import ClassificationHead, Generator, Head, VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError, listed
 from ctx_jax.io.progress import Progress
 from ctx_jax.losses.replaced_token import COEFFICIENTS
+from ctx_jax.tasks.huggingface_head import vocabulary_head
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
 from ctx_jax.tasks.subword_lm import SubwordLMConfig, SubwordLMTask
 from ctx_jax.tokenizers.subwords import Subwords
@@ -105,11 +106,10 @@ class ReplacedTokenConfig(SubwordLMConfig):
         self.generator.model_of(self.model)
 
     def _imported_head(self, imported: Encoder) -> VocabularyHead:
-        """That of the import's generator if it has one: a discriminator's folder has none."""
-        shape: Any = imported.model
-        head: VocabularyHead = (
-            imported.heads[GENERATOR].module.head if GENERATOR in imported.heads else shape.default_head()
-        )
+        """That of the import's generator if it has one, else that of its class: a discriminator's folder has none."""
+        if GENERATOR not in imported.heads:
+            return vocabulary_head(imported, "masked_lm")
+        head: VocabularyHead = imported.heads[GENERATOR].module.head
         return head
 
     def open(self, context: TaskContext) -> "ReplacedTokenTask":
