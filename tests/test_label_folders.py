@@ -85,7 +85,7 @@ def reference(folder: Path, kind: str = "") -> Any:
 
 def their_logits(folder: Path, texts: list[Any], **settings: Any) -> Any:
     """Of a batch as transformers pads it, with its encoding."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     model, tokenizer = reference(folder)
     texts = [list(each) for each in texts] if texts and isinstance(texts[0], tuple) else texts

@@ -15,7 +15,7 @@ from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.heads import Head, VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
-from ctx_jax.tasks import setup, subword_lm
+from ctx_jax.tasks import imported_transformer, setup
 from ctx_jax.tasks.bilm import BiLMConfig
 from ctx_jax.tasks.masked_lm import MaskedLMConfig
 from ctx_jax.tokenizers.subword_training import TokenizerConfig
@@ -100,7 +100,9 @@ def test_the_parameters_of_an_import_wait_on_the_host(tmp_path: Path, monkeypatc
     first = config.open(context(tmp_path / "first"))
     heads = {"masked_lm": Head(VocabularyHead(), {"decoder": {"bias": jnp.zeros(5)}})}
     params = {"a": {"kernel": jnp.ones((2, 3))}, "b": jnp.zeros(4)}
-    monkeypatch.setattr(subword_lm, "load", lambda folder: Encoder(first.model, params, first.processor, heads))
+    monkeypatch.setattr(
+        imported_transformer, "load", lambda folder: Encoder(first.model, params, first.processor, heads)
+    )
     started = replace(config, init="folder")
     with pytest.raises(ConfigError, match="16 positions") as error:
         replace(started, sequences=replace(config.sequences, length=64)).open(context(tmp_path / "third"))

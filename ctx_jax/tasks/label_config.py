@@ -281,10 +281,12 @@ class LabelConfig(ABC):
     def _examples(self, split: Split, log: Log) -> list[Example]:
         path = getattr(self.data, split)
         with naming_setting(f"data.{split}"):
-            examples = self.prepared(list(self.read(path)), path, log)
-            if not examples:
+            examples = list(self.read(path))
+        found = self.prepared(examples, path, log)
+        with naming_setting(f"data.{split}"):
+            if not found:
                 raise InputError(f"{path} holds no example")
-        return examples
+        return found
 
     def labelled(self, encoder: Encoder, examples: Sequence[Example], labels: tuple[str, ...], log: Log) -> Labelled:
         """The rows of examples, split by the encoder's processor, with the numbers of their labels."""
