@@ -3,6 +3,7 @@
 Nothing here may import `ctx_jax` or jax before the environment is set: jax reads it once.
 """
 
+import gc
 import inspect
 import os
 import re
@@ -59,6 +60,15 @@ def shared() -> Path:
 def golden() -> Path:
     """Numbers of the original systems that travel with the project; each folder says where they come from."""
     return ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_module() -> Iterator[None]:
+    """Compiled programs are dropped with their module: each takes some memory mappings, of which Linux allows a process
+    65,530, and the suite has more."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def _source(thing: object) -> str:
