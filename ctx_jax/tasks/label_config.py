@@ -282,11 +282,15 @@ class LabelConfig(ABC):
         path = getattr(self.data, split)
         with naming_setting(f"data.{split}"):
             examples = list(self.read(path))
-        found = self.prepared(examples, path, log)
-        with naming_setting(f"data.{split}"):
-            if not found:
-                raise InputError(f"{path} holds no example")
-        return found
+        try:
+            examples = self.prepared(examples, path, log)
+        except ConfigError:  # of another setting
+            raise
+        except InputError as error:
+            raise ConfigError(f"data.{split}", str(error)) from error
+        if not examples:
+            raise ConfigError(f"data.{split}", f"{path} holds no example")
+        return examples
 
     def labelled(self, encoder: Encoder, examples: Sequence[Example], labels: tuple[str, ...], log: Log) -> Labelled:
         """The rows of examples, split by the encoder's processor, with the numbers of their labels."""
