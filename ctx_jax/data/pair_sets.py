@@ -1,6 +1,5 @@
 """Pairs to tell apart or to compare: WiC, BLiMP, and lists of word similarity."""
 
-import json
 import math
 import re
 from collections.abc import Collection, Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ctx_jax.data.archives import read_members
+from ctx_jax.data.row_files import json_objects
 from ctx_jax.io.errors import InputError, brief
 
 _WIC_TEXT = re.compile(r"Word: (\S.*?)\. Sentence 1: (.*\S.*) Sentence 2: (.*\S.*)")
@@ -101,12 +101,4 @@ def _rated(line: str, where: str) -> RatedPair:
 def _rows(path: str | Path, wanted: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where it stands, object) of every JSON line."""
     for name, lines in read_members(path, wanted):
-        for number, line in enumerate(lines, 1):
-            where = f"{path}: {name}, line {number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{where}: no JSON object ({error})") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{where}: needs a JSON object, got {brief(row)}")
-            yield where, row
+        yield from json_objects((f"{path}: {name}, line {number}", line) for number, line in enumerate(lines, 1))

@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ctx_jax.data.text_files import COMPRESSED, STANDARD_INPUT, decode, read_lines
 from ctx_jax.io.errors import InputError, MissingFileError, brief
@@ -89,15 +90,7 @@ def read_objects(path: str, keys: Sequence[str], optional: str | None = None) ->
     InputError, naming the line, for what is no object, for another key that is missing, and for nested values.
     """
     header: list[str] = []
-    for location, line in read_located(path):
-        if not line.strip():
-            continue
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{location}: no JSON ({error})") from error
-        if not isinstance(found, dict):
-            raise InputError(f"{location}: needs a JSON object, got {brief(found)}")
+    for location, found in json_objects(each for each in read_located(path) if each[1].strip()):
         if not header:
             header = [key for key in keys if key in found or key != optional]
             yield location, header
@@ -108,3 +101,15 @@ def read_objects(path: str, keys: Sequence[str], optional: str | None = None) ->
             raise InputError(f"{location}: {nested[0]!r} must be a text or a number, got {brief(found[nested[0]])}")
         values = (found[key] for key in header)
         yield location, [value if isinstance(value, str) else json.dumps(value) for value in values]
+
+
+def json_objects(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(location, object) of each (location, line); InputError for a line that is no JSON object."""
+    for location, line in lines:
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{location}: no JSON object ({error})") from error
+        if not isinstance(found, dict):
+            raise InputError(f"{location}: needs a JSON object, got {brief(found)}")
+        yield location, found
