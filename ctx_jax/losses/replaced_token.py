@@ -19,6 +19,7 @@ from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import ClassificationHead, Generator
 from ctx_jax.losses.language_model import last_of_rows, masked_vectors
 from ctx_jax.losses.softmax import LOGITS_AT_ONCE, softmax_with_hits
+from ctx_jax.ops.attention import mask_of_lengths
 from ctx_jax.ops.linear import Compute, product
 from ctx_jax.typing import Params, Terms
 
@@ -143,10 +144,9 @@ def _real(tokens: TokenRows) -> jax.Array:
     """float32 [B, T], 1 at real tokens."""
     if tokens.mask is not None:
         return jnp.asarray(tokens.mask, jnp.float32)
-    length = tokens.token_ids.shape[1]
     if tokens.lengths is None:
         return jnp.ones(tokens.token_ids.shape, jnp.float32)
-    return (jnp.arange(length)[None, :] < jnp.asarray(tokens.lengths)[:, None]).astype(jnp.float32)
+    return mask_of_lengths(jnp.asarray(tokens.lengths), tokens.token_ids.shape[1]).astype(jnp.float32)
 
 
 def _detection(scores: jax.Array, replaced: jax.Array, real: jax.Array) -> Terms:

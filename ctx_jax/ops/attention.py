@@ -44,11 +44,11 @@ class AttentionMask:
         """The same mask for T = `length` tokens with `pairs` as an array instead of `lengths`."""
         if self.pairs is not None:
             return self
-        mask = jnp.ones((1, length), bool) if self.lengths is None else _mask_of_lengths(self.lengths, length)
+        mask = jnp.ones((1, length), bool) if self.lengths is None else mask_of_lengths(self.lengths, length)
         return attention_mask(length, mask=mask, causal=self.causal)
 
 
-def _mask_of_lengths(lengths: jax.Array, length: int) -> jax.Array:
+def mask_of_lengths(lengths: jax.Array, length: int) -> jax.Array:
     """bool [B, T]: True at the first `lengths` of T = `length` tokens of each row."""
     return jnp.arange(length)[None, :] < lengths[:, None]
 
@@ -77,7 +77,7 @@ def attention_mask(
     if lengths is not None:
         if mask is None and segments is None and window is None:
             return AttentionMask(None, lengths.astype(jnp.int32), causal)
-        parts.append(_mask_of_lengths(lengths, length)[:, None, None, :])
+        parts.append(mask_of_lengths(lengths, length)[:, None, None, :])
     if mask is not None:
         parts.append(mask[:, None, None, :])
     if segments is not None:
