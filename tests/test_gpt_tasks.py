@@ -58,6 +58,7 @@ def last_layer(encoder: Any, ids: list[int]) -> np.ndarray:
     return np.asarray(ctx_jax.embed(encoder.model, encoder.params, inputs).values)[-1, 0, : len(ids)]
 
 
+@pytest.mark.slow
 def test_the_extract_tokens_vector_is_scored(place: Path, tmp_path: Path) -> None:
     runs: list[tuple[type, dict[str, Any]]] = [(ClassifyConfig, GPT), (PairsConfig, CROSS), (PairsConfig, SIMILAR)]
     for number, (kind, changes) in enumerate(runs):
@@ -81,6 +82,7 @@ def test_the_extract_tokens_vector_is_scored(place: Path, tmp_path: Path) -> Non
                 np.testing.assert_allclose([answer["probabilities"][label] for label in "01"], odds, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, changes", [(ClassifyConfig, GPT), (PairsConfig, SIMILAR)])
 def test_the_auxiliary_loss_by_hand(place: Path, tmp_path: Path, kind: type, changes: dict[str, Any]) -> None:
     settings = config(place, tmp_path, kind, **changes)

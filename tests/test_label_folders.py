@@ -155,6 +155,7 @@ def test_a_folder_predicts_as_in_transformers_and_is_written_again(
     assert stored["label2id"] == {name: number for number, name in NAMES.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
 def test_a_padding_token_behind_a_text_is_passed_over_as_in_transformers(
     before: bool, place: Path, tmp_path: Path
@@ -332,6 +333,7 @@ def test_counts_and_names_that_do_not_fit_are_refused(place: Path, tmp_path: Pat
         tasks.load(place / "bert")
 
 
+@pytest.mark.slow
 def test_the_commands_take_a_folder(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "folder"
     make_folder("BertForSequenceClassification", SMALL | {"max_position_embeddings": 40}, place, folder)

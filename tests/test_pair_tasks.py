@@ -55,6 +55,7 @@ def linear(encoder: ctx_jax.Encoder, vectors: np.ndarray) -> np.ndarray:
     return vectors @ np.asarray(scores["kernel"]) + np.asarray(scores["bias"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, changes",
     [("label", {}), ("number", SIMILAR), ("cosine", {**SIMILAR, "compare": "cosine"}), ("ranked", RANKED)],
@@ -82,6 +83,7 @@ def test_siamese_features_and_cosines_by_hand(place: Path, tmp_path: Path, name:
             np.testing.assert_allclose([answer["cosine"] for answer in answers], cosines(u, v), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cross_reads_one_row_by_hand(place: Path, tmp_path: Path) -> None:
     assert run(replace(config(place, tmp_path, PairsConfig, frozen=True, style="cross", pooling="first"), steps=1))
     predictor = tasks.load(tmp_path)
@@ -97,6 +99,7 @@ def test_cross_reads_one_row_by_hand(place: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose([[a["probabilities"][label] for label in "01"] for a in answers], found, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"style": "cross"}, RANKED], ids=["siamese", "cross", "ranked"])
 def test_a_pair_alone_is_a_pair_among_others(place: Path, tmp_path: Path, changes: Any) -> None:
     assert run(replace(config(place, tmp_path, PairsConfig, frozen=True, **changes), steps=1))
@@ -111,6 +114,7 @@ def test_a_pair_alone_is_a_pair_among_others(place: Path, tmp_path: Path, change
             predictor.predict(wrong)
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_the_predictions(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for kind, changes in ((PairsConfig, SIMILAR), (ClassifyConfig, {"files": "numbers", "target": "number"})):
         run_dir = tmp_path / kind.name
@@ -130,6 +134,7 @@ def test_metrics_are_those_of_the_predictions(place: Path, tmp_path: Path, capsy
         assert lines(run_dir, "valid")[0]["pearson"] is not None
 
 
+@pytest.mark.slow
 def test_several_labels_at_once(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = {"target": "several", "dropout": 0.0, "evaluate": LabelEvaluate(every=0)}
     settings = config(place, tmp_path / "run", ClassifyConfig, "table.vec", "several", frozen=True, **changes)
@@ -213,6 +218,7 @@ def test_a_siamese_minilm_as_it_comes_gives_the_pearson_of_similarity(shared: Pa
     assert lines(tmp_path / "run", "valid")[-1]["pearson"] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_pairs_without_a_label_are_left_out(place: Path, tmp_path: Path) -> None:
     rows = [("a", "b", "0"), ("c", "d", "-"), ("e", "f", "1")]
     for name, wanted in (("some.jsonl", rows), ("none.jsonl", rows[1:2])):

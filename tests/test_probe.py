@@ -309,6 +309,7 @@ def test_every_named_task_finds_its_files(tmp_path: Path, name: str) -> None:
     assert isinstance(caught.value, ConfigError) and caught.value.field == "data"
 
 
+@pytest.mark.slow
 def test_a_task_without_training_has_every_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the encoder, of random weights and of a table; read from the folder the second time."""
     pairs = [("test1", f"test1 train{i}", f"dev{i} test1", i % 2) for i in range(12)]

@@ -129,6 +129,7 @@ def test_negatives_are_those_of_all_devices_and_micro_batches(config: DevicesCon
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), after(config), whole)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_mean_loss() -> None:
     task = Ranking()
     step = TrainingStep(task, AdamW(learning_rate=0.01, warmup=0), 2, 7)  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ def flags(place: Path, run_dir: Path, *more: str) -> list[str]:
     return ["train", "classify", *data, *settings, "--run-dir", str(run_dir), *more]
 
 
+@pytest.mark.slow
 def test_seeds_and_sizes_by_the_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parent = tmp_path / "runs"
     command = flags(place, parent, "--seed", "4", "--seeds", "2", "--sizes", "all,20", "--evaluate.every", "2")
@@ -69,6 +70,7 @@ def test_seeds_and_sizes_by_the_command(place: Path, tmp_path: Path, capsys: pyt
     assert len(again) == 6 and all(again[each["run"]] == each for each in content["runs"])
 
 
+@pytest.mark.slow
 def test_a_run_of_several_is_the_single_run_of_its_seed(place: Path, tmp_path: Path) -> None:
     single = config(place, tmp_path / "single", encoder="table.vec", frozen=True)
     single = replace(single, seed=1)
@@ -84,6 +86,7 @@ def test_a_run_of_several_is_the_single_run_of_its_seed(place: Path, tmp_path: P
     assert caught.value.field == "run_dir"
 
 
+@pytest.mark.slow
 def test_a_command_stopped_within_a_run_goes_on_there(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def test_samples_have_the_distribution_of_the_softmax_and_depend_on_the_row_alon
     assert len({*map(tuple, np.asarray(one).tolist())}) == 4
 
 
+@pytest.mark.slow
 def test_the_loss_is_a_few_lines_of_numpy_and_no_gradient_passes_through_the_samples(subwords: Subwords) -> None:
     task = task_of(subwords)
     params = jax.jit(task.init)(jax.random.key(0))
@@ -180,6 +181,7 @@ def test_eight_devices_in_every_mode_and_micro_batches_are_one_device(subwords: 
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-5, atol=3e-6), found, expected)
 
 
+@pytest.mark.slow
 def test_metrics_of_a_text_are_the_same_on_any_devices(subwords: Subwords) -> None:
     task = task_of(subwords)
     params = jax.jit(task.init)(jax.random.key(0))
@@ -272,6 +274,7 @@ def test_evaluate_prints_what_the_run_measured(place: Path, capsys: pytest.Captu
     assert "--pseudo-perplexity" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_an_exported_discriminator(place: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=GENERATOR):
         exporting.export(place / "run", tmp_path / "electra")

@@ -38,6 +38,7 @@ def encoder_arrays(folder: Path) -> dict[str, np.ndarray]:
     return {f"['encoder']{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
 
 
+@pytest.mark.slow
 def test_frozen_and_fresh_layers_by_name(place: Path, tmp_path: Path) -> None:
     """Fresh at a rate of 0 are exactly the arrays of the top layer; frozen at a rate above it stay the matching ones,
     from the command line."""
@@ -57,6 +58,7 @@ def test_frozen_and_fresh_layers_by_name(place: Path, tmp_path: Path) -> None:
     assert new == {name for name in original if "layer_1" in name and "kernel" in name}, "biases and norms begin alike"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [ClassifyConfig, TagConfig])
 def test_a_mix_of_normalised_layers_by_hand(place: Path, tmp_path: Path, kind: type) -> None:
     """AllenNLP's formula for each text alone: one mean and variance a layer, of all numbers of its real tokens."""
@@ -87,6 +89,7 @@ def test_a_mix_of_normalised_layers_by_hand(place: Path, tmp_path: Path, kind: t
         ctx_jax.load_mix(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_penalty_of_a_mix_pulls_its_weights_to_the_mean(place: Path, tmp_path: Path) -> None:
     found = []
     for name, scale in (("without", 0.0), ("with", 0.5)):
@@ -146,6 +149,7 @@ def test_options_that_cannot_be_used_are_named(
     assert not (tmp_path / "run" / "checkpoints").exists() or not [*(tmp_path / "run" / "checkpoints").glob("*/state")]
 
 
+@pytest.mark.slow
 def test_values_that_no_option_takes_are_refused() -> None:
     for wrong in ({"freeze": ("(open",)}, {"fresh_layers": -1}, {"mix_penalty": float("nan")}):
         with pytest.raises(ConfigError):

@@ -50,6 +50,7 @@ def test_the_head_is_trained_first_and_the_embeddings_last() -> None:
     assert {*steps.values()} == {0, 2, 4, 6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [AdamW(), Lamb(), Muon(), Adagrad()], ids=lambda config: type(config).__name__)
 def test_a_group_is_trained_from_its_first_step_as_by_an_optimizer_begun_there(config: OptimizerConfig) -> None:
     """Neither decay nor moments before. Without clipping the groups do not see each other."""
