@@ -331,22 +331,3 @@ def test_counts_and_names_that_do_not_fit_are_refused(place: Path, tmp_path: Pat
         ctx_jax.load(folder)
     with pytest.raises(InputError, match="heads are"):
         tasks.load(place / "bert")
-
-
-@pytest.mark.slow
-def test_the_commands_take_a_folder(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "folder"
-    make_folder("BertForSequenceClassification", SMALL | {"max_position_embeddings": 40}, place, folder)
-    path = tmp_path / "texts.tsv"
-    path.write_text("the film\tbad\nit was good\tother\n")
-    capsys.readouterr()
-    assert cli.main(["predict", str(folder), str(path)]) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(answers) == 2 and {*answers[0]["probabilities"]} == {*NAMES.values()}
-    assert cli.main(["evaluate", str(folder), str(path), "--json"]) == 0
-    right = np.mean([answers[0]["label"] == "bad", answers[1]["label"] == "other"])
-    assert json.loads(capsys.readouterr().out)["accuracy"] == right
-    pairs = tmp_path / "pairs.tsv"
-    pairs.write_text("the film\tit was\nit\tit\n")
-    assert cli.main(["predict", str(folder), str(pairs), "--pairs"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
