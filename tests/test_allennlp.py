@@ -192,6 +192,7 @@ def test_one_error_lists_missing_extra_and_misshapen() -> None:
         assert any(words in line for line in lines), words
 
 
+@pytest.mark.slow
 def test_one_layer_is_read_under_both_names() -> None:
     model = replace(TINY, depth=1)
     arrays = arrays_of(model)

@@ -24,6 +24,7 @@ print(faults(), faults(), keep_freed_memory(), faults(), faults())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' C libraries have no such setting")
 def test_a_freed_block_is_taken_again_without_page_faults() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)

@@ -127,6 +127,7 @@ ASKED = {  # file -> what it may ask jax about devices and processes
 }
 
 
+@pytest.mark.slow
 def test_device_code_lives_where_the_plan_says() -> None:
     wrong, asked = [], dict[str, set[str]]()
     for path in FILES:
@@ -178,6 +179,7 @@ IMPORTING = {  # what runs or imports by a name that is data
 }
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_by_string_and_nothing_unpickled() -> None:
     for path in FILES:
         for line, name in _imports(path):

@@ -241,6 +241,7 @@ def test_what_the_fused_path_cannot_do_falls_back_and_says_so_once(heads: tuple[
             attention.attend(*heads, mask, compute="bfloat16", implementation="auto")
 
 
+@pytest.mark.slow
 def test_a_gpu_too_old_for_the_fused_path_takes_the_plain_one(
     heads: tuple[jax.Array, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

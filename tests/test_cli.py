@@ -102,6 +102,7 @@ def test_an_error_names_the_flag_of_the_configuration_that_was_read(
     assert "--sentences" in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_the_help_without_a_traceback() -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -322,6 +323,7 @@ def test_every_flag_of_a_run_has_help() -> None:
         assert not missing, f"{config.__name__}: write a docstring below {missing}"
 
 
+@pytest.mark.slow
 def test_help_of_train_py_names_configurations_and_flags() -> None:
     ran = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

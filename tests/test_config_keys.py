@@ -134,6 +134,7 @@ def test_values_of_missing_keys_are_the_classes_own(model_type: str) -> None:
             )
 
 
+@pytest.mark.slow
 def test_activations_are_those_of_transformers() -> None:
     torch = pytest.importorskip("torch")
     activations = pytest.importorskip("transformers.activations")

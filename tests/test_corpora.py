@@ -237,6 +237,7 @@ def _texts() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "1", {"text": "日本"}
 
 
+@pytest.mark.slow
 def test_a_prepared_tfds_set_is_read_without_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tensorflow_datasets as tfds  # takes seconds
 

@@ -94,6 +94,7 @@ def test_no_array_of_the_device_grows_with_the_sentence(monkeypatch: pytest.Monk
     assert max(live[2:]) <= live[1] + 20  # results do not pile up
 
 
+@pytest.mark.slow
 def test_what_cannot_run_in_parts_is_named() -> None:
     processor = MODEL.inputs()
     one, two = processor.pad([WORDS], 1, 30), processor.pad([WORDS, WORDS], 2, 30)

@@ -122,6 +122,7 @@ def test_what_is_done_is_kept_and_said(tmp_path: Path, text: Path, how: BaseExce
     assert calls == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_parts")
 def test_parts_of_another_text_or_other_settings_are_refused_by_name(tmp_path: Path, text: Path) -> None:
     output = tmp_path / "out.npz"
@@ -189,6 +190,7 @@ for name in sys.argv[3:]:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_names_the_output_and_keeps_the_parts(tmp_path: Path, folder: Path) -> None:
     """By a limit on the size of files, while the output is put together; HDF5 alone would end in a segmentation
     fault."""
@@ -212,6 +214,7 @@ def test_a_disk_without_room_for_the_output_is_named_before_it_is_written(
     assert calls == []
 
 
+@pytest.mark.slow
 def test_sigterm_keeps_the_parts(
     tmp_path: Path, text: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, small_parts: None
 ) -> None:

@@ -39,6 +39,7 @@ def close(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(expected).max(initial=0)))
 
 
+@pytest.mark.slow
 def test_layers_choose_those_of_embed(bert: ctx_jax.Encoder) -> None:
     encoder = replace(bert, model=replace(BERT, depth=2), params=replace(BERT, depth=2).init(jax.random.key(1)))
     mixing = {"weights": np.float32([0.1, 0.9, -0.3]), "gamma": np.float32(2)}
@@ -227,6 +228,7 @@ def test_blocks_keep_order_and_numbers(bert: ctx_jax.Encoder, monkeypatch: pytes
             list(bert.encode([*["cat"] * 25, "half \ud83d"], level=level))
 
 
+@pytest.mark.slow
 def test_a_sentence_of_100_000_words() -> None:
     words = np.random.default_rng(0).choice(["the", "cat", "sat", "a"], 100_000).tolist()
     for name in ("static", "bilm_words", "bert"):
@@ -335,6 +337,7 @@ def test_odd_texts_have_the_documented_vectors(name: str) -> None:
     assert len(list(encoder.encode(iter(["one"])))) == 1 and list(encoder.encode([])) == []
 
 
+@pytest.mark.slow
 def test_scanned_and_windowed_models_take_long_sentences() -> None:
     for name in ("modernbert", "gpt"):
         assert next(CASES[name].encoder.encode([LONG], layers="last")).shape == (72, 16)

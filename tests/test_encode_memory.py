@@ -48,6 +48,7 @@ def held(encoder: ctx_jax.Encoder, count: int, **settings: Any) -> tuple[int, in
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family, level", [("bert", "words"), ("bert", "sentence"), ("elmo", "words")])
 def test_memory_does_not_grow_with_the_stream(monkeypatch: pytest.MonkeyPatch, family: str, level: str) -> None:
     monkeypatch.setattr(encode, "BLOCK_SENTENCES", BLOCK)

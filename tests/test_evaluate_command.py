@@ -182,6 +182,7 @@ def test_files_that_are_not_those_of_the_checkpoint_are_named(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_json_has_the_numbers_of_the_table_and_predict_refuses_a_language_model(
     run: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

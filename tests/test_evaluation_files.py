@@ -160,6 +160,7 @@ def test_the_counts_of_the_real_sets(shared: Path) -> None:
     assert len(lists) == 10 and len(lists["EN-SIMLEX-999"]) == 999
 
 
+@pytest.mark.slow
 def test_the_count_of_semcor(shared: Path) -> None:
     sentences = read_semcor(shared / "data" / "wsd" / "semcor3.0.tar.xz")
     assert sum(len(sentence.tags) for sentence in sentences) == 226_005

@@ -186,6 +186,7 @@ def test_a_mix_hides_what_the_mask_hides(encoder: ctx_jax.Encoder) -> None:
         NNXMix(2)(values)
 
 
+@pytest.mark.slow
 def test_embed_works_inside_modules_of_ones_own(encoder: ctx_jax.Encoder, inputs: Any) -> None:
     """Without `ctx_jax.flax`: parameters closed over, the mix a parameter of the module."""
 

@@ -32,6 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_place(tmp_path_factory.mktemp("labelled"))
 
 
+@pytest.mark.slow
 def test_the_commands_word_for_word(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir, data = (
         str(tmp_path / "run"),
@@ -51,6 +52,7 @@ def test_the_commands_word_for_word(place: Path, tmp_path: Path, capsys: pytest.
     assert all(sum(answer["probabilities"].values()) == pytest.approx(1) for answer in answers)
 
 
+@pytest.mark.slow
 def test_tagging_by_the_commands(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir, dev = str(tmp_path / "run"), str(place / "dev.txt")
     flags = [
@@ -99,6 +101,7 @@ def test_settings_that_cannot_be_used_are_named(place: Path, tmp_path: Path, fie
     assert caught.value.field == field
 
 
+@pytest.mark.slow
 def test_labels_that_training_has_not_seen(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = config(place, tmp_path / "run", encoder="table.vec", frozen=True)
     odd = edited(place, tmp_path, "dev.tsv", lambda text: text + "the film\t2\nthe plot\t2\n")
@@ -118,6 +121,7 @@ def test_labels_that_training_has_not_seen(place: Path, tmp_path: Path, capsys: 
         assert caught.value.field == f"data.{name}"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_refuses_another_text_and_another_encoder(place: Path, tmp_path: Path) -> None:
     copy = tmp_path / "bert"
     shutil.copytree(place / "bert", copy)
@@ -167,6 +171,7 @@ def test_killed_at_any_moment_and_resumed_is_uninterrupted(place: Path, tmp_path
     assert expected.keys() == found.keys() and all(np.array_equal(expected[name], found[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_encoder_is_exported_without_a_head_that_no_class_has(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

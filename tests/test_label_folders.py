@@ -119,6 +119,7 @@ def make_folder(kind: str, settings: dict[str, Any], place: Path, folder: Path, 
     subwords.save(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "settings"), FOLDERS)
 def test_a_folder_predicts_as_in_transformers_and_is_written_again(
     kind: str, settings: dict[str, Any], place: Path, tmp_path: Path

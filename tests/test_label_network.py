@@ -64,6 +64,7 @@ def test_a_planted_signal_is_found_in_its_layer(pooling: None, layer: int) -> No
     assert weights[f"mix_{layer}"] > 0.7 and accuracy(network, params, inputs, labels) > 0.9
 
 
+@pytest.mark.slow
 def test_a_crf_learns_what_follows_a_label_and_a_linear_layer_does_not() -> None:
     """Only the first word's vector says its label; each other label is unlike the one before it."""
     random = np.random.default_rng(0)
@@ -94,6 +95,7 @@ def test_random_labels_give_nothing_on_other_texts() -> None:
     assert abs(share - 0.5) < 4 * 0.5 / N**0.5  # four standard deviations of chance
 
 
+@pytest.mark.slow
 def test_dropout_is_by_global_row_and_off_without_a_key() -> None:
     random = np.random.default_rng(1)
     inputs = {"vectors": random.normal(size=(8, L, T, D)).astype(np.float32), "mask": np.ones((8, T), bool)}

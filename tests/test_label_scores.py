@@ -127,6 +127,7 @@ def test_losses_of_several_labels_and_of_numbers_are_torchs() -> None:
     np.testing.assert_allclose(total / count, torch.nn.functional.mse_loss(given[0][:, 0], given[1][:, 0]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_balanced_weights_are_scikit_learns() -> None:
     utils = pytest.importorskip("sklearn.utils.class_weight")
     labels = np.array([0, 0, 0, 1, 2, 2])

@@ -113,6 +113,7 @@ def test_eight_devices_are_one(
         assert eight["loss"] == pytest.approx(one_line["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 @KINDS
 def test_frozen_parameters_stay_and_are_in_no_checkpoint(place: Path, tmp_path: Path, kind: type) -> None:
     assert run(config(place, tmp_path, kind, frozen=True))
@@ -124,6 +125,7 @@ def test_frozen_parameters_stay_and_are_in_no_checkpoint(place: Path, tmp_path: 
         assert set(checkpoints.tree(4)["params"]) == {"head"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, changes",
     [(kind, {"layers": layers}) for kind in (ClassifyConfig, TagConfig) for layers in ("mix", 1)]
@@ -150,6 +152,7 @@ def test_stored_vectors_give_the_losses_of_computed_ones(
     assert [*(tmp_path / "stored" / "cache").glob("vectors-*")] and not (tmp_path / "computed" / "cache").exists()
 
 
+@pytest.mark.slow
 def test_a_run_learns_what_it_is_told_and_keeps_its_best_step(place: Path, tmp_path: Path) -> None:
     seldom = {"evaluate": LabelEvaluate(every=20)}
     for number, (kind, changes) in enumerate(((ClassifyConfig, {}), (TagConfig, {}), (TagConfig, CRF | seldom))):
@@ -181,12 +184,14 @@ def test_a_run_that_stopped_early_stays_stopped(
     assert capsys.readouterr().out.count("stopped early at step 6") == 2
 
 
+@pytest.mark.slow
 def test_without_steps_a_run_does_its_epochs(place: Path, tmp_path: Path) -> None:
     settings = config(place, tmp_path, encoder="table.vec", frozen=True, epochs=6, evaluate=LabelEvaluate(patience=0))
     assert run(replace(settings, steps=0))
     assert [line["step"] for line in lines(tmp_path, "valid")] == [5, 10, 15, 20, 25, 30], "40 texts are 5 batches"
 
 
+@pytest.mark.slow
 def test_only_a_run_without_steps_stops_early_unless_it_is_told_to(place: Path, tmp_path: Path) -> None:
     settings = config(
         place, tmp_path / "a", encoder="table.vec", frozen=True, epochs=6, evaluate=LabelEvaluate(every=5)
@@ -203,6 +208,7 @@ def test_only_a_run_without_steps_stops_early_unless_it_is_told_to(place: Path, 
     assert caught.value.field == "evaluate.metric"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "max", "first", "last", "attention", "concat"])
 def test_a_classifier_computes_mix_pooling_and_a_linear_layer(place: Path, tmp_path: Path, pooling: Any) -> None:
     assert run(replace(config(place, tmp_path, pooling=pooling, frozen=True), steps=2))
@@ -244,6 +250,7 @@ def test_a_tagger_reads_the_pieces_it_is_told(place: Path, tmp_path: Path, piece
         np.testing.assert_allclose(found[:, number], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", ["first", "last"])
 def test_a_loaded_tagger_gives_the_vectors_that_its_head_was_trained_on(
     place: Path, tmp_path: Path, pieces: Any
@@ -260,6 +267,7 @@ def test_a_loaded_tagger_gives_the_vectors_that_its_head_was_trained_on(
     assert encoder.processor.pieces == pieces
 
 
+@pytest.mark.slow
 def test_a_sentence_longer_than_the_encoder_is_tagged_in_parts(place: Path, tmp_path: Path) -> None:
     assert run(replace(config(place, tmp_path, TagConfig, frozen=True), steps=2))
     tagger, words = tasks.load(tmp_path), ["the", "film", "was", "good"] * 9
@@ -272,6 +280,7 @@ def test_a_sentence_longer_than_the_encoder_is_tagged_in_parts(place: Path, tmp_
     assert string["words"] == words[:4]
 
 
+@pytest.mark.slow
 def test_a_text_longer_than_the_encoder_is_cut(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert run(replace(config(place, tmp_path, frozen=True), steps=2))
     predictor = tasks.load(tmp_path)
@@ -283,6 +292,7 @@ def test_a_text_longer_than_the_encoder_is_cut(place: Path, tmp_path: Path, capl
             predictor.predict(wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_class_weights_are_those_of_the_training_file(place: Path, tmp_path: Path) -> None:
     rows = (place / "train.tsv").read_text().splitlines()
     (tmp_path / "train.tsv").write_text("\n".join([row for row in rows if row.endswith("1")] + rows[1:6:2]) + "\n")

@@ -203,6 +203,7 @@ def test_a_mapping_with_the_originals_names_is_the_same_batch(token_input: str) 
         close((tokens[name] * weight).sum(), terms[name][0])
 
 
+@pytest.mark.slow
 def test_missing_arrays_and_heads_are_named() -> None:
     model, params, batch = tiny()
     mapping = {"tokens_characters": batch.forward_inputs, "next_token_id": batch.forward_targets}

@@ -138,6 +138,7 @@ def test_what_has_no_mask_to_fill_is_refused(encoder: Any) -> None:
         fill_mask(encoder, "[MASK]")
 
 
+@pytest.mark.slow
 def test_a_page_shows_sentences_with_a_masked_word(encoder: Any) -> None:
     page = filled_page(MODEL, encoder.params, encoder.heads["masked_lm"], SUBWORDS, WORDS, top=2)
     lines = page.splitlines()[1:]

@@ -58,6 +58,7 @@ def test_a_removed_file_is_begun_again_and_a_removed_directory_is_an_error(
     assert not run_dir.exists()
 
 
+@pytest.mark.slow
 def test_whoever_stops_reading_does_not_stop_the_run() -> None:
     code = (
         "from ctx_jax.training.metrics import print_line\nfor _ in range(3): print_line('x')\nopen(2, 'w').write('on')"

@@ -109,6 +109,7 @@ def test_what_is_no_mix_is_neither_written_nor_read(tmp_path: Path) -> None:
         ctx_jax.load_mix(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_saved_mix_and_gives_its_own(tmp_path: Path) -> None:
     """A table's mix, of one layer, whose gamma alone learns."""
     place, path, mixing = make_place(tmp_path), tmp_path / "mix.json", {**MIX, "weights": WEIGHTS[:1]}
@@ -127,6 +128,7 @@ def test_a_run_starts_from_a_saved_mix_and_gives_its_own(tmp_path: Path) -> None
     assert 0 < abs(gamma - GAMMA) < 0.6
 
 
+@pytest.mark.slow
 def test_a_mix_that_does_not_fit_is_refused_by_its_setting(tmp_path: Path) -> None:
     place = make_place(tmp_path)
     ctx_jax.save_mix(tmp_path / "mix.json", jax.device_get(ctx_jax.init_mix(2)))

@@ -116,6 +116,7 @@ def test_wrong_calls_say_what_to_give(change: dict, message: str) -> None:
         ctx_jax.init_mix(0)
 
 
+@pytest.mark.slow
 def test_the_norm_of_a_row_is_that_of_a_batch_of_one() -> None:
     """AllenNLP's formula without the other sentences."""
     values, mask = random_layers()

@@ -248,6 +248,7 @@ def test_labels_in_a_file_of_white_space_are_no_text(place: Path, target: Any, l
         replace(TagConfig(), encoder="e", data=LabelledData(str(path), columns="form,upos", no_label="-")).check(1)
 
 
+@pytest.mark.slow
 def test_a_validation_file_without_examples_is_named(place: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.tsv").write_text("")
     settings = config(place, tmp_path / "run", PairsConfig)

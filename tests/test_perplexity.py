@@ -110,6 +110,7 @@ def reference(model: BiLM, params: Any, sentences: list[list[str]], *, carried: 
     return np.array(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("protocol", "steps"), [("sentence", 3), ("stream", 7)])
 def test_every_target_of_every_sentence_counts(tiny: Any, protocol: Any, steps: int) -> None:
     model, params, _ = tiny

@@ -70,6 +70,7 @@ def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ProbeRep
     return probed(data, folder / "out", table=folder / "table.vec"), folder / "out"
 
 
+@pytest.mark.slow
 def test_a_planted_signal_is_found_at_its_layer(done: tuple[ProbeReport, Path]) -> None:
     found = done[0].results["upos"]
     assert found.layers == [*range(LAYERS)] and found.best_layer == SIGNAL
@@ -83,6 +84,7 @@ def test_a_planted_signal_is_found_at_its_layer(done: tuple[ProbeReport, Path]) 
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_is_found_in_random_labels(data: Path, tmp_path: Path) -> None:
     found = probed(data, tmp_path, "sst2", random=False, seeds=1).results["sst2"]
     assert all(0.6 <= way.score <= 0.72 for way in found.ways.values()), "near the majority's 0.7"
@@ -103,8 +105,8 @@ def test_heads_are_those_of_train(tmp_path: Path, kind: type, layers: Any) -> No
     way = layers if layers == "mix" else f"layer_{layers}"
     found = json.loads((tmp_path / "out" / "results" / "mine" / f"{way}-seed_0.json").read_text())
     expected = lines(tmp_path / "run", "valid")[-1]
-    assert found["test"]["loss"] == pytest.approx(expected["loss"], abs=1e-5)
-    assert found["mix"] == pytest.approx([expected[f"mix_{i}"] for i in range(len(found["mix"]))], abs=1e-5)
+    assert found["test"]["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+    assert found["mix"] == pytest.approx([expected[f"mix_{i}"] for i in range(len(found["mix"]))], abs=1e-4)
     assert len(found["mix"]) == (3 if layers == "mix" else 0)
 
 

@@ -25,6 +25,7 @@ def test_debertas_buckets(buckets: int, furthest: int) -> None:
     np.testing.assert_array_equal(log_buckets(away, buckets, furthest), theirs)
 
 
+@pytest.mark.slow
 def test_disentangled_scores_are_sums_over_pairs_of_tokens() -> None:
     """Equation 4 of He et al. 2021, one pair at a time."""
     length, heads, width, span = 5, 2, 3, 2

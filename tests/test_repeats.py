@@ -148,6 +148,7 @@ def test_what_gives_no_table_is_refused_at_once(
         assert caught.value.field in options
 
 
+@pytest.mark.slow
 def test_words_that_are_no_sizes_are_refused() -> None:
     assert RepeatOptions(sizes="100, all,10").parsed_sizes == (10, 100, None)
     for wrong in ("ten", "10,10", "0", "-1", ",", "1.5"):

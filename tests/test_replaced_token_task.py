@@ -92,6 +92,7 @@ def test_samples_stand_where_tokens_were_masked_and_a_hit_is_no_replacement() ->
     np.testing.assert_array_equal(rows.replaced, np.asarray(rows.token_ids) != original)
 
 
+@pytest.mark.slow
 def test_samples_have_the_distribution_of_the_softmax_and_depend_on_the_row_alone() -> None:
     bias = jnp.array([0.0, 1.0, 2.0, -jnp.inf])
     hidden, matrix = jnp.zeros((1, 4000, 2)), jnp.zeros((4, 2))

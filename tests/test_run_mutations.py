@@ -236,6 +236,7 @@ def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return trained(tmp_path_factory.mktemp("trained"), request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reading", READINGS)
 def test_damage_is_named_or_does_not_matter(config: TrainConfig, reading: str, tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -224,6 +224,7 @@ def test_what_cannot_be_used_is_one_line_that_names_it(
     assert len(errors) == 1 and part in errors[0]
 
 
+@pytest.mark.slow
 def test_neighbours_of_a_word_in_its_contexts(folder: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["neighbours", str(folder), str(corpus), "--word", "cat", "--occurrences", "2", "--count", "3"]
     assert cli.main(command) == 0

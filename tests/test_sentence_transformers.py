@@ -104,6 +104,7 @@ def test_vectors_are_those_of_sentence_transformers(library: Any, name: str, tmp
     assert np.abs(found).max() > 0.05
 
 
+@pytest.mark.slow
 def test_settings_of_a_call_are_those_of_sentence_transformers(library: Any, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "folder", settings=PROMPTS)
     encoder, reference = ctx_jax.load(folder), library.SentenceTransformer(str(folder), device="cpu")

@@ -27,6 +27,7 @@ def botchan(files: Path) -> list[str]:
     return gzip.decompress((files / "botchan.txt.gz").read_bytes()).decode().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["curated_toy.model", "sentencepiece_test_model.model", "spm_example.model"])
 def test_sentencepiece_files_cut_as_sentencepiece_does(files: Path, botchan: list[str], name: str) -> None:
     library = pytest.importorskip("sentencepiece")
@@ -97,6 +98,7 @@ def test_sentencepiece_settings_cut_as_sentencepiece_does(
 PLAIN = ["a", "Z", " ", "\t", "\r", "\n", "~", "\uff5e", "\u0130", "\ufeff", "\u00ad", "\u0600", "\u200d", "\U0001f3fb"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["nmt_nfkc", "nmt_nfkc_cf"])
 def test_character_maps_do_what_sentencepiece_does(rule: str, botchan: list[str], tmp_path: Path) -> None:
     """On random texts of the map's own keys, marks, kana and jamo, of one character and of several."""
@@ -191,6 +193,7 @@ def test_unsupported_sentencepiece_settings_are_refused(
         read_sentencepiece(path, add_missing=True)
 
 
+@pytest.mark.slow
 def test_sentencepiece_words(files: Path) -> None:
     pytest.importorskip("sentencepiece")
     words = read(files / "albert_test_vocab.spm")
@@ -210,6 +213,7 @@ def test_missing_sentencepiece_tokens_and_package_are_named(files: Path, monkeyp
         read(files / "curated_toy.model")
 
 
+@pytest.mark.slow
 def test_the_command_converts_and_completes_a_sentencepiece_file(files: Path, tmp_path: Path) -> None:
     pytest.importorskip("sentencepiece")
     toy = files / "curated_toy.model"

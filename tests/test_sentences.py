@@ -41,6 +41,7 @@ def only(vectors: Iterator[np.ndarray]) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 def test_the_vector_is_the_mean_of_the_last_layers_tokens(encoder: ctx_jax.Encoder) -> None:
     """In the order of the texts, whatever the batch; a list of words is its text, and what is too long is cut."""
     texts = [" ".join(text.split()[:22]) for text in TEXTS if text]
@@ -55,6 +56,7 @@ def test_the_vector_is_the_mean_of_the_last_layers_tokens(encoder: ctx_jax.Encod
         assert found[0].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_layers_and_mixes_are_pooled(encoder: ctx_jax.Encoder) -> None:
     texts = TEXTS[:3]
     every = np.stack(list(encoder.encode(texts, level="sentence", layers="all")))
@@ -66,6 +68,7 @@ def test_layers_and_mixes_are_pooled(encoder: ctx_jax.Encoder) -> None:
     np.testing.assert_allclose(last, only(encoder.encode(["the cat"]))[-1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_bilm_pools_its_words() -> None:
     encoder = ctx_jax.Encoder(ELMO, jax.jit(ELMO.init)(jax.random.key(0)), CharacterInputs(ELMO.max_characters))
     words = next(encoder.encode(["the cat sat", "", "a"], layers="last")).mean(axis=0)
@@ -208,6 +211,7 @@ def test_modules_of_other_kinds_are_refused_by_name(whole: Path, modules: list[A
         (whole / "modules.json").write_text(before)
 
 
+@pytest.mark.slow
 def test_dense_layers_are_heads(whole: Path) -> None:
     encoder = ctx_jax.load(whole)
     assert encoder.sentence is not None
@@ -278,6 +282,7 @@ def test_a_run_keeps_no_modules_with_parameters(whole: Path) -> None:
     assert "2_Dense" in said[0]
 
 
+@pytest.mark.slow
 def test_a_task_with_labels_keeps_the_modules(tmp_path: Path) -> None:
     place = make_place(tmp_path)
     (place / "bert" / "1_Pooling").mkdir()

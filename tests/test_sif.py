@@ -13,6 +13,7 @@ import ctx_jax
 from ctx_jax.io.errors import InputError, InputTypeError
 
 
+@pytest.mark.slow
 def test_sif_weights_rare_words_and_removes_the_common_component(tmp_path: Path) -> None:
     encoder = ctx_jax.Encoder(TABLE, TABLE.init(jax.random.key(0)), TABLE_WORDS)
     corpus = ["the cat", "the the dogs", "sat", "the dogs sat"]

@@ -31,6 +31,7 @@ def naive(hidden: jax.Array, weights: jax.Array, bias: jax.Array, labels: jax.Ar
     return -jnp.sum(weight * jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0])
 
 
+@pytest.mark.slow
 def test_sampled_softmax_meets_the_original(case: Arrays) -> None:
     def loss(hidden: jax.Array, weights: jax.Array, bias: jax.Array) -> jax.Array:
         total, weight = losses.sampled_softmax(
@@ -165,6 +166,7 @@ def test_small_vocabularies_are_drawn_by_the_log_uniform_law(vocabulary: int) ->
     np.testing.assert_allclose(drawn.mean(), np.log(vocabulary + 1) / vocabulary.bit_length(), atol=0.02)
 
 
+@pytest.mark.slow
 def test_rare_words_of_the_published_vocabulary_are_drawn_by_the_log_uniform_law() -> None:
     """793,471 words: inverting the law at one float32 (23 bits) never reaches a fifth of the last words."""
     vocabulary, tail = 793_471, 650_000
@@ -197,6 +199,7 @@ def test_inclusion_frequencies_match_their_expectation() -> None:
     np.testing.assert_allclose(ours, expected[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_more_negatives_than_words_is_an_error() -> None:
     with pytest.raises(ConfigError, match="negatives must be 1 to 5, .* got 6"):
         losses.draw_negatives(jax.random.key(0), 6, 5)

@@ -281,6 +281,7 @@ def test_a_layer_that_was_chosen_has_the_depth_of_the_stack(bert: ctx_jax.Encode
     assert added.flops_per_token(7) == bert.model.flops_per_token(7) + 2 * 8 * 16
 
 
+@pytest.mark.slow
 def test_a_stack_of_stacks(bert: ctx_jax.Encoder, table: ctx_jax.Encoder) -> None:
     inner = ctx_jax.stack([table, table], how="add")
     outer = ctx_jax.stack([bert, inner])

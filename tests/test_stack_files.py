@@ -42,6 +42,7 @@ def equal(one: ctx_jax.Encoder, other: ctx_jax.Encoder) -> None:
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_loaded(place: Path) -> None:
     bert, table = ctx_jax.load(place / "bert"), ctx_jax.load(place / "table.vec", lowercase=True)
     mixing: Any = {"weights": np.float32([0.1, 0.2, -0.3]), "gamma": np.float32(0.7)}

@@ -186,6 +186,7 @@ def test_a_run_of_a_table_is_exported_as_text_and_binary(path: Path, tmp_path: P
         np.testing.assert_array_equal(again.params["words"]["embedding"], encoder.params["words"]["embedding"])
 
 
+@pytest.mark.slow
 def test_what_an_export_leaves_out_is_said(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     encoder = ctx_jax.load(path)
     trained = {"words": {"embedding": encoder.params["words"]["embedding"] + 0.5}}

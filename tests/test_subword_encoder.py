@@ -109,6 +109,7 @@ def test_files_that_look_like_allennlps_keep_no_hugging_face_folder_from_loading
         ctx_jax.load(folder)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_transformer_loads_with_its_heads(encoder: ctx_jax.Encoder, tmp_path: Path) -> None:
     head = TINY.default_head()
     head_params = jax.jit(partial(head.init, width=TINY.width, vocabulary=TINY.vocabulary))(jax.random.key(1))

@@ -204,6 +204,7 @@ def test_rows_without_a_token_are_never_made_and_exported_unchanged(params: Any,
         np.testing.assert_array_equal(load_file(tmp_path / "second" / "model.safetensors")[name], array)
 
 
+@pytest.mark.slow
 def test_padding_ids_must_agree_where_positions_follow_them(params: Any, tmp_path: Path) -> None:
     model = replace(TINY, positions_after_padding=True, pad_id=1, norm_epsilon=1e-5)
     huggingface.write(tmp_path / "roberta", model, params, architecture="roberta")

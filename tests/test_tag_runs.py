@@ -25,6 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_place(tmp_path_factory.mktemp("labelled"), depth=1)
 
 
+@pytest.mark.slow
 def test_the_commands_word_for_word(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir, dev = str(tmp_path / "run"), str(place / "dev.txt")
     command = ["train", "tag", "--encoder", str(place / "table.vec"), "--frozen", "--run-dir", run_dir, "--steps", "12"]
@@ -45,6 +46,7 @@ def test_the_commands_word_for_word(place: Path, tmp_path: Path, capsys: pytest.
     assert not any(illegal_count(labels, "BIOES") for labels in answers)
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_sentences_alone_and_a_long_one_is_tagged_in_parts(place: Path, tmp_path: Path) -> None:
     assert run(replace(config(place, tmp_path, TagConfig, frozen=True, **CRF), steps=2))
     tagger = tasks.load(tmp_path)
@@ -54,6 +56,7 @@ def test_a_batch_is_its_sentences_alone_and_a_long_one_is_tagged_in_parts(place:
     assert [len(answer["labels"]) for answer in together] == [36, 0, 1, 3]
 
 
+@pytest.mark.slow
 def test_static_vectors_stand_below_the_language_models(place: Path, tmp_path: Path) -> None:
     """TagLM: an encoder of a table and a BERT, whose top layer is joined at the first output."""
     members = [ctx_jax.load(place / "table.vec"), ctx_jax.load(place / "bert")]
@@ -83,6 +86,7 @@ def test_settings_that_cannot_be_used_are_named(place: Path, tmp_path: Path, fie
     assert caught.value.field == field
 
 
+@pytest.mark.slow
 def test_a_scheme_is_for_labels_of_spans(place: Path, tmp_path: Path) -> None:
     plain = tmp_path / "train.txt"
     plain.write_text((place / "train.txt").read_text().replace("B-GOOD", "ADJ").replace("I-BAD", "ADJ"))

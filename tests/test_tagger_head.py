@@ -27,6 +27,7 @@ def drawn(*shape: int) -> np.ndarray:
 MASK = np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]
 
 
+@pytest.mark.slow
 def test_a_bilstm_is_torchs() -> None:
     torch = pytest.importorskip("torch")
     hidden, values = 4, drawn(len(LENGTHS) - 1, max(LENGTHS), D)
@@ -50,6 +51,7 @@ def test_a_bilstm_is_torchs() -> None:
     np.testing.assert_allclose(module.apply({"params": params}, values, mask), expected.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_characters_are_the_maximum_of_filters_by_hand() -> None:
     count, words = 8, ["cat", "", "longer-than-it-takes", "é"]
     char_ids = np.stack([encode_word(word, count) for word in words] + [np.zeros(count, np.int32)])[None]
@@ -74,6 +76,7 @@ def heads() -> list[TaggerHead]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", heads())
 def test_a_padded_batch_is_its_rows_alone(head: TaggerHead) -> None:
     vectors = np.where(MASK[..., None], drawn(*MASK.shape, D), 0)
@@ -89,6 +92,7 @@ def test_a_padded_batch_is_its_rows_alone(head: TaggerHead) -> None:
         np.testing.assert_allclose(alone.logits[0], found.logits[row, :length], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_taglm_reads_static_vectors_and_characters_below_and_the_rest_at_the_first_output() -> None:
     head, vectors = heads()[2], jnp.asarray(drawn(1, 4, D))
     args = jnp.ones((1, 4), bool), jnp.ones((1, 4, 5), jnp.int32)

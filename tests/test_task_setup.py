@@ -93,6 +93,7 @@ def test_a_file_or_folder_that_is_missing_is_named_with_its_setting(tmp_path: Pa
     assert not (tmp_path / "run").exists(), "refused before the text is read"
 
 
+@pytest.mark.slow
 def test_the_parameters_of_an_import_wait_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run keeps them as long as it lasts, which would be a second set on a device."""
     (tmp_path / "text.txt").write_text("the cat sat\nthe dog ran\n")

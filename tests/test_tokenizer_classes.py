@@ -220,6 +220,7 @@ def test_ends_of_words_under_bytes_are_refused(tmp_path: Path) -> None:
             read(tmp_path / "vocab.json")
 
 
+@pytest.mark.slow
 def test_every_class_of_transformers_is_decided() -> None:
     """Known here, refused, or one that takes tokenizer.json as it is; and the class of each model's type is theirs."""
     transformers = pytest.importorskip("transformers")

@@ -56,6 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.mark.slow
 def test_a_run_is_loaded_embedded_and_its_head_used(trained: Path) -> None:
     encoder = load(trained, step="latest")
     assert encoder.model == BagOfCharacters()
@@ -71,6 +72,7 @@ def test_a_run_is_loaded_embedded_and_its_head_used(trained: Path) -> None:
     np.testing.assert_allclose(losses.mean(), metrics["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_uninterrupted(trained: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, run_dir=str(tmp_path), optimizer=replace(CONFIG.optimizer, schedule="constant"))
     run(replace(config, run_dir=str(tmp_path / "whole")))
@@ -80,6 +82,7 @@ def test_stopped_and_resumed_is_uninterrupted(trained: Path, tmp_path: Path) -> 
     assert whole.keys() == parts.keys() and all(np.array_equal(whole[name], parts[name]) for name in whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["shard", "fsdp"])
 def test_eight_devices_are_one(trained: Path, tmp_path: Path, mode: Any) -> None:
     run(replace(CONFIG, run_dir=str(tmp_path), devices=DevicesConfig(mode, 8)))
@@ -88,6 +91,7 @@ def test_eight_devices_are_one(trained: Path, tmp_path: Path, mode: Any) -> None
         np.testing.assert_allclose(eight[name], one[name], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode, count", [("shard", 1), ("fsdp", 8)])
 def test_a_frozen_encoder_stays_as_it_is_and_is_saved_once(tmp_path: Path, mode: Any, count: int) -> None:
     config = replace(
@@ -172,6 +176,7 @@ def test_its_settings_are_flags() -> None:
     assert read.task == LengthConfig(longer_than=5, frozen=True)
 
 
+@pytest.mark.slow
 def test_bad_settings_name_their_field(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         run(replace(CONFIG, run_dir=str(tmp_path), task=replace(CONFIG.task, sentences=())))

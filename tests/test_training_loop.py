@@ -149,6 +149,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, clock: list[str]) -> Path:
     return run_dir
 
 
+@pytest.mark.slow
 def test_every_line_has_the_fields_it_must_have(whole: Path) -> None:
     for number, line in enumerate(lines(whole), 1):
         fields = {"step", "split", "learning_rate", "gradient_norm", "tokens_per_second"} | METRICS
@@ -171,6 +172,7 @@ def test_the_clock_is_paused_only_after_waiting_for_the_steps(whole: Path, clock
     assert all(clock[at - 1] == "waited" for at in pauses[1:])
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_a_resumed_run_equals_an_uninterrupted_one(whole: Path, tmp_path: Path) -> None:
     class Stopped(Task):
         signal_after = 3  # where an evaluation is due: it comes before the save
@@ -201,6 +203,7 @@ def test_eight_devices_then_four_under_pmap_then_one_give_the_same_losses(whole:
     np.testing.assert_allclose(losses(tmp_path, "valid"), losses(whole, "valid"), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_and_nothing_of_it_is_saved(tmp_path: Path) -> None:
     class Broken(Task):
         infinite_batch = 5
@@ -213,6 +216,7 @@ def test_a_loss_that_is_not_finite_stops_and_nothing_of_it_is_saved(tmp_path: Pa
     assert [line["step"] for line in lines(tmp_path)] == [4]
 
 
+@pytest.mark.slow
 def test_a_line_holds_the_means_over_the_targets_since_the_line_before(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +274,7 @@ class Recorded(NamedTuple):
         return f"page {self.name}" if self.is_page else {"loss": abs(len(self.calls) - 2.0)}
 
 
+@pytest.mark.slow
 def test_each_evaluator_runs_by_its_own_every_and_never_with_0(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,6 +297,7 @@ def test_each_evaluator_runs_by_its_own_every_and_never_with_0(
     assert losses(tmp_path) == losses(whole), "evaluators change nothing of the training"
 
 
+@pytest.mark.slow
 def test_a_run_told_to_stop_is_measured_and_shows_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Stopped(Task):
         signal_after = 2

@@ -71,6 +71,7 @@ def test_a_group_is_trained_from_its_first_step_as_by_an_optimizer_begun_there(c
                 params, state = update(gradients(parameters(), step), state, params)
 
 
+@pytest.mark.slow
 def test_the_rate_and_the_clipping_are_those_of_the_run() -> None:
     """torch's way: groups that are not trained yet have no gradient, and the schedule counts the run's steps."""
     config = AdamW(learning_rate=0.1, schedule="linear", warmup=0, clip_norm=0.5, weight_decay=0.0)
@@ -91,6 +92,7 @@ def test_the_rate_and_the_clipping_are_those_of_the_run() -> None:
             np.testing.assert_allclose(found[step + 1][name], expected, atol=1e-5, err_msg=f"{step} {name}")
 
 
+@pytest.mark.slow
 def test_it_needs_the_model() -> None:
     with pytest.raises(ConfigError):
         optimizer(AdamW(), 4, unfreeze_every=1)

@@ -100,6 +100,7 @@ def test_the_digest_is_of_model_parameters_and_inputs() -> None:
     assert len(digests) == 4 and encoder_digest(ENCODER) in digests
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_is_named_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def same(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_layers_of_cached_words_are_those_of_their_characters() -> None:
     assert isinstance(MODEL, CachesWords)
     processor = MODEL.inputs(rule="prose")
@@ -145,6 +146,7 @@ def test_what_has_no_characters_of_this_model_is_not_cached() -> None:
     assert isinstance(MODEL.with_word_cache(PARAMS, CharacterInputs(MODEL.max_characters, "prose")), CachedWordInputs)
 
 
+@pytest.mark.slow
 def test_wrong_token_vectors_are_named() -> None:
     inputs = MODEL.with_word_cache(PARAMS, MODEL.inputs()).pad(SENTENCES, len(SENTENCES), 4)
     for change, message in (

@@ -126,5 +126,6 @@ def test_words_of_the_real_pairs_are_found(shared: Path) -> None:
     assert len(places) == 2 * 5228 and None not in places
 
 
+@pytest.mark.slow
 def test_vectors_are_random_by_spelling() -> None:
     assert not np.allclose(of_spelling("sings"), of_spelling("hammer"))

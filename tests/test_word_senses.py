@@ -237,6 +237,7 @@ def test_only_the_sentences_that_are_needed_are_encoded(tmp_path: Path) -> None:
     assert encoder.read == 2 + len(read_framework(folder, "senseval2"))
 
 
+@pytest.mark.slow
 def test_a_fake_encoder_is_what_it_says() -> None:
     """The law the tests above rest on: layer 0 depends on the word alone."""
     sentences: Sequence[Sequence[str]] = [["wug", "sings"], ["a", "wug", "hammer"]]

@@ -122,6 +122,7 @@ def test_a_corpus_is_read_until_all_words_were_seen_often(lists: Path) -> None:
     assert encoder.read == 7 == len(taken)
 
 
+@pytest.mark.slow
 def test_an_encoder_gives_averaged_contexts(lists: Path) -> None:
     toy = BagOfCharacters()
     encoder = Encoder(toy, toy.init(jax.random.key(0)), ByteInputs())
