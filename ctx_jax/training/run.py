@@ -17,7 +17,7 @@ from ctx_jax.distributed import processes
 from ctx_jax.distributed.processes import is_first_process, on_first_process, stop_together
 from ctx_jax.distributed.watch import ending_others, watching
 from ctx_jax.io import configs
-from ctx_jax.io.allocator import keep_freed_memory
+from ctx_jax.io.allocator import keep_freed_memory, share_one_arena
 from ctx_jax.io.build_once import locked
 from ctx_jax.io.errors import ConfigError, DiskError, RunError, listed
 from ctx_jax.io.files import atomic_write
@@ -49,6 +49,7 @@ def run(config: RunConfig) -> bool:
         raise ConfigError("run_dir", f"needs a directory, and {config.run_dir} is a file")
     if names := run_files.runs_below(run_dir):
         raise ConfigError("run_dir", f"{run_dir} holds several runs, {listed(names)}: name another directory, or one")
+    share_one_arena()  # before jax starts threads
     fix_kernels(config.devices, run_dir)
     if config.devices.distributed:
         processes.join()
@@ -62,6 +63,8 @@ def run(config: RunConfig) -> bool:
             check_config(config)  # after joining: a process that stopped before would leave the others waiting
             if jax.default_backend() == "cpu":
                 keep_freed_memory()
+            else:
+                share_one_arena(False)
             stack.enter_context(locked_directory(run_dir))
             processes.check_disk(run_dir)
             if config.devices.deterministic:
