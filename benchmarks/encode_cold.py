@@ -36,7 +36,7 @@ def write_bert(folder: Path, tokenizer_of: str, size: str = "base") -> None:
     from transformer_sides import SIZES
 
     import ctx_jax
-    from ctx_jax.encoders.transformer import huggingface
+    from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 
     subwords = ctx_jax.load(tokenizer_of).processor.subwords  # type: ignore[attr-defined]
     model = replace(SIZES[size], vocabulary=len(subwords))

@@ -29,7 +29,8 @@ from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.sequences import Sequences
 from ctx_jax.data.tokens import Tokens, tokens_of
 from ctx_jax.embedding.embed import embed
-from ctx_jax.encoders.transformer import Transformer, huggingface
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.heads import Head
 from ctx_jax.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
 from ctx_jax.tokenizers.subword_training import train

@@ -11,7 +11,8 @@ import numpy as np
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.data.labelled import LabelledData
 from ctx_jax.encoders.static import write_text
-from ctx_jax.encoders.transformer import Transformer, huggingface
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.label_options import LabelEvaluate

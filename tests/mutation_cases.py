@@ -30,8 +30,8 @@ from ctx_jax.data.text_files import Reading, list_files, read_lines
 from ctx_jax.encoders.elmo import allennlp, allennlp_files
 from ctx_jax.encoders.stack.files import PROJECTIONS, STACK
 from ctx_jax.encoders.static import write_binary, write_text
-from ctx_jax.encoders.transformer import huggingface
-from ctx_jax.encoders.transformer.huggingface_config import model_from_config
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
+from ctx_jax.encoders.transformer.huggingface.config import model_from_config
 from ctx_jax.io.errors import CtxJaxError, InputError
 
 _SIZES = {key: BERT_ENTRIES[key] for key in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")}

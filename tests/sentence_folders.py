@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from ctx_jax.encoders.transformer import SubwordInputs, Transformer, huggingface
+from ctx_jax.encoders.transformer import SubwordInputs, Transformer
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.tokenizers.subword_training import train
 
 TEXT = ["the cat sat on the mat", "a dog and a cat", "the dogs sat", "query : the mats and cats", "The Cat"] * 5

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctx_jax.encoders.transformer.huggingface_config import head_from_config, model_from_config
-from ctx_jax.encoders.transformer.huggingface_gpt import GPT_READ
-from ctx_jax.encoders.transformer.huggingface_keys import READ
-from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS, decided_keys
+from ctx_jax.encoders.transformer.huggingface.config import head_from_config, model_from_config
+from ctx_jax.encoders.transformer.huggingface.gpt import GPT_READ
+from ctx_jax.encoders.transformer.huggingface.keys import READ
+from ctx_jax.encoders.transformer.huggingface.layouts import LAYOUTS, decided_keys
 from ctx_jax.ops.dense import activate
 
 # About the file, what is returned and labels: no config class computes hidden states with them.

@@ -11,7 +11,8 @@ from label_runs import arrays, config, lines, make_place
 
 import ctx_jax
 from ctx_jax import tasks
-from ctx_jax.encoders.transformer import Transformer, huggingface
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.heads import Head, VocabularyHead
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.tasks.classify import ClassifyConfig

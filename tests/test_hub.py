@@ -21,7 +21,7 @@ import ctx_jax
 from ctx_jax import cli
 from ctx_jax.data.config import TextConfig
 from ctx_jax.data.labelled import LabelledData
-from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.heads import Head, Labelling, Pooler, SequenceHead
 from ctx_jax.io.errors import InputError, MissingFileError, MissingPackageError
 from ctx_jax.tasks.classify import ClassifyConfig

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctx_jax.encoders.transformer import Transformer, hidden_states, huggingface
+from ctx_jax.encoders.transformer import Transformer, hidden_states
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.heads import Head
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ctx_jax.encoders.transformer import hidden_states, huggingface
-from ctx_jax.encoders.transformer.huggingface_config import model_from_config
+from ctx_jax.encoders.transformer import hidden_states
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
+from ctx_jax.encoders.transformer.huggingface.config import model_from_config
 from ctx_jax.encoders.transformer.layers import rotation
 from ctx_jax.heads import Head, Pooler
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tiny_transformers import BERT_ENTRIES, random_params
 
-from ctx_jax.encoders.transformer import huggingface
-from ctx_jax.encoders.transformer.huggingface_config import head_from_config, model_from_config
-from ctx_jax.encoders.transformer.huggingface_export import config_from_model
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
+from ctx_jax.encoders.transformer.huggingface.config import head_from_config, model_from_config
+from ctx_jax.encoders.transformer.huggingface.export import config_from_model
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 from tiny_transformers import BERT_ENTRIES, random_params, split_tensors
 
 import ctx_jax
-from ctx_jax.encoders.transformer import Transformer, huggingface
-from ctx_jax.encoders.transformer.huggingface_config import model_from_config
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
+from ctx_jax.encoders.transformer.huggingface.config import model_from_config
 from ctx_jax.heads import Head
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.subwords import Subwords

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctx_jax.encoders.transformer import hidden_states, huggingface
-from ctx_jax.encoders.transformer.huggingface_labels import labelling_of
+from ctx_jax.encoders.transformer import hidden_states
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
+from ctx_jax.encoders.transformer.huggingface.labels import labelling_of
 
 SMALL = {
     "vocab_size": 23,

@@ -23,8 +23,8 @@ from ctx_jax.checkpoints.run_files import CONFIG
 from ctx_jax.embedding.encoder_digest import encoder_digest
 from ctx_jax.embedding.inspection import inspect
 from ctx_jax.encoders.static import write_binary, write_text
-from ctx_jax.encoders.transformer import huggingface
-from ctx_jax.encoders.transformer.huggingface_config import model_from_config
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
+from ctx_jax.encoders.transformer.huggingface.config import model_from_config
 from ctx_jax.io import configs
 from ctx_jax.tasks import TrainConfig
 

@@ -19,7 +19,7 @@ import ctx_jax
 from ctx_jax import cli
 from ctx_jax.checkpoints.run_files import TEXTS
 from ctx_jax.data.labelled import LabelledData
-from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tasks.label_options import TableOptions
 from ctx_jax.training.run import run

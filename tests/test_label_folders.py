@@ -18,7 +18,7 @@ import ctx_jax
 from ctx_jax import cli, tasks
 from ctx_jax.data.labelled import LabelledData
 from ctx_jax.encoders.base import Imported
-from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.heads import Head, Pooler, SequenceHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tasks.classify import ClassifyConfig

@@ -15,7 +15,8 @@ from ctx_jax.encoders.base import Source
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.elmo.init import init_softmax
 from ctx_jax.encoders.elmo.inputs import CharacterInputs
-from ctx_jax.encoders.transformer import Transformer, huggingface, last_hidden
+from ctx_jax.encoders.transformer import Transformer, last_hidden
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.encoders.transformer.inputs import SubwordInputs
 from ctx_jax.evaluation.minimal_pairs import blimp
 from ctx_jax.evaluation.perplexity import sentence_scores

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from mutations import mutated_json
 
-from ctx_jax.encoders.transformer import hidden_states, huggingface
-from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
+from ctx_jax.encoders.transformer import hidden_states
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
+from ctx_jax.encoders.transformer.huggingface.layouts import LAYOUTS
 
 SEEDS = 15
 ENCODERS = ("t5", "mt5")

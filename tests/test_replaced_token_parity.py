@@ -10,7 +10,8 @@ import pytest
 
 from ctx_jax.data.config import TextConfig
 from ctx_jax.data.sequence_config import SequenceConfig
-from ctx_jax.encoders.transformer import Transformer, huggingface
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.heads import Head
 from ctx_jax.losses.replaced_token import noise, row_keys
 from ctx_jax.tasks import TrainConfig

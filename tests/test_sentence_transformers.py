@@ -163,7 +163,7 @@ def test_names_of_classes_are_the_librarys(library: Any) -> None:
 )
 def test_what_is_exported_gives_the_same_vectors_in_the_library(library: Any, name: str, tmp_path: Path) -> None:
     from ctx_jax.encoders.base import Imported
-    from ctx_jax.encoders.transformer.huggingface import write_sentence_folder
+    from ctx_jax.encoders.transformer.huggingface.folders import write_sentence_folder
 
     encoder = ctx_jax.load(write_folder(tmp_path / "folder", **FOLDERS[name]))
     fields = (encoder.model, encoder.params, encoder.processor, encoder.heads, encoder.sentence)

@@ -8,7 +8,7 @@ import pytest
 from tiny_tokenizers import put
 from tokenizers import Tokenizer
 
-from ctx_jax.encoders.transformer.huggingface_export import special_ids
+from ctx_jax.encoders.transformer.huggingface.export import special_ids
 from ctx_jax.tokenizers.subword_files import read, read_folder
 from ctx_jax.tokenizers.subword_training import train
 from ctx_jax.tokenizers.subwords import Subwords

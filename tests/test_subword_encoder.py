@@ -13,7 +13,8 @@ import pytest
 import ctx_jax
 from ctx_jax.checkpoints.run_files import EncoderFile
 from ctx_jax.checkpoints.runs import RunCheckpoints
-from ctx_jax.encoders.transformer import SubwordInputs, Transformer, huggingface
+from ctx_jax.encoders.transformer import SubwordInputs, Transformer
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.evaluation.fill_mask import fill_mask
 from ctx_jax.io import configs
 from ctx_jax.io.errors import CtxJaxError, InputError, InputTypeError

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ctx_jax.encoders.transformer import SubwordInputs, Transformer, hidden_states, huggingface
+from ctx_jax.encoders.transformer import SubwordInputs, Transformer, hidden_states
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.encoders.transformer.word_pooling import pool_to_words
 from ctx_jax.tokenizers.subword_training import train
 

@@ -10,7 +10,7 @@ from tiny_tokenizers import BYTES, ENDS, PIECES, WORDS, put
 from tiny_transformers import BERT, random_params
 
 import ctx_jax
-from ctx_jax.encoders.transformer import huggingface
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.tokenizers import tokenizer_classes as classes
 from ctx_jax.tokenizers.subword_files import read, read_folder
 from ctx_jax.tokenizers.subwords import Subwords

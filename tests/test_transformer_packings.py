@@ -16,8 +16,8 @@ import pytest
 import ctx_jax
 from ctx_jax.cli import main
 from ctx_jax.data.tokens import tokens_of
-from ctx_jax.encoders.transformer import huggingface
-from ctx_jax.encoders.transformer.huggingface_config import head_from_config, model_from_config
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
+from ctx_jax.encoders.transformer.huggingface.config import head_from_config, model_from_config
 from ctx_jax.evaluation.masked_lm_eval import evaluation_sequences
 from ctx_jax.heads import Head
 from ctx_jax.io import configs

@@ -12,8 +12,9 @@ import pytest
 import ctx_jax
 from ctx_jax.cli import main
 from ctx_jax.commands.train import find, load, names
-from ctx_jax.encoders.transformer import Transformer, huggingface
-from ctx_jax.encoders.transformer.huggingface_export import config_from_model
+from ctx_jax.encoders.transformer import Transformer
+from ctx_jax.encoders.transformer.huggingface import folders as huggingface
+from ctx_jax.encoders.transformer.huggingface.export import config_from_model
 from ctx_jax.tasks.subword_lm import SubwordLMConfig
 
 pytestmark = pytest.mark.slow

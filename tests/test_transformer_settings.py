@@ -10,9 +10,9 @@ import pytest
 
 from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.encoders.transformer import Transformer
-from ctx_jax.encoders.transformer.huggingface_config import head_from_config
-from ctx_jax.encoders.transformer.huggingface_export import config_from_model
-from ctx_jax.encoders.transformer.huggingface_llama import LLAMA_FIXED
+from ctx_jax.encoders.transformer.huggingface.config import head_from_config
+from ctx_jax.encoders.transformer.huggingface.export import config_from_model
+from ctx_jax.encoders.transformer.huggingface.llama import LLAMA_FIXED
 from ctx_jax.evaluation.pseudo_perplexity import pseudo_perplexity
 from ctx_jax.heads import Head, VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError

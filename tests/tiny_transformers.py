@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from ctx_jax.encoders.transformer import Transformer
-from ctx_jax.encoders.transformer.huggingface_config import head_from_config
+from ctx_jax.encoders.transformer.huggingface.config import head_from_config
 from ctx_jax.heads import Head, Pooler, SequenceHead
 
 BERT = Transformer(vocabulary=20, dim=8, heads=2, depth=2, feed_forward=12, max_positions=16)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from ctx_jax.encoders.transformer.huggingface_tensors import INDEX, WHOLE, shard_names
+from ctx_jax.encoders.transformer.huggingface.tensors import INDEX, WHOLE, shard_names
 from ctx_jax.encoders.transformer.sentence_folders import BODY_SETTINGS, MODULES, SETTINGS, module_paths
 from ctx_jax.io.errors import CtxJaxError, InputError, MissingFileError, MissingPackageError
 from ctx_jax.tokenizers.subword_files import SENTENCEPIECE_NAMES

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.transformer import Transformer
-from ctx_jax.encoders.transformer.huggingface_export import architecture_of, own_head
-from ctx_jax.encoders.transformer.huggingface_labels import classification_head, first_values, has_class, in_file
-from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
-from ctx_jax.encoders.transformer.huggingface_names import Architecture
+from ctx_jax.encoders.transformer.huggingface.export import architecture_of, own_head
+from ctx_jax.encoders.transformer.huggingface.labels import classification_head, first_values, has_class, in_file
+from ctx_jax.encoders.transformer.huggingface.layouts import LAYOUTS
+from ctx_jax.encoders.transformer.huggingface.names import Architecture
 from ctx_jax.heads import ClassificationHead, Head, LabelHead, Labelling, SequenceHead, VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tasks.label_network import LABELS, LabelNetwork

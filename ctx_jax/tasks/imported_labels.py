@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from ctx_jax.embedding.encoder import Encoder
-from ctx_jax.encoders.transformer.huggingface_labels import from_file
+from ctx_jax.encoders.transformer.huggingface.labels import from_file
 from ctx_jax.heads import Labelling
 from ctx_jax.io.errors import InputError, listed
 from ctx_jax.tasks.classify import ClassifyConfig

@@ -15,7 +15,7 @@ from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.data.tokens import Tokens
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.transformer import Transformer
-from ctx_jax.encoders.transformer.huggingface_export import architecture_of
+from ctx_jax.encoders.transformer.huggingface.export import architecture_of
 from ctx_jax.evaluation.replaced_token_eval import metrics_of_means, replaced_token_metrics
 from ctx_jax.heads import ClassificationHead, Generator, Head, VocabularyHead
 from ctx_jax.io.errors import ConfigError, InputError, listed

@@ -1,8 +1,8 @@
 """Transformer encoders: those of docs/families.md."""
 
 from ctx_jax.encoders.base import Family
-from ctx_jax.encoders.transformer.huggingface import read_folder, write_folder, write_sentence_folder
-from ctx_jax.encoders.transformer.huggingface_facts import facts
+from ctx_jax.encoders.transformer.huggingface.facts import facts
+from ctx_jax.encoders.transformer.huggingface.folders import read_folder, write_folder, write_sentence_folder
 from ctx_jax.encoders.transformer.inputs import SubwordInputs
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.encoders.transformer.network import attention_maps, default_positions, hidden_states, last_hidden

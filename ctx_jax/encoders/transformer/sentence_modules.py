@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors
+from ctx_jax.encoders.transformer.huggingface.tensors import WHOLE, read_tensors
 from ctx_jax.heads import DenseHead, Head
 from ctx_jax.heads.sentence import PoolingMode
 from ctx_jax.io.errors import InputError, MissingFileError, brief, listed

@@ -1,6 +1,6 @@
-"""Hugging Face's `config.json` to our `Transformer` and `VocabularyHead`; `huggingface_export` is the way back.
+"""Hugging Face's `config.json` to our `Transformer` and `VocabularyHead`; `export` is the way back.
 
-The tables of its architecture (`huggingface_layouts`) say which key is which field, which fields the architecture
+The tables of its architecture (`layouts`) say which key is which field, which fields the architecture
 fixes, and which keys must have one value. A key that is in no table changes nothing that is read.
 """
 
@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_keys import EVERYWHERE, MOST_LAYERS, Keys
-from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS, RENAMED
-from ctx_jax.encoders.transformer.huggingface_names import Architecture
-from ctx_jax.encoders.transformer.huggingface_values import (
+from ctx_jax.encoders.transformer.huggingface.keys import EVERYWHERE, MOST_LAYERS, Keys
+from ctx_jax.encoders.transformer.huggingface.layouts import LAYOUTS, RENAMED
+from ctx_jax.encoders.transformer.huggingface.names import Architecture
+from ctx_jax.encoders.transformer.huggingface.values import (
     check_constants,
     checked_activation,
     checked_flag,

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_keys import BERT, ROBERTA, Keys
-from ctx_jax.encoders.transformer.huggingface_names import EMBEDDINGS, Entry, classes, dense, norm
-from ctx_jax.encoders.transformer.huggingface_names import ROBERTA as ROBERTA_NAMES
+from ctx_jax.encoders.transformer.huggingface.keys import BERT, ROBERTA, Keys
+from ctx_jax.encoders.transformer.huggingface.names import EMBEDDINGS, Entry, classes, dense, norm
+from ctx_jax.encoders.transformer.huggingface.names import ROBERTA as ROBERTA_NAMES
 from ctx_jax.io.errors import InputError
 
 _LAYER = "encoder.layer.{l}"

@@ -6,9 +6,9 @@ Its own keys say which layers are local, how far they attend, and the rotary bas
 from collections.abc import Mapping
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_keys import SIZES, WRITTEN, Keys
-from ctx_jax.encoders.transformer.huggingface_names import DENSE, TOKENS, Entry, LabelHead, Names, dense, norm
-from ctx_jax.encoders.transformer.huggingface_values import (
+from ctx_jax.encoders.transformer.huggingface.keys import SIZES, WRITTEN, Keys
+from ctx_jax.encoders.transformer.huggingface.names import DENSE, TOKENS, Entry, LabelHead, Names, dense, norm
+from ctx_jax.encoders.transformer.huggingface.values import (
     check_constants,
     checked_activation,
     checked_flag,

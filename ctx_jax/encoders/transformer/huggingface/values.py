@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ctx_jax.encoders.transformer.checks import number_problem
-from ctx_jax.encoders.transformer.huggingface_keys import NULLABLE, READ
+from ctx_jax.encoders.transformer.huggingface.keys import NULLABLE, READ
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.io.errors import InputError, brief
 

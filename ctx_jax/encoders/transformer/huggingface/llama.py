@@ -7,10 +7,10 @@ al. 2025). Qwen3 is causal and has a norm over each head.
 from collections.abc import Mapping
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_keys import SIZES, Keys
-from ctx_jax.encoders.transformer.huggingface_names import Entry, LabelHead, Names, dense
-from ctx_jax.encoders.transformer.huggingface_rotary import ROTARY, rotary_entries, rotary_fields
-from ctx_jax.encoders.transformer.huggingface_values import check_constants, checked_number
+from ctx_jax.encoders.transformer.huggingface.keys import SIZES, Keys
+from ctx_jax.encoders.transformer.huggingface.names import Entry, LabelHead, Names, dense
+from ctx_jax.encoders.transformer.huggingface.rotary import ROTARY, rotary_entries, rotary_fields
+from ctx_jax.encoders.transformer.huggingface.values import check_constants, checked_number
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import InputError, brief

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_keys import Keys
-from ctx_jax.encoders.transformer.huggingface_names import LINEAR, Entry, LabelHead, Names, dense, norm
-from ctx_jax.encoders.transformer.huggingface_values import checked_number
+from ctx_jax.encoders.transformer.huggingface.keys import Keys
+from ctx_jax.encoders.transformer.huggingface.names import LINEAR, Entry, LabelHead, Names, dense, norm
+from ctx_jax.encoders.transformer.huggingface.values import checked_number
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import VocabularyHead
 

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from ctx_jax.encoders.facts import Facts, tensor_facts
-from ctx_jax.encoders.transformer.huggingface_config import (
+from ctx_jax.encoders.transformer.huggingface.config import (
     architecture_of_config,
     head_from_config,
     model_from_config,
     naming,
 )
-from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS, decided_keys
-from ctx_jax.encoders.transformer.huggingface_params import canonical_tensors, head_modules
-from ctx_jax.encoders.transformer.huggingface_tensors import INDEX, WHOLE, tensor_files, tensor_shapes
+from ctx_jax.encoders.transformer.huggingface.layouts import LAYOUTS, decided_keys
+from ctx_jax.encoders.transformer.huggingface.params import canonical_tensors, head_modules
+from ctx_jax.encoders.transformer.huggingface.tensors import INDEX, WHOLE, tensor_files, tensor_shapes
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.encoders.transformer.sentence_folders import MODULES, SETTINGS, transformer_folder
 from ctx_jax.io.errors import CtxJaxError, InputError, brief

@@ -1,8 +1,8 @@
 """ALBERT in Hugging Face's files (Lan et al. 2020): all layers share their parameters, and tables are narrower."""
 
-from ctx_jax.encoders.transformer.huggingface_keys import BERT
-from ctx_jax.encoders.transformer.huggingface_names import BERT as BERT_NAMES
-from ctx_jax.encoders.transformer.huggingface_names import EMBEDDINGS, LINEAR, Entry, classes, dense, norm
+from ctx_jax.encoders.transformer.huggingface.keys import BERT
+from ctx_jax.encoders.transformer.huggingface.names import BERT as BERT_NAMES
+from ctx_jax.encoders.transformer.huggingface.names import EMBEDDINGS, LINEAR, Entry, classes, dense, norm
 
 _LAYER = "encoder.albert_layer_groups.0.albert_layers.0"
 NAMES = BERT_NAMES._replace(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_values import checked_number
+from ctx_jax.encoders.transformer.huggingface.values import checked_number
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.io.errors import InputError, brief
 

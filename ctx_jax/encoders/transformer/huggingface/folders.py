@@ -1,6 +1,6 @@
 """Read and write Hugging Face folders: `config.json`, safetensors, tokenizer files.
 
-BERT (MiniLM included), RoBERTa, XLM-R, GPT-2 and many more, with or without heads. `huggingface_layouts` lists them.
+BERT (MiniLM included), RoBERTa, XLM-R, GPT-2 and many more, with or without heads. `layouts` lists them.
 """
 
 import json
@@ -13,29 +13,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ctx_jax.encoders.base import Imported
-from ctx_jax.encoders.transformer.huggingface_config import (
+from ctx_jax.encoders.transformer.huggingface.config import (
     architecture_of_config,
     head_from_config,
     key_of,
     model_from_config,
     naming,
 )
-from ctx_jax.encoders.transformer.huggingface_export import (
+from ctx_jax.encoders.transformer.huggingface.export import (
     architecture_of,
     config_from_model,
     special_ids,
     tokenizer_settings,
 )
-from ctx_jax.encoders.transformer.huggingface_facts import is_huggingface
-from ctx_jax.encoders.transformer.huggingface_labels import (
+from ctx_jax.encoders.transformer.huggingface.facts import is_huggingface
+from ctx_jax.encoders.transformer.huggingface.labels import (
     label_entries,
     labelling_of,
     named_labels,
     prediction_head,
 )
-from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
-from ctx_jax.encoders.transformer.huggingface_names import TOKENS, Architecture
-from ctx_jax.encoders.transformer.huggingface_params import (
+from ctx_jax.encoders.transformer.huggingface.layouts import LAYOUTS
+from ctx_jax.encoders.transformer.huggingface.names import TOKENS, Architecture
+from ctx_jax.encoders.transformer.huggingface.params import (
     canonical_tensors,
     head_modules,
     layers_held,
@@ -43,7 +43,7 @@ from ctx_jax.encoders.transformer.huggingface_params import (
     params_from_tensors,
     tensors_from_params,
 )
-from ctx_jax.encoders.transformer.huggingface_tensors import WHOLE, read_tensors
+from ctx_jax.encoders.transformer.huggingface.tensors import WHOLE, read_tensors
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.encoders.transformer.sentence_folders import MODULES, transformer_folder, with_modules, write_modules
 from ctx_jax.heads import ClassificationHead, Head, Labelling, SentenceModules, VocabularyHead
@@ -75,7 +75,7 @@ def read(folder: str | PathLike[str]) -> Pretrained:
     vectors that its class takes: of a BERT with a pooler the pooled one, of a GPT-2 the last token's, else each
     token's.
     RoBERTa's, DistilBERT's and ELECTRA's heads for sequences are `ClassificationHead`s for the first token,
-    ModernBERT's for sequences or tokens. `huggingface_labels` says what their labels are of. Tensors of heads of other
+    ModernBERT's for sequences or tokens. `labels` says what their labels are of. Tensors of heads of other
     kinds are left out, and one line of the log says so.
 
     Raises MissingFileError, InputError: config.json or the tensors are missing, damaged, or do not fit; one error lists

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctx_jax.encoders.transformer.huggingface_keys import MOST_LAYERS
-from ctx_jax.encoders.transformer.huggingface_labels import modern_head
-from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
-from ctx_jax.encoders.transformer.huggingface_names import (
+from ctx_jax.encoders.transformer.huggingface.keys import MOST_LAYERS
+from ctx_jax.encoders.transformer.huggingface.labels import modern_head
+from ctx_jax.encoders.transformer.huggingface.layouts import LAYOUTS
+from ctx_jax.encoders.transformer.huggingface.names import (
     DENSE,
     Architecture,
     Entry,

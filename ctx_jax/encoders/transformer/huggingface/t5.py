@@ -7,9 +7,9 @@ scaling. A file of a whole T5 is read too: its decoder is left out.
 from collections.abc import Mapping
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_keys import WRITTEN, Keys
-from ctx_jax.encoders.transformer.huggingface_names import Entry, Names, dense
-from ctx_jax.encoders.transformer.huggingface_values import checked_activation
+from ctx_jax.encoders.transformer.huggingface.keys import WRITTEN, Keys
+from ctx_jax.encoders.transformer.huggingface.names import Entry, Names, dense
+from ctx_jax.encoders.transformer.huggingface.values import checked_activation
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import InputError, brief

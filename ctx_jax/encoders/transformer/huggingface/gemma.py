@@ -7,8 +7,8 @@ with a window and a rotary base of their own. EmbeddingGemma is not causal.
 from collections.abc import Mapping
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_keys import Keys
-from ctx_jax.encoders.transformer.huggingface_llama import (
+from ctx_jax.encoders.transformer.huggingface.keys import Keys
+from ctx_jax.encoders.transformer.huggingface.llama import (
     LAST_TOKEN,
     LLAMA_FIXED,
     LLAMA_SIZES,
@@ -16,9 +16,9 @@ from ctx_jax.encoders.transformer.huggingface_llama import (
     QWEN3_NAMES,
     kv_heads,
 )
-from ctx_jax.encoders.transformer.huggingface_modern import KINDS, layer_kinds, thetas
-from ctx_jax.encoders.transformer.huggingface_names import Entry
-from ctx_jax.encoders.transformer.huggingface_values import checked_flag, checked_number
+from ctx_jax.encoders.transformer.huggingface.modern import KINDS, layer_kinds, thetas
+from ctx_jax.encoders.transformer.huggingface.names import Entry
+from ctx_jax.encoders.transformer.huggingface.values import checked_flag, checked_number
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import InputError, brief

@@ -3,20 +3,22 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ctx_jax.encoders.transformer import huggingface_albert as albert
-from ctx_jax.encoders.transformer import huggingface_deberta as deberta
-from ctx_jax.encoders.transformer import huggingface_gemma as gemma
-from ctx_jax.encoders.transformer import huggingface_gpt as gpt
-from ctx_jax.encoders.transformer import huggingface_gte as gte
-from ctx_jax.encoders.transformer import huggingface_keys as keys
-from ctx_jax.encoders.transformer import huggingface_llama as llama
-from ctx_jax.encoders.transformer import huggingface_modern as modern
-from ctx_jax.encoders.transformer import huggingface_mpnet as mpnet
-from ctx_jax.encoders.transformer import huggingface_names as names
-from ctx_jax.encoders.transformer import huggingface_nomic as nomic
-from ctx_jax.encoders.transformer import huggingface_t5 as t5
-from ctx_jax.encoders.transformer.huggingface_keys import Keys
-from ctx_jax.encoders.transformer.huggingface_names import Architecture, Names, classes
+from ctx_jax.encoders.transformer.huggingface import (
+    albert,
+    deberta,
+    gemma,
+    gpt,
+    gte,
+    keys,
+    llama,
+    modern,
+    mpnet,
+    names,
+    nomic,
+    t5,
+)
+from ctx_jax.encoders.transformer.huggingface.keys import Keys
+from ctx_jax.encoders.transformer.huggingface.names import Architecture, Names, classes
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import VocabularyHead
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_keys import BERT, Keys
-from ctx_jax.encoders.transformer.huggingface_names import BERT as BERT_NAMES
-from ctx_jax.encoders.transformer.huggingface_names import (
+from ctx_jax.encoders.transformer.huggingface.keys import BERT, Keys
+from ctx_jax.encoders.transformer.huggingface.names import BERT as BERT_NAMES
+from ctx_jax.encoders.transformer.huggingface.names import (
     DENSE_HEAD,
     EMBEDDINGS,
     LINEAR,
@@ -14,7 +14,7 @@ from ctx_jax.encoders.transformer.huggingface_names import (
     dense,
     norm,
 )
-from ctx_jax.encoders.transformer.huggingface_values import check_constants, checked_flag, checked_number
+from ctx_jax.encoders.transformer.huggingface.values import check_constants, checked_flag, checked_number
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import InputError, brief

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ctx_jax.encoders.transformer.huggingface_keys import BERT, READ, Keys
-from ctx_jax.encoders.transformer.huggingface_names import BERT as BERT_NAMES
-from ctx_jax.encoders.transformer.huggingface_names import LINEAR, Entry, classes, dense, norm
-from ctx_jax.encoders.transformer.huggingface_rotary import ROTARY, rotary_entries, rotary_fields
-from ctx_jax.encoders.transformer.huggingface_values import check_constants
+from ctx_jax.encoders.transformer.huggingface.keys import BERT, READ, Keys
+from ctx_jax.encoders.transformer.huggingface.names import BERT as BERT_NAMES
+from ctx_jax.encoders.transformer.huggingface.names import LINEAR, Entry, classes, dense, norm
+from ctx_jax.encoders.transformer.huggingface.rotary import ROTARY, rotary_entries, rotary_fields
+from ctx_jax.encoders.transformer.huggingface.values import check_constants
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import VocabularyHead
 

@@ -6,10 +6,10 @@ transformers' names of tensors are those of the authors' program, so that both k
 from collections.abc import Mapping
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_keys import BERT, Keys
-from ctx_jax.encoders.transformer.huggingface_names import LINEAR, ROBERTA, Entry, classes, dense, norm
-from ctx_jax.encoders.transformer.huggingface_rotary import ROTARY, rotary_entries, rotary_fields
-from ctx_jax.encoders.transformer.huggingface_values import check_constants
+from ctx_jax.encoders.transformer.huggingface.keys import BERT, Keys
+from ctx_jax.encoders.transformer.huggingface.names import LINEAR, ROBERTA, Entry, classes, dense, norm
+from ctx_jax.encoders.transformer.huggingface.rotary import ROTARY, rotary_entries, rotary_fields
+from ctx_jax.encoders.transformer.huggingface.values import check_constants
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import VocabularyHead
 

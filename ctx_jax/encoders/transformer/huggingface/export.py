@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ctx_jax.encoders.transformer.huggingface_config import head_from_config, model_from_config
-from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
-from ctx_jax.encoders.transformer.huggingface_names import Architecture
+from ctx_jax.encoders.transformer.huggingface.config import head_from_config, model_from_config
+from ctx_jax.encoders.transformer.huggingface.layouts import LAYOUTS
+from ctx_jax.encoders.transformer.huggingface.names import Architecture
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.io.errors import InputError

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from ctx_jax.encoders.transformer.huggingface_layouts import LAYOUTS
-from ctx_jax.encoders.transformer.huggingface_names import Architecture
+from ctx_jax.encoders.transformer.huggingface.layouts import LAYOUTS
+from ctx_jax.encoders.transformer.huggingface.names import Architecture
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.heads import ClassificationHead, Head, Labelling, Pooler, SequenceHead, VocabularyHead
 from ctx_jax.heads.sequence import UNNAMED

@@ -109,7 +109,7 @@ HARMLESS = {
     *("architectures", "transformers_version", "name_or_path", "_name_or_path", "dtype", "torch_dtype"),
     # What transformers returns.
     *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "use_cache"),
-    # Of labels: `huggingface_labels` reads what they are, and the tensors say how many; no layer depends on them.
+    # Of labels: `labels` reads what they are, and the tensors say how many; no layer depends on them.
     *("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "classifier_pooling"),
     "classifier_dropout_prob",
     # Of heads of multiple choice, which are left out with a notice.
