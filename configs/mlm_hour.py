@@ -1,12 +1,13 @@
-"""A masked-LM encoder of the size of `elmo_hour` on Wikipedia.
+"""A small BERT (7.2 M parameters) on eight million words of Wikipedia, beside `elmo_hour`.
 
 Command: ctx-jax train mlm_hour --data.train train.txt --data.valid valid.txt
 Data: prose, one paragraph a line, documents separated by empty lines; `docs/results.md` says which was used
-Hardware: 2 CPU cores with bf16 products (on others set `--model.compute float32`)
-Time: see `docs/results.md`
-Expect: see `docs/results.md`, with how the recipe was chosen
+Hardware: CPU cores with bf16 products (on others set `--model.compute float32`)
+Time: 45 min 31 s on one core of an AMD EPYC with AVX512-BF16, reading the text and training the tokenizer included
+Expect: on validation text a perplexity of 88 and 29 % of the masked tokens right; `docs/results.md` has the rest, and
+    how the recipe was chosen
 
-Less than one pass over the text, hence no dropout.
+Less than one pass over the text, hence no dropout and 30 % of the tokens masked.
 """
 
 from dataclasses import replace

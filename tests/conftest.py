@@ -22,6 +22,18 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     # place they are what users' programs are.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+
+def _one_core_a_worker() -> None:
+    """Each of pytest's processes keeps to a core, if there are as many: XLA's threads do not wait for the others'."""
+    worker, count = os.environ.get("PYTEST_XDIST_WORKER", ""), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "")
+    if worker.startswith("gw") and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) == int(count):
+            os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw"))]})
+
+
+_one_core_a_worker()  # before jax counts them
+
 import jax
 import pytest
 
