@@ -1,6 +1,7 @@
 """Scores of sentences against loops over single unpadded rows and against transformers, and BLiMP by them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,10 @@ import jax
 import numpy as np
 import pytest
 from evaluation_sets import write_blimp
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
+from ctx_jax.data.pair_sets import read_blimp
 from ctx_jax.encoders.base import Source
 from ctx_jax.encoders.elmo import BiLM
 from ctx_jax.encoders.elmo.init import init_softmax
@@ -128,9 +132,9 @@ def test_a_sentences_variants_are_in_one_batch(monkeypatch: pytest.MonkeyPatch) 
     assert sorted(len(batch.tokens.token_ids) for batch in batches) == [16, 32]
 
 
-def slow_causal(rows: Any, subwords: Subwords, text: str) -> float:
+def slow_causal(rows: Any, subwords: Subwords, text: str, begin: int | None = None) -> float:
     ids = subwords.tokenizer.encode(text, add_special_tokens=False).ids
-    logs = rows([subwords.end_id, *ids])
+    logs = rows([subwords.end_id if begin is None else begin, *ids])
     return float(sum(logs[place, target] for place, target in enumerate(ids)))
 
 
@@ -139,6 +143,18 @@ def test_log_probabilities_are_a_slow_loops() -> None:
     found = list(log_probabilities(model, params, CAUSAL, WORDS, head=head, batch_size=2))
     rows = single_rows(True)
     np.testing.assert_allclose(found, [slow_causal(rows, CAUSAL, text) for text in SENTENCES], rtol=1e-4)
+
+
+def test_a_sentence_begins_with_the_tokenizers_own_token() -> None:
+    tokenizer = Tokenizer.from_str(CAUSAL.tokenizer.to_str())
+    begin = tokenizer.token_to_id("t")
+    tokenizer.post_processor = TemplateProcessing(single="t $A", special_tokens=[("t", begin)])
+    subwords = Subwords(tokenizer, replace(CAUSAL.special, begin="t"))
+    assert begin != subwords.end_id
+    model, head, params = transformer(True)
+    found = list(log_probabilities(model, params, subwords, WORDS, head=head))
+    rows = single_rows(True)
+    np.testing.assert_allclose(found, [slow_causal(rows, subwords, text, begin) for text in SENTENCES], rtol=1e-4)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -175,6 +191,8 @@ def test_what_cannot_be_scored_is_refused() -> None:
             list(pseudo_log_likelihoods(model, params, MASKED, sentences, head=head))
     with pytest.raises(InputError, match="causal"):
         list(log_probabilities(model, params, MASKED, WORDS))
+    with pytest.raises(InputError, match="paradigms needs"):
+        read_blimp("blimp", paradigms=[])
     causal, _, own = transformer(True)
     with pytest.raises(InputError, match="causal"):
         list(pseudo_log_likelihoods(causal, own, CAUSAL, WORDS))

@@ -202,9 +202,11 @@ def test_what_cannot_be_probed_is_named(data: Path, tmp_path: Path) -> None:
             probe(planted(), ["upos"], output=output, data=data, **changes)  # type: ignore[arg-type]
     assert not output.exists(), "nothing is written before the request is known to make sense"
     own = task(data, "sst2")
-    (tmp_path / "empty.tsv").write_text("")
-    with pytest.raises(InputError, match=r"empty\.tsv"):
-        probe(planted(), [replace(own, measured=str(tmp_path / "empty.tsv"))], output=output)
+    for text in ("", "\n\n", "a film\t-\n"):
+        (tmp_path / "empty.tsv").write_text(text)
+        config = replace(own.config, data=replace(own.config.data, no_label="-"))
+        with pytest.raises(InputError, match=r"empty\.tsv"):
+            probe(planted(), [replace(own, config=config, measured=str(tmp_path / "empty.tsv"))], output=output)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(ConfigError, match="not empty"):
@@ -229,6 +231,7 @@ def test_tasks_of_ones_own_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="evaluate.metric"):
         probe(planted(), [LabelProbe.of_run("mine", by_loss)], output=tmp_path / "out")
     for changes, named in (
+        ({"head": "huggingface", "layers": "last", "pooling": "first"}, "head"),
         ({"tuning": TuningOptions(mix_norm=True)}, "mix_norm"),
         ({"tuning": TuningOptions(mix_penalty=0.1)}, "mix_penalty"),
         ({"data": replace(data, examples=3)}, "data.examples"),

@@ -103,6 +103,8 @@ def test_reports_are_json_and_tables() -> None:
     assert stored["tasks"]["tags"]["all_layers_minus_best"] == pytest.approx(0.05)
     assert stored["pattern"]["holds"] == "yes" and stored["notes"] == ["wic was not measured"]
     widths = {line.count("|") for line in report.markdown.splitlines() if line.startswith(("| task", "| tags"))}
+    summary = next(line for line in report.markdown.splitlines() if line.startswith("| pairs"))
+    assert "original 70.00" in summary and "original 70.00" in report.text, "ways of scoring have no layer to choose"
     assert len(widths) == 1 and "81.00 ± 1.41" in report.markdown and report.pattern.text in report.markdown
 
 

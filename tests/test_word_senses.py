@@ -221,6 +221,16 @@ def test_all_words_by_hand(tmp_path: Path) -> None:
         assert result.scores[str(layer)]["precision"] == pytest.approx(right / 4)
 
 
+def test_what_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="senseval2"):
+        all_words_wsd(fake(), place(tmp_path), tests=[])
+    (tmp_path / "variants").mkdir()
+    for variant in ("CoarseWSD-20", "CoarseWSD-20_balanced"):
+        write_coarse(tmp_path / "variants" / variant)
+    with pytest.raises(InputError, match="more than once"):
+        coarse_wsd(fake(), tmp_path / "variants")
+
+
 def cosine(first: np.ndarray, second: np.ndarray) -> float:
     return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
 

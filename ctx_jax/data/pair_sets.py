@@ -62,6 +62,8 @@ def read_blimp(
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1, got {limit}")
+    if paradigms is not None and not paradigms:
+        raise InputError("paradigms needs a name, got none; None: all")
     found: dict[str, list[MinimalPair]] = {}
     for where, row in _rows(path, lambda name: ".jsonl" in name):
         fields = [row.get(key) for key in ("UID", "sentence_good", "sentence_bad")]

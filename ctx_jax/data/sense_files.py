@@ -59,7 +59,10 @@ def read_coarse_wsd(path: str | Path) -> list[CoarseWord]:
     files: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for name, lines in read_members(path, lambda name: name.endswith(_COARSE_FILES)):
         *folders, file = name.split("/")
-        files[folders[-1] if folders else Path(path).name][file] = lines
+        word = folders[-1] if folders else Path(path).name
+        if file in files[word]:
+            raise InputError(f"{path} holds {word}/{file} more than once: name the folder of one variant")
+        files[word][file] = lines
     words = []
     for word, own in sorted(files.items()):
         if missing := [file for file in _COARSE_FILES if file not in own]:

@@ -19,6 +19,7 @@ from ctx_jax.evaluation.nearest_senses import nearest
 from ctx_jax.evaluation.results import Result
 from ctx_jax.evaluation.sense_scores import framework_scores
 from ctx_jax.evaluation.target_vectors import LayerVectors, Targets
+from ctx_jax.io.errors import InputError
 from ctx_jax.typing import Log
 
 _LOGGER = logging.getLogger("ctx_jax")
@@ -92,6 +93,8 @@ def all_words_wsd(
     and of several also their plain mean. Memory holds one vector a layer and sense of the tests' lemmas. `log` gets the
     progress.
     """
+    if not tests:
+        raise InputError(f"tests needs a name, got none: {', '.join(TEST_SETS)}")
     folder = Path(folder)
     sentences = {name: read_framework(folder, name) for name in tests}
     wanted = {(tag.lemma, tag.part_of_speech) for each in sentences.values() for one in each for tag in one.tags}

@@ -93,16 +93,19 @@ def log_probabilities(
     batch_size: int = 64,
     devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[float]:
-    """log p in nats of each sentence, a list of words, by a causal model: of its pieces, after the end token that
-    stands before a document in training. Arguments and errors as in `pseudo_log_likelihoods`, with `losses.causal_lm`.
+    """log p in nats of each sentence, a list of words, by a causal model: of its pieces, after the token that its
+    tokenizer puts before a text, or else the end token that stands before a document in training. Arguments and errors
+    as in `pseudo_log_likelihoods`, with `losses.causal_lm`.
     """
     if not model.causal:
         raise InputError("log probabilities need a causal model; a masked one has pseudo-log-likelihoods")
+    before = np.array(subwords.before or [subwords.end_id], np.int32)
     subwords = subwords.without_special_tokens()
     run = RowFunction(_causal_nats, (model, head), params, devices)
-    for block in _tokenized(model, subwords, sentences, overhead=0):
-        inputs = [np.append(np.int32(subwords.end_id), pieces.ids)[:-1] for pieces in block]
-        rows = [[_Row(own, np.arange(len(own)), pieces.ids)] for own, pieces in zip(inputs, block, strict=True)]
+    for block in _tokenized(model, subwords, sentences, overhead=len(before) - 1):
+        inputs = [np.concatenate([before, pieces.ids])[:-1] for pieces in block]
+        places = [np.arange(len(before) - 1, len(own)) for own in inputs]
+        rows = [[_Row(own, at, pieces.ids)] for own, at, pieces in zip(inputs, places, block, strict=True)]
         batch = _MakeBatch(subwords.pad_id, causal=True)
         yield from (-float(nats[0]) for nats in _nats(run, rows, batch, batch_size, model.longest))
 

@@ -81,6 +81,9 @@ class LabelProbe:
         replace(self.config, encoder="probed").check(self.steps)
         if self.metric == "loss":
             raise ConfigError("evaluate.metric", f"of {self.name} is loss, and a probe compares scores: set another")
+        head: Any = getattr(self.config, "head", None)
+        if "huggingface" in (head, getattr(head, "kind", None)):
+            raise ConfigError("head", f"of {self.name} is huggingface, which reads the last layer alone: leave it out")
         for name in ("mix_norm", "mix_penalty"):
             if getattr(self.config.tuning, name):
                 raise ConfigError(

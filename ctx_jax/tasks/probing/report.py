@@ -54,7 +54,8 @@ def _choice(result: TaskResult) -> str:
     """What was chosen, on which data, in one line."""
     best, how = result.best_layer, f"{result.metric}; chosen on {result.chosen_on}, scores of {result.measured_on}"
     if best is None:
-        return f"{result.name} ({how}): no layer to choose."
+        scores = ", ".join(f"{name} {_score(way)}" for name, way in result.ways.items())
+        return f"{result.name} ({how}): {scores}; no layer to choose."
     own = result.of_layer(best)
     chosen = (
         f"layer {best} is best on {result.chosen_on} ({_points(own.choice)}), {_score(own)} on {result.measured_on}"
@@ -79,7 +80,8 @@ def _summary(results: Any) -> Iterator[str]:
             each.name,
             each.metric,
             "" if best is None else str(each.best_layer),
-            *(_score(way) if way else "" for way in (best, each.ways.get("mean"), each.ways.get("mix"))),
+            _score(best) if best else ", ".join(f"{name} {_score(way)}" for name, way in each.ways.items()),
+            *(_score(way) if way else "" for way in (each.ways.get("mean"), each.ways.get("mix"))),
             *differences,
         ]
         yield f"| {' | '.join(cells)} |"
