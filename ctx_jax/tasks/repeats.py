@@ -89,7 +89,8 @@ def _check(config: RunConfig) -> None:
 
 
 def _sub_runs(config: RunConfig, options: RepeatOptions) -> Iterator[SubRun]:
-    """The runs, the smallest size first. A frozen encoder's vectors are stored once for all."""
+    """The runs, the smallest size first. A frozen encoder's vectors are stored once for all
+    seeds of a size."""
     task, parent = config.task, Path(config.run_dir)
     cache = task.data.cache or (str(parent / "cache") if task.frozen else "")
     for size in options.parsed_sizes or (task.data.examples or None,):
