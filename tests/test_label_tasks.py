@@ -14,6 +14,7 @@ import ctx_jax
 from ctx_jax import tasks
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.io.errors import ConfigError, InputError, InputTypeError
+from ctx_jax.tasks import TrainConfig
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.label_options import LabelEvaluate
 from ctx_jax.tasks.pairs import PairsConfig
@@ -102,15 +103,26 @@ def test_stopped_and_resumed_is_uninterrupted(
 def test_eight_devices_are_one(
     shallow: Path, tmp_path: Path, kind: type, mode: Any, frozen: bool, changes: dict[str, Any]
 ) -> None:
-    one = config(shallow, tmp_path / "one", kind, frozen=frozen, **changes)
+    devices = DevicesConfig(mode, 8)
+    same_on(devices, tmp_path, config(shallow, tmp_path / "one", kind, frozen=frozen, **changes))
+
+
+@pytest.mark.slow
+def test_every_text_of_a_batch_is_ranked_in_micro_batches_too(shallow: Path, tmp_path: Path) -> None:
+    devices = DevicesConfig("shard", 2, micro_batches=2)
+    same_on(devices, tmp_path, config(shallow, tmp_path / "one", PairsConfig, frozen=False, **RANKED))
+
+
+def same_on(devices: DevicesConfig, tmp_path: Path, one: TrainConfig) -> None:
+    """A run on one device, in one piece, is the same run on others."""
     # Adam divides by the size of a gradient, however small: with a small epsilon rounding decides about its sign.
     one = replace(one, optimizer=replace(one.optimizer, epsilon=1e-3))
-    assert run(one) and run(replace(one, run_dir=str(tmp_path / "eight"), devices=DevicesConfig(mode, 8)))
-    expected, found = arrays(tmp_path / "one", 4), arrays(tmp_path / "eight", 4)
+    assert run(one) and run(replace(one, run_dir=str(tmp_path / "other"), devices=devices))
+    expected, found = arrays(tmp_path / "one", 4), arrays(tmp_path / "other", 4)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], atol=2e-4, err_msg=name)
-    for one_line, eight in zip(*(lines(tmp_path / side, "train") for side in ("one", "eight")), strict=True):
-        assert eight["loss"] == pytest.approx(one_line["loss"], rel=1e-4)
+    for one_line, other in zip(*(lines(tmp_path / side, "train") for side in ("one", "other")), strict=True):
+        assert other["loss"] == pytest.approx(one_line["loss"], rel=1e-4)
 
 
 @pytest.mark.slow
