@@ -102,6 +102,19 @@ def our_logits(predictor: Any, items: list[Any]) -> np.ndarray:
     return np.asarray(predictor.network.logits(predictor.encoder.run_params, inputs))[: len(rows)]
 
 
+def tags_are_theirs(predictor: Any, folder: Path, items: list[list[str]], names: dict[int, str]) -> np.ndarray:
+    """Each word's label is that of its first piece in transformers, and so are its logits. Returns their logits."""
+    expected, encoding = their_logits(folder, items, is_split_into_words=True)
+    assert expected.std() > 2e-4
+    first = [[encoding.word_ids(row).index(word) for word in range(len(items[row]))] for row in range(len(items))]
+    best = [[names[int(k)] for k in expected[row, own].argmax(-1)] for row, own in enumerate(first)]
+    assert [answer["labels"] for answer in predictor.predict(items)] == best
+    ours = our_logits(predictor, items)
+    for row, own in enumerate(first):
+        np.testing.assert_allclose(ours[row, : len(own)], expected[row, own], rtol=0, atol=2e-5)
+    return expected
+
+
 def make_folder(kind: str, settings: dict[str, Any], place: Path, folder: Path, own: Any = None) -> None:
     """A random model of transformers with labels of these names, and its `own` tokenizer or the small BERT's."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
@@ -130,13 +143,7 @@ def test_a_folder_predicts_as_in_transformers_and_is_written_again(
     assert predictor.network.labels == tuple(NAMES.values())
     if "Token" in kind:
         items: list[Any] = [text.split() for text in TEXTS]
-        expected, encoding = their_logits(folder, items, is_split_into_words=True)
-        first = [[encoding.word_ids(row).index(word) for word in range(len(items[row]))] for row in range(len(items))]
-        best = [[NAMES[int(k)] for k in expected[row, own].argmax(-1)] for row, own in enumerate(first)]
-        assert [answer["labels"] for answer in predictor.predict(items)] == best
-        ours = our_logits(predictor, items)
-        for row, own in enumerate(first):
-            np.testing.assert_allclose(ours[row, : len(own)], expected[row, own], rtol=0, atol=2e-5)
+        expected = tags_are_theirs(predictor, folder, items, NAMES)
     else:
         expected, _ = their_logits(folder, TEXTS)
         np.testing.assert_allclose(our_logits(predictor, TEXTS), expected, rtol=0, atol=2e-5)
@@ -254,8 +261,8 @@ def test_heads_of_runs_are_written_for_the_family_s_class(
     own = settings.predictor(encoder)
     if isinstance(settings, TagConfig):
         items: list[Any] = [text.split() for text in TEXTS]
-        assert own.predict(items) == back.predict(items)
-        np.testing.assert_allclose(our_logits(own, items), our_logits(back, items), rtol=0, atol=2e-5)
+        for each in (own, back):
+            tags_are_theirs(each, tmp_path / "out", items, dict(enumerate(labels)))
         assert reference(tmp_path / "out")[0].config.id2label == dict(enumerate(labels))
         return
     items = PAIRS if pairs else TEXTS
