@@ -98,6 +98,8 @@ def test_heads_are_those_of_train(tmp_path: Path, kind: type, layers: Any) -> No
     place = make_place(tmp_path)
     dropout = 0.1 if kind is ClassifyConfig else 0.0
     trained = config(place, tmp_path / "run", kind, frozen=True, layers=layers, dropout=dropout)
+    # Adam divides by the size of a gradient, however small: with a small epsilon rounding decides about its sign.
+    trained = replace(trained, optimizer=replace(trained.optimizer, epsilon=1e-3))
     assert run(trained)
     own = replace(trained.task, layers="mix")
     task = LabelProbe("mine", own, trained.optimizer, own.data.valid, steps=trained.steps)
@@ -105,8 +107,8 @@ def test_heads_are_those_of_train(tmp_path: Path, kind: type, layers: Any) -> No
     way = layers if layers == "mix" else f"layer_{layers}"
     found = json.loads((tmp_path / "out" / "results" / "mine" / f"{way}-seed_0.json").read_text())
     expected = lines(tmp_path / "run", "valid")[-1]
-    assert found["test"]["loss"] == pytest.approx(expected["loss"], abs=1e-4)
-    assert found["mix"] == pytest.approx([expected[f"mix_{i}"] for i in range(len(found["mix"]))], abs=1e-4)
+    assert found["test"]["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    assert found["mix"] == pytest.approx([expected[f"mix_{i}"] for i in range(len(found["mix"]))], abs=1e-5)
     assert len(found["mix"]) == (3 if layers == "mix" else 0)
 
 
