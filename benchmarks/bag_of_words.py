@@ -90,7 +90,7 @@ def most_frequent_tags(data: Path) -> float:
 def main(options: Options) -> None:
     """Print one line a task."""
     for name in ("sst2", "cola", "stsb", "snli"):
-        parts, metric = task_files.read(name, options.data), task_files.TASKS[name].metric
+        parts, metric = task_files.read(name, options.data), task_files.task(name, options.data).metric
         best, found = measure(metric, parts)
         print(
             f"{name}, {metric}: {100 * found:.2f} (strength {best:g}; {len(parts[0]):,} train, {len(parts[2]):,} test)"

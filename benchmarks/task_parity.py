@@ -199,23 +199,23 @@ class Data:
 def read(options: Options) -> tuple[Data, Data, Data, list[str]]:
     """Examples that train, that choose, and that are measured; and the labels, none if they are numbers."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.encoder)
-    task = task_files.TASKS[options.what]
+    command, *flags = task_files.FLAGS[options.what]
     with TemporaryDirectory() as folder:
         paths, columns = task_files.paths(options.what, options.data, Path(folder), options.limit)
-        if task.command == "pairs":
+        if command == "pairs":
             files = [list(read_text_pairs(path, Columns.parse(columns, "first", "second"))) for path in paths]
         else:
-            how, item = (read_sentences, "form") if task.command == "tag" else (read_texts, "text")
+            how, item = (read_sentences, "form") if command == "tag" else (read_texts, "text")
             files = [list(how(path, Columns.parse(columns, item))) for path in paths]
-    number = "number" in task.flags
+    number = "number" in flags
     names = [] if number else sorted({label for each in files[0] for label in _labels(each)})
 
     def encoded(examples: list[Example]) -> Data:
         labels = [[float(one) if number else names.index(one) for one in _labels(each)] for each in examples]
         sides: list[Any] = [[each.item for each in examples]]
-        if task.command == "pairs":
+        if command == "pairs":
             sides = [[each.item[side] for each in examples] for side in (0, 1)]
-        split, apart = task.command == "tag", "siamese" in task.flags
+        split, apart = command == "tag", "siamese" in flags
         data = []
         for texts in [[side] for side in sides] if apart else [sides]:
             found = tokenizer(
@@ -273,7 +273,7 @@ def train(options: Options, parts: tuple[Data, Data, Data], labels: list[str], s
         gold = [label for each in train_data.labels for label in each]
         network.scale.data.fill_(max(gold) - min(gold))
         network.offset.data.fill_(min(gold))
-    epochs, name = 20 if options.frozen else 3, task_files.TASKS[options.what].metric
+    epochs, name = 20 if options.frozen else 3, task_files.task(options.what, options.data).metric
     if options.frozen and not train_data.vectors:
         network.encoder.eval()
         for data in parts:
@@ -366,7 +366,7 @@ def main(options: Options) -> bool:
     for seed in range(options.seeds):
         start = time.perf_counter()
         found.append(100 * train(options, tuple(parts), labels, seed))
-        name = task_files.TASKS[options.what].metric
+        name = task_files.task(options.what, options.data).metric
         print(f"seed {seed}: {name} {found[-1]:.2f}, {time.perf_counter() - start:.0f} s", flush=True)
     spread = f", deviation {np.std(found, ddof=1):.2f}" if len(found) > 1 else ""
     print(f"mean {np.mean(found):.2f}{spread}")

@@ -40,7 +40,7 @@ class Options:
     """The folder of the data sets."""
     encoders: tuple[str, ...]
     """NAME=PATH each: a folder of Hugging Face or AllenNLP, or a run."""
-    tasks: tuple[str, ...] = tuple(task_files.TASKS)
+    tasks: tuple[str, ...] = tuple(task_files.FLAGS)
     ways: tuple[Way, ...] = ("frozen", "fine-tuned")
     seeds: int = 3
     limit: int = 0
@@ -50,11 +50,11 @@ class Options:
 def measured(options: Options, task: str, encoder: str, way: Way, seed: int) -> dict[str, Any]:
     """Train one run and measure it: the task's metric, seconds, and the mix."""
     name, _, path = encoder.partition("=")
-    settings = task_files.TASKS[task]
+    metric = task_files.task(task, options.data).metric
     (train, choose, test), columns = task_files.paths(task, options.data, options.results / "files", options.limit)
     run = options.results / f"{task}-{name}-{way}-{options.limit}-{seed}"
-    command = [settings.command, "--encoder", path, *settings.flags, "--evaluate.metric", settings.metric]
-    if settings.command == "tag":
+    command = [*task_files.FLAGS[task], "--encoder", path, "--evaluate.metric", metric]
+    if command[0] == "tag":
         command += ["--data.examples", str(options.limit)]
     command += ["--frozen", "--data.cache", str(options.results / "cache")] if way == "frozen" else []
     command += ["--data.train", train, "--data.valid", choose, "--data.columns", columns]
@@ -65,7 +65,7 @@ def measured(options: Options, task: str, encoder: str, way: Way, seed: int) -> 
     seconds = time.perf_counter() - start
     with redirect_stdout(StringIO()) as printed:
         assert cli.main(["evaluate", str(run), test, "--json"]) == 0
-    score = json.loads(printed.getvalue())[settings.metric]
+    score = json.loads(printed.getvalue())[metric]
     return {"score": score, "seconds": seconds, "mix": mix_metrics(ctx_jax.load(run).run_params)}
 
 

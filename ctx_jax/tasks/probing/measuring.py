@@ -18,7 +18,6 @@ from ctx_jax.tasks.probing.head_training import HeadTraining
 from ctx_jax.tasks.probing.label_probes import LabelProbe
 from ctx_jax.tasks.probing.results import MEAN, MIX, RANDOM, TABLE, TaskResult, collected, layer_name
 from ctx_jax.tasks.probing.untrained import UntrainedProbe
-from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.typing import Log
 
 ENCODER = "encoder"
@@ -72,8 +71,7 @@ def suited(task: LabelProbe, sources: Sequence[Source]) -> tuple[list[Source], l
     for source in sources:
         try:
             task.config.processed(source.encoder.processor, source.encoder.model)
-            if isinstance(task.config, TagConfig):
-                task.config.head.module(source.encoder.model, (), task.config.dropout)
+            task.config.network(source.encoder, ())
         except ConfigError as error:
             if source.name == ENCODER:
                 raise
