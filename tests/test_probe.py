@@ -35,6 +35,7 @@ from ctx_jax.tasks.probing import LabelProbe, ProbeReport, probe
 from ctx_jax.tasks.probing.catalogue import FILES as FILES_BELOW
 from ctx_jax.tasks.probing.catalogue import NAMES, named_probe
 from ctx_jax.tasks.probing.folder import ProbeFolder
+from ctx_jax.tasks.probing.measuring import Source, suited
 from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.tasks.tag_head import TagHead
 from ctx_jax.tasks.tuning import TuningOptions
@@ -244,6 +245,15 @@ def test_tasks_of_ones_own_are_checked(tmp_path: Path) -> None:
     ranked = PairsConfig(data=replace(data, columns="first,second"), target="ranking")
     with pytest.raises(ConfigError, match="ranking"):
         probe(planted(), [LabelProbe.of_run("mine", TrainConfig(ranked, steps=0))], output=tmp_path / "out")
+
+
+def test_a_table_that_the_head_cannot_read_is_a_note_before_anything_is_trained(data: Path) -> None:
+    """TagLM's placement needs an encoder of more than one layer."""
+    head = TagHead("bilstm_crf", placement="first_output", char_filters=4)
+    own = replace(task(data, "upos"), config=replace(task(data, "upos").config, head=head))
+    found, notes = suited(own, Source.of(planted(), OTHER_TABLE, random=False))
+    assert [source.name for source in found] == ["encoder"]
+    assert len(notes) == 1 and "head.placement" in notes[0] and "table" in notes[0]
 
 
 def test_every_tenth_training_example_chooses_where_no_file_does(data: Path) -> None:
