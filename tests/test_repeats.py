@@ -14,8 +14,9 @@ from label_runs import arrays, config, lines, make_place, with_task
 
 import ctx_jax
 from ctx_jax import cli, tasks
+from ctx_jax.commands.evaluate import Evaluate, evaluate
 from ctx_jax.data.labelled import Example, nested_subset
-from ctx_jax.io.errors import ConfigError, MissingFileError
+from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
 from ctx_jax.tasks import repeats
 from ctx_jax.tasks.label_options import LabelEvaluate, RepeatOptions
 from ctx_jax.training.loop import Loop
@@ -59,6 +60,23 @@ def test_seeds_and_sizes_by_the_command(place: Path, tmp_path: Path, capsys: pyt
         with pytest.raises(MissingFileError, match="size_20/seed_4"):
             load(parent)
     assert tasks.load(parent / names[0]).predict(["good"])
+
+    # Test data: each run as it is measured alone, and their mean and deviation.
+    def evaluated(run: Path, *more: str) -> Any:
+        capsys.readouterr()
+        assert cli.main(["evaluate", str(run), str(place / "train.tsv"), "--json", *more]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    several = evaluated(parent)
+    alone = [evaluated(parent / name) for name in names]
+    for each, own in zip(several["runs"], alone, strict=True):
+        assert each["metrics"] == {name: value for name, value in own.items() if name != "examples"}
+    for row, pair in zip(several["table"], (alone[:2], alone[2:]), strict=True):
+        losses = [each["loss"] for each in pair]
+        found = row["metrics"]["loss"]
+        assert row["seeds"] == 2 and (found["least"], found["greatest"]) == (min(losses), max(losses))
+        assert (found["mean"], found["deviation"]) == pytest.approx((np.mean(losses), np.std(losses, ddof=1)))
+    assert evaluated(parent, "--step", "2") == evaluated(parent, "--step", "2") != several
 
     # Finished runs stay; one that is gone is made again with the same numbers; a further seed is added.
     written = {name: (parent / name / "metrics.jsonl").read_bytes() for name in names}
@@ -107,6 +125,9 @@ def test_a_command_stopped_within_a_run_goes_on_there(
         assert not repeats.run(parts)
     steps = [each["step"] for each in json.loads((tmp_path / "parts" / "results.json").read_text())["runs"]]
     assert steps[0] is not None and steps[1] is None
+    said: list[str] = []
+    runs, table = repeats.measured(tmp_path / "parts", lambda path: {"f1": float(path.name == "seed_0")}, said.append)
+    assert [each["seed"] for each in runs] == [0] and table[0]["metrics"]["f1"]["mean"] == 1 and "seed_1" in said[0]
     assert repeats.run(whole) and repeats.run(parts)
     for name in ("results.json", "results.md"):
         assert (tmp_path / "parts" / name).read_text() == (tmp_path / "whole" / name).read_text()
@@ -146,6 +167,16 @@ def test_what_gives_no_table_is_refused_at_once(
         with pytest.raises(ConfigError) as caught:  # not silently one run
             run(with_task(settings, repeats=RepeatOptions(**options)))
         assert caught.value.field in options
+
+
+@pytest.mark.parametrize(
+    "content", ['{"runs": [{"run": "seed_0", "size": null, "seed": 0, "step": null}]}', '{"runs": [{}]}', '{"runs": 1}']
+)
+def test_a_directory_without_finished_runs_is_not_measured(tmp_path: Path, content: str) -> None:
+    (tmp_path / "seed_0").mkdir()
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(InputError):
+        evaluate(Evaluate(str(tmp_path), (str(tmp_path / "test.tsv"),)))
 
 
 @pytest.mark.slow

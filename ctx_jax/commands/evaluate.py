@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,29 +11,33 @@ from typing import Annotated
 
 import tyro
 
+from ctx_jax.checkpoints.run_files import runs_below
 from ctx_jax.commands.flags import naming_flags
 from ctx_jax.data.text_files import Errors
 from ctx_jax.embedding.load import CheckpointStep
 from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import Family
 from ctx_jax.evaluation.perplexity import ProtocolName
+from ctx_jax.evaluation.reports import Report
 from ctx_jax.heads import HEADS
 from ctx_jax.io.errors import ConfigError, ExistingFileError, InputError, MissingFileError
-from ctx_jax.tasks import TrainConfig, load_trained
+from ctx_jax.tasks import TrainConfig, load_trained, repeats
 from ctx_jax.tasks.options import EvaluateOptions
 from ctx_jax.training.config import RunConfig
+from ctx_jax.typing import Log
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Measure a trained run. A run with labels gives accuracy, F1 (of spans for labels of BIO or BIOES, else the mean
     over labels) and loss on labelled files, of numbers Pearson's and Spearman's correlation, of ranked pairs the mean
-    reciprocal rank and recall among the file's second texts. A biLM's perplexity counts every token: words, <UNK> and
+    reciprocal rank and recall among the file's second texts, and a directory of several runs (--seeds, --sizes) the
+    mean and standard deviation of each. A biLM's perplexity counts every token: words, <UNK> and
     sentence markers. A masked Transformer is measured on a fixed choice of masked tokens, a causal one on every token,
     in sequences as in the run; their tokens are cached in the system's temporary folder (set TMPDIR for another)."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """The run's directory, or a Hugging Face folder with a head of labels."""
+    """The directory of a run or of several, or a Hugging Face folder with a head of labels."""
 
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES...")]
     """Labelled files with the run's columns. Of a language model, text, split into words as in the run: files or globs
@@ -65,7 +69,8 @@ class Evaluate:
     text,label, form,upos or first,second,label."""
 
     json: bool = False
-    """Print the metrics as one JSON object, and nothing else."""
+    """Print the metrics as one JSON object, and nothing else; of several runs "runs" and "table", as in the
+    results.json of their directory."""
 
     errors: Errors | None = None
     """What to do with bytes that are not UTF-8: `strict` or `replace`; default: the run's setting."""
@@ -96,29 +101,47 @@ def evaluate(
             raise ExistingFileError(f"--per-sentence {path} exists: name a new file, or remove this one")
         if not path.parent.is_dir():
             raise MissingFileError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
-    task, encoder = load_trained(
-        options.run,
-        step=options.step,
-        pairs=options.pairs,
-        columns=options.columns,
-        config_type=config_type,
-        families=families,
-        heads=heads,
-    )
-    report = task.report(
-        encoder,
-        Path(options.run),
-        EvaluateOptions(
+    log = partial(print, file=sys.stderr, flush=True)
+
+    def report(run: str) -> Report:
+        task, encoder = load_trained(
+            run,
+            step=options.step,
+            pairs=options.pairs,
+            columns=options.columns,
+            config_type=config_type,
+            families=families,
+            heads=heads,
+        )
+        asked = EvaluateOptions(
             options.files,
             protocol=options.protocol,
             batch=options.batch,
             per_sentence=options.per_sentence,
             pseudo_perplexity=options.pseudo_perplexity,
             errors=options.errors,
-            log=partial(print, file=sys.stderr, flush=True),
-        ),
-    )
+            log=log,
+        )
+        return task.report(encoder, Path(run), asked)
+
+    if runs_below(Path(options.run)):
+        return _of_several(options, report, log)
+    found = report(options.run)
     if options.json:
-        finite = {name: value if math.isfinite(value) else None for name, value in report.metrics.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in found.metrics.items()}
         return json.dumps(finite)
-    return f"{options.run}, step {options.step}\n{report.text}"
+    return f"{options.run}, step {options.step}\n{found.text}"
+
+
+def _of_several(options: Evaluate, report: Callable[[str], Report], log: Log) -> str:
+    """What `main` prints of a directory of several runs."""
+
+    def measure(run_dir: Path) -> dict[str, float]:
+        log(f"measuring {run_dir}")
+        metrics = report(str(run_dir)).metrics
+        return {name: metrics[name] for name in metrics if name != "examples"}  # the files', the same for all
+
+    runs, rows = repeats.measured(Path(options.run), measure, log)
+    if options.json:
+        return json.dumps({"runs": runs, "table": rows})
+    return f"{options.run}, step {options.step}\n{repeats.markdown(rows, list(runs[0]['metrics']))}".rstrip("\n")

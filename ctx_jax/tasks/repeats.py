@@ -6,7 +6,7 @@ runs/sst2/
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +17,14 @@ from ctx_jax.checkpoints.run_files import RESULTS, RESULTS_TABLE, SELECTION
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.distributed import processes
 from ctx_jax.distributed.processes import is_first_process, on_first_process
-from ctx_jax.io.errors import ConfigError
-from ctx_jax.io.files import atomic_write
+from ctx_jax.io.errors import ConfigError, InputError, listed
+from ctx_jax.io.files import atomic_write, read_json
 from ctx_jax.tasks.label_options import RepeatOptions
 from ctx_jax.training import run as training_run
 from ctx_jax.training.config import RunConfig
 from ctx_jax.training.devices import fix_kernels
 from ctx_jax.training.metrics import print_line
+from ctx_jax.typing import Log
 
 
 class SubRun(NamedTuple):
@@ -50,6 +51,30 @@ def run(config: RunConfig) -> bool:
         processes.join()
     with training_run.locked_directory(Path(config.run_dir)):
         return _run_all(Path(config.run_dir), config.task, sub_runs)
+
+
+def measured(
+    folder: Path, measure: Callable[[Path], Mapping[str, float]], log: Log
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The finished runs of a directory of several, each with the metrics that `measure` gives of it, and the rows of
+    their table: as "runs" and "table" of `results.json`, with these metrics in place of validation's.
+
+    `log` names the runs that are not finished. InputError if none is, or if `results.json` is not what `run` wrote.
+    """
+    path = folder / RESULTS
+    try:
+        known = [{name: each[name] for name in ("run", "size", "seed", "step")} for each in read_json(path)["runs"]]
+        runs = [each for each in known if each["step"] is not None]
+        left = [str(each["run"]) for each in known if each["step"] is None]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is no list of runs ({error!r}): give the command that trained them again") from error
+    if not runs:
+        raise InputError(f"{folder} has no finished run: give the command that trains them again, which goes on")
+    if left:
+        log(f"not finished, and not measured: {listed(left)}")
+    for each in runs:
+        each["metrics"] = _finite(measure(folder / each["run"]))
+    return runs, _rows(runs)
 
 
 def _run_all(folder: Path, task: Any, sub_runs: Sequence[SubRun]) -> bool:
@@ -108,13 +133,9 @@ def _write(folder: Path, task: Any, sub_runs: Sequence[SubRun], finished: int) -
         found = [_result(folder, each, number < finished) for number, each in enumerate(sub_runs)]
         content = {"metric": task.metric, "runs": found, "table": _rows(found)}
         atomic_write(folder / RESULTS, json.dumps(content, indent=2) + "\n")
-        atomic_write(folder / RESULTS_TABLE, _markdown(content["table"], ("loss", *_without_loss(task.metrics))))
+        atomic_write(folder / RESULTS_TABLE, markdown(content["table"], task.metrics))
 
     on_first_process(write)
-
-
-def _without_loss(metrics: Sequence[str]) -> list[str]:
-    return [name for name in metrics if name != "loss"]
 
 
 def _result(folder: Path, sub_run: SubRun, finished: bool) -> dict[str, Any]:
@@ -126,8 +147,12 @@ def _result(folder: Path, sub_run: SubRun, finished: bool) -> dict[str, Any]:
     with RunCheckpoints(run_dir / "checkpoints") as checkpoints:
         step = checkpoints.best()
         metrics = (checkpoints.metrics(step) if step is not None else None) or {}
-    known = {name: value if np.isfinite(value) else None for name, value in metrics.items() if name != SELECTION}
-    return found | {"step": step, "metrics": known}
+    return found | {"step": step, "metrics": _finite({name: metrics[name] for name in metrics if name != SELECTION})}
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """As JSON may hold them."""
+    return {name: value if np.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -148,8 +173,9 @@ def _rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _markdown(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    """A table of the metrics `names`: mean, and standard deviation if there are several seeds."""
+def markdown(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> str:
+    """A table of the loss and `metrics`: mean, and standard deviation if there are several seeds."""
+    names = ("loss", *(name for name in metrics if name != "loss"))
 
     def cell(found: dict[str, Any] | None) -> str:
         if found is None:
