@@ -232,6 +232,14 @@ def test_a_directory_in_which_another_process_trains_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+@pytest.mark.parametrize("done, status", [(True, 0), (False, 128 + signal.SIGTERM)])
+def test_a_stopped_run_ends_with_another_status_than_a_finished_one(
+    done: bool, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ctx_jax.commands.train.run", lambda config: done)
+    assert main(["train"]) == status
+
+
 def test_the_config_of_another_program_is_not_written_over(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     theirs = '{"model_type": "bert"}'
     (tmp_path / "config.json").write_text(theirs)

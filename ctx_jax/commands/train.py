@@ -5,6 +5,7 @@ import inspect
 import itertools
 import re
 import runpy
+import signal
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,11 +23,11 @@ SHIPPED = Path(SHIPPED_PACKAGE).parent
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train or resume the run that the command line describes; 0 when done or stopped on request."""
+    """Train or resume the run that the command line describes; 0 when all steps are done, 143 (as a shell names
+    SIGTERM) when it was stopped and saved, so that no script and no cluster takes it for finished."""
     config = read(arguments)
     with naming_flags(config):
-        run(config)
-    return 0
+        return 0 if run(config) else 128 + signal.SIGTERM
 
 
 def read(arguments: Sequence[str]) -> RunConfig:
