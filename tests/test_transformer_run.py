@@ -15,7 +15,7 @@ from ctx_jax.commands.train import find, load, names
 from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.encoders.transformer.huggingface.export import config_from_model
-from ctx_jax.tasks.subword_lm import SubwordLMConfig
+from ctx_jax.tasks.subword_lm_config import SubwordLMConfig
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,8 @@ from ctx_jax.data.sequence_config import SequenceConfig
 from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.heads import VocabularyHead
 from ctx_jax.losses.language_model import COEFFICIENTS
-from ctx_jax.tasks.subword_lm import SubwordLMConfig, SubwordLMTask
+from ctx_jax.tasks.subword_lm import SubwordLMTask
+from ctx_jax.tasks.subword_lm_config import SubwordLMConfig
 from ctx_jax.training.task import TaskContext
 from ctx_jax.typing import Carry, Params, Terms
 

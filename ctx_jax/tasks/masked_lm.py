@@ -13,7 +13,8 @@ from ctx_jax.heads import Head, Pooler, SequenceHead
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.losses.language_model import COEFFICIENTS
 from ctx_jax.tasks.setup import EvaluateConfig
-from ctx_jax.tasks.subword_lm import SubwordLMConfig, SubwordLMTask
+from ctx_jax.tasks.subword_lm import SubwordLMTask
+from ctx_jax.tasks.subword_lm_config import SubwordLMConfig
 from ctx_jax.training.task import Evaluator, FunctionEvaluator, TaskContext
 from ctx_jax.typing import Carry, Log, Params, Terms
 

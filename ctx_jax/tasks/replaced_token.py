@@ -23,7 +23,8 @@ from ctx_jax.io.progress import Progress
 from ctx_jax.losses.replaced_token import COEFFICIENTS
 from ctx_jax.tasks.huggingface_head import vocabulary_head
 from ctx_jax.tasks.options import EvaluateOptions, refuse_options
-from ctx_jax.tasks.subword_lm import SubwordLMConfig, SubwordLMTask
+from ctx_jax.tasks.subword_lm import SubwordLMTask
+from ctx_jax.tasks.subword_lm_config import SubwordLMConfig
 from ctx_jax.tokenizers.subwords import Subwords
 from ctx_jax.training.task import TaskContext
 from ctx_jax.typing import Carry, Params, Terms
