@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from ctx_jax.data.context_pairs import ContextPair
+
 SENSES = ("wug", "wug_(bird)", "wug_(tool)")
 TOPICS = {"wug": "stone", "wug_(bird)": "sings", "wug_(tool)": "hammer"}
 """A word beside the target that tells its sense."""
@@ -114,6 +116,37 @@ def write_wic(path: Path, pairs: Iterable[tuple[str, str, str, int]]) -> Path:
         for word, first, second, label in pairs
     ]
     path.write_bytes(lzma.compress("".join(f"{json.dumps(row)}\n" for row in rows).encode()))
+    return path
+
+
+PLACED = [
+    ContextPair("wug", ["The", "wug", "sang", "."], ["Two", "wugs", "!"], True, (1, 1)),
+    ContextPair("dax", ["Daxes", "did", "n't", "dax", "."], ["A", "dax"], False, (3, 1)),
+]
+
+
+def write_release(folder: Path, pairs: Sequence[ContextPair] = PLACED) -> Path:
+    """WiC as its authors publish it. Returns its folder."""
+    (folder / "dev").mkdir(parents=True)
+    data, gold = "", ""
+    for word, first, second, same, places in pairs:
+        assert places is not None
+        data += f"{word}\tN\t{places[0]}-{places[1]}\t{' '.join(first)}\t{' '.join(second)}\n"
+        gold += "FT"[same] + "\n"
+    (folder / "dev" / "dev.data.txt").write_text(data)
+    (folder / "dev" / "dev.gold.txt").write_text(gold)
+    return folder
+
+
+def write_superglue(path: Path) -> Path:
+    """`PLACED` as SuperGLUE publishes WiC."""
+    rows = [
+        {"word": "wug", "sentence1": "The wug sang.", "sentence2": "Two wugs!", "idx": 0, "label": True,
+         "start1": 4, "end1": 7, "start2": 4, "end2": 8},
+        {"word": "dax", "sentence1": "Daxes didn't dax.", "sentence2": "A dax", "idx": 1, "label": 0,
+         "start1": 13, "end1": 16, "start2": 2, "end2": 5},
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 

@@ -22,9 +22,10 @@ from test_allennlp import TINY, arrays_of
 from tiny_transformers import BERT_ENTRIES, MODERN, random_params, split_tensors
 
 import ctx_jax
+from ctx_jax.data.context_pairs import read_wic
 from ctx_jax.data.labelled import Columns, read_sentences, read_texts
 from ctx_jax.data.labelled_pairs import read_text_pairs
-from ctx_jax.data.pair_sets import read_blimp, read_similarity, read_wic
+from ctx_jax.data.pair_sets import read_blimp, read_similarity
 from ctx_jax.data.sense_files import read_coarse_wsd, read_framework, read_semcor
 from ctx_jax.data.text_files import Reading, list_files, read_lines
 from ctx_jax.encoders.elmo import allennlp, allennlp_files
@@ -217,6 +218,8 @@ def _make_sets(folder: Path) -> None:
     evaluation_sets.write_semcor(folder)
     evaluation_sets.write_framework(folder)
     evaluation_sets.write_wic(folder / "wic.jsonl.xz", [("wug", "a wug .", "wugs .", 1), ("dax", "a dax", "b dax", 0)])
+    evaluation_sets.write_release(folder / "WiC")
+    evaluation_sets.write_superglue(folder / "val.jsonl")
     evaluation_sets.write_blimp(folder / "blimp", {"a": [("the wug runs .", "the wug run .")] * 3})
     (folder / "pairs.txt").write_text("wug dax 3.5\nwug\tfep\t1\n")
 
@@ -229,6 +232,8 @@ _SETS: dict[str, Callable[[Path], Any]] = {  # file, how its data set is read
     "senseval2.data.xml.xz": lambda folder: read_framework(folder, "senseval2"),
     "senseval2.gold.key.txt": lambda folder: read_framework(folder, "senseval2"),
     "wic.jsonl.xz": lambda folder: read_wic(folder / "wic.jsonl.xz"),
+    "WiC/dev/dev.data.txt": lambda folder: read_wic(folder / "WiC"),
+    "val.jsonl": lambda folder: read_wic(folder / "val.jsonl"),
     "blimp/a.jsonl": lambda folder: read_blimp(folder / "blimp"),
     "pairs.txt": lambda folder: read_similarity(folder / "pairs.txt"),
 }

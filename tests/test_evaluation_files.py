@@ -6,10 +6,23 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from evaluation_sets import GOLD, SEMCOR, write_blimp, write_coarse, write_framework, write_semcor, write_tar, write_wic
+from evaluation_sets import (
+    GOLD,
+    PLACED,
+    SEMCOR,
+    write_blimp,
+    write_coarse,
+    write_framework,
+    write_release,
+    write_semcor,
+    write_superglue,
+    write_tar,
+    write_wic,
+)
 
 from ctx_jax.data.archives import read_members
-from ctx_jax.data.pair_sets import read_blimp, read_similarity, read_wic
+from ctx_jax.data.context_pairs import read_wic
+from ctx_jax.data.pair_sets import read_blimp, read_similarity
 from ctx_jax.data.sense_files import read_coarse_wsd, read_framework, read_semcor
 from ctx_jax.io.errors import InputError, MissingFileError
 
@@ -112,6 +125,40 @@ def test_wic(tmp_path: Path) -> None:
         (tmp_path / "bad.jsonl").write_text(json.dumps(row))
         with pytest.raises(InputError, match=r"bad\.jsonl, line 1"):
             read_wic(tmp_path / "bad.jsonl")
+
+
+def test_the_release_of_wic(tmp_path: Path) -> None:
+    folder = write_release(tmp_path / "WiC")
+    assert read_wic(folder) == read_wic(write_tar(folder, tmp_path / "wic.tar.xz")) == PLACED
+    (folder / "README.txt").write_text("words\n")
+    data, gold = (folder / "dev" / f"dev.{part}.txt" for part in ("data", "gold"))
+    whole = data.read_text()
+    for old, new in (("1-1", "1-3"), ("1-1", "1"), ("\tN\t", "\t")):
+        data.write_text(whole.replace(old, new, 1))
+        with pytest.raises(InputError, match=r"dev\.data\.txt, line 1"):
+            read_wic(folder)
+    data.write_text(whole)
+    for text in ("T\n", "T\nX\n"):
+        gold.write_text(text)
+        with pytest.raises(InputError, match=r"dev/dev\.data\.txt"):
+            read_wic(folder)
+    gold.unlink()
+    with pytest.raises(InputError, match="is missing"):
+        read_wic(folder)
+
+
+def test_superglues_wic(tmp_path: Path) -> None:
+    path = write_superglue(tmp_path / "val.jsonl")
+    assert read_wic(path) == PLACED
+    first, second = map(json.loads, path.read_text().splitlines())
+    for change in ({"end2": 99}, {"start1": 3}, {"start1": 7}, {"start2": None}, {"word": 1}, {"label": -1}):
+        path.write_text("".join(json.dumps(row) + "\n" for row in (first, second | change)))
+        with pytest.raises(InputError, match=r"val\.jsonl, line 2"):
+            read_wic(path)
+    del first["label"]
+    path.write_text(json.dumps(first))
+    with pytest.raises(InputError, match="label"):
+        read_wic(path)
 
 
 def test_blimp(tmp_path: Path) -> None:

@@ -304,10 +304,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert "--limit" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_named_task_finds_its_files(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name, files", [(name, files) for name in NAMES for files in FILES_BELOW[name]])
+def test_every_named_task_finds_its_files(tmp_path: Path, name: str, files: tuple[str, ...]) -> None:
     """Plain, .xz or .gz; what is not there is named with the layout."""
-    for i, path in enumerate(FILES_BELOW[name]):
+    for i, path in enumerate(files):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{path}{('', '.xz', '.gz')[i % 3]}").write_text("")
     found = named_probe(name, tmp_path, head="crf", epochs=3)
@@ -319,7 +319,10 @@ def test_every_named_task_finds_its_files(tmp_path: Path, name: str) -> None:
         assert found.config.epochs == 3 and found.config.frozen and found.measured_on in found.measured
         assert found.config.head == (
             {"ner": TagHead("crf"), "upos": TagHead()}.get(name, "linear")), "of ner alone"  # fmt: skip
-    last = FILES_BELOW[name][-1]
+    else:
+        names = [re.sub(r"\.(xz|gz)$", "", path.relative_to(tmp_path).as_posix()) for path in found.files]
+        assert names == [*files]
+    last = files[-1]
     next((tmp_path / last).parent.glob(f"{Path(last).name}*")).unlink()
     with pytest.raises(MissingFileError, match=re.escape(last)) as caught:
         named_probe(name, tmp_path)

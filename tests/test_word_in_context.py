@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_sets import FakeEncoder, VectorFunction, of_spelling, write_wic
+from evaluation_sets import FakeEncoder, VectorFunction, of_spelling, write_release, write_wic
 
-from ctx_jax.data.pair_sets import read_wic
+from ctx_jax.data.context_pairs import ContextPair, read_wic
 from ctx_jax.evaluation.inflection import find_word, inflections
 from ctx_jax.evaluation.word_in_context import best_threshold, word_in_context
 from ctx_jax.io.errors import InputError
@@ -83,6 +83,24 @@ def test_context_tells_senses_apart(tmp_path: Path) -> None:
     assert result.scores["0"]["accuracy"] < top["accuracy"]
     assert word_in_context(encoder, path).json() == result.json(), "the same halves every time"
     assert word_in_context(encoder, path, layers=1).scores == {"1": top}
+
+
+def test_places_that_the_files_tell_are_used(tmp_path: Path) -> None:
+    """The second place of a word, and forms in which it is not found."""
+    given = []
+    for _, first, second, label in pairs(40):
+        words = ["dax", *first.replace("wug", "dax").split()]
+        given.append(ContextPair("dax", words, second.split(), bool(label), (2, 1)))
+    encoder: Any = FakeEncoder(2, VectorFunction())
+    found = word_in_context(encoder, write_release(tmp_path / "WiC", given))
+    assert found.counts["not_found"] == 0
+    function, right = VectorFunction(), 0
+    for number in np.random.default_rng(0).permutation(40)[20:]:
+        pair = given[number]
+        one, other = function(pair.first, 2)[1], function(pair.second, 1)[1]
+        cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+        right += (cosine > found.scores["1"]["threshold"]) == pair.same
+    assert found.scores["1"]["accuracy"] == right / 20 > 0.9
 
 
 def test_nothing_is_found_in_random_labels(tmp_path: Path) -> None:

@@ -221,6 +221,18 @@ def test_all_words_by_hand(tmp_path: Path) -> None:
         assert result.scores[str(layer)]["precision"] == pytest.approx(right / 4)
 
 
+def test_the_frameworks_semcor_is_read_where_semcor_3_is_not(tmp_path: Path) -> None:
+    """A SemCor that is the test set knows every sense of it."""
+    write_framework(write_framework(tmp_path), "semcor")
+    result = all_words_wsd(fake(), tmp_path, tests=["senseval2"])
+    assert result.counts == {"instances": 5, "unseen": 0, "backed_off": 0, "unanswered": 0}
+    assert all(scores["f1"] == 1.0 for scores in result.scores.values())
+    given = all_words_wsd(fake(), tmp_path, tests=["senseval2"], semcor=tmp_path / "semcor.data.xml.xz")
+    assert given.json() == result.json()
+    write_semcor(tmp_path)
+    assert all_words_wsd(fake(), tmp_path, tests=["senseval2"]).counts["unseen"] == 2
+
+
 def test_what_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="senseval2"):
         all_words_wsd(fake(), place(tmp_path), tests=[])

@@ -1,7 +1,6 @@
-"""Pairs to tell apart or to compare: WiC, BLiMP, and lists of word similarity."""
+"""Pairs to tell apart or to compare: BLiMP, and lists of word similarity."""
 
 import math
-import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,17 +8,6 @@ from typing import Any, NamedTuple
 from ctx_jax.data.archives import read_members
 from ctx_jax.data.row_files import json_objects
 from ctx_jax.io.errors import InputError, brief
-
-_WIC_TEXT = re.compile(r"Word: (\S.*?)\. Sentence 1: (.*\S.*) Sentence 2: (.*\S.*)")
-
-
-class ContextPair(NamedTuple):
-    """A pair of WiC (Pilehvar and Camacho-Collados 2019): whether a word has the same sense in both sentences."""
-
-    word: str
-    first: list[str]
-    second: list[str]
-    same: bool
 
 
 class MinimalPair(NamedTuple):
@@ -35,21 +23,6 @@ class RatedPair(NamedTuple):
     first: str
     second: str
     rating: float
-
-
-def read_wic(path: str | Path) -> list[ContextPair]:
-    """WiC as JSON lines, {"label": 0 or 1, "text": "Word: W. Sentence 1: S. Sentence 2: T."}, sentences in words
-    between spaces; of a file, plain or compressed."""
-    pairs = []
-    for where, row in _rows(path, lambda name: ".jsonl" in name):
-        match = _WIC_TEXT.fullmatch(row["text"]) if isinstance(row.get("text"), str) else None
-        if match is None or row.get("label") not in (0, 1):
-            raise InputError(
-                f'{where}: needs "label" 0 or 1 and "text" as "Word: W. Sentence 1: S. Sentence 2: T.", got '
-                f"{brief(row)}"
-            )
-        pairs.append(ContextPair(match[1], match[2].split(), match[3].split(), bool(row["label"])))
-    return pairs
 
 
 def read_blimp(

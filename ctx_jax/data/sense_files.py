@@ -1,4 +1,4 @@
-"""Sentences with sense-tagged words: CoarseWSD-20, SemCor 3.0, and the test sets of Raganato et al. (2017)."""
+"""Sentences with sense-tagged words: CoarseWSD-20, SemCor 3.0, and the framework of Raganato et al. (2017)."""
 
 import json
 import lzma
@@ -16,6 +16,9 @@ from ctx_jax.io.errors import InputError, MissingFileError, brief
 
 PARTS_OF_SPEECH = {"1": "NOUN", "2": "VERB", "3": "ADJ", "4": "ADV", "5": "ADJ"}
 """By WordNet's number of a synset's type, the first digit of a sense key's second part; 5 is a satellite adjective."""
+
+FRAMEWORK_DATA, FRAMEWORK_GOLD = ".data.xml", ".gold.key.txt"
+"""Behind the name of a set of the framework."""
 
 _COARSE_FILES = ("train.data.txt", "train.gold.txt", "test.data.txt", "test.gold.txt", "classes_map.txt")
 _SEMCOR_WORD = re.compile(r"<wf ([^>]*)>(.*)</wf>")
@@ -145,21 +148,21 @@ def _add_semcor(sentence: SenseSentence, line: str, where: str) -> None:
 
 
 def read_framework(folder: str | Path, name: str) -> list[SenseSentence]:
-    """A test set of the evaluation framework of Raganato et al. (2017): `NAME.data.xml` and `NAME.gold.key.txt` of a
-    folder, each also as `.xz` or `.gz`.
+    """A test set of the evaluation framework of Raganato et al. (2017), or its SemCor: `NAME.data.xml` and
+    `NAME.gold.key.txt` of a folder, each also as `.xz` or `.gz`.
 
     Every instance has the gold senses of its line in the second file; a text in several words is split.
     """
     folder = Path(folder)
-    gold_path = _existing(folder, f"{name}.gold.key.txt")
+    gold_path = _existing(folder, name + FRAMEWORK_GOLD)
     gold: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(read_lines(gold_path, "strict"), 1):
         identifier, *senses = line.split() or [""]
         if not senses or identifier in gold:
             raise InputError(f"{gold_path}, line {number}: needs a new instance and its senses, got {line[:80]!r}")
         gold[identifier] = tuple(senses)
-    path = _existing(folder, f"{name}.data.xml")
-    sentences = [_framework_sentence(element, gold, path) for element in _xml(path).iter("sentence")]
+    path = _existing(folder, name + FRAMEWORK_DATA)
+    sentences = [_framework_sentence(element, gold, path) for element in _sentence_elements(path)]
     tagged = [tag.identifier for sentence in sentences for tag in sentence.tags]
     if len(tagged) != len(gold) or {*tagged} != {*gold}:
         lone = sorted({*gold} - {*tagged})[:3]
@@ -174,10 +177,14 @@ def _existing(folder: Path, name: str) -> Path:
     raise MissingFileError(f"{folder} has no {name}, nor one that is compressed ({', '.join(COMPRESSED)})")
 
 
-def _xml(path: Path) -> ElementTree.Element:
+def _sentence_elements(path: Path) -> Iterator[ElementTree.Element]:
+    """One at a time, without keeping what is in them: SemCor has 37,000."""
     try:
         with COMPRESSED.get(path.suffix, open)(path, "rb") as file:
-            return ElementTree.parse(file).getroot()
+            for _, element in ElementTree.iterparse(file):
+                if element.tag == "sentence":
+                    yield element
+                    element.clear()
     except (ElementTree.ParseError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, LookupError) as error:
         raise InputError(f"{path}: no XML of the framework ({error}); fetch the file again") from error
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctx_jax.data.sense_files import SenseSentence, SenseTag, read_framework, read_semcor
+from ctx_jax.data.sense_files import FRAMEWORK_DATA, SenseSentence, SenseTag, read_framework, read_semcor
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.outputs import LayerChoice
 from ctx_jax.evaluation.nearest_senses import nearest
@@ -89,9 +89,10 @@ def all_words_wsd(
     either: the counts say how often ("unseen", "backed_off", "unanswered"). The baseline "most_frequent" answers the
     most frequent sense everywhere.
 
-    `semcor`: its folder or archive; None: the one called `semcor3.0...` in `folder`. `layers` as in `Encoder.encode`,
-    and of several also their plain mean. Memory holds one vector a layer and sense of the tests' lemmas. `log` gets the
-    progress.
+    `semcor`: the folder or archive of SemCor 3.0, or the framework's `semcor.data.xml`, beside which is
+    `semcor.gold.key.txt`; None: the one called `semcor3.0...` in `folder`, or else the framework's. `layers` as in
+    `Encoder.encode`, and of several also their plain mean. Memory holds one vector a layer and sense of the tests'
+    lemmas. `log` gets the progress.
     """
     if not tests:
         raise InputError(f"tests needs a name, got none: {', '.join(TEST_SETS)}")
@@ -99,12 +100,20 @@ def all_words_wsd(
     sentences = {name: read_framework(folder, name) for name in tests}
     wanted = {(tag.lemma, tag.part_of_speech) for each in sentences.values() for one in each for tag in one.tags}
     read = LayerVectors(encoder, layers, log)
-    source = next(iter(sorted(folder.glob("semcor3.0*"))), folder / "semcor3.0") if semcor is None else semcor
-    inventory = _read_inventory(read, read_semcor(source), wanted)
+    inventory = _read_inventory(read, _semcor(folder, semcor), wanted)
     own = {name: _answered(read, inventory, each) for name, each in sentences.items()}
     parts = {name: _scored(found) for name, found in own.items()}
     whole = _scored(_together(own))
     return Result(whole.scores, whole.counts, whole.baselines, parts)
+
+
+def _semcor(folder: Path, source: str | Path | None) -> Iterable[SenseSentence]:
+    """SemCor's sentences, of `source` or as `all_words_wsd` finds it in the folder."""
+    if source is None:
+        known = sorted(folder.glob("semcor3.0*")) or sorted(folder.glob(f"semcor{FRAMEWORK_DATA}*"))
+        source = known[0] if known else folder / "semcor3.0"
+    name, is_framework, _ = Path(source).name.partition(FRAMEWORK_DATA)
+    return read_framework(Path(source).parent, name) if is_framework else read_semcor(source)
 
 
 def _read_inventory(

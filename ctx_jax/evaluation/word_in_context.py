@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctx_jax.data.pair_sets import ContextPair, read_wic
+from ctx_jax.data.context_pairs import ContextPair, read_wic
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.outputs import LayerChoice
 from ctx_jax.evaluation.inflection import find_word
@@ -41,13 +41,14 @@ def word_in_context(
         result.scores["3"]                          # {"accuracy", "low", "high", "threshold", "threshold_accuracy"}
 
     A random half of the pairs (by `seed`) chooses each layer's threshold, by its "threshold_accuracy"; "accuracy" is of
-    the other half, with Wilson's 95 % interval from "low" to "high". The word is looked for in all its inflections, and
-    the first place counts. A pair in which it is not found ("not_found" of both halves, "test_not_found" of the second)
-    chooses no threshold and counts as wrong. The baseline "most_frequent" answers the first half's most frequent label.
+    the other half, with Wilson's 95 % interval from "low" to "high". Where the files do not tell the word's places, it
+    is looked for in all its inflections, and the first place counts. A pair in which it is not found ("not_found" of
+    both halves, "test_not_found" of the second) chooses no threshold and counts as wrong. The baseline "most_frequent"
+    answers the first half's most frequent label.
 
-    `path`: a file of JSON lines (`data.pair_sets.read_wic`); `layers` as in `Encoder.encode`, and of several also their
-    plain mean; `log` gets the progress. Raises InputError for fewer than two pairs, and if the first half has none in
-    which the word is found.
+    `path`: files in a published form (`data.context_pairs.read_wic`), all pairs together; `layers` as in
+    `Encoder.encode`, and of several also their plain mean; `log` gets the progress. Raises InputError for fewer than
+    two pairs, and if the first half has none in which the word is found.
     """
     pairs = read_wic(path)
     if len(pairs) < 2:
@@ -100,6 +101,8 @@ def best_threshold(cosines: np.ndarray, same: np.ndarray) -> tuple[float, float]
 
 
 def _places(pair: ContextPair) -> _Places | None:
+    if pair.places is not None:
+        return _Places(*pair.places)
     first, second = (find_word(pair.word, sentence) for sentence in (pair.first, pair.second))
     return None if first is None or second is None else _Places(first, second)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ctx_jax.data.labelled import LabelledData
+from ctx_jax.data.sense_files import FRAMEWORK_DATA, FRAMEWORK_GOLD
+from ctx_jax.evaluation.all_words_senses import TEST_SETS
 from ctx_jax.io.errors import ConfigError, MissingSettingFileError
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.label_config import LabelConfig
@@ -24,23 +26,24 @@ from ctx_jax.tasks.probing.untrained import (
 from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.tasks.tag_head import HeadKind, TagHead
 
-_WSD = ("senseval2", "senseval3", "semeval2007")
-FILES: dict[str, tuple[str, ...]] = {
-    "upos": ("pos/en_ewt/train.conllu", "pos/en_ewt/dev.conllu", "pos/en_ewt/test.conllu"),
-    "ner": ("ner/wikiann/en/train", "ner/wikiann/en/dev", "ner/wikiann/en/test"),
-    "sst2": ("cls/sst2/train.tsv", "cls/sst2/dev.tsv", "cls/sst2/test.tsv"),
-    "cola": ("cls/cola/train.tsv", "cls/cola/dev.tsv"),
-    "stsb": ("pairs/stsb/en-train.csv", "pairs/stsb/en-dev.csv"),
-    "coarsewsd": ("wsd/coarsewsd20_part.tar",),
+_WSD = tuple(f"wsd/{name}{part}" for name in TEST_SETS for part in (FRAMEWORK_DATA, FRAMEWORK_GOLD))
+FILES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "upos": (("pos/en_ewt/train.conllu", "pos/en_ewt/dev.conllu", "pos/en_ewt/test.conllu"),),
+    "ner": (("ner/wikiann/en/train", "ner/wikiann/en/dev", "ner/wikiann/en/test"),),
+    "sst2": (("cls/sst2/train.tsv", "cls/sst2/dev.tsv", "cls/sst2/test.tsv"),),
+    "cola": (("cls/cola/train.tsv", "cls/cola/dev.tsv"),),
+    "stsb": (("pairs/stsb/en-train.csv", "pairs/stsb/en-dev.csv"),),
+    "coarsewsd": (("wsd/coarsewsd20.tar",), ("wsd/coarsewsd20_part.tar",)),
     "wsd": (
-        "wsd/semcor3.0.tar",
-        *(f"wsd/{name}.{part}" for name in _WSD for part in ("data.xml", "gold.key.txt")),
+        ("wsd/semcor3.0.tar", *_WSD),
+        (f"wsd/semcor{FRAMEWORK_DATA}", f"wsd/semcor{FRAMEWORK_GOLD}", *_WSD),
     ),
-    "wic": ("wsd/wic_part_5228.jsonl",),
-    "blimp": ("blimp/blimp_part.tar",),
+    "wic": (("wsd/wic.jsonl",), ("wsd/wic.tar",), ("wsd/wic_part_5228.jsonl",)),
+    "blimp": (("blimp/blimp.tar",), ("blimp/blimp_part.tar",)),
 }
-"""Below the data folder, each plain or with .xz or .gz behind its name. Of tasks with labels the training file comes
-first, then what chooses, if there is one, then what the scores are of."""
+"""Below the data folder, each plain or with .xz or .gz behind its name; of several choices the first one whose files
+are all there. Of tasks with labels the training file comes first, then what chooses, if there is one, then what the
+scores are of."""
 NAMES = tuple(FILES)
 _SUFFIXES = (".xz", "", ".gz")
 
@@ -112,8 +115,8 @@ def named_probe(name: str, data: str | Path | None, *, head: HeadKind = "linear"
             "classify, tag or pairs",
         )
     if data is None:
-        raise ConfigError("data", f"is needed for {name}: the folder that holds {FILES[name][0]}")
-    paths = [_found(name, Path(data), each) for each in FILES[name]]
+        raise ConfigError("data", f"is needed for {name}: the folder that holds {FILES[name][0][0]}")
+    paths = _found(name, Path(data))
     if name not in _LABELS:
         return UntrainedProbe(name, files=tuple(paths), **_UNTRAINED[name])
     kind, make = _LABELS[name]
@@ -129,12 +132,16 @@ def named_probe(name: str, data: str | Path | None, *, head: HeadKind = "linear"
     return LabelProbe(name, config, config.run_defaults()["optimizer"], test, measured_on, kind=kind)
 
 
-def _found(name: str, data: Path, path: str) -> Path:
-    """The file of a task, in the first form that is there."""
-    for suffix in _SUFFIXES:
-        if (file := data / f"{path}{suffix}").is_file():
-            return file
-    layout = ", ".join(FILES[name])
+def _found(name: str, data: Path) -> list[Path]:
+    """The files of a task, by the first choice whose files are all there."""
+    missing = []
+    for choice in FILES[name]:
+        paths = [next(filter(Path.is_file, (data / f"{path}{end}" for end in _SUFFIXES)), None) for path in choice]
+        if None not in paths:
+            return [path for path in paths if path is not None]
+        missing.append(choice[paths.index(None)])
+    layout = "; or ".join(", ".join(choice) for choice in FILES[name])
     raise MissingSettingFileError(
-        "data", f"{data} has no {path} (plain, .xz or .gz), which {name} needs. Its files there: {layout}"
+        "data",
+        f"{data} has no {' and no '.join(missing)} (plain, .xz or .gz), which {name} needs. Its files there: {layout}",
     )
