@@ -68,6 +68,24 @@ def test_ranks_are_places_in_sorted_cosines() -> None:
         others = [first[row] @ second[i] for i in range(300) if texts[i, 0] != texts[row, 0]]
         expected.append(1 + sum(other >= first[row] @ second[row] for other in others))
     assert ranks(first, second, texts).tolist() == expected
+
+    # Every text twice, once on each side, and again: neither the first text itself nor a repetition is another answer.
+    count = 40
+    vectors = np.concatenate([first[:count], first[:count]])
+    near = np.concatenate([0.9 * first[:count] + 0.1 * second[:count]] * 2)
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    sides = np.arange(count), count + np.arange(count)
+    both_ways = np.concatenate([np.stack(sides, axis=1), np.stack(sides[::-1], axis=1)] * 2)
+    given = [
+        np.concatenate([one, other] * 2)
+        for one, other in ((vectors[:count], near[:count]), (near[:count], vectors[:count]))
+    ]
+    candidates = {**dict(zip(sides[0], vectors, strict=False)), **dict(zip(sides[1], near, strict=False))}
+    expected = []
+    for own, answer in both_ways:
+        scores = {text: candidates[own] @ vector for text, vector in candidates.items() if text not in (own, answer)}
+        expected.append(1 + sum(score >= candidates[own] @ candidates[answer] for score in scores.values()))
+    assert ranks(*given, both_ways).tolist() == expected and np.mean(np.array(expected) == 1) > 0.5
     assert ranking_scores(np.array([1, 2, 4])) == pytest.approx({"mrr": 1.75 / 3, "recall_at_1": 1 / 3})
 
 

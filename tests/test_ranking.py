@@ -31,12 +31,13 @@ def all_of(texts: np.ndarray, weights: np.ndarray | None = None) -> RankedPairs:
 
 def test_the_loss_is_a_cross_entropy_over_the_other_texts() -> None:
     first, second = pairs(6)
-    texts = np.array([[0, 10], [1, 11], [0, 12], [3, 11], [4, 14], [5, 15]])  # rows 0, 2 and rows 1, 3 share a text
+    # Rows 0 and 2, and rows 1 and 3 share a text; the second text of row 2 is the first of row 4.
+    texts = np.array([[0, 10], [1, 11], [0, 4], [3, 11], [4, 14], [5, 15]])
     weights = np.float32([1, 1, 1, 1, 1, 0])
     known = all_of(texts, weights)
     nats, hits = [], 0
     for row in range(5):
-        others = [i for i in range(5) if i == row or not (texts[i] == texts[row]).any()]
+        others = [i for i in range(5) if i == row or (texts[row, 0] not in texts[i] and texts[row, 1] != texts[i, 1])]
         scores = 7.0 * first[row] @ second[others].T
         own = scores[others.index(row)]
         nats.append(np.log(np.exp(scores).sum()) - own)

@@ -35,7 +35,9 @@ def flags(place: Path, run_dir: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_seeds_and_sizes_by_the_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seeds_and_sizes_by_the_command(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     parent = tmp_path / "runs"
     command = flags(place, parent, "--seed", "4", "--seeds", "2", "--sizes", "all,20", "--evaluate.every", "2")
     assert cli.main(command) == 0
@@ -86,6 +88,15 @@ def test_seeds_and_sizes_by_the_command(place: Path, tmp_path: Path, capsys: pyt
     assert all((parent / name / "metrics.jsonl").read_bytes() == written[name] for name in names if name != names[1])
     again = {each["run"]: each for each in json.loads((parent / "results.json").read_text())["runs"]}
     assert len(again) == 6 and all(again[each["run"]] == each for each in content["runs"])
+
+    # A command that is refused, or stopped in its first run, takes nothing away.
+    before = {name: (parent / name).read_bytes() for name in ("results.json", "results.md")}
+    assert cli.main([*command, "--dropout", "0.2"]) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr("ctx_jax.tasks.repeats.training_run.run", lambda config: False)
+        command[command.index("--seeds") + 1] = "2"
+        assert cli.main(command) == 128 + signal.SIGTERM
+    assert {name: (parent / name).read_bytes() for name in before} == before
 
 
 @pytest.mark.slow
@@ -170,7 +181,12 @@ def test_what_gives_no_table_is_refused_at_once(
 
 
 @pytest.mark.parametrize(
-    "content", ['{"runs": [{"run": "seed_0", "size": null, "seed": 0, "step": null}]}', '{"runs": [{}]}', '{"runs": 1}']
+    "content",
+    [
+        '{"runs": [{"run": "seed_0", "size": null, "seed": 0, "step": null, "metrics": null}]}',
+        '{"runs": [{}]}',
+        '{"runs": 1}',
+    ],
 )
 def test_a_directory_without_finished_runs_is_not_measured(tmp_path: Path, content: str) -> None:
     (tmp_path / "seed_0").mkdir()

@@ -28,11 +28,12 @@ def ranking_loss(first: jax.Array, second: jax.Array, own: RankedPairs, candidat
 
     `first` [B, D] are the vectors of the pairs `own`, `second` [N, D] those of the `candidates`, which these are among;
     both of length 1, so that the scores are cosines times `scale`. A candidate with the same first or second text is no
-    negative.
+    negative, nor is one whose second text is the row's first, which would be nearer than any answer.
     """
     scores = scale * jnp.matmul(first, second.T, precision=jax.lax.Precision.HIGHEST)  # [B, N]
     right = own.rows[:, None] == candidates.rows[None, :]
     same = jnp.any(own.texts[:, None, :] == candidates.texts[None, :, :], axis=-1)
+    same |= own.texts[:, :1] == candidates.texts[None, :, 1]
     scores = jnp.where(~right & (same | (candidates.weights == 0)[None, :]), -jnp.inf, scores)
     reached = jnp.sum(jnp.where(right, scores, 0.0), axis=1)
     nats = jax.nn.logsumexp(scores, axis=1) - reached

@@ -61,31 +61,41 @@ def measured(
 
     `log` names the runs that are not finished. InputError if none is, or if `results.json` is not what `run` wrote.
     """
-    path = folder / RESULTS
-    try:
-        known = [{name: each[name] for name in ("run", "size", "seed", "step")} for each in read_json(path)["runs"]]
-        runs = [each for each in known if each["step"] is not None]
-        left = [str(each["run"]) for each in known if each["step"] is None]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is no list of runs ({error!r}): give the command that trained them again") from error
+    known = _known(folder)
+    runs = [dict(each) for each in known.values() if each["step"] is not None]
     if not runs:
         raise InputError(f"{folder} has no finished run: give the command that trains them again, which goes on")
-    if left:
+    if left := [name for name, each in known.items() if each["step"] is None]:
         log(f"not finished, and not measured: {listed(left)}")
     for each in runs:
         each["metrics"] = _finite(measure(folder / each["run"]))
     return runs, _rows(runs)
 
 
+def _known(folder: Path) -> dict[str, dict[str, Any]]:
+    """The "runs" of `results.json`, by their place; InputError if they are none."""
+    path = folder / RESULTS
+    try:
+        names = ("run", "size", "seed", "step", "metrics")
+        return {str(each["run"]): {name: each[name] for name in names} for each in read_json(path)["runs"]}
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is no list of runs ({error!r}): remove it, and give the command that trained them again"
+        ) from error
+
+
 def _run_all(folder: Path, task: Any, sub_runs: Sequence[SubRun]) -> bool:
-    """Train each run and write the tables after it; False if one was stopped."""
-    for number, sub_run in enumerate(sub_runs):
-        _write(folder, task, sub_runs, number)
+    """Train each run and write the tables after it; False if one was stopped.
+
+    Tables of an earlier command stay until a run has ended well, and hold its numbers of the runs that are to follow.
+    """
+    _write(folder, task, sub_runs, 0)
+    for number, sub_run in enumerate(sub_runs, 1):
         if is_first_process():
-            print_line(f"run {number + 1} of {len(sub_runs)}: {sub_run.config.run_dir}")
+            print_line(f"run {number} of {len(sub_runs)}: {sub_run.config.run_dir}")
         if not training_run.run(sub_run.config):
             return False
-    _write(folder, task, sub_runs, len(sub_runs))
+        _write(folder, task, sub_runs, number)
     if is_first_process():
         print_line((folder / RESULTS_TABLE).read_text(encoding="utf-8").rstrip("\n"))
     return True
@@ -114,8 +124,8 @@ def _check(config: RunConfig) -> None:
 
 
 def _sub_runs(config: RunConfig, options: RepeatOptions) -> Iterator[SubRun]:
-    """The runs, the smallest size first. A frozen encoder's vectors are stored once for all
-    seeds of a size."""
+    """The runs, the smallest size first. They share the vectors of a frozen encoder where they train on the same
+    examples: a size smaller than the file has others by each seed."""
     task, parent = config.task, Path(config.run_dir)
     cache = task.data.cache or (str(parent / "cache") if task.frozen else "")
     for size in options.parsed_sizes or (task.data.examples or None,):
@@ -127,10 +137,13 @@ def _sub_runs(config: RunConfig, options: RepeatOptions) -> Iterator[SubRun]:
 
 
 def _write(folder: Path, task: Any, sub_runs: Sequence[SubRun], finished: int) -> None:
-    """The tables of the finished runs, on the first process."""
+    """The tables, on the first process: `finished` runs of this command, and what is known of the others."""
 
     def write() -> None:
-        found = [_result(folder, each, number < finished) for number, each in enumerate(sub_runs)]
+        known = _known(folder) if (folder / RESULTS).is_file() else {}
+        if known and not finished:
+            return
+        found = [_result(folder, each, number < finished, known) for number, each in enumerate(sub_runs)]
         content = {"metric": task.metric, "runs": found, "table": _rows(found)}
         atomic_write(folder / RESULTS, json.dumps(content, indent=2) + "\n")
         atomic_write(folder / RESULTS_TABLE, markdown(content["table"], task.metrics))
@@ -138,12 +151,13 @@ def _write(folder: Path, task: Any, sub_runs: Sequence[SubRun], finished: int) -
     on_first_process(write)
 
 
-def _result(folder: Path, sub_run: SubRun, finished: bool) -> dict[str, Any]:
-    """A run's place, and once it is finished its best step and the metrics there."""
+def _result(folder: Path, sub_run: SubRun, finished: bool, known: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's place, and once it is finished its best step and the metrics there; before, those that are `known`."""
     run_dir = Path(sub_run.config.run_dir)
-    found = {"run": str(run_dir.relative_to(folder)), "size": sub_run.size, "seed": sub_run.config.seed}
+    place = str(run_dir.relative_to(folder))
+    found = {"run": place, "size": sub_run.size, "seed": sub_run.config.seed}
     if not finished:
-        return found | {"step": None, "metrics": None}
+        return known.get(place, found | {"step": None, "metrics": None})
     with RunCheckpoints(run_dir / "checkpoints") as checkpoints:
         step = checkpoints.best()
         metrics = (checkpoints.metrics(step) if step is not None else None) or {}
