@@ -8,6 +8,8 @@ import pytest
 
 from ctx_jax.data.labelled import Example
 from ctx_jax.data.span_labels import has_illegal, illegal_count, in_scheme, legal_steps, scheme_of, span_labels, spans
+from ctx_jax.io.errors import ConfigError
+from ctx_jax.tasks.tag import TagConfig
 
 BIO = ("O", "B-A", "I-A", "B-B", "I-B")
 BIOES = (*BIO, "E-A", "S-A", "E-B")
@@ -55,6 +57,20 @@ def test_conversion_there_and_back_keeps_spans() -> None:
         both = [span_labels(found, len(labels), scheme) for scheme in ("BIO", "BIOES")]
         assert [spans(each) for each in both] == [found, found]
         assert span_labels(spans(both[1]), len(labels), "BIO") == both[0]
+
+
+def test_labels_of_which_some_mark_no_spans_are_told() -> None:
+    """One such label makes F1 the mean over labels and frees a CRF of the scheme."""
+    examples = [Example(["a", "b", "c"], ["B-PER", "I-PER", "O"], ""), Example(["a"], ["PER"], "")]
+    said: list[str] = []
+    assert TagConfig().prepared(examples, "x", said.append) == examples and scheme_of({"PER", "B-PER"}) is None
+    assert len(said) == 1 and said[0].startswith("x: ['PER'] ")
+    for other in (examples[:1], examples[1:]):  # spans alone, and tags alone
+        TagConfig().prepared(other, "x", said.append)
+    assert len(said) == 1
+    with pytest.raises(ConfigError, match=r"x has \['PER'\]") as caught:
+        TagConfig(scheme="BIO").prepared(examples, "x", said.append)
+    assert caught.value.field == "scheme"
 
 
 def test_a_files_labels_are_converted_and_its_illegal_ones_counted() -> None:

@@ -47,8 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     options = tyro.cli(Predict, args=list(arguments), prog="ctx-jax predict")
     with naming_flags(Predict):
         predictor = tasks.load(options.run, step=options.step, pairs=options.pairs, columns=options.columns)
-    items = predictor.read(options.file)
-    while some := list(islice(items, AT_ONCE)):
-        for answer in predictor.predict(some):
-            print(json.dumps(answer, ensure_ascii=False))
+        items = predictor.read(options.file)
+        while some := list(islice(items, AT_ONCE)):
+            for answer in predictor.predict(some):
+                print(json.dumps(answer, ensure_ascii=False))
     return 0

@@ -26,9 +26,14 @@ def scheme_of(labels: Iterable[str]) -> Scheme | None:
     """The scheme of a file's or run's labels, BIOES if one begins with E- or S-. None if they mark no spans: if one is
     neither "O" nor a letter of BIOES, a hyphen and a type, or if all are "O"."""
     marked = {*labels} - {OUTSIDE}
-    if not marked or not all(label[:2] in ("B-", "I-", "E-", "S-") and len(label) > 2 for label in marked):
+    if not marked or without_mark(marked):
         return None
     return "BIOES" if any(label[0] in "ES" for label in marked) else "BIO"
+
+
+def without_mark(labels: Iterable[str]) -> set[str]:
+    """Those that are no letter of BIOES, a hyphen and a type."""
+    return {label for label in labels if label[:2] not in ("B-", "I-", "E-", "S-") or len(label) == 2}
 
 
 def spans(labels: Sequence[str]) -> list[Span]:

@@ -41,7 +41,8 @@ def open_encoder(config: LabelConfig, context: TaskContext) -> tuple[Encoder, st
         key = None
     if config.frozen:
         own = load(context.run_dir, step="latest")
-        return replace(own, processor=config.processed(own.processor, own.model)), key
+        params = jax.device_get(own.params)  # as a new run has them
+        return replace(own, params=params, processor=config.processed(own.processor, own.model)), key
     stored = read_encoder(context.run_dir, [family.model for family in FAMILIES], HEADS)
     inputs = stored.model.inputs(context.run_dir, rule=stored.rule).with_pieces(stored.pieces)
     inputs = config.processed(inputs, stored.model)

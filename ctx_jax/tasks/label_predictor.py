@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ctx_jax.tasks.label_config import LabelConfig
 
 _LOGGER = logging.getLogger("ctx_jax")
+_FEW = 4096  # items; a call with more is worth shapes of its own, to be compiled
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +42,12 @@ class LabelPredictor:
         counts = [[count for _, count in own] for own in rows]
         count_of = list(chain(*counts))
         source = self._rows([text for own in rows for text, _ in own], items, counts)
+        answered = answers_of_rows(
+            self.network, self.encoder.run_params, source, self.config.batch_size, few_shapes=len(items) <= _FEW
+        )
         answers = {
             number: (found if self.network.pooling is None else found[None])[: count_of[number]]
-            for number, found in answers_of_rows(self.network, self.encoder.run_params, source, self.config.batch_size)
+            for number, found in answered
         }
         joined = join_rows(answers, np.cumsum([0, *map(len, rows)]))
         return [self.config.answer(item, self.network, own) for item, own in zip(items, joined, strict=True)]

@@ -207,10 +207,12 @@ def answers_of_rows(
     rows: Rows,
     batch_size: int,
     devices: Sequence[jax.Device] | None = None,
+    *,
+    few_shapes: bool = False,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(number, answer) of every row, longest rows first: `LabelNetwork.outputs` [K] of a text, the numbers of the best
-    labels [T] of words."""
-    return _by_row(_answers, network, params, rows, batch_size, devices)
+    labels [T] of words. `few_shapes`: those of `batching.plan`, which calls with other rows share."""
+    return _by_row(_answers, network, params, rows, batch_size, devices, few_shapes=few_shapes)
 
 
 def _answers(network: LabelNetwork, params: Params, batch: dict[str, Any]) -> jax.Array:
@@ -233,6 +235,7 @@ def _by_row(
     batch_size: int,
     devices: Sequence[jax.Device] | None = None,
     labelled: Labelled | None = None,
+    few_shapes: bool = False,
 ) -> Iterator[tuple[int, Any]]:
     """(number, result) of every row: a tree of arrays, without the batch's axis. A batch has its labels if given."""
     if rows.stored:
@@ -248,7 +251,7 @@ def _by_row(
 
     running = (
         (chosen, compute(batch(chosen, height, length), height))
-        for chosen, height, length in plan(rows.sizes.tolist(), _ROW_TOKENS * batch_size)
+        for chosen, height, length in plan(rows.sizes.tolist(), _ROW_TOKENS * batch_size, few_shapes=few_shapes)
     )
     for chosen, found in pipelined(running):
         arrays = jax.tree.map(np.asarray, found)

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ctx_jax.data.labelled import STANDARD_INPUT, Example, LabelledData, read_sentences
-from ctx_jax.data.span_labels import OUTSIDE, has_illegal, in_scheme, scheme_of
+from ctx_jax.data.span_labels import OUTSIDE, has_illegal, in_scheme, without_mark
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.base import InputProcessor, WordPieces, sentences_to_words
-from ctx_jax.io.errors import ConfigError, InputError
+from ctx_jax.io.errors import ConfigError, InputError, listed
 from ctx_jax.tasks.huggingface_head import with_own_head
 from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.label_network import LabelNetwork
@@ -54,8 +54,17 @@ class TagConfig(LabelConfig):
         """With their labels in `scheme`; `log` gets the number of illegal ones. ConfigError for labels that mark no
         spans, if a scheme is set, and for illegal ones that a constrained CRF could not give."""
         marked = {label for each in examples for label in each.labels} - {OUTSIDE}
-        if self.scheme != "file" and marked and scheme_of(marked) is None:
-            raise ConfigError("scheme", f"{self.scheme} is for labels that mark spans, as O, B-PER and I-PER: {path}")
+        plain = sorted(without_mark(marked))
+        if self.scheme != "file" and plain:
+            raise ConfigError(
+                "scheme",
+                f"{self.scheme} is for labels that mark spans, as O, B-PER and I-PER; {path} has {listed(plain)}",
+            )
+        if plain and len(plain) < len(marked):
+            log(
+                f"{path}: {listed(plain)} mark no spans, as the other labels do: F1 is the mean over labels, and a CRF "
+                "keeps to no scheme"
+            )
         found = in_scheme(examples, None if self.scheme == "file" else self.scheme, path, log)
         if path == self.data.train and self.head.crf and self.head.constrained and has_illegal(found):
             raise ConfigError(
