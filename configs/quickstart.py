@@ -2,8 +2,8 @@
 
 Command: python train.py
 Hardware: 2 CPU cores
-Time: 3 min 8 s, reading the text and the last comparison included
-Expect: validation perplexity 98.4; the interpolated trigram model 103.1, the unigram model 364.8; 4.1 % <UNK> (the
+Time: 1 min 23 s on an AMD EPYC, 3 min 8 s on an Intel Xeon without bf16, with reading the text and the last comparison
+Expect: validation perplexity about 98; the interpolated trigram model 103.1, the unigram model 364.8; 4.1 % <UNK> (the
     text is that of Python 3.11.7 and differs with the version)
 """
 

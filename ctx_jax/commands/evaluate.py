@@ -41,7 +41,7 @@ class Evaluate:
 
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES...")]
     """Labelled files with the run's columns. Of a language model, text, split into words as in the run: files or globs
-    (plain, .gz or .xz), or a corpus by name as in --data.valid.
+    (plain, .gz, .xz or .zst), or a corpus by name as in --data.valid.
     A corpus gives its validation split; `python-docs:test` gives the test split, which no training uses."""
 
     protocol: ProtocolName = "sentence"

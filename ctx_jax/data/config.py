@@ -18,7 +18,7 @@ class TextConfig:
 
     train: str = "python-docs"
     """Training text: `python-docs` (the interpreter's own documentation), files or globs separated by commas
-    (plain, .gz or .xz), or `tfds:NAME[/CONFIG][:SPLIT]`."""
+    (plain, .gz, .xz or .zst), or `tfds:NAME[/CONFIG][:SPLIT]`."""
 
     valid: str = ""
     """Validation text, written like `train`, or `python-docs:SPLIT`. Empty: the corpus' own validation split, which
