@@ -1,7 +1,6 @@
 """`ctx-jax evaluate RUN FILES... [--flags]`: the metrics of a trained run on a text."""
 
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ctx_jax.encoders import FAMILIES
 from ctx_jax.encoders.base import Family
 from ctx_jax.evaluation.perplexity import ProtocolName
 from ctx_jax.evaluation.reports import Report
+from ctx_jax.evaluation.results import finite_metrics
 from ctx_jax.heads import HEADS
 from ctx_jax.io.errors import ConfigError, ExistingFileError, InputError, MissingFileError
 from ctx_jax.tasks import TrainConfig, load_trained, repeats
@@ -128,8 +128,7 @@ def evaluate(
         return _of_several(options, report, log)
     found = report(options.run)
     if options.json:
-        finite = {name: value if math.isfinite(value) else None for name, value in found.metrics.items()}
-        return json.dumps(finite)
+        return json.dumps(finite_metrics(found.metrics))
     return f"{options.run}, step {options.step}\n{found.text}"
 
 

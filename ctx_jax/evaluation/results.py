@@ -32,7 +32,14 @@ class Result:
 
 
 def _finite(scores: Scores) -> dict[str, dict[str, float | None]]:
-    return {
-        key: {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
-        for key, metrics in scores.items()
-    }
+    return {key: finite_metrics(metrics) for key, metrics in scores.items()}
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON may hold it: None if it is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
+def finite_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """`finite` of each."""
+    return {name: finite(value) for name, value in metrics.items()}

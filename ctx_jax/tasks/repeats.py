@@ -17,6 +17,7 @@ from ctx_jax.checkpoints.run_files import RESULTS, RESULTS_TABLE, SELECTION
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.distributed import processes
 from ctx_jax.distributed.processes import is_first_process, on_first_process
+from ctx_jax.evaluation.results import finite_metrics
 from ctx_jax.io.errors import ConfigError, InputError, listed
 from ctx_jax.io.files import atomic_write, read_json
 from ctx_jax.tasks.label_options import RepeatOptions
@@ -68,7 +69,7 @@ def measured(
     if left := [name for name, each in known.items() if each["step"] is None]:
         log(f"not finished, and not measured: {listed(left)}")
     for each in runs:
-        each["metrics"] = _finite(measure(folder / each["run"]))
+        each["metrics"] = finite_metrics(measure(folder / each["run"]))
     return runs, _rows(runs)
 
 
@@ -161,12 +162,8 @@ def _result(folder: Path, sub_run: SubRun, finished: bool, known: Mapping[str, A
     with RunCheckpoints(run_dir / "checkpoints") as checkpoints:
         step = checkpoints.best()
         metrics = (checkpoints.metrics(step) if step is not None else None) or {}
-    return found | {"step": step, "metrics": _finite({name: metrics[name] for name in metrics if name != SELECTION})}
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """As JSON may hold them."""
-    return {name: value if np.isfinite(value) else None for name, value in metrics.items()}
+    own = {name: value for name, value in metrics.items() if name != SELECTION}
+    return found | {"step": step, "metrics": finite_metrics(own)}
 
 
 def _rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

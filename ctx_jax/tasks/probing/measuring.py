@@ -1,6 +1,5 @@
 """The results of one task for all encoders that are compared, computed where the folder does not have them."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -11,6 +10,7 @@ import jax
 from ctx_jax.data.labelled import Example
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.evaluation.minimal_pairs import language_model_head
+from ctx_jax.evaluation.results import finite_metrics
 from ctx_jax.io.errors import ConfigError, CtxJaxError
 from ctx_jax.io.progress import Progress
 from ctx_jax.tasks.probing.folder import ProbeFolder
@@ -137,12 +137,7 @@ def _train(
 
 def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
     """With null in place of scores that are not finite."""
-    return {
-        name: {key: number if math.isfinite(number) else None for key, number in value.items()}
-        if isinstance(value, Mapping)
-        else value
-        for name, value in record.items()
-    }
+    return {name: finite_metrics(value) if isinstance(value, Mapping) else value for name, value in record.items()}
 
 
 def _shown(task: UntrainedProbe, record: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ctx_jax.evaluation.results import finite
 from ctx_jax.tasks.probing.pattern import Pattern, pattern, signed
 from ctx_jax.tasks.probing.results import RANDOM, TABLE, TaskResult, WayResult, layer_name
 
@@ -121,21 +122,17 @@ def _task_json(result: TaskResult) -> dict[str, Any]:
         "trained": result.trained,
         "counts": dict(result.counts),
         "best_layer": best,
-        "all_layers_minus_best": _finite(mean),
-        "all_layers_minus_best_spread": _finite(spread),
+        "all_layers_minus_best": finite(mean),
+        "all_layers_minus_best_spread": finite(spread),
         "ways": {
             name: {
-                "score": _finite(way.score),
-                "spread": _finite(way.spread),
-                "choice": _finite(way.choice),
-                "test": [_finite(value) for value in way.test],
-                "dev": [_finite(value) for value in way.dev],
+                "score": finite(way.score),
+                "spread": finite(way.spread),
+                "choice": finite(way.choice),
+                "test": [finite(value) for value in way.test],
+                "dev": [finite(value) for value in way.dev],
                 **({"mix": [list(weights) for weights in way.mix]} if way.mix else {}),
             }
             for name, way in result.ways.items()
         },
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
