@@ -34,68 +34,91 @@ def flags(place: Path, run_dir: Path, *more: str) -> list[str]:
     return ["train", "classify", *data, *settings, "--run-dir", str(run_dir), *more]
 
 
-@pytest.mark.slow
-def test_seeds_and_sizes_by_the_command(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parent = tmp_path / "runs"
-    command = flags(place, parent, "--seed", "4", "--seeds", "2", "--sizes", "all,20", "--evaluate.every", "2")
-    assert cli.main(command) == 0
-    names = ["size_20/seed_4", "size_20/seed_5", "size_all/seed_4", "size_all/seed_5"]
-    content = json.loads((parent / "results.json").read_text())
-    assert [each["run"] for each in content["runs"]] == names and content["metric"] == "accuracy"
-    for each in content["runs"]:
-        best = min(lines(parent / each["run"], "valid"), key=lambda line: (-line["accuracy"], line["loss"]))
-        assert each["step"] == best["step"]
-        assert each["metrics"]["accuracy"] == best["accuracy"] and "mix_0" in each["metrics"]
-    for row, own in zip(content["table"], (content["runs"][:2], content["runs"][2:]), strict=True):
+NAMES = ("size_20/seed_4", "size_20/seed_5", "size_all/seed_4", "size_all/seed_5")
+
+
+def curve_flags(place: Path, parent: Path, seeds: int) -> list[str]:
+    return flags(place, parent, "--seed", "4", "--seeds", str(seeds), "--sizes", "all,20", "--evaluate.every", "2")
+
+
+@pytest.fixture(scope="module")
+def curve(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished runs `NAMES`."""
+    parent = tmp_path_factory.mktemp("several") / "runs"
+    assert cli.main(curve_flags(place, parent, 2)) == 0
+    return parent
+
+
+def check_table(runs: list[dict[str, Any]], table: list[dict[str, Any]]) -> None:
+    """That each row is of the losses of its two runs."""
+    for row, own in zip(table, (runs[:2], runs[2:]), strict=True):
         values = [each["metrics"]["loss"] for each in own]
         found = row["metrics"]["loss"]
         assert row["seeds"] == 2 and (found["least"], found["greatest"]) == (min(values), max(values))
         assert (found["mean"], found["deviation"]) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
-    table = (parent / "results.md").read_text()
-    assert table in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_seeds_and_sizes_by_the_command(curve: Path) -> None:
+    content = json.loads((curve / "results.json").read_text())
+    assert [each["run"] for each in content["runs"]] == [*NAMES] and content["metric"] == "accuracy"
+    for each in content["runs"]:
+        best = min(lines(curve / each["run"], "valid"), key=lambda line: (-line["accuracy"], line["loss"]))
+        assert each["step"] == best["step"]
+        assert each["metrics"]["accuracy"] == best["accuracy"] and "mix_0" in each["metrics"]
+    check_table(content["runs"], content["table"])
+    table = (curve / "results.md").read_text()
     head, _, first, last = (line.strip("| ").split(" | ") for line in table.splitlines())
     assert head == ["examples", "seeds", "loss", "accuracy", "f1", "matthews"]
     assert first[:2] == ["20", "2"] and last[:2] == ["all", "2"] and "±" in first[2]
     for load in (ctx_jax.load, tasks.load):
         with pytest.raises(MissingFileError, match="size_20/seed_4"):
-            load(parent)
-    assert tasks.load(parent / names[0]).predict(["good"])
+            load(curve)
+    assert tasks.load(curve / NAMES[0]).predict(["good"])
 
-    # Test data: each run as it is measured alone, and their mean and deviation.
+
+@pytest.mark.slow
+def test_all_of_several_runs_are_measured_on_test_data(
+    place: Path, curve: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each as it is measured alone, at its best step or at one that is named."""
+
     def evaluated(run: Path, *more: str) -> Any:
         capsys.readouterr()
         assert cli.main(["evaluate", str(run), str(place / "train.tsv"), "--json", *more]) == 0
         return json.loads(capsys.readouterr().out)
 
-    several = evaluated(parent)
-    alone = [evaluated(parent / name) for name in names]
-    for each, own in zip(several["runs"], alone, strict=True):
-        assert each["metrics"] == {name: value for name, value in own.items() if name != "examples"}
-    for row, pair in zip(several["table"], (alone[:2], alone[2:]), strict=True):
-        losses = [each["loss"] for each in pair]
-        found = row["metrics"]["loss"]
-        assert row["seeds"] == 2 and (found["least"], found["greatest"]) == (min(losses), max(losses))
-        assert (found["mean"], found["deviation"]) == pytest.approx((np.mean(losses), np.std(losses, ddof=1)))
-    assert evaluated(parent, "--step", "2") == evaluated(parent, "--step", "2") != several
+    several = evaluated(curve)
+    for each in several["runs"]:
+        alone = evaluated(curve / each["run"])
+        assert each["metrics"] == {name: value for name, value in alone.items() if name != "examples"}
+    check_table(several["runs"], several["table"])
+    assert evaluated(curve, "--step", "2") != several
+    assert cli.main(["evaluate", str(curve), str(place / "train.tsv")]) == 0
+    assert "| 20 | 2 | " in capsys.readouterr().out
 
-    # Finished runs stay; one that is gone is made again with the same numbers; a further seed is added.
-    written = {name: (parent / name / "metrics.jsonl").read_bytes() for name in names}
-    shutil.rmtree(parent / names[1])
-    command[command.index("--seeds") + 1] = "3"
-    assert cli.main(command) == 0
-    assert all((parent / name / "metrics.jsonl").read_bytes() == written[name] for name in names if name != names[1])
+
+@pytest.mark.slow
+def test_the_command_again_goes_on_and_takes_nothing_away(
+    place: Path, curve: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished runs stay; one that is gone is made again with the same numbers; a further seed is added. A command that
+    is refused, or stopped in its first run, leaves the tables as they are."""
+    parent = tmp_path / "runs"
+    shutil.copytree(curve, parent)
+    content = json.loads((parent / "results.json").read_text())
+    written = {name: (parent / name / "metrics.jsonl").read_bytes() for name in NAMES}
+    shutil.rmtree(parent / NAMES[1])
+    assert cli.main(curve_flags(place, parent, 3)) == 0
+    assert (parent / "results.md").read_text() in capsys.readouterr().out
+    assert all((parent / name / "metrics.jsonl").read_bytes() == written[name] for name in NAMES if name != NAMES[1])
     again = {each["run"]: each for each in json.loads((parent / "results.json").read_text())["runs"]}
     assert len(again) == 6 and all(again[each["run"]] == each for each in content["runs"])
 
-    # A command that is refused, or stopped in its first run, takes nothing away.
     before = {name: (parent / name).read_bytes() for name in ("results.json", "results.md")}
-    assert cli.main([*command, "--dropout", "0.2"]) == 1
-    with monkeypatch.context() as patched:
-        patched.setattr("ctx_jax.tasks.repeats.training_run.run", lambda config: False)
-        command[command.index("--seeds") + 1] = "2"
-        assert cli.main(command) == 128 + signal.SIGTERM
+    assert cli.main([*curve_flags(place, parent, 3), "--dropout", "0.2"]) == 1
+    monkeypatch.setattr("ctx_jax.tasks.repeats.training_run.run", lambda config: False)
+    assert cli.main(curve_flags(place, parent, 2)) == 128 + signal.SIGTERM
     assert {name: (parent / name).read_bytes() for name in before} == before
 
 
