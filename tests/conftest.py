@@ -9,7 +9,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType, ModuleType
 
@@ -22,11 +21,6 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     # LLVM does not optimize them, which saves a third of the time: they run a few times on tiny arrays. With 0 in its
     # place they are what users' programs are.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    # The older code for fusions compiles faster; jaxlib 0.12 has it no longer, and aborts at a flag it does not know.
-    known = version("jaxlib").startswith("0.10.")
-    if known and os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
-        flags = os.environ.get("XLA_FLAGS", "").split()
-        os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, "--xla_cpu_use_fusion_emitters=false"]))
 
 
 def _one_core_a_worker() -> None:
