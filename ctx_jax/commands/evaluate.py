@@ -102,6 +102,15 @@ def evaluate(
         if not path.parent.is_dir():
             raise MissingFileError(f"--per-sentence {path}: there is no folder {path.parent}, make it first")
     log = partial(print, file=sys.stderr, flush=True)
+    asked = EvaluateOptions(
+        options.files,
+        protocol=options.protocol,
+        batch=options.batch,
+        per_sentence=options.per_sentence,
+        pseudo_perplexity=options.pseudo_perplexity,
+        errors=options.errors,
+        log=log,
+    )
 
     def report(run: str) -> Report:
         task, encoder = load_trained(
@@ -112,15 +121,6 @@ def evaluate(
             config_type=config_type,
             families=families,
             heads=heads,
-        )
-        asked = EvaluateOptions(
-            options.files,
-            protocol=options.protocol,
-            batch=options.batch,
-            per_sentence=options.per_sentence,
-            pseudo_perplexity=options.pseudo_perplexity,
-            errors=options.errors,
-            log=log,
         )
         return task.report(encoder, Path(run), asked)
 
