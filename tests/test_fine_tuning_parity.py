@@ -45,6 +45,31 @@ def masks_of_step(model: Any, key: jax.Array, batch: Any, kind: str) -> Iterator
     yield dropout_mask(fold_seeds(seeds, 1), 0, DROPOUT, (*words, model.dim))
 
 
+def torch_recipe(named: list[tuple[str, Any]]) -> tuple[Any, Any]:
+    """Optimizer and schedule of parameters, each with the name of its rate."""
+    torch = pytest.importorskip("torch")
+    groups = [
+        {"params": [each], "lr": RATE * FACTORS[name], "weight_decay": 0.01 if each.ndim > 1 else 0.0}
+        for name, each in named
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: (step + 1) / WARMUP if step < WARMUP else (STEPS - step) / (STEPS - WARMUP),
+    )
+
+
+def torch_means(vectors: Any, arrays: dict[str, Any], kind: str) -> Any:
+    """Of tokens [B, T, D]: the mean of a text, or of each word's pieces."""
+    torch = pytest.importorskip("torch")
+    if kind != "tag":
+        mask = arrays["token_mask"]
+        return (vectors * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    words = torch.arange(arrays["word_mask"].shape[1])
+    owner = (arrays["word_of_token"][:, None] == words[None, :, None]).float()
+    return owner @ vectors / owner.sum(2, keepdim=True).clamp(min=1)
+
+
 def torch_losses(
     folder: Path, head: dict[str, np.ndarray], batches: list[Any], kind: str, dropout: float
 ) -> list[float]:
@@ -65,15 +90,7 @@ def torch_losses(
     mix, gamma = torch.nn.Parameter(torch.zeros(LAYERS)), torch.nn.Parameter(torch.ones(()))
     named = [("mix", mix), ("mix", gamma), *(("head", each) for each in scores.parameters())]
     named += [(name.split(".")[0].replace("encoder", "layer"), each) for name, each in encoder.named_parameters()]
-    groups = [
-        {"params": [each], "lr": RATE * FACTORS[name], "weight_decay": 0.01 if each.ndim > 1 else 0.0}
-        for name, each in named
-    ]
-    optimizer = torch.optim.AdamW(groups)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: (step + 1) / WARMUP if step < WARMUP else (STEPS - step) / (STEPS - WARMUP),
-    )
+    optimizer, schedule = torch_recipe(named)
 
     def mixed(inputs: Any) -> Any:
         arrays = {name: torch.tensor(array) for name, array in inputs.items()}
@@ -83,11 +100,7 @@ def torch_losses(
             input_ids=arrays["token_ids"].long(), attention_mask=mask.long(), output_hidden_states=True, **types
         )
         vectors = gamma * torch.einsum("l,lbtd->btd", torch.softmax(mix, 0), torch.stack(found.hidden_states))
-        if kind != "tag":
-            return (vectors * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        length = arrays["word_mask"].shape[1]  # the mean of a word's pieces
-        owner = (arrays["word_of_token"][:, None] == torch.arange(length)[None, :, None]).float()
-        return owner @ vectors / owner.sum(2, keepdim=True).clamp(min=1)
+        return torch_means(vectors, arrays, kind)
 
     losses = []
     for batch in batches:

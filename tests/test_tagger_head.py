@@ -131,6 +131,10 @@ def test_which_columns_of_a_stack_are_static() -> None:
         ("head.layers", {"layers": 0}),
         ("head.char_length", {"char_length": 2}),
         ("head.placement", {"placement": "first_output"}),
+        ("head.hidden", {"kind": "crf", "hidden": 100}),
+        ("head.layers", {"layers": 2}),
+        ("head.char_dim", {"kind": "bilstm", "char_dim": 10}),
+        ("head.char_length", {"char_length": 30}),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(field: str, changes: dict[str, Any]) -> None:

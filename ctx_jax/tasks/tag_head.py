@@ -4,7 +4,7 @@ Letters: B rows, T words, C characters.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -61,6 +61,7 @@ class TagHead:
             raise ConfigError("head.char_filters", "must be 0 for head.kind huggingface, which reads no characters")
         if self.placement == "first_output" and not self.recurrent:
             raise ConfigError("head.placement", f"first_output needs head.kind bilstm or bilstm_crf, got {self.kind}")
+        self._check_used()
 
     @property
     def crf(self) -> bool:
@@ -69,6 +70,16 @@ class TagHead:
     @property
     def recurrent(self) -> bool:
         return self.kind in ("bilstm", "bilstm_crf")
+
+    def _check_used(self) -> None:
+        """ConfigError for a setting that this head does not read."""
+        recurrent = (self.recurrent, "head.kind bilstm or bilstm_crf")
+        characters = (self.char_filters > 0, "head.char_filters")
+        readers = {"hidden": recurrent, "layers": recurrent, "char_dim": characters, "char_length": characters}
+        for field in fields(self):
+            value, (read, needed) = getattr(self, field.name), readers.get(field.name, (True, ""))
+            if not read and value != field.default:
+                raise ConfigError(f"head.{field.name}", f"{value} has no effect without {needed}: set that too")
 
     def module(self, model: Any, labels: tuple[str, ...], dropout: float) -> Any:
         """The head of an encoder's model. ConfigError if `placement` leaves the first BiLSTM without inputs."""
