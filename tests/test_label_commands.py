@@ -92,6 +92,7 @@ def edited(place: Path, folder: Path, name: str, edit: Callable[[str], str]) -> 
         ("data.train", {"data": LabelledData()}),
         ("data.columns", {"data": LabelledData("x.tsv", columns="text,text")}),
         ("layers", {"layers": 7}),
+        ("encoder_rate", {"encoder_rate": 2e-5}),  # a rate, where a share of one is asked
         ("data.train", {"data": LabelledData("nowhere.tsv")}),
     ],
 )

@@ -106,6 +106,12 @@ class LabelConfig(ABC):
         for name, least in (("batch_size", 1), ("epochs", 0), ("length", 0), ("encoder_rate", 0), ("mix_rate", 0)):
             if not getattr(self, name) >= least:
                 raise ConfigError(name, f"must be at least {least}, got {getattr(self, name)}")
+        if 0 < self.encoder_rate < 1e-3:
+            raise ConfigError(
+                "encoder_rate",
+                f"is a share of optimizer.learning_rate, not a rate, and with {self.encoder_rate:g} the encoder would "
+                "hardly learn: set at least 0.001 (0.05 of optimizer.learning_rate 1e-3 is a rate of 5e-5)",
+            )
 
     @staticmethod
     def run_defaults() -> dict[str, Any]:
