@@ -35,7 +35,7 @@ BATCH, WARMUP, DECAY, CLIP, DROPOUT, PATIENCE = 32, 0.1, 0.01, 1.0, 0.1, 3
 
 @dataclass(frozen=True)
 class Options:
-    """One comparison."""
+    """What torch trains."""
 
     what: tyro.conf.Positional[Literal["sst2", "cola", "stsb", "snli", "upos"]]
     encoder: str
@@ -297,4 +297,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(tyro.cli(Options, description=__doc__))

@@ -35,8 +35,8 @@ def sentence(random: np.random.Generator, words: tuple[str, ...]) -> list[str]:
     return found
 
 
-def make_place(folder: Path, depth: int = 2) -> Path:
-    """Labelled files, a small BERT with random weights, and a table of word vectors."""
+def make_place(folder: Path, depth: int = 2, tokens: int = 40) -> Path:
+    """Labelled files, a small BERT of at most `tokens` subwords with random weights, and a table of word vectors."""
     random = np.random.default_rng(0)
     lines: list[str] = []
     for name, count in (("train", 40), ("dev", 16)):
@@ -50,7 +50,7 @@ def make_place(folder: Path, depth: int = 2) -> Path:
         )
     for name in ("train", "dev"):
         write_pairs(folder, name, [row.split("\t") for row in (folder / f"{name}.tsv").read_text().splitlines()])
-    subwords = train_tokenizer([line for line in lines for _ in range(3)], "wordpiece", 40)
+    subwords = train_tokenizer([line for line in lines for _ in range(3)], "wordpiece", tokens)
     model = Transformer(len(subwords), dim=16, depth=depth, heads=2, feed_forward=24, max_positions=24)
     huggingface.write(folder / "bert", model, model.init(jax.random.key(0)), subwords=subwords)
     vocabulary = sorted({*GOOD, *BAD, *OTHER})

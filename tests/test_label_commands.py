@@ -93,6 +93,7 @@ def edited(place: Path, folder: Path, name: str, edit: Callable[[str], str]) -> 
         ("data.columns", {"data": LabelledData("x.tsv", columns="text,text")}),
         ("layers", {"layers": 7}),
         ("encoder_rate", {"encoder_rate": 2e-5}),  # a rate, where a share of one is asked
+        ("encoder_rate", {"encoder_rate": 0.0}),
         ("data.train", {"data": LabelledData("nowhere.tsv")}),
     ],
 )

@@ -10,7 +10,7 @@ from toys.bag_of_characters import BagOfCharacters
 
 from ctx_jax.heads import TaggerHead
 from ctx_jax.losses.labels import crf_loss, label_loss
-from ctx_jax.ops.dropout import Dropout
+from ctx_jax.ops.dropout import Dropout, dropout_mask, fold_seeds, row_seeds
 from ctx_jax.tasks.label_network import LabelNetwork, mix_metrics
 
 L, D, T, N = 4, 16, 3, 512
@@ -105,3 +105,20 @@ def test_dropout_is_by_global_row_and_off_without_a_key() -> None:
     half = network.logits(params, jax.tree.map(lambda array: array[4:], inputs), Dropout(key, jnp.arange(4, 8)))
     np.testing.assert_allclose(half, whole[4:], atol=1e-6)
     assert np.abs(whole - network.logits(params, inputs)).max() > 0
+
+
+def test_a_head_drops_out_apart_from_every_layer_of_its_encoder() -> None:
+    """Two independent masks of rate 0.5 agree in half of their values."""
+    rows, width = 64, Deep().width
+    network = LabelNetwork(Deep(), tuple(map(str, range(width))), pooling="mean", dropout=0.5)
+    params = network.init_heads(jax.random.key(0))
+    scores = {"scores": {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}}
+    dropout = Dropout(jax.random.key(1), jnp.arange(rows))
+    ones = jnp.ones((rows, width))
+    scored = network.scores({"head": params | {"labels": scores}}, ones, jnp.ones(rows, bool), dropout)
+    kept = np.asarray(scored.logits) > 0
+    seeds = row_seeds(dropout.key, dropout.rows)
+    for own in (seeds, *(fold_seeds(seeds, layer) for layer in range(1, 50))):
+        for number in range(4):
+            same = np.mean(kept == np.asarray(dropout_mask(own, number, 0.5, (width,))))
+            assert abs(same - 0.5) < 5 * 0.5 / np.sqrt(rows * width)

@@ -131,13 +131,26 @@ def test_which_columns_of_a_stack_are_static() -> None:
         ("head.layers", {"layers": 0}),
         ("head.char_length", {"char_length": 2}),
         ("head.placement", {"placement": "first_output"}),
-        ("head.hidden", {"kind": "crf", "hidden": 100}),
-        ("head.layers", {"layers": 2}),
-        ("head.char_dim", {"kind": "bilstm", "char_dim": 10}),
-        ("head.char_length", {"char_length": 30}),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(field: str, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         TagHead(**changes)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "field, changes",
+    [
+        ("head.hidden", {"kind": "crf", "hidden": 100}),
+        ("head.layers", {"layers": 2}),
+        ("head.char_dim", {"kind": "bilstm", "char_dim": 10}),
+        ("head.char_length", {"char_length": 30}),
+        ("head.constrained", {"kind": "bilstm", "constrained": False}),
+    ],
+)
+def test_settings_that_a_head_does_not_read_are_named(field: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TagHead(**changes).check()
+    assert caught.value.field == field
+    TagHead("bilstm_crf", hidden=3, layers=2, constrained=False, char_filters=2, char_dim=4, char_length=9).check()

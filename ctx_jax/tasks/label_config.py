@@ -82,7 +82,7 @@ class LabelConfig(ABC):
     """`balanced`: a label's loss is weighted by N / (K x its count), so that rare labels count as much as others."""
 
     encoder_rate: float = 0.05
-    """The learning rate of the encoder's parameters, as a share of the head's."""
+    """The learning rate of the encoder's parameters, as a share of the head's: at least 0.001, if it is not frozen."""
 
     mix_rate: float = 10.0
     """The learning rate of the mix, as a multiple of the head's."""
@@ -106,12 +106,6 @@ class LabelConfig(ABC):
         for name, least in (("batch_size", 1), ("epochs", 0), ("length", 0), ("encoder_rate", 0), ("mix_rate", 0)):
             if not getattr(self, name) >= least:
                 raise ConfigError(name, f"must be at least {least}, got {getattr(self, name)}")
-        if 0 < self.encoder_rate < 1e-3:
-            raise ConfigError(
-                "encoder_rate",
-                f"is a share of optimizer.learning_rate, not a rate, and with {self.encoder_rate:g} the encoder would "
-                "hardly learn: set at least 0.001 (0.05 of optimizer.learning_rate 1e-3 is a rate of 5e-5)",
-            )
 
     @staticmethod
     def run_defaults() -> dict[str, Any]:
@@ -219,6 +213,12 @@ class LabelConfig(ABC):
             raise ConfigError("data.no_label", "is for labels of texts and pairs, and these are of words: leave it out")
         if self.class_weights != "none" and self.predicted != "classes":
             raise ConfigError("class_weights", f"are for one label of several, not for the target {self.predicted}")
+        if not self.frozen and self.encoder_rate < 1e-3:
+            raise ConfigError(
+                "encoder_rate",
+                f"is a share of optimizer.learning_rate, not a rate, and with {self.encoder_rate:g} the encoder would "
+                "hardly learn: set at least 0.001, or frozen",
+            )
         self.tuning.check(frozen=self.frozen, mixes=self.layers == "mix", ranks=self.predicted == "ranking")
         if self.tuning.gpt:
             check_gpt(self)

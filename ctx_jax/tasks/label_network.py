@@ -30,6 +30,8 @@ TextPooling = Literal[How, "attention", "concat"]
 """`attention`: a learned weighted mean; `concat`: the last, the largest and the mean, one after the other."""
 MIX, LABELS, POOLING = "mix", "labels", "pooling"  # names of the heads
 CHARACTERS = "word_characters"  # char_ids [B, T, C] among the inputs
+HEAD_DROPOUT = 2**31
+"""The number of the head's seeds among those of the layers (`ops.dropout.fold_seeds`), which no layer has."""
 _CONCAT: tuple[How, ...] = ("last", "max", "mean")
 
 
@@ -169,7 +171,7 @@ class LabelNetwork:
         seeds, head = None, self.label_head
         if dropout is not None:
             rows = jnp.arange(len(vectors)) if dropout.rows is None else dropout.rows
-            seeds = fold_seeds(row_seeds(dropout.key, rows), 1)
+            seeds = fold_seeds(row_seeds(dropout.key, rows), HEAD_DROPOUT)
             if not isinstance(head, ClassificationHead) or head.input_dropout:
                 vectors = drop_out(seeds, 0, self.dropout, vectors)
         own = {"params": plain_params(params["head"][LABELS])}

@@ -90,8 +90,10 @@ class TagConfig(LabelConfig):
         return super().exported(encoder)
 
     def check(self, steps: int) -> None:
-        """As `LabelConfig.check`; ConfigError for class weights with a CRF, and for other pieces than a class has."""
+        """As `LabelConfig.check` and `TagHead.check`; ConfigError for class weights with a CRF, and for other pieces
+        than a class has."""
         super().check(steps)
+        self.head.check()
         if self.head.kind == "huggingface" and self.pieces != "first":
             raise ConfigError("pieces", f"must be first for head.kind huggingface, got {self.pieces}: set it")
         if self.head.crf and self.class_weights != "none":

@@ -4,7 +4,7 @@ Letters: B rows, T words, C characters.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -61,7 +61,6 @@ class TagHead:
             raise ConfigError("head.char_filters", "must be 0 for head.kind huggingface, which reads no characters")
         if self.placement == "first_output" and not self.recurrent:
             raise ConfigError("head.placement", f"first_output needs head.kind bilstm or bilstm_crf, got {self.kind}")
-        self._check_used()
 
     @property
     def crf(self) -> bool:
@@ -71,15 +70,23 @@ class TagHead:
     def recurrent(self) -> bool:
         return self.kind in ("bilstm", "bilstm_crf")
 
-    def _check_used(self) -> None:
+    def check(self) -> None:
         """ConfigError for a setting that this head does not read."""
         recurrent = (self.recurrent, "head.kind bilstm or bilstm_crf")
         characters = (self.char_filters > 0, "head.char_filters")
-        readers = {"hidden": recurrent, "layers": recurrent, "char_dim": characters, "char_length": characters}
-        for field in fields(self):
-            value, (read, needed) = getattr(self, field.name), readers.get(field.name, (True, ""))
-            if not read and value != field.default:
-                raise ConfigError(f"head.{field.name}", f"{value} has no effect without {needed}: set that too")
+        readers = {
+            "hidden": recurrent,
+            "layers": recurrent,
+            "constrained": (self.crf, "head.kind crf or bilstm_crf"),
+            "char_dim": characters,
+            "char_length": characters,
+        }
+        for name, (read, needed) in readers.items():
+            value, default = getattr(self, name), getattr(TagHead, name)
+            if not read and value != default:
+                raise ConfigError(
+                    f"head.{name}", f"{value} has no effect without {needed}: set that too, or leave it at {default}"
+                )
 
     def module(self, model: Any, labels: tuple[str, ...], dropout: float) -> Any:
         """The head of an encoder's model. ConfigError if `placement` leaves the first BiLSTM without inputs."""
