@@ -24,14 +24,13 @@ import task_files
 import torch
 import transformers
 import tyro
+from step_masks import step_masks
 from task_parity import BATCH, DROPOUT, LAYER_DECAY, RATE, WARMUP, Network, Trainer, metric, pooled, read
 from task_parity import Options as ParityOptions
 
 from ctx_jax.checkpoints.frozen import merge_params
 from ctx_jax.data.labelled import LabelledData
-from ctx_jax.ops import dropout as ops
 from ctx_jax.tasks.classify import ClassifyConfig
-from ctx_jax.tasks.label_network import HEAD_DROPOUT
 from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.training.optimizer import AdamW
 from ctx_jax.training.step import TrainingStep
@@ -94,22 +93,6 @@ def torch_loss(network: Network, batch: Any) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(found, labels.long())
 
 
-dropout_mask = jax.jit(ops.dropout_mask, static_argnames=("number", "rate", "shape"))
-
-
-def masks(model: Any, key: jax.Array, rows: jax.Array, length: int) -> list[jax.Array]:
-    """What a step of ours keeps, in the order in which transformers drops out: embeddings, each layer's attention, its
-    output and that of the feed-forward layer, at last what the head reads."""
-    seeds, vectors = ops.row_seeds(key, rows), (length, model.dim)
-    found = [dropout_mask(seeds, 0, DROPOUT, vectors)]
-    for layer in range(1, model.depth + 1):
-        own = ops.fold_seeds(seeds, layer)
-        found.append(dropout_mask(own, 0, DROPOUT, (model.heads, length, length)))
-        # Number 2 is within the feed-forward layer, where BERT has none.
-        found += [dropout_mask(own, number, DROPOUT, vectors) for number in (1, 3)]
-    return [*found, dropout_mask(ops.fold_seeds(seeds, HEAD_DROPOUT), 0, DROPOUT, (model.dim,))]
-
-
 class GivenMasks:
     """In the place of `torch.nn.functional.dropout`."""
 
@@ -140,7 +123,8 @@ def compare(options: Options, folder: Path) -> bool:
         batch = next(batches).arrays
         if options.dropout:
             length = batch.inputs["token_ids"].shape[1]
-            given.left = iter(masks(task.model, training_step.key(state), jnp.asarray(batch.rows), length))
+            rows = jnp.asarray(batch.rows)
+            given.left = step_masks(task.model, training_step.key(state), rows, length, DROPOUT)
         fresh = state._replace(totals=training_step.zero_totals())
         state = step(fresh, frozen, jax.tree.map(jnp.asarray, batch))
         total, weight = state.totals.terms["label"]

@@ -1,7 +1,6 @@
 """Fifty steps of fine-tuning a small BERT by the default recipe, against a plain loop of torch and transformers, which
 with dropout is given the masks of our steps."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ import numpy as np
 import pytest
 from label_runs import config, make_place
 
-from ctx_jax.ops.dropout import dropout_mask, fold_seeds, row_seeds
 from ctx_jax.tasks.classify import ClassifyConfig
-from ctx_jax.tasks.label_network import HEAD_DROPOUT
 from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.training.optimizer import AdamW
@@ -29,21 +26,6 @@ FACTORS = {"head": 1.0, "mix": 10.0, "layer": 0.05 * 0.9, "embeddings": 0.05 * 0
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_place(tmp_path_factory.mktemp("labelled"), LAYERS - 1, 400)  # a token for each word
-
-
-def masks_of_step(model: Any, key: jax.Array, batch: Any, kind: str) -> Iterator[jax.Array]:
-    """What dropout keeps in a step, in the order in which transformers drops out: embeddings, each layer's attention,
-    its output and that of the feed-forward layer, at last the vectors that the head reads."""
-    seeds, length = row_seeds(key, jnp.asarray(batch.rows)), batch.inputs["token_ids"].shape[1]
-    vectors = (length, model.dim)
-    yield dropout_mask(seeds, 0, DROPOUT, vectors)
-    for layer in range(1, LAYERS):
-        own = fold_seeds(seeds, layer)
-        yield dropout_mask(own, 0, DROPOUT, (model.heads, length, length))
-        yield dropout_mask(own, 1, DROPOUT, vectors)
-        yield dropout_mask(own, 3, DROPOUT, vectors)  # 2 is within the feed-forward layer, where BERT has none
-    words = batch.labels.shape[1:] if kind == "tag" else ()
-    yield dropout_mask(fold_seeds(seeds, HEAD_DROPOUT), 0, DROPOUT, (*words, model.dim))
 
 
 def torch_recipe(named: list[tuple[str, Any]]) -> tuple[Any, Any]:
@@ -147,6 +129,9 @@ def test_every_step_has_the_loss_of_torch(
     dropout: float,
 ) -> None:
     torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
+    from step_masks import step_masks
+
     on = dropout > 0
     settings = config(place, tmp_path, task_type, dropout=dropout, encoder_dropout=on, length=12, **changes)
     task = settings.task.open(TaskContext(tmp_path, 0, STEPS, False, lambda line: None))
@@ -160,7 +145,9 @@ def test_every_step_has_the_loss_of_torch(
     losses, masks = [], []
     for batch in batches:
         if on:
-            masks += masks_of_step(task.model, training_step.key(state), batch, kind)
+            key, length = training_step.key(state), batch.inputs["token_ids"].shape[1]
+            words = batch.labels.shape[1:] if kind == "tag" else ()
+            masks += step_masks(task.model, key, jnp.asarray(batch.rows), length, dropout, words)
         state = step(state._replace(totals=training_step.zero_totals()), frozen, jax.tree.map(jnp.asarray, batch))
         total, weight = state.totals.terms["label"]
         losses.append(float(total) / float(weight))
