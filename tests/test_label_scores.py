@@ -1,6 +1,7 @@
 """Scores of labels against scikit-learn and seqeval, and by hand."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -57,6 +58,16 @@ def test_correlations_are_scipys() -> None:
     first, second = random.integers(0, 9, 60), random.integers(0, 5, 60) + random.random(60).round(1)
     assert pearson(first, second) == pytest.approx(stats.pearsonr(first, second).statistic, rel=1e-12)
     assert spearman(first, second) == pytest.approx(stats.spearmanr(first, second).statistic, rel=1e-12)
+
+
+@pytest.mark.parametrize("first", [[0.1] * 3, [2.7] * 3, [math.nan, 1.0, 2.0]])
+def test_correlations_without_a_value_are_nan_as_scipys(first: list[float]) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy warns of constant input
+        for ours, theirs in ((pearson, stats.pearsonr), (spearman, stats.spearmanr)):
+            for sides in (first, [1.0, 2.0, 3.0]), ([1.0, 2.0, 3.0], first):
+                assert math.isnan(theirs(*sides).statistic) and math.isnan(ours(*sides))
 
 
 def test_ranks_are_places_in_sorted_cosines() -> None:

@@ -10,6 +10,7 @@ from evaluation_sets import FakeEncoder, VectorFunction, of_spelling, write_rele
 
 from ctx_jax.data.context_pairs import ContextPair, read_wic
 from ctx_jax.evaluation.inflection import find_word, inflections
+from ctx_jax.evaluation.nearest_senses import cosine
 from ctx_jax.evaluation.word_in_context import best_threshold, word_in_context
 from ctx_jax.io.errors import InputError
 
@@ -51,8 +52,19 @@ def test_the_threshold_is_the_best_of_all(seed: int) -> None:
     assert share == pytest.approx(slow_threshold(cosines, same))
 
 
-def test_neighbouring_floats_are_told_apart() -> None:
-    cosines, same = np.array([0.5, np.nextafter(0.5, 1)]), np.array([False, True])
+def test_no_threshold_tells_equal_vectors_apart() -> None:
+    # A layer without context: a word has one vector, and the cosine of the vector with itself is 1 but for rounding.
+    random = np.random.default_rng(2)
+    vectors = random.normal(size=(200, 128)).astype(np.float32)
+    same = random.random(200) < 0.5
+    cosines = cosine(vectors, vectors.copy())
+    assert len(set(cosines.tolist())) > 1
+    assert best_threshold(cosines, same)[1] == pytest.approx(max(same.mean(), 1 - same.mean()))
+
+
+def test_close_cosines_are_told_apart() -> None:
+    cosines = 0.9999 + 1e-8 * np.arange(4)
+    same = np.array([False, False, True, True])
     threshold, share = best_threshold(cosines, same)
     assert share == 1.0 and ((cosines > threshold) == same).all()
 

@@ -24,6 +24,9 @@ from ctx_jax.typing import Log
 
 _LOGGER = logging.getLogger("ctx_jax")
 
+_ROUNDING = 1e-9
+"""Cosines of equal vectors, in float64, differ by less. The layers of some encoders have all cosines within 1e-4."""
+
 
 class _Places(NamedTuple):
     """Where the word stands in both sentences."""
@@ -82,19 +85,19 @@ def word_in_context(
 def best_threshold(cosines: np.ndarray, same: np.ndarray) -> tuple[float, float]:
     """(threshold, accuracy) with the most pairs on the right side: above it if and only if `same`, bool [N].
 
-    Thresholds lie midway between neighbouring cosines [N], or beside them all; of equally good ones the middle one.
+    Thresholds lie midway between neighbouring cosines [N] that differ by more than rounding, or beside them all;
+    of equally good ones the middle one.
     """
     order = np.argsort(cosines, kind="stable")
     ranked, positive = cosines[order], same[order].astype(np.int64)
     # Below the i-th threshold lie i cosines: right are those that differ, and the ones above that are the same.
     right = np.concatenate([[0], np.cumsum(1 - positive)]) + positive.sum() - np.concatenate([[0], np.cumsum(positive)])
     between = np.concatenate([[-math.inf], ranked, [math.inf]])
-    allowed = np.flatnonzero(between[1:] > between[:-1])  # no threshold separates equal cosines
+    allowed = np.flatnonzero(between[1:] > between[:-1] + _ROUNDING)
     best = allowed[right[allowed] == right[allowed].max()]
     cut = int(best[len(best) // 2])
     if 0 < cut < len(ranked):
-        middle = (ranked[cut - 1] + ranked[cut]) / 2
-        threshold = middle if middle < ranked[cut] else ranked[cut - 1]  # of neighbouring floats it is one of them
+        threshold = (ranked[cut - 1] + ranked[cut]) / 2
     else:
         threshold = ranked[0] - 1 if cut == 0 else ranked[-1] + 1
     return float(threshold), float(right[cut] / len(ranked))
