@@ -339,7 +339,7 @@ def test_a_task_without_training_has_every_layer(tmp_path: Path, monkeypatch: py
     report = probe(planted(), ["wic"], data=tmp_path, output=tmp_path / "out", table=table)
     found = report.results["wic"]
     single = [*(f"layer {i}" for i in range(LAYERS)), "mean"]
-    assert [*found.ways] == [*single, *(f"random {way}" for way in single[:-1]), "random", "table"]
+    assert [*found.ways] == [*single, "most frequent", *(f"random {way}" for way in single[:-1]), "random", "table"]
     assert found.layers == [*range(LAYERS)] and not found.trained and found.counts["pairs"] == 12
     assert report.pattern.senses_high.verdict in ("yes", "no") and report.pattern.mix_best.verdict == "unknown"
     monkeypatch.setattr(Encoder, "encode", None)

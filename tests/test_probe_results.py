@@ -117,7 +117,10 @@ def test_the_words_that_choose_are_not_those_of_the_score(tmp_path: Path) -> Non
     records, detail = coarse_senses(fake(), folder, print)
     halves = {"dev": ["dax"], "test": ["blick", "wug"]}  # every second in the order of the alphabet
     whole = {name: coarse_wsd(fake(), folder, words=words) for name, words in halves.items()}
+    *records, frequent = records
     assert [record["way"] for record in records] == ["layer 0", "layer 1", "mean"]
+    for half, found in whole.items():
+        assert frequent[half]["centroid_macro_recall"] == found.baselines["most_frequent"]["macro_recall"]
     for record, layer in zip(records, ("0", "1", "mean"), strict=True):
         for half, found in whole.items():
             for metric in ("centroid_macro_recall", "neighbour_macro_recall"):
@@ -133,8 +136,9 @@ def test_two_test_sets_together_are_scored_as_one(tmp_path: Path) -> None:
     records, _ = all_words_senses(fake(), tmp_path / "semcor3.0", print)
     for name, half in ((("senseval2", "senseval3"), "test"), (("semeval2007",), "dev")):
         whole = all_words_wsd(fake(), tmp_path, tests=name)
-        for record, layer in zip(records, ("0", "1", "mean"), strict=True):
-            assert record[half]["f1"] == pytest.approx(whole.scores[layer]["f1"])
+        expected = [whole.scores[layer] for layer in ("0", "1", "mean")] + [whole.baselines["most_frequent"]]
+        for record, scores in zip(records, expected, strict=True):
+            assert record[half]["f1"] == pytest.approx(scores["f1"])
 
 
 def test_the_pairs_that_choose_the_threshold_choose_the_layer(tmp_path: Path) -> None:
@@ -142,6 +146,10 @@ def test_the_pairs_that_choose_the_threshold_choose_the_layer(tmp_path: Path) ->
     path = write_wic(tmp_path / "wic.jsonl.xz", pairs)
     records, _ = pairs_in_context(fake(), path, print)
     whole = word_in_context(fake(), path)
+    *records, frequent = records
+    assert frequent["test"] == whole.baselines["most_frequent"]
     for record, layer in zip(records, ("0", "1", "mean"), strict=True):
         assert record["dev"]["accuracy"] == whole.scores[layer]["threshold_accuracy"]
         assert record["test"]["accuracy"] == whole.scores[layer]["accuracy"]
+    low, high = (whole.scores["1"][name] for name in ("low", "high"))
+    assert collected(records, "accuracy")["layer 1"].interval == (low, high) and low < high

@@ -16,7 +16,7 @@ from ctx_jax.io.progress import Progress
 from ctx_jax.tasks.probing.folder import ProbeFolder
 from ctx_jax.tasks.probing.head_training import HeadTraining
 from ctx_jax.tasks.probing.label_probes import LabelProbe
-from ctx_jax.tasks.probing.results import MEAN, MIX, RANDOM, TABLE, TaskResult, collected, layer_name
+from ctx_jax.tasks.probing.results import MEAN, MIX, MOST_FREQUENT, RANDOM, TABLE, TaskResult, collected, layer_name
 from ctx_jax.tasks.probing.untrained import UntrainedProbe
 from ctx_jax.typing import Log
 
@@ -56,12 +56,13 @@ class Source:
         single = [layer_name(number) for number in range(count)]
         return {way: way for way in (*single, *((MEAN, MIX) if count > 1 else ()))}
 
-    def renamed(self, way: str) -> str:
-        """The name in the results of a way of a task without training."""
+    def own(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Records of a task without training, under their names in the results; what needs no encoder is there once."""
         if self.name == ENCODER:
-            return way
+            return [*map(dict, records)]
         whole = MEAN if self.encoder.model.num_layers > 1 else layer_name(0)
-        return self.name if way == whole else f"{self.name} {way}"
+        names = {record["way"]: f"{self.name} {record['way']}" for record in records} | {whole: self.name}
+        return [{**each, "way": names[each["way"]]} for each in records if each["way"] != MOST_FREQUENT]
 
 
 def suited(task: LabelProbe, sources: Sequence[Source]) -> tuple[list[Source], list[str]]:
@@ -167,9 +168,9 @@ def untrained_result(task: UntrainedProbe, sources: Sequence[Source], folder: Pr
             log(f"{task.name}: vectors of {source.name}")
             own, detail = task.measure(source.encoder, task.files[0], log)
             content = folder.write(task.name, source.name, {"records": [*map(_finite, own)], "result": detail})
-            for record in own:
-                log(f"{task.name} {source.renamed(record['way'])}: {_shown(task, record)}")
-        records += [{**record, "way": source.renamed(record["way"])} for record in content["records"]]
+            for record in source.own(own):
+                log(f"{task.name} {record['way']}: {_shown(task, record)}")
+        records += source.own(content["records"])
         counts = counts or content["result"]["counts"]
     ways = collected(records, task.metric)
     return TaskResult(task.name, task.kind, task.metric, task.chosen_on, task.measured_on, False, ways, counts)

@@ -38,7 +38,9 @@ class ProbeReport:
         lines += [f"- {note}" for note in self.notes]
         lines += ["", *_summary(self.results.values()), ""]
         for each in self.results.values():
-            lines += [f"## {each.name}", "", _choice(each), "", *_table(each), ""]
+            counts = [f"{name.replace('_', ' ')} {count:,}" for name, count in each.counts.items()]
+            lines += [f"## {each.name}", "", _choice(each), *([f"Counts: {', '.join(counts)}."] if counts else []), ""]
+            lines += [*_table(each), ""]
         return "\n".join(lines)
 
     def json(self) -> dict[str, Any]:
@@ -89,7 +91,8 @@ def _summary(results: Any) -> Iterator[str]:
     yield ""
     yield (
         "Scores are in points (x 100), mean and standard deviation over seeds. `all layers` is the learned mix, and "
-        "the plain mean in tasks without training; `random` the same of an encoder of random weights."
+        "the plain mean in tasks without training; `random` the same of an encoder of random weights. In brackets: the "
+        "95 % interval over examples."
     )
 
 
@@ -103,8 +106,10 @@ def _table(result: TaskResult) -> Iterator[str]:
 
 
 def _score(way: WayResult) -> str:
-    spread = f" ± {100 * way.spread:.2f}" if math.isfinite(way.spread) else ""
-    return f"{_points(way.score)}{spread}"
+    if way.interval is not None:
+        low, high = way.interval
+        return f"{_points(way.score)} ({_points(low)} to {_points(high)})"
+    return f"{_points(way.score)}{f' ± {100 * way.spread:.2f}' if math.isfinite(way.spread) else ''}"
 
 
 def _points(value: float) -> str:
@@ -131,6 +136,7 @@ def _task_json(result: TaskResult) -> dict[str, Any]:
                 "choice": finite(way.choice),
                 "test": [finite(value) for value in way.test],
                 "dev": [finite(value) for value in way.dev],
+                **({"interval": list(way.interval)} if way.interval else {}),
                 **({"mix": [list(weights) for weights in way.mix]} if way.mix else {}),
             }
             for name, way in result.ways.items()

@@ -2,7 +2,8 @@
 
 A way is what was read from the encoder: "layer 0", "layer 1" ..., "mean", the plain mean of all layers, "mix", the
 learned mix; "random", the mix (where nothing is trained, the mean) of an encoder of random weights, and its "random
-layer 0" ...; "table", a table of word vectors; a way of scoring where a language model is measured.
+layer 0" ...; "table", a table of word vectors; "most frequent", the most frequent sense or answer, without an encoder;
+a way of scoring where a language model is measured.
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Any, Literal
 Kind = Literal["syntax", "senses", "other"]
 """What a task asks for: where Peters et al. (2018) found syntax low and senses high in a biLM."""
 
-MEAN, MIX, RANDOM, TABLE = "mean", "mix", "random", "table"
+MEAN, MIX, RANDOM, TABLE, MOST_FREQUENT = "mean", "mix", "random", "table", "most frequent"
 
 
 def layer_name(number: int) -> str:
@@ -36,6 +37,8 @@ class WayResult:
     test: tuple[float, ...]
     mix: tuple[tuple[float, ...], ...] = ()
     """The weights of the layers in a learned mix, one tuple a seed."""
+    interval: tuple[float, float] | None = None
+    """The 95 % interval of the reported score over examples, where the task gives one."""
 
     @property
     def score(self) -> float:
@@ -131,8 +134,13 @@ def collected(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Wa
         own.sort(key=lambda record: record["seed"])
         mixes = tuple(tuple(record["mix"]) for record in own if record.get("mix"))
         dev = tuple(_number(record["dev"].get(metric)) for record in own)
-        found[way] = WayResult(dev, tuple(_number(record["test"].get(metric)) for record in own), mixes)
+        test = tuple(_number(record["test"].get(metric)) for record in own)
+        found[way] = WayResult(dev, test, mixes, _interval(own[0]["test"]) if len(own) == 1 else None)
     return found
+
+
+def _interval(scores: Mapping[str, float]) -> tuple[float, float] | None:
+    return (scores["low"], scores["high"]) if "low" in scores else None
 
 
 def _number(value: float | None) -> float:

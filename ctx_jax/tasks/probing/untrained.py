@@ -15,11 +15,11 @@ from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.encoder_digest import heads_digest
 from ctx_jax.evaluation.all_words_senses import all_words_wsd
 from ctx_jax.evaluation.minimal_pairs import blimp
-from ctx_jax.evaluation.results import Result
+from ctx_jax.evaluation.results import Result, Scores
 from ctx_jax.evaluation.word_in_context import word_in_context
 from ctx_jax.evaluation.word_senses import coarse_wsd
 from ctx_jax.io.files import file_digest
-from ctx_jax.tasks.probing.results import Kind, layer_name
+from ctx_jax.tasks.probing.results import MOST_FREQUENT, Kind, layer_name
 from ctx_jax.typing import Log
 
 Record = dict[str, Any]
@@ -50,41 +50,44 @@ def coarse_senses(encoder: Encoder, path: Path, log: Log) -> tuple[list[Record],
     """CoarseWSD-20 by nearest centroid; the mean over words of recall by sense, and accuracy."""
     words = sorted(word.word for word in read_coarse_wsd(path))
     result = coarse_wsd(encoder, path, log=log)
-    metrics = ("centroid_macro_recall", "centroid_accuracy", "neighbour_macro_recall", "neighbour_accuracy")
 
-    def mean(layer: str, chosen: Sequence[str]) -> dict[str, float]:
-        scores = [result.parts[word].scores[layer] for word in chosen]
-        return {metric: fmean(own[metric] for own in scores) for metric in metrics}
+    def mean(key: str, scores: Callable[[Result], Scores], chosen: Sequence[str]) -> dict[str, float]:
+        each = [scores(result.parts[word])[key] for word in chosen]
+        return {metric: fmean(own[metric] for own in each) for metric in (each[0] if each else ())}
+
+    def most_frequent(part: Result) -> Scores:
+        return {key: {f"centroid_{name}": value for name, value in own.items()} for key, own in part.baselines.items()}
 
     halves = (words[1::2], words[::2]) if len(words) > 1 else ([], words)
-    return _records(result, lambda layer: mean(layer, halves[0]) if halves[0] else {}, lambda x: mean(x, halves[1]))
+    dev, test = ({layer: mean(layer, _scores, half) for layer in result.scores} for half in halves)
+    chosen, others = (mean("most_frequent", most_frequent, half) for half in halves)
+    return _records(result, dev, test, (chosen, others))
 
 
 def all_words_senses(encoder: Encoder, path: Path, log: Log) -> tuple[list[Record], dict[str, Any]]:
     """SemCor to the framework's test sets by nearest centroid: F1."""
     result = all_words_wsd(encoder, path.parent, semcor=path, log=log)
 
-    def together(layer: str) -> dict[str, float]:
+    def together(key: str, scores: Callable[[Result], Scores]) -> dict[str, float]:
         hits = instances = answered = 0.0
         for name in ("senseval2", "senseval3"):
             own = result.parts[name]
             instances += own.counts["instances"]
             answered += own.counts["instances"] - own.counts["unanswered"]
-            hits += own.scores[layer]["recall"] * own.counts["instances"]
+            hits += scores(own)[key]["recall"] * own.counts["instances"]
         precision, recall = hits / answered if answered else 0.0, hits / instances
         return {"f1": 2 * precision * recall / (precision + recall) if hits else 0.0}
 
-    return _records(result, lambda layer: dict(result.parts["semeval2007"].scores[layer]), together)
+    chosen = result.parts["semeval2007"]
+    without = chosen.baselines["most_frequent"], together("most_frequent", _baselines)
+    return _records(result, chosen.scores, {layer: together(layer, _scores) for layer in result.scores}, without)
 
 
 def pairs_in_context(encoder: Encoder, path: Path, log: Log) -> tuple[list[Record], dict[str, Any]]:
     """WiC by a threshold on the cosine: accuracy."""
     result = word_in_context(encoder, path, log=log)
-
-    def chosen(layer: str) -> dict[str, float]:
-        return {"accuracy": result.scores[layer]["threshold_accuracy"]}
-
-    return _records(result, chosen, lambda layer: dict(result.scores[layer]))
+    chosen = {layer: {"accuracy": own["threshold_accuracy"]} for layer, own in result.scores.items()}
+    return _records(result, chosen, result.scores, ({}, result.baselines["most_frequent"]))
 
 
 def minimal_pairs(encoder: Encoder, path: Path, log: Log) -> tuple[list[Record], dict[str, Any]]:
@@ -94,11 +97,19 @@ def minimal_pairs(encoder: Encoder, path: Path, log: Log) -> tuple[list[Record],
     return records, result.json()
 
 
+def _scores(result: Result) -> Scores:
+    return result.scores
+
+
+def _baselines(result: Result) -> Scores:
+    return result.baselines
+
+
 def _records(
-    result: Result, dev: Callable[[str], Mapping[str, float]], test: Callable[[str], Mapping[str, float]]
+    result: Result, dev: Scores, test: Scores, most_frequent: tuple[Mapping[str, float], Mapping[str, float]]
 ) -> tuple[list[Record], dict[str, Any]]:
+    """One record a layer, and one of the most frequent sense or answer: (on the data that choose, on the others)."""
     names = {layer: layer if layer == "mean" else layer_name(int(layer)) for layer in result.scores}
-    records = [
-        {"way": way, "seed": 0, "dev": dict(dev(layer)), "test": dict(test(layer))} for layer, way in names.items()
-    ]
+    scores = {way: (dev[layer], test[layer]) for layer, way in names.items()} | {MOST_FREQUENT: most_frequent}
+    records = [{"way": way, "seed": 0, "dev": dict(own[0]), "test": dict(own[1])} for way, own in scores.items()]
     return records, result.json()
