@@ -9,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from ctx_jax import losses
 from ctx_jax.data.batch import BiLMBatch, MaskedBatch, TokenRows
 from ctx_jax.encoders.elmo import BiLM, zero_carry
 from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.heads import Pooler, SequenceHead, VocabularyHead
+from ctx_jax.heads.attention_pooling import AttentionPooling
+from ctx_jax.heads.label import LabelHead
+from ctx_jax.heads.tagger import TaggerHead
 from ctx_jax.losses import softmax
 from ctx_jax.ops import attention, hardware
 from ctx_jax.ops.linear import Compute, linear, lookup
@@ -137,3 +141,25 @@ def test_no_product_of_a_model_leaves_its_precision_to_the_backend(
             assert "HIGHEST" in product
         else:
             assert product.count("xbf16>") == 2 and product.endswith("xf32>")
+
+
+LABEL_HEADS = (
+    (LabelHead(("a", "b")), ()),
+    (AttentionPooling(), (np.ones((2, 3), bool),)),
+    (TaggerHead(("a", "b"), hidden=2, crf=True, char_filters=2), (np.ones((2, 3), bool), np.ones((2, 3, 5), np.int32))),
+)
+
+
+@pytest.mark.parametrize("head, arguments", LABEL_HEADS, ids=["labels", "attention pooling", "tagger"])
+def test_no_product_of_a_label_head_leaves_its_precision_to_the_backend(
+    head: nn.Module, arguments: tuple[np.ndarray, ...]
+) -> None:
+    vectors = jnp.ones((2, 3, 4))
+
+    def total(params: Any) -> jax.Array:
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(head.apply(params, vectors, *arguments)))
+
+    params = jax.eval_shape(head.init, jax.random.key(0), vectors, *arguments)
+    program = jax.jit(jax.grad(total)).lower(params).as_text()
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    assert products and all("HIGHEST" in product for product in products)

@@ -16,6 +16,8 @@ class AttentionPooling(nn.Module):
     @nn.compact
     def __call__(self, vectors: jax.Array, mask: Mask) -> jax.Array:
         """Vectors [B, T, D] and mask [B, T] -> [B, D]."""
-        scores = nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, name="query")(vectors)  # [B, T, 1]
+        zeros = nn.initializers.zeros
+        query = nn.Dense(1, use_bias=False, kernel_init=zeros, precision="highest", name="query")
+        scores = query(vectors)  # [B, T, 1]
         weights = jax.nn.softmax(jnp.where(mask[..., None], scores, -1e30), axis=1)  # finite: a text may have no token
         return jnp.sum(jnp.where(mask[..., None], weights * vectors, 0), axis=1)

@@ -16,7 +16,8 @@ class LabelHead(nn.Module):
 
     @nn.compact
     def __call__(self, vectors: jax.Array) -> jax.Array:
-        return nn.Dense(len(self.labels), kernel_init=nn.initializers.normal(0.02), name="scores")(vectors)
+        small = nn.initializers.normal(0.02)
+        return nn.Dense(len(self.labels), kernel_init=small, precision="highest", name="scores")(vectors)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,8 @@ class TaggerHead(nn.Module):
             values = dropout(seeds, 2 + number, self.dropout, values)
             if number == 0:
                 values = jnp.concatenate([values, *later], axis=-1)
-        logits = nn.Dense(len(self.labels), kernel_init=nn.initializers.normal(0.02), name="scores")(values)
+        small = nn.initializers.normal(0.02)
+        logits = nn.Dense(len(self.labels), kernel_init=small, precision="highest", name="scores")(values)
         return TagScores(logits, CRF(len(self.labels), name="crf")() if self.crf else None)
 
     def _placed(self, vectors: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
