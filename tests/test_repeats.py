@@ -123,6 +123,23 @@ def test_the_command_again_goes_on_and_takes_nothing_away(
 
 
 @pytest.mark.slow
+def test_a_command_of_other_seeds_or_sizes_adds_to_the_tables(place: Path, curve: Path, tmp_path: Path) -> None:
+    parent = tmp_path / "runs"
+    shutil.copytree(curve, parent)
+    content = json.loads((parent / "results.json").read_text())
+    more = flags(place, parent, "--seed", "6", "--seeds", "1", "--sizes", "30,20", "--evaluate.every", "2")
+    assert cli.main([*more, "--dropout", "0.2"]) == 1, "of other settings, which one table cannot have"
+    assert json.loads((parent / "results.json").read_text()) == content
+    shutil.rmtree(parent / NAMES[3])
+    assert cli.main(more) == 0
+    found = json.loads((parent / "results.json").read_text())
+    names = [NAMES[0], NAMES[1], "size_20/seed_6", "size_30/seed_6", NAMES[2]]
+    assert [each["run"] for each in found["runs"]] == names
+    assert all(each in found["runs"] for each in content["runs"][:3])
+    assert [(row["size"], row["seeds"]) for row in found["table"]] == [(20, 3), (30, 1), (None, 1)]
+
+
+@pytest.mark.slow
 def test_a_run_of_several_is_the_single_run_of_its_seed(place: Path, tmp_path: Path) -> None:
     single = config(place, tmp_path / "single", encoder="table.vec", frozen=True)
     single = replace(single, seed=1)

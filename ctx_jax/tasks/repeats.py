@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ctx_jax.checkpoints.run_files import RESULTS, RESULTS_TABLE, SELECTION
+from ctx_jax.checkpoints.run_files import CONFIG, RESULTS, RESULTS_TABLE, SELECTION, existing
 from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.distributed import processes
 from ctx_jax.distributed.processes import is_first_process, on_first_process
 from ctx_jax.evaluation.results import finite_metrics
+from ctx_jax.io import configs
 from ctx_jax.io.errors import ConfigError, InputError, listed
 from ctx_jax.io.files import atomic_write, read_json
 from ctx_jax.tasks.label_options import RepeatOptions
 from ctx_jax.training import run as training_run
-from ctx_jax.training.config import RunConfig
+from ctx_jax.training.config import RunConfig, check_resume
 from ctx_jax.training.devices import fix_kernels
 from ctx_jax.training.metrics import print_line
 from ctx_jax.typing import Log
@@ -38,8 +39,9 @@ class SubRun(NamedTuple):
 def run(config: RunConfig) -> bool:
     """`training.run.run(config)`, or the runs that `config.task.repeats` asks for, one after the other.
 
-    The same call again goes on with the runs that are not finished, and with those of further seeds and sizes. False if
-    one was stopped. Raises as `training.run.run`, and ConfigError for settings that give no table.
+    The same call again goes on with the runs that are not finished; one with other seeds or sizes adds theirs to the
+    tables. False if one was stopped. Raises as `training.run.run`, and ConfigError for settings that give no table, or
+    that are not those of the runs in the tables.
     """
     options = getattr(config.task, "repeats", None)
     if not isinstance(options, RepeatOptions) or not options.asked:
@@ -52,6 +54,26 @@ def run(config: RunConfig) -> bool:
         processes.join()
     with training_run.locked_directory(Path(config.run_dir)):
         return _run_all(Path(config.run_dir), config.task, sub_runs)
+
+
+def _check_others(folder: Path, sub_runs: Sequence[SubRun]) -> None:
+    """ConfigError if the table would have runs of other settings beside the new ones, apart from size and seed."""
+    new = sub_runs[0].config
+    for name in _others(folder, sub_runs):
+        old = configs.read(existing(folder / name, CONFIG), type(new))
+        task = new.task.merged(old.task) if type(old.task) is type(new.task) else new.task
+        task = replace(task, data=replace(task.data, examples=old.task.data.examples))
+        same = replace(new, task=task, seed=old.seed, steps=new.steps or old.steps)
+        check_resume(old, same, configs.differences(old, same))
+
+
+def _others(folder: Path, sub_runs: Sequence[SubRun]) -> dict[str, dict[str, Any]]:
+    """The runs of `results.json` that this command does not name, by their place; those that were removed are not."""
+    named = {Path(each.config.run_dir) for each in sub_runs}
+    known = _known(folder) if (folder / RESULTS).is_file() else {}
+    return {
+        name: each for name, each in known.items() if folder / name not in named and (folder / name / CONFIG).is_file()
+    }
 
 
 def measured(
@@ -90,6 +112,7 @@ def _run_all(folder: Path, task: Any, sub_runs: Sequence[SubRun]) -> bool:
 
     Tables of an earlier command stay until a run has ended well, and hold its numbers of the runs that are to follow.
     """
+    _check_others(folder, sub_runs)
     _write(folder, task, sub_runs, 0)
     for number, sub_run in enumerate(sub_runs, 1):
         if is_first_process():
@@ -145,6 +168,8 @@ def _write(folder: Path, task: Any, sub_runs: Sequence[SubRun], finished: int) -
         if known and not finished:
             return
         found = [_result(folder, each, number < finished, known) for number, each in enumerate(sub_runs)]
+        found += _others(folder, sub_runs).values()
+        found.sort(key=lambda each: (each["size"] is None, each["size"], each["seed"]))
         content = {"metric": task.metric, "runs": found, "table": _rows(found)}
         atomic_write(folder / RESULTS, json.dumps(content, indent=2) + "\n")
         atomic_write(folder / RESULTS_TABLE, markdown(content["table"], task.metrics))
