@@ -199,6 +199,7 @@ def test_subsets_are_nested_and_do_not_depend_on_the_order_of_the_file() -> None
     "field, options, changes",
     [
         ("sizes", {"sizes": "10,41"}, {}),
+        ("sizes", {"sizes": "1,all"}, {}),  # one example has one label
         ("sizes", {"sizes": "10,all"}, {"examples": 5}),
         ("data.examples", None, {"examples": 41}),
         ("seeds", {"seeds": 2}, {"valid": ""}),

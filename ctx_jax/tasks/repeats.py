@@ -8,6 +8,7 @@ runs/sst2/
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,14 @@ import numpy as np
 
 from ctx_jax.checkpoints.run_files import CONFIG, RESULTS, RESULTS_TABLE, SELECTION, existing
 from ctx_jax.checkpoints.runs import RunCheckpoints
+from ctx_jax.data.labelled import nested_subset
 from ctx_jax.distributed import processes
 from ctx_jax.distributed.processes import is_first_process, on_first_process
 from ctx_jax.evaluation.results import finite_metrics
 from ctx_jax.io import configs
 from ctx_jax.io.errors import ConfigError, InputError, listed
 from ctx_jax.io.files import atomic_write, read_json
+from ctx_jax.tasks.label_names import label_names
 from ctx_jax.tasks.label_options import RepeatOptions
 from ctx_jax.training import run as training_run
 from ctx_jax.training.config import RunConfig, check_resume
@@ -126,7 +129,8 @@ def _run_all(folder: Path, task: Any, sub_runs: Sequence[SubRun]) -> bool:
 
 
 def _check(config: RunConfig) -> None:
-    """ConfigError for what gives no table of metrics, and for more examples than the training file has."""
+    """ConfigError for what gives no table of metrics, for more examples than the training file has, and for so few
+    that they have one label."""
     task, options = config.task, config.task.repeats
     setting = "seeds" if options.seeds else "sizes"
     if not config.run_dir:
@@ -140,11 +144,18 @@ def _check(config: RunConfig) -> None:
     if task.data.examples and options.sizes:
         raise ConfigError("sizes", "takes the place of data.examples: leave one of them out")
     replace(task, repeats=RepeatOptions()).check(config.steps)
-    largest = max((size for size in options.parsed_sizes if size is not None), default=0)
-    if largest:
+    sizes = [size for size in options.parsed_sizes if size is not None]
+    if sizes:
         examples = task.prepared(list(task.read(task.data.train)), task.data.train, lambda _: None)
-        if largest > len(examples):
-            raise ConfigError("sizes", f"has {largest}, and {task.data.train} {len(examples)} examples")
+        if max(sizes) > len(examples):
+            raise ConfigError("sizes", f"has {max(sizes)}, and {task.data.train} {len(examples)} examples")
+    for size, seed in product(sizes, range(config.seed, config.seed + max(options.seeds, 1))):
+        try:
+            label_names(task.predicted, {"train": nested_subset(examples, size, seed)}, lambda _: None)
+        except ConfigError as error:
+            raise ConfigError(
+                "sizes", f"has {size}, and its examples of seed {seed} have too few labels ({error}): leave {size} out"
+            ) from error
 
 
 def _sub_runs(config: RunConfig, options: RepeatOptions) -> Iterator[SubRun]:
