@@ -119,7 +119,9 @@ class TagConfig(LabelConfig):
             texts = [text] if len(parts) == 1 else [processor.split([part])[0] for part in parts]
             rows.append([(each, len(part)) for each, part in zip(texts, parts, strict=True)])
         if long := sum(len(own) > 1 for own in rows):
-            log(f"{long:,} of {len(rows):,} sentences are longer than {longest} tokens: their parts are tagged apart")
+            crf = self.head.crf and self.head.constrained
+            what = f"{long:,} of {len(rows):,} sentences are longer than {longest} tokens: their parts are tagged apart"
+            log(what + (", and a constrained CRF finds no span across a cut" if crf else ""))
         return rows
 
     def answer(self, item: list[str], network: LabelNetwork, found: np.ndarray) -> dict[str, Any]:
