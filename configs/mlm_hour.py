@@ -1,4 +1,4 @@
-"""A small BERT (7.2 M parameters) on eight million words of Wikipedia, beside `elmo_hour`.
+"""A small BERT (7.2 M parameters) on six million tokens of Wikipedia, beside `elmo_hour`.
 
 Command: ctx-jax train mlm_hour --data.train train.txt --data.valid valid.txt
 Data: prose, one paragraph a line, documents separated by empty lines; `docs/results.md` says which was used
