@@ -27,6 +27,7 @@ from ctx_jax.io.errors import InputError, MissingFileError, MissingPackageError
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.masked_lm import MaskedLMConfig
 from ctx_jax.tasks.model_card import CardOptions, model_card
+from ctx_jax.tasks.pairs import PairsConfig
 
 constants: Any = pytest.importorskip("huggingface_hub.constants")
 
@@ -258,6 +259,10 @@ def test_the_card_of_a_run_names_its_task_texts_and_labels(place: Path) -> None:
     ):
         assert words in text
     assert "me/" not in text
+    of_pairs = model_card(
+        "mine", labelled, "huggingface", replace(PairsConfig(), encoder="bert"), CardOptions(), **named
+    )
+    assert "pairs=True" in of_pairs and "pairs=True" not in text, "a cross-encoder answers pairs of texts"
     several: Any = MaskedLMConfig(data=TextConfig(languages=("de=/home/me/de.txt", "fr=fr.txt")))
     text = model_card(
         "mine",

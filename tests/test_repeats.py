@@ -131,6 +131,8 @@ def test_a_command_of_other_seeds_or_sizes_adds_to_the_tables(place: Path, curve
     assert cli.main([*more, "--dropout", "0.2"]) == 1, "of other settings, which one table cannot have"
     assert json.loads((parent / "results.json").read_text()) == content
     shutil.rmtree(parent / NAMES[3])
+    runs, rows = repeats.measured(parent, lambda path: {"loss": 0.5}, print)
+    assert [each["run"] for each in runs] == [*NAMES[:3]] and [row["seeds"] for row in rows] == [2, 1]
     assert cli.main(more) == 0
     found = json.loads((parent / "results.json").read_text())
     names = [NAMES[0], NAMES[1], "size_20/seed_6", "size_30/seed_6", NAMES[2]]

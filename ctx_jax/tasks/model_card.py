@@ -7,6 +7,7 @@ from typing import Any
 
 from ctx_jax.data.config import TextConfig
 from ctx_jax.embedding.encoder import Encoder
+from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.training.task import TaskConfig
 
 CARD = "README.md"
@@ -56,7 +57,7 @@ def model_card(
         text += f"\nLabels: {', '.join(head.module.labels)}.\n"
     if task is not None:
         text += f"\n## Training\n\n{_training(task)}"
-    use = _use(name, f"hf://{name}" if on_hub else name, encoder, form, class_name)
+    use = _use(name, f"hf://{name}" if on_hub else name, encoder, form, class_name, pairs=isinstance(task, PairsConfig))
     return f"---\n{front}---\n\n{text}\n## Use\n\n{use}"
 
 
@@ -92,11 +93,14 @@ def _without_folder(path: str) -> str:
     return Path(path).name if path.startswith("~") or ".." in Path(path).parts or Path(path).is_absolute() else path
 
 
-def _use(name: str, path: str, encoder: Encoder, form: str, kind: str) -> str:
+def _use(name: str, path: str, encoder: Encoder, form: str, kind: str, *, pairs: bool) -> str:
     lines = ["import ctx_jax", "", f'encoder = ctx_jax.load("{path}")', 'encoder.encode(["a text of some words"])']
     if form == "huggingface" and encoder.labelling is not None:
         item = '["A", "text"]' if encoder.labelling.pooling is None else '"a text"'
-        lines += [f'ctx_jax.tasks.load("{path}").predict([{item}])']
+        if pairs:
+            lines += [f'ctx_jax.tasks.load("{path}", pairs=True).predict([("a text", "another")])']
+        else:
+            lines += [f'ctx_jax.tasks.load("{path}").predict([{item}])']
     theirs: list[str] = []
     if form == "huggingface":
         theirs = [f"from transformers import {kind}, AutoTokenizer", ""]

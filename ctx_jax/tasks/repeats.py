@@ -85,9 +85,10 @@ def measured(
     """The finished runs of a directory of several, each with the metrics that `measure` gives of it, and the rows of
     their table: as "runs" and "table" of `results.json`, with these metrics in place of validation's.
 
-    `log` names the runs that are not finished. InputError if none is, or if `results.json` is not what `run` wrote.
+    Runs that were removed are left out, and `log` names those that are not finished. InputError if none is, or if
+    `results.json` is not what `run` wrote.
     """
-    known = _known(folder)
+    known = {name: each for name, each in _known(folder).items() if (folder / name / CONFIG).is_file()}
     runs = [dict(each) for each in known.values() if each["step"] is not None]
     if not runs:
         raise InputError(f"{folder} has no finished run: give the command that trains them again, which goes on")
