@@ -167,6 +167,20 @@ def test_ranking_finds_the_text_of_the_same_words(
     assert found["examples"] == len(distinct) and found["mrr"] == pytest.approx(last["mrr"], abs=1e-6)
 
 
+@pytest.mark.slow
+def test_a_ranking_without_any_head_trains_the_encoder_alone(place: Path, tmp_path: Path) -> None:
+    assert run(replace(config(place, tmp_path, PairsConfig, layers="last", pooling="first", **RANKED), steps=2))
+    assert lines(tmp_path, "valid")[-1]["mrr"] > 0
+    predictor = tasks.load(tmp_path)
+    assert not predictor.encoder.heads
+    encoder, sides = ctx_jax.load(tmp_path), []
+    for texts in zip(*PAIRS[::2], strict=True):
+        layers = ctx_jax.embed(encoder.model, encoder.params, encoder.tokenize(list(texts), level="tokens"))
+        sides.append(np.asarray(layers.values[-1][:, 0]))
+    answers = predictor.predict(PAIRS[::2])
+    np.testing.assert_allclose([answer["cosine"] for answer in answers], cosines(*sides), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "field, changes",
     [

@@ -130,7 +130,7 @@ class LabelNetwork:
         else:
             found = self.model.layers(params["encoder"], inputs, dropout=dropout if self.encoder_dropout else None)
             values, mask = found.values if self.layer is None else found.values[self.layer][None], found.mask
-        heads = params["head"]
+        heads = params.get("head", {})  # a ranking may have none
         if self.layer is None:
             mixing: Any = plain_params(heads[MIX])
             vectors = mix(values, mixing, mask=mask, layer_norm="row") if self.mix_norm else mix(values, mixing)
@@ -229,8 +229,8 @@ class LabelNetwork:
 
 def mix_metrics(params: Params) -> dict[str, float]:
     """{"mix_0": weight of layer 0, ..., "gamma": gamma} of a learned mix; {} without one."""
-    if MIX not in params["head"]:
+    mixing = params.get("head", {}).get(MIX)
+    if mixing is None:
         return {}
-    mixing = params["head"][MIX]
     weights = np.asarray(softmax_weights(mixing))
     return {f"mix_{layer}": float(weight) for layer, weight in enumerate(weights)} | {"gamma": float(mixing["gamma"])}

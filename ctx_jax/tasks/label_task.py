@@ -111,7 +111,7 @@ class LabelTask:
 
     def initial(self, params: Params) -> Params:
         encoder = self.config.tuning.first_params(self.model, self.encoder.params, params["encoder"])
-        return {"encoder": encoder, "head": self.initial_heads(params["head"])}
+        return {"encoder": encoder, "head": self.initial_heads(params.get("head", {}))}
 
     def initial_heads(self, fresh: Params) -> Params:
         """The heads' parameters at the first step, from fresh ones."""
