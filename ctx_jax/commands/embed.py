@@ -39,7 +39,7 @@ class Embed:
 
     layers: str = ""
     """`all`, `last`, `mix`, or numbers between commas, 0 first: `-1`, `0,6,12`. Default: all for words and tokens, the
-    last for sentences."""
+    last for sentences, or those that a run was trained with."""
 
     mix: Path | None = None
     """A mix of the layers: a file of `save_mix` (.json, .safetensors), or a run of `classify`, `tag` or `pairs`."""

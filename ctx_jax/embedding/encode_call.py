@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -44,8 +44,8 @@ class Call:
     level: EncodeLevel = "words"
     """What one vector stands for."""
     layers: LayerChoice | None = None
-    """`all`, `last`, a layer's number (-1: the last), a tuple of them, or `mix`. None: all of words and tokens, the
-    last of sentences."""
+    """`all`, `last`, a layer's number (-1: the last), a tuple of them, or `mix`. None: all of words and tokens; of
+    sentences what `encoder.sentence` says, or else the last."""
     mix: Mapping[str, Any] | None = None
     """The parameters of `layers="mix"`: from `init_mix`, `load_mix` or training."""
     pooling: PoolingMode | Sequence[PoolingMode] | None = None
@@ -100,6 +100,28 @@ class Call:
 
     def job(self, encoder: Encoder) -> Job:
         """How `encoder` does what the call asks for. Raises InputError for what it cannot do."""
+        return self._with_layers_of(encoder)._job(encoder)
+
+    def _with_layers_of(self, encoder: Encoder) -> Call:
+        """With the layers that `encoder.sentence` names, where the call asks for sentences and names none itself."""
+        modules = encoder.sentence
+        if self.level != "sentence" or modules is None:
+            return self
+        if modules.unsupported and (self.layers is None or self.pooling is None):
+            raise InputError(
+                f"the run's vectors of texts were trained with {', '.join(modules.unsupported)}, which encode does not "
+                "compute: ctx_jax.tasks.load(run).predict compares texts by them; layers= and pooling= together ask "
+                "for other vectors"
+            )
+        if self.layers is not None or self.mix is not None:
+            return self
+        if modules.layers != "mix":
+            return replace(self, layers=modules.layers)
+        if "mix" not in encoder.heads:
+            raise InputError('encoder.sentence pools a mix, and the encoder has no head "mix": name layers=')
+        return replace(self, layers="mix", mix=encoder.heads["mix"].params)
+
+    def _job(self, encoder: Encoder) -> Job:
         devices = devices_in_use()
         params = encoder.kept.placed(encoder.params, devices)
         processor = encoder.kept.processor(encoder.model, params, encoder.processor)
@@ -122,7 +144,8 @@ class Call:
         }
         arrays = Replicated(params, self.mix, {}, np.int32(0))
         if of_texts:
-            return self._job_of_texts(encoder, processor.of_texts(), output, arrays, devices, shared)
+            empty = encoder.sentence is None or encoder.sentence.empty
+            return self._job_of_texts(encoder, processor.of_texts(empty=empty), output, arrays, devices, shared)
         processor = processor if self.pieces is None else processor.with_pieces(self.pieces)
         compute_rows = RowFunction(compute, output, arrays, devices)
         return Job(

@@ -46,9 +46,10 @@ class Encoder:
 
     `processor` makes the model's inputs from text. `heads` are the other modules of the file or run by name
     ("masked_lm", "pooler", "softmax" ...), each a `Head(module, params)`. `sentence` is what a sentence-transformers
-    folder says of vectors of whole texts; its dense layers are among the heads. `architecture` is the encoder's name in
-    the files it came from (Hugging Face's model_type), if they have one, `labelling` what their head of labels
-    predicts. `source` says what `load` read it from, `sif` what `fit_sif` found.
+    folder, or a run of `pairs` that compared vectors of texts, says of these; its dense layers and its mix are among
+    the heads. `architecture` is the encoder's name in the files it came from (Hugging Face's model_type), if they have
+    one, `labelling` what their head of labels predicts. `source` says what `load` read it from, `sif` what `fit_sif`
+    found.
 
     A run trained in bf16 also computes in bf16 after loading. For full float32 (parity, a CPU without bf16
     instructions): `dataclasses.replace(encoder, model=dataclasses.replace(encoder.model, compute="float32"))`.

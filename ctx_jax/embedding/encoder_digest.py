@@ -19,7 +19,7 @@ def encoder_digest(encoder: Encoder, *, sentence: bool = False) -> str:
     if sentence and encoder.sif is not None:
         found.update(encoder.sif.digest.encode())
     if sentence and encoder.sentence is not None:
-        heads = {name: encoder.heads[name] for name in encoder.sentence.modules if name in encoder.heads}
+        heads = {name: encoder.heads[name] for name in encoder.sentence.heads if name in encoder.heads}
         for config in (encoder.sentence, *(head.module for head in heads.values())):
             found.update(configs.text(config).encode())
         params = {"encoder": params, "heads": {name: head.params for name, head in heads.items()}}

@@ -36,7 +36,8 @@ def sentence_vectors(
         layers = embed(encoder.model, encoder.params, encoder.tokenize(texts, level="tokens"))
         sentence_vectors(layers.values[-1], layers.mask, encoder.sentence, encoder.heads)     # [B, D]
 
-    `modules` None: the mean. `heads` must have those that `modules` names. The first `skipped` tokens of each row are
+    `modules` None: the mean. `modules.layers` says which layer to give, which this function does not choose. `heads`
+    must have those that `modules.modules` names. The first `skipped` tokens of each row are
     not pooled: those of a prompt, where `modules` leaves it out. `normalize` divides the result by its length.
     """
     modules = modules or SentenceModules()

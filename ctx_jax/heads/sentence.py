@@ -40,6 +40,18 @@ class SentenceModules:
     """The name of the prompt that is used where none is asked for."""
     similarity: str | None = None
     """How the authors compare two vectors: "cosine", "dot", "euclidean" or "manhattan". Changes no vector."""
+    layers: Literal["last", "mix"] | int = "last"
+    """What is pooled: the last layer, the one of a number, or the mix of all by the encoder's head "mix"."""
+    empty: bool = True
+    """An empty text has the vector of its special tokens; False: zeros."""
+    unsupported: tuple[str, ...] = ()
+    """Settings that a run's vectors were trained with, and that `Encoder.encode` cannot follow."""
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the encoder's heads that it reads: dense layers, and the mix."""
+        dense = tuple(name for name in self.modules if name != NORMALIZE)
+        return (*dense, "mix") if self.layers == "mix" else dense
 
 
 @dataclass(frozen=True)

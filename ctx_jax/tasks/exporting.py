@@ -85,8 +85,8 @@ def _part(encoder: Encoder, part: Part, run: str, *, warn: bool) -> Encoder:
 
 def _alone(encoder: Encoder) -> Encoder:
     """Without heads but those that make one vector a text."""
-    modules = encoder.sentence.modules if encoder.sentence is not None else ()
-    heads = {name: head for name, head in encoder.heads.items() if name in modules}
+    needed = encoder.sentence.heads if encoder.sentence is not None else ()
+    heads = {name: head for name, head in encoder.heads.items() if name in needed}
     return replace(encoder, heads=heads, labelling=None)
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tyro.conf import arg
 
-from ctx_jax.checkpoints.run_files import TEXTS
+from ctx_jax.checkpoints.run_files import TEXTS, Origin
 from ctx_jax.data.labelled import Columns, Example, LabelledData, digest, nested_subset
 from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.embedding.encoder import Encoder
@@ -276,13 +276,17 @@ class LabelConfig(ABC):
                 for name, examples in files.items()
             },
             files=(*encoder.processor.files, TEXTS),
-            origin=origin_of(encoder, self.encoder, context.log),
+            origin=self.origin(encoder, network, context.log),
             cache=Path(self.data.cache) if self.data.cache else context.run_dir / "cache",
             log=context.log,
         )
         steps = context.steps or task.default_steps
         self.tuning.log_unfreezing(network.model, task.unfreeze_every, steps, context.log)
         return task
+
+    def origin(self, encoder: Encoder, network: LabelNetwork, log: Log) -> Origin:
+        """What a run keeps of its encoder, and what makes one vector of a text."""
+        return origin_of(encoder, self.encoder, log)
 
     def _examples(self, split: Split, log: Log) -> list[Example]:
         path = getattr(self.data, split)

@@ -32,7 +32,7 @@ MIX, LABELS, POOLING = "mix", "labels", "pooling"  # names of the heads
 CHARACTERS = "word_characters"  # char_ids [B, T, C] among the inputs
 HEAD_DROPOUT = 2**31
 """The number of the head's seeds among those of the layers (`ops.dropout.fold_seeds`), which no layer has."""
-_CONCAT: tuple[How, ...] = ("last", "max", "mean")
+CONCAT: tuple[How, ...] = ("last", "max", "mean")
 
 
 class Scored(NamedTuple):
@@ -89,7 +89,7 @@ class LabelNetwork:
     @property
     def width(self) -> int:
         """The width of the vectors that are scored."""
-        return int(self.model.width) * (len(_CONCAT) if self.pooling == "concat" else 1)
+        return int(self.model.width) * (len(CONCAT) if self.pooling == "concat" else 1)
 
     @property
     def stored_pooling(self) -> How | None:
@@ -143,7 +143,7 @@ class LabelNetwork:
                 pooled: Any = AttentionPooling().apply({"params": plain_params(heads[POOLING])}, vectors, mask)
                 vectors = jnp.asarray(pooled)
             case "concat":
-                vectors = jnp.concatenate([pool(vectors, mask, how) for how in _CONCAT], axis=-1)
+                vectors = jnp.concatenate([pool(vectors, mask, how) for how in CONCAT], axis=-1)
             case how:
                 vectors = pool(vectors, mask, how)
         return vectors, jnp.ones(len(vectors), bool)

@@ -12,14 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctx_jax.data.labelled_pairs import FIRST, SECOND
+from ctx_jax.embedding.pooling import How
 from ctx_jax.flax import plain_params
-from ctx_jax.heads import CosineHead
+from ctx_jax.heads import CosineHead, SentenceModules
+from ctx_jax.heads.sentence import PoolingMode
 from ctx_jax.ops.dropout import Dropout
-from ctx_jax.tasks.label_network import LABELS, LabelNetwork, Scored
+from ctx_jax.tasks.label_network import CONCAT, LABELS, LabelNetwork, Scored
 from ctx_jax.tasks.label_rows import Rows
 from ctx_jax.typing import Params
 
 Comparison = Literal["features", "cosine"]
+_MODES: dict[How, PoolingMode] = {"mean": "mean", "max": "max", "first": "cls", "last": "lasttoken"}
 
 
 class PairRows(NamedTuple):
@@ -91,6 +94,18 @@ class SiameseNetwork(LabelNetwork):
             return super().first_scores(numbers)
         least, greatest = np.float32(numbers.min()), np.float32(numbers.max())
         return {"scale": np.asarray(greatest - least), "bias": np.asarray(least)}
+
+    def sentence(self, length: int) -> SentenceModules:
+        """How `Encoder.encode` makes the vectors of `texts`, cut to `length` tokens (0: as the encoder cuts them)."""
+        unsupported = {"pooling attention": self.pooling == "attention", "mix_norm": self.mix_norm}
+        layer, pooled = self.layer, CONCAT if self.pooling == "concat" else (self.pooling,)
+        return SentenceModules(
+            pooling=tuple(_MODES[how] for how in pooled if how in _MODES),
+            length=length or None,
+            layers="mix" if layer is None else "last" if layer == self.model.num_layers - 1 else layer,
+            empty=False,
+            unsupported=tuple(name for name, used in unsupported.items() if used),
+        )
 
     def texts(
         self, params: Params, inputs: Mapping[str, Any], dropout: Dropout | None = None

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from ctx_jax.checkpoints.run_files import Origin
 from ctx_jax.data.labelled import Columns, Example, LabelledData
 from ctx_jax.data.labelled_pairs import FIRST, SECOND, read_text_pairs
 from ctx_jax.embedding.encoder import Encoder
@@ -134,6 +135,13 @@ class PairsConfig(LabelConfig):
                 f"leaves nothing to train with layers {self.layers} and pooling {self.pooling}: set layers mix",
             )
         return task
+
+    def origin(self, encoder: Encoder, network: LabelNetwork, log: Log) -> Origin:
+        """As `LabelConfig.origin`; where vectors of texts are compared, the run's own take the place of what the
+        encoder's folder says of them."""
+        if isinstance(network, SiameseNetwork):
+            return Origin(encoder.architecture, network.sentence(self.length))
+        return super().origin(encoder, network, log)
 
     def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:
         for number, pair in enumerate(items):

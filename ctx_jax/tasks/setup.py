@@ -15,7 +15,6 @@ from ctx_jax.data.config import BiLMData, TextConfig
 from ctx_jax.data.languages import LanguageSentences
 from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.embedding.encoder import Encoder
-from ctx_jax.heads.sentence import NORMALIZE
 from ctx_jax.io.errors import ConfigError, InputError, MissingSettingFileError, listed
 from ctx_jax.io.files import atomic_write
 from ctx_jax.io.progress import Progress
@@ -46,11 +45,11 @@ class EvaluateConfig:
 
 
 def origin_of(encoder: Encoder, path: str, log: Log) -> Origin:
-    """What a run keeps of the encoder that it starts from, read from `path`. Modules with dense layers are left out,
-    for which a run has no place, and `log` says so."""
+    """What a run keeps of the encoder that it starts from, read from `path`. Modules that read heads (dense layers, a
+    mix of layers) are left out, for which a run has no place, and `log` says so."""
     sentence = encoder.sentence
-    if sentence is not None and (dense := sorted(set(sentence.modules) - {NORMALIZE})):
-        log(f"{path}: the run keeps none of its modules, since {listed(dense)} have parameters")
+    if sentence is not None and (without := sorted({*sentence.heads, *sentence.unsupported})):
+        log(f"{path}: the run keeps none of its sentence modules, since it has no place for {listed(without)}")
         sentence = None
     return Origin(encoder.architecture, sentence)
 

@@ -245,9 +245,17 @@ def write_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
 def write_sentence_folder(folder: Path, encoder: Imported, run_dir: Path) -> None:
     """A run's encoder and tokenizer with the modules that make one vector a text, for sentence-transformers.
 
-    A run without modules gets the mean. A warning names heads that have no place in such a folder.
+    A run without modules gets the mean. A warning names heads that have no place in such a folder. InputError for
+    vectors of another layer than the last, or of a mix, which the folder cannot say.
     """
     sentence, processor = encoder.sentence or SentenceModules(), encoder.processor
+    layers = () if sentence.layers == "last" else (f"layers {sentence.layers}",)
+    if beyond := (*layers, *sentence.unsupported):
+        raise InputError(
+            f"a sentence-transformers folder pools the last layer, and the run's vectors of texts are those of "
+            f"{', '.join(beyond)}: train with layers last and another pooling than attention, or export the encoder as "
+            "huggingface"
+        )
     kept = (*sentence.modules, "pooler")
     if left := [name for name, head in encoder.heads.items() if name not in kept and head.params]:
         warnings.warn(f"a sentence-transformers folder holds no heads, left out: {', '.join(left)}", stacklevel=2)
