@@ -115,6 +115,38 @@ def test_a_pair_alone_is_a_pair_among_others(place: Path, tmp_path: Path, change
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["bert", "table.vec"])
+def test_an_empty_text_has_the_vector_0_on_either_side(place: Path, tmp_path: Path, encoder: str) -> None:
+    """In a batch of empty first, second or all texts too, of training and of prediction."""
+    filled = "it was good"
+    pairs = [("", filled), ("", "the plot"), (filled, ""), ("the plot", ""), ("", ""), (" ", filled)]
+    rows = [(first, second, number) for number, (first, second) in enumerate(pairs)]
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(dict(zip('abn', row, strict=True)))}\n" for row in rows))
+    settings = config(place, tmp_path / "run", PairsConfig, encoder, batch_size=1, **SIMILAR)
+    data = replace(settings.task.data, train=str(tmp_path / "a.jsonl"), valid="", columns="first=a,second=b,label=n")
+    assert run(replace(with_task(settings, data=data), steps=len(pairs)))  # each pair is a batch
+    predictor = tasks.load(tmp_path / "run")
+    (u,) = ctx_jax.load(tmp_path / "run").encode_array([filled])
+    nothing = np.zeros_like(u)
+    features = {
+        ("", filled): [nothing, u, np.abs(u), nothing],
+        (filled, ""): [u, nothing, np.abs(u), nothing],
+        ("", ""): [nothing] * 4,
+    }
+    for pair, expected in features.items():
+        score = linear(predictor.encoder, np.concatenate(expected))
+        for batch in ([pair], [pair, pair], [*pairs, pair]):
+            assert predictor.predict(batch)[-1]["number"] == pytest.approx(score[0], abs=1e-5)
+
+
+def test_inputs_of_empty_texts_are_those_of_tokens(place: Path) -> None:
+    whole = ctx_jax.load(place / "bert").processor.of_texts(empty=False)
+    alone, other = (whole.pad(whole.split(texts, "tokens"), 2, 8) for texts in (["", ""], ["", "it"]))
+    assert {*alone} == {*other} and not alone["token_mask"].any()
+    assert not other["token_mask"][0].any() and other["token_mask"][1].any()
+
+
+@pytest.mark.slow
 def test_metrics_are_those_of_the_predictions(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for kind, changes in ((PairsConfig, SIMILAR), (ClassifyConfig, {"files": "numbers", "target": "number"})):
         run_dir = tmp_path / kind.name

@@ -36,7 +36,7 @@ class SubwordInputs:
 
     `longest` is how many tokens, special ones included, the model's positions hold; None: any number. `pieces` says
     which of its pieces give a word its vector. With `whole_texts` the inputs are those of tokens, and an empty text has
-    its special tokens, as in transformers.
+    its special tokens, as in transformers, unless `empty_texts` is False: then it has none.
     """
 
     subwords: Subwords
@@ -44,12 +44,14 @@ class SubwordInputs:
     rule: Rule = "whitespace"
     pieces: WordPieces = "mean"
     whole_texts: bool = False
+    empty_texts: bool = True
     files: ClassVar[tuple[str, ...]] = (FILE, CONFIG)
 
     @property
     def digest(self) -> str:
         """SHA-256 of the tokenizer and the settings."""
-        parts = (self.subwords.digest, str(self.longest), self.rule, self.pieces, str(self.whole_texts))
+        texts = (str(self.whole_texts), str(self.empty_texts))
+        parts = (self.subwords.digest, str(self.longest), self.rule, self.pieces, *texts)
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     @property
@@ -154,7 +156,7 @@ class SubwordInputs:
             return [word_offsets(sentence, self.rule) for sentence in sentences]
         found = self.subwords.offsets(sentences)
         before, after = self.special_tokens
-        return [np.pad(each, ((before, after), (0, 0))) if len(each) or self.whole_texts else each for each in found]
+        return [np.pad(each, ((before, after), (0, 0))) if self._size(each) else each for each in found]
 
     def with_pieces(self, pieces: WordPieces) -> Self:
         """With another choice of `pieces`."""
@@ -179,8 +181,8 @@ class SubwordInputs:
         }
 
     def of_texts(self, *, empty: bool = True) -> Self:
-        """With `whole_texts`, if an `empty` text is to have its special tokens."""
-        return replace(self, whole_texts=empty)
+        """With `whole_texts`; `empty` says whether an empty one has its special tokens."""
+        return replace(self, whole_texts=True, empty_texts=empty)
 
     def without_end(self) -> Self:
         """Without the token that the tokenizer puts behind a text, which is cut where it would be with that token."""
@@ -244,7 +246,8 @@ class SubwordInputs:
         return len(self.subwords.before) + len(self.subwords.after)
 
     def _size(self, ids: np.ndarray) -> int:
-        return len(ids) + self._special_count if len(ids) or self.whole_texts else 0
+        padded = len(ids) or (self.whole_texts and self.empty_texts)
+        return len(ids) + self._special_count if padded else 0
 
     def _token_arrays(self, sentences: Sequence[np.ndarray], rows: int, width: int) -> dict[str, np.ndarray]:
         """Ids and mask [rows, width] of sentences' ids, special tokens added."""
