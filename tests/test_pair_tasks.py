@@ -221,6 +221,12 @@ def test_a_ranking_without_any_head_trains_the_encoder_alone(place: Path, tmp_pa
         ("compare", {"compare": "cosine"}),
         ("compare", {"compare": "cosine", "style": "cross", **SIMILAR}),
         ("scale", {"scale": 0.0}),
+        ("scale", {"scale": 30.0}),
+        ("scale", {"scale": 30.0, "compare": "cosine", **SIMILAR}),
+        ("dropout", {"dropout": 0.3, **RANKED}),
+        ("dropout", {"dropout": 0.3, "compare": "cosine", **SIMILAR}),
+        ("mix_rate", {"mix_rate": 5.0, "layers": "last"}),
+        ("mix_rate", {"mix_rate": 0.0, "layers": 1}),
         ("data.columns", {"target": "ranking"}),
         ("data.columns", {"files": "ranked"}),
         ("evaluate.metric", {"evaluate": LabelEvaluate(metric="pearson")}),
@@ -232,6 +238,23 @@ def test_settings_that_cannot_be_used_are_named(place: Path, tmp_path: Path, fie
     with pytest.raises(ConfigError) as caught:
         run(config(place, tmp_path / "run", PairsConfig, **changes))
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"scale": 30.0, **RANKED}, {"dropout": 0.0, **RANKED}, {"dropout": 0.3, **SIMILAR}, {"mix_rate": 5.0}],
+    ids=["scale", "none", "dropout", "mix_rate"],
+)
+def test_settings_that_have_an_effect_are_taken(place: Path, tmp_path: Path, changes: Any) -> None:
+    config(place, tmp_path / "run", PairsConfig, **changes).task.check(1)
+
+
+@pytest.mark.parametrize("kind", [ClassifyConfig, TagConfig])
+def test_a_rate_of_a_mix_needs_a_mix(place: Path, tmp_path: Path, kind: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(place, tmp_path / "run", kind, mix_rate=5.0, layers="last").task.check(1)
+    assert caught.value.field == "mix_rate"
+    config(place, tmp_path / "run", kind, mix_rate=5.0).task.check(1)
 
 
 @pytest.mark.parametrize("text", ["a\tb\t1.5\nc\td\tmany\n", "a\tb\t1\nc\td\tnan\n"])

@@ -200,7 +200,7 @@ def test_what_cannot_be_probed_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         probe(planted(), ["upos"], output=output)
     assert caught.value.field == "data"
-    for changes in ({"seeds": 0}, {"limit": -1}, {"epochs": -1}):
+    for changes in ({"seeds": 0}, {"limit": -1}, {"epochs": -1}, {"head": "crf"}):
         with pytest.raises(ConfigError, match=next(iter(changes))):
             probe(planted(), ["upos"], output=output, data=data, **changes)  # type: ignore[arg-type]
     assert not output.exists(), "nothing is written before the request is known to make sense"

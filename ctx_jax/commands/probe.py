@@ -53,7 +53,7 @@ class Probe:
     """Passes over the training examples of named tasks, of which the best counts; 0: 20."""
 
     head: HeadKind = "linear"
-    """Of `ner`, as `--head.kind` of `ctx-jax train tag`."""
+    """Of the task `ner` alone, as `--head.kind` of `ctx-jax train tag`."""
 
     random: bool = True
     """Compare with an encoder of the same shape with random weights."""

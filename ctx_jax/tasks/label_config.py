@@ -63,8 +63,8 @@ class LabelConfig(ABC):
     """A mix that the learned one starts from: a file of `ctx_jax.save_mix` or a run that learned one."""
 
     dropout: float = 0.1
-    """Dropout rate of the vectors that the head reads, and of BiLSTMs in it. The encoder's own rates are those of its
-    files."""
+    """Dropout rate of the vectors that the head reads, and of BiLSTMs in it; a ranking and the cosine of `pairs` have
+    no such head. The encoder's own rates are those of its files."""
 
     encoder_dropout: bool = True
     """An encoder that is trained drops out at its own rates."""
@@ -85,7 +85,7 @@ class LabelConfig(ABC):
     """The learning rate of the encoder's parameters, as a share of the head's: at least 0.001, if it is not frozen."""
 
     mix_rate: float = 10.0
-    """The learning rate of the mix, as a multiple of the head's."""
+    """With `layers` mix: the learning rate of the mix, as a multiple of the head's."""
 
     compute: Compute = "float32"
     """Precision of the encoder's matrix products."""
@@ -205,6 +205,12 @@ class LabelConfig(ABC):
             raise ConfigError(setting, "asks for several runs: give the settings to ctx_jax.tasks.repeats.run")
         if self.mix and self.layers != "mix":
             raise ConfigError("mix", f"is for layers mix, which are {self.layers}: leave one of them out")
+        if self.mix_rate != LabelConfig.mix_rate and self.layers != "mix":
+            raise ConfigError(
+                "mix_rate",
+                f"{self.mix_rate:g} has no effect with layers {self.layers}: set layers to mix, or leave mix_rate at "
+                f"{LabelConfig.mix_rate:g}",
+            )
         if self.metric not in self.metrics:
             raise ConfigError(
                 "evaluate.metric", f"is {self.metric}; must be one of {', '.join(self.metrics)} for what is predicted"

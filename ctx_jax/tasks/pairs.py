@@ -59,7 +59,7 @@ class PairsConfig(LabelConfig):
     None: of a number."""
 
     scale: float = 20.0
-    """Of ranking: what cosines are multiplied by before the softmax."""
+    """Of the target ranking alone: what cosines are multiplied by before the softmax."""
 
     name: ClassVar[str] = "pairs"
     exportable: ClassVar[str] = f"style cross, {LabelConfig.exportable}"
@@ -98,6 +98,23 @@ class PairsConfig(LabelConfig):
     @property
     def columns(self) -> Columns:
         return Columns.parse(self.data.columns, FIRST, SECOND, label=self.target != "ranking")
+
+    def check(self, steps: int) -> None:
+        """As `LabelConfig.check`; ConfigError for a scale and for a dropout that nothing reads."""
+        super().check(steps)
+        if self.scale != PairsConfig.scale and self.target != "ranking":
+            raise ConfigError(
+                "scale",
+                f"{self.scale:g} has no effect with target {self.target}: set target to ranking, or leave scale at "
+                f"{PairsConfig.scale:g}",
+            )
+        compared = "target ranking" if self.target == "ranking" else "compare cosine"
+        if (self.target == "ranking" or self.compare == "cosine") and self.dropout not in (0, PairsConfig.dropout):
+            raise ConfigError(
+                "dropout",
+                f"{self.dropout:g} has no effect with {compared}, whose vectors no head reads: leave it at "
+                f"{PairsConfig.dropout:g} (encoder_dropout lets the encoder drop out at its own rates)",
+            )
 
     def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
         return read_text_pairs(path, self.columns, prefix=self.data.strip_prefix, labels=known is None)

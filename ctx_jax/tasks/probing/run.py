@@ -65,6 +65,8 @@ def probe(
     """
     if process_share()[1] > 1:
         raise InputError("a probe runs in one process, and this job has several")
+    if head != "linear" and "ner" not in tasks:
+        raise ConfigError("head", f"{head} has no effect without the task ner: name it too, or leave head at linear")
     _check_numbers(seeds=(seeds, 1), limit=(limit, 0), epochs=(epochs, 0))
     probes = [named_probe(each, data, head=head, epochs=epochs) if isinstance(each, str) else each for each in tasks]
     _check(probes)
