@@ -199,17 +199,19 @@ def test_a_run_with_the_class_s_head_starts_at_the_pooler_and_is_exported_exactl
     place: Path, pooled: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    assert run(replace(config(place, folder, encoder=pooled, **LAST), steps=2))
+    assert run(replace(config(place, folder, encoder=pooled, length=8, **LAST), steps=2))
     own = tasks.load(folder)
     before = huggingface.read(place / pooled).heads["pooler"].params["kernel"]
     after = own.encoder.heads["labels"].params["dense"]["kernel"]
     assert 0 < np.abs(np.asarray(before) - after).max() < 0.05, "two steps of rate 0.01"
     assert cli.main(["export", str(folder), str(tmp_path / "out")]) == 0
-    expected, _ = their_logits(tmp_path / "out", TEXTS)
-    assert expected.std() > 0.01
-    np.testing.assert_allclose(our_logits(own, TEXTS), expected, rtol=0, atol=2e-5)
+    texts = [*TEXTS, "the film was good but the plot was poor and the film was awful"]
+    expected, encoding = their_logits(tmp_path / "out", texts, truncation=True)
+    assert expected.std() > 0.01 and encoding["input_ids"].shape[1] == 8, "cut where the run cuts, not at its positions"
     back = tasks.load(tmp_path / "out")
-    for one, two in zip(own.predict([*TEXTS, ""]), back.predict([*TEXTS, ""]), strict=True):
+    for each in (own, back):
+        np.testing.assert_allclose(our_logits(each, texts), expected, rtol=0, atol=2e-5)
+    for one, two in zip(own.predict([*texts, ""]), back.predict([*texts, ""]), strict=True):
         assert one["label"] == two["label"] and one["probabilities"] == pytest.approx(two["probabilities"])
     model, _ = reference(tmp_path / "out")
     assert model.config.id2label == {0: "0", 1: "1"}

@@ -29,6 +29,9 @@ class Labelling:
     skips_end: bool = False
     """"last" is the token before the one that the tokenizer puts behind a text: that one is the padding token, which
     transformers passes over."""
+    length: int | None = None
+    """The tokens, special ones included, at which the folder's tokenizer cuts a text; None: those that the model's
+    positions hold."""
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,10 @@ def own_architecture(encoder: Encoder) -> Architecture:
     return next((name for name in LAYOUTS if name == encoder.architecture), None) or architecture_of(model)
 
 
-def exported(encoder: Encoder, network: LabelNetwork, needed: str) -> Encoder:
+def exported(encoder: Encoder, network: LabelNetwork, needed: str, *, length: int | None) -> Encoder:
     """The encoder of a run with its head of labels under the names that a Hugging Face folder has, and `labelling`.
 
+    `length`: at how many tokens the run cuts a text, if it does before the model's positions end.
     `needed` names the settings with which a run can be exported. InputError if no class of transformers computes what
     the network computes.
     """
@@ -107,4 +108,4 @@ def exported(encoder: Encoder, network: LabelNetwork, needed: str) -> Encoder:
         ) from error
     heads = in_file(head, architecture, network.pooling)
     pooling: Any = network.pooling
-    return replace(encoder, heads=heads, labelling=Labelling(target, pooling))
+    return replace(encoder, heads=heads, labelling=Labelling(target, pooling, length=length))

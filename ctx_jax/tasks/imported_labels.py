@@ -32,9 +32,10 @@ def imported_task(
     if pairs and (pooling is None or target == "several"):
         what = "tokens" if pooling is None else "texts that may have several"
         raise InputError(f"the head is for labels of {what}, not of pairs of texts: leave pairs out")
+    shared: dict[str, Any] = {"layers": "last", "length": labelling.length or 0}
     if pooling is None:
-        return TagConfig(layers="last", pieces="first", head=TagHead("huggingface")), own
-    settings: dict[str, Any] = {"target": target, "layers": "last", "pooling": pooling, "head": "huggingface"}
+        return TagConfig(pieces="first", head=TagHead("huggingface"), **shared), own
+    settings = {**shared, "target": target, "pooling": pooling, "head": "huggingface"}
     return PairsConfig(style="cross", **settings) if pairs else ClassifyConfig(**settings), own
 
 

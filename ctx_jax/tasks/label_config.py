@@ -331,4 +331,5 @@ class LabelConfig(ABC):
     def exported(self, encoder: Encoder) -> Encoder:
         """The encoder of a run with its head of labels as a Hugging Face folder has it; InputError where no class of
         transformers computes the labels."""
-        return exported(encoder, self.predictor(encoder).network, self.exportable)
+        network = self.predictor(encoder).network
+        return exported(encoder, network, self.exportable, length=self.length or None)

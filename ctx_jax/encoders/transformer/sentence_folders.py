@@ -73,7 +73,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
         f"{what}_{kind}": ({},) for what in ("model", "tokenizer", "processor", "config") for kind in ("args", "kwargs")
     },
 }
-_LARGE = 10**9  # transformers writes 10^30 for "any length"
+LARGE = 10**9  # transformers writes 10^30 for "any length"
 
 
 class _Module(NamedTuple):
@@ -196,18 +196,21 @@ def _body_settings(body: Path, longest: int | None) -> tuple[bool, int | None]:
     if config.get("max_seq_length") is not None:
         length = positive(path, config, "max_seq_length")
     else:
-        length = _tokenizer_length(body / TOKENIZER_CONFIG)
+        length = tokenizer_length(body)
     _check_side(body)
     return flag(path, config, "do_lower_case", False), None if longest is not None and length >= longest else length
 
 
-def _tokenizer_length(path: Path) -> int:
+def tokenizer_length(folder: Path) -> int:
+    """The tokens at which transformers cuts a text, as the folder's tokenizer_config.json says; `LARGE`: none.
+    InputError for what is no number."""
+    path = folder / TOKENIZER_CONFIG
     config = read_json(path) if path.is_file() else {}
     key = "model_max_length" if "model_max_length" in config else "max_len"
     if config.get(key) is None:
-        return _LARGE
-    if type(config[key]) is float and config[key] > _LARGE:
-        return _LARGE
+        return LARGE
+    if type(config[key]) is float and config[key] > LARGE:
+        return LARGE
     return positive(path, config, key)
 
 

@@ -73,10 +73,12 @@ def config_from_model(
     return config
 
 
-def tokenizer_settings(model: Transformer) -> dict[str, Any]:
-    """The entries of tokenizer_config.json that depend on the model: its longest sequence and its inputs."""
+def tokenizer_settings(model: Transformer, length: int | None) -> dict[str, Any]:
+    """The entries of tokenizer_config.json that depend on the model: its longest sequence, or a shorter `length` at
+    which texts are cut, and its inputs."""
     names = ["input_ids", *(["token_type_ids"] if model.token_types > 1 else []), "attention_mask"]
-    return {"model_max_length": model.longest, "model_input_names": names}
+    longest = min((limit for limit in (length, model.longest) if limit is not None), default=None)
+    return {"model_max_length": longest, "model_input_names": names}
 
 
 def special_ids(subwords: Subwords) -> dict[str, Any]:

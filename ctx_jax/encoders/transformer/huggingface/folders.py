@@ -45,7 +45,14 @@ from ctx_jax.encoders.transformer.huggingface.params import (
 )
 from ctx_jax.encoders.transformer.huggingface.tensors import WHOLE, read_tensors
 from ctx_jax.encoders.transformer.model import Transformer
-from ctx_jax.encoders.transformer.sentence_folders import MODULES, transformer_folder, with_modules, write_modules
+from ctx_jax.encoders.transformer.sentence_folders import (
+    LARGE,
+    MODULES,
+    tokenizer_length,
+    transformer_folder,
+    with_modules,
+    write_modules,
+)
 from ctx_jax.heads import ClassificationHead, Head, Labelling, SentenceModules, VocabularyHead
 from ctx_jax.io.errors import InputError, MissingFileError, listed
 from ctx_jax.io.files import atomic_folder, read_json
@@ -148,7 +155,7 @@ def write(
         write_tensors(partial / WHOLE, tensors)
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if subwords:
-            subwords.save(partial, tokenizer_settings(model))
+            subwords.save(partial, tokenizer_settings(model, labelling.length if labelling else None))
         if beside:
             beside(partial)
 
@@ -211,7 +218,9 @@ def _read_body(folder: Path) -> Imported:
     architecture = architecture_of_config(found.config)
     with naming(folder):
         labelling = labelling_of(found.config, architecture, {name: head.module for name, head in found.heads.items()})
-    inputs = found.model.inputs(folder)
+    inputs, longest = found.model.inputs(folder), found.model.longest
+    if labelling is not None and (length := tokenizer_length(folder)) < (longest or LARGE):
+        labelling = replace(labelling, length=length)
     if labelling is not None and labelling.pooling == "last":
         labelling = replace(labelling, skips_end=found.config.get("pad_token_id") in inputs.subwords.after)
     return Imported(found.model, found.params, inputs, found.heads, None, architecture, labelling)
