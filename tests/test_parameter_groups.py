@@ -167,6 +167,31 @@ def test_the_first_pattern_that_meets_a_name_decides() -> None:
     assert both["encoder/layer_0/up/kernel"] == 0.5 * 0.25
 
 
+def test_the_groups_of_a_run_and_of_its_task_count_together() -> None:
+    """Rates multiply, either freezes, and weight decay is the run's where it has one."""
+    run = (ParameterGroup("kernel$", 0.5, weight_decay=False), ParameterGroup("scale$", 3.0, weight_decay=None))
+    task = (
+        ParameterGroup("layer_0/query", frozen=True),
+        ParameterGroup("^encoder/", 0.1, weight_decay=None),
+        ParameterGroup("^head/", 2.0, weight_decay=False),
+    )
+    expected = {
+        "encoder/layer_0/query/kernel": (0.5, False, True),
+        "encoder/layer_0/up/kernel": (0.05, False, False),
+        "encoder/layer_0/up/bias": (0.1, False, False),  # no weight decay by default
+        "encoder/embeddings/tokens": (0.1, True, False),
+        "encoder/embeddings/norm/scale": (pytest.approx(0.3), False, False),
+        "head/pooler/kernel": (1.0, False, False),
+        "head/masked_lm/decoder/matrix": (2.0, False, False),
+    }
+    for name, (rate, decay, frozen) in expected.items():
+        group = group_of(name, run, task)
+        assert (group.learning_rate_factor, group.weight_decay, group.frozen) == (rate, decay, frozen), name
+    assert group_of("encoder/layer_0/up/kernel", (ParameterGroup("up", frozen=True),), task).frozen
+    with pytest.raises(ConfigError, match="wavelet"):
+        group_of("encoder/layer_0/wavelet", (), task)
+
+
 def test_frozen_parameters_are_split_off_and_joined_again() -> None:
     params = shapes(CASES["bert"])
     trained, frozen = split_frozen(params, (ParameterGroup("^encoder/(embeddings|layer_0)", frozen=True),))

@@ -1,5 +1,6 @@
 """Ways of training an encoder and a mix: parts that stay frozen, fresh layers, a normalised mix and its penalty."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from label_runs import arrays, config, lines, make_place
+from label_runs import arrays, config, lines, make_place, with_task
 
 import ctx_jax
 from ctx_jax import cli, tasks
@@ -17,8 +18,11 @@ from ctx_jax.tasks.label_options import LabelEvaluate
 from ctx_jax.tasks.pairs import PairsConfig
 from ctx_jax.tasks.tag import TagConfig
 from ctx_jax.tasks.tuning import TuningOptions
+from ctx_jax.training.optimizer import AdamW
+from ctx_jax.training.parameter_groups import ParameterGroup, named
 from ctx_jax.training.run import run
-from ctx_jax.training.task import Selection
+from ctx_jax.training.step import TrainingStep
+from ctx_jax.training.task import Selection, TaskContext
 
 
 def test_a_loss_of_any_size_decides_among_equal_metrics_alone() -> None:
@@ -56,6 +60,58 @@ def test_frozen_and_fresh_layers_by_name(place: Path, tmp_path: Path) -> None:
     found = arrays(tmp_path / "b", 1)
     new = {name for name in original if not np.array_equal(found[name], original[name])}
     assert new == {name for name in original if "layer_1" in name and "kernel" in name}, "biases and norms begin alike"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes, cached, frozen",
+    [
+        ({"frozen": True}, True, "encoder"),
+        ({"frozen": True}, False, "encoder"),
+        ({"tuning": TuningOptions(freeze=("embeddings/", "layer_0/.*kernel$"))}, True, "embeddings/|layer_0/.*kernel$"),
+    ],
+)
+def test_what_a_task_freezes_stays_under_any_group_of_the_optimizer(
+    place: Path, tmp_path: Path, changes: dict[str, Any], cached: bool, frozen: str
+) -> None:
+    """A group that sets rates and weight decay neither trains nor decays a frozen parameter."""
+    settings = config(place, tmp_path, **changes)
+    settings = with_task(settings, data=replace(settings.task.data, cache_vectors=cached))
+    groups = (ParameterGroup("(kernel|tokens|bias)$", learning_rate_factor=2.0),)
+    assert run(replace(settings, optimizer=replace(settings.optimizer, groups=groups, weight_decay=0.5)))
+    original, found = encoder_arrays(place / "bert"), arrays(tmp_path, 4)
+    plain = {name: "/".join(re.findall(r"\['(\w+)'\]", name)) for name in original}
+    stayed = {plain[name] for name in original if np.array_equal(found[name], original[name])}
+    assert stayed == {name for name in plain.values() if re.search(frozen, name)}
+
+
+@pytest.mark.slow
+def test_a_group_of_the_optimizer_keeps_the_rates_of_the_task(place: Path, tmp_path: Path) -> None:
+    """The first step of AdamW by hand: the encoder is slower than the head and the mix faster, by the task's factors
+    times those of the groups, and weight decay is where the groups and the names have it."""
+    groups = (ParameterGroup("(query|scores)/kernel$", weight_decay=False), ParameterGroup("value/kernel$", 0.5))
+    optimizer = AdamW(0.01, "constant", warmup=0, clip_norm=0.0, epsilon=1e-4, weight_decay=2.0, groups=groups)
+    settings = config(place, tmp_path, encoder_rate=0.2, mix_rate=3.0)
+    task = settings.task.open(TaskContext(tmp_path, 0, 4, False, lambda line: None))
+    step = TrainingStep(task, optimizer, 1, 0)
+    state, frozen = step.with_params(step.initial()[0], task.initial(step.initial()[0].params))
+    batch = next(task.batches(0, 8)).arrays
+
+    def loss(params: Any) -> jax.Array:
+        total, weight = task.loss(params, batch, (), step.key(state))[0]["label"]
+        return total / weight
+
+    before, gradients = named(state.params), named(jax.jit(jax.grad(loss))(state.params))
+    after = named(jax.jit(step)(state, frozen, batch).params)
+    assert {name.partition("/")[0] for name in before} == {"encoder", "head"}
+    for name, array in before.items():
+        rate = 0.2 if name.startswith("encoder/") else 3.0 if name.startswith("head/mix/") else 1.0
+        rate *= 0.5 if name.endswith("value/kernel") else 1.0
+        table = name.endswith(("kernel", "tokens", "positions", "types"))
+        decay = 2.0 if table and not re.search("(query|scores)/kernel$", name) else 0.0
+        old, gradient = np.float64(array), np.float64(gradients[name])
+        expected = -0.01 * rate * (gradient / (np.abs(gradient) + 1e-4) + decay * old)
+        np.testing.assert_allclose(np.float64(after[name]) - old, expected, atol=0.01 * rate * 0.01, err_msg=name)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ Letters: B rows, T words or tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ctx_jax.losses.labels import crf_loss, label_loss, number_loss, several_los
 from ctx_jax.ops.dropout import Dropout
 from ctx_jax.tasks.label_network import MIX, LabelNetwork, Scored, mix_metrics
 from ctx_jax.tasks.label_rows import Labelled, Rows, SplitRows, StoredRows, measure, row_length, row_limit
-from ctx_jax.training.parameter_groups import DEFAULT_GROUPS, ParameterGroup, named
+from ctx_jax.training.parameter_groups import ParameterGroup, named
 from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, Selection
 from ctx_jax.typing import Carry, Log, Params, Terms
 
@@ -68,19 +68,13 @@ class LabelTask:
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:
         """The encoder frozen, all or part of it, or slower than the head; the mix faster than it."""
+        if self.config.frozen:
+            encoder = ParameterGroup("^encoder/", frozen=True)
+        else:
+            encoder = ParameterGroup("^encoder/", learning_rate_factor=self.config.encoder_rate, weight_decay=None)
         mix = ParameterGroup("^head/mix/", learning_rate_factor=self.config.mix_rate, weight_decay=False)
         crf = ParameterGroup("^head/labels/crf/", weight_decay=False)
-        if self.config.frozen:
-            return *self.config.tuning.groups, ParameterGroup("^encoder/", frozen=True), mix, crf
-        slower = (
-            replace(
-                group,
-                pattern=rf"^(?=encoder/)(?=.*(?:{group.pattern}))",
-                learning_rate_factor=self.config.encoder_rate,
-            )
-            for group in DEFAULT_GROUPS
-        )
-        return *self.config.tuning.groups, *slower, mix, crf
+        return *self.config.tuning.groups, encoder, mix, crf
 
     @property
     def batch_size(self) -> int:

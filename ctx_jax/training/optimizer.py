@@ -5,7 +5,7 @@ Every layer has its own arrays, whether layers are scanned or not, so that whate
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
@@ -65,7 +65,8 @@ class OptimizerConfig:
 
     groups: Fixed[tuple[ParameterGroup, ...]] = ()
     """Learning-rate factor, weight decay or freezing of parameters by patterns of their names. The first group that
-    matches a name counts, then `parameter_groups.DEFAULT_GROUPS`. Set in a configuration file."""
+    matches a name counts; its factor multiplies that of the task, and what the task freezes stays frozen. Set in a
+    configuration file."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -202,30 +203,44 @@ def _slanted_triangle(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def optimizer(
-    config: OptimizerConfig, steps: int, *, model: Model | None = None, unfreeze_every: int = 0
+    config: OptimizerConfig,
+    steps: int,
+    *,
+    model: Model | None = None,
+    task_groups: Sequence[ParameterGroup] = (),
+    unfreeze_every: int = 0,
 ) -> optax.GradientTransformation:
     """The optax chain of a config: clipping first, then the optimizer with its schedule, then the rate factors.
 
     `layer_decay`, Muon and `unfreeze_every` (see `unfreezing.gradually`; 0: all is trained from the start) need the
-    layers of `model`. The chain is for trainable parameters only, see `parameter_groups.split_frozen`.
+    layers of `model`. Parameters are in the groups of the config and of the task, see `parameter_groups.group_of`. The
+    chain is for trainable parameters only, see `parameter_groups.split_frozen`.
     """
     rate = learning_rate_schedule(config, steps)
     clip = [clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    core: Callable[[optax.Schedule], optax.GradientTransformation] = partial(_core, config, model)
+    mask = partial(decayed, groups=config.groups, task_groups=task_groups)
+    core: Callable[[optax.Schedule], optax.GradientTransformation] = partial(_core, config, model, mask)
     if unfreeze_every:
         if model is None:
             raise ConfigError("unfreeze_every", "needs the number of layers: give model=")
         parts = [gradually(core, rate, model, unfreeze_every, clip)]
     else:
         parts = [*clip, core(rate)]
-    if config.layer_decay != 1.0 or any(group.learning_rate_factor != 1.0 for group in config.groups):
-        parts.append(optax.stateless(lambda updates, _: _scaled(updates, config, model)))
+    groups = (*config.groups, *task_groups)
+    if config.layer_decay != 1.0 or any(group.learning_rate_factor != 1.0 for group in groups):
+
+        def scaled(updates: Params, _: Params | None) -> Params:
+            factors = rate_factors(updates, config.groups, config.layer_decay, model, task_groups)
+            return jax.tree.map(lambda update, factor: update * factor, updates, factors)
+
+        parts.append(optax.stateless(scaled))
     return optax.chain(*parts) if len(parts) > 1 else parts[0]
 
 
-def _core(config: OptimizerConfig, model: Model | None, rate: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer alone."""
-    mask = partial(decayed, groups=config.groups)
+def _core(
+    config: OptimizerConfig, model: Model | None, mask: Callable[[Params], Any], rate: optax.Schedule
+) -> optax.GradientTransformation:
+    """The optimizer alone; `mask` says which parameters weight decay acts on."""
     match config:
         case Adagrad():
             # optax adds eps to the accumulator; zero makes its formula TensorFlow's.
@@ -273,11 +288,6 @@ def _muon(
         return jax.tree.map(lambda flag: "muon" if flag else "adamw", matrices_of_layers(params, model))
 
     return optax.partition({"muon": matrices, "adamw": rest}, labels)
-
-
-def _scaled(updates: Params, config: OptimizerConfig, model: Model | None) -> Params:
-    factors = rate_factors(updates, config.groups, config.layer_decay, model)
-    return jax.tree.map(lambda update, factor: update * factor, updates, factors)
 
 
 def apply_gradients(

@@ -1,9 +1,10 @@
 """Learning-rate factors, weight decay and freezing, set for groups of parameters by patterns of their names.
 
-A parameter's name is its path in the tree, such as "encoder/layer_0/query/kernel". The first group whose pattern is
-found in the name applies; a name that no pattern matches is an error.
+A parameter's name is its path in the tree, such as "encoder/layer_0/query/kernel". Of the run's groups, of the task's
+and of the defaults the first whose pattern is found in the name applies, see `group_of`.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ class ParameterGroup:
     pattern: str
     """Regular expression, searched for in the name."""
     learning_rate_factor: float = 1.0
-    """Multiplies the optimizer's learning rate."""
-    weight_decay: bool = True
-    """Whether the optimizer's weight decay acts on them."""
+    """Multiplies the learning rate, the optimizer's times the task's factor."""
+    weight_decay: bool | None = True
+    """Whether the optimizer's weight decay acts on them; None: as the task's groups and the defaults have it."""
     frozen: bool = False
     """Never updated: no gradient, no optimizer state, saved once instead of in every checkpoint."""
 
@@ -65,20 +66,32 @@ def map_named(function: Callable[[str, Any], Any], params: Params) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_name(path), leaf), params)
 
 
-def group_of(name: str, groups: Sequence[ParameterGroup]) -> ParameterGroup:
-    """The first of `groups`, then of `DEFAULT_GROUPS`, that matches the name; ConfigError if none does."""
-    for group in (*groups, *DEFAULT_GROUPS):
-        if re.search(group.pattern, name):
-            return group
-    raise ConfigError(
-        "optimizer.groups",
-        f"has no pattern that matches the parameter {name!r}: add a ParameterGroup for it",
+def group_of(name: str, groups: Sequence[ParameterGroup], task_groups: Sequence[ParameterGroup] = ()) -> ParameterGroup:
+    """The settings of a parameter, from the first of a run's `groups` that matches its name, the first of
+    `task_groups` and the first of `DEFAULT_GROUPS`: learning-rate factors are multiplied, what one of them freezes is
+    frozen, and weight decay is as the first that is not None. ConfigError if none of them sets weight decay."""
+    levels = (groups, task_groups, DEFAULT_GROUPS)
+    found = [next((group for group in level if re.search(group.pattern, name)), None) for level in levels]
+    matching = [group for group in found if group is not None]
+    decays = [group.weight_decay for group in matching if group.weight_decay is not None]
+    if not decays:
+        raise ConfigError(
+            "optimizer.groups",
+            f"has no group that sets weight_decay for the parameter {name!r}: add a ParameterGroup for it",
+        )
+    return ParameterGroup(
+        matching[0].pattern,
+        learning_rate_factor=math.prod(group.learning_rate_factor for group in matching),
+        weight_decay=decays[0],
+        frozen=any(group.frozen for group in matching),
     )
 
 
-def split_frozen(params: Params, groups: Sequence[ParameterGroup]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_frozen(
+    params: Params, groups: Sequence[ParameterGroup], task_groups: Sequence[ParameterGroup] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(trainable, frozen) parameters; `checkpoints.frozen.merge_params` is the inverse."""
-    frozen = map_named(lambda name, _: group_of(name, groups).frozen, params)
+    frozen = map_named(lambda name, _: group_of(name, groups, task_groups).frozen, params)
     return _kept(params, frozen, False), _kept(params, frozen, True)
 
 
@@ -93,9 +106,9 @@ def _kept(params: Params, flags: Params, wanted: bool) -> dict[str, Any]:
     return kept
 
 
-def decayed(params: Params, groups: Sequence[ParameterGroup] = ()) -> Any:
+def decayed(params: Params, groups: Sequence[ParameterGroup] = (), task_groups: Sequence[ParameterGroup] = ()) -> Any:
     """Which parameters weight decay acts on, a bool for each."""
-    return map_named(lambda name, _: group_of(name, groups).weight_decay, params)
+    return map_named(lambda name, _: group_of(name, groups, task_groups).weight_decay, params)
 
 
 def depth_of(name: str, model: Model) -> int:
@@ -108,8 +121,14 @@ def depth_of(name: str, model: Model) -> int:
     return model.depth_of(inner)
 
 
-def rate_factors(params: Params, groups: Sequence[ParameterGroup], layer_decay: float, model: Model | None) -> Any:
-    """The factor of each parameter's learning rate: its group's times layer_decay ** (layers above it).
+def rate_factors(
+    params: Params,
+    groups: Sequence[ParameterGroup],
+    layer_decay: float,
+    model: Model | None,
+    task_groups: Sequence[ParameterGroup] = (),
+) -> Any:
+    """The factor of each parameter's learning rate: its groups' times layer_decay ** (layers above it).
 
     embeddings              layer_decay ** num_layers
     layer i = 1, 2, ...     layer_decay ** (num_layers - i)
@@ -117,7 +136,7 @@ def rate_factors(params: Params, groups: Sequence[ParameterGroup], layer_decay: 
     """
 
     def factor(name: str, _: Any) -> float:
-        own = group_of(name, groups).learning_rate_factor
+        own = group_of(name, groups, task_groups).learning_rate_factor
         if layer_decay == 1.0:
             return own
         if model is None:

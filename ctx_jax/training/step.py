@@ -4,7 +4,6 @@ Its only collectives are the functions of `Collectives`. Letters: B rows of a ba
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -79,9 +78,9 @@ class TrainingStep:
     def __init__(self, task: Task, config: OptimizerConfig, steps: int, seed: int, micro_batches: int = 1) -> None:
         """`steps`: of the whole run, which the learning rate schedule depends on."""
         self.task, self.steps, self.seed, self.micro_batches = task, steps, seed, micro_batches
-        self.config = replace(config, groups=(*config.groups, *task.groups))
+        self.config = config
         every = task.unfreeze_every if isinstance(task, UnfreezesGradually) else 0
-        self.chain = optimizer(self.config, steps, model=task.model, unfreeze_every=every)
+        self.chain = optimizer(config, steps, model=task.model, task_groups=task.groups, unfreeze_every=every)
 
     def zero_totals(self) -> Totals:
         """The totals of no steps."""
@@ -93,9 +92,7 @@ class TrainingStep:
 
     def initial(self) -> tuple[State, Params]:
         """The state before the first step, with fresh parameters, and the frozen parameters."""
-        params, frozen = split_frozen(
-            self.task.init(jax.random.fold_in(jax.random.key(self.seed), INIT)), self.config.groups
-        )
+        params, frozen = self._split(self.task.init(jax.random.fold_in(jax.random.key(self.seed), INIT)))
         state = State(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -108,10 +105,14 @@ class TrainingStep:
 
     def with_params(self, state: State, params: Params) -> tuple[State, Params]:
         """An initial state and frozen parameters with the values of `params`."""
-        params, frozen = split_frozen(params, self.config.groups)
+        params, frozen = self._split(params)
         # A copy: the step donates its state, and a buffer can be donated only once.
         average = jax.tree.map(jnp.copy, params) if state.average else ()
         return state._replace(params=params, average=average), frozen
+
+    def _split(self, params: Params) -> tuple[Params, Params]:
+        """(trainable, frozen) parameters."""
+        return split_frozen(params, self.config.groups, self.task.groups)
 
     def key(self, state: State) -> jax.Array:
         """The key of the step that `state` is about to take."""

@@ -167,7 +167,8 @@ class Task(Objective, Protocol):
 
     @property
     def groups(self) -> tuple[ParameterGroup, ...]:
-        """The task's parameter groups, tried after those of the optimizer's settings and before the defaults."""
+        """The task's parameter groups, which count beside those of the optimizer's settings, see
+        `parameter_groups.group_of`."""
 
     @property
     def batch_size(self) -> int:
