@@ -112,6 +112,20 @@ def test_the_auxiliary_loss_by_hand(place: Path, tmp_path: Path, kind: type, cha
 
 
 @pytest.mark.slow
+def test_new_tokens_are_trained_beside_frozen_parameters(place: Path, tmp_path: Path) -> None:
+    tuning = TuningOptions(gpt=True, freeze=("embeddings/positions", "layer_0/"))
+    settings = config(place, tmp_path, **{**CROSS, "tuning": tuning}, kind=PairsConfig)
+    task = settings.task.open(TaskContext(tmp_path, 0, 1, False, lambda line: None))
+    first = task.initial(TrainingStep(task, settings.optimizer, 1, 0).initial()[0].params)
+    assert run(replace(settings, steps=1))
+    found = ctx_jax.load(tmp_path).params
+    pretrained = ctx_jax.load(place / "gpt").params
+    moved = np.any(np.asarray(found["embeddings"]["tokens"]) != first["encoder"]["embeddings"]["tokens"], axis=1)
+    assert moved[-3:].all()
+    np.testing.assert_array_equal(found["embeddings"]["positions"], pretrained["embeddings"]["positions"])
+
+
+@pytest.mark.slow
 def test_resumed_and_on_eight_devices_as_whole_and_on_one(place: Path, tmp_path: Path) -> None:
     whole = config(place, tmp_path / "whole", PairsConfig, **SIMILAR)
     whole = replace(whole, optimizer=replace(whole.optimizer, epsilon=1e-3))
@@ -131,6 +145,9 @@ def test_resumed_and_on_eight_devices_as_whole_and_on_one(place: Path, tmp_path:
         ("gpt", ClassifyConfig, {**GPT, "encoder": "bert"}),
         ("gpt", ClassifyConfig, {**GPT, "encoder": "table.vec"}),
         ("gpt", ClassifyConfig, {**GPT, "frozen": True}),
+        ("unfreeze_every", ClassifyConfig, {**GPT, "tuning": TuningOptions(gpt=True, unfreeze_every=1)}),
+        ("freeze", PairsConfig, {**CROSS, "tuning": TuningOptions(gpt=True, freeze=("layer_0/", "embeddings/"))}),
+        ("freeze", ClassifyConfig, {**GPT, "tuning": TuningOptions(gpt=True, freeze=("tokens$",))}),
         ("gpt", TagConfig, {"encoder": "gpt", "layers": "last", "tuning": TuningOptions(gpt=True)}),
         ("layers", ClassifyConfig, {**GPT, "layers": "mix"}),
         ("pooling", ClassifyConfig, {**GPT, "pooling": "mean"}),

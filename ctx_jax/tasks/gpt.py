@@ -5,6 +5,7 @@ scored, and the language model's loss on the same rows is an auxiliary term. Whe
 read, and the two vectors added. Letters: B rows, S tokens of a row, V vocabulary, D width.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -25,9 +26,11 @@ from ctx_jax.ops.dropout import Dropout
 from ctx_jax.tasks.label_network import LabelNetwork
 from ctx_jax.tasks.label_task import LabelTask
 from ctx_jax.tasks.pair_network import both_texts
+from ctx_jax.tasks.tuning import TuningOptions
 from ctx_jax.typing import Carry, Mask, Params, Terms
 
 LM_TERM = "next_token"
+_TABLE = "encoder/embeddings/tokens"
 _NEW_ROWS = 2**32 - 3
 """Folded into the seed for the new tokens' embeddings; larger than any step number."""
 
@@ -106,6 +109,7 @@ def check_gpt(config: Any) -> None:
         raise ConfigError(
             "gpt", "has new tokens, whose vectors a frozen encoder would not learn: leave one of them out"
         )
+    _check_new_tokens_learn(config.tuning)
     if config.head != "linear":
         raise ConfigError("head", f"is {config.head}, and gpt has a linear one: leave one of them out")
     for name, needed in (("layers", "last"), ("pooling", "last")):
@@ -115,6 +119,23 @@ def check_gpt(config: Any) -> None:
             )
     if getattr(config, "style", "cross") != "cross":
         raise ConfigError("style", f"is {config.style}, and gpt reads both texts in one row: set cross")
+
+
+def _check_new_tokens_learn(tuning: TuningOptions) -> None:
+    """ConfigError for `TuningOptions` that keep the token table, whose new rows are random, from being trained."""
+    if tuning.unfreeze_every:
+        raise ConfigError(
+            "unfreeze_every",
+            "trains the embeddings last, and gpt has new tokens whose random vectors are to be trained from the first "
+            "step: leave one of them out",
+        )
+    for pattern in tuning.freeze:
+        if re.search(pattern, _TABLE):
+            raise ConfigError(
+                "freeze",
+                f"has {pattern!r}, which matches {_TABLE}, and gpt has new tokens there whose random vectors are to be "
+                "trained: give patterns of other parameters, or leave gpt out",
+            )
 
 
 def with_new_vocabulary(encoder: Encoder, lm_weight: float) -> Encoder:
