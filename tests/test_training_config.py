@@ -52,6 +52,9 @@ def test_only_the_settings_that_compute_nothing_may_change_on_resume() -> None:
     constant = replace(old, optimizer=Adagrad())
     assert refusal(constant, replace(constant, steps=7)) == ("", "")
     assert refusal(constant, replace(constant, steps=5))[0] == "steps"
+    for warmup, refused in ((0.1, "steps"), (0, ""), (1, ""), (3, "")):
+        warm = replace(constant, optimizer=Adagrad(warmup=warmup))
+        assert refusal(warm, replace(warm, steps=70))[0] == refused, warmup
     field, message = refusal(old, constant)
     assert field == "optimizer.type" and "the run has 'AdamW', this command 'Adagrad'" in message
 

@@ -104,9 +104,10 @@ def check_resume(old: RunConfig, new: RunConfig, differences: list[tuple[str, ob
     """ConfigError if settings that must stay the same differ from those the run was started with.
 
     `differences` are (dotted field, old value, new value), from `io.configs.differences`. `steps` may grow if the
-    learning rate does not depend on it.
+    learning rate does not depend on it: under a constant schedule whose warm-up is no share of the steps.
     """
-    more_steps = new.optimizer.schedule == "constant" and new.steps > old.steps
+    scheduled = new.optimizer.schedule != "constant" or 0 < new.optimizer.warmup < 1
+    more_steps = not scheduled and new.steps > old.steps
     refused = [
         (name.removeprefix("task."), before, after)
         for name, before, after in differences
@@ -120,5 +121,5 @@ def check_resume(old: RunConfig, new: RunConfig, differences: list[tuple[str, ob
             refused[0][0],
             f"differs from the settings this run was started with:\n{listed}\nRepeat the original command, or choose "
             "another run_dir. Only devices, log, checkpoint and evaluate settings may change, and steps may grow if "
-            "the schedule is constant",
+            "the schedule is constant and optimizer.warmup is 0 or a number of steps, not a share of them",
         )
