@@ -5,6 +5,7 @@ Which parameters each of them acts on is listed by name in test_parameter_groups
 
 import math
 from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 from functools import cache, partial
 from typing import Any
 
@@ -246,16 +247,21 @@ def test_schedules_after_their_warmup(shape: Any, final: float, expected: list[f
     assert float(rate(11)) == pytest.approx(expected[-1], abs=1e-6)
 
 
-@pytest.mark.parametrize("warmup, steps", [(0.1, 40), (0.25, 10), (4, 40), (0.01, 20)])
-def test_a_slanted_triangle_is_equation_3_of_ulmfit(warmup: float, steps: int) -> None:
-    config = AdamW(learning_rate=2.0, schedule="slanted_triangular", warmup=warmup, ratio=32)
-    share = warmup if warmup < 1 else warmup / steps
-    cut = max(math.floor(steps * share), 1)
-    rate = learning_rate_schedule(config, steps)
-    for t in range(steps):
-        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / share - 1))
-        assert float(rate(t)) == pytest.approx(2.0 * (1 + max(p, 0.0) * 31) / 32, rel=1e-5)
-    assert float(rate(cut)) == pytest.approx(2.0) and float(rate(0)) == pytest.approx(2.0 / 32)
+def test_a_slanted_triangle_is_equation_3_of_ulmfit() -> None:
+    """Of every warm-up of whole steps, whose `cut` is that number, and of shares, in exact arithmetic."""
+    whole = [(warmup, Fraction(warmup, steps), steps) for steps in range(2, 41) for warmup in range(1, steps)]
+    shares = [(float(share), Fraction(share), steps) for share in ("0.1", "0.25", "0.29", "0.01", "0.7")
+              for steps in (10, 20, 40, 100)]  # fmt: skip
+    for warmup, cut_frac, steps in (*whole, *shares):
+        config = AdamW(learning_rate=2.0, schedule="slanted_triangular", warmup=warmup, ratio=32)
+        found = np.asarray(learning_rate_schedule(config, steps)(np.arange(100)))[:steps]  # one shape to compile
+        cut = max(math.floor(steps * cut_frac), 1)
+        expected = []
+        for t in range(steps):
+            p = Fraction(t, cut) if t < cut else 1 - (t - cut) / (cut * (1 / cut_frac - 1))
+            expected.append(float(2 * (1 + max(p, Fraction(0)) * 31) / 32))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=f"{warmup} {steps}")
+        assert found.argmax() == cut and found[cut] == 2.0
 
 
 @pytest.mark.parametrize("field, changes", [("warmup", {"warmup": 0}), ("final", {"final": 0.1})])

@@ -7,6 +7,7 @@ Every layer has its own arrays, whether layers are scanned or not, so that whate
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from functools import partial
 from typing import Any, Literal
 
@@ -188,11 +189,16 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
 
 
 def _slanted_triangle(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Howard and Ruder 2018, equation 3. Where T * cut_frac is no whole number their line ends below the lowest rate
-    in the last steps; here it stays there."""
-    share = config.warmup if config.warmup < 1 else min(config.warmup / max(steps, 1), 1.0)
-    cut = max(math.floor(share * steps), 1)
-    falling = max(cut * (1 / share - 1), 1.0)
+    """Howard and Ruder 2018, equation 3; of a warm-up in steps these are `cut`. Where T * cut_frac is no whole number
+    their line ends below the lowest rate in the last steps; here it stays there."""
+    if config.warmup < 1:
+        share = Fraction(str(config.warmup))  # in floats 0.29 * 100 is below 29
+        cut = max(math.floor(share * steps), 1)
+        falling = float(cut * (1 / share - 1))
+    else:
+        cut = max(min(int(config.warmup), steps), 1)
+        falling = float(steps - cut)
+    falling = max(falling, 1.0)
 
     def rate(step: Any) -> jax.Array:
         t = jnp.asarray(step, jnp.float32)
