@@ -177,6 +177,25 @@ def test_a_run_unfreezes_a_layer_an_epoch(place: Path, tmp_path: Path, capsys: p
     assert moved == [set(), {"layer_1"}, {"layer_0", "layer_1"}]
 
 
+@pytest.mark.slow
+def test_fresh_layers_are_unfrozen_with_the_head(place: Path, tmp_path: Path) -> None:
+    """Of an encoder of two layers the upper one is new: it learns in the first epoch, the lower one in the second."""
+    tuning = TuningOptions(fresh_layers=1, unfreeze_every=1)
+    settings = config(place, tmp_path, tuning=tuning, evaluate=LabelEvaluate(every=0))
+    task = settings.task.open(TaskContext(tmp_path / "unused", 0, 12, False, lambda line: None))
+    first = named(task.initial(TrainingStep(task, settings.optimizer, 12, 0).initial()[0].params))
+    assert run(replace(settings, steps=12, checkpoint=replace(settings.checkpoint, every=5)))
+    moved = []
+    for step in (5, 10, 12):
+        found = {"/".join(re.findall(r"'(\w+)'", name)): array for name, array in arrays(tmp_path, step).items()}
+        assert found.keys() == first.keys()
+        changed = {name for name in found if not np.array_equal(found[name], first[name])}
+        moved.append({name.split("/")[1] for name in changed} & {"labels", "layer_1", "layer_0", "embeddings"})
+        assert "encoder/layer_1/query/kernel" in changed
+    upper = {"labels", "layer_1"}
+    assert moved == [upper, upper | {"layer_0"}, upper | {"layer_0", "embeddings"}]
+
+
 @pytest.mark.parametrize(
     "field, kind, changes",
     [

@@ -12,7 +12,7 @@ from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.training.optimizer import Adagrad, AdamW, Lamb, Muon, OptimizerConfig, apply_gradients, optimizer
 from ctx_jax.training.parameter_groups import named
-from ctx_jax.training.unfreezing import first_steps
+from ctx_jax.training.unfreezing import Unfreezing, first_steps
 
 MODEL = Transformer(7, dim=4, depth=2, heads=2, feed_forward=6, max_positions=5, norm="pre", token_types=0)
 STEPS, EVERY = 9, 2
@@ -35,7 +35,7 @@ def gradients(params: Any, step: int) -> Any:
 
 def trajectory(config: OptimizerConfig, every: int) -> list[dict[str, np.ndarray]]:
     """The parameters before each step and after the last."""
-    chain, params = optimizer(config, STEPS, model=MODEL, unfreeze_every=every), parameters()
+    chain, params = optimizer(config, STEPS, model=MODEL, unfreezing=Unfreezing(every)), parameters()
     state, found = chain.init(params), [named(params)]
     update = jax.jit(lambda *given: apply_gradients(chain, *given))
     for step in range(STEPS):
@@ -45,9 +45,15 @@ def trajectory(config: OptimizerConfig, every: int) -> list[dict[str, np.ndarray
 
 
 def test_the_head_is_trained_first_and_the_embeddings_last() -> None:
-    steps = named(first_steps(parameters(), MODEL, EVERY))
+    steps = named(first_steps(parameters(), MODEL, Unfreezing(EVERY)))
     assert steps == {name: first_of(name) for name in steps}
     assert {*steps.values()} == {0, 2, 4, 6}
+
+
+def test_fresh_layers_are_trained_with_the_head_and_the_others_follow() -> None:
+    for fresh in (1, 2):
+        steps = named(first_steps(parameters(), MODEL, Unfreezing(EVERY, fresh)))
+        assert steps == {name: max(first_of(name) - EVERY * fresh, 0) for name in steps}
 
 
 @pytest.mark.slow
@@ -95,4 +101,4 @@ def test_the_rate_and_the_clipping_are_those_of_the_run() -> None:
 @pytest.mark.slow
 def test_it_needs_the_model() -> None:
     with pytest.raises(ConfigError):
-        optimizer(AdamW(), 4, unfreeze_every=1)
+        optimizer(AdamW(), 4, unfreezing=Unfreezing(1))

@@ -287,7 +287,7 @@ class LabelConfig(ABC):
             log=context.log,
         )
         steps = context.steps or task.default_steps
-        self.tuning.log_unfreezing(network.model, task.unfreeze_every, steps, context.log)
+        self.tuning.log_unfreezing(network.model, task.unfreezing, steps, context.log)
         return task
 
     def origin(self, encoder: Encoder, network: LabelNetwork, log: Log) -> Origin:

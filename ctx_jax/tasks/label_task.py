@@ -24,8 +24,10 @@ from ctx_jax.losses.labels import crf_loss, label_loss, number_loss, several_los
 from ctx_jax.ops.dropout import Dropout
 from ctx_jax.tasks.label_network import MIX, LabelNetwork, Scored, mix_metrics
 from ctx_jax.tasks.label_rows import Labelled, Rows, SplitRows, StoredRows, measure, row_length, row_limit
+from ctx_jax.tasks.tuning import TuningOptions
 from ctx_jax.training.parameter_groups import ParameterGroup, named
 from ctx_jax.training.task import Batches, Evaluator, FunctionEvaluator, Selection
+from ctx_jax.training.unfreezing import Unfreezing
 from ctx_jax.typing import Carry, Log, Params, Terms
 
 
@@ -86,9 +88,10 @@ class LabelTask:
         return -(-len(self.labelled["train"].texts) // self.batch_size)
 
     @property
-    def unfreeze_every(self) -> int:
+    def unfreezing(self) -> Unfreezing | None:
         """See `training.task.UnfreezesGradually`."""
-        return int(self.config.tuning.unfreeze_steps(self.steps_per_epoch))
+        tuning: TuningOptions = self.config.tuning
+        return tuning.unfreezing(self.steps_per_epoch)
 
     @property
     def default_steps(self) -> int:

@@ -9,6 +9,7 @@ import jax
 
 from ctx_jax.io.errors import ConfigError, listed
 from ctx_jax.training.parameter_groups import ParameterGroup, map_named, named
+from ctx_jax.training.unfreezing import Unfreezing
 from ctx_jax.typing import Log, Params
 
 LM_WEIGHT = 0.5  # that of Radford et al. 2018, section 4.1
@@ -31,7 +32,8 @@ class TuningOptions:
     `encoder/layer_0/query/kernel`."""
 
     fresh_layers: int = 0
-    """So many of the encoder's top layers begin with new random parameters (Zhang et al. 2021)."""
+    """So many of the encoder's top layers begin with new random parameters (Zhang et al. 2021). With `unfreeze_every`
+    they are trained from the start, as the head is."""
 
     unfreeze_every: float = 0.0
     """Gradual unfreezing: the head is trained first, and after so many epochs each one more layer from the top; the
@@ -84,17 +86,21 @@ class TuningOptions:
         if self.freeze and all(any(re.search(pattern, name) for pattern in stay) for name in names):
             raise ConfigError("freeze", f"leaves nothing to train: {listed(self.freeze)} match every parameter")
 
-    def unfreeze_steps(self, steps_per_epoch: int) -> int:
-        """`unfreeze_every` in steps."""
-        return max(round(self.unfreeze_every * steps_per_epoch), 1) if self.unfreeze_every else 0
+    def unfreezing(self, steps_per_epoch: int) -> Unfreezing | None:
+        """`unfreeze_every` in steps; None without it."""
+        if not self.unfreeze_every:
+            return None
+        return Unfreezing(max(round(self.unfreeze_every * steps_per_epoch), 1), self.fresh_layers)
 
-    def log_unfreezing(self, model: Any, every: int, steps: int, log: Log) -> None:
+    def log_unfreezing(self, model: Any, unfreezing: Unfreezing | None, steps: int, log: Log) -> None:
         """Say when the last layer is unfrozen, or how many stay frozen in a run of so many steps."""
-        if not every:
+        if unfreezing is None:
             return
-        layers = int(model.num_layers)
-        frozen = layers - min((steps - 1) // every, layers)
-        rest = f"{frozen} of {layers} stay frozen in {steps} steps" if frozen else f"all are from step {every * layers}"
+        layers, every = int(model.num_layers), unfreezing.every
+        waiting = layers - unfreezing.fresh_layers
+        frozen = waiting - min((steps - 1) // every, waiting)
+        last = every * waiting
+        rest = f"{frozen} of {layers} stay frozen in {steps} steps" if frozen else f"all are from step {last}"
         log(f"one more layer is trained every {every} steps: {rest}")
 
     @property

@@ -20,7 +20,7 @@ from tyro.conf import Fixed
 from ctx_jax.encoders.base import Model
 from ctx_jax.io.errors import ConfigError, InputTypeError
 from ctx_jax.training.parameter_groups import ParameterGroup, decayed, matrices_of_layers, rate_factors
-from ctx_jax.training.unfreezing import gradually
+from ctx_jax.training.unfreezing import Unfreezing, gradually
 from ctx_jax.typing import Params
 
 Schedule = Literal["constant", "linear", "cosine", "trapezoid", "slanted_triangular"]
@@ -214,22 +214,22 @@ def optimizer(
     *,
     model: Model | None = None,
     task_groups: Sequence[ParameterGroup] = (),
-    unfreeze_every: int = 0,
+    unfreezing: Unfreezing | None = None,
 ) -> optax.GradientTransformation:
     """The optax chain of a config: clipping first, then the optimizer with its schedule, then the rate factors.
 
-    `layer_decay`, Muon and `unfreeze_every` (see `unfreezing.gradually`; 0: all is trained from the start) need the
-    layers of `model`. Parameters are in the groups of the config and of the task, see `parameter_groups.group_of`. The
-    chain is for trainable parameters only, see `parameter_groups.split_frozen`.
+    `layer_decay`, Muon and `unfreezing` (None: all is trained from the start) need the layers of `model`. The groups of
+    the config and of the task count together, see `parameter_groups.group_of`. The chain is for trainable parameters
+    only, see `parameter_groups.split_frozen`.
     """
     rate = learning_rate_schedule(config, steps)
     clip = [clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     mask = partial(decayed, groups=config.groups, task_groups=task_groups)
     core: Callable[[optax.Schedule], optax.GradientTransformation] = partial(_core, config, model, mask)
-    if unfreeze_every:
+    if unfreezing is not None:
         if model is None:
             raise ConfigError("unfreeze_every", "needs the number of layers: give model=")
-        parts = [gradually(core, rate, model, unfreeze_every, clip)]
+        parts = [gradually(core, rate, model, unfreezing, clip)]
     else:
         parts = [*clip, core(rate)]
     groups = (*config.groups, *task_groups)

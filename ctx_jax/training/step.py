@@ -79,8 +79,8 @@ class TrainingStep:
         """`steps`: of the whole run, which the learning rate schedule depends on."""
         self.task, self.steps, self.seed, self.micro_batches = task, steps, seed, micro_batches
         self.config = config
-        every = task.unfreeze_every if isinstance(task, UnfreezesGradually) else 0
-        self.chain = optimizer(config, steps, model=task.model, task_groups=task.groups, unfreeze_every=every)
+        self.unfreezing = task.unfreezing if isinstance(task, UnfreezesGradually) else None
+        self.chain = optimizer(config, steps, model=task.model, task_groups=task.groups, unfreezing=self.unfreezing)
 
     def zero_totals(self) -> Totals:
         """The totals of no steps."""

@@ -12,6 +12,7 @@ from ctx_jax.checkpoints.run_files import Origin
 from ctx_jax.data.batch import Batch
 from ctx_jax.encoders.base import InputProcessor, Model
 from ctx_jax.training.parameter_groups import ParameterGroup
+from ctx_jax.training.unfreezing import Unfreezing
 from ctx_jax.typing import Carry, Log, Params, Terms
 
 
@@ -51,8 +52,8 @@ class UnfreezesGradually(Protocol):
     """What an objective may offer besides `Objective`: training that begins at the top (`training.unfreezing`)."""
 
     @property
-    def unfreeze_every(self) -> int:
-        """Steps after which one more layer is trained; 0: all are from the start."""
+    def unfreezing(self) -> Unfreezing | None:
+        """When each layer is first trained; None: all are from the start."""
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ What is trained at a step follows from the step alone, so a resumed run does as 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,6 +18,16 @@ from ctx_jax.training.parameter_groups import depth_of, map_named
 from ctx_jax.typing import Params
 
 
+@dataclass(frozen=True)
+class Unfreezing:
+    """When the parameters of an encoder are first trained."""
+
+    every: int
+    """Steps after which one more layer is trained."""
+    fresh_layers: int = 0
+    """So many top layers begin random and are trained with the head, from the start."""
+
+
 class Delayed(NamedTuple):
     """The state of a group of parameters."""
 
@@ -24,20 +35,21 @@ class Delayed(NamedTuple):
     inner: optax.OptState  # unchanged until the group's first step
 
 
-def first_steps(params: Params, model: Model, every: int) -> Any:
-    """How many steps are done before each parameter is first trained, a tree of ints:
+def first_steps(params: Params, model: Model, unfreezing: Unfreezing) -> Any:
+    """How many steps are done before each parameter is first trained, a tree of ints, of F fresh layers:
 
-    heads                       0
-    last layer, final norm      every
-    layer i = L - 1 ... 1       every * (L - i)
-    embeddings                  every * L
+    heads, fresh layers         0
+    last layer, final norm      every, 0 if F > 0
+    layer i = L - 1 ... 1       every * (L - i - F)
+    embeddings                  every * (L - F)
     """
     layers = model.num_layers
 
     def first(name: str, _: Any) -> int:
         if not name.startswith("encoder/"):
             return 0
-        return every * (layers - min(depth_of(name, model), layers - 1))
+        above = layers - min(depth_of(name, model), layers - 1)
+        return unfreezing.every * max(above - unfreezing.fresh_layers, 0)
 
     return map_named(first, params)
 
@@ -46,7 +58,7 @@ def gradually(
     core: Callable[[optax.Schedule], optax.GradientTransformation],
     rate: optax.Schedule,
     model: Model,
-    every: int,
+    unfreezing: Unfreezing,
     clip: Sequence[optax.GradientTransformation] = (),
 ) -> optax.GradientTransformation:
     """`core(rate)` for each group of parameters from its first step on. Before it, a group has no update, no weight
@@ -55,13 +67,13 @@ def gradually(
 
     A group's moments begin at its first step, with the bias correction of first steps; the rate is that of the run.
     """
-    firsts = [every * layer for layer in range(model.num_layers + 1)]
+    firsts = [unfreezing.every * layer for layer in range(model.num_layers - unfreezing.fresh_layers + 1)]
     groups = {_label(first): _delayed(core(partial(_shifted, rate, first)), first) for first in firsts}
 
     def labels(params: Params) -> Any:
-        return jax.tree.map(_label, first_steps(params, model, every))
+        return jax.tree.map(_label, first_steps(params, model, unfreezing))
 
-    return optax.chain(_open_gradients(model, every), *clip, optax.partition(groups, labels))
+    return optax.chain(_open_gradients(model, unfreezing), *clip, optax.partition(groups, labels))
 
 
 def _label(first: int) -> str:
@@ -73,11 +85,11 @@ def _shifted(rate: optax.Schedule, first: int, count: Any) -> Any:
     return rate(count + first)
 
 
-def _open_gradients(model: Model, every: int) -> optax.GradientTransformation:
+def _open_gradients(model: Model, unfreezing: Unfreezing) -> optax.GradientTransformation:
     """Gradients with zeros where a parameter is not trained yet."""
 
     def update(gradients: Params, step: jax.Array, params: Params | None = None) -> tuple[Params, jax.Array]:
-        firsts = first_steps(gradients, model, every)
+        firsts = first_steps(gradients, model, unfreezing)
         return jax.tree.map(lambda array, first: jnp.where(step >= first, array, 0), gradients, firsts), step + 1
 
     return optax.GradientTransformation(lambda _: jnp.zeros((), jnp.int32), update)
