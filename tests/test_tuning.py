@@ -12,6 +12,7 @@ from label_runs import arrays, config, lines, make_place, with_task
 
 import ctx_jax
 from ctx_jax import cli, tasks
+from ctx_jax.checkpoints.runs import RunCheckpoints
 from ctx_jax.io.errors import ConfigError, InputError
 from ctx_jax.tasks.classify import ClassifyConfig
 from ctx_jax.tasks.label_options import LabelEvaluate
@@ -194,6 +195,46 @@ def test_fresh_layers_are_unfrozen_with_the_head(place: Path, tmp_path: Path) ->
         assert "encoder/layer_1/query/kernel" in changed
     upper = {"labels", "layer_1"}
     assert moved == [upper, upper | {"layer_0"}, upper | {"layer_0", "embeddings"}]
+
+
+def expected_stop(run_dir: Path, opened: int, patience: int) -> int:
+    """The step after which a run ends early, from its validation metrics: the first one with `patience` evaluations
+    after the best step and after all layers are trained."""
+    best, best_step, steps = float("inf"), 0, []
+    for line in lines(run_dir, "valid"):
+        steps.append(line["step"])
+        value = Selection("accuracy", larger_is_better=True).value(line)
+        if value < best:
+            best, best_step = value, line["step"]
+        if sum(step > max(best_step, opened) for step in steps) == patience:
+            return int(line["step"])
+    raise AssertionError("the run did not end early")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes, opened, rate",
+    [({}, 15, 0.0), ({"freeze": ("embeddings/",)}, 10, 0.0), ({"fresh_layers": 1}, 10, 0.3)],
+)
+def test_patience_begins_when_all_layers_are_trained(
+    place: Path, tmp_path: Path, changes: dict[str, Any], opened: int, rate: float
+) -> None:
+    """At a rate of 0 the first evaluation stays the best. The run ends at the same step when it is stopped before."""
+    tuning = TuningOptions(unfreeze_every=1, **changes)
+    settings = config(place, tmp_path / "whole", tuning=tuning, evaluate=LabelEvaluate(every=3, patience=2))
+    whole = replace(settings, steps=90, optimizer=replace(settings.optimizer, learning_rate=rate))
+    parts = replace(whole, run_dir=str(tmp_path / "parts"))
+    assert run(whole) and run(replace(parts, steps=12)) and run(parts)
+    stop = expected_stop(tmp_path / "whole", opened, 2)
+    assert rate or stop == opened // 3 * 3 + 6
+    last = []
+    for name in ("whole", "parts"):
+        with RunCheckpoints(tmp_path / name / "checkpoints") as checkpoints:
+            last.append((checkpoints.latest(), checkpoints.best()))
+    assert last[0] == last[1] and last[0][0] == stop
+    expected, found = (arrays(tmp_path / name, stop) for name in ("whole", "parts"))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ class LabelEvaluate:
     ranked pairs. `f1` is that of spans for labels of BIO or BIOES, else the mean over labels."""
 
     patience: int | None = None
-    """The run ends after so many evaluations that are no better than the best one; 0: it does all its steps. None: 3 if
-    `steps` is 0, else 0."""
+    """The run ends after so many evaluations that are no better than the best one, counted once all layers are unfrozen
+    (`unfreeze_every`); 0: it does all its steps. None: 3 if `steps` is 0, else 0."""
 
     def __post_init__(self) -> None:
         for name in ("every", "patience"):

@@ -116,12 +116,16 @@ class Loop:
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the evaluations since the best step are as many as the task's patience. It follows from the
-        checkpoints alone, so a resumed run decides as an uninterrupted one."""
+        """Whether the evaluations since the best step are as many as the task's patience; those before all layers are
+        unfrozen do not count. It follows from the checkpoints alone, so a resumed run decides as an uninterrupted one.
+        """
         if self.evaluator is None or self.best_step == 0:
             return False
-        longest = self.evaluator.selection.patience * self.evaluator.every
-        return 0 < longest <= self.step - self.best_step
+        patience, every = self.evaluator.selection.patience, self.evaluator.every
+        if not (patience and every):
+            return False
+        since = max(self.best_step, self.training_step.all_trained_from)
+        return self.step // every - since // every >= patience
 
     def _advance(self, state: State, arrays: Any) -> State:
         """One step. The time to compile a new shape is left out of the rate."""

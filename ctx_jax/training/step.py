@@ -4,6 +4,7 @@ Its only collectives are the functions of `Collectives`. Letters: B rows of a ba
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +14,9 @@ import optax
 from ctx_jax.checkpoints.frozen import merge_params
 from ctx_jax.training.micro_batches import Arrays, compared_gradients, divided, joined, weighted_sum
 from ctx_jax.training.optimizer import OptimizerConfig, apply_gradients, averaged, optimizer
-from ctx_jax.training.parameter_groups import split_frozen
+from ctx_jax.training.parameter_groups import named, split_frozen
 from ctx_jax.training.task import ComparesRows, Task, UnfreezesGradually
+from ctx_jax.training.unfreezing import first_steps
 from ctx_jax.typing import Carry, Params, Terms
 
 INIT = 2**32 - 1
@@ -81,6 +83,14 @@ class TrainingStep:
         self.config = config
         self.unfreezing = task.unfreezing if isinstance(task, UnfreezesGradually) else None
         self.chain = optimizer(config, steps, model=task.model, task_groups=task.groups, unfreezing=self.unfreezing)
+
+    @cached_property
+    def all_trained_from(self) -> int:
+        """Steps done before the parameters that are unfrozen last are first trained; 0 where all are from the start."""
+        if self.unfreezing is None:
+            return 0
+        params = jax.eval_shape(self.initial)[0].params
+        return int(max(named(first_steps(params, self.task.model, self.unfreezing)).values()))
 
     def zero_totals(self) -> Totals:
         """The totals of no steps."""

@@ -86,7 +86,8 @@ class Selection:
     metric: str = "loss"
     larger_is_better: bool = False
     patience: int = 0
-    """Evaluations without a better one after which the run stops; 0: it does all its steps."""
+    """Evaluations without a better one after which the run stops, counted once all layers are unfrozen; 0: it does all
+    its steps."""
 
     def value(self, metrics: Mapping[str, float]) -> float:
         """The number that the best step has the least of. Of two with the same metric it is the one with less `loss`:
