@@ -21,7 +21,7 @@ from ctx_jax.checkpoints.run_files import TEXTS
 from ctx_jax.data.labelled import LabelledData
 from ctx_jax.encoders.transformer.huggingface import folders as huggingface
 from ctx_jax.io.errors import ConfigError, InputError
-from ctx_jax.tasks.label_options import TableOptions
+from ctx_jax.tasks.label_options import LabelEvaluate, TableOptions
 from ctx_jax.training.run import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,6 +94,9 @@ def edited(place: Path, folder: Path, name: str, edit: Callable[[str], str]) -> 
         ("layers", {"layers": 7}),
         ("encoder_rate", {"encoder_rate": 2e-5}),  # a rate, where a share of one is asked
         ("encoder_rate", {"encoder_rate": 0.0}),
+        ("encoder_rate", {"encoder_rate": 0.1, "frozen": True}),
+        ("evaluate.metric", {"data": LabelledData("x.tsv"), "evaluate": LabelEvaluate(metric="f1")}),
+        ("evaluate.patience", {"data": LabelledData("x.tsv"), "evaluate": LabelEvaluate(patience=3)}),
         ("data.train", {"data": LabelledData("nowhere.tsv")}),
     ],
 )

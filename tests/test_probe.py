@@ -257,8 +257,8 @@ def test_a_table_that_the_head_cannot_read_is_a_note_before_anything_is_trained(
 
 
 def test_every_tenth_training_example_chooses_where_no_file_does(data: Path) -> None:
-    own_run = TrainConfig(replace(task(data, "sst2").config, data=LabelledData(
-        str(data / "cls/sst2/train.tsv"), str(data / "cls/sst2/dev.tsv"))))  # fmt: skip
+    own_run = TrainConfig(ClassifyConfig(data=LabelledData(str(data / "cls/sst2/train.tsv"), str(
+        data / "cls/sst2/dev.tsv")), encoder_rate=0.2, evaluate=LabelEvaluate(metric="f1", patience=2)))  # fmt: skip
     own, lines = LabelProbe.of_run("mine", own_run), (data / "cls/sst2/train.tsv").read_text().splitlines()
     examples = own.read(0, print)
     assert [each.item for each in examples["valid"]] == [line.split("\t")[0] for line in lines[9::10]]
@@ -266,6 +266,7 @@ def test_every_tenth_training_example_chooses_where_no_file_does(data: Path) -> 
         each.location for each in own.config.read(own.config.data.train)
     )
     assert len(examples["test"]) == 40 and own.measured_on == "dev"
+    own.check()
     few = own.read(7, print)
     assert len(few["train"]) == 7 and {*few["train"]} < {*examples["train"]} and few["valid"] == examples["valid"]
 

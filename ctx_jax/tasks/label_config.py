@@ -82,7 +82,7 @@ class LabelConfig(ABC):
     """`balanced`: a label's loss is weighted by N / (K x its count), so that rare labels count as much as others."""
 
     encoder_rate: float = 0.05
-    """The learning rate of the encoder's parameters, as a share of the head's: at least 0.001, if it is not frozen."""
+    """The learning rate of the encoder's parameters, as a share of the head's, if it is not frozen: at least 0.001."""
 
     mix_rate: float = 10.0
     """With `layers` mix: the learning rate of the mix, as a multiple of the head's."""
@@ -215,6 +215,7 @@ class LabelConfig(ABC):
             raise ConfigError(
                 "evaluate.metric", f"is {self.metric}; must be one of {', '.join(self.metrics)} for what is predicted"
             )
+        self.evaluate.check(self.data.valid)
         if self.data.no_label and not self.text_pooling:
             raise ConfigError("data.no_label", "is for labels of texts and pairs, and these are of words: leave it out")
         if self.class_weights != "none" and self.predicted != "classes":
@@ -224,6 +225,12 @@ class LabelConfig(ABC):
                 "encoder_rate",
                 f"is a share of optimizer.learning_rate, not a rate, and with {self.encoder_rate:g} the encoder would "
                 "hardly learn: set at least 0.001, or frozen",
+            )
+        if self.frozen and self.encoder_rate != LabelConfig.encoder_rate:
+            raise ConfigError(
+                "encoder_rate",
+                f"{self.encoder_rate:g} has no effect on a frozen encoder: leave it at {LabelConfig.encoder_rate:g}, "
+                "or leave frozen out",
             )
         self.tuning.check(frozen=self.frozen, mixes=self.layers == "mix", ranks=self.predicted == "ranking")
         if self.tuning.gpt:
@@ -270,7 +277,7 @@ class LabelConfig(ABC):
                 raise ConfigError("length", f"must be at least {least}, or 0, got {self.length}")
         key = given_key or (encoder_digest(encoder) if self.frozen else "")
         task = self.task_type(
-            config=self._with_patience(0 if context.steps else 3),
+            config=self._with_patience(3 if self.data.valid and not context.steps else 0),
             seed=context.seed,
             encoder=replace(encoder, heads={}),
             network=network,

@@ -30,6 +30,15 @@ class LabelEvaluate:
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"evaluate.{name}", f"must be at least 0, got {getattr(self, name)}")
 
+    def check(self, valid: str) -> None:
+        """ConfigError for a setting that is not read where no validation file is named."""
+        for name in ("metric", "patience"):
+            value = getattr(self, name)
+            if value and not valid:
+                raise ConfigError(
+                    f"evaluate.{name}", f"{value} has no effect without data.valid: name a file there, or leave it out"
+                )
+
 
 @dataclass(frozen=True)
 class TableOptions:

@@ -57,14 +57,15 @@ class LabelProbe:
     @classmethod
     def of_run(cls, name: str, run: RunConfig, kind: Kind = "other") -> "LabelProbe":
         """From the settings of a run of `classify`, `tag` or `pairs`. The scores are of its validation file, and every
-        tenth training example chooses; its encoder, `frozen`, `layers` and `mix` are the probe's. ConfigError."""
+        tenth training example chooses; its encoder, `frozen`, `encoder_rate`, `layers` and `mix` are the probe's.
+        ConfigError."""
         task = run.task
         if not isinstance(task, LabelConfig):
             raise ConfigError("task", f"{name} must be of classify, tag or pairs, and is a run of {task.name}")
         if not task.data.valid:
             raise ConfigError("data.valid", f"of {name} is needed: a probe reports the scores of this file")
         data = replace(task.data, valid="", cache="")
-        config = replace(task, data=data, frozen=True, layers="mix", mix="")
+        config = replace(task, data=data, frozen=True, encoder_rate=LabelConfig.encoder_rate, layers="mix", mix="")
         return cls(name, config, run.optimizer, task.data.valid, "dev", run.steps, kind)
 
     @property
@@ -78,7 +79,8 @@ class LabelProbe:
 
     def check(self) -> None:
         """ConfigError for settings that contradict each other, or that cannot be probed."""
-        replace(self.config, encoder="probed").check(self.steps)
+        data = self.config.data  # where no file chooses, a part of the training file does
+        replace(self.config, encoder="probed", data=replace(data, valid=data.valid or data.train)).check(self.steps)
         if self.metric == "loss":
             raise ConfigError("evaluate.metric", f"of {self.name} is loss, and a probe compares scores: set another")
         head: Any = getattr(self.config, "head", None)
