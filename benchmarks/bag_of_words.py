@@ -21,7 +21,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
-from ctx_jax.data.labelled import Columns, Example, read_sentences
+from ctx_jax.data.columns import Columns
+from ctx_jax.data.labelled import Example, read_sentences
 
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 

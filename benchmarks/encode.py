@@ -43,7 +43,8 @@ from encode_sides import DEFAULT, Contender, best_size, elmo_networks, ours, tor
 from timing import Side, alternate, machine, peaks, table
 
 import ctx_jax
-from ctx_jax.data.labelled import Columns, read_sentences
+from ctx_jax.data.columns import Columns
+from ctx_jax.data.labelled import read_sentences
 from ctx_jax.data.text_files import read_lines
 
 Corpus = Literal["wikitext-2", "ewt"]

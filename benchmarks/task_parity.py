@@ -26,7 +26,8 @@ import tyro
 from scipy.stats import spearmanr
 from sklearn.metrics import matthews_corrcoef
 
-from ctx_jax.data.labelled import Columns, Example, read_sentences, read_texts
+from ctx_jax.data.columns import Columns
+from ctx_jax.data.labelled import Example, read_sentences, read_texts
 from ctx_jax.data.labelled_pairs import read_text_pairs
 
 RATE, MIX_RATE, ENCODER_RATE, LAYER_DECAY = 1e-3, 10.0, 0.05, 0.9

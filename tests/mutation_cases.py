@@ -22,8 +22,9 @@ from test_allennlp import TINY, arrays_of
 from tiny_transformers import BERT_ENTRIES, MODERN, random_params, split_tensors
 
 import ctx_jax
+from ctx_jax.data.columns import Columns
 from ctx_jax.data.context_pairs import read_wic
-from ctx_jax.data.labelled import Columns, read_sentences, read_texts
+from ctx_jax.data.labelled import read_sentences, read_texts
 from ctx_jax.data.labelled_pairs import read_text_pairs
 from ctx_jax.data.pair_sets import read_blimp, read_similarity
 from ctx_jax.data.sense_files import read_coarse_wsd, read_framework, read_semcor

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ctx_jax.data.labelled import Columns, Example, digest, read_sentences, read_texts
+from ctx_jax.data.columns import Columns
+from ctx_jax.data.labelled import Example, digest, read_sentences, read_texts
 from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
 
 TEXTS = Columns.parse("text,label", "text")

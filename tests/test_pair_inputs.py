@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ctx_jax.data.labelled import Columns
+from ctx_jax.data.columns import Columns
 from ctx_jax.data.labelled_pairs import read_text_pairs
 from ctx_jax.encoders.static import StaticTable
 from ctx_jax.encoders.transformer import Transformer

@@ -10,7 +10,8 @@ from label_runs import CRF, config, make_place, with_task
 
 import ctx_jax
 from ctx_jax import cli, tasks
-from ctx_jax.data.labelled import Columns, read_sentences
+from ctx_jax.data.columns import Columns
+from ctx_jax.data.labelled import read_sentences
 from ctx_jax.data.span_labels import illegal_count, span_labels, spans
 from ctx_jax.evaluation.label_scores import span_f1
 from ctx_jax.heads import TaggerHead

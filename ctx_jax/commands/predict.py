@@ -10,7 +10,7 @@ import tyro
 
 from ctx_jax import tasks
 from ctx_jax.commands.flags import naming_flags
-from ctx_jax.data.labelled import STANDARD_INPUT
+from ctx_jax.data.text_files import STANDARD_INPUT
 from ctx_jax.embedding.load import CheckpointStep
 
 AT_ONCE = 1024  # texts or sentences

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from ctx_jax.data.labelled import Columns, Example, named
+from ctx_jax.data.columns import Columns, named
+from ctx_jax.data.labelled import Example
 from ctx_jax.data.row_files import kind_of, read_rows
 from ctx_jax.io.errors import InputError
 

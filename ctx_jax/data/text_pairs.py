@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from ctx_jax.data.labelled import SKIPPED
+from ctx_jax.data.columns import SKIPPED
 from ctx_jax.data.row_files import kind_of, read_rows
 from ctx_jax.io.errors import ConfigError, InputError
 

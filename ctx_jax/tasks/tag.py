@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ctx_jax.data.labelled import STANDARD_INPUT, Example, LabelledData, read_sentences
+from ctx_jax.data.labelled import Example, LabelledData, read_sentences
 from ctx_jax.data.span_labels import OUTSIDE, has_illegal, in_scheme, without_mark
+from ctx_jax.data.text_files import STANDARD_INPUT
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.base import InputProcessor, WordPieces, sentences_to_words
 from ctx_jax.io.errors import ConfigError, InputError, listed
