@@ -3,6 +3,7 @@
 import gzip
 import io
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,16 +139,39 @@ def test_words_may_lack_labels_where_none_are_needed(tmp_path: Path) -> None:
     assert pairs(read_sentences(path, WORDS, labels=False)) == [(["one", "two"], None), (["three"], None)]
 
 
-def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    def given(text: str) -> None:
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a text on standard input."""
+
+    def put(text: str) -> None:
         monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
 
+    return put
+
+
+def test_standard_input(given: Callable[[str], None]) -> None:
     given("a text\n\nanother\tpos\ntext\n")
     assert [each.item for each in read_texts("-", TEXTS, labels=False)] == ["a text", "", "another", "text"]
     given(CONLLU)
     assert pairs(read_sentences("-", WORDS, like="train.conllu.gz")) == SENTENCES
     given("a\nb\n\nc\n")
     assert [each.item for each in read_sentences("-", WORDS, labels=False)] == [["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_standard_input_loses_a_byte_order_mark_and_an_empty_one_is_refused_as_files_are(
+    tmp_path: Path, given: Callable[[str], None], start: str
+) -> None:
+    text = f"{start}text\tlabel\none\tpos\n"
+    given(text)
+    assert pairs(read_sentences("-", Columns.parse("text,label", "text"), like="a.tsv")) == [(["one"], ["pos"])]
+    assert pairs(read_texts(put(tmp_path, "a.tsv", text), TEXTS)) == [("one", "pos")]
+    given(f"{start}one\n")
+    assert [each.item for each in read_texts("-", TEXTS, labels=False)] == ["one"]
+    for path in ("-", put(tmp_path, "empty.txt", "")):
+        given("")
+        with pytest.raises(InputError, match="empty"):
+            list(read_texts(path, TEXTS, labels=False))
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,12 @@
 import csv
 import json
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctx_jax.data.text_files import COMPRESSED, STANDARD_INPUT, decode, read_lines
-from ctx_jax.io.errors import InputError, MissingFileError, brief
+from ctx_jax.data.text_files import COMPRESSED, LineReader
+from ctx_jax.io.errors import InputError, brief
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 LONGEST_FIELD = 2**31 - 1  # characters of a CSV field
@@ -35,19 +34,10 @@ def kind_of(path: str) -> str:
 
 
 def read_located(path: str) -> Iterator[tuple[str, str]]:
-    """(location, line) of a file or of standard input."""
-    if path == STANDARD_INPUT:
-        name, lines = "standard input", _decoded(sys.stdin.buffer)
-    elif not Path(path).is_file():
-        raise MissingFileError(f"{path} {'is a folder' if Path(path).is_dir() else 'does not exist'}")
-    else:
-        name, lines = path, read_lines(Path(path), "strict")
-    return ((f"{name}, line {number}", line.removesuffix("\r")) for number, line in enumerate(lines, start=1))
-
-
-def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
-        yield decode(line, "strict", f"standard input, line {number}").removesuffix("\n")
+    """(location, line) of a file or of standard input, as `text_files.LineReader` reads them."""
+    reader = LineReader(path)
+    lines = enumerate(reader, start=1)
+    return ((f"{reader.name}, line {number}", line.removesuffix("\r")) for number, line in lines)
 
 
 def read_rows(path: str, kind: str) -> Iterator[Row]:

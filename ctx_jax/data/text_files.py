@@ -134,7 +134,7 @@ def _lines(file: Any, name: str, errors: Errors) -> Iterator[str]:
     except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, ZstdDamage) as error:
         raise InputError(f"{name}, after line {number}: damaged archive ({error}); fetch the file again") from error
     if number == 0:
-        raise InputError(f"{name} is empty: leave it out or fetch it again")
+        raise InputError(f"{name} is empty: give text, or leave it out")
 
 
 def decode(data: bytes, errors: Errors, where: str, offset: int = 0) -> str:
