@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import lzma
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,41 @@ def test_texts_of_every_format(tmp_path: Path, compression: str, name: str, colu
 def test_sentences_of_every_format(tmp_path: Path, compression: str, name: str, columns: str, text: str) -> None:
     path = put(tmp_path, name + compression, text)
     assert pairs(read_sentences(path, Columns.parse(columns, "form"))) == SENTENCES
+
+
+@pytest.mark.parametrize("name", ["a.TSV", "a.Tsv.GZ", "a.tsv.Xz"])
+def test_the_case_of_a_suffix_does_not_count(tmp_path: Path, name: str) -> None:
+    packed = {".gz": gzip.compress, ".xz": lzma.compress}.get(Path(name).suffix.lower(), bytes)
+    (tmp_path / name).write_bytes(packed(b"a great film\tpos\nno, thanks\tneg\n"))
+    assert pairs(read_texts(str(tmp_path / name), TEXTS)) == [("a great film", "pos"), ("no, thanks", "neg")]
+
+
+@pytest.mark.parametrize("name", ["a.JSONL", "a.ndjson", "a.json", "a.json.gz"])
+def test_json_lines_of_every_suffix(tmp_path: Path, name: str) -> None:
+    rows = [("a great film", "pos"), ("no, thanks", "neg")]
+    path = put(tmp_path, name, "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    assert pairs(read_texts(path, TEXTS)) == rows
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("name", ["a.txt", "a", "-"])
+def test_json_lines_without_their_suffix_are_refused(
+    tmp_path: Path, given: Callable[[str], None], name: str, labels: bool
+) -> None:
+    for read, columns in ((read_texts, TEXTS), (read_sentences, WORDS)):
+        given("\n" + NEGATIVE)
+        path = name if name == "-" else put(tmp_path, name, "\n" + NEGATIVE)
+        with pytest.raises(InputError, match="line 2"):
+            list(read(path, columns, labels=labels))  # type: ignore[operator]
+    braces = put(tmp_path, "braces", "{} PUNCT\n{ PUNCT\n")
+    assert pairs(read_sentences(braces, WORDS)) == [(["{}", "{"], ["PUNCT", "PUNCT"])]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_array_is_refused_with_what_to_do(tmp_path: Path, indent: int | None) -> None:
+    path = put(tmp_path, "a.json", json.dumps([{"text": "no, thanks", "label": "neg"}], indent=indent))
+    with pytest.raises(InputError, match=r"line 1.*jq -c"):
+        list(read_texts(path, TEXTS))
 
 
 def test_a_csv_field_may_hold_line_ends_and_be_long(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class TextFiles:
 
     @property
     def size(self) -> int | None:
-        if any(path.suffix in COMPRESSED for path in self.files):
+        if any(path.suffix.lower() in COMPRESSED for path in self.files):
             return None
         return sum(path.stat().st_size for path in self.files if path.exists())
 

@@ -23,8 +23,8 @@ class LabelledData:
     """Labelled files, and how they are read."""
 
     train: str = ""
-    """The training file: .tsv, .csv, .jsonl or .conllu, anything else in columns between white space; plain, .gz, .xz
-    or .zst."""
+    """The training file: .tsv, .csv, .jsonl (also .ndjson, .json) or .conllu, anything else in columns between white
+    space; plain, .gz, .xz or .zst."""
 
     valid: str = ""
     """The validation file. It chooses the best step and ends the run early; without it the last step counts."""

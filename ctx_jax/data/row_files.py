@@ -1,9 +1,9 @@
-"""The rows of files in columns; plain, .gz, .xz or .zst. The suffix before these decides the format:
+"""The rows of files in columns; plain, .gz, .xz or .zst. The suffix before these decides the format, in any case:
 
     .tsv         columns between tabs, no quoting
     .csv         RFC 4180: commas, quotes
     .conllu      CoNLL-U's ten columns; ranges (3-4) and empty nodes (3.1) are skipped
-    .jsonl       an object a line, whose keys name the columns
+    .jsonl       an object a line, whose keys name the columns; also .ndjson and .json
     any other    columns between white space
 
 `-` is standard input.
@@ -23,14 +23,16 @@ CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "dep
 LONGEST_FIELD = 2**31 - 1  # characters of a CSV field
 WHITE_SPACE = re.compile(r"[ \t]+")  # a no-break space belongs to its word
 
+_KINDS = {kind: kind for kind in (".tsv", ".csv", ".conllu", ".jsonl")} | {".ndjson": ".jsonl", ".json": ".jsonl"}
+
 Row = tuple[str, list[str] | None]  # location and fields; None: an empty line
 
 
 def kind_of(path: str) -> str:
     """ ".tsv", ".csv", ".conllu", ".jsonl", or "" for columns between white space."""
-    file = Path(path)
+    file = Path(path.lower())
     suffix = Path(file.stem).suffix if file.suffix in COMPRESSED else file.suffix
-    return suffix if suffix in (".tsv", ".csv", ".conllu", ".jsonl") else ""
+    return _KINDS.get(suffix, "")
 
 
 def read_located(path: str) -> Iterator[tuple[str, str]]:
@@ -40,12 +42,34 @@ def read_located(path: str) -> Iterator[tuple[str, str]]:
     return ((f"{reader.name}, line {number}", line.removesuffix("\r")) for number, line in lines)
 
 
+def read_plain(path: str) -> Iterator[tuple[str, str]]:
+    """As `read_located`, of a file whose suffix names no format; InputError if its first line is a JSON object."""
+    first = True
+    for location, line in read_located(path):
+        if first and (text := line.strip()):
+            first = False
+            if text.startswith("{") and _is_object(text):
+                raise InputError(
+                    f"{location}: is a JSON object, and JSON lines are read from files named .jsonl, .ndjson or .json: "
+                    "rename the file. If the objects are texts, give them in a .csv"
+                )
+        yield location, line
+
+
+def _is_object(text: str) -> bool:
+    """Whether it is a JSON object with a key; `{}` may be a word."""
+    try:
+        return bool(json.loads(text))
+    except (ValueError, RecursionError):
+        return False
+
+
 def read_rows(path: str, kind: str) -> Iterator[Row]:
     """The rows of a file of a `kind_of` but .jsonl, or of standard input."""
     if kind in (".csv", ".conllu"):
         yield from _csv(path) if kind == ".csv" else _conllu(path)
         return
-    for location, line in read_located(path):
+    for location, line in read_located(path) if kind_of(path) else read_plain(path):
         fields = line.split("\t") if kind == ".tsv" else WHITE_SPACE.split(line.strip(" \t"))
         yield location, fields if line.strip() else None
 
@@ -99,7 +123,14 @@ def json_objects(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, dict[s
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{location}: no JSON object ({error})") from error
+            raise InputError(f"{location}: no JSON object ({error}){_array_hint(line)}") from error
         if not isinstance(found, dict):
-            raise InputError(f"{location}: needs a JSON object, got {brief(found)}")
+            raise InputError(f"{location}: needs a JSON object, got {brief(found)}{_array_hint(line)}")
         yield location, found
+
+
+def _array_hint(line: str) -> str:
+    """What to do about a line that begins a JSON array, as the whole of a .json file may be one."""
+    if not line.lstrip().startswith("["):
+        return ""
+    return ". A JSON array is not read: write each of its objects on a line, as `jq -c '.[]'` does"

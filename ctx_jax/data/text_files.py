@@ -81,7 +81,7 @@ def read_lines(path: Path, errors: Errors) -> Iterator[str]:
         InputError: a damaged archive, an empty file, a longer line, and as `decode`.
     """
     try:
-        with COMPRESSED.get(path.suffix, open)(path, "rb") as file:
+        with COMPRESSED.get(path.suffix.lower(), open)(path, "rb") as file:
             yield from _lines(file, str(path), errors)
     except FileNotFoundError as error:
         raise MissingFileError(f"{path} was there when files were listed and is gone now; start again") from error
@@ -105,7 +105,7 @@ class LineReader:
             return
         with self._path.open("rb") as self._file:
             self._size = os.fstat(self._file.fileno()).st_size
-            unpack = COMPRESSED.get(self._path.suffix)
+            unpack = COMPRESSED.get(self._path.suffix.lower())
             yield from _lines(unpack(self._file, "rb") if unpack else self._file, self.name, self._errors)
 
     @property

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ctx_jax.data.columns import Columns
-from ctx_jax.data.row_files import WHITE_SPACE, Row, read_located
+from ctx_jax.data.row_files import WHITE_SPACE, Row, read_plain
 from ctx_jax.data.text_files import STANDARD_INPUT
 from ctx_jax.io.errors import InputError
 
@@ -14,7 +14,7 @@ _WORD = re.compile(r"[^ \t]+")
 def read_text_lines(path: str, columns: Columns, labels: bool, is_label: Callable[[str], bool] | None) -> Iterator[Row]:
     """The columns of lines of which the text takes all that the others leave. Where labels are not needed, a line is a
     text; if it holds tabs, columns between them (see `labelled.read_texts`)."""
-    lines: Iterable[tuple[str, str]] = read_located(path)
+    lines: Iterable[tuple[str, str]] = read_plain(path)
     if not labels and is_label and path != STANDARD_INPUT:
         lines = list(lines)
         labels = _all_labelled(lines, columns, is_label)
