@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from ctx_jax.data.columns import Columns
-from ctx_jax.data.labelled import Example, digest, read_sentences, read_texts
+from ctx_jax.data.labelled import Example, LabelledData, digest, read_sentences, read_texts
 from ctx_jax.io.errors import ConfigError, InputError, MissingFileError
 
 TEXTS = Columns.parse("text,label", "text")
@@ -163,7 +163,9 @@ def test_a_file_in_which_only_most_lines_have_a_label_is_refused(tmp_path: Path)
 
 def test_objects_may_lack_labels_and_numbers_are_labels(tmp_path: Path) -> None:
     path = put(tmp_path, "a.jsonl", '{"text": "one"}\n{"text": "two", "label": "neg"}\n')
-    assert pairs(read_texts(path, TEXTS, labels=False)) == [("one", None), ("two", None)]
+    assert pairs(read_texts(path, TEXTS, labels=False)) == [("one", None), ("two", "neg")]
+    path = put(tmp_path, "null.jsonl", '{"text": "one", "label": "neg"}\n{"text": "two", "label": null}\n{"text": "3"}')
+    assert pairs(read_texts(path, TEXTS, labels=False)) == [("one", "neg"), ("two", None), ("3", None)]
     path = put(tmp_path, "b.jsonl", '{"text": "one", "label": 0}\n{"text": "two", "label": true}\n')
     assert pairs(read_texts(path, TEXTS)) == [("one", "0"), ("two", "true")]
     with pytest.raises(InputError, match="conllu"):
@@ -223,7 +225,8 @@ def test_standard_input_loses_a_byte_order_mark_and_an_empty_one_is_refused_as_f
         ("a.txt", "one pos\ntwo\n", "line 2"),
         ("a.tsv", "text\tlabel\tlabel\none\ta\tb\n", "line 1"),
         ("a.jsonl", NEGATIVE + '{"text": "two"}', "line 2.*label"),
-        ("a.jsonl", NEGATIVE + '{"text": "two", "label": null}', "line 2.*label"),
+        ("a.jsonl", NEGATIVE + '{"text": "two", "label": null}', "line 2.*label.*null"),
+        ("a.jsonl", NEGATIVE + '{"text": "two", "label": ""}', "line 2.*label"),
         ("a.jsonl", NEGATIVE + '{"text": ["two"], "label": "neg"}', "line 2.*text"),
         ("a.jsonl", NEGATIVE + "{", "line 2"),
         ("a.jsonl", "[]", "line 1"),
@@ -258,6 +261,12 @@ def test_columns_that_do_not_name_a_text_and_a_label_are_refused(columns: str) -
     with pytest.raises(ConfigError) as caught:
         Columns.parse(columns, "text")
     assert caught.value.field == "data.columns"
+
+
+def test_an_empty_separator_of_labels_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        LabelledData(separator="")
+    assert caught.value.field == "data.separator"
 
 
 def test_the_digest_is_of_texts_and_labels() -> None:

@@ -1,5 +1,7 @@
 """Two texts in one row, against the tokenizer's own layout, and files of pairs."""
 
+import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,17 @@ def test_files_of_pairs(tmp_path: Path) -> None:
         (("", "the tree"), "no"),
     ]
     assert [each[:2] for each in read_text_pairs(str(tmp_path / "b.csv"), columns)] == [(("the cat", "a, dog"), "yes")]
+    row = {"label": "yes", "first": "the cat", "second": "a dog"}
+    (tmp_path / "d.jsonl").write_text(json.dumps(row))
+    for names in itertools.permutations(row):
+        for labels in (True, False):
+            swapped = Columns.parse(",".join(names), "first", "second")
+            (found,) = read_text_pairs(str(tmp_path / "d.jsonl"), swapped, labels=labels)
+            assert found[:2] == (("the cat", "a dog"), "yes")
+    twice = Columns.parse("first=label,second=label,label=first", "first", "second")
+    for labels in (True, False):
+        (found,) = read_text_pairs(str(tmp_path / "d.jsonl"), twice, labels=labels)
+        assert found[:2] == (("yes", "yes"), "the cat")
     (tmp_path / "c.tsv").write_text("the cat\ta dog\n")
     bare = Columns.parse("first,second", "first", "second", label=False)
     for known in (columns, bare):

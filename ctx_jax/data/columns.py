@@ -8,6 +8,8 @@ from ctx_jax.io.errors import ConfigError, InputError
 
 SKIPPED = "_"
 
+NamedRow = tuple[str, dict[str, str] | None]  # location and fields by name; None: an empty line
+
 
 class Columns(NamedTuple):
     """The columns of a file: of the word, of the text or of both texts, of the label if there is one, and how many
@@ -62,10 +64,20 @@ class Columns(NamedTuple):
         names = {self.key(name): name for name in self.needed}
         return [names.get(key, SKIPPED if key in self.needed else key) for key in header]
 
-    def objects(self, path: str, labels: bool) -> Iterator[Row]:
-        """The rows of a .jsonl file, whose label may be missing unless `labels` are needed."""
-        keys = [self.key(name) for name in self.names if name in self.needed]
-        return read_objects(path, keys, None if labels or not self.label else self.key(self.label))
+    def objects(self, path: str, labels: bool, empty_labels: bool = False) -> Iterator[NamedRow]:
+        """The fields of the objects of a .jsonl file by name, as `named` gives those of rows."""
+        names = [name for name in self.names if name in self.needed]
+        keys = [self.key(name) for name in names]
+        optional = self.key(self.label) if self.label and not labels else None
+        for location, values in read_objects(path, keys, optional if keys.count(optional or "") == 1 else None):
+            fields = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+            yield location, self.checked(location, fields, empty_labels or not labels)
+
+    def checked(self, location: str, fields: dict[str, str], empty_labels: bool) -> dict[str, str]:
+        """The fields of a row; InputError if its label is empty, unless it may be."""
+        if self.label and not empty_labels and not fields[self.label]:
+            raise InputError(f"{location}: the {self.label} is empty")
+        return fields
 
     @property
     def without_label(self) -> tuple[str, ...]:
@@ -75,7 +87,7 @@ class Columns(NamedTuple):
 
 def named(
     rows: Iterable[Row], columns: Columns, labels: bool, *, tabular: bool, empty_labels: bool = False
-) -> Iterator[tuple[str, dict[str, str] | None]]:
+) -> Iterator[NamedRow]:
     """The fields of rows by name, without those that are skipped; a header's order takes the place of the columns'.
 
     Where labels are not needed, the header of a table may lack theirs. InputError as `read_texts`.
@@ -103,6 +115,4 @@ def named(
                 f"{' | '.join(fields)[:80]!r}. Set data.columns"
             )
         kept = {name: field for name, field in zip(names, fields, strict=True) if name in needed}
-        if labels and columns.label and not kept[columns.label] and not empty_labels:
-            raise InputError(f"{location}: the {columns.label} is empty")
-        yield location, kept
+        yield location, columns.checked(location, kept, empty_labels or not labels)

@@ -15,7 +15,7 @@ from ctx_jax.data.columns import Columns, named
 from ctx_jax.data.config import check_at_least
 from ctx_jax.data.row_files import kind_of, read_rows
 from ctx_jax.data.text_lines import read_text_lines
-from ctx_jax.io.errors import InputError
+from ctx_jax.io.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class LabelledData:
 
     def __post_init__(self) -> None:
         check_at_least("data", self, prefetch=1, examples=0)
+        if not self.separator:
+            raise ConfigError("data.separator", "must hold at least one character, as in `,`; got an empty one")
 
 
 class Example(NamedTuple):
@@ -96,10 +98,11 @@ def read_texts(
     if kind == ".conllu":
         raise InputError(f"{path}: CoNLL-U holds words, not texts: give .tsv or .csv")
     if kind == ".jsonl":
-        rows = columns.objects(path, labels)
+        found = columns.objects(path, labels, empty_labels)
     else:
         rows = read_rows(path, kind) if kind else read_text_lines(path, columns, labels, is_label)
-    for location, fields in named(rows, columns, labels, tabular=bool(kind), empty_labels=empty_labels):
+        found = named(rows, columns, labels, tabular=bool(kind), empty_labels=empty_labels)
+    for location, fields in found:
         if fields is not None:
             yield Example(fields[columns.item].removeprefix(prefix), fields.get(columns.label or ""), location)
         elif not labels:

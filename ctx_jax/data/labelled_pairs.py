@@ -20,10 +20,10 @@ def read_text_pairs(path: str, columns: Columns, *, prefix: str = "", labels: bo
     if kind == ".conllu":
         raise InputError(f"{path}: CoNLL-U holds words, not pairs of texts: give .tsv or .csv")
     if kind == ".jsonl":
-        rows = columns.objects(path, labels)
+        found = columns.objects(path, labels)
     else:
-        rows = read_rows(path, kind if kind == ".csv" else ".tsv")
-    for location, fields in named(rows, columns, labels, tabular=True):
+        found = named(read_rows(path, kind if kind == ".csv" else ".tsv"), columns, labels, tabular=True)
+    for location, fields in found:
         if fields is not None:
             texts = fields[FIRST].removeprefix(prefix), fields[SECOND].removeprefix(prefix)
             yield Example(texts, fields.get(columns.label or ""), location)

@@ -97,24 +97,22 @@ def _conllu(path: str) -> Iterator[Row]:
             yield location, fields
 
 
-def read_objects(path: str, keys: Sequence[str], optional: str | None = None) -> Iterator[Row]:
-    """The values of `keys` in each object of a .jsonl file, after a row of the keys themselves, as a header.
+def read_objects(path: str, keys: Sequence[str], optional: str | None = None) -> Iterator[tuple[str, list[str | None]]]:
+    """(location, values of `keys`) of each object of a .jsonl file; None where the `optional` key is missing or null.
 
-    Without the `optional` key if the first object lacks it. Numbers and truth values are as JSON writes them. Raises
-    InputError, naming the line, for what is no object, for another key that is missing, and for nested values.
+    Numbers and truth values are as JSON writes them. Raises InputError, naming the line, for what is no object, for
+    another key that is missing or null, and for nested values.
     """
-    header: list[str] = []
     for location, found in json_objects(each for each in read_located(path) if each[1].strip()):
-        if not header:
-            header = [key for key in keys if key in found or key != optional]
-            yield location, header
-        if missing := [key for key in header if found.get(key) is None]:
+        if missing := [key for key in keys if key not in found and key != optional]:
             names = ", ".join(found)
             raise InputError(f"{location}: has no {missing[0]!r} among its keys {names}. Set data.columns")
-        if nested := [key for key in header if isinstance(found[key], dict | list)]:
+        if null := [key for key in keys if key in found and found[key] is None and key != optional]:
+            raise InputError(f"{location}: {null[0]!r} must be a text or a number, and is null: leave such lines out")
+        if nested := [key for key in keys if isinstance(found.get(key), dict | list)]:
             raise InputError(f"{location}: {nested[0]!r} must be a text or a number, got {brief(found[nested[0]])}")
-        values = (found[key] for key in header)
-        yield location, [value if isinstance(value, str) else json.dumps(value) for value in values]
+        values = [found.get(key) for key in keys]
+        yield location, [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
 
 
 def json_objects(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
