@@ -1,14 +1,12 @@
 """Files of labelled texts and words, in each format, against what they say."""
 
 import gzip
-import io
 import json
 import lzma
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from label_files import give, pairs, put
 
 from ctx_jax.data.columns import Columns
 from ctx_jax.data.labelled import Example, LabelledData, digest, read_sentences, read_texts
@@ -29,18 +27,6 @@ NEGATIVE = '{"text": "no, thanks", "label": "neg"}\n'
 GREAT_OBJECT = """{"gold": "pos", "sentence": "a \\"great\\" film", "text": 1}
 {"gold": "neg", "sentence": "no, thanks", "text": 2}"""
 SENTENCES = [(["do", "n't", "go"], ["AUX", "PART", "VERB"]), (["No"], ["INTJ"])]
-
-
-def put(folder: Path, name: str, text: str) -> str:
-    path = folder / name
-    opened = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
-    with opened(path, "wb") as file:
-        file.write(text.encode())
-    return str(path)
-
-
-def pairs(examples: "list[Example] | object") -> list[tuple[object, object]]:
-    return [(each.item, each.label) for each in examples]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("compression", ["", ".gz", ".xz"])
@@ -99,10 +85,10 @@ def test_json_lines_of_every_suffix(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.parametrize("name", ["a.txt", "a", "-"])
 def test_json_lines_without_their_suffix_are_refused(
-    tmp_path: Path, given: Callable[[str], None], name: str, labels: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, labels: bool
 ) -> None:
     for read, columns in ((read_texts, TEXTS), (read_sentences, WORDS)):
-        given("\n" + NEGATIVE)
+        give(monkeypatch, "\n" + NEGATIVE)
         path = name if name == "-" else put(tmp_path, name, "\n" + NEGATIVE)
         with pytest.raises(InputError, match="line 2"):
             list(read(path, columns, labels=labels))  # type: ignore[operator]
@@ -177,37 +163,27 @@ def test_words_may_lack_labels_where_none_are_needed(tmp_path: Path) -> None:
     assert pairs(read_sentences(path, WORDS, labels=False)) == [(["one", "two"], None), (["three"], None)]
 
 
-@pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a text on standard input."""
-
-    def put(text: str) -> None:
-        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
-
-    return put
-
-
-def test_standard_input(given: Callable[[str], None]) -> None:
-    given("a text\n\nanother\tpos\ntext\n")
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, "a text\n\nanother\tpos\ntext\n")
     assert [each.item for each in read_texts("-", TEXTS, labels=False)] == ["a text", "", "another", "text"]
-    given(CONLLU)
+    give(monkeypatch, CONLLU)
     assert pairs(read_sentences("-", WORDS, like="train.conllu.gz")) == SENTENCES
-    given("a\nb\n\nc\n")
+    give(monkeypatch, "a\nb\n\nc\n")
     assert [each.item for each in read_sentences("-", WORDS, labels=False)] == [["a", "b"], ["c"]]
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff"])
 def test_standard_input_loses_a_byte_order_mark_and_an_empty_one_is_refused_as_files_are(
-    tmp_path: Path, given: Callable[[str], None], start: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
     text = f"{start}text\tlabel\none\tpos\n"
-    given(text)
+    give(monkeypatch, text)
     assert pairs(read_sentences("-", Columns.parse("text,label", "text"), like="a.tsv")) == [(["one"], ["pos"])]
     assert pairs(read_texts(put(tmp_path, "a.tsv", text), TEXTS)) == [("one", "pos")]
-    given(f"{start}one\n")
+    give(monkeypatch, f"{start}one\n")
     assert [each.item for each in read_texts("-", TEXTS, labels=False)] == ["one"]
     for path in ("-", put(tmp_path, "empty.txt", "")):
-        given("")
+        give(monkeypatch, "")
         with pytest.raises(InputError, match="empty"):
             list(read_texts(path, TEXTS, labels=False))
 

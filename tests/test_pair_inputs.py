@@ -96,6 +96,12 @@ def test_files_of_pairs(tmp_path: Path) -> None:
     for labels in (True, False):
         (found,) = read_text_pairs(str(tmp_path / "d.jsonl"), twice, labels=labels)
         assert found[:2] == (("yes", "yes"), "the cat")
+    for header in ("first\tsecond\tid", "First\tSecond\tID", "second\tid\tfirst"):
+        (tmp_path / "e.tsv").write_text(
+            header + "\n" + "\t".join(row.get(key, "7") for key in header.lower().split("\t"))
+        )
+        (found,) = read_text_pairs(str(tmp_path / "e.tsv"), columns, labels=False)
+        assert found.item == ("the cat", "a dog")
     (tmp_path / "c.tsv").write_text("the cat\ta dog\n")
     bare = Columns.parse("first,second", "first", "second", label=False)
     for known in (columns, bare):

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ctx_jax.data.columns import Columns, named
 from ctx_jax.data.config import check_at_least
@@ -30,9 +30,10 @@ class LabelledData:
     """The validation file. It chooses the best step and ends the run early; without it the last step counts."""
 
     columns: str = "text,label"
-    """Names of the columns in their order, between commas; `_` skips one. A first row that holds all of these names is
-    a header, and its order counts. `name=key` where a header, or the objects of .jsonl, have another name for it, as in
-    `first=sentence1,second=sentence2,label=gold_label`. For .conllu the names are CoNLL-U's own (form, upos, ...)."""
+    """Names of the columns in their order, between commas; `_` skips one. A first row that holds all of these names, in
+    any case, is a header, and its order counts. `name=key` where a header, or the objects of .jsonl, have another name
+    for it, as in `first=sentence1,second=sentence2,label=gold_label`. For .conllu the names are CoNLL-U's own (form,
+    upos, ...)."""
 
     no_label: str = ""
     """What stands in the label's column where there is none, such as SNLI's `-`: these texts are neither trained on nor
@@ -101,7 +102,8 @@ def read_texts(
         found = columns.objects(path, labels, empty_labels)
     else:
         rows = read_rows(path, kind) if kind else read_text_lines(path, columns, labels, is_label)
-        found = named(rows, columns, labels, tabular=bool(kind), empty_labels=empty_labels)
+        how: dict[str, Any] = {"empty_labels": empty_labels, "is_label": is_label}
+        found = named(rows, columns, labels, tabular=bool(kind), **how)
     for location, fields in found:
         if fields is not None:
             yield Example(fields[columns.item].removeprefix(prefix), fields.get(columns.label or ""), location)
@@ -118,7 +120,7 @@ def read_sentences(
     kind, columns = kind_of(like), columns.of_file(like)
     if kind == ".jsonl":
         raise InputError(f"{path}: .jsonl holds texts, not words: give .conllu, .tsv or columns between white space")
-    rows = named(read_rows(path, kind), columns, labels, tabular=kind in (".tsv", ".csv"))
+    rows = named(read_rows(path, kind), columns, labels, tabular=kind in (".tsv", ".csv"), words=True)
     words: list[str] = []
     tags: list[str] = []
     first = ""

@@ -15,39 +15,69 @@ def read_text_lines(path: str, columns: Columns, labels: bool, is_label: Callabl
     """The columns of lines of which the text takes all that the others leave. Where labels are not needed, a line is a
     text; if it holds tabs, columns between them (see `labelled.read_texts`)."""
     lines: Iterable[tuple[str, str]] = read_plain(path)
-    if not labels and is_label and path != STANDARD_INPUT:
+    header: list[str] | None = None
+    names: Sequence[str] = columns.names
+    if labels or (is_label and path != STANDARD_INPUT):
         lines = list(lines)
-        labels = _all_labelled(lines, columns, is_label)
-    names, first = columns.names, True
+        filled = [each for each in lines if each[1].strip()]
+        header = _header([line for _, line in filled], columns, None if labels else is_label)
+        names = header or names
+        if not labels and is_label:
+            labels = _all_labelled(filled[1:] if header else filled, names, columns, is_label)
     for location, line in lines:
         if not line.strip():
             yield location, None
-            continue
-        header = columns.renamed(WHITE_SPACE.split(line.strip(" \t")))
-        if first and columns.needed <= {*header}:
-            names = tuple(header)
-            yield location, header
+        elif header:
+            yield location, _words(line)
+            header = None
         else:
             yield location, _split_around(line, names.index(columns.item), len(names)) if labels else line.split("\t")
-        first = False
 
 
-def _all_labelled(lines: Sequence[tuple[str, str]], columns: Columns, is_label: Callable[[str], bool]) -> bool:
-    """Whether the label's column of every line, but for a header, holds a label. InputError where only most have one,
-    so that it cannot be told."""
-    filled = [(location, line) for location, line in lines if line.strip()]
-    names = columns.names
-    if filled and columns.needed <= {*(header := columns.renamed(WHITE_SPACE.split(filled[0][1].strip(" \t"))))}:
-        filled, names = filled[1:], tuple(header)
-    rows = [_split_around(line, names.index(columns.item), len(names)) for _, line in filled]
-    label = names.index(columns.label or "")
-    without = [i for i, row in enumerate(rows) if len(row) != len(names) or not is_label(row[label])]
-    if without and 2 * len(without) < len(rows):
+def _header(lines: Sequence[str], columns: Columns, is_label: Callable[[str], bool] | None) -> list[str] | None:
+    """The names of the first line if it is a header: if it holds the names that are needed and no others. A text may
+    hold them, too ("Please label this text"), so that a line with further words is a header only if the other lines
+    have labels where it says and the first has none in the place of one.
+
+    A label is what `is_label` says; without it, what the columns of the other lines hold in its place.
+    """
+    if not lines or not columns.needed <= {*(names := columns.renamed(_words(lines[0])))}:
+        return None
+    if len(names) == len(columns.needed):
+        return names
+    own, *others = (_label(line, columns.names, columns) for line in lines)
+    theirs = [_label(line, names, columns) for line in lines[1:]]
+    if not theirs or None in theirs:
+        return None
+    if is_label:
+        labelled = not (own and is_label(own)) and all(is_label(label or "") for label in theirs)
+    else:
+        labelled = own not in others and len({*theirs}) <= len({*others})
+    return names if labelled else None
+
+
+def _all_labelled(
+    lines: Sequence[tuple[str, str]], names: Sequence[str], columns: Columns, is_label: Callable[[str], bool]
+) -> bool:
+    """Whether all lines have a label. InputError where only most have one, so that it cannot be told."""
+    labels = [_label(line, names, columns) for _, line in lines]
+    without = [number for number, label in enumerate(labels) if label is None or not is_label(label)]
+    if without and 2 * len(without) < len(lines):
         raise InputError(
-            f"{filled[without[0]][0]}: has no {columns.label} that training has seen, as most lines of the file do: is "
+            f"{lines[without[0]][0]}: has no {columns.label} that training has seen, as most lines of the file do: is "
             "its end a label or text? Give columns between tabs, in a .tsv"
         )
     return not without
+
+
+def _label(line: str, names: Sequence[str], columns: Columns) -> str | None:
+    """The label of a line with columns of these names; None if it has fewer."""
+    fields = _split_around(line, names.index(columns.item), len(names))
+    return fields[names.index(columns.label or "")] if len(fields) == len(names) else None
+
+
+def _words(line: str) -> list[str]:
+    return WHITE_SPACE.split(line.strip(" \t"))
 
 
 def _split_around(line: str, before: int, count: int) -> list[str]:
