@@ -8,6 +8,7 @@ import pytest
 
 from ctx_jax.data.columns import Columns
 from ctx_jax.data.labelled_pairs import read_text_pairs
+from ctx_jax.data.text_pairs import read_pairs
 from ctx_jax.encoders.static import StaticTable
 from ctx_jax.encoders.transformer import Transformer
 from ctx_jax.encoders.transformer.inputs import SubwordInputs
@@ -74,6 +75,23 @@ def test_what_has_no_layout_is_refused() -> None:
     inputs, _ = made()
     with pytest.raises(SentenceError, match="room for 4"):
         inputs.pad(inputs.split(PAIRS[:1]), 1, 4)
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a"])
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_pairs_of_empty_texts_keep_their_place_where_no_label_is_needed(tmp_path: Path, name: str, end: str) -> None:
+    rows = [("", ""), ("the cat", "a dog"), ("", ""), ("", "the tree"), ("", "")]
+    delimiter = "," if name == "a.csv" else "\t"
+    (tmp_path / name).write_text("\n".join(delimiter.join(row) for row in rows) + end)
+    columns = Columns.parse("first,second,label", "first", "second")
+    assert [each.item for each in read_text_pairs(str(tmp_path / name), columns, labels=False)] == rows
+    found = read_pairs(str(tmp_path / name))
+    assert list(zip(found.first, found.second, strict=True)) == rows
+    (tmp_path / "labelled").write_text("the cat\ta dog\t1\n\t\t\nthe tree\t\t0\n")
+    kept = [("the cat", "a dog"), ("the tree", "")]
+    assert [each.item for each in read_text_pairs(str(tmp_path / "labelled"), columns)] == kept
+    gold = read_pairs(str(tmp_path / "labelled"))
+    assert list(zip(gold.first, gold.second, strict=True)) == kept and gold.gold == [1, 0]
 
 
 def test_files_of_pairs(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ FIRST, SECOND = "first", "second"
 def read_text_pairs(path: str, columns: Columns, *, prefix: str = "", labels: bool = True) -> Iterator[Example]:
     """The pairs of a file, one a row, with their labels if the columns have one; raises as `read_texts`.
 
-    Unless `labels` are needed, their column may be missing.
+    Unless `labels` are needed, their column may be missing, and a row of empty columns is a pair of empty texts; a line
+    without separators is none.
     """
     kind = kind_of(path)
     if kind == ".conllu":
@@ -22,7 +23,8 @@ def read_text_pairs(path: str, columns: Columns, *, prefix: str = "", labels: bo
     if kind == ".jsonl":
         found = columns.objects(path, labels)
     else:
-        found = named(read_rows(path, kind if kind == ".csv" else ".tsv"), columns, labels, tabular=True)
+        rows = read_rows(path, kind if kind == ".csv" else ".tsv", empty_rows=not labels)
+        found = named(rows, columns, labels, tabular=True)
     for location, fields in found:
         if fields is not None:
             texts = fields[FIRST].removeprefix(prefix), fields[SECOND].removeprefix(prefix)

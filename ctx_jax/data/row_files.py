@@ -64,23 +64,24 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def read_rows(path: str, kind: str) -> Iterator[Row]:
-    """The rows of a file of a `kind_of` but .jsonl, or of standard input."""
+def read_rows(path: str, kind: str, empty_rows: bool = False) -> Iterator[Row]:
+    """The rows of a file of a `kind_of` but .jsonl, or of standard input. A row of empty columns is an empty line;
+    with `empty_rows` only a line without separators is one."""
     if kind in (".csv", ".conllu"):
-        yield from _csv(path) if kind == ".csv" else _conllu(path)
+        yield from _csv(path, empty_rows) if kind == ".csv" else _conllu(path)
         return
     for location, line in read_located(path) if kind_of(path) else read_plain(path):
         fields = line.split("\t") if kind == ".tsv" else WHITE_SPACE.split(line.strip(" \t"))
-        yield location, fields if line.strip() else None
+        yield location, fields if line.strip() or (empty_rows and len(fields) > 1) else None
 
 
-def _csv(path: str) -> Iterator[Row]:
+def _csv(path: str, empty_rows: bool) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_FIELD)  # Python's default, 128 KiB, is less than a long document
     reader = csv.reader((f"{line}\n" for _, line in read_located(path)), strict=True)
     start = 1
     try:
         for fields in reader:
-            yield f"{path}, line {start}", fields if any(fields) else None
+            yield f"{path}, line {start}", fields if any(fields) or (empty_rows and len(fields) > 1) else None
             start = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}, line {start}: no CSV as of RFC 4180 ({error})") from error

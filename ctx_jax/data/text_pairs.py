@@ -22,7 +22,8 @@ def read_pairs(path: str, columns: str = "") -> Pairs:
     """The pairs of a file, one a row.
 
     `columns` names the columns in their order, between commas: first, second and, if there is one, gold; `_` skips one.
-    Empty: two columns, or three with the gold score last. The first row is a header if its gold score is no number.
+    Empty: two columns, or three with the gold score last. The first row is a header if its gold score is no number. A
+    row of two empty texts is a pair where the file has no gold scores; a line without separators is none.
 
     Raises MissingFileError; ConfigError for columns; InputError naming the line of another number of columns or of a
     score that is no number, and for a file without pairs.
@@ -30,10 +31,12 @@ def read_pairs(path: str, columns: str = "") -> Pairs:
     names = _names(columns)
     first, second, gold = list[str](), list[str](), list[float]()
     header = True
-    for location, fields in read_rows(path, ".csv" if kind_of(path) == ".csv" else ".tsv"):
+    for location, fields in read_rows(path, ".csv" if kind_of(path) == ".csv" else ".tsv", empty_rows=True):
         if fields is None:
             continue
         names = names or ((FIRST, SECOND, GOLD) if len(fields) == 3 else (FIRST, SECOND))
+        if GOLD in names and not any(map(str.strip, fields)):
+            continue
         if len(fields) != len(names):
             raise InputError(f"{location}: needs the {len(names)} columns {', '.join(names)}, has {len(fields)}")
         row = dict(zip(names, fields, strict=True))
