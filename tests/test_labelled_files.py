@@ -103,6 +103,42 @@ def test_a_json_array_is_refused_with_what_to_do(tmp_path: Path, indent: int | N
         list(read_texts(path, TEXTS))
 
 
+CONLL_2003 = [["EU", "NNP", "B-ORG"], ["rejects", "VBZ", "O"]], [["Peter", "NNP", "B-PER"]]
+
+
+@pytest.mark.parametrize("name, between", [("a.txt", " "), ("a.tsv", "\t"), ("a.csv", ",")])
+@pytest.mark.parametrize("start", [["-DOCSTART-", "-X-", "O"], ["-DOCSTART-", "-X-", "-X-", "O"], ["-DOCSTART-"]])
+@pytest.mark.parametrize("after", ["\n", ""])
+def test_document_starts_are_no_words(tmp_path: Path, name: str, between: str, start: list[str], after: str) -> None:
+    mark = between.join(start) + "\n" + after
+    text = "".join(mark + "".join(between.join(row) + "\n" for row in sentence) + "\n" for sentence in CONLL_2003)
+    path = put(tmp_path, name, text)
+    expected = [([row[0] for row in sentence], [row[2] for row in sentence]) for sentence in CONLL_2003]
+    for labels in (True, False):
+        assert pairs(read_sentences(path, Columns.parse("form,_,ner", "form"), labels=labels)) == expected
+    path = put(tmp_path, "headed.tsv", "-DOCSTART-\n\nner\tform\nO\tEU\n")
+    assert pairs(read_sentences(path, Columns.parse("form,ner", "form"))) == [(["EU"], ["O"])]
+
+
+@pytest.mark.parametrize("comment", ["# id 5-e\tdomain=en", "# sent_id = 7", "# newdoc", "# text = a b c", "# x ="])
+def test_comments_before_a_sentence_are_no_words(tmp_path: Path, comment: str) -> None:
+    text = f"\n{comment}\n# id 8 domain=en\na _ _ O\nb _ _ B-X\n\n\n{comment}\nc _ _ O\n"
+    expected = [(["a", "b"], ["O", "B-X"]), (["c"], ["O"])]
+    columns = Columns.parse("form,_,_,ner", "form")
+    assert pairs(read_sentences(put(tmp_path, "a.conll", text), columns)) == expected
+    path = put(tmp_path, "words.txt", f"{comment}\na\nb\n\nc\n")
+    assert [each.item for each in read_sentences(path, columns, labels=False)] == [["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize("second", ["NOUN", "SYM", "_", "#", "O", "Foreign=Yes", "="])
+def test_a_sentence_may_begin_with_a_number_sign(tmp_path: Path, second: str) -> None:
+    for name, between in (("a.txt", " "), ("a.tsv", "\t"), ("a.csv", ",")):
+        rows = [("#", second, "X"), ("#", second, "X"), ("=", "_", "Y")]
+        path = put(tmp_path, name, "".join(between.join(row) + "\n" for row in rows))
+        found = pairs(read_sentences(path, Columns.parse("form,_,upos", "form")))
+        assert found == [(["#", "#", "="], ["X", "X", "Y"])]
+
+
 def test_a_csv_field_may_hold_line_ends_and_be_long(tmp_path: Path) -> None:
     long = "word " * 50_000
     path = put(tmp_path, "a.csv", f'"two\nlines",a\n"{long}",b\n')

@@ -1,11 +1,15 @@
 """Files of labelled texts and of labelled words.
 
 `data.row_files` says which formats there are. In a file of texts in columns between white space, the text is what the
-other columns leave of its line. In files of words each line is a word, and an empty line ends a sentence.
+other columns leave of its line. In files of words each line is a word, and an empty line ends a sentence; a line of
+CoNLL-2003's `-DOCSTART-` is left out and ends one, too. So are comments before the first word of a sentence: a line of
+`#` and a space, then `id`, `newdoc`, `newpar`, or a name, a space and `=` (`# id 7 domain=en`, `# sent_id = 7`). Any
+other line that begins with `#` is a word.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -13,9 +17,12 @@ from typing import Any, NamedTuple
 
 from ctx_jax.data.columns import Columns, named
 from ctx_jax.data.config import check_at_least
-from ctx_jax.data.row_files import kind_of, read_rows
+from ctx_jax.data.row_files import Row, kind_of, read_rows
 from ctx_jax.data.text_lines import read_text_lines
 from ctx_jax.io.errors import ConfigError, InputError
+
+DOCUMENT_START = "-DOCSTART-"
+_COMMENT = re.compile(r"# +((id|newdoc|newpar)\b|[A-Za-z][\w.:-]* +=( |$))")
 
 
 @dataclass(frozen=True)
@@ -120,11 +127,12 @@ def read_sentences(
     kind, columns = kind_of(like), columns.of_file(like)
     if kind == ".jsonl":
         raise InputError(f"{path}: .jsonl holds texts, not words: give .conllu, .tsv or columns between white space")
-    rows = named(read_rows(path, kind), columns, labels, tabular=kind in (".tsv", ".csv"), words=True)
+    rows = _without_comments(read_rows(path, kind))
+    found = named(rows, columns, labels, tabular=kind in (".tsv", ".csv"), words=True)
     words: list[str] = []
     tags: list[str] = []
     first = ""
-    for location, fields in chain(rows, [("", None)]):
+    for location, fields in chain(found, [("", None)]):
         if fields is None:
             if words:
                 yield Example(words, tags or None, first)
@@ -135,6 +143,18 @@ def read_sentences(
         if not words[-1]:
             raise InputError(f"{location}: the {columns.item} is empty")
         tags += [fields[columns.label]] if columns.label and columns.label in fields else []
+
+
+def _without_comments(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows of a file of words without its comments, an empty line in place of a `-DOCSTART-` (see above)."""
+    begins = True
+    for location, fields in rows:
+        if fields is None or DOCUMENT_START in fields:
+            begins = True
+            yield location, None
+        elif not (begins and _COMMENT.match(" ".join(fields))):
+            begins = False
+            yield location, fields
 
 
 def digest(examples: Iterable[Example], *, labels: bool = True) -> str:
