@@ -208,6 +208,21 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each.item for each in read_sentences("-", WORDS, labels=False)] == [["a", "b"], ["c"]]
 
 
+@pytest.mark.parametrize("start", ["", "\n", "# text = don't go\n", "#tag\n", "#\n"])
+def test_words_alone_may_stand_in_place_of_conllu_where_no_label_is_needed(
+    monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    first = [start.strip()] if start in ("#tag\n", "#\n") else []
+    give(monkeypatch, f"{start}do\nn't\ngo\n\nNo\n")
+    found = pairs(read_sentences("-", WORDS, labels=False, like="train.conllu"))
+    assert found == [([*first, *SENTENCES[0][0]], None), (SENTENCES[1][0], None)]
+    give(monkeypatch, f"{start}{CONLLU}")
+    assert pairs(read_sentences("-", WORDS, labels=False, like="train.conllu")) == SENTENCES
+    give(monkeypatch, "do\nn't\n")
+    with pytest.raises(InputError, match="line 1"):
+        list(read_sentences("-", WORDS, like="train.conllu"))
+
+
 @pytest.mark.parametrize("start", ["", "\ufeff"])
 def test_standard_input_loses_a_byte_order_mark_and_an_empty_one_is_refused_as_files_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str

@@ -29,7 +29,8 @@ class Predict:
 
     file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")] = STANDARD_INPUT
     """A file like those the run was trained on, whose labels may be missing; `-` is standard input: a text a line,
-    a word a line with an empty line after each sentence, or two texts a line with a tab between."""
+    a word a line with an empty line after each sentence (or CoNLL-U, of a run that was trained on it), or two texts a
+    line with a tab between."""
 
     step: CheckpointStep = "best"
     """Which checkpoint of a run: `best`, `latest`, or a step number."""

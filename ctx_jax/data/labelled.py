@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 from ctx_jax.data.columns import Columns, named
 from ctx_jax.data.config import check_at_least
-from ctx_jax.data.row_files import Row, kind_of, read_rows
+from ctx_jax.data.row_files import Row, kind_of, read_conllu_or_words, read_rows
+from ctx_jax.data.text_files import STANDARD_INPUT
 from ctx_jax.data.text_lines import read_text_lines
 from ctx_jax.io.errors import ConfigError, InputError
 
-DOCUMENT_START = "-DOCSTART-"
+_DOCUMENT_START = "-DOCSTART-"
 _COMMENT = re.compile(r"# +((id|newdoc|newpar)\b|[A-Za-z][\w.:-]* +=( |$))")
 
 
@@ -122,13 +123,16 @@ def read_sentences(
     path: str, columns: Columns, *, prefix: str = "", labels: bool = True, like: str = ""
 ) -> Iterator[Example]:
     """The labelled sentences of a file of words; raises as `read_texts`. `like`: another file, which standard input is
-    read like."""
-    like = like or path
-    kind, columns = kind_of(like), columns.of_file(like)
+    read like; where labels are not needed, it may hold words alone in place of CoNLL-U."""
+    kind, in_file = kind_of(like or path), columns.of_file(like or path)
     if kind == ".jsonl":
         raise InputError(f"{path}: .jsonl holds texts, not words: give .conllu, .tsv or columns between white space")
-    rows = _without_comments(read_rows(path, kind))
-    found = named(rows, columns, labels, tabular=kind in (".tsv", ".csv"), words=True)
+    if path == STANDARD_INPUT and kind == ".conllu" and not labels:
+        kind, rows = read_conllu_or_words(path)
+        columns = in_file if kind else columns
+    else:
+        rows, columns = read_rows(path, kind), in_file
+    found = named(_without_comments(rows), columns, labels, tabular=kind in (".tsv", ".csv"), words=True)
     words: list[str] = []
     tags: list[str] = []
     first = ""
@@ -149,7 +153,7 @@ def _without_comments(rows: Iterable[Row]) -> Iterator[Row]:
     """The rows of a file of words without its comments, an empty line in place of a `-DOCSTART-` (see above)."""
     begins = True
     for location, fields in rows:
-        if fields is None or DOCUMENT_START in fields:
+        if fields is None or _DOCUMENT_START in fields:
             begins = True
             yield location, None
         elif not (begins and _COMMENT.match(" ".join(fields))):

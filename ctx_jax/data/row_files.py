@@ -13,6 +13,7 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,29 @@ def _is_object(text: str) -> bool:
 def read_rows(path: str, kind: str, empty_rows: bool = False) -> Iterator[Row]:
     """The rows of a file of a `kind_of` but .jsonl, or of standard input. A row of empty columns is an empty line;
     with `empty_rows` only a line without separators is one."""
-    if kind in (".csv", ".conllu"):
-        yield from _csv(path, empty_rows) if kind == ".csv" else _conllu(path)
-        return
-    for location, line in read_located(path) if kind_of(path) else read_plain(path):
+    if kind == ".csv":
+        return _csv(path, empty_rows)
+    if kind == ".conllu":
+        return _conllu(read_located(path))
+    return _separated(read_located(path) if kind_of(path) else read_plain(path), kind, empty_rows)
+
+
+def read_conllu_or_words(path: str) -> tuple[str, Iterator[Row]]:
+    """The kind and the rows of CoNLL-U, ".conllu", or of columns between white space, "", if the first line that is
+    neither empty nor begins with # holds no tab."""
+    lines, ahead = read_located(path), list[tuple[str, str]]()
+    for located in lines:
+        ahead.append(located)
+        if located[1].strip() and not located[1].startswith("#"):
+            break
+    every = chain(ahead, lines)
+    if any("\t" in line for _, line in ahead[-1:]):
+        return ".conllu", _conllu(every)
+    return "", _separated(every, "", empty_rows=False)
+
+
+def _separated(lines: Iterable[tuple[str, str]], kind: str, empty_rows: bool) -> Iterator[Row]:
+    for location, line in lines:
         fields = line.split("\t") if kind == ".tsv" else WHITE_SPACE.split(line.strip(" \t"))
         yield location, fields if line.strip() or (empty_rows and len(fields) > 1) else None
 
@@ -87,8 +107,8 @@ def _csv(path: str, empty_rows: bool) -> Iterator[Row]:
         raise InputError(f"{path}, line {start}: no CSV as of RFC 4180 ({error})") from error
 
 
-def _conllu(path: str) -> Iterator[Row]:
-    for location, line in read_located(path):
+def _conllu(lines: Iterable[tuple[str, str]]) -> Iterator[Row]:
+    for location, line in lines:
         if line.startswith("#"):
             continue
         fields = line.split("\t") if line.strip() else None
