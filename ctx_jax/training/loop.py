@@ -24,6 +24,7 @@ from ctx_jax.distributed.processes import (
     stop_requested,
     stop_together,
 )
+from ctx_jax.io.allocator import KeptMemory
 from ctx_jax.io.errors import CtxJaxError
 from ctx_jax.training.config import RunConfig
 from ctx_jax.training.devices import Devices
@@ -58,6 +59,7 @@ class Loop:
         self.rate = learning_rate_schedule(config.optimizer, config.steps)
         self.batches = task.batches(self.devices.first_row, self.devices.process_rows)
         self.speed = Speed()
+        self.kept_memory = KeptMemory()
         self.step = 0
         self.frozen: Params = {}
         self.evaluator = next((each for each in task.evaluators if not each.is_page), None)
@@ -104,6 +106,7 @@ class Loop:
                 state = self._advance(state, batch.arrays)
                 self.step += 1
                 self.positions.append(batch.position)
+                self.kept_memory.check()
                 self.speed.count(self.task.tokens(batch.arrays) * self.devices.processes)
                 display.advance(self.step)
                 if self._due(config.log.every):
