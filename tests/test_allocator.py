@@ -75,7 +75,7 @@ for hole, _ in blocks:
     library.free(hole)
 before = resident_memory() - start
 memory = KeptMemory(start + (100 << 20))
-found = [memory.check(), resident_memory() - start, memory.check(), KeptMemory(1 << 50).check()]
+found = [memory.give_back(), resident_memory() - start, memory.give_back(), KeptMemory(1 << 50).give_back()]
 print(kept, before >> 20, found[0], found[1] >> 20, *found[2:])
 """
 

@@ -177,7 +177,12 @@ def test_a_padding_token_behind_a_text_is_passed_over_as_in_transformers(
     make_folder("Qwen3ForSequenceClassification", QWEN3, place, folder, subwords)
     expected, encoding = their_logits(folder, TEXTS, truncation=True, max_length=16)
     assert encoding["input_ids"][0, encoding["attention_mask"][0].sum() - 1] == subwords.pad_id
-    predictor: Any = tasks.load(folder)
+    settings_file = folder / "tokenizer_config.json"
+    stored = json.loads(settings_file.read_text())
+    for length in (9, 10**30, "any", 16):  # the second is what transformers writes for any length
+        settings_file.write_text(json.dumps(stored | {"model_max_length": length}))
+        predictor: Any = tasks.load(folder)
+        assert predictor.config.length == (8 if length == 9 else 0), "without the end, which takes one of them"
     np.testing.assert_allclose(our_logits(predictor, TEXTS), expected, rtol=0, atol=2e-5)
     export(folder, tmp_path / "again")
     np.testing.assert_allclose(their_logits(tmp_path / "again", TEXTS, truncation=True)[0], expected, atol=1e-6)

@@ -10,6 +10,7 @@ from label_files import give, pairs, put
 
 from ctx_jax.data.columns import Columns
 from ctx_jax.data.labelled import read_sentences, read_texts
+from ctx_jax.io.errors import InputError
 
 TEXTS = Columns.parse("text,label", "text")
 WORDS = Columns.parse("form,upos", "form")
@@ -122,6 +123,20 @@ def test_a_text_that_is_a_name_beside_a_label_is_no_header(tmp_path: Path) -> No
     path = put(tmp_path, "a.tsv", table("a.tsv", [("text", "pos"), *ROWS]))
     found = read_texts(path, TEXTS, labels=False, is_label={"pos", "neg"}.__contains__)
     assert pairs(found) == [("text", "pos"), *ROWS]
+
+
+@pytest.mark.parametrize("last", ["pos 7 a film without this text", "neg 8"])
+def test_a_header_of_columns_between_spaces_counts_whatever_a_text_ends_in(tmp_path: Path, last: str) -> None:
+    rows = ["pos 1 a fine film", "neg 2 a poor plot", "pos 3 it was great", "neg 4 it was bad"]
+    path = put(tmp_path, "a.txt", "\n".join(["label id text", *rows, last, ""]))
+    columns = Columns.parse("text,label", "text")
+    if len(last.split()) == 2:
+        with pytest.raises(InputError, match="line 6"):  # it has no text
+            list(read_texts(path, columns))
+    else:
+        assert pairs(read_texts(path, columns)) == [
+            (line.split(" ", 2)[2], line.split(" ")[0]) for line in (*rows, last)
+        ]
 
 
 LINE = "Please label this text"

@@ -94,6 +94,21 @@ def test_pairs_of_empty_texts_keep_their_place_where_no_label_is_needed(tmp_path
     assert list(zip(gold.first, gold.second, strict=True)) == kept and gold.gold == [1, 0]
 
 
+@pytest.mark.parametrize("empty", [1, 2, 4])
+def test_rows_of_separators_alone_do_not_say_how_many_columns_there_are(tmp_path: Path, empty: int) -> None:
+    """As spreadsheets write them."""
+    text = f"{',' * (empty - 1)}\n"
+    for rows, gold in (("a,b,1\nc,d,0\n", [1, 0]), ("a,b\nc,d\n", None)):
+        (tmp_path / "a.csv").write_text(text + rows + text)
+        found = read_pairs(str(tmp_path / "a.csv"))
+        pairs = [pair for pair in zip(found.first, found.second, strict=True) if any(pair)]
+        assert pairs == [("a", "b"), ("c", "d")] and found.gold == gold
+        assert len(found.first) == (4 if empty == 2 and gold is None else 2)
+    columns = Columns.parse("first,second", "first", "second", label=False)
+    (tmp_path / "a.csv").write_text("a,b\n" + text)
+    assert len(list(read_text_pairs(str(tmp_path / "a.csv"), columns, labels=False))) == (2 if empty == 2 else 1)
+
+
 def test_files_of_pairs(tmp_path: Path) -> None:
     columns = Columns.parse("first,second,label", "first", "second")
     (tmp_path / "a.tsv").write_text("the cat\ta dog\tyes\n\tthe tree\tno\n")

@@ -129,6 +129,10 @@ def test_a_run_is_exported_with_its_pooling_or_not_at_all(place: Path, tmp_path:
     texts = [text for text in FIRST if text]
     expected = ctx_jax.load(last).encode_array(texts)
     np.testing.assert_allclose(ctx_jax.load(tmp_path / "out").encode_array(texts), expected, atol=1e-5)
+    beyond = trained(place, tmp_path / "beyond", **RANKED, layers="last", pooling="first", length=1024)
+    assert cli.main(["export", str(beyond), str(tmp_path / "short"), *form]) == 0
+    (written,) = (tmp_path / "short").glob("sentence_*_config.json")
+    assert json.loads(written.read_text())["max_seq_length"] == 24, "the model has no more positions"
     mixed = trained(place, tmp_path / "mixed", **RANKED)
     for flags in ([], ["--encoder-only"]):
         assert cli.main(["export", str(mixed), str(tmp_path / "none"), *form, *flags]) != 0

@@ -128,7 +128,10 @@ def test_a_command_of_other_seeds_or_sizes_adds_to_the_tables(place: Path, curve
     shutil.copytree(curve, parent)
     content = json.loads((parent / "results.json").read_text())
     more = flags(place, parent, "--seed", "6", "--seeds", "1", "--sizes", "30,20", "--evaluate.every", "2")
-    assert cli.main([*more, "--dropout", "0.2"]) == 1, "of other settings, which one table cannot have"
+    for other in (["--dropout", "0.2"], ["--steps", "6"]):
+        assert cli.main([*more, *other]) == 1, "of other settings, which one table cannot have"
+    steps = more.index("--steps")
+    assert cli.main([*more[:steps], *more[steps + 2 :]]) == 1, "for epochs, not the steps of the others"
     assert json.loads((parent / "results.json").read_text()) == content
     shutil.rmtree(parent / NAMES[3])
     runs, rows = repeats.measured(parent, lambda path: {"loss": 0.5}, print)

@@ -128,6 +128,9 @@ def named(
             shapes = [header]
             continue
         names = next((shape for shape in shapes if len(shape) == len(fields)), None)
+        if names is None and not labels and not any(fields):
+            yield location, None
+            continue
         if names is None:
             raise InputError(
                 f"{location}: needs the {len(shapes[0])} columns {', '.join(shapes[0])}, has {len(fields)}: "

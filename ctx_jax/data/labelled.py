@@ -39,9 +39,10 @@ class LabelledData:
 
     columns: str = "text,label"
     """Names of the columns in their order, between commas; `_` skips one. A first row that holds all of these names, in
-    any case, is a header, and its order counts. `name=key` where a header, or the objects of .jsonl, have another name
-    for it, as in `first=sentence1,second=sentence2,label=gold_label`. For .conllu the names are CoNLL-U's own (form,
-    upos, ...)."""
+    any case, is a header, and its order counts; between white space, where a text may hold them, a line with further
+    words is one if the other lines have labels where it says. `name=key` where a header, or the objects of .jsonl, have
+    another name for it, as in `first=sentence1,second=sentence2,label=gold_label`. For .conllu the names are CoNLL-U's
+    own (form, upos, ...)."""
 
     no_label: str = ""
     """What stands in the label's column where there is none, such as SNLI's `-`: these texts are neither trained on nor

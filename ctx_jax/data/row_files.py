@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ctx_jax.data.text_files import COMPRESSED, LineReader
+from ctx_jax.data.text_files import COMPRESSED, STANDARD_INPUT, LineReader
 from ctx_jax.io.errors import InputError, brief
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
@@ -50,9 +50,10 @@ def read_plain(path: str) -> Iterator[tuple[str, str]]:
         if first and (text := line.strip()):
             first = False
             if text.startswith("{") and _is_object(text):
+                name = "write it to a file of such a name" if path == STANDARD_INPUT else "rename the file"
                 raise InputError(
                     f"{location}: is a JSON object, and JSON lines are read from files named .jsonl, .ndjson or .json: "
-                    "rename the file. If the objects are texts, give them in a .csv"
+                    f"{name}. If the objects are texts, give them in a .csv"
                 )
         yield location, line
 

@@ -46,13 +46,14 @@ def _header(lines: Sequence[str], columns: Columns, is_label: Callable[[str], bo
     if len(names) == len(columns.needed):
         return names
     own, *others = (_label(line, columns.names, columns) for line in lines)
-    theirs = [_label(line, names, columns) for line in lines[1:]]
-    if not theirs or None in theirs:
+    theirs = {label for line in lines[1:] if (label := _label(line, names, columns)) is not None}
+    if not theirs:
         return None
     if is_label:
-        labelled = not (own and is_label(own)) and all(is_label(label or "") for label in theirs)
-    else:
-        labelled = own not in others and len({*theirs}) <= len({*others})
+        labelled = not (own and is_label(own)) and all(map(is_label, theirs))
+    else:  # labels are two or more, and fewer than the words in another place
+        kinds = len({*others})
+        labelled = 2 <= len(theirs) < kinds or (len(theirs) <= kinds and own not in others)
     return names if labelled else None
 
 

@@ -23,20 +23,25 @@ def read_pairs(path: str, columns: str = "") -> Pairs:
 
     `columns` names the columns in their order, between commas: first, second and, if there is one, gold; `_` skips one.
     Empty: two columns, or three with the gold score last. The first row is a header if its gold score is no number. A
-    row of two empty texts is a pair where the file has no gold scores; a line without separators is none.
+    row of two empty texts is a pair where the file has no gold scores; other rows without text are none.
 
     Raises MissingFileError; ConfigError for columns; InputError naming the line of another number of columns or of a
     score that is no number, and for a file without pairs.
     """
     names = _names(columns)
     first, second, gold = list[str](), list[str](), list[float]()
-    header = True
+    header, before = True, 0
     for location, fields in read_rows(path, ".csv" if kind_of(path) == ".csv" else ".tsv", empty_rows=True):
-        if fields is None:
+        empty = fields is not None and not any(map(str.strip, fields))
+        if fields is None or (empty and (GOLD in names or len(fields) != len(names or (FIRST, SECOND)))):
             continue
-        names = names or ((FIRST, SECOND, GOLD) if len(fields) == 3 else (FIRST, SECOND))
-        if GOLD in names and not any(map(str.strip, fields)):
+        if empty and not names:  # a later row says whether the file has gold scores
+            before += 1
             continue
+        if not names:
+            names = (FIRST, SECOND, GOLD) if len(fields) == 3 else (FIRST, SECOND)
+            texts = [""] * (before if GOLD not in names else 0)
+            first, second, gold = [*texts], [*texts], [0.0] * len(texts)
         if len(fields) != len(names):
             raise InputError(f"{location}: needs the {len(names)} columns {', '.join(names)}, has {len(fields)}")
         row = dict(zip(names, fields, strict=True))

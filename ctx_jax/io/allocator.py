@@ -39,8 +39,8 @@ class KeptMemory:
         self._limit = limit or machine_memory() // 2
         self._spare = self._limit // 2
 
-    def check(self) -> bool:
-        """Give back what is free, if the process holds more than the limit; whether it did. What is in use and above
+    def give_back(self) -> bool:
+        """Return what is free, if the process holds more than the limit; whether it did. What is in use and above
         the limit raises it, so that this is not tried at every step."""
         if resident_memory() <= self._limit or not (trimmed := _trim()):
             return False

@@ -32,7 +32,10 @@ def imported_task(
     if pairs and (pooling is None or target == "several"):
         what = "tokens" if pooling is None else "texts that may have several"
         raise InputError(f"the head is for labels of {what}, not of pairs of texts: leave pairs out")
-    shared: dict[str, Any] = {"layers": "last", "length": labelling.length or 0}
+    length = labelling.length or 0
+    if labelling.skips_end and length:
+        length -= len(encoder.processor.subwords.after)  # type: ignore[attr-defined]
+    shared: dict[str, Any] = {"layers": "last", "length": length}
     if pooling is None:
         return TagConfig(pieces="first", head=TagHead("huggingface"), **shared), own
     settings = {**shared, "target": target, "pooling": pooling, "head": "huggingface"}

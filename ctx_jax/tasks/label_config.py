@@ -14,7 +14,8 @@ import numpy as np
 from tyro.conf import arg
 
 from ctx_jax.checkpoints.run_files import TEXTS, Origin
-from ctx_jax.data.labelled import Columns, Example, LabelledData, digest, nested_subset
+from ctx_jax.data.columns import Columns
+from ctx_jax.data.labelled import Example, LabelledData, digest, nested_subset
 from ctx_jax.distributed.processes import is_first_process
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.embedding.encoder_digest import encoder_digest

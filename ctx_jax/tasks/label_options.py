@@ -23,7 +23,8 @@ class LabelEvaluate:
 
     patience: int | None = None
     """The run ends after so many evaluations that are no better than the best one, counted once all layers are unfrozen
-    (`unfreeze_every`); 0: it does all its steps. None: 3 if `steps` is 0, else 0."""
+    (`unfreeze_every`); 0: it does all its steps. None: 3 if `steps` is 0 and
+    there is a validation file, else 0."""
 
     def __post_init__(self) -> None:
         for name in ("every", "patience"):

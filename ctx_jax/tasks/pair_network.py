@@ -95,13 +95,13 @@ class SiameseNetwork(LabelNetwork):
         least, greatest = np.float32(numbers.min()), np.float32(numbers.max())
         return {"scale": np.asarray(greatest - least), "bias": np.asarray(least)}
 
-    def sentence(self, length: int) -> SentenceModules:
-        """How `Encoder.encode` makes the vectors of `texts`, cut to `length` tokens (0: as the encoder cuts them)."""
+    def sentence(self, length: int | None) -> SentenceModules:
+        """How `Encoder.encode` makes the vectors of `texts`, cut to `length` tokens (None: where the encoder cuts)."""
         unsupported = {"pooling attention": self.pooling == "attention", "mix_norm": self.mix_norm}
         layer, pooled = self.layer, CONCAT if self.pooling == "concat" else (self.pooling,)
         return SentenceModules(
             pooling=tuple(_MODES[how] for how in pooled if how in _MODES),
-            length=length or None,
+            length=length,
             layers="mix" if layer is None else "last" if layer == self.model.num_layers - 1 else layer,
             empty=False,
             unsupported=tuple(name for name, used in unsupported.items() if used),

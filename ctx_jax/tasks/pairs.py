@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ctx_jax.checkpoints.run_files import Origin
-from ctx_jax.data.labelled import Columns, Example, LabelledData
+from ctx_jax.data.columns import Columns
+from ctx_jax.data.labelled import Example, LabelledData
 from ctx_jax.data.labelled_pairs import FIRST, SECOND, read_text_pairs
 from ctx_jax.embedding.encoder import Encoder
 from ctx_jax.encoders.base import InputProcessor
@@ -22,7 +23,7 @@ from ctx_jax.tasks.gpt import GPTNetwork
 from ctx_jax.tasks.huggingface_head import HeadChoice, with_own_head
 from ctx_jax.tasks.label_config import LabelConfig
 from ctx_jax.tasks.label_network import LabelNetwork, TextPooling
-from ctx_jax.tasks.label_rows import Rows, cut_texts
+from ctx_jax.tasks.label_rows import Rows, cut_texts, row_limit
 from ctx_jax.tasks.label_task import LabelTask
 from ctx_jax.tasks.label_values import Target, checked_number
 from ctx_jax.tasks.pair_network import Comparison, PairRows, SiameseNetwork
@@ -157,7 +158,8 @@ class PairsConfig(LabelConfig):
         """As `LabelConfig.origin`; where vectors of texts are compared, the run's own take the place of what the
         encoder's folder says of them."""
         if isinstance(network, SiameseNetwork):
-            return Origin(encoder.architecture, network.sentence(self.length))
+            length = row_limit(encoder.processor, self.length) if self.length else None
+            return Origin(encoder.architecture, network.sentence(length))
         return super().origin(encoder, network, log)
 
     def checked(self, items: Sequence[Any], processor: InputProcessor) -> list[Any]:

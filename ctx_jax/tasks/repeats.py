@@ -68,6 +68,16 @@ def _check_others(folder: Path, sub_runs: Sequence[SubRun]) -> None:
         task = replace(task, data=replace(task.data, examples=old.task.data.examples))
         same = replace(new, task=task, seed=old.seed, steps=new.steps or old.steps)
         check_resume(old, same, configs.differences(old, same))
+        _check_steps(name, old, new)
+
+
+def _check_steps(name: str, old: RunConfig, new: RunConfig) -> None:
+    """ConfigError for other steps than an old run's. One that was trained without them has the patience of these."""
+    by_epochs = old.task.evaluate.patience and new.task.evaluate.patience is None
+    if new.steps and new.steps != old.steps:
+        raise ConfigError("steps", f"is {new.steps}, and {name}, of the same table, has {old.steps}: set the same")
+    if not new.steps and new.task.evaluate.patience is None and not by_epochs:
+        raise ConfigError("steps", f"is left out, and {name}, of the same table, was trained with {old.steps}: set it")
 
 
 def _others(folder: Path, sub_runs: Sequence[SubRun]) -> dict[str, dict[str, Any]]:

@@ -106,7 +106,7 @@ class Loop:
                 state = self._advance(state, batch.arrays)
                 self.step += 1
                 self.positions.append(batch.position)
-                self.kept_memory.check()
+                self.kept_memory.give_back()
                 self.speed.count(self.task.tokens(batch.arrays) * self.devices.processes)
                 display.advance(self.step)
                 if self._due(config.log.every):

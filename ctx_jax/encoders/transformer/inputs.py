@@ -50,8 +50,8 @@ class SubwordInputs:
     @property
     def digest(self) -> str:
         """SHA-256 of the tokenizer and the settings."""
-        texts = str(self.whole_texts) if self.empty_texts else "not empty"
-        parts = (self.subwords.digest, str(self.longest), self.rule, self.pieces, texts)
+        texts = self.whole_texts and self.empty_texts  # of texts that are not empty the inputs are the same
+        parts = (self.subwords.digest, str(self.longest), self.rule, self.pieces, str(texts))
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     @property

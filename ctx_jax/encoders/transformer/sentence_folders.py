@@ -209,7 +209,7 @@ def tokenizer_length(folder: Path) -> int:
     key = "model_max_length" if "model_max_length" in config else "max_len"
     if config.get(key) is None:
         return LARGE
-    if type(config[key]) is float and config[key] > LARGE:
+    if type(config[key]) in (int, float) and config[key] > LARGE:
         return LARGE
     return positive(path, config, key)
 

@@ -219,11 +219,21 @@ def _read_body(folder: Path) -> Imported:
     with naming(folder):
         labelling = labelling_of(found.config, architecture, {name: head.module for name, head in found.heads.items()})
     inputs, longest = found.model.inputs(folder), found.model.longest
-    if labelling is not None and (length := tokenizer_length(folder)) < (longest or LARGE):
+    if labelling is not None and (length := _shorter(folder, longest)) is not None:
         labelling = replace(labelling, length=length)
     if labelling is not None and labelling.pooling == "last":
         labelling = replace(labelling, skips_end=found.config.get("pad_token_id") in inputs.subwords.after)
     return Imported(found.model, found.params, inputs, found.heads, None, architecture, labelling)
+
+
+def _shorter(folder: Path, longest: int | None) -> int | None:
+    """The length at which the folder's tokenizer cuts, if the model takes more; what is no length is not read."""
+    try:
+        length = tokenizer_length(folder)
+    except InputError as error:
+        _LOGGER.info("%s: texts are cut where the model's positions end", error)
+        return None
+    return length if length < (longest or LARGE) else None
 
 
 def _architecture(encoder: Imported) -> Architecture:
