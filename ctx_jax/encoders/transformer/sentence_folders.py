@@ -73,7 +73,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
         f"{what}_{kind}": ({},) for what in ("model", "tokenizer", "processor", "config") for kind in ("args", "kwargs")
     },
 }
-LARGE = 10**9  # transformers writes 10^30 for "any length"
+_LARGE = 10**9  # transformers writes 10^30 for "any length"
 
 
 class _Module(NamedTuple):
@@ -193,24 +193,25 @@ def _body_settings(body: Path, longest: int | None) -> tuple[bool, int | None]:
             value = {name: entry for name, entry in value.items() if name != "trust_remote_code"}
         if value is not None and not any(type(value) is type(each) and value == each for each in neutral):
             raise InputError(f"{path}: {key} is {brief(value)}, which cannot be expressed: leave it out")
-    if config.get("max_seq_length") is not None:
-        length = positive(path, config, "max_seq_length")
-    else:
-        length = tokenizer_length(body)
+    given = config.get("max_seq_length") is not None
+    length = positive(path, config, "max_seq_length") if given else tokenizer_length(body)
     _check_side(body)
-    return flag(path, config, "do_lower_case", False), None if longest is not None and length >= longest else length
+    return flag(path, config, "do_lower_case", False), shorter(length, longest)
 
 
-def tokenizer_length(folder: Path) -> int:
-    """The tokens at which transformers cuts a text, as the folder's tokenizer_config.json says; `LARGE`: none.
+def shorter(length: int | None, longest: int | None) -> int | None:
+    """A length at which texts are cut, if the model, whose positions hold `longest` tokens (None: any), takes more."""
+    return None if length is None or (longest is not None and length >= longest) else length
+
+
+def tokenizer_length(folder: Path) -> int | None:
+    """The tokens at which transformers cuts a text, as the folder's tokenizer_config.json says; None: any number.
     InputError for what is no number."""
     path = folder / TOKENIZER_CONFIG
     config = read_json(path) if path.is_file() else {}
     key = "model_max_length" if "model_max_length" in config else "max_len"
-    if config.get(key) is None:
-        return LARGE
-    if type(config[key]) in (int, float) and config[key] > LARGE:
-        return LARGE
+    if config.get(key) is None or (type(config[key]) in (int, float) and config[key] > _LARGE):
+        return None
     return positive(path, config, key)
 
 

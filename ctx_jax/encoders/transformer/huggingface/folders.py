@@ -46,8 +46,8 @@ from ctx_jax.encoders.transformer.huggingface.params import (
 from ctx_jax.encoders.transformer.huggingface.tensors import WHOLE, read_tensors
 from ctx_jax.encoders.transformer.model import Transformer
 from ctx_jax.encoders.transformer.sentence_folders import (
-    LARGE,
     MODULES,
+    shorter,
     tokenizer_length,
     transformer_folder,
     with_modules,
@@ -219,21 +219,20 @@ def _read_body(folder: Path) -> Imported:
     with naming(folder):
         labelling = labelling_of(found.config, architecture, {name: head.module for name, head in found.heads.items()})
     inputs, longest = found.model.inputs(folder), found.model.longest
-    if labelling is not None and (length := _shorter(folder, longest)) is not None:
-        labelling = replace(labelling, length=length)
+    if labelling is not None:
+        labelling = replace(labelling, length=shorter(_cut_at(folder), longest))
     if labelling is not None and labelling.pooling == "last":
         labelling = replace(labelling, skips_end=found.config.get("pad_token_id") in inputs.subwords.after)
     return Imported(found.model, found.params, inputs, found.heads, None, architecture, labelling)
 
 
-def _shorter(folder: Path, longest: int | None) -> int | None:
-    """The length at which the folder's tokenizer cuts, if the model takes more; what is no length is not read."""
+def _cut_at(folder: Path) -> int | None:
+    """The length at which the folder's tokenizer cuts; what is no length does not keep the model from being read."""
     try:
-        length = tokenizer_length(folder)
+        return tokenizer_length(folder)
     except InputError as error:
         _LOGGER.info("%s: texts are cut where the model's positions end", error)
         return None
-    return length if length < (longest or LARGE) else None
 
 
 def _architecture(encoder: Imported) -> Architecture:
