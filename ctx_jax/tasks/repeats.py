@@ -8,7 +8,6 @@ runs/sst2/
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +61,7 @@ def run(config: RunConfig) -> bool:
 def _check_others(folder: Path, sub_runs: Sequence[SubRun]) -> None:
     """ConfigError if the table would have runs of other settings beside the new ones, apart from size and seed."""
     new = sub_runs[0].config
-    for name in _others(folder, sub_runs):
+    for name in _others(folder, sub_runs, _known_so_far(folder)):
         old = configs.read(existing(folder / name, CONFIG), type(new))
         task = new.task.merged(old.task) if type(old.task) is type(new.task) else new.task
         task = replace(task, data=replace(task.data, examples=old.task.data.examples))
@@ -80,10 +79,14 @@ def _check_steps(name: str, old: RunConfig, new: RunConfig) -> None:
         raise ConfigError("steps", f"is left out, and {name}, of the same table, was trained with {old.steps}: set it")
 
 
-def _others(folder: Path, sub_runs: Sequence[SubRun]) -> dict[str, dict[str, Any]]:
-    """The runs of `results.json` that this command does not name, by their place; those that were removed are not."""
+def _known_so_far(folder: Path) -> dict[str, dict[str, Any]]:
+    """`_known`; {} before the first table."""
+    return _known(folder) if (folder / RESULTS).is_file() else {}
+
+
+def _others(folder: Path, sub_runs: Sequence[SubRun], known: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The `known` runs that this command does not name, by their place; those that were removed are not."""
     named = {Path(each.config.run_dir) for each in sub_runs}
-    known = _known(folder) if (folder / RESULTS).is_file() else {}
     return {
         name: each for name, each in known.items() if folder / name not in named and (folder / name / CONFIG).is_file()
     }
@@ -160,12 +163,13 @@ def _check(config: RunConfig) -> None:
         examples = task.prepared(list(task.read(task.data.train)), task.data.train, lambda _: None)
         if max(sizes) > len(examples):
             raise ConfigError("sizes", f"has {max(sizes)}, and {task.data.train} {len(examples)} examples")
-    for size, seed in product(sizes, range(config.seed, config.seed + max(options.seeds, 1))):
+    for seed in range(config.seed, config.seed + max(options.seeds, 1)) if sizes else ():
+        least = min(sizes)  # which the larger ones hold
         try:
-            label_names(task.predicted, {"train": nested_subset(examples, size, seed)}, lambda _: None)
+            label_names(task.predicted, {"train": nested_subset(examples, least, seed)}, lambda _: None)
         except ConfigError as error:
             raise ConfigError(
-                "sizes", f"has {size}, and its examples of seed {seed} have too few labels ({error}): leave {size} out"
+                "sizes", f"has {least}, and its examples of seed {seed} have too few labels ({error}): leave it out"
             ) from error
 
 
@@ -186,11 +190,11 @@ def _write(folder: Path, task: Any, sub_runs: Sequence[SubRun], finished: int) -
     """The tables, on the first process: `finished` runs of this command, and what is known of the others."""
 
     def write() -> None:
-        known = _known(folder) if (folder / RESULTS).is_file() else {}
+        known = _known_so_far(folder)
         if known and not finished:
             return
         found = [_result(folder, each, number < finished, known) for number, each in enumerate(sub_runs)]
-        found += _others(folder, sub_runs).values()
+        found += _others(folder, sub_runs, known).values()
         found.sort(key=lambda each: (each["size"] is None, each["size"], each["seed"]))
         content = {"metric": task.metric, "runs": found, "table": _rows(found)}
         atomic_write(folder / RESULTS, json.dumps(content, indent=2) + "\n")
