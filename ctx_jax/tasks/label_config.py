@@ -204,14 +204,8 @@ class LabelConfig(ABC):
         if self.repeats.asked:
             setting = "seeds" if self.repeats.seeds else "sizes"
             raise ConfigError(setting, "asks for several runs: give the settings to ctx_jax.tasks.repeats.run")
-        if self.mix and self.layers != "mix":
-            raise ConfigError("mix", f"is for layers mix, which are {self.layers}: leave one of them out")
-        if self.mix_rate != LabelConfig.mix_rate and self.layers != "mix":
-            raise ConfigError(
-                "mix_rate",
-                f"{self.mix_rate:g} has no effect with layers {self.layers}: set layers to mix, or leave mix_rate at "
-                f"{LabelConfig.mix_rate:g}",
-            )
+        if self.layers != "mix":
+            refuse_options(self, ("mix", "mix_rate"), f"layers {self.layers}, which are not mixed")
         if self.metric not in self.metrics:
             raise ConfigError(
                 "evaluate.metric", f"is {self.metric}; must be one of {', '.join(self.metrics)} for what is predicted"
@@ -227,12 +221,8 @@ class LabelConfig(ABC):
                 f"is a share of optimizer.learning_rate, not a rate, and with {self.encoder_rate:g} the encoder would "
                 "hardly learn: set at least 0.001, or frozen",
             )
-        if self.frozen and self.encoder_rate != LabelConfig.encoder_rate:
-            raise ConfigError(
-                "encoder_rate",
-                f"{self.encoder_rate:g} has no effect on a frozen encoder: leave it at {LabelConfig.encoder_rate:g}, "
-                "or leave frozen out",
-            )
+        if self.frozen:
+            refuse_options(self, ("encoder_rate",), "a frozen encoder")
         self.tuning.check(frozen=self.frozen, mixes=self.layers == "mix", ranks=self.predicted == "ranking")
         if self.tuning.gpt:
             check_gpt(self)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ctx_jax.io.errors import ConfigError
+from ctx_jax.tasks.options import refuse_options
 
 MetricName = Literal[
     "accuracy", "f1", "micro_f1", "matthews", "pearson", "spearman", "mrr", "recall_at_1", "loss"
@@ -33,12 +34,9 @@ class LabelEvaluate:
 
     def check(self, valid: str) -> None:
         """ConfigError for a setting that is not read where no validation file is named."""
-        for name in ("metric", "patience"):
-            value = getattr(self, name)
-            if value and not valid:
-                raise ConfigError(
-                    f"evaluate.{name}", f"{value} has no effect without data.valid: name a file there, or leave it out"
-                )
+        if not valid:
+            names = ("metric", "patience") if self.patience else ("metric",)
+            refuse_options(self, names, "a run without data.valid", prefix="evaluate.")
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,10 @@ class EvaluateOptions:
         return sources
 
 
-def refuse_options(options: Any, names: Iterable[str], what: str) -> None:
-    """ConfigError for the first of the fields `names` of a dataclass that is set; `what` has no use for them."""
+def refuse_options(options: Any, names: Iterable[str], what: str, *, prefix: str = "") -> None:
+    """ConfigError for the first of the fields `names` of a dataclass that is set; `what` has no use for them. `prefix`
+    is what stands before them in the setting's dotted name."""
     defaults = {field.name: field.default for field in fields(options)}
     for name in names:
         if getattr(options, name) != defaults[name]:
-            raise ConfigError(name, f"means nothing to {what}: leave it out")
+            raise ConfigError(f"{prefix}{name}", f"means nothing to {what}: leave it out")

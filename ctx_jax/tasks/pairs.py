@@ -26,6 +26,7 @@ from ctx_jax.tasks.label_network import LabelNetwork, TextPooling
 from ctx_jax.tasks.label_rows import Rows, cut_texts, row_limit
 from ctx_jax.tasks.label_task import LabelTask
 from ctx_jax.tasks.label_values import Target, checked_number
+from ctx_jax.tasks.options import refuse_options
 from ctx_jax.tasks.pair_network import Comparison, PairRows, SiameseNetwork
 from ctx_jax.tasks.ranking import RankingNetwork, RankingTask
 from ctx_jax.training.task import TaskContext
@@ -103,19 +104,11 @@ class PairsConfig(LabelConfig):
     def check(self, steps: int) -> None:
         """As `LabelConfig.check`; ConfigError for a scale and for a dropout that nothing reads."""
         super().check(steps)
-        if self.scale != PairsConfig.scale and self.target != "ranking":
-            raise ConfigError(
-                "scale",
-                f"{self.scale:g} has no effect with target {self.target}: set target to ranking, or leave scale at "
-                f"{PairsConfig.scale:g}",
-            )
-        compared = "target ranking" if self.target == "ranking" else "compare cosine"
-        if (self.target == "ranking" or self.compare == "cosine") and self.dropout not in (0, PairsConfig.dropout):
-            raise ConfigError(
-                "dropout",
-                f"{self.dropout:g} has no effect with {compared}, whose vectors no head reads: leave it at "
-                f"{PairsConfig.dropout:g} (encoder_dropout lets the encoder drop out at its own rates)",
-            )
+        if self.target != "ranking":
+            refuse_options(self, ("scale",), f"target {self.target}, only to ranking")
+        if self.dropout and (self.target == "ranking" or self.compare == "cosine"):
+            compared = "target ranking" if self.target == "ranking" else "compare cosine"
+            refuse_options(self, ("dropout",), f"{compared}, whose vectors no head reads (see encoder_dropout)")
 
     def read(self, path: str, known: Collection[str] | None = None) -> Iterator[Example]:
         return read_text_pairs(path, self.columns, prefix=self.data.strip_prefix, labels=known is None)

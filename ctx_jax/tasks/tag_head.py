@@ -16,6 +16,7 @@ from ctx_jax.heads.tagger import Placement
 from ctx_jax.io.errors import ConfigError
 from ctx_jax.tasks.label_network import CHARACTERS
 from ctx_jax.tasks.label_rows import Rows
+from ctx_jax.tasks.options import refuse_options
 from ctx_jax.tokenizers.characters import encode_word
 
 HeadKind = Literal["linear", "crf", "bilstm", "bilstm_crf"]
@@ -72,21 +73,12 @@ class TagHead:
 
     def check(self) -> None:
         """ConfigError for a setting that this head does not read."""
-        recurrent = (self.recurrent, "head.kind bilstm or bilstm_crf")
-        characters = (self.char_filters > 0, "head.char_filters")
-        readers = {
-            "hidden": recurrent,
-            "layers": recurrent,
-            "constrained": (self.crf, "head.kind crf or bilstm_crf"),
-            "char_dim": characters,
-            "char_length": characters,
-        }
-        for name, (read, needed) in readers.items():
-            value, default = getattr(self, name), getattr(TagHead, name)
-            if not read and value != default:
-                raise ConfigError(
-                    f"head.{name}", f"{value} has no effect without {needed}: set that too, or leave it at {default}"
-                )
+        if not self.recurrent:
+            refuse_options(self, ("hidden", "layers"), f"head.kind {self.kind}, which has no BiLSTM", prefix="head.")
+        if not self.crf:
+            refuse_options(self, ("constrained",), f"head.kind {self.kind}, which has no CRF", prefix="head.")
+        if not self.char_filters:
+            refuse_options(self, ("char_dim", "char_length"), "a head without head.char_filters", prefix="head.")
 
     def module(self, model: Any, labels: tuple[str, ...], dropout: float) -> Any:
         """The head of an encoder's model. ConfigError if `placement` leaves the first BiLSTM without inputs."""
